@@ -1,0 +1,47 @@
+# Every target does its own set-up.  ARGS reaches the program behind it:
+#   make test ARGS="-k replay"      make demo ARGS="--json out.json"
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo factory test lint format schemas pins clean
+
+demo: $(VENV)/ready
+	$(BIN)/sluice demo $(ARGS)
+
+factory: $(VENV)/ready
+	$(BIN)/sluice factory $(ARGS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Writes schemas/*.json anew from the message types.
+schemas: $(VENV)/ready
+	$(BIN)/python -m schemas.generate
+
+# Pins every dependency anew, with hashes, for all platforms and Pythons from 3.11 on.
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" pyproject.toml
+pins: $(VENV)/ready
+	$(PIN) --upgrade -o requirements/services.txt
+	$(PIN) --upgrade --extra factory --extra dev -o requirements/dev.txt
+
+$(VENV)/ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

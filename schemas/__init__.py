@@ -1,0 +1,1 @@
+"""Message and configuration types: the contract between the services."""

@@ -1,0 +1,147 @@
+"""The one configuration file that all services read, as types.
+
+Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are
+written ``500ms``.  ``services.operation.config`` reads the file.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from schemas.domain import Domain
+from schemas.units import Duration
+
+_S = 10**9
+
+
+class Bus(Struct, frozen=True, forbid_unknown_fields=True):
+    """The NATS server and the streams on it."""
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    """Overridden by SLUICE_NATS_URL (comma-separated)."""
+    prefix: str = "sluice"
+    """First token of every subject.  Overridden by SLUICE_BUS_PREFIX."""
+    user: str | None = None
+    """Overridden by SLUICE_NATS_USER; the password comes from SLUICE_NATS_PASSWORD only."""
+    credentials: str | None = None
+    """Path of an nkey or .creds file."""
+    ca: str | None = None
+    """Path of the certificate authority that signed the server's certificate: switches TLS on."""
+    certificate: str | None = None
+    """Path of the client's certificate, for mutual TLS; ``key`` goes with it."""
+    key: str | None = None
+    replicas: int = 1
+    """Copies that JetStream keeps of each stream."""
+    keep: Duration = Duration(24 * 3600 * _S)
+    """How long messages are kept for replay and audit."""
+    keep_bytes: int = 256 * 1024 * 1024
+    """How much each stream keeps."""
+
+
+class Scrape(Struct, frozen=True, forbid_unknown_fields=True):
+    """Read the exporter's ``/metrics`` directly: the shortest signal lag."""
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
+    """Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
+
+
+class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask the cluster's Prometheus."""
+
+    url: str = "http://127.0.0.1:9090"
+    """Overridden by SLUICE_PROMETHEUS_URL."""
+    scrape_interval: Duration = Duration(1 * _S)
+    """How often Prometheus scrapes the exporter; the signal window must be at least four of these."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """For a gateway that wants a token or a tenant."""
+    queries: dict[str, str] = field(default_factory=dict)
+    """PromQL by figure, where the preset's does not fit; see ``services/sampler/queries.py``."""
+
+
+class Signal(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where measurements come from, how often, and over how long a window."""
+
+    source: Literal["scrape", "prometheus"] = "scrape"
+    period: Duration = Duration(_S // 2)
+    """From one sample to the next."""
+    window: Duration = Duration(2 * _S)
+    """What one sample averages over; a whole number of periods."""
+    timeout: Duration = Duration(_S)
+    """A source that answers later than this has no data."""
+    metric: str = "hubble_flow_latency_seconds"
+    """The latency histogram's name, without ``_bucket``."""
+    labels: dict[str, str] = field(default_factory=lambda: {"namespace": "namespace", "workload": "workload"})
+    """The histogram's labels for a workload's namespace and name."""
+    matchers: dict[str, str] = field(default_factory=dict)
+    """Further labels that a series must carry, by exact value."""
+    scrape: Scrape = Scrape()
+    prometheus: Prometheus = Prometheus()
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: the window is no whole number of periods, or too short for its source.
+        """
+        if self.window % self.period:
+            raise ValueError(f"window {self.window} is not a whole number of periods of {self.period}")
+        if self.source == "prometheus" and self.window < 4 * self.prometheus.scrape_interval:
+            raise ValueError(
+                f"window {self.window} is below four scrape intervals of {self.prometheus.scrape_interval}: "
+                "rate() would rest on too few points"
+            )
+        if set(self.labels) != {"namespace", "workload"}:
+            raise ValueError("labels: expected exactly the keys 'namespace' and 'workload'")
+
+
+class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the actuator reaches the API server."""
+
+    kubeconfig: str | None = None
+    """Path; without it the Pod's service account.  Overridden by KUBECONFIG."""
+    server: str | None = None
+    """Address of an API server that asks for no credentials (the emulator).  Overridden by SLUICE_KUBERNETES_URL."""
+    dry_run: bool = False
+    """Report what would be patched, and patch nothing."""
+    timeout: Duration = Duration(5 * _S)
+
+
+class Listen(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a Pod's probes and Prometheus come from outside of it
+    sampler: int = 9101
+    decision: int = 9102
+    actuator: int = 9103
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    domains: tuple[Domain, ...]
+    bus: Bus = Bus()
+    signal: Signal = Signal()
+    kubernetes: Kubernetes = Kubernetes()
+    listen: Listen = Listen()
+    log: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        """Check what only the whole can say.
+
+        Raises:
+            ValueError: two domains share a name or a target, or the dead-man time is too short for the signal.
+        """
+        names = [domain.name for domain in self.domains]
+        targets = [target.key for domain in self.domains for target in domain.targets]
+        for what, keys in (("domain", names), ("target", targets)):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            if twice:
+                raise ValueError(f"{what} named twice: {', '.join(twice)}")
+        if not self.domains:
+            raise ValueError("domains: at least one is needed")
+        for domain in self.domains:
+            if domain.dead_man < 3 * self.signal.period:
+                raise ValueError(
+                    f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
+                    f"of {self.signal.period}: one late sample would set the fail-safe limit"
+                )

@@ -1,0 +1,240 @@
+"""The three messages on the bus, version 1.
+
+``Sample -> Decision -> Action``.  They evolve by addition: a new field has a default, a field never
+changes its type, unknown fields are ignored.  Times are UTC nanoseconds, rates kbit/s, latencies
+seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
+stands in the headers, so that the payload of a decision is a function of its inputs alone.
+"""
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+Outcome = Literal["applied", "unchanged", "skipped", "failed", "dry-run"]
+Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", "restore"]
+Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
+
+
+class CriticalMeasure(Struct, frozen=True, omit_defaults=True):
+    """What one window says about one critical workload."""
+
+    workload: str
+    """``namespace/workload``."""
+    jitter: float | None = None
+    """Q75 - Q25 of the L4 latency, seconds."""
+    p95: float | None = None
+    """95th percentile of the L4 latency, seconds."""
+    observations: int = 0
+    """How many latencies the two rest on."""
+    lost: float | None = None
+    """Packets or probes lost in the window; None where nothing measures loss."""
+    throughput: int | None = None
+    """Load the workload put on the bottleneck, kbit/s."""
+    missing: str | None = None
+    """Why there is no latency; None when there is."""
+
+
+class TargetMeasure(Struct, frozen=True, omit_defaults=True):
+    """What one window says about one target."""
+
+    target: str
+    """``namespace/deployment``."""
+    throughput: int | None = None
+    """What it sent, kbit/s, all replicas together."""
+
+
+class Sample(Struct, frozen=True, omit_defaults=True):
+    """One domain's measurements over one signal window, or the reason why there are none."""
+
+    domain: str
+    start: int
+    """Start of the signal window, UTC ns."""
+    end: int
+    """End of the signal window, UTC ns; a whole multiple of the signal period."""
+    period: int
+    """Time from one sample to the next, ns."""
+    source: str
+    """What measured: ``scrape``, ``prometheus``, ``simulation``."""
+    critical: tuple[CriticalMeasure, ...] = ()
+    targets: tuple[TargetMeasure, ...] = ()
+    no_data: str | None = None
+    """Why the whole window says nothing; None when it does."""
+    v: int = 1
+
+    @property
+    def id(self) -> str:
+        """The same window of the same domain always has the same id, whoever sampled it."""
+        return f"{self.domain}:{self.end}"
+
+
+class TargetDecision(Struct, frozen=True, omit_defaults=True):
+    """One target's limit, and how it came about."""
+
+    target: str
+    """``namespace/deployment``."""
+    limit: int
+    """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
+    proposal: int
+    """What the policy asked for, kbit/s, before the shield."""
+    rule: Rule
+    """The shield's rule that decided."""
+    was: int
+    """The limit before, kbit/s."""
+
+
+class ShieldMemory(Struct, frozen=True, omit_defaults=True):
+    """What the shield remembers of one target."""
+
+    limit: int
+    """The limit last decided, kbit/s."""
+    since: int = 0
+    """End of the sample at which the limit last changed, ns."""
+    cut_until: int = 0
+    """Windows that start before this still see traffic from before the last cut, ns."""
+
+
+class State(Struct, frozen=True, omit_defaults=True):
+    """All that the next step needs besides the next sample."""
+
+    epoch: int
+    """The end of the first sample of an unbroken run of decisions, ns: larger after a bus was wiped."""
+    seq: int
+    """Steps taken in this epoch; the first is 1."""
+    end: int
+    """End of the last sample stepped on, ns."""
+    shield: dict[str, ShieldMemory]
+    """By target."""
+    policy: str
+    """Name and version of the policy that the memory belongs to."""
+    memory: Any = None
+    """The policy's own memory; its type is the policy's."""
+
+
+class Decision(Struct, frozen=True, omit_defaults=True):
+    """The answer to one sample: a limit for every target, and the state to go on from."""
+
+    domain: str
+    sample: str
+    """Id of the sample it answers."""
+    end: int
+    """End of that sample's window, UTC ns."""
+    expires: int
+    """No actuator may apply it after this time, UTC ns."""
+    targets: tuple[TargetDecision, ...]
+    reason: str
+    """In words: what was seen, and what the policy made of it."""
+    state: State
+    policy: str
+    """Name and version of the policy that proposed."""
+    stress: float | None = None
+    """The worst ratio of a measured latency figure to its SLO; None without data."""
+    violated: bool = False
+    fault: str | None = None
+    """Why the policy's proposal was replaced by the fallback's; an input on replay."""
+    v: int = 1
+
+    @property
+    def id(self) -> str:
+        """Deterministic: the same sample under the same policy gives the same id."""
+        return f"{self.sample}:{self.policy}"
+
+    @property
+    def epoch(self) -> int:
+        """First half of the fence."""
+        return self.state.epoch
+
+    @property
+    def seq(self) -> int:
+        """Second half of the fence."""
+        return self.state.seq
+
+
+class PodOutcome(Struct, frozen=True, omit_defaults=True):
+    """What happened to one Pod's annotation."""
+
+    pod: str
+    uid: str
+    outcome: Outcome
+    limit: int | None = None
+    """The limit in force on the Pod, kbit/s."""
+    error: str | None = None
+
+
+class Action(Struct, frozen=True, omit_defaults=True):
+    """What the actuator did to one target, and why."""
+
+    id: str
+    """Stable: a report repeated after a crash has the same id."""
+    domain: str
+    target: str
+    """``namespace/deployment``."""
+    cause: Cause
+    outcome: Outcome
+    limit: int
+    """The target's limit, kbit/s, clamped to the actuator's own bounds."""
+    reason: str
+    decision: str | None = None
+    """Id of the decision; None where the cause is another."""
+    epoch: int = 0
+    seq: int = 0
+    was: int | None = None
+    """The limit found on the Deployment, kbit/s; None when there was none."""
+    pods: tuple[PodOutcome, ...] = ()
+    sampled: int | None = None
+    """End of the sample's window, UTC ns."""
+    decided: int | None = None
+    """When the decision was published, UTC ns."""
+    applied: int | None = None
+    """When the last patch was acknowledged, UTC ns."""
+    v: int = 1
+
+
+class DeadLetter(Struct, frozen=True, omit_defaults=True):
+    """A message that could not be used, kept for a person to look at."""
+
+    subject: str
+    service: str
+    reason: str
+    body: str
+    """The message's bytes, base64, at most 4 KiB of them."""
+    seq: int | None = None
+    """Its sequence in the stream it came from."""
+    v: int = 1
+
+
+Message = Sample | Decision | Action | DeadLetter
+M = TypeVar("M", Sample, Decision, Action, DeadLetter)
+KINDS: dict[str, type[Sample] | type[Decision] | type[Action] | type[DeadLetter]] = {
+    "sample": Sample,
+    "decision": Decision,
+    "action": Action,
+    "dead": DeadLetter,
+}
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in KINDS.values()}
+
+
+class InvalidMessage(ValueError):
+    """A message that is not what its subject promises."""
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], body: bytes) -> M:
+    """Read a message of a known kind.
+
+    Raises:
+        InvalidMessage: not JSON, not of that kind, or of a version that this build does not know.
+    """
+    try:
+        message: M = _decoders[kind].decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+    if message.v != 1:
+        raise InvalidMessage(f"{kind.__name__} of version {message.v}; this build reads version 1")
+    return message

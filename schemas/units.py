@@ -1,0 +1,108 @@
+"""Rates and durations: integers inside, the notation people write at the edge.
+
+A rate is an integer in kbit/s and is written as a Kubernetes quantity in bit/s (``50M``), which is
+what ``kubernetes.io/egress-bandwidth`` takes.  A duration is an integer in nanoseconds and is
+written as in Prometheus (``250ms``, ``1m30s``).
+"""
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+_BINARY = {f"{prefix}i": 1024**power for power, prefix in enumerate("KMGT", start=1)}
+_DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_MULTIPLIERS = _BINARY | _DECIMAL
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
+_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
+
+MAX_KBIT = 10**9
+"""1 Tbit/s: beyond any link, so a larger number is a slip of the pen."""
+
+
+class Rate(int):
+    """A bandwidth in kbit/s."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Rate":
+        """Read a Kubernetes quantity of bit/s, rounded down to whole kbit/s.
+
+        Raises:
+            ValueError: ``text`` is no quantity, or outside 1 kbit/s to 1 Tbit/s.  Cilium takes an
+                unreadable value, and one below 8 bit/s, as *unlimited*, so neither may pass.
+        """
+        match = _QUANTITY.fullmatch(text.strip())
+        multiplier = _MULTIPLIERS.get(match[2]) if match else None
+        if match is None or multiplier is None:
+            raise ValueError(f"{text!r} is not a rate: expected bit/s such as 50M, 2.5G or 800k")
+        try:
+            kbit = int(Decimal(match[1]) * multiplier / 1000)
+        except InvalidOperation as error:
+            raise ValueError(f"{text!r} is not a rate: {error}") from None
+        if not 1 <= kbit <= MAX_KBIT:
+            raise ValueError(f"{text!r} is outside the rates that can be set: 1k to 1T bit/s")
+        return cls(kbit)
+
+    def __str__(self) -> str:
+        """Write the shortest exact quantity: ``50M``, ``2500k``."""
+        if self and self % 1_000_000 == 0:
+            return f"{self // 1_000_000}G"
+        if self and self % 1000 == 0:
+            return f"{self // 1000}M"
+        return f"{int(self)}k"
+
+
+class Duration(int):
+    """A stretch of time in nanoseconds."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Duration":
+        """Read ``250ms`` or ``1m30s``.
+
+        Raises:
+            ValueError: ``text`` is no duration, or is zero.
+        """
+        parts = _DURATION.findall(text.strip())
+        if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+            raise ValueError(f"{text!r} is not a duration: expected 250ms, 5s or 1m30s")
+        total = int(sum(Decimal(number) * _NANOSECONDS[unit] for number, unit in parts))
+        if total == 0:
+            raise ValueError(f"{text!r} is not a duration: it must be above zero")
+        return cls(total)
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self / 1e9
+
+    def __str__(self) -> str:
+        """Write the largest unit that gives a whole number: ``1500ms``."""
+        for unit, size in reversed(_NANOSECONDS.items()):
+            if self and self % size == 0:
+                return f"{self // size}{unit}"
+        return "0ns"
+
+
+def decode_unit(kind: type[Any], value: Any) -> Any:
+    """Msgspec's ``dec_hook`` for the two types above.
+
+    Raises:
+        ValueError: ``value`` is not a string in the type's notation.
+    """
+    if kind is Rate or kind is Duration:
+        if not isinstance(value, str):
+            example = "50M" if kind is Rate else "500ms"
+            raise ValueError(f"expected a quoted {kind.__name__.lower()} such as {example}, got {value!r}")
+        return kind.parse(value)
+    raise NotImplementedError(f"no decoder for {kind}")
+
+
+def encode_unit(value: Any) -> str:
+    """Msgspec's ``enc_hook`` for the two types above."""
+    if isinstance(value, Rate | Duration):
+        return str(value)
+    raise NotImplementedError(f"no encoder for {type(value)}")

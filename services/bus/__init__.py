@@ -1,0 +1,1 @@
+"""The bus: subjects, envelopes, and the one module that speaks NATS."""

@@ -1,0 +1,1 @@
+"""What every service needs to be run: configuration, logs, health and an orderly end."""

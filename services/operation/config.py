@@ -1,0 +1,84 @@
+"""Reads the configuration file, and says precisely what is wrong with it."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from schemas.config import Config
+from schemas.units import decode_unit
+from services.bus.subjects import Subjects
+from services.control.policies import make_policy
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text names the file, the path in it, and what is allowed."""
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+_OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
+    "SLUICE_NATS_URL": (("bus", "servers"), _words),
+    "SLUICE_NATS_USER": (("bus", "user"), str),
+    "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
+    "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _words),
+    "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
+    "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
+    "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
+    "SLUICE_LOG": (("log",), str),
+}
+"""Addresses and credentials differ between places where the rest of the file is the same."""
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or says something that is not allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path), environment)
+
+
+def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
+    """Check a configuration given as YAML text; ``name`` stands in for the file in errors.
+
+    Raises:
+        ConfigError: it says something that is not allowed.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{name}: expected a mapping with 'domains', got {type(tree).__name__}")
+    _override(tree, environment)
+    try:
+        config = msgspec.convert(tree, Config, dec_hook=decode_unit)
+        Subjects(config.bus.prefix)
+        for domain in config.domains:
+            make_policy(domain)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return config
+
+
+def _override(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for variable, (path, read) in _OVERRIDES.items():
+        if not environment.get(variable):
+            continue
+        place = tree
+        for key in path[:-1]:
+            inner = place.get(key)
+            if not isinstance(inner, dict):
+                inner = place[key] = {}
+            place = inner
+        place[path[-1]] = read(environment[variable])
