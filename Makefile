@@ -30,12 +30,13 @@ format: $(VENV)/ready
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 
-# Pins every dependency anew, with hashes, for all platforms and Pythons from 3.11 on.
-PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+# Pins every dependency with hashes, for all platforms and Pythons from 3.11 on; PINARGS=--upgrade renews them.
+PINARGS ?=
+PIN := $(BIN)/uv pip compile $(PINARGS) --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" pyproject.toml
 pins: $(VENV)/ready
-	$(PIN) --upgrade -o requirements/services.txt
-	$(PIN) --upgrade --extra factory --extra dev -o requirements/dev.txt
+	$(PIN) --extra exporter -o requirements/services.txt
+	$(PIN) --all-extras -o requirements/dev.txt
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,1 @@
+"""Decides: answers each sample with limits, one domain in order, domains in parallel."""

@@ -1,0 +1,1 @@
+"""The plant: a robot factory whose packets are real or simulated, behind one interface."""

@@ -1,0 +1,1 @@
+"""Measures: turns latency histograms into one sample per domain and signal period."""

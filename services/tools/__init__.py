@@ -1,0 +1,1 @@
+"""Readers of the bus: tap, record, replay, audit, report."""
