@@ -1,0 +1,1 @@
+"""Tests: unit, property, contract, golden, integration, e2e."""
