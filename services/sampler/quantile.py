@@ -1,0 +1,90 @@
+"""Quantiles of a classic histogram, computed as Prometheus does.
+
+The last station before a figure enters a sample when the exporter is scraped directly, and what the
+simulated factory and the benches use, so that all of them name the same latency by the same number.
+
+A histogram is given as its finite upper bounds, ascending, and one cumulative count more than there
+are bounds: the last is the ``+Inf`` bucket, that is all observations.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from math import isfinite
+from typing import NamedTuple
+
+BOUNDS = (
+    *(0.00005, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0008),
+    *(0.001, 0.00125, 0.0015, 0.00175, 0.002, 0.00225, 0.0025, 0.003, 0.0035, 0.004, 0.005, 0.0075),
+    *(0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+"""Upper bounds in seconds that keep the error at a 2 ms line within 3 %."""
+
+
+class Latency(NamedTuple):
+    """What a histogram says about one workload in one window."""
+
+    jitter: float | None
+    """Q75 - Q25, seconds; None without observations."""
+    p95: float | None
+    """95th percentile, seconds; None without observations."""
+    observations: float
+
+
+def increase(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """What each counter gained between two readings; one that fell was reset, and began again from zero."""
+    return [new - old if new >= old else new for old, new in zip(before, after, strict=True)]
+
+
+def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> float | None:
+    """PromQL's ``histogram_quantile``: linear inside the bucket that holds the rank.
+
+    The first bucket begins at 0.  A rank in the ``+Inf`` bucket gives the highest finite bound.
+    Counts that fall from one bucket to the next, as after a reset in part of the series, are
+    lifted to the count before.
+
+    Args:
+        q: which quantile, above 0 and at most 1.
+        bounds: finite upper bounds, ascending.
+        counts: cumulative counts; the last one is of ``+Inf``.
+
+    Returns:
+        The quantile in the unit of the bounds, or None where Prometheus says NaN: nothing was
+        observed, or there is no finite bucket.
+
+    Raises:
+        ValueError: ``q`` is out of range, or ``counts`` is not one longer than ``bounds``.
+    """
+    if not 0 < q <= 1:
+        raise ValueError(f"quantile {q} is outside 0 (excluded) to 1")
+    if len(counts) != len(bounds) + 1:
+        raise ValueError(f"{len(bounds)} bounds need {len(bounds) + 1} counts, got {len(counts)}")
+    return _interpolate(q, bounds, list(accumulate(counts, max)))
+
+
+def latency(bounds: Sequence[float], counts: Sequence[float]) -> Latency:
+    """Jitter, P95 and the number of observations of one histogram.
+
+    Raises:
+        ValueError: ``counts`` is not one longer than ``bounds``.
+    """
+    if len(counts) != len(bounds) + 1:
+        raise ValueError(f"{len(bounds)} bounds need {len(bounds) + 1} counts, got {len(counts)}")
+    rising = list(accumulate(counts, max))
+    low, high = _interpolate(0.25, bounds, rising), _interpolate(0.75, bounds, rising)
+    jitter = None if low is None or high is None else high - low
+    return Latency(jitter, _interpolate(0.95, bounds, rising), rising[-1])
+
+
+def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> float | None:
+    observations = rising[-1]
+    if not bounds or not isfinite(observations) or observations <= 0:
+        return None
+    rank = q * observations
+    at = bisect_left(rising, rank, 0, len(bounds))
+    if at == len(bounds):
+        return bounds[-1]
+    if at == 0:
+        return bounds[0] * (rank / rising[0]) if bounds[0] > 0 else bounds[0]
+    start, below = bounds[at - 1], rising[at - 1]
+    return start + (bounds[at] - start) * ((rank - below) / (rising[at] - below))
