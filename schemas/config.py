@@ -38,6 +38,10 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     """How much each stream keeps."""
 
 
+Figure = Literal["jitter", "p95", "observations", "scraped", "buckets", "lost", "throughput"]
+"""What Prometheus is asked for, one query each."""
+
+
 class Scrape(Struct, frozen=True, forbid_unknown_fields=True):
     """Read the exporter's ``/metrics`` directly: the shortest signal lag."""
 
@@ -54,8 +58,8 @@ class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
     """How often Prometheus scrapes the exporter; the signal window must be at least four of these."""
     headers: dict[str, str] = field(default_factory=dict)
     """For a gateway that wants a token or a tenant."""
-    queries: dict[str, str] = field(default_factory=dict)
-    """PromQL by figure, where the preset's does not fit; see ``services/sampler/queries.py``."""
+    queries: dict[Figure, str] = field(default_factory=dict)
+    """PromQL by figure, where the built-in does not fit; empty: do not ask.  See docs/signals.md."""
 
 
 class Signal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,12 +72,18 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
     """What one sample averages over; a whole number of periods."""
     timeout: Duration = Duration(_S)
     """A source that answers later than this has no data."""
-    metric: str = "hubble_flow_latency_seconds"
+    preset: Literal["hubble", "netobserv", "obi", "cilium-health"] = "hubble"
+    """Whose histogram is read; names the metrics and labels below where they are not given."""
+    metric: str | None = None
     """The latency histogram's name, without ``_bucket``."""
-    labels: dict[str, str] = field(default_factory=lambda: {"namespace": "namespace", "workload": "workload"})
-    """The histogram's labels for a workload's namespace and name."""
+    labels: dict[Literal["namespace", "workload"], str] = field(default_factory=dict)
+    """The histogram's labels for a workload's namespace and name; an empty name: it has no such label."""
     matchers: dict[str, str] = field(default_factory=dict)
-    """Further labels that a series must carry, by exact value."""
+    """Further labels that a series of the histogram must carry, by exact value."""
+    lost: str | None = None
+    """The counter of lost packets or probes, with the histogram's labels; empty: nothing measures loss."""
+    throughput: str = "container_network_transmit_bytes_total"
+    """The counter of bytes sent, by namespace and pod (or workload); empty: nothing measures throughput."""
     scrape: Scrape = Scrape()
     prometheus: Prometheus = Prometheus()
 
@@ -90,8 +100,6 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
                 f"window {self.window} is below four scrape intervals of {self.prometheus.scrape_interval}: "
                 "rate() would rest on too few points"
             )
-        if set(self.labels) != {"namespace", "workload"}:
-            raise ValueError("labels: expected exactly the keys 'namespace' and 'workload'")
 
 
 class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,11 +15,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-BUCKETS = (
-    *(0.00005, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0008),
-    *(0.001, 0.00125, 0.0015, 0.00175, 0.002, 0.00225, 0.0025, 0.003, 0.0035, 0.004),
-    *(0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
-)
+from services.sampler.quantile import BOUNDS
+
+BUCKETS = BOUNDS
 """Upper bounds of the latency histogram, seconds: within 3 % of a quantile near 2 ms."""
 
 
