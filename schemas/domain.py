@@ -70,7 +70,7 @@ class Shield(Struct, frozen=True, forbid_unknown_fields=True):
     cut: float = 0.5
     """After a violation a limit is at most this share of what it was, once per signal window."""
     decay: Duration = Duration(5_000 * _MS)
-    """Without data, the time in which a limit above the fail-safe limit falls to it."""
+    """Without data, the time in which a limit falls from the maximum to the fail-safe limit."""
     deadband: float = 0.01
     """A smaller rise, as a share of [min, max], is not worth a patch."""
 
@@ -103,8 +103,10 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
     policy: str = "proportional"
     parameters: dict[str, Any] = field(default_factory=dict)
     """Settings of the policy; each policy documents its own."""
+    shadow: tuple[str, ...] = ()
+    """Policies that only say what they would do, beside the one that is live."""
     capacity: Rate | None = None
-    """The bottleneck's nameplate capacity, where it is known."""
+    """The bottleneck's nameplate capacity, where it is known: the targets' limits never add up to more."""
     shield: Shield = Shield()
     dead_man: Duration = Duration(5_000 * _MS)
     """A decision is good for this long; without a fresh one the actuator applies the fail-safe limit."""
@@ -122,7 +124,14 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
         for what, keys in (
             ("critical workload", [one.key for one in self.critical]),
             ("target", [one.key for one in self.targets]),
+            ("policy", [self.policy, *self.shadow]),
         ):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"domain {self.name!r}: {what} named twice: {', '.join(twice)}")
+        fail_safe = Rate(sum(target.fail_safe for target in self.targets))
+        if self.capacity is not None and fail_safe > self.capacity:
+            raise ValueError(
+                f"domain {self.name!r}: the fail-safe limits add up to {fail_safe}, "
+                f"above the capacity of {self.capacity}"
+            )

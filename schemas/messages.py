@@ -92,6 +92,8 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True):
     """End of the sample at which the limit last changed, ns."""
     cut_until: int = 0
     """Windows that start before this still see traffic from before the last cut, ns."""
+    waiting: int = 0
+    """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
 class State(Struct, frozen=True, omit_defaults=True):
@@ -109,6 +111,21 @@ class State(Struct, frozen=True, omit_defaults=True):
     """Name and version of the policy that the memory belongs to."""
     memory: Any = None
     """The policy's own memory; its type is the policy's."""
+    shadows: dict[str, Any] = {}
+    """Memory of the policies in the shadow, by name and version."""
+
+
+class ShadowDecision(Struct, frozen=True, omit_defaults=True):
+    """What a policy in the shadow would have done at this step, from the limits in force."""
+
+    policy: str
+    """Name and version."""
+    proposal: int
+    """The budget it would ask for, kbit/s, all targets together."""
+    limit: int
+    """What the shield would make of it, kbit/s, all targets together."""
+    reason: str
+    """In words; why it gave no answer, where it raised an error."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True):
@@ -132,6 +149,8 @@ class Decision(Struct, frozen=True, omit_defaults=True):
     violated: bool = False
     fault: str | None = None
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
+    shadow: tuple[ShadowDecision, ...] = ()
+    """What the policies in the shadow would have done."""
     v: int = 1
 
     @property

@@ -1,11 +1,11 @@
 """The control core: pure functions from samples to decisions.
 
 No I/O, no clock, no async, no logging: the live service, replay, simulation and the proofs all call
-``step``.  A sample passes through ``observe`` (what happened), a policy (what would be best),
+``Controller.step``.  A sample passes through ``observe`` (what happened), a policy (what would be best),
 ``share`` (who gets how much) and ``shield`` (what is allowed).
 """
 
 from services.control.policies import POLICIES, make_policy
-from services.control.step import step
+from services.control.step import Controller, StaleSample, overruled, step
 
-__all__ = ["POLICIES", "make_policy", "step"]
+__all__ = ["POLICIES", "Controller", "StaleSample", "make_policy", "overruled", "step"]

@@ -1,18 +1,21 @@
 """First station of a step: what one sample says about one domain.
 
 Missing data is a case of its own: a workload without a trustworthy figure makes the whole
-observation *no data*, because nobody can vouch for the workload that is not seen.
+observation *no data*, because nobody can vouch for the workload that is not seen.  A signal window
+that cannot be (it ends before it starts, or is longer than an hour) vouches for nothing either.
 """
 
 from math import isfinite
 
 from msgspec import Struct
 
-from schemas.domain import Critical, Domain
+from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Sample
 
+_LONGEST = 3600 * 10**9
 
-class Observation(Struct, frozen=True):
+
+class Observation(Struct, frozen=True, gc=False):
     """What a policy may look at.  Rates are kbit/s, times ns, ratios have no unit."""
 
     end: int
@@ -21,10 +24,10 @@ class Observation(Struct, frozen=True):
     """Length of the signal window: the stretch that the measurements average over."""
     period: int
     """Time to the next sample."""
-    jitter: float | None
-    """Worst jitter over the critical workloads, as a ratio to its SLO."""
-    p95: float | None
-    """Worst P95 over the critical workloads, as a ratio to its SLO."""
+    jitter: float
+    """Worst jitter over the critical workloads, as a ratio to its SLO; 0 without data."""
+    p95: float
+    """Worst P95 over the critical workloads, as a ratio to its SLO; 0 without data."""
     lost: float
     """Packets or probes that critical workloads lost in the window."""
     critical_load: int | None
@@ -33,82 +36,85 @@ class Observation(Struct, frozen=True):
     """Throughput of all targets together; None unless each is measured."""
     missing: str | None
     """Why there is no data; None when there is."""
+    stress: float | None
+    """The worse of jitter and P95: 1 is exactly at the SLO; None without data."""
+    violated: bool
+    """Whether an SLO is broken: latency over its limit, or anything lost.
 
-    @property
-    def stress(self) -> float | None:
-        """The worse of the two ratios: 1 is exactly at the SLO; None without data."""
-        if self.missing is not None or self.jitter is None or self.p95 is None:
-            return None
-        return max(self.jitter, self.p95)
-
-    @property
-    def violated(self) -> bool:
-        """Whether an SLO is broken: latency over its limit, or anything lost.
-
-        Loss counts even where latency is not known: a lost packet needs no quantile.
-        """
-        stress = self.stress
-        return self.lost > 0 or (stress is not None and stress > 1)
+    Loss counts even where latency is not known: a lost packet needs no quantile.
+    """
 
 
-def observe(domain: Domain, sample: Sample) -> Observation:
-    """Weigh a sample against the domain's objectives."""
-    by_key = {measure.workload: measure for measure in sample.critical}
-    missing = sample.no_data
-    jitter = p95 = lost = 0.0
-    for critical in domain.critical:
-        measure = by_key.get(critical.key)
-        lost += _lost(measure)
-        why = _why_unusable(measure, domain.min_observations)
-        if why is not None:
-            missing = missing or f"{critical.key}: {why}"
-            continue
-        jitter = max(jitter, _ratio(measure, "jitter", critical))
-        p95 = max(p95, _ratio(measure, "p95", critical))
-    efforts = {measure.target: measure.throughput for measure in sample.targets}
-    return Observation(
-        end=sample.end,
-        window=max(sample.end - sample.start, sample.period, 1),
-        period=max(sample.period, 1),
-        jitter=None if missing else jitter,
-        p95=None if missing else p95,
-        lost=lost,
-        critical_load=_total([by_key[c.key].throughput if c.key in by_key else None for c in domain.critical]),
-        effort_load=_total([efforts.get(target.key) for target in domain.targets]),
-        missing=missing,
-    )
+class Observer:
+    """Weighs samples against one domain's objectives."""
+
+    def __init__(self, domain: Domain) -> None:
+        """Prepare what every sample needs."""
+        self._critical = tuple((one.key, 1e9 / one.jitter, 1e9 / one.p95) for one in domain.critical)
+        self._targets = tuple(target.key for target in domain.targets)
+        self._least = domain.min_observations
+
+    def observe(self, sample: Sample) -> Observation:
+        """Weigh one sample."""
+        missing = sample.no_data
+        window = sample.end - sample.start
+        period = sample.period
+        if not 0 < period <= window <= _LONGEST:
+            missing = missing or f"impossible window: from {sample.start} to {sample.end}, a sample every {period} ns"
+            window = period = 1
+        jitter = p95 = lost = 0.0
+        load: int | None = 0
+        measures = sample.critical
+        for index, (key, per_jitter, per_p95) in enumerate(self._critical):
+            measure = _find(measures, index, key)
+            if measure is None:
+                missing, load = missing or f"{key}: not in the sample", None
+                continue
+            if measure.lost is not None and measure.lost > 0 and isfinite(measure.lost):
+                lost += measure.lost
+            load = None if load is None or (rate := measure.throughput) is None or rate < 0 else load + rate
+            why = _why_unusable(measure, self._least)
+            if why is None:
+                jitter = max(jitter, measure.jitter * per_jitter)  # type: ignore[operator]  # checked just now
+                p95 = max(p95, measure.p95 * per_p95)  # type: ignore[operator]
+            else:
+                missing = missing or f"{key}: {why}"
+        effort = self._effort(sample)
+        if missing is not None:
+            return Observation(sample.end, window, period, 0.0, 0.0, lost, load, effort, missing, None, lost > 0)
+        stress = max(jitter, p95)
+        violated = stress > 1 or lost > 0
+        return Observation(sample.end, window, period, jitter, p95, lost, load, effort, None, stress, violated)
+
+    def _effort(self, sample: Sample) -> int | None:
+        measures = sample.targets
+        total = 0
+        for index, key in enumerate(self._targets):
+            if index < len(measures) and measures[index].target == key:
+                rate = measures[index].throughput
+            else:
+                rate = next((measure.throughput for measure in measures if measure.target == key), None)
+            if rate is None or rate < 0:
+                return None
+            total += rate
+        return total
 
 
-def _why_unusable(measure: CriticalMeasure | None, least: int) -> str | None:
-    if measure is None:
-        return "not in the sample"
+def _find(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
+    # Samplers write the workloads in the configuration's order: look there first.
+    if index < len(measures) and measures[index].workload == key:
+        return measures[index]
+    return next((measure for measure in measures if measure.workload == key), None)
+
+
+def _why_unusable(measure: CriticalMeasure, least: int) -> str | None:
     if measure.missing is not None:
         return measure.missing
-    if measure.jitter is None or measure.p95 is None:
+    jitter, p95 = measure.jitter, measure.p95
+    if jitter is None or p95 is None:
         return "no latency"
-    if not (isfinite(measure.jitter) and isfinite(measure.p95)) or min(measure.jitter, measure.p95) < 0:
-        return f"latency is no number: jitter {measure.jitter}, P95 {measure.p95}"
+    if not (jitter >= 0 and p95 >= 0 and isfinite(jitter) and isfinite(p95)):
+        return f"latency is no number: jitter {jitter}, P95 {p95}"
     if measure.observations < least:
         return f"blind: {measure.observations} observations, {least} needed"
     return None
-
-
-def _ratio(measure: CriticalMeasure | None, figure: str, critical: Critical) -> float:
-    value: float = getattr(measure, figure)
-    slo: int = getattr(critical, figure)
-    return value * 1e9 / slo
-
-
-def _lost(measure: CriticalMeasure | None) -> float:
-    if measure is None or measure.lost is None or not isfinite(measure.lost):
-        return 0.0
-    return max(measure.lost, 0.0)
-
-
-def _total(rates: list[int | None]) -> int | None:
-    total = 0
-    for rate in rates:
-        if rate is None or rate < 0:
-            return None
-        total += rate
-    return total

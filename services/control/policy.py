@@ -1,19 +1,18 @@
 """Second station of a step: the interface that every policy has.
 
 A policy proposes one number, the domain's whole best-effort budget.  It remembers what it likes in a
-frozen struct of its own, which travels in the decision.  It may be wrong, slow or broken: the shield
-has the last word, and ``proportional`` stands in when it raises an error.
+frozen struct of its own, which travels in the decision as JSON.  It may be wrong, slow or broken: the
+shield has the last word, and ``proportional`` stands in when it raises an error or answers nonsense.
 """
 
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from schemas.domain import Domain
 from services.control.observe import Observation
 
 
-class Bounds(Struct, frozen=True):
+class Bounds(Struct, frozen=True, gc=False):
     """The domain's budget, kbit/s: the sums of its targets' limits."""
 
     min: int
@@ -21,9 +20,11 @@ class Bounds(Struct, frozen=True):
     fail_safe: int
     limit: int
     """In force now."""
+    level: int
+    """``limit`` and the rises that the deadband keeps back: what a policy that rises by steps adds to."""
 
 
-class Proposal(Struct, frozen=True):
+class Proposal(Struct, frozen=True, gc=False):
     """A policy's answer."""
 
     budget: int
@@ -35,7 +36,7 @@ class Proposal(Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """A rule that turns observations into a budget."""
+    """A rule that turns observations of one domain into a budget."""
 
     @property
     def version(self) -> str:
@@ -43,10 +44,10 @@ class Policy(Protocol):
 
     @property
     def memory_type(self) -> type[Any]:
-        """The struct that the policy remembers in."""
+        """The frozen struct that the policy remembers in."""
 
-    def first(self, domain: Domain) -> Any:
+    def first(self) -> Any:
         """The memory before the first sample."""
 
-    def propose(self, domain: Domain, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
         """Answer one observation that has data."""

@@ -1,23 +1,9 @@
 """Third station of a step: who gets how much of the domain's budget."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
-
-class Claim(Protocol):
-    """What a target may get."""
-
-    @property
-    def min(self) -> int:
-        """Least, kbit/s."""
-
-    @property
-    def max(self) -> int:
-        """Most, kbit/s."""
-
-    @property
-    def weight(self) -> int:
-        """Share of what is free."""
+Claim = tuple[int, int, int]
+"""Least and most that a target may get, kbit/s, and its weight."""
 
 
 def share(budget: int, claims: Sequence[Claim]) -> list[int]:
@@ -29,15 +15,17 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
 
     Args:
         budget: kbit/s for all targets together.
-        claims: bounds in kbit/s and weights, in the order of the answer.
+        claims: bounds and weights, in the order of the answer.
     """
+    left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
+    if len(claims) == 1:
+        return [left]
     free = list(range(len(claims)))
     shares = [0] * len(claims)
-    left = min(max(budget, sum(c.min for c in claims)), sum(c.max for c in claims))
     while free:
-        weights = sum(claims[i].weight for i in free)
-        fair = {i: left * claims[i].weight // weights for i in free}
-        clamped = {i: min(max(fair[i], claims[i].min), claims[i].max) for i in free}
+        weights = sum(claims[i][2] for i in free)
+        fair = {i: left * claims[i][2] // weights for i in free}
+        clamped = {i: min(max(fair[i], claims[i][0]), claims[i][1]) for i in free}
         excess = sum(clamped.values()) - sum(fair.values())
         # The side that breaks more is settled first: fixing it can only relieve the other side.
         settled = [i for i in free if (clamped[i] > fair[i] if excess > 0 else clamped[i] < fair[i])]

@@ -1,29 +1,27 @@
 """Last station of a step: what is allowed.  Deterministic, integers only, no learned state.
 
-A proposal passes through these rules in order; the first that changes it gives the decision's rule:
+A proposal passes through these rules; the last that changes it gives the decision's rule:
 
+    clamp     within [min, max]
     no-data   nobody knows: never up; a limit above the fail-safe limit falls to it within ``decay``
     cut       an SLO is broken: at most ``cut`` of the limit in force, once per signal window
-    hold      the window still sees traffic from before the last cut: not up
-    clamp     within [min, max]
+    hold      the window still sees traffic from before the last cut, or an SLO is broken: not up
     rise      up by at most ``rise`` a second
     deadband  a rise too small to be worth a patch waits until it is large enough
 
 Only rises are ever delayed or shortened.  A proposal to go down passes every rule untouched, but for
-the clamp to ``min``.
+the clamp to ``min``.  ``python -m tests.proof`` proves this text about the functions below.
 """
 
 from msgspec import Struct
 
-from schemas.domain import Shield as Settings
-from schemas.domain import Target
+from schemas.domain import Domain, Target
 from schemas.messages import Rule, ShieldMemory
 
-_SECOND_MS = 1000
-_MILLION = 1_000_000
+_SECOND = 10**9
 
 
-class Limits(Struct, frozen=True):
+class Limits(Struct, frozen=True, gc=False):
     """One target's bounds as the integers that the rules compute with."""
 
     min: int
@@ -33,29 +31,31 @@ class Limits(Struct, frozen=True):
     rise: int
     """Largest rise in a second, kbit/s; at least 1."""
     deadband: int
-    """Smallest rise worth a patch, kbit/s."""
+    """Smallest rise worth a patch, kbit/s; from 1 to ``rise``."""
     cut: int
     """Thousandths of the limit that a cut leaves."""
     decay: int
-    """Time in which a limit falls to fail_safe without data, ms."""
+    """Time in which a limit falls from max to fail_safe without data, ns; at least 1."""
 
     @classmethod
-    def of(cls, target: Target, settings: Settings) -> "Limits":
-        """Turn shares of [min, max] into kbit/s."""
-        span = target.max - target.min
+    def of(cls, target: Target, domain: Domain) -> "Limits":
+        """Turn shares of [min, max] into kbit/s; no target gets more than the domain's capacity."""
+        settings = domain.shield
+        most = int(target.max if domain.capacity is None else min(target.max, domain.capacity))
+        span = most - target.min
         rise = max(int(span * settings.rise_per_second), 1)
         return cls(
             min=int(target.min),
-            max=int(target.max),
+            max=most,
             fail_safe=int(target.fail_safe),
             rise=rise,
             deadband=min(max(int(span * settings.deadband), 1), rise),
             cut=int(settings.cut * 1000),
-            decay=max(settings.decay // _MILLION, 1),
+            decay=int(settings.decay),
         )
 
 
-class Moment(Struct, frozen=True):
+class Moment(Struct, frozen=True, gc=False):
     """What the rules know of the sample.  Times are ns."""
 
     end: int
@@ -73,49 +73,44 @@ class Moment(Struct, frozen=True):
 
 def shield(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) -> tuple[int, Rule, ShieldMemory]:
     """The limit that is allowed, kbit/s, the rule that decided, and what to remember."""
-    limit, rule = _allowed(limits, memory, proposal, moment)
-    cut_until = moment.end + moment.period if rule == "cut" else memory.cut_until
-    since = memory.since if limit == memory.limit else moment.end
-    return limit, rule, ShieldMemory(limit, since, cut_until)
-
-
-def _allowed(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) -> tuple[int, Rule]:
     now = memory.limit
     settling = moment.start < memory.cut_until
+    cut_until = moment.end + moment.period if moment.violated and not settling else memory.cut_until
+    wanted, rule = _ceiling(limits, now, proposal, moment, settling)
+    waiting = 0
+    if wanted > now:
+        if moment.violated or settling:
+            return now, "hold", ShieldMemory(now, memory.since, cut_until)
+        highest = now + _allowance(limits, moment.end - memory.since)
+        if wanted > highest:
+            wanted, rule = highest, "rise"
+        # The last stretch to the maximum may be smaller than the deadband.
+        if wanted - now < limits.deadband and wanted < limits.max:
+            wanted, rule, waiting = now, "deadband", wanted - now
+    since = memory.since if wanted == now else moment.end
+    return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting)
+
+
+def _ceiling(limits: Limits, now: int, proposal: int, moment: Moment, settling: bool) -> tuple[int, Rule]:
+    """The proposal under the rules that do not look at the past."""
+    wanted = min(max(proposal, limits.min), limits.max)
+    rule: Rule = "none" if wanted == proposal else "clamp"
+    if moment.blind:
+        wanted, rule = min(wanted, _decayed(limits, now, moment.elapsed)), "no-data"
     if moment.violated and not settling:
         cut = max(now * limits.cut // 1000, limits.min)
-        return (cut, "cut") if cut < proposal else (_clamp(limits, proposal), "none")
-    if moment.blind:
-        return _decayed(limits, now, moment.elapsed), "no-data"
-    wanted = _clamp(limits, proposal)
-    if wanted <= now:
-        return wanted, "none" if wanted == proposal else "clamp"
-    if moment.violated or settling:
-        return now, "hold"
-    return _raised(limits, memory, proposal, wanted, moment)
-
-
-def _raised(limits: Limits, memory: ShieldMemory, proposal: int, wanted: int, moment: Moment) -> tuple[int, Rule]:
-    # The allowance grows with the time since the last change, so that a rise kept back by the
-    # deadband is not lost, and stops at one second's worth, so that none is saved up for a leap.
-    waited_ms = min(max(moment.end - memory.since, 0) // _MILLION, _SECOND_MS)
-    highest = memory.limit + limits.rise * waited_ms // _SECOND_MS
-    rule: Rule = "none" if wanted == proposal else "clamp"
-    if wanted > highest:
-        wanted, rule = highest, "rise"
-    # The last stretch to the maximum may be smaller than the deadband.
-    if wanted - memory.limit < limits.deadband and wanted < limits.max:
-        return memory.limit, "deadband"
+        if wanted > cut:
+            wanted, rule = cut, "cut"
     return wanted, rule
 
 
+def _allowance(limits: Limits, waited: int) -> int:
+    # It grows with the time since the last change, so that a rise kept back by the deadband is not
+    # lost, and stops at one second's worth, so that none is saved up for a leap.
+    return limits.rise * min(max(waited, 0), _SECOND) // _SECOND
+
+
 def _decayed(limits: Limits, now: int, elapsed: int) -> int:
-    excess = now - limits.fail_safe
-    if excess <= 0:
-        return now
-    left_ms = max(limits.decay - max(elapsed, 0) // _MILLION, 0)
-    return limits.fail_safe + min(excess * left_ms // limits.decay, excess - 1)
-
-
-def _clamp(limits: Limits, value: int) -> int:
-    return min(max(value, limits.min), limits.max)
+    # Rounded up, so that samples close to each other never stop the fall.
+    fall = -((limits.fail_safe - limits.max) * max(elapsed, 0) // limits.decay)
+    return min(now, max(now - fall, limits.fail_safe))

@@ -1,7 +1,8 @@
 """One step of control: ``(domain, policy, state, sample) -> decision``, and nothing else.
 
 The decision carries the state that the next step starts from.  The same arguments give the same
-decision, bit for bit: time is what the samples' timestamps say.
+decision, bit for bit: time is what the samples' timestamps say.  ``Controller`` prepares once what
+every step of a domain needs; ``step`` is the same for a single sample.
 """
 
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import msgspec
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, ShieldMemory, State, TargetDecision
-from services.control.observe import Observation, observe
-from services.control.policies.proportional import Parameters, Proportional
+from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
+from services.control.observe import Observation, Observer
+from services.control.policies import make_policy
+from services.control.policies.proportional import Memory, Parameters, Proportional
 from services.control.policy import Bounds, Policy, Proposal
 from services.control.share import share
 from services.control.shield import Limits, Moment, shield
 
 FALLBACK = Proportional(Parameters())
-"""Stands in for a policy that raised an error or took too long."""
+"""Stands in for a policy that raised an error, answered nonsense or took too long."""
 
 
 class StaleSample(ValueError):
@@ -25,110 +27,164 @@ class StaleSample(ValueError):
 
 
 def step(domain: Domain, policy: Policy, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
-    """Answer one sample.
-
-    Args:
-        domain: the configuration.
-        policy: made by ``make_policy(domain)``.
-        state: from the decision before; None to begin a new epoch at the fail-safe limits.
-        sample: newer than the state.
-        fault: why the policy may not be asked this time (it ran out of time); recorded in the
-            decision, so that a replay takes the same branch.
+    """Answer one sample; see ``Controller.step``.
 
     Raises:
         StaleSample: ``sample`` does not end after ``state``.
     """
-    if state is not None and sample.end <= state.end:
-        raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
-    state = _entered(domain, policy, state, sample)
-    seen = observe(domain, sample)
-    bounds = _bounds(domain, state)
-    proposal, fault = _propose(domain, policy, state, seen, bounds, fault)
-    decided, memory = _shielded(domain, state, sample, seen, proposal)
-    return Decision(
-        domain=domain.name,
-        sample=sample.id,
-        end=sample.end,
-        expires=sample.end + domain.dead_man,
-        targets=decided,
-        reason=proposal.reason,
-        state=State(state.epoch, state.seq + 1, sample.end, memory, policy.version, proposal.memory),
-        policy=policy.version,
-        stress=seen.stress,
-        violated=seen.violated,
-        fault=fault,
-    )
+    return Controller(domain, policy).step(state, sample, fault)
 
 
-def _entered(domain: Domain, policy: Policy, state: State | None, sample: Sample) -> State:
-    """The state as this step finds it: new, carried on, or carried over a gap or a changed configuration."""
-    if state is None:
-        state = State(sample.end, 0, sample.end, {}, policy.version, policy.first(domain))
-    # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
-    lapsed = sample.end - state.end > domain.dead_man
-    memories = {}
-    for target in domain.targets:
-        known = state.shield.get(target.key) or ShieldMemory(int(target.fail_safe), sample.end)
-        limit = min(max(known.limit, target.min), target.max)
-        if lapsed:
-            limit = min(limit, target.fail_safe)
-        memories[target.key] = ShieldMemory(
-            int(limit), known.since if limit == known.limit else sample.end, known.cut_until
+class Controller:
+    """One domain's control: the configuration made ready for many steps.  Holds no state of its own."""
+
+    def __init__(self, domain: Domain, policy: Policy | None = None) -> None:
+        """Prepare a domain, under its configured policy or the given one.
+
+        Raises:
+            ValueError: no such policy, or a parameter that it does not take.
+        """
+        self.domain = domain
+        self.policy = policy or make_policy(domain)
+        self._shadows = tuple(make_policy(domain, name) for name in domain.shadow)
+        self._observer = Observer(domain)
+        self._limits = tuple((target.key, Limits.of(target, domain)) for target in domain.targets)
+        self._claims = tuple(
+            (limits.min, limits.max, target.weight)
+            for target, (_, limits) in zip(domain.targets, self._limits, strict=True)
         )
-    return State(state.epoch, state.seq, state.end, memories, policy.version, _memory(domain, policy, state))
+        most = sum(limits.max for _, limits in self._limits)
+        self._max = most if domain.capacity is None else min(most, int(domain.capacity))
+        self._min = sum(limits.min for _, limits in self._limits)
+        self._fail_safe = sum(limits.fail_safe for _, limits in self._limits)
+
+    def step(self, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
+        """Answer one sample.
+
+        Args:
+            state: from the decision before; None to begin a new epoch at the fail-safe limits.
+            sample: newer than the state.
+            fault: why the policy may not be asked this time (it ran out of time); recorded in the
+                decision, so that a replay takes the same branch.
+
+        Raises:
+            StaleSample: ``sample`` does not end after ``state``.
+        """
+        if state is None:
+            state = State(sample.end, 0, sample.end, {}, self.policy.version, self.policy.first())
+        elif sample.end <= state.end:
+            raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
+        seen = self._observer.observe(sample)
+        before = self._entered(state, sample.end)
+        bounds = self._bounds(before)
+        own = _memory(self.policy, state.policy, state.memory)
+        proposal, fault = self._propose(own, before, seen, bounds, fault)
+        moment = Moment(
+            sample.end, sample.end - seen.window, seen.period, sample.end - state.end, seen.violated,
+            seen.missing is not None,
+        )  # fmt: skip
+        decided, memory = self._shielded(before, proposal.budget, moment)
+        shadow, shadows = self._shadowed(state, before, seen, bounds, moment) if self._shadows else ((), {})
+        return Decision(
+            self.domain.name, sample.id, sample.end, sample.end + self.domain.dead_man, decided, proposal.reason,
+            State(state.epoch, state.seq + 1, sample.end, memory, self.policy.version, proposal.memory, shadows),
+            self.policy.version, seen.stress, seen.violated, fault, shadow,
+        )  # fmt: skip
+
+    def _entered(self, state: State, end: int) -> list[ShieldMemory]:
+        """The shield's memory as this step finds it: carried on, or over a gap or a changed configuration."""
+        # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
+        lapsed = end - state.end > self.domain.dead_man
+        entered = []
+        for key, limits in self._limits:
+            known = state.shield.get(key)
+            if known is None:
+                entered.append(ShieldMemory(limits.fail_safe, end))
+                continue
+            limit = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
+            same = limit == known.limit and known.since <= end
+            entered.append(known if same else ShieldMemory(limit, end, known.cut_until))
+        return entered
+
+    def _bounds(self, before: list[ShieldMemory]) -> Bounds:
+        limit = waiting = 0
+        for memory in before:
+            limit += memory.limit
+            waiting += memory.waiting
+        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting)
+
+    def _propose(
+        self, memory: Any, before: list[ShieldMemory], seen: Observation, bounds: Bounds, fault: str | None
+    ) -> tuple[Proposal, str | None]:
+        if seen.missing is not None:
+            return Proposal(bounds.limit, f"no data: {seen.missing}", memory), fault
+        if fault is None:
+            proposal, fault = _asked(self.policy, memory, seen, bounds)
+            if proposal is not None:
+                return proposal, None
+        # The shield knows until when the windows still see the last cut.
+        quiet = Memory(max(known.cut_until for known in before))
+        stand_in = FALLBACK.propose(quiet, seen, bounds)
+        return Proposal(stand_in.budget, f"{stand_in.reason} ({FALLBACK.version} stands in)", memory), fault
+
+    def _shielded(
+        self, before: list[ShieldMemory], budget: int, moment: Moment
+    ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
+        decided = []
+        memories = {}
+        wanted = share(min(budget, self._max), self._claims)
+        for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
+            limit, rule, after = shield(limits, known, proposal, moment)
+            decided.append(TargetDecision(key, limit, proposal, rule, known.limit))
+            memories[key] = after
+        return tuple(decided), memories
+
+    def _shadowed(
+        self, state: State, before: list[ShieldMemory], seen: Observation, bounds: Bounds, moment: Moment
+    ) -> tuple[tuple[ShadowDecision, ...], dict[str, Any]]:
+        """What the other policies would do from the limits in force: one step, not a run of their own."""
+        told = []
+        memories = {}
+        for policy in self._shadows:
+            memory = _memory(policy, policy.version, state.shadows.get(policy.version))
+            proposal, fault = None, f"no data: {seen.missing}"
+            if seen.missing is None:
+                proposal, fault = _asked(policy, memory, seen, bounds)
+            proposal = proposal or Proposal(bounds.limit, fault, memory)
+            decided, _ = self._shielded(before, proposal.budget, moment)
+            limit = sum(one.limit for one in decided)
+            told.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))
+            memories[policy.version] = proposal.memory
+        return tuple(told), memories
 
 
-def _memory(domain: Domain, policy: Policy, state: State) -> Any:
-    if state.policy != policy.version:
-        return policy.first(domain)
-    if isinstance(state.memory, policy.memory_type):
-        return state.memory
+def overruled(decision: Decision) -> tuple[TargetDecision, ...]:
+    """The targets whose limit is not what the policy proposed: what the shield changed."""
+    return tuple(one for one in decision.targets if one.limit != one.proposal)
+
+
+def _asked(policy: Policy, memory: Any, seen: Observation, bounds: Bounds) -> tuple[Proposal | None, str]:
+    """The policy's proposal, or why it cannot be used."""
     try:
-        return msgspec.convert(state.memory, policy.memory_type)
+        proposal = policy.propose(memory, seen, bounds)
+    except Exception as error:  # noqa: BLE001 - a learned policy may fail in any way; the loop must not
+        return None, f"{policy.version} raised {type(error).__name__}: {error}"
+    if type(proposal) is not Proposal:
+        return None, f"{policy.version} answered with {type(proposal).__name__}"
+    if type(proposal.budget) is not int:
+        return None, f"{policy.version} proposed {proposal.budget!r}, no whole number of kbit/s"
+    if type(proposal.reason) is not str or type(proposal.memory) is not policy.memory_type:
+        return None, f"{policy.version} gave no text as its reason, or a memory that is not its own"
+    return proposal, ""
+
+
+def _memory(policy: Policy, version: str, memory: Any) -> Any:
+    if type(memory) is policy.memory_type and version == policy.version:
+        return memory
+    if version != policy.version or memory is None:
+        return policy.first()
+    try:
+        return msgspec.convert(memory, policy.memory_type)
     except msgspec.ValidationError:
         # Written by a build with other ideas of the same version: begin afresh rather than stop.
-        return policy.first(domain)
-
-
-def _bounds(domain: Domain, state: State) -> Bounds:
-    return Bounds(
-        min=sum(target.min for target in domain.targets),
-        max=sum(target.max for target in domain.targets),
-        fail_safe=sum(target.fail_safe for target in domain.targets),
-        limit=sum(memory.limit for memory in state.shield.values()),
-    )
-
-
-def _propose(
-    domain: Domain, policy: Policy, state: State, seen: Observation, bounds: Bounds, fault: str | None
-) -> tuple[Proposal, str | None]:
-    if seen.missing is not None:
-        return Proposal(bounds.limit, f"no data: {seen.missing}", state.memory), fault
-    if fault is None:
-        try:
-            return policy.propose(domain, state.memory, seen, bounds), None
-        except Exception as error:  # noqa: BLE001 - a learned policy may fail in any way; the loop must not
-            fault = f"{policy.version} raised {type(error).__name__}: {error}"
-    stand_in = FALLBACK.propose(domain, FALLBACK.first(domain), seen, bounds)
-    return Proposal(stand_in.budget, f"{stand_in.reason} ({FALLBACK.version} stands in)", state.memory), fault
-
-
-def _shielded(
-    domain: Domain, state: State, sample: Sample, seen: Observation, proposal: Proposal
-) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
-    moment = Moment(
-        end=sample.end,
-        start=sample.end - seen.window,
-        period=seen.period,
-        elapsed=sample.end - state.end,
-        violated=seen.violated,
-        blind=seen.missing is not None,
-    )
-    decided = []
-    memories = {}
-    for target, wanted in zip(domain.targets, share(proposal.budget, domain.targets), strict=True):
-        before = state.shield[target.key]
-        limit, rule, after = shield(Limits.of(target, domain.shield), before, wanted, moment)
-        decided.append(TargetDecision(target.key, limit, wanted, rule, before.limit))
-        memories[target.key] = after
-    return tuple(decided), memories
+        return policy.first()

@@ -11,7 +11,7 @@ import yaml
 from schemas.config import Config
 from schemas.units import decode_unit
 from services.bus.subjects import Subjects
-from services.control.policies import make_policy
+from services.control import Controller
 
 
 class ConfigError(ValueError):
@@ -65,7 +65,7 @@ def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
         config = msgspec.convert(tree, Config, dec_hook=decode_unit)
         Subjects(config.bus.prefix)
         for domain in config.domains:
-            make_policy(domain)
+            Controller(domain)
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"{name}: {error}") from None
     return config

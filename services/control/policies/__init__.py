@@ -1,27 +1,33 @@
 """The policies there are, by the name that the configuration uses."""
 
 from collections.abc import Callable
-from typing import Any
+
+from msgspec.structs import replace
 
 from schemas.domain import Domain
 from services.control.policies.proportional import Proportional
 from services.control.policy import Policy
 
-POLICIES: dict[str, Callable[[dict[str, Any]], Policy]] = {"proportional": Proportional.configured}
+POLICIES: dict[str, Callable[[Domain], Policy]] = {
+    "proportional": Proportional.configured,
+}
+"""Name -> what makes the policy for a domain; it raises ValueError for a parameter that it does not take."""
 
 
-def make_policy(domain: Domain) -> Policy:
-    """The policy that the domain asks for, with its parameters.
+def make_policy(domain: Domain, name: str | None = None) -> Policy:
+    """The policy that the domain asks for, with its parameters; or another by ``name``, with its defaults.
 
     Raises:
         ValueError: no such policy, or a parameter that it does not take.
     """
+    if name is not None and name != domain.policy:
+        domain = replace(domain, policy=name, parameters={}, shadow=())
     make = POLICIES.get(domain.policy)
     if make is None:
         raise ValueError(
             f"domain {domain.name!r}: no policy {domain.policy!r}; there are {', '.join(sorted(POLICIES))}"
         )
     try:
-        return make(domain.parameters)
+        return make(domain)
     except ValueError as error:
         raise ValueError(f"domain {domain.name!r}: policy {domain.policy!r}: {error}") from None

@@ -1,16 +1,15 @@
 """``proportional``: cut in proportion to the violation, raise slowly with the slack.
 
     violated:  u <- u (1 - min(k_down (r - 1), cut_max))
-    otherwise: u <- u + k_up (1 - r) (max - min)
+    otherwise: u <- u + k_up (1 - r) (max - min) t
 
-with r the worst ratio of jitter or P95 to its SLO and ``k_up`` far below ``k_down``.  A loss cuts by
-``cut_max``.  One violation cuts once: until a window lies wholly after the cut, the measurement
-still shows the traffic from before it, and says nothing new.
+with r the worst ratio of jitter or P95 to its SLO, t the signal period in seconds, and ``k_up`` far
+below ``k_down``.  A loss cuts by ``cut_max``.  One violation cuts once: until a window lies wholly
+after the cut, the measurement still shows the traffic from before it, and says nothing new.
 
-This is the controller that the factory started from; it remembers nothing of where the knee is.
+This is the asymmetric proportional controller that the robot factory started from; it remembers
+nothing of where the knee is.
 """
-
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -21,14 +20,17 @@ from services.control.policy import Bounds, Proposal
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Gains, without a unit."""
+    """Gains."""
 
     k_down: float = 0.5
+    """Share of the limit to cut for each whole SLO above the SLO."""
     cut_max: float = 0.5
-    k_up: float = 0.02
+    """Largest share to cut at once."""
+    k_up: float = 0.03
+    """Share of [min, max] to rise in a second with an idle network."""
 
 
-class Memory(Struct, frozen=True, omit_defaults=True):
+class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
     """Windows that start before ``quiet_until`` (ns) still see the traffic before the last cut."""
 
     quiet_until: int = 0
@@ -42,31 +44,33 @@ class Proportional:
 
     def __init__(self, parameters: Parameters) -> None:
         """Take checked parameters."""
-        self._gain = parameters
+        self._k_down = parameters.k_down
+        self._cut_max = parameters.cut_max
+        self._k_up = parameters.k_up
 
     @classmethod
-    def configured(cls, parameters: dict[str, Any]) -> "Proportional":
-        """Read the parameters from a configuration.
+    def configured(cls, domain: Domain) -> "Proportional":
+        """Read the parameters from a domain.
 
         Raises:
             ValueError: a parameter is unknown or of the wrong type.
         """
-        return cls(msgspec.convert(parameters, Parameters))
+        return cls(msgspec.convert(domain.parameters, Parameters))
 
-    def first(self, domain: Domain) -> Memory:
+    def first(self) -> Memory:
         """Nothing is remembered at first."""
         return Memory()
 
-    def propose(self, domain: Domain, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
         """Cut fast, raise slow."""
         stress = seen.stress or 0.0
         if seen.end - seen.window < memory.quiet_until:
             return Proposal(bounds.limit, "waits until a window lies after the last cut", memory)
         if seen.violated:
-            share = self._gain.cut_max if seen.lost > 0 else min(self._gain.k_down * (stress - 1), self._gain.cut_max)
+            share = self._cut_max if seen.lost > 0 else min(self._k_down * (stress - 1), self._cut_max)
             budget = int(bounds.limit * (1 - share))
             return Proposal(
                 budget, f"latency at {stress:.2f} of its limit: cut by {share:.0%}", Memory(seen.end + seen.period)
             )
-        budget = bounds.limit + int(self._gain.k_up * (1 - stress) * (bounds.max - bounds.min))
-        return Proposal(budget, f"latency at {stress:.2f} of its limit: room to rise", memory)
+        rise = self._k_up * (1 - stress) * (bounds.max - bounds.min) * (seen.period / 1e9)
+        return Proposal(bounds.level + int(rise), f"latency at {stress:.2f} of its limit: room to rise", memory)
