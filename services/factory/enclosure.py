@@ -1,0 +1,37 @@
+"""Wraps a command in namespaces that die with the process that started it.
+
+The outermost skin of everything on real packets: mount, network and process namespaces of its own,
+loopback not yet up.  When the starting thread ends, by whatever signal, the kernel kills ``unshare``,
+then the command as first process of its namespace, and with it every process inside; network and
+mounts go with the last of them.  Nothing has to be cleaned up, so nothing can be forgotten.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+PROGRAMS = ("setpriv", "unshare", "nsenter", "ip", "tc", "chrt")
+"""What namespaces and queues need."""
+
+
+def enclosed(command: list[str]) -> list[str]:
+    """The command line that runs ``command`` in the enclosure."""
+    tie = ["setpriv", "--pdeathsig", "KILL"]
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return [*tie, *unshare, *command]
+
+
+def child_of(pid: int) -> int | None:
+    """The first child of a process: ``unshare`` and ``nsenter`` fork what they were asked to run."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return None
+    return int(children[0]) if children else None
+
+
+def lacking(programs: Iterable[str]) -> list[str]:
+    """What this machine lacks to run the bed and ``programs``, in words; empty when nothing."""
+    wrong = [] if os.geteuid() == 0 else ["root (network namespaces and queues are made)"]
+    return wrong + [f"the program {name}" for name in (*PROGRAMS, *programs) if shutil.which(name) is None]

@@ -1,0 +1,1 @@
+"""Tests on real parts: servers, programs, network namespaces."""
