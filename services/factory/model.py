@@ -1,0 +1,408 @@
+"""The simulated plant: a bottleneck's queue and its senders, in plain steps of time.
+
+Stands where the real packets would: limits come in as from the agent, latencies go out as to the
+exporter, and each second's truth goes to the score.  A FIFO of fixed size in front of a fixed rate;
+best-effort pods that send as much as their limit lets through and CUBIC makes of losses; a paced TCP
+stream that a full FIFO crushes; datagrams that it loses.  ``senders.py`` moves bytes tick by tick,
+``packets.py`` makes round trips of them.
+
+Time is the caller's: nothing happens but in ``advance``.  The same parameters, seed and calls give the
+same numbers.  ``sidebyside.py`` compares it with the real plant.
+"""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from services.factory.packets import Array, Bursts, Noise, Stretch
+from services.factory.plant import BUCKETS, Counters, CriticalSecond, Histogram, Pod, Second
+from services.factory.senders import UDP_HEADERS, DatagramMix, Datagrams, Limiter, Path, Stream
+
+_NS = 10**9
+_BLINK = 1e-9
+"""Seconds too short to be a tick."""
+
+
+class CriticalApp(Struct, frozen=True):
+    """A critical workload on the bottleneck."""
+
+    workload: str
+    """``namespace/name``."""
+    protocol: Literal["udp", "tcp"]
+    load: int
+    """What it sends, kbit/s of payload."""
+    packet: int = 1448
+    """Payload bytes of a datagram."""
+    burst: int = 9100
+    """Bytes that a paced TCP sender lets go at once."""
+
+
+class TargetApp(Struct, frozen=True):
+    """A best-effort Deployment."""
+
+    target: str
+    """``namespace/deployment``."""
+    load: int | None = None
+    """What each replica wants to send, kbit/s of payload; None is as much as it can get."""
+    replicas: int = 1
+    flows: int = 4
+    """TCP connections of each replica."""
+    limit: int | None = None
+    """In force on each pod at the start, kbit/s; None until somebody annotates it."""
+
+
+class Parameters(Struct, frozen=True):
+    """The plant's size; the defaults are the bed's, and the small ones were fitted to it."""
+
+    capacity: int = 100_000
+    """Of the bottleneck, kbit/s."""
+    fifo: int = 1_250_000
+    """Its queue, bytes: 100 ms."""
+    critical: tuple[CriticalApp, ...] = (
+        CriticalApp("factory/robot-control", "udp", 2_000, packet=200),
+        CriticalApp("factory/safety-scanner", "tcp", 25_000),
+    )
+    targets: tuple[TargetApp, ...] = (TargetApp("factory/telemetry-upload"),)
+    limiter_queue: int = 200_000
+    """Of each pod's limiter, bytes."""
+    limiter_burst: int = 4_000
+    """Bytes that leave a pod at once."""
+    forgiving: bool = False
+    """Whether a changed limit forgives the backlog, as Cilium's does, or keeps it, as TBF does."""
+    probe_hz: int = 250
+    """Probes of each critical workload a second."""
+    probe: int = 200
+    """Payload bytes of a probe."""
+    jitter: float = 0.0004
+    """How far from its time a burst may come, seconds: the hosts' timers."""
+    noise: Noise = Noise()
+    tick: float = 0.005
+    """One step while a queue stands, seconds."""
+    calm_tick: float = 0.02
+    """One step while none does, seconds."""
+    bin_offset: float = 0.37
+    """Where the truth's seconds begin, seconds after the start: not where samples do."""
+
+
+class Ledger(Struct, frozen=True):
+    """A sender's bytes on the wire: what it offered is the sum of the others."""
+
+    offered: float
+    delivered: float
+    dropped: float
+    queued: float
+
+
+class _Probed:
+    """One critical workload: its sender, its probes, and what is known of its round trips."""
+
+    def __init__(self, app: CriticalApp, parameters: Parameters, phase: float, random: Random) -> None:
+        self.app = app
+        self.load = app.load
+        self.sender: Datagrams | Stream
+        if app.protocol == "udp":
+            self.sender = Datagrams(app.packet, app.load)
+        else:
+            path = Path(parameters.noise.base, app.burst / parameters.limiter_burst, random)
+            self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
+        self.phase = phase
+        self.probes = Datagrams(parameters.probe, parameters.probe * 8 * parameters.probe_hz // 1000)
+        self.counts = np.zeros(len(BUCKETS) + 1, dtype=np.int64)
+        self.sum = 0.0
+        self.probes_lost = 0
+        self.returning: list[tuple[Array, Array]] = []
+        self.trips: list[Array] = []
+        self.mark = (0, 0.0)
+        self.wanted = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Datagrams and probes that were dropped so far."""
+        own = int(self.sender.dropped / self.sender.wire) if isinstance(self.sender, Datagrams) else 0
+        return own + self.probes_lost
+
+    def returned(self, now: float) -> None:
+        """Count the round trips that are over by now."""
+        later = []
+        for back, trips in self.returning:
+            over = trips if back[-1] <= now else trips[back <= now]
+            self.sum += float(over.sum())
+            self.counts += np.bincount(np.searchsorted(BUCKETS, over), minlength=self.counts.size)
+            if over.size < trips.size:
+                still = back > now
+                later.append((back[still], trips[still]))
+        self.returning = later
+
+    def histogram(self) -> Histogram:
+        """What an exporter would publish."""
+        return Histogram(tuple(int(n) for n in np.cumsum(self.counts)), self.sum, self.lost)
+
+
+class Model:
+    """See the module's text.  Implements ``Plant``."""
+
+    def __init__(self, parameters: Parameters = Parameters(), seed: int = 0, start: int = 0) -> None:  # noqa: B008 - frozen
+        """Begin with empty queues.
+
+        Args:
+            parameters: sizes, loads and noise.
+            seed: of everything random.
+            start: the clock's first moment, UTC ns.
+        """
+        self._parameters = parameters
+        self._start = start
+        self._time = 0.0
+        self._random = np.random.default_rng(seed)
+        self._rate = parameters.capacity * 125.0
+        self._queue = 0.0
+        draws = Random(seed)  # noqa: S311 - losses, not secrets
+        self._probed = [
+            _Probed(app, parameters, float(self._random.uniform(0, 1 / parameters.probe_hz)), draws)
+            for app in parameters.critical
+        ]
+        path = Path(parameters.noise.base, 1.0, draws)
+        self._pods: dict[str, tuple[Pod, Stream]] = {}
+        for app in parameters.targets:
+            for replica in range(app.replicas):
+                pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
+                limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
+                self._pods[pod.name] = pod, Stream(app.flows, app.load, limiter, path)
+                self.limit(pod.name, app.limit)
+        self._streams = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
+        sizes = [float(one.app.burst) for one in self._probed if isinstance(one.sender, Stream)]
+        self._streams += [stream for _, stream in self._pods.values()]
+        sizes += [float(parameters.limiter_burst)] * len(self._pods)
+        datagrams = [one.sender for one in self._probed if isinstance(one.sender, Datagrams)]
+        self._datagrams = DatagramMix([*datagrams, *(one.probes for one in self._probed)])
+        self._bursts = Bursts(sizes, parameters.jitter, self._random)
+        self._bin_end = parameters.bin_offset
+        self._marks = dict.fromkeys(self._pods, 0.0)
+        self._seconds: list[Second] = []
+
+    # -- the plant's interface
+
+    @property
+    def now(self) -> int:
+        """The clock, UTC ns."""
+        return self._start + round(self._time * _NS)
+
+    @property
+    def pods(self) -> Sequence[Pod]:
+        """The best-effort pods there are."""
+        return [pod for pod, _ in self._pods.values()]
+
+    @property
+    def limits(self) -> Mapping[str, int | None]:
+        """In force now, by pod name, kbit/s."""
+        rates = {name: stream.limiter.rate for name, (_, stream) in self._pods.items()}
+        return {name: None if rate is None else round(rate / 125) for name, rate in rates.items()}
+
+    def limit(self, pod: str, kbit: int | None) -> None:
+        """Put a limit in force on a pod's egress, or lift it with None.
+
+        Raises:
+            KeyError: no such pod.
+        """
+        self._pods[pod][1].limiter.change(None if kbit is None else kbit * 125.0)
+
+    def load(self, workload: str, kbit: int | None) -> None:
+        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
+
+        Raises:
+            KeyError: no such workload or target.
+        """
+        found = False
+        for one in self._probed:
+            if one.app.workload == workload:
+                one.load = kbit or 0
+                one.sender.wants(one.load)
+                found = True
+        for pod, stream in self._pods.values():
+            if pod.target == workload:
+                stream.wants(kbit)
+                found = True
+        if not found:
+            raise KeyError(workload)
+
+    def capacity(self, kbit: int) -> None:
+        """Change the bottleneck's rate."""
+        self._rate = kbit * 125.0
+
+    def counters(self) -> Counters:
+        """The counters now."""
+        sent = {one.app.workload: int(one.sender.offered) for one in self._probed}
+        sent |= {name: int(stream.sent) for name, (_, stream) in self._pods.items()}
+        return Counters({one.app.workload: one.histogram() for one in self._probed}, sent)
+
+    def seconds(self) -> Sequence[Second]:
+        """The seconds that were completed since the last call, oldest first."""
+        done, self._seconds = self._seconds, []
+        return done
+
+    def ledger(self) -> dict[str, Ledger]:
+        """Where every sender's bytes are; all datagrams together are under ``udp``."""
+        names = [one.app.workload for one in self._probed if isinstance(one.sender, Stream)] + list(self._pods)
+        books = {
+            name: Ledger(
+                one.offered, one.delivered, one.dropped + one.limiter.dropped, one.in_fifo + one.limiter.queued
+            )
+            for name, one in zip(names, self._streams, strict=True)
+        }
+        mix = self._datagrams
+        flows = mix.flows
+        books["udp"] = Ledger(
+            sum(flow.offered for flow in flows),
+            sum(flow.delivered for flow in flows),
+            sum(flow.dropped for flow in flows),
+            mix.in_fifo,
+        )
+        return books
+
+    # -- time
+
+    def advance(self, ns: int) -> None:
+        """Let time pass.
+
+        Args:
+            ns: how long; limits and loads stay as they are meanwhile.
+        """
+        until = self._time + ns / _NS
+        calm, tick = self._parameters.calm_tick, self._parameters.tick
+        while until - self._time > _BLINK:
+            stop = min(until, self._bin_end)
+            self._open()
+            while stop - self._time > _BLINK:
+                self._tick(min(tick if self._queue else calm, stop - self._time))
+            self._datagrams.close()
+            self._measure()
+            if stop == self._bin_end:
+                self._close_second()
+
+    def _open(self) -> None:
+        self._datagrams.open()
+        self._times = [self._time]
+        self._service = [0.0]
+        self._accepted = [[stream.sent - stream.dropped] for stream in self._streams]
+        self._losing = [0.0]
+
+    def _tick(self, dt: float) -> None:
+        now, mix, capacity = self._time, self._datagrams, self._rate * dt
+        delay = self._queue / self._rate
+        datagrams, exposed = mix.emit(dt)
+        outs = [stream.emit(dt, now, delay) for stream in self._streams]
+        streams = weighed = 0.0
+        for stream, out in zip(self._streams, outs, strict=True):
+            streams += out
+            weighed += out * stream.exposure
+        total = self._queue + datagrams + streams
+        served = min(total, capacity)
+        over = total - served - self._parameters.fifo
+        losing = small = 0.0
+        if over > 0:
+            losing = over / (exposed + weighed)
+            small = losing * exposed
+            total -= over
+        # What leaves is a fair mixture of what is queued.
+        share = served / total if total else 0.0
+        held = mix.in_fifo + datagrams - small
+        mix.in_fifo = held - held * share
+        mix.settle(small, held * share, losing, dt)
+        service = self._service[-1] + max(capacity - datagrams + small, 0.0)
+        for stream, out, accepted in zip(self._streams, outs, self._accepted, strict=True):
+            dropped = out * losing * stream.exposure
+            held = stream.in_fifo + out - dropped
+            stream.in_fifo = held - held * share
+            stream.settle(dropped, held * share, now, dt)
+            accepted.append(stream.sent - stream.dropped)
+        self._queue = total - served
+        self._time = now + dt
+        self._times.append(self._time)
+        self._service.append(service)
+        self._losing.append(losing)
+
+    # -- what is seen of it
+
+    def _measure(self) -> None:
+        """Send the probes of the stretch since the last call through its packets."""
+        stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
+        hz = self._parameters.probe_hz
+        begin, end = self._times[0], self._times[-1]
+        sent = []
+        for one in self._probed:
+            first, last = np.ceil((begin - one.phase) * hz), np.ceil((end - one.phase) * hz)
+            sent.append(np.arange(first, last) / hz + one.phase)
+        probes = np.concatenate(sent)
+        rate = max(float(stretch.service[-1]) / (end - begin), 1.0)
+        backlog = self._bursts.backlog_at(probes, stretch)
+        trips = (
+            np.minimum(backlog / rate, self._parameters.fifo / self._rate)
+            + self._hosts(probes.size)
+            + (self._parameters.probe + UDP_HEADERS) / self._rate
+        )
+        losing = np.array(self._losing)[np.searchsorted(stretch.times, probes)]
+        lost = self._random.random(probes.size) < losing * self._probed[0].probes.exposure
+        place = 0
+        for one, own in zip(self._probed, sent, strict=True):
+            mine = slice(place, place + own.size)
+            place += own.size
+            arrived = ~lost[mine]
+            one.probes_lost += own.size - int(arrived.sum())
+            mine_trips = trips[mine][arrived]
+            one.trips.append(mine_trips)
+            if mine_trips.size:
+                one.returning.append((own[arrived] + mine_trips, mine_trips))
+            one.returned(end)
+            one.wanted += one.load * (end - begin)
+
+    def _hosts(self, count: int) -> Array:
+        noise = self._parameters.noise
+        base = noise.base * np.exp(noise.spread * self._random.standard_normal(count))
+        stalled = self._random.random(count) < noise.stall_share
+        extra: Array = base + stalled * self._random.exponential(noise.stall, count)
+        return extra
+
+    def _close_second(self) -> None:
+        goodput: dict[str, float] = {}
+        for name, (pod, stream) in self._pods.items():
+            got = (stream.delivered - self._marks[name]) * stream.payload
+            self._marks[name] = stream.delivered
+            goodput[pod.target] = goodput.get(pod.target, 0.0) + got
+        critical = {one.app.workload: _truth(one) for one in self._probed}
+        if self._bin_end > 1:  # what lies before the first whole second is left out
+            self._seconds.append(
+                Second(
+                    start=self.now - _NS,
+                    critical=critical,
+                    goodput={target: round(got / 125) for target, got in goodput.items()},
+                    limits=dict(self.limits),
+                    capacity=round(self._rate / 125),
+                )
+            )
+        self._bin_end += 1.0
+
+
+def _truth(one: _Probed) -> CriticalSecond:
+    """The second that ends now, and begin the next."""
+    trips = np.sort(np.concatenate(one.trips)) if one.trips else np.empty(0)
+    lost, delivered = one.lost, one.sender.delivered
+    second = CriticalSecond(
+        p50=_quantile(trips, 0.5) if trips.size else None,
+        p95=_quantile(trips, 0.95) if trips.size else None,
+        jitter=_quantile(trips, 0.75) - _quantile(trips, 0.25) if trips.size else None,
+        observations=trips.size,
+        lost=lost - one.mark[0],
+        load=round(one.wanted),
+        throughput=round((delivered - one.mark[1]) * one.sender.payload / 125),
+    )
+    one.mark, one.wanted, one.trips = (lost, delivered), 0.0, []
+    return second
+
+
+def _quantile(ascending: Array, share: float) -> float:
+    at = share * (ascending.size - 1)
+    low = int(at)
+    high = min(low + 1, ascending.size - 1)
+    return float(ascending[low] + (at - low) * (ascending[high] - ascending[low]))
