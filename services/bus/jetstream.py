@@ -1,0 +1,346 @@
+"""The bus: publish, read and look up messages on NATS JetStream.
+
+Delivery is at least once.  A publisher repeats until the server has acknowledged, and the server
+drops what it has seen under the same id; a reader acknowledges after the effect.  Whatever breaks
+(the connection, the server, a stream, a consumer) is waited for and set up anew.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import structlog
+from prometheus_client import Counter
+
+from schemas.config import Bus as Settings
+from schemas.messages import KINDS as TYPES
+from schemas.messages import InvalidMessage, M, Message, decode, encode
+from services.bus import envelope, streams
+from services.bus.consumer import Consumer, Reading, Start
+from services.bus.envelope import Raw, stored
+from services.bus.link import Denied, LinkDown, NoResponder, TooLarge
+from services.bus.session import ANSWER_S, ApiError, BackOff, Session
+from services.bus.subjects import Subjects
+
+__all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
+
+_STREAM_NOT_FOUND = 10059
+_NO_MESSAGE = 10037
+_WRONG_LAST = (10071, 10164)
+_TOO_LARGE = 10054
+_NAME_IN_USE = 10058
+_BURY_S = 5.0
+_IN_FLIGHT = 1024
+_KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
+
+_log = structlog.get_logger()
+_dead = Counter("sluice_dead_letters", "Messages that could not be used and were put aside", ["service", "kind"])
+
+
+class Conflict(Exception):
+    """The expected last sequence of the subject was not the last, or the message was published before."""
+
+
+class Unreadable(InvalidMessage):
+    """A message found on the stream cannot be read."""
+
+    def __init__(self, raw: Raw, reason: str) -> None:
+        """Keep the message."""
+        super().__init__(f"{raw.subject} {raw.seq}: {reason}")
+        self.raw = raw
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What the server says of a stream.  Times are ns."""
+
+    created: int
+    first: int
+    """Sequence of the first message that is still kept."""
+    last: int
+    """Sequence of the last message, 0 before there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[M]):
+    """A message, and what the bus says of it."""
+
+    message: M
+    raw: Raw
+    deliveries: int = 0
+    """1 at the first delivery, more when it was delivered before; 0 when it was looked up."""
+    since: int = 0
+    """From this stream sequence on, up to this message, every message came to this reader."""
+    _reply: str = ""
+    _session: Session | None = None
+
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+        return self.raw.subject
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers it was published with."""
+        return self.raw.headers
+
+    @property
+    def body(self) -> bytes:
+        """The message as it was published."""
+        return self.raw.body
+
+    @property
+    def seq(self) -> int:
+        """Sequence in its stream."""
+        return self.raw.seq
+
+    @property
+    def published(self) -> int:
+        """When the server stored it, by the server's clock, ns."""
+        return self.raw.published
+
+    async def ack(self) -> None:
+        """Say that its effect is done.  An acknowledgement may be lost: the message then comes again."""
+        await self._answer(b"+ACK")
+
+    async def nak(self, delay: float | None = None) -> None:
+        """Ask for it to be delivered again, after ``delay`` seconds."""
+        await self._answer(b"-NAK" if delay is None else b'-NAK {"delay": %d}' % int(delay * 1e9))
+
+    async def _answer(self, word: bytes) -> None:
+        if self._session is not None and self._reply:
+            await self._session.send(self._reply, word)
+
+
+class Bus:
+    """One service's place on the bus."""
+
+    def __init__(self, config: Settings, session: Session) -> None:
+        """See ``connected``."""
+        self.subjects = Subjects(config.prefix)
+        self._config = config
+        self._session = session
+        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(
+        cls, config: Settings, name: str, on_state: Callable[[str | None], None]
+    ) -> AsyncIterator["Bus"]:
+        """Join the bus: waits until a server is there, and comes back whenever the connection is lost.
+
+        Args:
+            config: servers, credentials, prefix.
+            name: of the service: letters, digits, ``-``.
+            on_state: called with None when the bus works, and with the reason when it does not.
+        """
+        session = Session(config, name, on_state)
+        async with session.kept():
+            yield cls(config, session)
+
+    async def ensure_streams(self) -> list[str]:
+        """Create the streams that are missing.
+
+        Returns:
+            What is otherwise than configured: streams that exist with another configuration, which
+            are left alone, and streams that could not be created.
+        """
+        reports = [await self._ensure(want) for want in streams.wanted(self._config, self.subjects)]
+        return [report for report in reports if report is not None]
+
+    async def _ensure(self, want: dict[str, Any]) -> str | None:
+        name = want["name"]
+        try:
+            try:
+                answer = await self._session.api(f"STREAM.CREATE.{name}", want)
+            except ApiError as error:
+                if error.code != _NAME_IN_USE:
+                    raise
+                answer = await self._session.api(f"STREAM.INFO.{name}")
+        except (ApiError, Denied) as error:
+            return f"stream {name}: {error}"
+        return streams.differences(want, answer["config"])
+
+    async def publish(
+        self,
+        subject: str,
+        message: Message,
+        *,
+        msg_id: str,
+        headers: Mapping[str, str] | None = None,
+        expect_last: int | None = None,
+    ) -> int:
+        """Publish, again and again until the server has acknowledged; gives the stream sequence.
+
+        Args:
+            subject: of the message's kind.
+            message: the payload.
+            msg_id: deterministic, so that the server drops a repetition.
+            headers: without a ``traceparent`` among them, the message begins a trace.
+            expect_last: sequence of the subject's last message, 0 for none: only then is it stored.
+
+        Raises:
+            Conflict: with ``expect_last``: something else is last, or the message is there already.
+            TooLarge: the server takes no message of that size.
+        """
+        body = encode(message)
+        stream = self.subjects.stream(self.subjects.kind_of(subject))
+        sent = {envelope.TRACE: envelope.begun(msg_id), **(headers or {})}
+        sent |= {envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: stream}
+        if expect_last is not None:
+            sent[envelope.EXPECTED_LAST] = str(expect_last)
+        async with self._slots:
+            answer = await self._published(subject, body, sent)
+        if expect_last is not None and answer.get("duplicate"):
+            raise Conflict(f"{subject}: {msg_id} was published before")
+        return int(answer["seq"])
+
+    async def _published(self, subject: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        back_off = BackOff()
+        while True:
+            try:
+                link = await self._session.link()
+                answer: dict[str, Any] = json.loads(await link.ask(subject, body, ANSWER_S, headers))
+                if "error" not in answer:
+                    self._session.recovered(subject)
+                    return answer
+                reason = _refusal(subject, answer["error"])
+            except NoResponder as error:
+                reason = "; ".join([str(error), *await self.ensure_streams()])
+            except (LinkDown, Denied) as error:
+                reason = str(error)
+            self._session.troubled(subject, reason)
+            await back_off.wait()
+
+    async def consume(
+        self,
+        kind: type[M],
+        durable: str | None,
+        service: str,
+        *,
+        subject: str | None = None,
+        start: Start = "all",
+        batch: int = 256,
+        ack_wait: float = 30.0,
+    ) -> AsyncIterator[Received[M]]:
+        """Read a kind of message, for ever.
+
+        A message that cannot be read goes to the dead-letter subject and is not delivered again.
+        Use ``contextlib.aclosing`` where the loop is left before its task ends.
+
+        Args:
+            kind: what to expect.
+            durable: the consumer's name: its position outlives the reader, and several readers share
+                it; each message comes again until it is acknowledged.  None for a reader of its own
+                that begins at ``start``, and that nobody waits for: acknowledging does nothing.
+            service: who reads, for dead letters.
+            subject: only this subject or pattern.
+            start: where a new consumer begins: "all" that is kept, "new", the "latest" of each
+                subject, after a sequence, or after one that is only computed when it is needed.
+            batch: how many messages may be on their way or waiting at once.
+            ack_wait: seconds after which a message without acknowledgement comes again.
+        """
+        name = _KINDS[kind]
+        stream = self.subjects.stream(name)
+        pattern = subject or self.subjects.every(name)
+        reading = Reading(stream, durable, pattern, start, batch, ack_wait)
+        async for taken in Consumer(self._session, reading, self.ensure_streams).taken():
+            try:
+                message = self._read(kind, taken.raw)
+            except Unreadable as error:
+                await self.bury(service, taken.raw, error.reason)
+                await self._session.send(taken.reply, b"+TERM")
+                continue
+            yield Received(
+                message, taken.raw, taken.delivery.count, taken.since, taken.reply, self._session if durable else None
+            )
+
+    def _read(self, kind: type[M], raw: Raw) -> M:
+        if len(raw.body) > envelope.MAX_BODY:
+            raise Unreadable(raw, f"{len(raw.body)} bytes, at most {envelope.MAX_BODY} are read")
+        try:
+            return decode(kind, raw.body)
+        except InvalidMessage as error:
+            raise Unreadable(raw, str(error)) from None
+
+    async def last(self, kind: type[M], subject: str) -> Received[M] | None:
+        """The last message on a subject; None when there is none.
+
+        Raises:
+            Unreadable: there is one, but it cannot be read.
+        """
+        return await self._looked_up(kind, subject, {"last_by_subj": subject})
+
+    async def next_after(self, kind: type[M], subject: str, seq: int) -> Received[M] | None:
+        """The first message on a subject after a stream sequence; None when there is none.
+
+        Raises:
+            Unreadable: there is one, but it cannot be read.
+        """
+        return await self._looked_up(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
+
+    async def _looked_up(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
+        # Asked of the stream's leader: a replica may not have seen the latest messages.
+        stream = self.subjects.stream(self.subjects.kind_of(subject))
+        try:
+            answer = await self._session.api(f"STREAM.MSG.GET.{stream}", request)
+        except ApiError as error:
+            if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
+                return None
+            raise
+        raw = stored(answer["message"])
+        return Received(self._read(kind, raw), raw)
+
+    async def stream(self, kind: type[M]) -> StreamInfo | None:
+        """The state of the stream of a kind; None when there is no stream."""
+        try:
+            answer = await self._session.api(f"STREAM.INFO.{self.subjects.stream(_KINDS[kind])}")
+        except ApiError as error:
+            if error.code == _STREAM_NOT_FOUND:
+                return None
+            raise
+        state = answer["state"]
+        return StreamInfo(envelope.nanoseconds(answer["created"]), state["first_seq"], state["last_seq"])
+
+    async def bury(self, service: str, message: Received[Any] | Raw, reason: str) -> None:
+        """Keep a message that cannot be used on the dead-letter subject, and count it.
+
+        When that does not work within seconds it is logged instead, and remains in its own stream:
+        a dead letter holds nothing up.
+        """
+        raw = message if isinstance(message, Raw) else message.raw
+        _dead.labels(service, self._kind_of(raw.subject)).inc()
+        _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
+        letter = envelope.dead_letter(raw, service, reason)
+        trace = {envelope.TRACE: envelope.continued(raw.headers, reason)}
+        try:
+            async with asyncio.timeout(_BURY_S):
+                msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
+                await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
+        except TimeoutError:
+            _log.error("dead letter not kept", letter=encode(letter).decode())
+
+    def _kind_of(self, subject: str) -> str:
+        try:
+            return self.subjects.kind_of(subject)
+        except ValueError:
+            return "other"
+
+
+def _refusal(subject: str, error: dict[str, Any]) -> str:
+    """Why the server did not store a message, where trying again can help.
+
+    Raises:
+        Conflict: it expected another last sequence.
+        TooLarge: it takes no message of that size.
+    """
+    code, text = error.get("err_code", 0), error.get("description", "")
+    if code in _WRONG_LAST:
+        raise Conflict(f"{subject}: {text}")
+    if code == _TOO_LARGE:
+        raise TooLarge(f"{subject}: {text}")
+    return f"{subject}: {text} ({code})"

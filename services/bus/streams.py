@@ -1,0 +1,41 @@
+"""The streams as they should be, and how one that exists differs.  Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.config import Bus
+from services.bus.envelope import MAX_BODY
+from services.bus.subjects import KINDS, Subjects
+
+DEDUPLICATE_S = 120
+"""How long the server remembers message ids: longer than any retry, shorter than any retention."""
+
+
+def wanted(config: Bus, subjects: Subjects) -> list[dict[str, Any]]:
+    """The configuration of every stream, in JetStream's own terms."""
+    return [
+        {
+            "name": subjects.stream(kind),
+            "subjects": [subjects.every(kind)],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "max_age": int(config.keep),
+            "max_bytes": config.keep_bytes,
+            "max_msg_size": MAX_BODY,
+            "num_replicas": config.replicas,
+            "duplicate_window": min(DEDUPLICATE_S * 10**9, int(config.keep)),
+            "allow_direct": True,
+        }
+        for kind in KINDS
+    ]
+
+
+def differences(want: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """What a stream that exists has otherwise than it should; None when it is as it should be."""
+    # The server leaves out what is false or zero.
+    differing = [key for key, value in want.items() if (found.get(key) or False) != (value or False)]
+    if not differing:
+        return None
+    is_, should = (", ".join(f"{key} {of.get(key)}" for key in differing) for of in (found, want))
+    return f"stream {want['name']} exists with {is_}; this configuration says {should}; it was left as it is"

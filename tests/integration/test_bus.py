@@ -1,0 +1,95 @@
+"""The bus on a real nats-server: nothing lost, nothing stopped by what cannot be read."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from schemas.config import Bus as Settings
+from schemas.messages import Decision, Sample
+from services.bus.jetstream import Bus, Conflict, Received
+from tests.parts import NatsServer
+
+S = 10**9
+PATIENCE_S = 20
+
+
+def sample(n: int, domain: str = "line") -> Sample:
+    """The ``n``-th sample of a domain."""
+    return Sample(domain=domain, start=(n - 2) * S, end=n * S, period=S, source="test")
+
+
+@asynccontextmanager
+async def joined(server: NatsServer, name: str = "test") -> AsyncIterator[tuple[Bus, list[str | None]]]:
+    """A bus with its streams, and the states it reported."""
+    states: list[str | None] = []
+    async with Bus.connected(Settings(servers=(server.url,)), name, states.append) as bus:
+        assert await bus.ensure_streams() == []
+        yield bus, states
+
+
+async def publish(bus: Bus, *samples: Sample) -> list[int]:
+    """Publish samples, in order."""
+    return [await bus.publish(bus.subjects.sample(one.domain), one, msg_id=one.id) for one in samples]
+
+
+async def take(bus: Bus, count: int, durable: str | None = "reader") -> list[Received[Sample]]:
+    """Read and acknowledge so many samples."""
+    taken: list[Received[Sample]] = []
+    async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, durable, "test")) as messages:
+        async for one in messages:
+            taken.append(one)
+            await one.ack()
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
+    """Message, headers, sequence, time and count of deliveries arrive."""
+    async with joined(nats) as (bus, states):
+        assert await publish(bus, sample(1), sample(2)) == [1, 2]
+        first, second = await take(bus, 2)
+        assert (first.message, first.seq, first.deliveries) == (sample(1), 1, 1)
+        assert second.subject == "sluice.sample.v1.line"
+        assert second.headers["Nats-Msg-Id"] == sample(2).id
+        assert second.headers["traceparent"].startswith("00-")
+        assert first.published < second.published
+        assert states[-1] is None
+
+
+async def test_the_same_message_id_is_stored_once(nats: NatsServer) -> None:
+    """Two samplers of the same window give one sample."""
+    async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
+        assert await publish(bus, sample(1)) == await publish(other, sample(1))
+        stream = await bus.stream(Sample)
+        assert stream is not None
+        assert (stream.first, stream.last) == (1, 1)
+
+
+async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None:
+    """Only the writer that knows the last message of a subject may add to it."""
+    async with joined(nats) as (bus, _):
+        subject = bus.subjects.sample("line")
+        seq = await bus.publish(subject, sample(1), msg_id="a", expect_last=0)
+        with pytest.raises(Conflict):
+            await bus.publish(subject, sample(2), msg_id="b", expect_last=0)
+        with pytest.raises(Conflict):
+            await bus.publish(subject, sample(1), msg_id="a", expect_last=0)
+        assert await bus.publish(subject, sample(2), msg_id="b", expect_last=seq) == seq + 1
+
+
+async def test_look_up_last_and_next(nats: NatsServer) -> None:
+    """The last message of a subject, and the first one after a position, or None."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1, "a"), sample(1, "b"), sample(2, "a"))
+        at = bus.subjects.sample("a")
+        last = await bus.last(Sample, at)
+        following = await bus.next_after(Sample, at, 1)
+        assert last is not None
+        assert following is not None
+        assert (last.message, last.seq, last.headers["Nats-Msg-Id"]) == (sample(2, "a"), 3, "a:2000000000")
+        assert (following.message, following.seq) == (sample(2, "a"), 3)
+        assert await bus.next_after(Sample, at, 3) is None
+        assert await bus.last(Decision, bus.subjects.decision("a")) is None

@@ -1,0 +1,76 @@
+"""Real parts for tests: a nats-server of one's own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+_PATIENCE_S = 20.0
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsServer:
+    """A nats-server with JetStream on a free port, as a context; ``settings`` is appended to its configuration."""
+
+    def __init__(self, home: Path, settings: str = "") -> None:
+        """Keep its files below ``home``."""
+        self.port = free_port()
+        self._store = home / "jetstream"
+        self._config = home / "nats.conf"
+        self._log = home / "nats.log"
+        home.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self._store}" }}\n{settings}\n'
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        with self._log.open("ab") as log:
+            program = Path(sys.executable).parent / "nats-server"
+            self._process = subprocess.Popen([program, "-c", self._config], stdout=log, stderr=log)
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                if self._process.poll() is not None:
+                    raise RuntimeError(self._log.read_text()) from None
+                time.sleep(0.02)
+            else:
+                return
+        raise TimeoutError(f"nats-server does not listen after {_PATIENCE_S:g} s: {self._log.read_text()}")
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, in order or by SIGKILL."""
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            self._process.wait(_PATIENCE_S)
+            self._process = None
+
+    def wipe(self) -> None:
+        """Forget all streams; only while it is stopped."""
+        shutil.rmtree(self._store)
+
+    def __enter__(self) -> "NatsServer":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop(kill=True)
