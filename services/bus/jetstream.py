@@ -7,7 +7,7 @@ drops what it has seen under the same id; a reader acknowledges after the effect
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -226,7 +226,7 @@ class Bus:
         start: Start = "all",
         batch: int = 256,
         ack_wait: float = 30.0,
-    ) -> AsyncIterator[Received[M]]:
+    ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, for ever.
 
         A message that cannot be read goes to the dead-letter subject and is not delivered again.

@@ -1,0 +1,58 @@
+"""Fixtures for all tests, and the rule about skipping.
+
+A test that lacks a part of its surroundings (root, a real API server, Docker, Prometheus) skips and
+names the part.  Where all parts are claimed to be there (SLUICE_ALL_PARTS=1, as in CI), a skip is a
+failure: a part that silently went missing would otherwise pass for a green run.
+"""
+
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts import NatsServer
+
+PROGRAMS = {
+    "prometheus": ("prometheus", "promtool"),
+    "docker": ("docker", "docker-compose"),
+    "root": ("ip", "tc", "iperf3", "nginx", "chrt", "unshare"),
+}
+"""What a test with this marker needs on PATH."""
+
+
+def _missing(marker: str) -> str | None:
+    if marker == "root" and os.geteuid() != 0:
+        return "root"
+    if marker == "apiserver" and not os.environ.get("KUBEBUILDER_ASSETS"):
+        return "a kube-apiserver (set KUBEBUILDER_ASSETS)"
+    absent = [program for program in PROGRAMS.get(marker, ()) if shutil.which(program) is None]
+    return f"the program{'s' if len(absent) > 1 else ''} {', '.join(absent)}" if absent else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose marked part is not here."""
+    for marker in ("root", "apiserver", "docker", "prometheus"):
+        if item.get_closest_marker(marker) and (missing := _missing(marker)):
+            pytest.skip(f"needs {missing}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where every part is claimed to be there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SLUICE_ALL_PARTS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped although every part should be here: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    """A nats-server of the test's own."""
+    with NatsServer(tmp_path / "nats") as server:
+        yield server
