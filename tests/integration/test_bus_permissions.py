@@ -102,11 +102,16 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
     async def on_error(error: Exception) -> None:
         refusals.append(str(error))
 
-    for credentials in ({}, {"user": "decision", "password": "guess"}):
+    for user, password in ((None, None), ("decision", "guess")):
         stranger = Client()
         with pytest.raises(Error):
             await stranger.connect(
-                guarded.url, allow_reconnect=False, max_reconnect_attempts=1, error_cb=on_error, **credentials
+                guarded.url,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                error_cb=on_error,
+                user=user,
+                password=password,
             )
         await stranger.close()
         assert "authorization" in refusals.pop().lower()
