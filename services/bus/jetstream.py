@@ -32,7 +32,6 @@ _STREAM_NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _WRONG_LAST = (10071, 10164)
 _TOO_LARGE = 10054
-_NAME_IN_USE = 10058
 _BURY_S = 5.0
 _IN_FLIGHT = 1024
 _KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
@@ -155,13 +154,14 @@ class Bus:
 
     async def _ensure(self, want: dict[str, Any]) -> str | None:
         name = want["name"]
+        # Looked for before it is made: most users of the bus may not make streams.
         try:
             try:
-                answer = await self._session.api(f"STREAM.CREATE.{name}", want)
-            except ApiError as error:
-                if error.code != _NAME_IN_USE:
-                    raise
                 answer = await self._session.api(f"STREAM.INFO.{name}")
+            except ApiError as error:
+                if error.code != _STREAM_NOT_FOUND:
+                    raise
+                answer = await self._session.api(f"STREAM.CREATE.{name}", want)
         except (ApiError, Denied) as error:
             return f"stream {name}: {error}"
         return streams.differences(want, answer["config"])
