@@ -231,7 +231,15 @@ KINDS: dict[str, type[Sample] | type[Decision] | type[Action] | type[DeadLetter]
     "dead": DeadLetter,
 }
 
-_encoder = msgspec.json.Encoder()
+
+def _plain(value: Any) -> int:
+    """``Rate`` and ``Duration`` are integers that msgspec does not take for such."""
+    if isinstance(value, int):
+        return int(value)
+    raise NotImplementedError(f"no encoder for {type(value)}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in KINDS.values()}
 
 

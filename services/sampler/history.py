@@ -1,0 +1,104 @@
+"""The last pages of one exporter, and what every counter gained over a window of them.
+
+Gains are added up as PromQL's ``increase`` does before it extrapolates: from the first page in the
+window that has the series to the last, and across every reset in between, bucket by bucket.  There
+is one difference: a loss counter that appears inside the window counts from zero, because an
+exporter that names a workload only at its first loss would otherwise hide that loss.
+"""
+
+from collections import deque
+from itertools import islice
+from typing import NamedTuple
+
+from services.sampler.exposition import Page, Series
+from services.sampler.quantile import increase
+
+
+class Gain(NamedTuple):
+    """What one series gained over the window."""
+
+    counts: list[float]
+    seconds: float
+    """How long that took; 0 where the exporter did not count anew within the window."""
+
+
+class _Snapshot(NamedTuple):
+    end: int
+    at: float
+    gains: dict[Series, list[float]]
+    """Since the page before."""
+    stamps: dict[Series, int]
+
+
+class History:
+    """Pages of one exporter over one window."""
+
+    def __init__(self, window: int) -> None:
+        """Keep as many pages as a window of that many ns needs."""
+        self._window = window
+        self._snapshots: deque[_Snapshot] = deque()
+        self._last: dict[Series, tuple[int, tuple[float, ...]]] = {}
+
+    def add(self, end: int, at: float, page: Page) -> None:
+        """Take in the page that was read for the window ending at ``end``.
+
+        Args:
+            end: UTC ns, later than that of the page before.
+            at: when it was read, by a clock that never jumps, seconds.
+            page: what was read.
+        """
+        self.forget(end, at)
+        gains = {}
+        for series, counts in page.counters.items():
+            if series in self._last:
+                gains[series] = increase(self._last[series][1], counts)
+            elif series.kind == "lost" and self._snapshots:
+                gains[series] = list(counts)
+            self._last[series] = (end, counts)
+        self._snapshots.append(_Snapshot(end, at, gains, page.stamps))
+
+    def forget(self, end: int, at: float) -> None:
+        """Drop what lies before the window that ends at ``end``, by either clock.
+
+        The wall clock may have been set back meanwhile: then pages look recent that are not.
+        """
+        oldest, longest = end - self._window, 1.25 * self._window / 1e9
+        while self._snapshots and (self._snapshots[0].end < oldest or at - self._snapshots[0].at > longest):
+            self._snapshots.popleft()
+        if not self._snapshots:
+            self._last.clear()
+        elif any(seen < self._snapshots[0].end for seen, _ in self._last.values()):
+            self._last = {series: last for series, last in self._last.items() if last[0] >= self._snapshots[0].end}
+
+    @property
+    def start(self) -> int | None:
+        """End of the oldest page's window, UTC ns; None without pages."""
+        return self._snapshots[0].end if self._snapshots else None
+
+    @property
+    def workloads(self) -> set[str]:
+        """The workloads with a latency histogram on any of the pages."""
+        return {series.workload for series in self._last if series.kind == "latency"}
+
+    @property
+    def present(self) -> set[str]:
+        """The workloads with a latency histogram on the newest page."""
+        newest = self._snapshots[-1].end if self._snapshots else None
+        return {
+            series.workload for series, last in self._last.items() if series.kind == "latency" and last[0] == newest
+        }
+
+    def gains(self) -> dict[Series, Gain]:
+        """What each series gained over the window; a series that is on one page only is left out."""
+        sums: dict[Series, list[float]] = {}
+        for page in islice(self._snapshots, 1, None):
+            for series, gain in page.gains.items():
+                so_far = sums.get(series)
+                sums[series] = gain if so_far is None else [a + b for a, b in zip(so_far, gain, strict=True)]
+        return {series: Gain(counts, self._seconds(series)) for series, counts in sums.items()}
+
+    def _seconds(self, series: Series) -> float:
+        stamps = [page.stamps[series] for page in self._snapshots if series in page.stamps]
+        if stamps:
+            return (stamps[-1] - stamps[0]) / 1000
+        return self._snapshots[-1].at - self._snapshots[0].at

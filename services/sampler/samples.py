@@ -1,0 +1,94 @@
+"""Last station before the bus: makes one domain's sample out of what a source measured.  Pure.
+
+Nothing is left out silently: what is not known stands in the sample with its reason.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from schemas.domain import Critical, Domain
+from schemas.messages import CriticalMeasure, Sample, TargetMeasure
+from schemas.units import Duration
+from services.sampler.source import Latencies, Measurements
+
+COARSEST = 0.5
+"""A histogram cannot judge an SLO that lies inside a bucket wider than this share of it."""
+
+
+def sample_of(domain: Domain, end: int, period: int, source: str, measured: Measurements) -> Sample:
+    """The sample of one domain.
+
+    Args:
+        domain: whom to speak of.
+        end: end of the window, UTC ns.
+        period: time to the next sample, ns.
+        source: what measured.
+        measured: of all domains together.
+    """
+    return Sample(
+        domain=domain.name,
+        start=measured.start,
+        end=end,
+        period=period,
+        source=source,
+        critical=tuple(_critical(critical, measured) for critical in domain.critical),
+        targets=tuple(TargetMeasure(target.key, measured.sent.get(target.key)) for target in domain.targets),
+    )
+
+
+def empty_sample(domain: Domain, start: int, end: int, period: int, source: str, reason: str) -> Sample:
+    """The sample of a window of which nothing is known.
+
+    Args:
+        domain: whom to speak of.
+        start: start of the window, UTC ns.
+        end: end of the window, UTC ns.
+        period: time to the next sample, ns.
+        source: what should have measured.
+        reason: why it did not.
+    """
+    return Sample(domain=domain.name, start=start, end=end, period=period, source=source, no_data=reason)
+
+
+def blind(domain: Domain, sample: Sample) -> str | None:
+    """Why control will not act on a sample, in words for people; None when it will."""
+    if sample.no_data is not None:
+        return sample.no_data
+    for measure in sample.critical:
+        if measure.missing is not None:
+            return f"{measure.workload}: {measure.missing}"
+        if measure.observations < domain.min_observations:
+            return f"{measure.workload}: blind: {measure.observations} observations of {domain.min_observations}"
+    return None
+
+
+def too_coarse(critical: Critical, bounds: Sequence[float]) -> str | None:
+    """Why buckets with these upper bounds, in seconds, cannot judge the workload's SLOs; None when they can."""
+    for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
+        if not bounds or bounds[-1] <= slo.seconds:
+            highest = f"{bounds[-1]:g} s" if bounds else "none"
+            return f"buckets too coarse for the {figure} SLO of {slo}: the highest finite bound is {highest}"
+        low, high = next((low, high) for low, high in pairwise([0.0, *bounds]) if slo.seconds <= high)
+        if high - low > COARSEST * slo.seconds * (1 + 1e-9):
+            return f"buckets too coarse for the {figure} SLO of {slo}: it lies in one from {_ms(low)} to {_ms(high)}"
+    return None
+
+
+def _ms(seconds: float) -> str:
+    return str(Duration(round(seconds * 1e6) * 1000)) if seconds else "0ms"
+
+
+def _critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
+    found = measured.latency.get(critical.key, Latencies(missing="not measured"))
+    missing = found.missing
+    if missing is None and found.bounds is not None:
+        missing = too_coarse(critical, found.bounds)
+    return CriticalMeasure(
+        workload=critical.key,
+        jitter=None if missing else found.jitter,
+        p95=None if missing else found.p95,
+        observations=found.observations,
+        lost=found.lost,
+        throughput=measured.sent.get(critical.key),
+        missing=missing,
+    )

@@ -1,0 +1,218 @@
+"""The source with the shortest lag: reads the exporters' own pages at the end of every period.
+
+Quantiles come from what the buckets gained between the page at the window's start and the one at
+its end, as Prometheus would compute them from the same two points.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import urllib3
+
+from schemas.config import Signal
+from services.sampler.exposition import MalformedPage, Page, PageReader, Series
+from services.sampler.history import Gain, History
+from services.sampler.lane import Busy, Lane
+from services.sampler.naming import Workloads
+from services.sampler.quantile import latency
+from services.sampler.source import Latencies, Measurements, NoData
+
+_MAX_BYTES = 8 * 1024 * 1024
+_ACCEPT = {"Accept": "text/plain;version=0.0.4", "User-Agent": "sluice-sampler"}
+
+
+class ScrapeFailed(Exception):
+    """An exporter gave no page that can be used; the text says why."""
+
+
+class Exporter:
+    """One exporter's page, read over a connection that is kept."""
+
+    def __init__(self, url: str, signal: Signal, workloads: Workloads) -> None:
+        """Prepare to read ``url`` for these workloads."""
+        self.url = url
+        self.history = History(signal.window)
+        self._timeout = signal.timeout.seconds
+        self.faults: dict[str, str] = {}
+        self._reader = PageReader(workloads)
+        self._lane = Lane(f"scrape {url}")
+        self._http = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False)
+
+    async def scrape(self, end: int) -> str | None:
+        """Read the page for the window that ends at ``end``.
+
+        Returns:
+            Why it failed, or None.
+        """
+        try:
+            page, at = await self._lane.run(self._fetch, self._timeout)
+        except TimeoutError:
+            failure = f"no answer within {self._timeout:g} s"
+        except (Busy, ScrapeFailed, MalformedPage) as error:
+            failure = str(error)
+        else:
+            self.faults = page.faults
+            self.history.add(end, at, page)
+            return None
+        self.history.forget(end, time.monotonic())
+        return f"{self.url}: {failure}"
+
+    def _fetch(self) -> tuple[Page, float]:
+        """The page, and when it came, by the monotonic clock.
+
+        Raises:
+            ScrapeFailed: the exporter gave no page.
+            MalformedPage: it gave one that cannot be read.
+        """
+        deadline = time.monotonic() + self._timeout
+        try:
+            response = self._http.request(
+                "GET", self.url, headers=_ACCEPT, timeout=self._timeout, preload_content=False, redirect=False
+            )
+            at = time.monotonic()
+            try:
+                body = _read(response, deadline)
+            except BaseException:
+                response.close()
+                raise
+            response.release_conn()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ScrapeFailed(_words(error)) from error
+        if response.status != 200:
+            raise ScrapeFailed(f"HTTP status {response.status}")
+        return self._reader.read(body), at
+
+    def close(self) -> None:
+        """Give the connection and the thread back."""
+        self._http.clear()
+        self._lane.close()
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """Read the body while it is not too large and not too late.
+
+    Raises:
+        ScrapeFailed: it is.
+    """
+    chunks, size = [], 0
+    for chunk in response.stream(65536):
+        size += len(chunk)
+        if size > _MAX_BYTES:
+            raise ScrapeFailed(f"the page is larger than {_MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise ScrapeFailed("the page came too slowly")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _words(error: Exception) -> str:
+    """The innermost cause, which says most: ``connection refused`` rather than ``max retries exceeded``."""
+    inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+    if isinstance(inner, Exception) and inner is not error:
+        return _words(inner)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"{type(error).__name__}: {error}"
+
+
+class ScrapeSource:
+    """Measures from the exporters' own pages."""
+
+    def __init__(self, signal: Signal, workloads: Workloads) -> None:
+        """Prepare one reader per address in ``signal.scrape.urls``."""
+        self._window = signal.window
+        self._workloads = workloads
+        self._exporters = [Exporter(url, signal, workloads) for url in signal.scrape.urls]
+
+    async def measure(self, end: int) -> Measurements:
+        """Read every exporter's page now, and take the window that ends at ``end``.
+
+        Raises:
+            NoData: no exporter gave a page that can be used.
+        """
+        failures = await asyncio.gather(*(exporter.scrape(end) for exporter in self._exporters))
+        reasons = [failure for failure in failures if failure is not None]
+        if len(reasons) == len(self._exporters):
+            raise NoData("; ".join(reasons))
+        return self._measurements(end, failures)
+
+    def _measurements(self, end: int, failures: Sequence[str | None]) -> Measurements:
+        lost_sight: dict[str, str] = {}
+        seen: set[str] = set()
+        gains: list[tuple[Series, Gain]] = []
+        for exporter, failure in zip(self._exporters, failures, strict=True):
+            if failure is not None:
+                lost_sight |= dict.fromkeys(exporter.history.workloads, failure)
+                continue
+            seen |= exporter.history.present
+            lost_sight |= exporter.faults
+            gains += exporter.history.gains().items()
+        starts = [start for exporter in self._exporters if (start := exporter.history.start) not in (None, end)]
+        start = min(starts, default=end - self._window)
+        elsewhere = "".join(f"; {failure}" for failure in failures if failure)
+        absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
+        missing = {key: absent for key in self._workloads.critical if key not in seen} | lost_sight
+        return Measurements(start, latencies(gains, self._workloads.critical, missing), sent(gains))
+
+    def close(self) -> None:
+        """Give connections and threads back."""
+        for exporter in self._exporters:
+            exporter.close()
+
+
+def latencies(
+    gains: Iterable[tuple[Series, Gain]], critical: Iterable[str], missing: Mapping[str, str]
+) -> dict[str, Latencies]:
+    """Add the series of each workload up, bucket by bucket, and take the quantiles.
+
+    Args:
+        gains: what each series gained over the window.
+        critical: the workloads to answer for.
+        missing: why there is nothing to say about some of them.
+    """
+    buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    totals: dict[str, float] = defaultdict(float)
+    lost: dict[str, float] = defaultdict(float)
+    for series, gain in gains:
+        if series.kind == "lost":
+            lost[series.workload] += gain.counts[0]
+        elif series.kind == "latency":
+            totals[series.workload] += gain.counts[-1]
+            for bound, count in zip(series.bounds, gain.counts, strict=False):
+                buckets[series.workload][bound] += count
+    return {key: _latencies(buckets.get(key), totals[key], lost.get(key), missing.get(key)) for key in critical}
+
+
+def _latencies(
+    buckets: Mapping[float, float] | None, total: float, lost: float | None, missing: str | None
+) -> Latencies:
+    if missing is not None:
+        return Latencies(lost=lost, missing=missing)
+    if buckets is None:
+        return Latencies(lost=lost, missing="seen on one page so far; a window needs two")
+    bounds = sorted(buckets)
+    measured = latency(bounds, [*(buckets[bound] for bound in bounds), total])
+    return Latencies(
+        jitter=measured.jitter,
+        p95=measured.p95,
+        observations=round(measured.observations),
+        lost=lost,
+        bounds=tuple(bounds),
+        missing="no observations in the window" if measured.p95 is None else None,
+    )
+
+
+def sent(gains: Iterable[tuple[Series, Gain]]) -> dict[str, int]:
+    """kbit/s by workload, over all its pods; a workload with a pod that was not counted anew is left out."""
+    rates: dict[str, float] = defaultdict(float)
+    unknown = set()
+    for series, gain in gains:
+        if series.kind != "sent":
+            continue
+        if gain.seconds <= 0:
+            unknown.add(series.workload)
+        else:
+            rates[series.workload] += gain.counts[0] * 8 / 1000 / gain.seconds
+    return {key: round(rate) for key, rate in rates.items() if key not in unknown}

@@ -1,0 +1,48 @@
+"""The port between the sampler and whatever measures: one window in, what is known about it out."""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Latencies(Struct, frozen=True):
+    """What one window says about one critical workload."""
+
+    jitter: float | None = None
+    """Q75 - Q25 of the L4 latency, seconds; None exactly when ``missing`` says why."""
+    p95: float | None = None
+    """95th percentile of the L4 latency, seconds; None exactly when ``missing`` says why."""
+    observations: int = 0
+    """How many latencies the two rest on."""
+    lost: float | None = None
+    """Packets or probes lost in the window; None where nothing measures loss."""
+    bounds: tuple[float, ...] | None = None
+    """Finite bucket bounds of the histogram, seconds, ascending; None when not known."""
+    missing: str | None = None
+    """Why there is no latency."""
+
+
+class Measurements(Struct, frozen=True):
+    """What one window says about every workload that was asked for."""
+
+    start: int
+    """Where the measured stretch begins, UTC ns: later than asked for while a source is still warming up."""
+    latency: dict[str, Latencies]
+    """By critical workload, ``namespace/workload``; all that were asked for."""
+    sent: dict[str, int]
+    """kbit/s sent, by workload, of those that are measured."""
+
+
+class NoData(Exception):
+    """The source knows nothing about the window at all; the text says why."""
+
+
+class Source(Protocol):
+    """What the sampler needs of a source."""
+
+    async def measure(self, end: int) -> Measurements:
+        """Measure the window that ends at ``end`` (UTC ns), right after that instant.
+
+        Raises:
+            NoData: nothing is known about the window, and why.
+        """
