@@ -14,6 +14,7 @@ COMMANDS = {
     "actuator": ("services.actuator.main", "Act: put the limits in force on the cluster."),
     "demo": ("services.factory.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
     "factory": ("services.factory.main", "Run the whole pipeline on real packets (needs root)."),
+    "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),
     "tap": ("services.tools.tap", "Follow the bus."),
     "check": ("services.tools.check", "Check a configuration before it is used."),
     "restore": ("services.actuator.restore", "Put the annotations back as they were found."),

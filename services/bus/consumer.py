@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Consumer:
         self._what = f"reading {reading.stream}"
         self._after: int | None = None
 
-    async def taken(self) -> AsyncIterator[Taken]:
+    async def taken(self) -> AsyncGenerator[Taken, None]:
         """Every message; comes back by itself when connection, server, stream or consumer were gone."""
         back_off = BackOff()
         while True:

@@ -8,8 +8,9 @@ drops what it has seen under the same id; a reader acknowledges after the effect
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic
 
 import structlog
@@ -267,6 +268,33 @@ class Bus:
         except InvalidMessage as error:
             raise Unreadable(raw, str(error)) from None
 
+    async def read(
+        self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024
+    ) -> AsyncGenerator[Raw, None]:
+        """Read a kind's messages as they are stored, in order and unexamined: for those who record or audit.
+
+        Leaves nothing on the bus but a consumer that the server drops by itself.  A missing stream is
+        not created, and is empty.  Use ``contextlib.aclosing`` where the loop is left before it ends.
+
+        Args:
+            kind: ``sample``, ``decision``, ``action`` or ``dead``.
+            subject: only this subject or pattern.
+            start: as for ``consume``.
+            follow: go on for ever; otherwise end with the last message that was there at the beginning.
+            batch: how many messages may be on their way or waiting at once.
+        """
+        stream = self.subjects.stream(kind)
+        pattern = subject or self.subjects.every(kind)
+        last = None if follow else await self._stored(stream, {"last_by_subj": pattern})
+        if not follow and (last is None or _beyond(start, last)):
+            return
+        reading = Reading(stream, None, pattern, start, batch, 0)
+        async with aclosing(Consumer(self._session, reading, _nothing).taken()) as messages:
+            async for taken in messages:
+                yield taken.raw
+                if last is not None and taken.raw.seq >= last.seq:
+                    return
+
     async def last(self, kind: type[M], subject: str) -> Received[M] | None:
         """The last message on a subject; None when there is none.
 
@@ -284,16 +312,18 @@ class Bus:
         return await self._looked_up(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
 
     async def _looked_up(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
+        raw = await self._stored(self.subjects.stream(self.subjects.kind_of(subject)), request)
+        return None if raw is None else Received(self._read(kind, raw), raw)
+
+    async def _stored(self, stream: str, request: dict[str, Any]) -> Raw | None:
         # Asked of the stream's leader: a replica may not have seen the latest messages.
-        stream = self.subjects.stream(self.subjects.kind_of(subject))
         try:
             answer = await self._session.api(f"STREAM.MSG.GET.{stream}", request)
         except ApiError as error:
             if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
                 return None
             raise
-        raw = stored(answer["message"])
-        return Received(self._read(kind, raw), raw)
+        return stored(answer["message"])
 
     async def stream(self, kind: type[M]) -> StreamInfo | None:
         """The state of the stream of a kind; None when there is no stream."""
@@ -329,6 +359,17 @@ class Bus:
             return self.subjects.kind_of(subject)
         except ValueError:
             return "other"
+
+
+def _beyond(start: Start, last: Raw) -> bool:
+    """Whether a reading would begin after the last message."""
+    if isinstance(start, datetime):
+        return last.published < start.timestamp() * 1e9
+    return start == "new" or (isinstance(start, int) and last.seq <= start)
+
+
+async def _nothing() -> None:
+    """A reader creates no streams."""
 
 
 def _refusal(subject: str, error: dict[str, Any]) -> str:

@@ -61,8 +61,8 @@ class Link:
     async def opened(cls, config: Settings, name: str) -> AsyncIterator["Link"]:
         """Connect to one of the configured servers, and close at the end.
 
-        Replies come to inboxes that begin with ``_INBOX_<name>``, so that a server's permissions can
-        keep the services from hearing one another's.
+        Replies come to inboxes that begin with ``_INBOX_<user>`` (without a user, ``_INBOX_<name>``), so
+        that a server's permissions can keep the services from hearing one another's.
 
         Raises:
             LinkDown: no server could be reached, or none let this user in.
@@ -84,7 +84,7 @@ class Link:
             await client.connect(
                 list(config.servers),
                 name=name,
-                inbox_prefix=f"_INBOX_{name}",
+                inbox_prefix=f"_INBOX_{config.user or name}",
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,

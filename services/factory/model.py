@@ -12,70 +12,33 @@ same numbers.  ``sidebyside.py`` compares it with the real plant.
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Literal
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
+from services.factory.apps import UDP_HEADERS, Apps, CriticalApp
 from services.factory.packets import Array, Bursts, Noise, Stretch
 from services.factory.plant import BUCKETS, Counters, CriticalSecond, Histogram, Pod, Second
-from services.factory.senders import UDP_HEADERS, DatagramMix, Datagrams, Limiter, Path, Stream
+from services.factory.senders import DatagramMix, Datagrams, Limiter, Path, Stream
 
 _NS = 10**9
 _BLINK = 1e-9
 """Seconds too short to be a tick."""
 
 
-class CriticalApp(Struct, frozen=True):
-    """A critical workload on the bottleneck."""
-
-    workload: str
-    """``namespace/name``."""
-    protocol: Literal["udp", "tcp"]
-    load: int
-    """What it sends, kbit/s of payload."""
-    packet: int = 1448
-    """Payload bytes of a datagram."""
-    burst: int = 9100
-    """Bytes that a paced TCP sender lets go at once."""
-
-
-class TargetApp(Struct, frozen=True):
-    """A best-effort Deployment."""
-
-    target: str
-    """``namespace/deployment``."""
-    load: int | None = None
-    """What each replica wants to send, kbit/s of payload; None is as much as it can get."""
-    replicas: int = 1
-    flows: int = 4
-    """TCP connections of each replica."""
-    limit: int | None = None
-    """In force on each pod at the start, kbit/s; None until somebody annotates it."""
-
-
 class Parameters(Struct, frozen=True):
     """The plant's size; the defaults are the bed's, and the small ones were fitted to it."""
 
-    capacity: int = 100_000
-    """Of the bottleneck, kbit/s."""
+    apps: Apps = Apps()
     fifo: int = 1_250_000
-    """Its queue, bytes: 100 ms."""
-    critical: tuple[CriticalApp, ...] = (
-        CriticalApp("factory/robot-control", "udp", 2_000, packet=200),
-        CriticalApp("factory/safety-scanner", "tcp", 25_000),
-    )
-    targets: tuple[TargetApp, ...] = (TargetApp("factory/telemetry-upload"),)
+    """The bottleneck's queue, bytes: 100 ms of 100 Mbit/s."""
     limiter_queue: int = 200_000
     """Of each pod's limiter, bytes."""
     limiter_burst: int = 4_000
     """Bytes that leave a pod at once."""
     forgiving: bool = False
     """Whether a changed limit forgives the backlog, as Cilium's does, or keeps it, as TBF does."""
-    probe_hz: int = 250
-    """Probes of each critical workload a second."""
-    probe: int = 200
-    """Payload bytes of a probe."""
     jitter: float = 0.0004
     """How far from its time a burst may come, seconds: the hosts' timers."""
     noise: Noise = Noise()
@@ -83,6 +46,8 @@ class Parameters(Struct, frozen=True):
     """One step while a queue stands, seconds."""
     calm_tick: float = 0.02
     """One step while none does, seconds."""
+    watch: float = 0.002
+    """Queueing delay whose crossings are reported, seconds: the usual SLO."""
     bin_offset: float = 0.37
     """Where the truth's seconds begin, seconds after the start: not where samples do."""
 
@@ -100,6 +65,7 @@ class _Probed:
     """One critical workload: its sender, its probes, and what is known of its round trips."""
 
     def __init__(self, app: CriticalApp, parameters: Parameters, phase: float, random: Random) -> None:
+        apps = parameters.apps
         self.app = app
         self.load = app.load
         self.sender: Datagrams | Stream
@@ -109,7 +75,7 @@ class _Probed:
             path = Path(parameters.noise.base, app.burst / parameters.limiter_burst, random)
             self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
         self.phase = phase
-        self.probes = Datagrams(parameters.probe, parameters.probe * 8 * parameters.probe_hz // 1000)
+        self.probes = Datagrams(apps.probe, apps.probe * 8 * apps.probe_hz / 1000)
         self.counts = np.zeros(len(BUCKETS) + 1, dtype=np.int64)
         self.sum = 0.0
         self.probes_lost = 0
@@ -156,16 +122,16 @@ class Model:
         self._start = start
         self._time = 0.0
         self._random = np.random.default_rng(seed)
-        self._rate = parameters.capacity * 125.0
+        self._rate = parameters.apps.capacity * 125.0
         self._queue = 0.0
         draws = Random(seed)  # noqa: S311 - losses, not secrets
         self._probed = [
-            _Probed(app, parameters, float(self._random.uniform(0, 1 / parameters.probe_hz)), draws)
-            for app in parameters.critical
+            _Probed(app, parameters, float(self._random.uniform(0, 1 / parameters.apps.probe_hz)), draws)
+            for app in parameters.apps.critical
         ]
         path = Path(parameters.noise.base, 1.0, draws)
         self._pods: dict[str, tuple[Pod, Stream]] = {}
-        for app in parameters.targets:
+        for app in parameters.apps.targets:
             for replica in range(app.replicas):
                 pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
                 limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
@@ -181,6 +147,20 @@ class Model:
         self._bin_end = parameters.bin_offset
         self._marks = dict.fromkeys(self._pods, 0.0)
         self._seconds: list[Second] = []
+        self._above = False
+        self._crossed: list[int] = []
+
+    @classmethod
+    def of(cls, apps: Apps, parameters: Parameters | None = None, seed: int = 0, start: int = 0) -> "Model":
+        """A plant with these apps, its FIFO as deep in time as the parameters' is."""
+        parameters = parameters or Parameters()
+        fifo = parameters.fifo * apps.capacity // parameters.apps.capacity
+        return cls(msgspec.structs.replace(parameters, apps=apps, fifo=fifo), seed, start)
+
+    def crossings(self) -> Sequence[int]:
+        """When, since the last call, the queue's delay rose above ``watch``: UTC ns, to a tick."""
+        crossed, self._crossed = self._crossed, []
+        return crossed
 
     # -- the plant's interface
 
@@ -291,6 +271,10 @@ class Model:
     def _tick(self, dt: float) -> None:
         now, mix, capacity = self._time, self._datagrams, self._rate * dt
         delay = self._queue / self._rate
+        if (delay > self._parameters.watch) is not self._above:
+            self._above = not self._above
+            if self._above:
+                self._crossed.append(self.now)
         datagrams, exposed = mix.emit(dt)
         outs = [stream.emit(dt, now, delay) for stream in self._streams]
         streams = weighed = 0.0
@@ -328,7 +312,7 @@ class Model:
     def _measure(self) -> None:
         """Send the probes of the stretch since the last call through its packets."""
         stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
-        hz = self._parameters.probe_hz
+        hz = self._parameters.apps.probe_hz
         begin, end = self._times[0], self._times[-1]
         sent = []
         for one in self._probed:
@@ -340,7 +324,7 @@ class Model:
         trips = (
             np.minimum(backlog / rate, self._parameters.fifo / self._rate)
             + self._hosts(probes.size)
-            + (self._parameters.probe + UDP_HEADERS) / self._rate
+            + (self._parameters.apps.probe + UDP_HEADERS) / self._rate
         )
         losing = np.array(self._losing)[np.searchsorted(stretch.times, probes)]
         lost = self._random.random(probes.size) < losing * self._probed[0].probes.exposure

@@ -10,13 +10,7 @@ from math import inf
 from random import Random
 from typing import NamedTuple
 
-MTU_WIRE = 1514
-"""Ethernet bytes of a full TCP segment, which carries MSS bytes of payload."""
-MSS = 1448
-UDP_HEADERS = 42
-"""Bytes that Ethernet, IP and UDP add to a datagram."""
-TCP_SHARE = MSS / MTU_WIRE
-"""Payload as a share of the wire's bytes."""
+from services.factory.apps import MTU_WIRE, TCP_SHARE, UDP_HEADERS
 
 _BETA = 0.7
 """CUBIC leaves this of its window after a loss (RFC 9438)."""
@@ -109,7 +103,7 @@ class Datagrams:
 
     __slots__ = ("delivered", "dropped", "exposure", "offered", "pace", "wire")
 
-    def __init__(self, payload: int, kbit: int) -> None:
+    def __init__(self, payload: int, kbit: float) -> None:
         """Send packets of ``payload`` bytes at ``kbit`` of payload."""
         self.wire = payload + UDP_HEADERS
         # A full FIFO that counts bytes still has room for a small packet, more often the smaller it is.
@@ -123,7 +117,7 @@ class Datagrams:
         """Payload as a share of the wire's bytes."""
         return (self.wire - UDP_HEADERS) / self.wire
 
-    def wants(self, kbit: int) -> None:
+    def wants(self, kbit: float) -> None:
         """Change the payload rate."""
         self.pace = kbit * 125.0 / self.payload
 

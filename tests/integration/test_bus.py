@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from schemas.config import Bus as Settings
 from schemas.messages import Decision, Sample
+from services.bus.consumer import Start
+from services.bus.envelope import Raw
 from services.bus.jetstream import Bus, Conflict, Received
 from tests.parts import NatsServer
 
@@ -93,3 +96,39 @@ async def test_look_up_last_and_next(nats: NatsServer) -> None:
         assert (following.message, following.seq) == (sample(2, "a"), 3)
         assert await bus.next_after(Sample, at, 3) is None
         assert await bus.last(Decision, bus.subjects.decision("a")) is None
+
+
+async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
+    """A reader without a position of its own gets messages unexamined, from a place, up to the last one."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, *(sample(n) for n in range(1, 5)))
+        await bus._session.send(bus.subjects.sample("line"), b"nonsense")
+        await publish(bus, sample(1, "other"), sample(6))
+        seen = await stretch(bus, start="all")
+        assert [raw.seq for raw in seen] == [1, 2, 3, 4, 5, 6, 7]
+        assert seen[4].body == b"nonsense"
+        assert seen[0].headers["Nats-Msg-Id"] == sample(1).id
+        assert [raw.seq for raw in await stretch(bus, start=3)] == [4, 5, 6, 7]
+        assert [raw.seq for raw in await stretch(bus, start=3, subject="sluice.sample.v1.other")] == [6]
+        since = datetime.fromtimestamp(seen[5].published // 10**6 / 1e3, UTC)
+        assert [raw.seq for raw in await stretch(bus, start=since)][-2:] == [6, 7]
+
+
+async def test_an_empty_stretch_ends(nats: NatsServer) -> None:
+    """Nothing there, nothing after the place, or no such stream: the reading ends at once."""
+    async with joined(nats) as (bus, _):
+        assert await stretch(bus, start="all") == []
+        await publish(bus, sample(1))
+        assert await stretch(bus, start=1) == []
+        assert await stretch(bus, start="new") == []
+        assert await stretch(bus, start=datetime.now(UTC) + timedelta(hours=1)) == []
+        assert await stretch(bus, start="all", subject="sluice.sample.v1.other") == []
+    async with Bus.connected(Settings(servers=(nats.url,), prefix="elsewhere"), "test", lambda _: None) as bus:
+        assert await stretch(bus, start="all") == []
+        assert await bus.stream(Sample) is None
+
+
+async def stretch(bus: Bus, *, start: Start, subject: str | None = None) -> list[Raw]:
+    """Read stored samples up to the last one."""
+    async with asyncio.timeout(PATIENCE_S):
+        return [raw async for raw in bus.read("sample", start=start, subject=subject)]

@@ -12,7 +12,8 @@ S = 10**9
 
 def queries(signal: Signal, critical: tuple[str, ...] = ("factory/robot", "other/robot.v2")) -> dict[str, str]:
     """The queries of a signal for these workloads and one target."""
-    return {**queries_of(signal, Workloads(names_of(signal), critical, ("batch/upload",)))}
+    texts = queries_of(signal, Workloads(names_of(signal), critical, ("batch/upload",)))
+    return {str(figure): text for figure, text in texts.items()}
 
 
 def test_one_query_asks_for_all_workloads() -> None:

@@ -1,0 +1,243 @@
+"""The whole loop in one process and without waiting: hours of a scenario in minutes.
+
+    model -> counters -> (scrape) -> sample -> (lag) -> control.step -> (actuation) -> model
+
+The same step function as in the live service, on samples made as the sampler makes them, with every
+delay of the real loop written out: how often counters are read, how long a window they are taken
+over, how late the sample is, and how long a decision takes to be in force.
+"""
+
+import heapq
+from collections import deque
+from itertools import count
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from schemas.domain import Domain
+from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure
+from services.control import Controller
+from services.factory.apps import Apps
+from services.factory.model import Model, Parameters
+from services.factory.plant import BUCKETS, Counters, Second
+from services.factory.scenario import Event, Scenario
+from services.factory.score import Effort, Reaction, Score, score
+from services.sampler.quantile import increase, latency
+
+_NS = 10**9
+_START = 1_800_000_000 * _NS
+"""Some UTC second; only its being a round number matters."""
+
+
+class Delays(Struct, frozen=True):
+    """The loop's own time, seconds."""
+
+    period: float = 0.5
+    """From one sample to the next."""
+    window: float = 2.0
+    """What a sample averages over."""
+    scrape: float | None = None
+    """How often counters are read; None: at each sample.  A Prometheus of its own reads out of step."""
+    lag: float = 0.03
+    """From the end of a window to the decision."""
+    actuation: float = 0.05
+    """From the decision to the limit in force, at least."""
+    actuation_jitter: float = 0.05
+    """And at most this much more."""
+
+
+class Run(Struct, frozen=True):
+    """What happened."""
+
+    scenario: Scenario
+    domain: Domain
+    started: int
+    """UTC ns."""
+    seconds: list[Second]
+    decisions: list[Decision]
+    patches: list[int]
+    """When each change of a pod's limit came into force, UTC ns."""
+    reactions: list[Reaction]
+
+    def score(self, since: float = 0.0) -> Score:
+        """Judge it from ``since`` seconds after its start."""
+        edge = self.started + round(since * _NS)
+        effort = Effort(
+            patches=sum(at >= edge for at in self.patches),
+            reactions=tuple(one for one in self.reactions if one.crossed >= edge),
+        )
+        return score(self.seconds, self.domain, self.scenario, self.started, since, effort)
+
+
+def play(
+    scenario: Scenario,
+    domain: Domain,
+    controller: Controller | None,
+    *,
+    delays: Delays = Delays(),  # noqa: B008 - frozen
+    seed: int = 0,
+    limits: dict[str, int] | None = None,
+    parameters: Parameters | None = None,
+) -> Run:
+    """Play a scenario on the simulated plant.
+
+    Args:
+        scenario: what happens.
+        domain: SLOs, targets and bounds.
+        controller: who decides; None: nobody.
+        delays: of the loop.
+        seed: of plant and actuation.
+        limits: in force at the start by target, kbit/s a pod; without it the fail-safe limits where
+            somebody decides, and none at all where nobody does.
+        parameters: of the model, but for the apps, which are the scenario's; None: the defaults.
+    """
+    loop = _Loop(scenario, domain, controller, delays, Model.of(scenario.apps, parameters, seed, _START), seed)
+    if limits is None:
+        limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
+    loop.begin(limits)
+    loop.run()
+    return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions)
+
+
+class _Loop:
+    def __init__(
+        self,
+        scenario: Scenario,
+        domain: Domain,
+        controller: Controller | None,
+        delays: Delays,
+        model: Model,
+        seed: int,
+    ) -> None:
+        self._scenario = scenario
+        self._domain = domain
+        self._controller = controller
+        self._delays = delays
+        self._model = model
+        self._random = Random(seed)  # noqa: S311 - delays, not secrets
+        self._apps: Apps = scenario.apps
+        self._state: State | None = None
+        self._blind = ""
+        self._readings: deque[tuple[int, Counters]] = deque()
+        self._agenda: list[tuple[int, int, Any]] = []
+        self._order = count()
+        self._crossed: int | None = None
+        self._wished: dict[str, int] = {}
+        self.seconds: list[Second] = []
+        self.decisions: list[Decision] = []
+        self.patches: list[int] = []
+        self.reactions: list[Reaction] = []
+
+    # -- the course of time
+
+    def begin(self, limits: dict[str, int]) -> None:
+        for pod in self._model.pods:
+            if pod.target in limits:
+                self._model.limit(pod.name, limits[pod.target])
+                self._wished[pod.name] = limits[pod.target]
+        for event in self._scenario.events:
+            self._at(_START + round(event.at * _NS), self._happen, event)
+        if self._controller is not None:
+            self._at(_START, self._read)
+            self._at(_START + round(self._delays.period * _NS), self._sample)
+
+    def run(self) -> None:
+        end = _START + round(self._scenario.seconds * _NS)
+        while self._agenda and self._agenda[0][0] <= end:
+            at, _, (action, arguments) = heapq.heappop(self._agenda)
+            self._advance(at)
+            action(*arguments)
+        self._advance(end)
+
+    def _at(self, when: int, action: Any, *arguments: Any) -> None:
+        heapq.heappush(self._agenda, (when, next(self._order), (action, arguments)))
+
+    def _advance(self, until: int) -> None:
+        model = self._model
+        if until > model.now:
+            model.advance(until - model.now)
+            self.seconds += model.seconds()
+            crossings = model.crossings()
+            if crossings and self._crossed is None and not self._safe():
+                self._crossed = crossings[0]
+
+    def _safe(self) -> bool:
+        """Whether the limits in force leave the queue empty, whatever the targets send."""
+        limits = self._model.limits.values()
+        return sum(self._apps.capacity if limit is None else limit for limit in limits) <= self._apps.safe_budget()
+
+    # -- what happens
+
+    def _happen(self, event: Event) -> None:
+        for workload, kbit in event.loads.items():
+            self._model.load(workload, kbit)
+        if event.capacity is not None:
+            self._model.capacity(event.capacity)
+        if event.blind is not None:
+            self._blind = event.blind
+        self._apps = self._apps.changed(event.loads, event.capacity)
+        if self._safe():
+            self._crossed = None
+
+    def _read(self) -> None:
+        now = self._model.now
+        self._readings.append((now, self._model.counters()))
+        oldest = now - round((self._delays.window + 2 * (self._delays.scrape or 0) + 1) * _NS)
+        while self._readings[0][0] < oldest:
+            self._readings.popleft()
+        if self._delays.scrape is not None:
+            self._at(now + round(self._delays.scrape * _NS), self._read)
+
+    def _sample(self) -> None:
+        if self._delays.scrape is None:
+            self._read()
+        now = self._model.now
+        self._at(now + round(self._delays.lag * _NS), self._decide, self._measured(now))
+        self._at(now + round(self._delays.period * _NS), self._sample)
+
+    def _measured(self, end: int) -> Sample:
+        start = end - round(self._delays.window * _NS)
+        period = round(self._delays.period * _NS)
+        inside = [reading for reading in self._readings if reading[0] >= start]
+        why = self._blind or ("" if len(inside) > 1 else f"{len(inside)} readings in the window, 2 needed")
+        if why:
+            return Sample(self._domain.name, start, end, period, "simulation", no_data=why)
+        (before, old), (after, new) = inside[0], inside[-1]
+        per = 8 * 1_000_000 / (after - before)
+        pods = {pod.name: pod.target for pod in self._model.pods}
+        sent: dict[str, int] = {}
+        for name, total in new.sent.items():
+            key = pods.get(name, name)
+            sent[key] = sent.get(key, 0) + total - old.sent[name]
+        critical = []
+        for one in self._domain.critical:
+            was, now = old.latency[one.key], new.latency[one.key]
+            seen = latency(BUCKETS, increase(was.counts, now.counts))
+            lost, rate = now.lost - was.lost, round(sent[one.key] * per)
+            critical.append(CriticalMeasure(one.key, seen.jitter, seen.p95, int(seen.observations), lost, rate))
+        targets = tuple(TargetMeasure(one.key, round(sent[one.key] * per)) for one in self._domain.targets)
+        return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
+
+    def _decide(self, sample: Sample) -> None:
+        assert self._controller is not None
+        decision = self._controller.step(self._state, sample)
+        self._state = decision.state
+        self.decisions.append(decision)
+        now = self._model.now
+        for target, decided in zip(self._domain.targets, decision.targets, strict=True):
+            pods = [pod.name for pod in self._model.pods if pod.target == target.key]
+            each = decided.limit if target.scope == "per-pod" else max(decided.limit // len(pods), 1)
+            for pod in pods:
+                if self._wished.get(pod) == each:
+                    continue
+                self._wished[pod] = each
+                delay = self._delays.actuation + self._random.uniform(0, self._delays.actuation_jitter)
+                self._at(now + round(delay * _NS), self._enforce, pod, each, now)
+
+    def _enforce(self, pod: str, kbit: int, decided: int) -> None:
+        self._model.limit(pod, kbit)
+        self.patches.append(self._model.now)
+        if self._crossed is not None and self._safe():
+            self.reactions.append(Reaction(self._crossed, decided, self._model.now))
+            self._crossed = None

@@ -1,0 +1,113 @@
+"""Replay inside this process: one pass over a recording, as fast as it goes, in constant memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+from msgspec import Raw, Struct
+
+from schemas.domain import Domain
+from schemas.messages import Decision, Sample
+from services.tools.recording import Reader
+from services.tools.rerun import Again, Tally
+from services.tools.whatif import Course, Figures, Told
+
+AS_RECORDED = "as recorded"
+
+
+class _Sample(Struct, tag="sample", tag_field="kind", gc=False):
+    body: Sample
+
+
+class _Decision(Struct, tag="decision", tag_field="kind", gc=False):
+    body: Raw
+
+
+class _Action(Struct, tag="action", tag_field="kind", gc=False):
+    pass
+
+
+class _Dead(Struct, tag="dead", tag_field="kind", gc=False):
+    pass
+
+
+_Lines = _Sample | _Decision | _Action | _Dead
+
+
+class _Owner(Struct):
+    domain: str
+
+
+_owner = msgspec.json.Decoder(_Owner)
+_told = msgspec.json.Decoder(Told)
+_decision = msgspec.json.Decoder(Decision)
+
+Progress = Callable[[int], None]
+"""Told how many bytes of the file were taken in."""
+
+
+def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
+    """Make every recorded decision again and compare, by domain.
+
+    What could not be read stands in ``reader.problems`` afterwards.
+    """
+    courses = {domain.name: Again(domain) for domain in reader.header.domains}
+    strangers: dict[str, Tally] = {}
+    for batch in reader.read(msgspec.json.Decoder(_Lines)):
+        for line in batch:
+            if type(line) is _Sample:
+                course = courses.get(line.body.domain)
+                if course is not None:
+                    course.sample(line.body)
+                else:
+                    _stranger(strangers, line.body.domain)
+            elif type(line) is _Decision:
+                body = bytes(line.body)
+                course = courses.get(_owner.decode(body).domain)
+                if course is not None:
+                    course.decision(body)
+        progress(reader.offset)
+    return {name: course.end() for name, course in courses.items()} | strangers
+
+
+def _stranger(strangers: dict[str, Tally], domain: str) -> None:
+    tally = strangers.setdefault(domain, Tally())
+    if not tally.samples:
+        tally.note("the recording's configuration does not have this domain: not replayed")
+    tally.samples += 1
+
+
+def what_if(
+    reader: Reader, variants: Mapping[str, Sequence[Domain]], progress: Progress
+) -> dict[str, dict[str, Figures]]:
+    """Run every variant over the recorded samples, side by side, in one pass.
+
+    Args:
+        reader: the recording.
+        variants: the domains of each, by the variant's name.
+        progress: told after each batch.
+
+    Returns:
+        Figures by variant and domain; ``AS_RECORDED`` stands for the decisions on record.
+    """
+    recorded = {domain.name: Figures() for domain in reader.header.domains}
+    courses = {name: {domain.name: Course(domain) for domain in domains} for name, domains in variants.items()}
+    by_domain = {
+        name: [of[name] for of in courses.values() if name in of]
+        for name in {domain.name for domains in variants.values() for domain in domains}
+    }
+    for batch in reader.read(msgspec.json.Decoder(_Lines)):
+        for line in batch:
+            if type(line) is _Sample:
+                for course in by_domain.get(line.body.domain, ()):
+                    course.sample(line.body)
+            elif type(line) is _Decision:
+                told = _told.decode(line.body)
+                total = recorded[told.domain].take(told) if told.domain in recorded else 0
+                for course in by_domain.get(told.domain, ()):
+                    if course.begun:
+                        course.compare(told.end, total)
+                    else:
+                        course.begin(_decision.decode(line.body).state)
+        progress(reader.offset)
+    figures = {name: {domain: course.figures for domain, course in of.items()} for name, of in courses.items()}
+    return {AS_RECORDED: recorded} | figures

@@ -1,0 +1,95 @@
+"""What a replay found, as tables for people."""
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from services.tools.rerun import Tally
+from services.tools.whatif import NOT_TOLD, Figures
+
+_MOST_ROWS = 30
+
+
+def show_again(console: Console, tallies: Mapping[str, Tally], took: float) -> None:
+    """The recorded decisions, made again; ``took`` is in seconds."""
+    table = _table("Replayed under the recorded configuration", "domain")
+    for column in ("samples", "identical", "different", "as given", "no decision"):
+        table.add_column(column, justify="right")
+    # What needs to be looked at comes first, where there is not room for all.
+    ranked = sorted(tallies.items(), key=lambda item: (-item[1].different, -len(item[1].notes)))
+    for name, tally in ranked[:_MOST_ROWS]:
+        table.add_row(name, *_counts([tally]), style="red" if tally.different else None)
+    if len(tallies) > 1:
+        table.add_section()
+        table.add_row(f"{len(tallies)} domains", *_counts(list(tallies.values())))
+    console.print(table)
+    samples = sum(tally.samples for tally in tallies.values())
+    console.print(f"{samples:,} samples in {took:.2f} s: {samples / max(took, 1e-9):,.0f} a second", highlight=False)
+    for name, tally in tallies.items():
+        _remarks(console, name, tally)
+
+
+def _counts(tallies: list[Tally]) -> list[str]:
+    names = ("samples", "identical", "different", "given", "unanswered")
+    return [f"{sum(getattr(tally, name) for tally in tallies):,}" for name in names]
+
+
+def _remarks(console: Console, name: str, tally: Tally) -> None:
+    for note in tally.notes:
+        console.print(f"{name}: {note}", style="yellow", highlight=False)
+    for difference in tally.differences:
+        console.print(f"{name}: sample {difference.sample}: {difference.what}", style="red", highlight=False)
+    if tally.different > len(tally.differences):
+        console.print(f"{name}: and {tally.different - len(tally.differences):,} more", style="red", highlight=False)
+
+
+def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -> None:
+    """What several policies would have set, side by side for each domain."""
+    domains = list(dict.fromkeys(domain for of in found.values() for domain, figures in of.items() if figures.samples))
+    for domain in domains[:_MOST_ROWS]:
+        table = _table(f"Domain {domain}: best-effort limits, in Mbit/s", "policy")
+        for column in ("mean", "lowest", "highest", "above", "below", "changes/min", "cuts", "shielded"):
+            table.add_column(column, justify="right")
+        for variant, of in found.items():
+            if domain in of and of[domain].samples:
+                table.add_row(variant, *_cells(of[domain]))
+        console.print(table)
+    if len(domains) > _MOST_ROWS:
+        console.print(f"and {len(domains) - _MOST_ROWS} more domains; --json has them all")
+    console.print(
+        "above, below: share of samples with limits above or below the recorded ones.  "
+        "shielded: share in which the shield changed the policy's proposal.",
+        highlight=False,
+    )
+    for of in found.values():
+        samples, violated, blind = (sum(getattr(f, n) for f in of.values()) for n in ("samples", "violated", "blind"))
+        if samples:
+            console.print(f"In {violated:,} of {samples:,} windows an SLO was broken, {blind:,} had no data.")
+            break
+    console.print(NOT_TOLD, style="italic")
+
+
+def _cells(figures: Figures) -> list[str]:
+    def share(count: int) -> str:
+        return f"{count / figures.samples:.0%}"
+
+    return [
+        _mbit(figures.mean),
+        _mbit(figures.lowest),
+        _mbit(figures.highest),
+        share(figures.above),
+        share(figures.below),
+        "-" if figures.changes_per_minute is None else f"{figures.changes_per_minute:.1f}",
+        f"{figures.cuts:,}",
+        share(figures.shielded),
+    ]
+
+
+def _mbit(kbit: float | None) -> str:
+    return "-" if kbit is None else f"{kbit / 1000:.1f}"
+
+
+def _table(title: str, first: str) -> Table:
+    return Table(first, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)

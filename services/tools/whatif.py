@@ -1,0 +1,128 @@
+"""What another policy or configuration would have decided on a recorded stream.
+
+The recorded plant does not react: its latency is what it was under the limits of that time.  So the
+figures here tell what a policy would have set, never what latency that would have caused.
+"""
+
+from msgspec import Struct
+
+from schemas.domain import Domain
+from schemas.messages import Decision, Sample, State, TargetDecision
+from services.control import Controller
+
+_MOST_WAITING = 1000
+
+NOT_TOLD = (
+    "A replay cannot tell what latency other limits would have caused: the recorded plant does not react to them. "
+    "The table shows what each policy would have set on the latency that was measured."
+)
+
+
+class Figures(Struct):
+    """What one policy did to one domain; rates are the sums over the domain's targets, kbit/s."""
+
+    samples: int = 0
+    blind: int = 0
+    """Samples without data."""
+    violated: int = 0
+    """Samples with a broken SLO: a fact of the record, the same under every policy."""
+    limits: int = 0
+    """The sum of the limits over all samples; the mean is this by ``samples``."""
+    lowest: int | None = None
+    highest: int | None = None
+    changes: int = 0
+    """Decisions that changed a limit: patches, at the least."""
+    cuts: int = 0
+    """Limits that the shield cut."""
+    shielded: int = 0
+    """Decisions in which the shield changed a proposal."""
+    faults: int = 0
+    above: int = 0
+    """Samples on which the limits were above the recorded ones."""
+    below: int = 0
+    first: int = 0
+    """End of the first sample, UTC ns."""
+    last: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the limits, kbit/s."""
+        return self.limits / self.samples if self.samples else None
+
+    @property
+    def changes_per_minute(self) -> float | None:
+        """Changed limits by minute of sample time."""
+        span = self.last - self.first
+        return self.changes * 60e9 / span if span else None
+
+    def take(self, decision: "Decision | Told") -> int:
+        """Count one decision; gives the sum of its limits, kbit/s."""
+        total = 0
+        changed = shielded = False
+        for target in decision.targets:
+            total += target.limit
+            changed |= target.limit != target.was
+            shielded |= target.rule != "none"
+            self.cuts += target.rule == "cut"
+        self.samples += 1
+        self.first = self.first or decision.end
+        self.last = decision.end
+        self.limits += total
+        self.changes += changed
+        self.shielded += shielded
+        self.blind += decision.stress is None
+        self.violated += decision.violated
+        self.faults += decision.fault is not None
+        if self.lowest is None or total < self.lowest:
+            self.lowest = total
+        if self.highest is None or total > self.highest:
+            self.highest = total
+        return total
+
+
+class Told(Struct, frozen=True):
+    """As much of a recorded decision as the figures need."""
+
+    domain: str
+    end: int
+    targets: tuple[TargetDecision, ...]
+    stress: float | None = None
+    violated: bool = False
+    fault: str | None = None
+
+
+class Course:
+    """One domain under one configuration, from sample to sample."""
+
+    def __init__(self, domain: Domain) -> None:
+        """Begin at the fail-safe limits."""
+        self._controller = Controller(domain)
+        self._state: State | None = None
+        self._totals: dict[int, int] = {}
+        self.figures = Figures()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a state to go on from."""
+        return self._state is not None
+
+    def begin(self, state: State) -> None:
+        """Begin from a recorded state instead."""
+        self._state = state
+
+    def sample(self, sample: Sample) -> None:
+        """Step once; a sample that is not newer than the one before is passed over, as live."""
+        state = self._state
+        if state is not None and sample.end <= state.end:
+            return
+        decision = self._controller.step(state, sample)
+        self._state = decision.state
+        self._totals[sample.end] = self.figures.take(decision)
+        if len(self._totals) > _MOST_WAITING:
+            del self._totals[next(iter(self._totals))]
+
+    def compare(self, end: int, total: int) -> None:
+        """Weigh the limits after the sample that ends at ``end`` against the recorded sum, kbit/s."""
+        own = self._totals.pop(end, total)
+        self.figures.above += own > total
+        self.figures.below += own < total

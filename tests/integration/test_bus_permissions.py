@@ -1,0 +1,117 @@
+"""The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.errors import Error
+
+from schemas.config import Bus as Settings
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Decision, Sample, encode
+from schemas.units import Rate
+from services.bus.jetstream import Bus
+from services.control import Controller
+from tests.parts import NatsServer
+
+MANIFEST = Path(__file__).parents[2] / "manifests" / "nats.conf"
+USERS = ("sampler", "decision", "actuator", "reader")
+S = 10**9
+PATIENCE_S = 10
+SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
+TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
+DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))).step(None, SAMPLE)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
+    """A nats-server with the manifest's users; each one's password is its name."""
+    text = MANIFEST.read_text()
+    monkeypatch.setenv("POD_NAME", "nats-0")
+    for user in USERS:
+        monkeypatch.setenv(f"{user.upper()}_PASSWORD", f"p-{user}")
+    with NatsServer(tmp_path / "nats", text[text.index("authorization {") :]) as server:
+        yield server
+
+
+@asynccontextmanager
+async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+    """A service's place on the guarded bus."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Bus.connected(Settings(servers=(server.url,), user=user), user, lambda _: None) as bus,
+    ):
+        yield bus
+
+
+async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actuator makes the streams; sample and decision travel to who waits for them; the reader sees both."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        assert await actuator.ensure_streams() == []
+        async with joined(guarded, "sampler", monkeypatch) as sampler:
+            assert await sampler.ensure_streams() == []
+            await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
+        async with joined(guarded, "decision", monkeypatch) as decision:
+            async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+                taken = await anext(samples)
+                subject = decision.subjects.decision("line")
+                await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
+                await taken.ack()
+            assert await decision.last(Decision, subject) is not None
+        async with aclosing(actuator.consume(Decision, "actuator", "actuator")) as decisions:
+            received = await anext(decisions)
+            assert received.message.sample == taken.message.id == SAMPLE.id
+            await received.ack()
+        async with joined(guarded, "reader", monkeypatch) as reader:
+            assert await reader.last(Sample, reader.subjects.sample("line")) is not None
+            async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
+                assert (await anext(decisions)).message.sample == SAMPLE.id
+
+
+@pytest.mark.parametrize("intruder", ["sampler", "reader"])
+async def test_a_forged_decision_is_refused(
+    guarded: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
+) -> None:
+    """A well-formed decision from a sampler that was taken over, or from a reader, never gets onto the stream."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        violations: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            violations.append(str(error))
+
+        forger = Client()
+        await forger.connect(guarded.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
+        await forger.publish("sluice.decision.v1.line", encode(DECISION))
+        await forger.flush()
+        await forger.close()
+        assert any("permissions violation for publish" in text.lower() for text in violations), violations
+        info = await actuator.stream(Decision)
+        assert info is not None
+        assert info.last == 0
+
+
+async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
+    """Neither without a user nor with a wrong password."""
+    refusals: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refusals.append(str(error))
+
+    for user, password in ((None, None), ("decision", "guess")):
+        stranger = Client()
+        with pytest.raises(Error):
+            await stranger.connect(
+                guarded.url,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                error_cb=on_error,
+                user=user,
+                password=password,
+            )
+        await stranger.close()
+        assert "authorization" in refusals.pop().lower()
