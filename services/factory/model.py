@@ -23,6 +23,7 @@ from services.factory.plant import BUCKETS, Counters, CriticalSecond, Histogram,
 from services.factory.senders import DatagramMix, Datagrams, Limiter, Path, Stream
 
 _NS = 10**9
+_BOUNDS = np.array(BUCKETS)
 _BLINK = 1e-9
 """Seconds too short to be a tick."""
 
@@ -96,7 +97,7 @@ class _Probed:
         for back, trips in self.returning:
             over = trips if back[-1] <= now else trips[back <= now]
             self.sum += float(over.sum())
-            self.counts += np.bincount(np.searchsorted(BUCKETS, over), minlength=self.counts.size)
+            self.counts += np.bincount(_BOUNDS.searchsorted(over), minlength=self.counts.size)
             if over.size < trips.size:
                 still = back > now
                 later.append((back[still], trips[still]))
@@ -149,6 +150,7 @@ class Model:
         self._seconds: list[Second] = []
         self._above = False
         self._crossed: list[int] = []
+        self._open()
 
     @classmethod
     def of(cls, apps: Apps, parameters: Parameters | None = None, seed: int = 0, start: int = 0) -> "Model":
@@ -194,6 +196,7 @@ class Model:
         Raises:
             KeyError: no such workload or target.
         """
+        self._measure()
         found = False
         for one in self._probed:
             if one.app.workload == workload:
@@ -206,13 +209,16 @@ class Model:
                 found = True
         if not found:
             raise KeyError(workload)
+        self._datagrams.open()
 
     def capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate."""
+        self._measure()
         self._rate = kbit * 125.0
 
     def counters(self) -> Counters:
         """The counters now."""
+        self._measure()
         sent = {one.app.workload: int(one.sender.offered) for one in self._probed}
         sent |= {name: int(stream.sent) for name, (_, stream) in self._pods.items()}
         return Counters({one.app.workload: one.histogram() for one in self._probed}, sent)
@@ -224,6 +230,7 @@ class Model:
 
     def ledger(self) -> dict[str, Ledger]:
         """Where every sender's bytes are; all datagrams together are under ``udp``."""
+        self._measure()
         names = [one.app.workload for one in self._probed if isinstance(one.sender, Stream)] + list(self._pods)
         books = {
             name: Ledger(
@@ -253,15 +260,14 @@ class Model:
         calm, tick = self._parameters.calm_tick, self._parameters.tick
         while until - self._time > _BLINK:
             stop = min(until, self._bin_end)
-            self._open()
             while stop - self._time > _BLINK:
                 self._tick(min(tick if self._queue else calm, stop - self._time))
-            self._datagrams.close()
-            self._measure()
             if stop == self._bin_end:
+                self._measure()
                 self._close_second()
 
     def _open(self) -> None:
+        """Begin a stretch."""
         self._datagrams.open()
         self._times = [self._time]
         self._service = [0.0]
@@ -277,16 +283,12 @@ class Model:
                 self._crossed.append(self.now)
         datagrams, exposed = mix.emit(dt)
         outs = [stream.emit(dt, now, delay) for stream in self._streams]
-        streams = weighed = 0.0
-        for stream, out in zip(self._streams, outs, strict=True):
-            streams += out
-            weighed += out * stream.exposure
-        total = self._queue + datagrams + streams
+        total = self._queue + datagrams + sum(outs)
         served = min(total, capacity)
         over = total - served - self._parameters.fifo
         losing = small = 0.0
         if over > 0:
-            losing = over / (exposed + weighed)
+            losing = self._chance(over, outs, exposed)
             small = losing * exposed
             total -= over
         # What leaves is a fair mixture of what is queued.
@@ -296,7 +298,7 @@ class Model:
         mix.settle(small, held * share, losing, dt)
         service = self._service[-1] + max(capacity - datagrams + small, 0.0)
         for stream, out, accepted in zip(self._streams, outs, self._accepted, strict=True):
-            dropped = out * losing * stream.exposure
+            dropped = out * min(losing * stream.exposure, 1.0)
             held = stream.in_fifo + out - dropped
             stream.in_fifo = held - held * share
             stream.settle(dropped, held * share, now, dt)
@@ -307,10 +309,27 @@ class Model:
         self._service.append(service)
         self._losing.append(losing)
 
+    def _chance(self, over: float, outs: list[float], exposed: float) -> float:
+        """A full-size packet's chance to be dropped, such that ``over`` bytes are; the most exposed go first."""
+        by_exposure = sorted(zip(self._streams, outs, strict=True), key=lambda pair: -pair[0].exposure)
+        weight = exposed + sum(stream.exposure * out for stream, out in by_exposure)
+        for stream, out in by_exposure:
+            if over * stream.exposure <= weight:
+                break
+            over -= out
+            weight -= out * stream.exposure
+        return over / weight if weight > 0 else 1.0
+
     # -- what is seen of it
 
     def _measure(self) -> None:
-        """Send the probes of the stretch since the last call through its packets."""
+        """End the stretch: send its probes through its packets.
+
+        Several limits may have changed within one, but no load and not the capacity.
+        """
+        if len(self._times) < 2:
+            return
+        self._datagrams.close()
         stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
         hz = self._parameters.apps.probe_hz
         begin, end = self._times[0], self._times[-1]
@@ -326,7 +345,7 @@ class Model:
             + self._hosts(probes.size)
             + (self._parameters.apps.probe + UDP_HEADERS) / self._rate
         )
-        losing = np.array(self._losing)[np.searchsorted(stretch.times, probes)]
+        losing = np.array(self._losing)[stretch.times.searchsorted(probes)]
         lost = self._random.random(probes.size) < losing * self._probed[0].probes.exposure
         place = 0
         for one, own in zip(self._probed, sent, strict=True):
@@ -340,6 +359,7 @@ class Model:
                 one.returning.append((own[arrived] + mine_trips, mine_trips))
             one.returned(end)
             one.wanted += one.load * (end - begin)
+        self._open()
 
     def _hosts(self, count: int) -> Array:
         noise = self._parameters.noise

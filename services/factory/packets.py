@@ -63,7 +63,7 @@ class Bursts:
         # Position 0 stands for the backlog that was there before the first arrival.
         after = np.concatenate(([self._left], after))
         since = np.concatenate(([0.0], service))
-        place = np.searchsorted(times, probes, side="right")
+        place = times.searchsorted(probes, side="right")
         self._left = max(float(after[-1]) - (end - float(since[-1])), 0.0)
         found: Array = np.maximum(after[place] - (served - since[place]), 0.0)
         return found
@@ -82,5 +82,5 @@ class Bursts:
         when = np.concatenate(times)
         when += self._random.uniform(0, self._jitter, when.size)
         np.minimum(when, stretch.times[-1], out=when)
-        order = np.argsort(when)
+        order = when.argsort()
         return when[order], np.concatenate(sizes)[order]
