@@ -31,6 +31,8 @@ class CriticalApp(Struct, frozen=True):
     """Payload bytes of a packet."""
     burst: int = 9100
     """Bytes that a paced TCP sender lets go at once: what a timer of 250 Hz makes of 25 Mbit/s."""
+    probe_hz: int = 250
+    """Probes of it a second."""
 
     def wire(self) -> float:
         """Its load on the wire, kbit/s."""
@@ -60,17 +62,15 @@ class Apps(Struct, frozen=True):
     """kbit/s on the wire."""
     critical: tuple[CriticalApp, ...] = (
         CriticalApp(ROBOT, "udp", 2_000, packet=200),
-        CriticalApp(SCANNER, "tcp", 25_000),
+        CriticalApp(SCANNER, "tcp", 25_000, probe_hz=100),
     )
     targets: tuple[TargetApp, ...] = (TargetApp(TELEMETRY),)
-    probe_hz: int = 250
-    """Probes of each critical workload a second."""
     probe: int = 200
     """Payload bytes of a probe."""
 
     def critical_wire(self) -> float:
         """What the critical workloads and their probes put on the wire, kbit/s."""
-        probes = len(self.critical) * self.probe_hz * (self.probe + UDP_HEADERS) * 8 / 1000
+        probes = sum(one.probe_hz for one in self.critical) * (self.probe + UDP_HEADERS) * 8 / 1000
         return sum(one.wire() for one in self.critical) + probes
 
     def safe_budget(self) -> int:

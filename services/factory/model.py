@@ -76,7 +76,7 @@ class _Probed:
             path = Path(parameters.noise.base, app.burst / parameters.limiter_burst, random)
             self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
         self.phase = phase
-        self.probes = Datagrams(apps.probe, apps.probe * 8 * apps.probe_hz / 1000)
+        self.probes = Datagrams(apps.probe, apps.probe * 8 * app.probe_hz / 1000)
         self.counts = np.zeros(len(BUCKETS) + 1, dtype=np.int64)
         self.sum = 0.0
         self.probes_lost = 0
@@ -127,7 +127,7 @@ class Model:
         self._queue = 0.0
         draws = Random(seed)  # noqa: S311 - losses, not secrets
         self._probed = [
-            _Probed(app, parameters, float(self._random.uniform(0, 1 / parameters.apps.probe_hz)), draws)
+            _Probed(app, parameters, float(self._random.uniform(0, 1 / app.probe_hz)), draws)
             for app in parameters.apps.critical
         ]
         path = Path(parameters.noise.base, 1.0, draws)
@@ -331,10 +331,10 @@ class Model:
             return
         self._datagrams.close()
         stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
-        hz = self._parameters.apps.probe_hz
         begin, end = self._times[0], self._times[-1]
         sent = []
         for one in self._probed:
+            hz = one.app.probe_hz
             first, last = np.ceil((begin - one.phase) * hz), np.ceil((end - one.phase) * hz)
             sent.append(np.arange(first, last) / hz + one.phase)
         probes = np.concatenate(sent)

@@ -9,7 +9,7 @@ from services.factory.topology import SCANNER, TELEMETRY
 
 def test_the_safe_budget_is_the_capacity_less_the_critical_load_on_the_wire() -> None:
     """100 Mbit/s less scanner, robot and two probe streams, headers included."""
-    expected = 100_000 - 25_000 * 1514 / 1448 - 2_000 * 242 / 200 - 2 * 250 * 242 * 8 / 1000
+    expected = 100_000 - 25_000 * 1514 / 1448 - 2_000 * 242 / 200 - (250 + 100) * 242 * 8 / 1000
     assert Apps().safe_budget() == int(expected)
 
 
