@@ -5,7 +5,7 @@ A proposal passes through these rules; the last that changes it gives the decisi
     clamp     within [min, max]
     no-data   nobody knows: never up; a limit above the fail-safe limit falls to it within ``decay``
     cut       an SLO is broken: at most ``cut`` of the limit in force, once per signal window
-    hold      the window still sees traffic from before the last cut, or an SLO is broken: not up
+    hold      the window still sees traffic from before the last cut: not up
     rise      up by at most ``rise`` a second
     deadband  a rise too small to be worth a patch waits until it is large enough
 
@@ -72,14 +72,18 @@ class Moment(Struct, frozen=True, gc=False):
 
 
 def shield(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) -> tuple[int, Rule, ShieldMemory]:
-    """The limit that is allowed, kbit/s, the rule that decided, and what to remember."""
+    """The limit that is allowed, kbit/s, the rule that decided, and what to remember.
+
+    The caller guarantees that the limit in force lies within [min, max], and that time goes forward:
+    ``memory.since <= moment.end``, ``moment.start < moment.end``, ``elapsed`` not negative.
+    """
     now = memory.limit
     settling = moment.start < memory.cut_until
     cut_until = moment.end + moment.period if moment.violated and not settling else memory.cut_until
     wanted, rule = _ceiling(limits, now, proposal, moment, settling)
     waiting = 0
     if wanted > now:
-        if moment.violated or settling:
+        if settling:
             return now, "hold", ShieldMemory(now, memory.since, cut_until)
         highest = now + _allowance(limits, moment.end - memory.since)
         if wanted > highest:
@@ -107,10 +111,10 @@ def _ceiling(limits: Limits, now: int, proposal: int, moment: Moment, settling: 
 def _allowance(limits: Limits, waited: int) -> int:
     # It grows with the time since the last change, so that a rise kept back by the deadband is not
     # lost, and stops at one second's worth, so that none is saved up for a leap.
-    return limits.rise * min(max(waited, 0), _SECOND) // _SECOND
+    return limits.rise * min(waited, _SECOND) // _SECOND
 
 
 def _decayed(limits: Limits, now: int, elapsed: int) -> int:
     # Rounded up, so that samples close to each other never stop the fall.
-    fall = -((limits.fail_safe - limits.max) * max(elapsed, 0) // limits.decay)
+    fall = -((limits.fail_safe - limits.max) * elapsed // limits.decay)
     return min(now, max(now - fall, limits.fail_safe))

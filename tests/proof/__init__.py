@@ -1,0 +1,1 @@
+"""Proofs about the shield and the fences: ``python -m tests.proof``."""

@@ -1,0 +1,95 @@
+"""Checks each claim on the shipped function itself, for every situation of a small grid."""
+
+import itertools
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from msgspec.structs import replace
+
+from schemas.messages import ShieldMemory
+from tests.proof.claims import CLAIMS, SECOND, Case, Logic, assumed
+
+_QUARTER = SECOND // 4
+_END = 100 * SECOND
+
+
+class Numbers(Logic):
+    """Logic over plain values."""
+
+    def all(self, *parts: Any) -> Any:
+        """Every part holds."""
+        return all(parts)
+
+    def any(self, *parts: Any) -> Any:
+        """Some part holds."""
+        return any(parts)
+
+    def no(self, part: Any) -> Any:
+        """It does not hold."""
+        return not part
+
+    def min(self, one: Any, two: Any) -> Any:
+        """The smaller."""
+        return min(one, two)
+
+    def max(self, one: Any, two: Any) -> Any:
+        """The larger."""
+        return max(one, two)
+
+    def rule(self, name: str) -> Any:
+        """The rule's name."""
+        return name
+
+
+class Broken(AssertionError):
+    """A situation in which a claim does not hold."""
+
+
+def cases(shield: ModuleType, highest: int) -> Iterator[Case]:
+    """Every situation with limits up to ``highest`` kbit/s."""
+    logic = Numbers()
+
+    def variant(moment: Any, violated: bool, blind: bool) -> Any:
+        return replace(moment, violated=violated, blind=blind)
+
+    for limits in _limits(shield, highest):
+        for memory, moment in itertools.product(_memories(limits), _moments(shield)):
+            for proposal in range(limits.min - 2, limits.max + 3):
+                yield Case(logic, shield.shield, limits, memory, moment, proposal, proposal + 1, variant)
+
+
+def _limits(shield: ModuleType, highest: int) -> Iterator[Any]:
+    for least, safe, most in itertools.combinations_with_replacement(range(1, highest + 1), 3):
+        for rise, deadband, cut, decay in ((1, 1, 500, 1), (2, 1, 950, 4), (4, 2, 500, 4), (4, 3, 250, 2)):
+            yield shield.Limits(least, most, safe, rise, deadband, cut, decay * _QUARTER)
+
+
+def _memories(limits: Any) -> Iterator[ShieldMemory]:
+    for limit in range(limits.min, limits.max + 1):
+        for waited, cut_until in itertools.product((0, 1, 2, 5), (0, _END - 2 * _QUARTER)):
+            yield ShieldMemory(limit, _END - waited * _QUARTER, cut_until)
+
+
+def _moments(shield: ModuleType) -> Iterator[Any]:
+    for start, elapsed in ((2, 1), (3, 0), (4, 3)):
+        for violated, blind in itertools.product((False, True), repeat=2):
+            yield shield.Moment(_END, _END - start * _QUARTER, _QUARTER, elapsed * _QUARTER, violated, blind)
+
+
+def check_all(shield: ModuleType, highest: int) -> int:
+    """Check every claim in every situation; gives how many situations there were.
+
+    Raises:
+        Broken: a claim does not hold.
+    """
+    count = 0
+    for count, case in enumerate(cases(shield, highest), start=1):
+        assert assumed(case)
+        for claim in CLAIMS:
+            if not claim(case):
+                raise Broken(
+                    f"{claim.__name__}: {case.limits} {case.memory} {case.moment} "
+                    f"proposal {case.proposal} gave {case.out} ({case.rule}), {case.after}"
+                )
+    return count

@@ -1,0 +1,121 @@
+"""Shows that the proofs can fail: breaks the shield in every small way, and asks for a broken claim.
+
+A mutant is the shield's source with one change: a comparison turned or shifted by one, ``min`` for
+``max``, plus for minus, ``and`` for ``or``, a ``not`` dropped, a condition always or never met, one
+half of a condition dropped, a whole number off by one, or another field of the same struct read.
+"""
+
+import ast
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from tests.proof.enumeration import Broken, check_all
+from tests.proof.solver import Unproven, prove_all
+
+FUNCTIONS = ("shield", "_ceiling", "_allowance", "_decayed")
+
+EQUIVALENT: dict[str, str] = {}
+"""Mutants that behave as the shield does, and why."""
+
+_TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.GtE),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.LtE),
+    ast.Eq: (ast.NotEq,),
+}
+_FIELDS = {"min": "fail_safe", "max": "fail_safe", "fail_safe": "min", "end": "start", "start": "end", "rise": "deadband",
+           "deadband": "rise", "violated": "blind", "blind": "violated", "period": "elapsed", "elapsed": "period",
+           "since": "cut_until", "cut_until": "since"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed source."""
+
+    where: str
+    """``function: old -> new``."""
+    source: str
+
+
+def mutants(source: str) -> Iterator[Mutant]:
+    """Every mutant of the functions under proof."""
+    tree = ast.parse(source)
+    functions = [one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name in FUNCTIONS]
+    assert len(functions) == len(FUNCTIONS), "the functions under proof were renamed"
+    seen = set()
+    for function in functions:
+        for place, node in enumerate(ast.walk(function)):
+            for changed in _changes(node):
+                mutated = copy.deepcopy(function)
+                target = next(one for index, one in enumerate(ast.walk(mutated)) if index == place)
+                whole = _replaced(mutated, target, changed)
+                text = ast.unparse(ast.Module([whole if one is function else one for one in tree.body], []))
+                where = f"{function.name}: {ast.unparse(node)} -> {ast.unparse(changed)}"
+                if text not in seen:
+                    seen.add(text)
+                    yield Mutant(where.replace("\n", "; "), text)
+
+
+def _changes(node: ast.AST) -> Iterator[Any]:  # noqa: C901 - one case for each kind of change
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=right):
+            for turned in _TURNED.get(type(op), ()):
+                yield ast.Compare(left, [turned()], right)
+        case ast.BoolOp(op=op, values=values):
+            yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
+            yield from values
+        case ast.UnaryOp(operand=operand):
+            yield operand
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            yield ast.BinOp(left, ast.Sub(), right)
+            yield left
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            yield ast.BinOp(left, ast.Add(), right)
+        case ast.BinOp(left=left, op=ast.Mult() | ast.FloorDiv()):
+            yield left
+        case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
+            yield ast.Call(ast.Name("max" if name == "min" else "min"), args, [])
+            yield from args
+        case ast.If() | ast.IfExp():
+            for always in (True, False):
+                changed = copy.copy(node)
+                changed.test = ast.Compare(ast.Constant(0), [ast.Eq() if always else ast.NotEq()], [ast.Constant(0)])
+                yield changed
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            yield ast.Constant(value + 1)
+        case ast.Attribute(attr=attr, value=value) if attr in _FIELDS:
+            yield ast.Attribute(value, _FIELDS[attr])
+
+
+def _replaced(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> Any:
+            return changed if node is target else self.generic_visit(node)
+
+    return ast.fix_missing_locations(Replace().visit(root))
+
+
+def loaded(source: str) -> ModuleType:
+    """A module made of a source text."""
+    module = ModuleType("mutant")
+    exec(compile(source, "<mutant>", "exec"), module.__dict__)
+    return module
+
+
+def killed(mutant: Mutant) -> str | None:
+    """What notices the mutant; None where nothing does."""
+    module = loaded(mutant.source)
+    try:
+        check_all(module, 2)
+        for _ in prove_all(module, mutant.source, timeout_ms=10_000):
+            pass
+    except (Broken, Unproven) as error:
+        return str(error).partition(":")[0]
+    except (AssertionError, NotImplementedError, TypeError, ZeroDivisionError, AttributeError) as error:
+        return f"{type(error).__name__} {error}"
+    return None
