@@ -13,12 +13,12 @@ from schemas.domain import Domain
 from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
-from services.control.policies.proportional import Memory, Parameters, Proportional
+from services.control.policies.proportional import Memory, Proportional
 from services.control.policy import Bounds, Policy, Proposal
 from services.control.share import share
 from services.control.shield import Limits, Moment, shield
 
-FALLBACK = Proportional(Parameters())
+FALLBACK = Proportional()
 """Stands in for a policy that raised an error, answered nonsense or took too long."""
 
 
@@ -102,7 +102,7 @@ class Controller:
                 entered.append(ShieldMemory(limits.fail_safe, end))
                 continue
             limit = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
-            same = limit == known.limit and known.since <= end
+            same = limit == known.limit and known.since <= end and not lapsed
             entered.append(known if same else ShieldMemory(limit, end, known.cut_until))
         return entered
 
@@ -132,7 +132,9 @@ class Controller:
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
         decided = []
         memories = {}
-        wanted = share(min(budget, self._max), self._claims)
+        # To keep the budget is to keep each limit: divided anew, one would fall at once and the other rise late.
+        keep = budget == sum(known.limit for known in before) and budget <= self._max
+        wanted = [known.limit for known in before] if keep else share(min(budget, self._max), self._claims)
         for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
             limit, rule, after = shield(limits, known, proposal, moment)
             decided.append(TargetDecision(key, limit, proposal, rule, known.limit))

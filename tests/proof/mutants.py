@@ -7,8 +7,7 @@ half of a condition dropped, a whole number off by one, or another field of the 
 
 import ast
 import copy
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -18,9 +17,6 @@ from tests.proof.solver import Unproven, prove_all
 
 FUNCTIONS = ("shield", "_ceiling", "_allowance", "_decayed")
 
-EQUIVALENT: dict[str, str] = {}
-"""Mutants that behave as the shield does, and why."""
-
 _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),
     ast.LtE: (ast.Lt, ast.GtE),
@@ -28,9 +24,11 @@ _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.GtE: (ast.Gt, ast.LtE),
     ast.Eq: (ast.NotEq,),
 }
-_FIELDS = {"min": "fail_safe", "max": "fail_safe", "fail_safe": "min", "end": "start", "start": "end", "rise": "deadband",
-           "deadband": "rise", "violated": "blind", "blind": "violated", "period": "elapsed", "elapsed": "period",
-           "since": "cut_until", "cut_until": "since"}  # fmt: skip
+_OTHER_FIELD = {
+    "min": "fail_safe", "max": "fail_safe", "fail_safe": "min", "rise": "deadband", "deadband": "rise",
+    "end": "start", "start": "end", "period": "elapsed", "elapsed": "period", "violated": "blind", "blind": "violated",
+    "since": "cut_until", "cut_until": "since",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def _changes(node: ast.AST) -> Iterator[Any]:  # noqa: C901 - one case for each 
                 yield changed
         case ast.Constant(value=int() as value) if not isinstance(value, bool):
             yield ast.Constant(value + 1)
-        case ast.Attribute(attr=attr, value=value) if attr in _FIELDS:
-            yield ast.Attribute(value, _FIELDS[attr])
+        case ast.Attribute(attr=attr, value=value) if attr in _OTHER_FIELD:
+            yield ast.Attribute(value, _OTHER_FIELD[attr])
 
 
 def _replaced(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:

@@ -5,11 +5,21 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from schemas.domain import Domain
+from services.control.policies.aimd import Aimd
+from services.control.policies.heracles import Heracles
+from services.control.policies.parties import Parties
 from services.control.policies.proportional import Proportional
+from services.control.policies.static import Static
+from services.control.policies.watermark import Watermark
 from services.control.policy import Policy
 
 POLICIES: dict[str, Callable[[Domain], Policy]] = {
-    "proportional": Proportional.configured,
+    "aimd": Aimd,
+    "heracles": Heracles,
+    "parties": Parties,
+    "proportional": Proportional,
+    "static": Static,
+    "watermark": Watermark,
 }
 """Name -> what makes the policy for a domain; it raises ValueError for a parameter that it does not take."""
 

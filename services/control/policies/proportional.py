@@ -11,11 +11,11 @@ This is the asymmetric proportional controller that the robot factory started fr
 nothing of where the knee is.
 """
 
-import msgspec
 from msgspec import Struct
 
 from schemas.domain import Domain
 from services.control.observe import Observation
+from services.control.policies.parameters import parameters
 from services.control.policy import Bounds, Proposal
 
 
@@ -42,20 +42,14 @@ class Proportional:
     version = "proportional/1"
     memory_type = Memory
 
-    def __init__(self, parameters: Parameters) -> None:
-        """Take checked parameters."""
-        self._k_down = parameters.k_down
-        self._cut_max = parameters.cut_max
-        self._k_up = parameters.k_up
-
-    @classmethod
-    def configured(cls, domain: Domain) -> "Proportional":
-        """Read the parameters from a domain.
+    def __init__(self, domain: Domain | None = None) -> None:
+        """Read the domain's gains; the defaults without a domain.
 
         Raises:
             ValueError: a parameter is unknown or of the wrong type.
         """
-        return cls(msgspec.convert(domain.parameters, Parameters))
+        gains = parameters(domain, Parameters) if domain else Parameters()
+        self._k_down, self._cut_max, self._k_up = gains.k_down, gains.cut_max, gains.k_up
 
     def first(self) -> Memory:
         """Nothing is remembered at first."""

@@ -1,0 +1,83 @@
+"""Prints what was proven, and over which domain: ``python -m tests.proof``, or ``make prove``."""
+
+import inspect
+import sys
+import time
+from collections import Counter
+
+import services.control.step  # noqa: F401 - loads the shield, which is taken by its module's name below
+from tests.proof.claims import CLAIMS
+from tests.proof.enumeration import check_all
+from tests.proof.fences import Admits, Overtaken, explore
+from tests.proof.mutants import FUNCTIONS, killed, mutants
+from tests.proof.sharing import check_share
+from tests.proof.solver import prove_all
+
+SHIELD = sys.modules["services.control.shield"]
+
+
+def main() -> int:
+    """Prove everything; gives the exit code."""
+    began = time.monotonic()
+    say("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
+    texts = {claim.__name__: (claim.__doc__ or "").partition("\n")[0] for claim in CLAIMS}
+    for name in prove_all(SHIELD):
+        say(f"  proven   {name.replace('_', ' '):42} {texts.get(name, '')}")
+    count = check_all(SHIELD, 4)
+    say(f"\nThe shield, by enumeration: the shipped function in {count:,} situations")
+    say("  every order of min, fail_safe and max up to 4 kbit/s, 4 sets of gains, every limit, every proposal from")
+    say(f"  min - 2 to max + 2, in 96 moments: each of the {len(CLAIMS)} claims holds in each of them")
+    count = sum(check_share(targets) for targets in (1, 2, 3))
+    say(f"\nThe division of a budget: {count:,} divisions over 1 to 3 targets: within bounds, adding up, fair")
+    say(f"\nThe fences: {explore(3):,} states, every order of events over 3 samples, 2 decision replicas, 2 actuators,")
+    say(
+        "  with duplicates, reordering, restarts and a wiped bus: nothing older comes into force, nothing is locked out"
+    )
+    survivors = _weakened() + _mutated()
+    say(f"\n{time.monotonic() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+def _weakened() -> int:
+    survivors = 0
+    weaker: dict[str, Admits] = {
+        "no fence": lambda _held, _decision: True,
+        "a fence on epoch and sequence only": lambda held, new: held is None or (new.epoch, new.seq) > held[1:],
+        "a fence that admits the same sample again": lambda held, new: held is None or new.end >= held[0],
+    }
+    for name, admits in weaker.items():
+        try:
+            explore(3, admits)
+        except Overtaken as error:
+            say(f"  with {name}, as it should, it fails: {str(error)[:60]}")
+        else:
+            survivors += 1
+            say(f"  NOT NOTICED: {name}")
+    return survivors
+
+
+def _mutated() -> int:
+    found = Counter[str]()
+    survivors = []
+    for mutant in mutants(inspect.getsource(SHIELD)):
+        by = killed(mutant)
+        found[by or ""] += 1
+        if by is None:
+            survivors.append(mutant.where)
+    total = sum(found.values())
+    say(f"\nMutants of {', '.join(FUNCTIONS)}: {total - len(survivors)} of {total} make a proof fail")
+    for by, count in found.most_common():
+        say(f"  {count:4} by {by.replace('_', ' ')}" if by else f"  {count:4} NOT NOTICED")
+    for where in survivors:
+        say(f"  survives: {where}")
+    return len(survivors)
+
+
+def say(text: str) -> None:
+    """One line for the reader."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Looks at every order of events between decision and actuator on a small world.
+
+Samples and decisions come from the shipped ``Controller``.  What may happen, in any order: a sample is
+measured; any sample ever measured reaches either of two decision replicas, once more or again; a
+replica publishes (only onto the state it stepped from: compare-and-set), or restarts and reads the
+last decision; the bus is wiped; any decision ever published reaches either of two actuators (one may
+be a process that should be gone), once more or again; an actuator reads what is in force, waits, and
+patches on the condition that it is still that; it restarts.
+
+Shown for every reachable state: what comes into force answers a newer sample than what it replaces, so
+no older decision ever overwrites a newer cut; and the decision on the newest sample is admitted, so that
+nothing, a wiped bus included, locks the actuator out.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import CriticalMeasure, Decision, Sample
+from schemas.units import Rate
+from services.control import Controller, StaleSample, refused
+
+_PERIOD = 10**9 // 2
+_DOMAIN = Domain(
+    "d", (Critical("robot"),), (Target("telemetry", Rate(10), Rate(1000), Rate(200)),), policy="proportional"
+)
+
+Held = tuple[int, int, int]
+"""Of what is in force: the end of the sample that it answers, its epoch, its sequence."""
+Admits = Callable[[Held | None, Decision], bool]
+"""Whether a decision may replace what is in force."""
+
+
+def admits(held: Held | None, decision: Decision) -> bool:
+    """The shipped fence, at the decision's own time: nothing is expired, nothing in the future."""
+    return refused(held[0] if held else None, decision, decision.end) is None
+
+
+class Overtaken(AssertionError):
+    """An order of events that breaks what was to be shown."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One state; decisions are named by their place in a table."""
+
+    measured: int = 0
+    """Samples so far; sample i ends at i periods."""
+    log: tuple[int, ...] = ()
+    """The stream of decisions."""
+    replicas: tuple[tuple[int, int | None], ...] = ((0, None), (0, None))
+    """Of each replica: the length of the log that it knows, and the decision it would go on from."""
+    published: frozenset[int] = frozenset()
+    """All decisions ever published: any of them may still be on its way."""
+    held: Held | None = None
+    """What is in force, as the objects carry it."""
+    intents: tuple[tuple[int, Held | None] | None, ...] = (None, None)
+    """Of each actuator: the decision that it is about to apply, and what it read as in force."""
+    wiped: bool = False
+
+
+class Model:
+    """The events, and what they lead to."""
+
+    def __init__(self, samples: int, admitting: Admits = admits) -> None:
+        """Let time run for so many samples; the second breaks the SLO."""
+        self._controller = Controller(_DOMAIN)
+        self._samples = [_sample(i) for i in range(1, samples + 1)]
+        self._admits = admitting
+        self._names: dict[bytes, int] = {}
+        self.decisions: list[Decision] = []
+
+    def after(self, world: World) -> Iterator[World]:
+        """Every state that one event leads to.
+
+        Raises:
+            Overtaken: something older came into force.
+        """
+        if world.measured < len(self._samples):
+            yield replace(world, measured=world.measured + 1)
+        if not world.wiped and world.log:
+            yield replace(world, log=(), wiped=True)
+        for replica in range(2):
+            last = world.log[-1] if world.log else None
+            yield replace(world, replicas=_put(world.replicas, replica, (len(world.log), last)))
+            for sample in range(world.measured):
+                yield from self._decided(world, replica, self._samples[sample])
+        for actuator in range(2):
+            yield replace(world, intents=_put(world.intents, actuator, None))
+            for name in world.published:
+                if self._admits(world.held, self.decisions[name]):
+                    yield replace(world, intents=_put(world.intents, actuator, (name, world.held)))
+            yield from self._patched(world, actuator)
+
+    def _decided(self, world: World, replica: int, sample: Sample) -> Iterator[World]:
+        known, last = world.replicas[replica]
+        state = None if last is None else self.decisions[last].state
+        if len(world.log) != known or (known and world.log[-1] != last):
+            return  # compare-and-set refuses; the replica has to read the last decision first
+        try:
+            decision = self._controller.step(state, sample)
+        except StaleSample:
+            return
+        name = self._name(decision)
+        yield replace(
+            world,
+            log=(*world.log, name),
+            replicas=_put(world.replicas, replica, (known + 1, name)),
+            published=world.published | {name},
+        )
+
+    def _patched(self, world: World, actuator: int) -> Iterator[World]:
+        intent = world.intents[actuator]
+        if intent is None:
+            return
+        name, read = intent
+        rest = replace(world, intents=_put(world.intents, actuator, None))
+        if read != world.held:
+            yield rest  # the API server refuses: the objects changed since they were read
+            return
+        new = self.decisions[name]
+        if world.held is not None and new.end <= world.held[0]:
+            raise Overtaken(f"{(new.end, new.epoch, new.seq)} over {world.held} (sample, epoch, sequence)")
+        yield replace(rest, held=(new.end, new.epoch, new.seq))
+
+    def _name(self, decision: Decision) -> int:
+        key = repr(decision).encode()
+        if key not in self._names:
+            self._names[key] = len(self.decisions)
+            self.decisions.append(decision)
+        return self._names[key]
+
+    def locked_out(self, world: World) -> bool:
+        """Whether a decision on the newest sample, made by a replica that has read the log, would be refused."""
+        if world.measured != len(self._samples) or world.held is None:
+            return False
+        newest = self._samples[-1]
+        last = world.log[-1] if world.log else None
+        state = None if last is None else self.decisions[last].state
+        if world.held[0] >= newest.end or (state is not None and state.end >= newest.end):
+            return False
+        return not self._admits(world.held, self._controller.step(state, newest))
+
+
+def _put(row: tuple[Any, ...], place: int, value: Any) -> tuple[Any, ...]:
+    return (*row[:place], value, *row[place + 1 :])
+
+
+def _sample(index: int) -> Sample:
+    latency = 0.05 if index == 2 else 0.0005
+    measure = CriticalMeasure("default/robot", latency, latency, 500, 0.0)
+    return Sample("d", (index - 4) * _PERIOD, index * _PERIOD, _PERIOD, "model", (measure,))
+
+
+def explore(samples: int, admitting: Admits = admits) -> int:
+    """Visit every reachable state; gives how many there are.
+
+    Raises:
+        Overtaken: something older came into force, or a new decision is locked out.
+    """
+    model = Model(samples, admitting)
+    first = World()
+    seen = {first}
+    queue = deque([first])
+    while queue:
+        world = queue.popleft()
+        if model.locked_out(world):
+            raise Overtaken(f"locked out: {world}")
+        for later in model.after(world):
+            if later not in seen:
+                seen.add(later)
+                queue.append(later)
+    return len(seen)
