@@ -29,6 +29,7 @@ from services.bus.subjects import Subjects
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
 
 _STREAM_NOT_FOUND = 10059
+_CONSUMER_NOT_FOUND = 10014
 _NO_MESSAGE = 10037
 _WRONG_LAST = (10071, 10164)
 _TOO_LARGE = 10054
@@ -187,8 +188,12 @@ class Bus:
         Raises:
             Conflict: with ``expect_last``: something else is last, or the message is there already.
             TooLarge: the server takes no message of that size.
+            InvalidMessage: it cannot be written as JSON.
         """
-        body = encode(message)
+        try:
+            body = encode(message)
+        except (OverflowError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"{msg_id}: {error}") from None
         stream = self.subjects.stream(self.subjects.kind_of(subject))
         sent = {envelope.TRACE: envelope.begun(msg_id), **(headers or {})}
         sent |= {envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: stream}
@@ -335,6 +340,17 @@ class Bus:
             raise
         state = answer["state"]
         return StreamInfo(envelope.nanoseconds(answer["created"]), state["first_seq"], state["last_seq"])
+
+    async def acknowledged(self, kind: type[M], durable: str) -> int:
+        """Stream sequence up to which a durable consumer's messages are all acknowledged; 0 without one."""
+        stream = self.subjects.stream(_KINDS[kind])
+        try:
+            answer = await self._session.api(f"CONSUMER.INFO.{stream}.{durable}")
+        except ApiError as error:
+            if error.code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND):
+                return 0
+            raise
+        return int(answer["ack_floor"]["stream_seq"])
 
     async def bury(self, service: str, message: Received[Any] | Raw, reason: str) -> None:
         """Keep a message that cannot be used on the dead-letter subject, and count it.

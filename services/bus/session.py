@@ -70,13 +70,14 @@ class Session:
                 await keeper
 
     async def _keep(self) -> None:
-        self.troubled("connection", "not connected yet")
         back_off = BackOff()
         while True:
             try:
                 async with Link.opened(self._config, self._name) as self._link:
                     self._up.set()
-                    self.recovered("connection")
+                    self._troubles.pop("connection", None)
+                    _log.info("connected to the bus", servers=self._config.servers)
+                    self._tell()
                     back_off = BackOff()
                     await self._link.ended()
                 reason = "the connection was lost"

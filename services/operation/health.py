@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import REGISTRY, make_wsgi_app
+from prometheus_client import REGISTRY, disable_created_metrics, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 _STUCK_S = 10.0
+
+disable_created_metrics()  # a row for each counter that tells only when this process began
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -35,6 +37,13 @@ class Health:
     def bad(self, condition: str, reason: str) -> None:
         """The condition does not hold; ``reason`` is shown to people."""
         self._wrong[condition] = reason
+
+    def state(self, condition: str, reason: str | None) -> None:
+        """The condition holds when there is no reason why not."""
+        if reason is None:
+            self.good(condition)
+        else:
+            self.bad(condition, reason)
 
     @property
     def wrong(self) -> dict[str, str]:

@@ -1,0 +1,53 @@
+"""Before a step: which samples may be stepped on, and from which state.
+
+A sample says when its window ended by the sampler's clock, and the bus says when it stored the sample
+by the server's clock.  Both are part of the stream, so a replay admits the same samples.  Comparing
+them keeps a wrong clock from locking a domain:
+
+- a sample from the future is refused: as a state it would make every honest sample look old;
+- after the bus's own clock was set back, a state from the future is left behind by a new epoch;
+- an epoch ends where decisions expired before the next one came, so that a first sample with a
+  date long ago (a clock not yet set) gives a domain's decisions a low epoch only until the next gap.
+
+A sampler whose clock went back alone is stale until it is right again: nobody can act on decisions
+that expired long ago, and the fail-safe limit holds meanwhile.
+"""
+
+from msgspec.structs import replace
+
+from schemas.domain import Domain
+from schemas.messages import Sample, State
+from services.control.step import StaleSample
+
+
+class FutureSample(ValueError):
+    """The sample is dated further ahead of the bus's clock than a decision is good for."""
+
+
+def admit(domain: Domain, state: State | None, sample: Sample, published: int) -> State | None:
+    """The state to step from.
+
+    Args:
+        domain: its ``dead_man`` time is how far apart the two clocks may be.
+        state: from the decision before; None when there is none.
+        sample: to be stepped on.
+        published: when the bus stored the sample, by the server's clock, ns.
+
+    Raises:
+        FutureSample: the sample is dated too far ahead.
+        StaleSample: the sample does not end after ``state``.
+    """
+    latest = published + domain.dead_man
+    if sample.end > latest:
+        ahead = (sample.end - published) / 1e9
+        raise FutureSample(f"sample {sample.id} is dated {ahead:.3f} s ahead of the bus's clock")
+    if state is None:
+        return None
+    if sample.end <= state.end:
+        if state.end <= latest:
+            raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
+        # Limits and memories are full of times that lie ahead: begin anew, above the old epoch.
+        return State(max(state.epoch + 1, sample.end), 0, sample.end - 1, {}, "")
+    if sample.end - state.end > domain.dead_man:
+        return replace(state, epoch=sample.end, seq=0)
+    return state

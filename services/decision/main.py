@@ -1,0 +1,24 @@
+"""``sluice decision``: the composition root of the decision service."""
+
+from prometheus_client import REGISTRY
+
+from schemas.config import Config
+from services.bus.jetstream import Bus
+from services.decision.ledger import NAME
+from services.decision.meters import LastDecisions
+from services.decision.service import DecisionService
+from services.operation.health import Health
+from services.operation.service import command as service_command
+
+
+async def _decide(config: Config, bus: Bus, health: Health) -> None:
+    service = DecisionService(config, bus, health)
+    gauges = LastDecisions(service.last)
+    REGISTRY.register(gauges)
+    try:
+        await service.run()
+    finally:
+        REGISTRY.unregister(gauges)
+
+
+command = service_command(NAME, "Decide: answer each sample with limits.", _decide, "samples")

@@ -1,0 +1,43 @@
+"""What the decision service counts and measures.  Only what is worth a row per domain has one."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from schemas.messages import Decision
+
+steps = Counter("sluice_decision_steps", "Samples answered with a decision")
+stale = Counter("sluice_decision_stale", "Samples that were dealt with before, or came too late")
+conflicts = Counter("sluice_decision_conflicts", "Decisions that another replica had taken first")
+caught_up = Counter("sluice_decision_caught_up", "Samples looked up because they came to somebody else")
+faults = Counter("sluice_decision_faults", "Steps at which the fallback stood in for the policy")
+unknown = Counter("sluice_decision_unknown", "Samples of domains that are not configured")
+lag = Histogram(
+    "sluice_decision_lag_seconds",
+    "From the end of a sample's window to its decision on the bus",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+class LastDecisions(Collector):
+    """Every domain's last decision as gauges, made when they are asked for."""
+
+    def __init__(self, last: Callable[[], Iterator[Decision]]) -> None:
+        """``last`` is called at each scrape."""
+        self._last = last
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges."""
+        limit = GaugeMetricFamily("sluice_decision_limit_kbit", "Limit decided", labels=["domain", "target"])
+        stress = GaugeMetricFamily(
+            "sluice_decision_stress_ratio", "Worst ratio of a latency figure to its objective", labels=["domain"]
+        )
+        for decision in self._last():
+            for target in decision.targets:
+                limit.add_metric([decision.domain, target.target], target.limit)
+            stress.add_metric([decision.domain], float("nan") if decision.stress is None else decision.stress)
+        yield limit
+        yield stress

@@ -1,0 +1,40 @@
+"""Named points at which a test kills the process, as a power failure would.
+
+``SLUICE_CRASH_AT=decision.published:3`` kills on the third passage of that point.  A point that is
+not named costs one call of an empty function.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+
+VARIABLE = "SLUICE_CRASH_AT"
+
+
+def armed(setting: str | None) -> Callable[[str], None]:
+    """What a point does under a setting: nothing, or kill this process when its turn comes.
+
+    Raises:
+        ValueError: the setting is not ``NAME:COUNT``.
+    """
+    if not setting:
+        return _pass
+    name, colon, count = setting.partition(":")
+    if not colon or not count.isdigit() or int(count) < 1:
+        raise ValueError(f"{VARIABLE}={setting!r}: expected NAME:COUNT, such as decision.published:3")
+    left = int(count)
+
+    def point(passed: str) -> None:
+        nonlocal left
+        left -= passed == name
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return point
+
+
+def _pass(passed: str) -> None:
+    pass
+
+
+point = armed(os.environ.get(VARIABLE))

@@ -1,0 +1,55 @@
+"""The frame that all three services share: configuration, logs, health, the bus, and an orderly end."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+
+from schemas.config import Config
+from services.bus.jetstream import Bus
+from services.operation import lifecycle, logs
+from services.operation.config import ConfigError, load
+from services.operation.health import Health, serve
+
+Work = Callable[[Config, Bus, Health], Awaitable[None]]
+"""What a service does, for ever."""
+
+
+def command(name: str, text: str, work: Work, *conditions: str) -> click.Command:
+    """A subcommand that runs a service until it is told to stop.
+
+    Args:
+        name: of the service: its name on the bus, and its port in the configuration.
+        text: its help.
+        work: what it does.
+        conditions: what must hold, besides ``bus`` and ``streams``, before it is ready.
+    """
+
+    def run(path: Path) -> None:
+        try:
+            config = load(path)
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from None
+        logs.configure(name, config.log)
+        lifecycle.run(_worked(config, name, work, conditions))
+
+    option = click.Option(
+        ["--config", "path"], type=click.Path(path_type=Path), required=True, help="The configuration file."
+    )
+    return click.Command(name, callback=run, params=[option], help=text)
+
+
+async def _worked(config: Config, name: str, work: Work, conditions: tuple[str, ...]) -> None:
+    health = Health("bus", "streams", *conditions)
+    async with serve(health, config.listen.host, getattr(config.listen, name)), joined(config, name, health) as bus:
+        await work(config, bus, health)
+
+
+@asynccontextmanager
+async def joined(config: Config, name: str, health: Health) -> AsyncIterator[Bus]:
+    """Join the bus and see that its streams are there; ``health`` says how both stand."""
+    async with Bus.connected(config.bus, name, partial(health.state, "bus")) as bus:
+        health.state("streams", "; ".join(await bus.ensure_streams()) or None)
+        yield bus
