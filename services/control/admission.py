@@ -5,15 +5,11 @@ by the server's clock.  Both are part of the stream, so a replay admits the same
 them keeps a wrong clock from locking a domain:
 
 - a sample from the future is refused: as a state it would make every honest sample look old;
-- after the bus's own clock was set back, a state from the future is left behind by a new epoch;
-- an epoch ends where decisions expired before the next one came, so that a first sample with a
-  date long ago (a clock not yet set) gives a domain's decisions a low epoch only until the next gap.
+- after the bus's own clock was set back, a state from the future is left behind by a new epoch.
 
 A sampler whose clock went back alone is stale until it is right again: nobody can act on decisions
 that expired long ago, and the fail-safe limit holds meanwhile.
 """
-
-from msgspec.structs import replace
 
 from schemas.domain import Domain
 from schemas.messages import Sample, State
@@ -25,7 +21,7 @@ class FutureSample(ValueError):
 
 
 def admit(domain: Domain, state: State | None, sample: Sample, published: int) -> State | None:
-    """The state to step from.
+    """The state to step from; None to begin an epoch.
 
     Args:
         domain: its ``dead_man`` time is how far apart the two clocks may be.
@@ -46,8 +42,6 @@ def admit(domain: Domain, state: State | None, sample: Sample, published: int) -
     if sample.end <= state.end:
         if state.end <= latest:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
-        # Limits and memories are full of times that lie ahead: begin anew, above the old epoch.
-        return State(max(state.epoch + 1, sample.end), 0, sample.end - 1, {}, "")
-    if sample.end - state.end > domain.dead_man:
-        return replace(state, epoch=sample.end, seq=0)
+        # Limits and memories are full of times that lie ahead: begin anew.
+        return None
     return state

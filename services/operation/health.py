@@ -17,7 +17,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 _STUCK_S = 10.0
 
-disable_created_metrics()  # a row for each counter that tells only when this process began
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a row for each counter that tells only when this process began
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
