@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo factory test prove lint format schemas pins clean
+.PHONY: demo factory test prove lint format schemas proto pins clean
 
 demo: $(VENV)/ready
 	$(BIN)/sluice demo $(ARGS)
@@ -33,6 +33,10 @@ format: $(VENV)/ready
 # Writes schemas/*.json anew from the message types.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
+
+# Writes services/exporter/observer_pb2.* anew from observer.proto.
+proto: $(VENV)/ready
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. services/exporter/observer.proto
 
 # Pins every dependency with hashes, for all platforms and Pythons from 3.11 on; PINARGS=--upgrade renews them.
 PINARGS ?=

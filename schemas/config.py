@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from schemas.domain import Domain
+from schemas.exporter import Exporter
 from schemas.units import Duration
 
 _S = 10**9
@@ -121,6 +122,7 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     sampler: int = 9101
     decision: int = 9102
     actuator: int = 9103
+    exporter: int = 9965
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +132,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     bus: Bus = Bus()
     signal: Signal = Signal()
     kubernetes: Kubernetes = Kubernetes()
+    exporter: Exporter = Exporter()
     listen: Listen = Listen()
     log: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -153,3 +156,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
                     f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
                     f"of {self.signal.period}: one late sample would set the fail-safe limit"
                 )
+        critical = {one.key for domain in self.domains for one in domain.critical}
+        for probe in self.exporter.probes:
+            if probe.key not in critical:
+                raise ValueError(f"exporter: the probed workload {probe.key} is not critical in any domain")

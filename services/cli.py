@@ -12,6 +12,8 @@ COMMANDS = {
     "sampler": ("services.sampler.main", "Measure: publish one sample per domain and signal period."),
     "decision": ("services.decision.main", "Decide: answer each sample with limits."),
     "actuator": ("services.actuator.main", "Act: put the limits in force on the cluster."),
+    "exporter": ("services.exporter.main", "Measure: write the latency histogram from Hubble's flows and probes."),
+    "echo": ("services.exporter.echo", "Answer the exporter's probes beside a critical workload."),
     "demo": ("services.factory.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
     "factory": ("services.factory.main", "Run the whole pipeline on real packets (needs root)."),
     "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),

@@ -28,6 +28,7 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _words),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
+    "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_LOG": (("log",), str),

@@ -1,0 +1,136 @@
+"""Says when too little is measured, what to switch on against it, and when buckets are too coarse.
+
+Shown by the exporter's ``/readyz`` while it runs, and by ``sluice check`` before.  Pure, but for what
+``Blindness`` is given to look at.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf
+from typing import Protocol
+
+from schemas.config import Config
+from schemas.domain import Critical
+
+COARSE = 0.25
+"""A bucket around the SLO that is wider than this share of it hides a violation, or makes one up."""
+
+LOWEST_DEFAULT = {"netobserv": 0.005}
+"""The lowest bucket that an exporter of others comes with, seconds, where it is known."""
+
+_OTHERS = {
+    "netobserv": "switch on the agent's feature FlowRTT and the metric workload_rtt_seconds",
+    "obi": "its histogram is filled when a connection closes: long-lived connections give nothing",
+    "cilium-health": "it measures between nodes and by default once a minute: far too seldom for a signal window",
+}
+"""What to know of the exporters of others, by preset."""
+
+
+class Counted(Protocol):
+    """How many latencies each critical workload has had since the start."""
+
+    @property
+    def observations(self) -> Mapping[str, int]:
+        """By ``namespace/workload``."""
+
+
+class Blindness:
+    """Compares each workload's observations over the signal window with what its domain needs."""
+
+    def __init__(self, config: Config, counted: Counted) -> None:
+        """Look at ``counted`` from now on."""
+        self._window = config.signal.window.seconds
+        self._needed = {one.key: domain.min_observations for domain in config.domains for one in domain.critical}
+        self._counted = counted
+        self._past: deque[tuple[float, dict[str, int]]] = deque()
+
+    def look(self, now: float) -> str | None:
+        """Why somebody is blind at ``now`` (monotonic, seconds); None where all see."""
+        self._past.append((now, dict(self._counted.observations)))
+        while len(self._past) > 1 and self._past[1][0] <= now - self._window:
+            self._past.popleft()
+        before, after = self._past[0][1], self._past[-1][1]
+        blind = [
+            f"{workload}: {after[workload] - before[workload]} observations, {needed} needed"
+            for workload, needed in sorted(self._needed.items())
+            if after[workload] - before[workload] < needed
+        ]
+        return "blind: " + "; ".join(blind) if blind else None
+
+
+def what_to_switch_on(config: Config) -> list[str]:
+    """What keeps critical workloads from being measured under this configuration, and the remedy for each."""
+    if config.signal.preset in _OTHERS:
+        return [f"signal.preset {config.signal.preset}: {_OTHERS[config.signal.preset]}"]
+    exporter = config.exporter
+    seconds = config.signal.window.seconds
+    probed: dict[str, float] = {}
+    for probe in exporter.probes:
+        rate = (probe.rate if probe.udp else 0.0) + (probe.tcp_rate if probe.tcp else 0.0)
+        probed[probe.key] = probed.get(probe.key, 0.0) + rate
+    advice = []
+    for domain in config.domains:
+        for one in domain.critical:
+            expected = int(probed.get(one.key, 0.0) * seconds)
+            if expected < domain.min_observations:
+                advice.append(_advice(one, expected, domain.min_observations, seconds, followed=bool(exporter.relay)))
+    return advice
+
+
+def _advice(critical: Critical, expected: int, needed: int, seconds: float, *, followed: bool) -> str:
+    rate = needed / seconds
+    if expected:
+        have = f"{critical.key}: its probe gives {expected} observations per window of {seconds:g} s, {needed} needed"
+        remedy = f"raise its rate to at least {rate:.0f} a second"
+    else:
+        flows = "opens at least that many connections" if followed else "is probed"
+        have = f"{critical.key}: blind unless it {flows}: {needed} observations per window of {seconds:g} s are needed"
+        remedy = (
+            "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007) and add it to exporter.probes "
+            f"with a rate of at least {rate:.0f} a second"
+        )
+    return f"{have}; {remedy}"
+
+
+def coarse_preset(config: Config) -> list[str]:
+    """Why the buckets that an exporter writes are too coarse for an SLO, for each critical workload."""
+    signal, ours = config.signal, config.exporter.buckets
+    bounds = ours if signal.preset == "hubble" and ours else ()
+    if signal.preset in LOWEST_DEFAULT:
+        bounds = (LOWEST_DEFAULT[signal.preset],)
+    wrong = []
+    for domain in config.domains:
+        for one in domain.critical:
+            for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
+                why = too_coarse(bounds, slo.seconds) if bounds else None
+                if why:
+                    wrong.append(f"{one.key}: {figure}: {why}")
+    return wrong
+
+
+def too_coarse(bounds: Sequence[float], slo: float) -> str | None:
+    """Why buckets cannot tell whether an SLO (seconds) is kept; None where they can.
+
+    Inside a bucket Prometheus draws a straight line, so a quantile can be off by the bucket's width.
+    """
+    low, high = _around(sorted(bound for bound in bounds if bound < inf), slo)
+    if high == inf:
+        return f"the SLO of {slo * 1e3:g} ms is above the highest bucket, {low * 1e3:g} ms"
+    if high - low <= COARSE * slo:
+        return None
+    return (
+        f"the SLO of {slo * 1e3:g} ms lies in the bucket from {low * 1e3:g} to {high * 1e3:g} ms: a quantile "
+        f"there can be off by {(high - low) / slo:.0%} of the SLO"
+    )
+
+
+def _around(bounds: Sequence[float], slo: float) -> tuple[float, float]:
+    """The wider of the buckets that end, begin or lie around the SLO."""
+    edges = [0.0, *bounds, inf]
+    at = bisect_left(edges, slo)
+    if at < len(edges) - 1 and edges[at] == slo:
+        # Exactly at a bound the verdict is exact; how far from it is told by the bucket below.
+        return edges[at - 1], edges[at]
+    return next((low, high) for low, high in pairwise(edges) if low <= slo < high)

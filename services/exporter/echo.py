@@ -1,0 +1,167 @@
+"""The sidecar of a critical workload: answers the prober's echoes.
+
+    prober --> *echo*
+
+It answers nothing but the prober's packets, and never with more than it got, so nobody can use it to
+flood somebody else.  A UDP answer says how long the packet lay here, and the prober subtracts that:
+a busy processor is not network latency.  This file imports next to nothing, because it runs beside
+every critical pod.
+"""
+
+import contextlib
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+
+import click
+
+PACKET = struct.Struct("!4sIIIQQ")
+"""Magic, session, sequence, nothing, and when the echo was received and answered (ns, the echo's clock)."""
+MAGIC = b"SLE1"
+_STAMPS = PACKET.size - 16
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@qq")
+_MOST_CONNECTIONS = 64
+_IDLE_S = 5.0
+_LONGEST = 2048
+
+
+def answer(data: bytes, received: int, now: int) -> bytes | None:
+    """The answer to a packet of the prober, as long as the packet; None for any other packet.
+
+    Args:
+        data: the packet.
+        received: when it was received, ns.
+        now: when it is answered, ns, by the same clock.
+    """
+    if len(data) < PACKET.size or not data.startswith(MAGIC):
+        return None
+    return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
+
+
+class Echo:
+    """Both listeners, on one selector."""
+
+    def __init__(self, host: str, udp: int | None, tcp: int | None) -> None:
+        """Listen.
+
+        Args:
+            host: address to listen on; empty: all, of both families where there are both.
+            udp: port for datagrams, 0 for a free one; None: no datagrams.
+            tcp: the same for connections.
+
+        Raises:
+            OSError: a port is taken.
+        """
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[socket.socket, float] = {}
+        self.ports: dict[str, int] = {}
+        for name, port, kind in (("udp", udp, socket.SOCK_DGRAM), ("tcp", tcp, socket.SOCK_STREAM)):
+            if port is not None:
+                self.ports[name] = self._listen(host, port, kind)
+
+    def _listen(self, host: str, port: int, kind: socket.SocketKind) -> int:
+        family = socket.AF_INET6 if (":" in host or not host) and socket.has_ipv6 else socket.AF_INET
+        try:
+            listener = socket.socket(family, kind)
+            if not host and family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+            listener.bind((host, port))
+        except OSError:
+            if host or family == socket.AF_INET:
+                raise
+            # A kernel without IPv6.
+            return self._listen("0.0.0.0", port, kind)  # noqa: S104 - a sidecar is asked from outside
+        listener.setblocking(False)
+        if kind == socket.SOCK_DGRAM:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            self._selector.register(listener, selectors.EVENT_READ, self._datagrams)
+        else:
+            listener.listen(_MOST_CONNECTIONS)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        return int(listener.getsockname()[1])
+
+    def turn(self, timeout: float = 1.0) -> None:
+        """Serve what has come, or wait for it for ``timeout`` seconds."""
+        for key, _ in self._selector.select(timeout):
+            key.data(key.fileobj)
+        now = time.monotonic()
+        for connection in [one for one, heard in self._connections.items() if now - heard > _IDLE_S]:
+            self._close(connection)
+
+    def close(self) -> None:
+        """Stop listening."""
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self._selector.close()
+
+    def _datagrams(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, sender = listener.recvmsg(_LONGEST, 64)
+                stamp = _stamp(ancillary)
+                now = time.time_ns()
+                reply = answer(data, stamp or now, now)
+                if reply is not None:
+                    # A lost answer is what the prober is there to notice.
+                    with contextlib.suppress(OSError):
+                        listener.sendto(reply, sender)
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._connections[connection] = time.monotonic()
+        self._selector.register(connection, selectors.EVENT_READ, self._bytes)
+
+    def _bytes(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(_LONGEST)
+            whole = bool(data) and connection.send(data) == len(data)
+        except OSError:
+            whole = False
+        if whole:
+            self._connections[connection] = time.monotonic()
+        else:
+            self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        del self._connections[connection]
+        connection.close()
+
+
+def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """When the kernel received a datagram, UTC ns; None where it does not say."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return int(seconds * 1_000_000_000 + nanoseconds)
+    return None
+
+
+@click.command()
+@click.option("--udp", type=click.IntRange(0, 65535), help="Port for UDP echoes; 0 picks a free one.")
+@click.option("--tcp", type=click.IntRange(0, 65535), help="Port for TCP echoes; 0 picks a free one.")
+@click.option("--host", default="", help="Address to listen on; all by default.")
+def command(udp: int | None, tcp: int | None, host: str) -> None:
+    """Answer the exporter's probes beside a critical workload."""
+    if udp is None and tcp is None:
+        raise click.UsageError("nothing to listen on: give --udp PORT, --tcp PORT or both")
+    try:
+        echo = Echo(host, udp, tcp)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error}") from None
+    # As the first process of a container it is not ended by a signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            echo.turn()

@@ -1,0 +1,81 @@
+"""The connection to Hubble Relay; the one module that imports grpc.
+
+*Relay* -> wire -> resume -> pairing -> metrics
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc.experimental import ChannelOptions
+
+from schemas.exporter import Relay, Tls
+
+METHOD = "/observer.Observer/GetFlows"
+_LARGEST_MESSAGE = 1024 * 1024
+
+
+class RelayError(RuntimeError):
+    """The stream could not be opened, or ended; the text says why."""
+
+
+class Stream:
+    """The messages of one call, undecoded.  ``cancel`` may be called from another thread."""
+
+    def __init__(self, channel: grpc.Channel, request: bytes) -> None:
+        """Start the call."""
+        self._channel = channel
+        call: Any = channel.unary_stream(METHOD)
+        self._call: Any = call(request, wait_for_ready=False)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give each message as it comes.
+
+        Raises:
+            RelayError: the call failed, or was cancelled.
+        """
+        try:
+            yield from self._call
+        except grpc.RpcError:
+            raise RelayError(f"{self._call.code().name}: {self._call.details()}") from None
+
+    def cancel(self) -> None:
+        """End the call; the iteration ends with an error."""
+        self._call.cancel()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._channel.close()
+
+
+def open_stream(relay: Relay, request: bytes) -> Stream:
+    """Connect and ask.  Each stream has a connection of its own, so that a dead one is never used again.
+
+    Raises:
+        RelayError: a certificate cannot be read.
+    """
+    options: list[tuple[str, Any]] = [
+        # Saves a third of the time that receiving takes.
+        (ChannelOptions.SingleThreadedUnaryStream, 1),
+        ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if relay.tls is None:
+        return Stream(grpc.insecure_channel(relay.address, options), request)
+    if relay.tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", relay.tls.server_name))
+    # Read anew each time: certificates are renewed while the service runs.
+    credentials = grpc.ssl_channel_credentials(*_material(relay.tls))
+    return Stream(grpc.secure_channel(relay.address, credentials, options), request)
+
+
+def _material(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
+    try:
+        ca, key, certificate = (
+            Path(path).read_bytes() if path else None for path in (tls.ca, tls.key, tls.certificate)
+        )
+    except OSError as error:
+        raise RelayError(f"TLS: {error}") from None
+    return ca, key, certificate

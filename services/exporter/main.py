@@ -1,0 +1,126 @@
+"""``sluice exporter``: follows Hubble's flows, probes the echo sidecars, shows the latencies.
+
+The composition root: the one place that knows all stations.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from prometheus_client import REGISTRY
+
+from schemas.config import Config
+from schemas.exporter import Relay
+from services.exporter.blindness import Blindness
+from services.exporter.metrics import LATENCY, Latencies
+from services.exporter.probing import Probing, probe_counter
+from services.operation.config import ConfigError, load
+from services.operation.health import Health, serve
+from services.operation.lifecycle import run
+from services.operation.logs import configure
+from services.sampler.quantile import BOUNDS
+
+if TYPE_CHECKING:
+    from services.exporter.follow import Follower
+
+_SWITCH_S = 0.001
+"""Python's default lets the follower's thread hold a probe back for 5 ms."""
+_LOOK_S = 0.5
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+def command(path: Path) -> None:
+    """Measure: write the latency histogram from Hubble's flows and from probes."""
+    try:
+        config = load(path)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    if config.exporter.relay is None and not config.exporter.probes:
+        raise click.ClickException(f"{path}: exporter: nothing to measure: set 'relay', 'probes' or both")
+    configure("exporter", config.log)
+    sys.setswitchinterval(_SWITCH_S)
+    run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    critical = [one.key for domain in config.domains for one in domain.critical]
+    settings = config.exporter
+    latencies = Latencies(critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config))
+    conditions = ["observations"]
+    conditions += ["relay"] if settings.relay else []
+    health = Health(*conditions, *(["probes"] if settings.probes else []))
+    blindness = Blindness(config, latencies)
+    counter = probe_counter(REGISTRY)
+    probings = [Probing(probe, latencies, counter) for probe in settings.probes]
+    async with serve(health, config.listen.host, config.listen.exporter), asyncio.TaskGroup() as group:
+        if settings.relay is not None:
+            group.create_task(_follow(config, settings.relay, latencies, health))
+        for probing in probings:
+            group.create_task(probing.run())
+        group.create_task(_watch(blindness, probings, health))
+
+
+def metric_name(config: Config) -> str:
+    """The histogram's name: what the sampler reads, where it reads ours."""
+    signal = config.signal
+    return signal.metric if signal.preset == "hubble" and signal.metric else LATENCY
+
+
+async def _follow(config: Config, relay: Relay, latencies: Latencies, health: Health) -> None:
+    follower = make_follower(config, relay, latencies)
+    REGISTRY.register(follower.status)
+    thread = threading.Thread(target=follower.run, name="follower", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            follower.check()
+            _tell(health, "relay", follower.wrong)
+            await asyncio.sleep(_LOOK_S)
+        raise RuntimeError("the follower's thread died: see the log")
+    finally:
+        follower.stop()
+        await asyncio.to_thread(thread.join, 5)
+        REGISTRY.unregister(follower.status)
+
+
+def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follower":
+    """Wire the stations between Relay and the metrics."""
+    # Only who follows flows pays for grpc's memory.
+    from services.exporter.follow import Follower  # noqa: PLC0415
+    from services.exporter.hubble import open_stream  # noqa: PLC0415
+    from services.exporter.pairing import Pairing  # noqa: PLC0415
+    from services.exporter.wire import Reader, request  # noqa: PLC0415
+
+    critical = [one.key for domain in config.domains for one in domain.critical]
+    targets = [one.key for domain in config.domains for one in domain.targets]
+    bounds = config.exporter.pairing
+    return Follower(
+        partial(open_stream, relay),
+        partial(request, critical, targets, relay.exclude_ports),
+        Reader(critical, targets, relay.exclude_ports),
+        Pairing(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
+        latencies,
+        relay.silence,
+    )
+
+
+async def _watch(blindness: Blindness, probings: list[Probing], health: Health) -> None:
+    while True:
+        _tell(health, "observations", blindness.look(time.monotonic()))
+        if probings:
+            wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
+            _tell(health, "probes", "; ".join(wrong) or None)
+        await asyncio.sleep(_LOOK_S)
+
+
+def _tell(health: Health, condition: str, wrong: str | None) -> None:
+    if wrong is None:
+        health.good(condition)
+    else:
+        health.bad(condition, wrong)

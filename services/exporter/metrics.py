@@ -1,0 +1,162 @@
+"""Last station of a latency: the histogram that Prometheus and the sampler read.
+
+    Relay -> wire -> resume -> pairing -> *metrics*
+    prober -----------------------------> *metrics*
+
+Every label is bounded: workloads are the configured ones, peers are counted and beyond a bound become
+``other``; the rest has two or three values.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.exporter.pairing import Pair, Pairing
+from services.exporter.resume import Resume
+
+LATENCY = "hubble_flow_latency_seconds"
+LOST = "hubble_flow_lost_total"
+OTHER = "other"
+OUTSIDE = "outside"
+_LABELS = ("namespace", "workload", "peer", "protocol", "source", "locality")
+
+RETRANSMITTED_S = 1.0
+"""The first retransmission of a SYN comes after one second (RFC 6298): a handshake this long lost a packet."""
+
+Transport = Literal["tcp", "udp"]
+Source = Literal["handshake", "request", "probe"]
+Series = tuple[str, str, Transport, Source, bool]
+
+
+class Latencies:
+    """The latency histogram and the loss counter."""
+
+    def __init__(
+        self,
+        critical: Collection[str],
+        bounds: Iterable[float],
+        peers: int,
+        registry: CollectorRegistry,
+        name: str = LATENCY,
+    ) -> None:
+        """Create the metrics.
+
+        Args:
+            critical: the workloads that have series, ``namespace/workload``.
+            bounds: upper bounds of the buckets, seconds.
+            peers: most peers of one workload that have series of their own.
+            registry: where the metrics are shown.
+            name: the histogram's name.
+        """
+        self._critical = frozenset(critical)
+        self._most = peers
+        self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
+        self._observe: dict[Series, Histogram] = {}
+        self._lose: dict[Series, Counter] = {}
+        self._latency = Histogram(
+            name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
+        )
+        self._lost = Counter(
+            LOST.removesuffix("_total"), "Packets and probes known to be lost.", _LABELS, registry=registry
+        )
+        self._folded = Counter(
+            "sluice_exporter_folded",
+            "Observations whose peer became 'other'.",
+            ("namespace", "workload"),
+            registry=registry,
+        )
+        self.observations: dict[str, int] = dict.fromkeys(critical, 0)
+        """How many latencies each workload has had."""
+
+    def pair(self, pair: Pair) -> None:
+        """Count a pair for each of its ends that is critical."""
+        for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
+            if workload in self._critical:
+                self.observe((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local), pair.latency)
+                if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
+                    self.lose((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local))
+
+    def observe(self, series: Series, latency: float) -> None:
+        """Count one latency, seconds."""
+        child = self._observe.get(series)
+        if child is None:
+            bounded = self._bounded(series)
+            child = self._latency.labels(*_values(bounded))
+            if bounded is series:
+                self._observe[series] = child
+            if series[3] != "request":
+                # A loss is an increase: the counter must have been seen at zero.
+                self.lose(series, 0)
+        child.observe(latency)
+        self.observations[series[0]] += 1
+
+    def lose(self, series: Series, number: int = 1) -> None:
+        """Count packets or probes that are known to be lost; 0 makes the series appear."""
+        child = self._lose.get(series)
+        if child is None:
+            bounded = self._bounded(series)
+            child = self._lost.labels(*_values(bounded))
+            if bounded is series:
+                self._lose[series] = child
+        child.inc(number)
+
+    def _bounded(self, series: Series) -> Series:
+        workload, peer, *rest = series
+        known = self._peers[workload]
+        if peer not in known:
+            if len(known) >= self._most:
+                self._folded.labels(*workload.split("/", 1)).inc()
+                return (workload, OTHER, *rest)  # type: ignore[return-value]
+            known.add(peer)
+        return series
+
+
+def _values(series: Series) -> tuple[str, ...]:
+    workload, peer, protocol, source, local = series
+    namespace, _, name = workload.partition("/")
+    return namespace, name, peer, protocol, source, "local" if local else "remote"
+
+
+class FlowStatus(Collector):
+    """Shows what the stations before count for themselves, when it is asked for."""
+
+    def __init__(self, pairing: Pairing, resume: Resume) -> None:
+        """Take the stations; the rest is set by the follower."""
+        self._pairing = pairing
+        self._resume = resume
+        self.connected = False
+        self.connections = 0
+        self.received = 0
+        """Flows that came from Relay."""
+        self.unusable: dict[str, int] = {}
+        """Flows that could be no part of a pair, by reason."""
+        self.lost: dict[str, int] = {}
+        """Events that Hubble says it lost, by where."""
+        self.nodes: dict[str, str] = {}
+        """The state of each node that Relay told."""
+
+    def collect(self) -> Iterable[Metric]:
+        """All figures now."""
+        prefix = "sluice_exporter_"
+        yield GaugeMetricFamily(f"{prefix}relay_connected", "Whether a stream from Relay is open.", self.connected)
+        yield CounterMetricFamily(f"{prefix}relay_connections", "Streams opened to Relay.", self.connections)
+        yield CounterMetricFamily(f"{prefix}flows", "Flows received from Relay.", self.received)
+        yield CounterMetricFamily(f"{prefix}replayed", "Flows dropped as seen before.", self._resume.repeated)
+        yield GaugeMetricFamily(f"{prefix}pending", "Requests that wait for an answer.", self._pairing.pending)
+        yield GaugeMetricFamily(f"{prefix}pending_bytes", "What they take, estimated.", self._pairing.pending_bytes)
+        unpaired = CounterMetricFamily(f"{prefix}unpaired", "Flows that gave no latency.", labels=["reason"])
+        for reason, count in sorted({**self.unusable, **self._pairing.counts}.items()):
+            unpaired.add_metric([reason], count)
+        yield unpaired
+        lost = CounterMetricFamily(f"{prefix}hubble_lost_events", "Events that Hubble lost.", labels=["where"])
+        for where, count in sorted(self.lost.items()):
+            lost.add_metric([where], count)
+        yield lost
+        nodes = GaugeMetricFamily(f"{prefix}nodes", "Nodes by the state that Relay told.", labels=["state"])
+        states = list(self.nodes.values())
+        for state in sorted(set(states)):
+            nodes.add_metric([state], states.count(state))
+        yield nodes

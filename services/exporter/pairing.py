@@ -1,0 +1,230 @@
+"""Third station of a flow: a request and its answer become one latency.
+
+    Relay -> wire -> resume -> *pairing* -> metrics
+
+Pure: no I/O, no clock.  Only what one node saw is paired, because clocks differ between nodes, and
+only at the points where the two times enclose the network:
+
+    client's node   request at TO_STACK, TO_OVERLAY or TO_NETWORK -> answer at TO_ENDPOINT   remote
+    one node        request at TO_ENDPOINT -> answer at TO_ENDPOINT                          local
+
+A server's node sees the same packets the other way round, which encloses the server only; such
+requests are let go.  A TCP request is a SYN and its answer the SYN-ACK; a SYN that comes again keeps
+the time of the first, so that a lost one shows as the second that it cost.  Of UDP, only the first
+packet after a silence counts, and the first one back.
+"""
+
+import sys
+from collections import Counter
+from typing import Literal, NamedTuple
+
+TO_STACK, TO_OVERLAY, TO_NETWORK, TO_ENDPOINT = 3, 4, 11, 101
+_OUTBOUND = frozenset((TO_STACK, TO_OVERLAY, TO_NETWORK))
+VALID_POINTS = _OUTBOUND | {TO_ENDPOINT}
+
+QUIET_NS = 6_000_000_000
+"""Monitor aggregation reports a busy conversation every 5 s: a longer silence was a real one."""
+_GENERATIONS = 3
+_ENTRY_BYTES = 200
+"""What an entry takes besides its key: its tuple and time, and its share of the table."""
+
+Protocol = Literal["tcp", "udp"]
+Kind = Literal["handshake", "request"]
+
+
+class Flow(NamedTuple):
+    """What pairing needs to know of one event."""
+
+    conversation: str
+    """Node, protocol, addresses and ports, in the direction of the request."""
+    time: int
+    """By that node's clock, UTC ns."""
+    point: int
+    """Where it was seen: Hubble's TraceObservationPoint."""
+    protocol: Protocol
+    answer: bool | None
+    """Whether it goes from the server to the client; None where Hubble does not know."""
+    client: str
+    """``namespace/workload`` of who asked; empty outside the cluster."""
+    server: str
+    """``namespace/workload`` of who answers; empty outside the cluster."""
+
+
+class Pair(NamedTuple):
+    """A request that was answered."""
+
+    latency: float
+    """Seconds."""
+    protocol: Protocol
+    kind: Kind
+    local: bool
+    """Both ends are on one node: nothing of the network between nodes is in it."""
+    client: str
+    server: str
+
+
+class Waiting(NamedTuple):
+    """A request without its answer."""
+
+    time: int
+    local: bool
+    left: bool
+    """Its answer was seen on the way out: this node is the server's."""
+
+
+class _Generation:
+    """Requests that arrived in one stretch of time."""
+
+    __slots__ = ("bytes", "requests")
+
+    def __init__(self) -> None:
+        self.requests: dict[str, Waiting] = {}
+        self.bytes = 0
+
+
+class Pairing:
+    """The table of requests that wait, bounded in time, entries and bytes."""
+
+    def __init__(self, handshake: int, request: int, entries: int, most_bytes: int) -> None:
+        """Set the bounds.
+
+        Args:
+            handshake: how long a SYN may wait, ns.
+            request: how long a UDP request may wait, ns.
+            entries: most requests that wait.
+            most_bytes: most memory that they take.
+        """
+        self._limits = {"tcp": handshake, "udp": request}
+        self._span = max(handshake, request) // (_GENERATIONS - 1)
+        self._entries = entries // _GENERATIONS
+        self._bytes = most_bytes // _GENERATIONS
+        self._generations = [_Generation() for _ in range(_GENERATIONS)]
+        self._turned = 0
+        self._heard: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._heard_turned = 0
+        self._deaf_until = 0
+        self.counts: Counter[str] = Counter()
+        """What became of flows that gave no pair, by reason; see docs/exporter.md."""
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait."""
+        return sum(len(generation.requests) for generation in self._generations)
+
+    @property
+    def pending_bytes(self) -> int:
+        """What they take, estimated."""
+        return sum(generation.bytes for generation in self._generations)
+
+    def interrupted(self, now: int) -> None:
+        """Events may be missing from before ``now`` (monotonic, ns): silence proves nothing for a while."""
+        self._deaf_until = now + QUIET_NS
+
+    def step(self, flow: Flow, now: int) -> Pair | None:
+        """Take one event in; ``now`` is when it arrived (monotonic, ns).
+
+        Returns:
+            A pair, where the event was the answer to a request that waited.
+        """
+        if now - self._turned >= self._span:
+            self._turn(now)
+        if flow.answer is None:
+            self.counts["direction-unknown"] += 1
+            return None
+        if flow.point not in VALID_POINTS:
+            self.counts["other-point"] += 1
+            return None
+        fresh = flow.protocol == "tcp" or self._fresh(flow, now)
+        if flow.answer:
+            return self._answered(flow)
+        self._asked(flow, now, fresh=fresh)
+        return None
+
+    def _asked(self, flow: Flow, now: int, *, fresh: bool) -> None:
+        local = flow.point == TO_ENDPOINT
+        for generation in self._generations:
+            before = generation.requests.get(flow.conversation)
+            if before is None:
+                continue
+            if abs(flow.time - before.time) > self._limits[flow.protocol]:
+                # The port was used again: another conversation.
+                self.counts["unanswered" if fresh else "sampled"] += 1
+                if fresh:
+                    generation.requests[flow.conversation] = Waiting(flow.time, local, left=False)
+            elif local and not before.local:
+                # On its way out it came to an endpoint of this very node.
+                generation.requests[flow.conversation] = Waiting(flow.time, local=True, left=before.left)
+            elif local == before.local:
+                self.counts["repeated"] += 1
+                if flow.time < before.time:
+                    generation.requests[flow.conversation] = before._replace(time=flow.time)
+            return
+        if fresh:
+            self._add(flow, Waiting(flow.time, local, left=False), now)
+        else:
+            self.counts["sampled"] += 1
+
+    def _add(self, flow: Flow, waiting: Waiting, now: int) -> None:
+        size = sys.getsizeof(flow.conversation) + _ENTRY_BYTES
+        young = self._generations[0]
+        if len(young.requests) >= self._entries or young.bytes + size > self._bytes:
+            self._drop_oldest("evicted")
+            self._turned = now
+            young = self._generations[0]
+        young.requests[flow.conversation] = waiting
+        young.bytes += size
+
+    def _answered(self, flow: Flow) -> Pair | None:
+        for generation in self._generations:
+            before = generation.requests.get(flow.conversation)
+            if before is not None:
+                break
+        else:
+            self.counts["unasked"] += 1
+            return None
+        if flow.point != TO_ENDPOINT:
+            if not before.left:
+                generation.requests[flow.conversation] = before._replace(left=True)
+            return None
+        del generation.requests[flow.conversation]
+        generation.bytes -= sys.getsizeof(flow.conversation) + _ENTRY_BYTES
+        took = flow.time - before.time
+        if took < 0:
+            # The times are taken by the agent when it reads an event, so order and clock can slip.
+            self.counts["negative"] += 1
+            return None
+        if took > self._limits[flow.protocol]:
+            self.counts["absurd"] += 1
+            return None
+        kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
+        return Pair(took / 1e9, flow.protocol, kind, before.local, flow.client, flow.server)
+
+    def _fresh(self, flow: Flow, now: int) -> bool:
+        """Whether nothing was heard of a UDP conversation for longer than a busy one is silent."""
+        new, old = self._heard
+        full = len(new) >= self._entries // 2
+        if full or now - self._heard_turned >= QUIET_NS:
+            if full:
+                # What is forgotten early would look new.
+                self.counts["overheard"] += len(old)
+                self.interrupted(now)
+            new, old = self._heard = ({}, new)
+            self._heard_turned = now
+        heard = new.get(flow.conversation) or old.get(flow.conversation)
+        new[flow.conversation] = now
+        return now >= self._deaf_until and (heard is None or now - heard >= QUIET_NS)
+
+    def _turn(self, now: int) -> None:
+        steps = (now - self._turned) // self._span if self._turned else 1
+        for _ in range(min(steps, _GENERATIONS)):
+            self._drop_oldest("unanswered")
+        self._turned = now
+
+    def _drop_oldest(self, reason: str) -> None:
+        oldest = self._generations.pop()
+        self._generations.insert(0, _Generation())
+        left = sum(waiting.left for waiting in oldest.requests.values())
+        if left:
+            self.counts["server-side"] += left
+        if len(oldest.requests) > left:
+            self.counts[reason] += len(oldest.requests) - left

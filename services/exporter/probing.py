@@ -1,0 +1,134 @@
+"""Keeps one prober running for each address that a critical workload's name has."""
+
+import asyncio
+import socket
+from typing import Protocol
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from schemas.exporter import Probe
+from services.exporter.metrics import Series, Transport
+from services.exporter.prober import Outcome, Report, UdpProbe, repeat_tcp
+
+_RESOLVE_S = 15.0
+"""How often a name is looked up: Pods come and go."""
+_MOST_ADDRESSES = 64
+_TCP_PATIENCE = 3
+"""A handshake may take this many timeouts: one retransmission belongs into the histogram."""
+
+Address = tuple[int, str]
+"""Family and IP address."""
+
+
+class Sink(Protocol):
+    """Where latencies and losses go."""
+
+    def observe(self, series: Series, latency: float) -> None:
+        """Count one latency, seconds."""
+
+    def lose(self, series: Series, number: int = 1) -> None:
+        """Count lost probes; 0 makes the series appear."""
+
+
+class Probing:
+    """All probers of one configured probe."""
+
+    def __init__(self, probe: Probe, sink: Sink, probes: Counter) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            probe: whom to ask, and how often.
+            sink: where latencies and losses go.
+            probes: counts outcomes, by namespace, workload, protocol and outcome.
+        """
+        self._probe = probe
+        self._sink = sink
+        self._probes = probes
+        self._running: dict[Address, asyncio.Task[None]] = {}
+        self._log = structlog.get_logger().bind(workload=probe.key)
+        self.key = probe.key
+        self.wrong: str | None = "not yet resolved"
+        """Why nobody is probed; None while somebody is."""
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        try:
+            while True:
+                await self._look_up()
+                await asyncio.sleep(_RESOLVE_S if self._running else 1.0)
+        finally:
+            await self._keep(set())
+
+    async def _look_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            # What was found before is still the best guess.
+            if self.wrong != str(error):
+                self._log.warning("name is not resolved", address=self._probe.address, why=str(error))
+            self.wrong = None if self._running else f"{self._probe.address}: {error}"
+            return
+        addresses = {(int(family), str(place[0])) for family, _, _, _, place in found}
+        await self._keep(set(sorted(addresses)[:_MOST_ADDRESSES]))
+
+    async def _keep(self, addresses: set[Address]) -> None:
+        """Have exactly these probed; when their number changes, all share the rate anew."""
+        alive = {address for address, task in self._running.items() if not task.done()}
+        if addresses == alive:
+            return
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        self._running = {
+            address: asyncio.create_task(self._probe_address(address, len(addresses))) for address in addresses
+        }
+        if addresses:
+            self._log.info("probing", addresses=sorted(host for _, host in addresses))
+        self.wrong = None if addresses else "nobody to probe"
+
+    async def _probe_address(self, address: Address, sharing: int) -> None:
+        family, host = address
+        probe = self._probe
+        async with asyncio.TaskGroup() as group:
+            if probe.udp is not None:
+                group.create_task(self._udp((host, probe.udp), family, sharing / probe.rate))
+            if probe.tcp is not None:
+                report = self._report("tcp")
+                patience = _TCP_PATIENCE * probe.timeout.seconds
+                interval = sharing / probe.tcp_rate
+                group.create_task(repeat_tcp((host, probe.tcp), family, patience, interval, report))
+
+    async def _udp(self, address: tuple[str, int], family: int, interval: float) -> None:
+        report = self._report("udp")
+        while True:
+            try:
+                prober = UdpProbe(address, family, self._probe.size, self._probe.timeout, report)
+            except OSError as error:
+                report.tell("not-sent")
+                self._log.warning("address is not reached", address=address[0], why=str(error))
+                await asyncio.sleep(_RESOLVE_S)
+                continue
+            await prober.run(interval)
+
+    def _report(self, protocol: Transport) -> Report:
+        series: Series = (self._probe.key, self._probe.peer, protocol, "probe", False)
+        self._sink.lose(series, 0)
+
+        def count(outcome: Outcome) -> None:
+            self._probes.labels(self._probe.namespace, self._probe.workload, protocol, outcome).inc()
+
+        return Report(
+            lambda latency: self._sink.observe(series, latency), lambda lost: self._sink.lose(series, lost), count
+        )
+
+
+def probe_counter(registry: CollectorRegistry) -> Counter:
+    """The counter of all probes' outcomes."""
+    return Counter(
+        "sluice_exporter_probes",
+        "Echoes by what became of them.",
+        ("namespace", "workload", "protocol", "outcome"),
+        registry=registry,
+    )

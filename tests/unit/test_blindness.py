@@ -1,0 +1,98 @@
+"""Blindness is noticed and named before and after install, and so are buckets that are too coarse."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from schemas.config import Config
+from services.exporter.blindness import Blindness, coarse_preset, too_coarse, what_to_switch_on
+from services.operation.config import ConfigError, parse
+from services.sampler.quantile import BOUNDS
+
+YAML = """
+domains:
+  - name: floor
+    critical: [{workload: robot-control, namespace: factory}]
+    targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
+"""
+
+
+def config(more: str = "") -> Config:
+    """A configuration with more sections."""
+    return parse(YAML + more, "test.yaml", {})
+
+
+def test_too_few_observations_in_the_window_are_blind() -> None:
+    """The reason counts them; it goes when enough come, and returns when they stop."""
+    counted = SimpleNamespace(observations={"factory/robot-control": 0})
+    blindness = Blindness(config(), counted)
+    assert blindness.look(0.0) == "blind: factory/robot-control: 0 observations, 100 needed"
+    for step in range(1, 6):
+        counted.observations["factory/robot-control"] += 50
+        last = blindness.look(step * 0.5)
+    assert last is None
+    assert blindness.look(2.6) is None
+    assert blindness.look(4.6) == "blind: factory/robot-control: 0 observations, 100 needed"
+
+
+def test_without_a_probe_the_sidecar_is_advised() -> None:
+    """On long-lived flows nothing opens connections: the advice says what to run and at which rate."""
+    [advice] = what_to_switch_on(config())
+    assert "factory/robot-control" in advice
+    assert "sluice echo" in advice
+    assert "at least 50 a second" in advice
+
+
+def test_a_probe_that_is_too_slow_is_named() -> None:
+    """The rate must fill the window."""
+    slow = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a, rate: 10}]}\n"
+    [advice] = what_to_switch_on(config(slow))
+    assert "24 observations" in advice
+    assert what_to_switch_on(config(slow.replace("rate: 10", "rate: 100"))) == []
+
+
+@pytest.mark.parametrize("preset", ["netobserv", "obi", "cilium-health"])
+def test_exporters_of_others_have_advice_of_their_own(preset: str) -> None:
+    """Each is blind in its own way."""
+    [advice] = what_to_switch_on(config(f"signal: {{preset: {preset}}}\n"))
+    assert preset in advice
+
+
+def test_coarse_buckets_are_told_by_the_error_that_they_cause() -> None:
+    """The default 28 are fine around 2 ms; defaults that begin at 5 ms, or end below, are not."""
+    assert too_coarse(BOUNDS, 0.002) is None
+    assert too_coarse(BOUNDS, 0.0021) is None
+    assert "250% of the SLO" in (too_coarse([0.005, 0.01, 0.025], 0.002) or "")
+    assert "above the highest" in (too_coarse([0.001, 0.0015], 0.002) or "")
+    assert too_coarse([0.001, 0.0015], 0.0015) == (
+        "the SLO of 1.5 ms lies in the bucket from 1 to 1.5 ms: a quantile there can be off by 33% of the SLO"
+    )
+
+
+def test_coarse_presets_and_coarse_buckets_of_ours() -> None:
+    """NetObserv's first bucket is 5 ms; ours are checked when they are configured."""
+    assert len(coarse_preset(config("signal: {preset: netobserv}\n"))) == 2
+    assert len(coarse_preset(config("exporter: {buckets: [0.001, 0.01]}\n"))) == 2
+    assert coarse_preset(config()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("probes: [{workload: robot-control, namespace: factory, address: a, tcp: 5201}]", "iperf3"),
+        ("probes: [{workload: other, address: a}]", "not critical"),
+        ("probes: [{workload: robot-control, namespace: factory, address: a, udp: null, tcp: null}]", "neither"),
+        ("probes: [{workload: robot-control, namespace: factory, address: a, rate: 0}]", "rate"),
+        ("probes: [{workload: robot-control, namespace: factory, address: a, size: 10}]", "size"),
+        ("relay: {tls: {certificate: a}}", "go together"),
+        ("buckets: [0.002, 0.001]", "ascend"),
+        ("buckets: []", "ascend"),
+        ("peers: 0", "peers"),
+        ("pairing: {entries: 1}", "16 entries"),
+        ("relay: {adress: a}", "adress"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_reason(section: str, why: str) -> None:
+    """The error names what is wrong and where."""
+    with pytest.raises(ConfigError, match=why):
+        config(f"exporter: {{{section}}}\n")

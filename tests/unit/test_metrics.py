@@ -1,0 +1,74 @@
+"""The histogram and its labels stay bounded, and loss is counted for what it is."""
+
+from prometheus_client import CollectorRegistry
+
+from services.exporter.metrics import Latencies
+from services.exporter.pairing import Pair
+
+ROBOT, CELL = "factory/robot-control", "factory/robot-cell"
+
+
+def make(critical: tuple[str, ...] = (ROBOT,), peers: int = 3) -> tuple[Latencies, CollectorRegistry]:
+    """The metrics and where they are shown."""
+    registry = CollectorRegistry()
+    return Latencies(critical, (0.001, 0.002), peers, registry), registry
+
+
+def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality: str = "remote") -> dict[str, str]:
+    """Labels of robot-control's series."""
+    return {
+        "namespace": "factory", "workload": "robot-control", "peer": peer,
+        "protocol": protocol, "source": source, "locality": locality,
+    }  # fmt: skip
+
+
+def test_a_pair_is_counted_for_each_critical_end() -> None:
+    """As client and as server, once each; nobody else has series."""
+    latencies, registry = make()
+    latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.pair(Pair(0.0005, "tcp", "handshake", True, CELL, ROBOT))
+    value = registry.get_sample_value
+    assert value("hubble_flow_latency_seconds_bucket", labels(CELL) | {"le": "0.001"}) == 0
+    assert value("hubble_flow_latency_seconds_bucket", labels(CELL) | {"le": "0.002"}) == 1
+    assert value("hubble_flow_latency_seconds_count", labels(CELL, locality="local")) == 1
+    assert latencies.observations == {ROBOT: 2}
+    both, _ = make((ROBOT, CELL))
+    both.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    assert both.observations == {ROBOT: 1, CELL: 1}
+
+
+def test_a_handshake_of_a_second_lost_a_packet() -> None:
+    """It is in the histogram as what it was, and in the loss counter, which was at zero before."""
+    latencies, registry = make()
+    latencies.pair(Pair(0.001, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
+    latencies.pair(Pair(1.002, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 1
+    assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels(CELL)) == 2
+
+
+def test_a_slow_udp_reply_is_no_loss() -> None:
+    """Nobody knows what a UDP reply waited for."""
+    latencies, registry = make()
+    latencies.pair(Pair(0.9, "udp", "request", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL, "request", "udp")) is None
+
+
+def test_peers_beyond_the_bound_become_one() -> None:
+    """Cardinality is bounded by configuration, and what was folded is counted."""
+    latencies, registry = make(peers=3)
+    for number in range(500):
+        latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, f"factory/peer-{number}"))
+    assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("other")) == 497
+    assert registry.get_sample_value(
+        "sluice_exporter_folded_total", {"namespace": "factory", "workload": "robot-control"}
+    )
+    names = {sample.labels.get("peer") for metric in registry.collect() for sample in metric.samples}
+    assert names - {None} == {"factory/peer-0", "factory/peer-1", "factory/peer-2", "other"}
+
+
+def test_a_peer_outside_of_the_cluster_has_a_name() -> None:
+    """It has no workload."""
+    latencies, registry = make()
+    latencies.pair(Pair(0.0015, "tcp", "handshake", False, "", ROBOT))
+    assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("outside")) == 1

@@ -1,0 +1,185 @@
+"""Which two events make a latency, which do not, and what is kept of those that wait."""
+
+from typing import Literal
+
+import pytest
+
+from services.exporter.pairing import QUIET_NS, TO_ENDPOINT, TO_NETWORK, TO_OVERLAY, TO_STACK, Flow, Pair, Pairing
+
+MS = 1_000_000
+S = 1_000_000_000
+T = 1_800_000_000 * S
+CLIENT, SERVER = "factory/robot-control", "factory/robot-cell"
+
+
+def table(entries: int = 1000, most_bytes: int = 1 << 20) -> Pairing:
+    """A table with the usual times."""
+    return Pairing(5 * S, 1 * S, entries, most_bytes)
+
+
+def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a 1 b 2 n1") -> Flow:
+    """An event of a conversation at ``at`` ns after T."""
+    protocol: Literal["tcp", "udp"] = "tcp" if talk.startswith("tcp") else "udp"
+    return Flow(talk, T + at, point, protocol, answer, CLIENT, SERVER)
+
+
+def feed(pairing: Pairing, *flows: Flow, start: int = 20 * S) -> list[Pair]:
+    """The pairs that these events give, each arriving at its own time."""
+    pairs = [pairing.step(flow, start + flow.time - T) for flow in flows]
+    return [pair for pair in pairs if pair is not None]
+
+
+@pytest.mark.parametrize("point", [TO_STACK, TO_OVERLAY, TO_NETWORK])
+def test_a_handshake_through_the_network(point: int) -> None:
+    """A SYN on its way out and the SYN-ACK at the client's endpoint enclose the network, on every kind of routing."""
+    [pair] = feed(table(), seen(point, 0), seen(TO_ENDPOINT, 3 * MS, answer=True))
+    assert pair == Pair(0.003, "tcp", "handshake", False, CLIENT, SERVER)
+
+
+def test_the_first_of_two_points_counts() -> None:
+    """Legacy routing shows a SYN at the stack and at the device: the latency begins at the first."""
+    [pair] = feed(table(), seen(TO_STACK, 0), seen(TO_NETWORK, MS // 2), seen(TO_ENDPOINT, 2 * MS, answer=True))
+    assert pair.latency == 0.002
+
+
+def test_a_pair_within_one_node_is_labelled_so() -> None:
+    """Both at an endpoint, or through the stack to an endpoint of the same node: the local path only."""
+    [plain] = feed(table(), seen(TO_ENDPOINT, 0), seen(TO_ENDPOINT, MS, answer=True))
+    assert (plain.local, plain.latency) == (True, 0.001)
+    routed = [seen(TO_STACK, 0), seen(TO_ENDPOINT, MS), seen(TO_STACK, 2 * MS, answer=True)]
+    [pair] = feed(table(), *routed, seen(TO_ENDPOINT, 3 * MS, answer=True))
+    assert (pair.local, pair.latency) == (True, 0.002)
+
+
+def test_the_servers_node_gives_no_pair() -> None:
+    """A SYN that arrives and a SYN-ACK that leaves enclose the server only, and are not called unanswered."""
+    pairing = table()
+    assert not feed(pairing, seen(TO_ENDPOINT, 0), seen(TO_NETWORK, MS, answer=True))
+    pairing.step(seen(TO_NETWORK, 60 * S, talk="tcp c 1 d 2 n1"), 80 * S)
+    assert pairing.counts["server-side"] == 1
+    assert pairing.counts["unanswered"] == 0
+
+
+def test_nodes_are_never_mixed() -> None:
+    """Two nodes' clocks differ: a request of one is not answered by an event of another."""
+    pairing = table()
+    assert not feed(pairing, seen(TO_NETWORK, 0), seen(TO_ENDPOINT, MS, answer=True, talk="tcp a 1 b 2 n3"))
+    assert pairing.counts["unasked"] == 1
+
+
+def test_a_repeated_syn_keeps_the_time_of_the_first() -> None:
+    """A SYN that was lost and sent again costs its second: that is what is seen."""
+    pairing = table()
+    [pair] = feed(pairing, seen(TO_NETWORK, 0), seen(TO_NETWORK, S), seen(TO_ENDPOINT, S + 2 * MS, answer=True))
+    assert pair.latency == pytest.approx(1.002)
+    assert pairing.counts["repeated"] == 1
+
+
+def test_a_port_that_is_used_again_is_another_conversation() -> None:
+    """A SYN after the limit begins anew; the one before was not answered."""
+    pairing = table()
+    [pair] = feed(pairing, seen(TO_NETWORK, 0), seen(TO_NETWORK, 6 * S), seen(TO_ENDPOINT, 6 * S + MS, answer=True))
+    assert pair.latency == 0.001
+    assert pairing.counts["unanswered"] == 1
+
+
+@pytest.mark.parametrize(("took", "reason"), [(-MS, "negative"), (5 * S + 1, "absurd")])
+def test_impossible_latencies_are_counted_and_dropped(took: int, reason: str) -> None:
+    """A clock that stepped gives no observation."""
+    pairing = table()
+    assert pairing.step(seen(TO_NETWORK, 0), 20 * S) is None
+    assert pairing.step(seen(TO_ENDPOINT, took, answer=True), 20 * S + 1) is None
+    assert pairing.counts[reason] == 1
+    assert pairing.pending == 0
+
+
+def test_what_cannot_be_placed_is_counted() -> None:
+    """No direction, and a point that encloses nothing."""
+    pairing = table()
+    assert not feed(pairing, seen(TO_NETWORK, 0, answer=None), seen(10, 0))
+    assert dict(pairing.counts) == {"direction-unknown": 1, "other-point": 1}
+
+
+def test_time_bounds_the_table() -> None:
+    """An unanswered request is gone after its time and half of it again, and is counted."""
+    pairing = table()
+    pairing.step(seen(TO_NETWORK, 0), 20 * S)
+    pairing.step(seen(TO_NETWORK, 0, talk="tcp z 1 z 2 n1"), 28 * S)
+    assert pairing.pending == 1
+    assert pairing.counts["unanswered"] == 1
+
+
+def test_entries_bound_the_table_and_the_young_survive() -> None:
+    """A flood of SYNs pushes out the oldest; a handshake in the midst of it is still paired."""
+    pairing = table(entries=300)
+    for number in range(5000):
+        pairing.step(seen(TO_NETWORK, number, talk=f"tcp flood {number} b 2 n1"), 20 * S + number)
+        assert pairing.pending <= 300
+    pairing.step(seen(TO_NETWORK, 0), 20 * S)
+    for number in range(90):
+        pairing.step(seen(TO_NETWORK, number, talk=f"tcp more {number} b 2 n1"), 21 * S)
+    assert pairing.step(seen(TO_ENDPOINT, MS, answer=True), 21 * S) is not None
+    assert pairing.counts["evicted"] > 4000
+
+
+def test_bytes_bound_the_table() -> None:
+    """Long names cannot make it large."""
+    pairing = table(entries=100_000, most_bytes=60_000)
+    for number in range(2000):
+        pairing.step(seen(TO_NETWORK, 0, talk=f"tcp {'x' * 400} {number}"), 20 * S)
+        assert pairing.pending_bytes <= 60_000
+    assert pairing.pending > 50
+
+
+def udp(point: int, at: int, *, answer: bool = False) -> Flow:
+    """An event of one UDP conversation."""
+    return seen(point, at, answer=answer, talk="udp a 1 b 2 n1")
+
+
+def test_udp_first_request_and_first_reply() -> None:
+    """The first packet of a conversation and the first one back are a pair; the samples after that are not."""
+    pairing = table()
+    first = [udp(TO_NETWORK, 0), udp(TO_ENDPOINT, 2 * MS, answer=True)]
+    samples = [udp(TO_NETWORK, 5 * S + MS), udp(TO_ENDPOINT, 5 * S + 400 * MS, answer=True)]
+    [pair] = feed(pairing, *first, *samples)
+    assert pair == Pair(0.002, "udp", "request", False, CLIENT, SERVER)
+    assert pairing.counts["sampled"] == 1
+    assert pairing.counts["unasked"] == 1
+
+
+def test_udp_after_a_real_silence_counts_again() -> None:
+    """More silence than aggregation makes is real: the next packet is a request of its own."""
+    pairing = table()
+    pairs = feed(pairing, udp(TO_NETWORK, 0), udp(TO_NETWORK, 8 * S), udp(TO_ENDPOINT, 8 * S + MS, answer=True))
+    assert [pair.latency for pair in pairs] == [0.001]
+
+
+def test_udp_is_not_trusted_after_an_interruption() -> None:
+    """What was missed may have been the first packet: for a while no UDP event is taken for one."""
+    pairing = table()
+    pairing.interrupted(20 * S)
+    assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True))
+    later = QUIET_NS + 2 * S
+    assert feed(pairing, udp(TO_NETWORK, later), udp(TO_ENDPOINT, later + MS, answer=True))
+
+
+def test_a_udp_reply_after_the_limit_is_no_reply() -> None:
+    """Of a one-way stream, something comes back at some time: that is no round trip."""
+    pairing = table()
+    assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, 3 * S, answer=True))
+    assert pairing.counts["absurd"] == 1
+
+
+def test_udp_through_the_stack_to_the_same_node_is_local() -> None:
+    """The second sight of a first packet is no sample: it says that both ends are here."""
+    [pair] = feed(table(), udp(TO_STACK, 0), udp(TO_ENDPOINT, MS), udp(TO_ENDPOINT, 2 * MS, answer=True))
+    assert pair.local
+
+
+def test_a_flood_of_udp_stops_trust_instead_of_memory() -> None:
+    """When conversations are forgotten early, none is taken for new until silence can be told again."""
+    pairing = table(entries=300)
+    for number in range(1000):
+        pairing.step(seen(TO_NETWORK, number, talk=f"udp flood {number} b 2 n1"), 20 * S + number)
+    assert pairing.counts["overheard"] > 0
+    assert not feed(pairing, udp(TO_NETWORK, MS), udp(TO_ENDPOINT, 2 * MS, answer=True))

@@ -1,0 +1,70 @@
+"""After a reconnection nothing is counted twice, and nothing is missed that Relay still has."""
+
+from services.exporter.resume import Resume
+
+S = 1_000_000_000
+T = 1_800_000_000 * S
+
+
+def test_the_first_stream_starts_now() -> None:
+    """Nothing was seen: nothing is replayed."""
+    assert Resume().since(T, 0) is None
+
+
+def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
+    """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
+    resume = Resume()
+    resume.is_new("gone", T - 3600 * S, 1, 90 * S)
+    resume.is_new("n1", T, 2, 100 * S)
+    assert resume.since(T + 2 * S, 101 * S) == T + S - 15 * S
+    near = Resume()
+    near.is_new("n1", T, 1, 100 * S)
+    near.is_new("n2", T - S, 2, 100 * S)
+    assert near.since(T + S, 101 * S) == T - S
+
+
+def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
+    """A replay from tomorrow on would be empty."""
+    resume = Resume()
+    resume.is_new("n1", T + 3600 * S, 1, 0)
+    assert resume.since(T, 0) == T
+
+
+def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
+    """Flows up to the mark are repeated ones, flows of the very same time are told apart, later ones are new."""
+    resume = Resume()
+    assert resume.is_new("n1", T, "a", 0)
+    assert resume.is_new("n1", T, "b", 0)
+    resume.since(T, 0)
+    assert not resume.is_new("n1", T - 5, "old", 1)
+    assert not resume.is_new("n1", T, "a", 1)
+    assert not resume.is_new("n1", T, "b", 1)
+    assert resume.is_new("n1", T, "c", 1)
+    assert resume.is_new("n1", T + 1, "d", 1)
+    assert resume.is_new("n1", T, "late but live", 1)
+    assert resume.repeated == 3
+
+
+def test_nodes_are_told_apart() -> None:
+    """One node's mark says nothing about another's flows."""
+    resume = Resume()
+    resume.is_new("n1", T, "a", 0)
+    resume.since(T, 0)
+    assert resume.is_new("n2", T - S, "b", 1)
+
+
+def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
+    """After a replay's time, what looks old is new."""
+    resume = Resume()
+    resume.is_new("n1", T, "a", 0)
+    resume.since(T, 0)
+    assert not resume.is_new("n1", T - 60 * S, "b", 29 * S)
+    assert resume.is_new("n1", T - 59 * S, "c", 31 * S)
+
+
+def test_many_nodes_take_bounded_memory() -> None:
+    """Names that an adversary makes up push out the oldest."""
+    resume = Resume()
+    for number in range(20_000):
+        resume.is_new(f"node-{number}", T, number, 0)
+    assert len(resume._marks) == 5000
