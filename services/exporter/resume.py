@@ -37,6 +37,7 @@ class Resume:
     def __init__(self) -> None:
         """Nothing was seen yet."""
         self._marks: OrderedDict[str, _Mark] = OrderedDict()
+        self._began: int | None = None
         self._until = 0
         self._last = 0
         self.repeated = 0
@@ -50,10 +51,13 @@ class Resume:
             now: the same moment, monotonic, ns.
 
         Returns:
-            The time from which on flows are to be replayed, UTC ns; None at the first start.
+            The time from which on flows are to be replayed, UTC ns; None for the first stream.
         """
-        if not self._marks:
+        if self._began is None:
+            self._began = wall
             return None
+        if not self._marks:
+            return self._began
         for mark in self._marks.values():
             mark.replaying = True
         self._until = now + _REPLAY_NS

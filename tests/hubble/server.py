@@ -121,41 +121,52 @@ class HubbleServer:
             masked(request.field_mask.paths, Flow())
         except InvalidMask:
             context.abort(grpc.StatusCode.UNKNOWN, "invalid fieldmask")
+        # The reader stands at its place before the client is told that it is connected.
+        with self._news:
+            replay = request.first or request.HasField("since")
+            cuts, at = self._cuts, self._written - (len(self._ring) if replay else 0)
         connected = GetFlowsResponse()
         connected.node_status.state_change = NodeState.NODE_CONNECTED
         connected.node_status.node_names.append("n1")
         yield connected
         try:
-            events = self._events(request, context.is_active)
+            events = self._events(request, context.is_active, at, cuts)
             yield from self._sorted(events) if self._sort else (event for event in events if event is not None)
         except _Cut:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
 
-    def _events(self, request: GetFlowsRequest, active: Callable[[], bool]) -> Iterator[GetFlowsResponse | None]:
-        """What passes the request's filters; None now and then while there is nothing."""
-        cuts = self._cuts
+    def _events(
+        self, request: GetFlowsRequest, active: Callable[[], bool], at: int, cuts: int
+    ) -> Iterator[GetFlowsResponse | None]:
+        """What passes the request's filters from place ``at`` on; None now and then while there is nothing."""
         since = request.since.ToNanoseconds() if request.HasField("since") else None
-        with self._news:
-            at = self._written - (len(self._ring) if since is not None or request.first else 0)
         while active():
-            with self._news:
-                if self._written <= at or self.stalled:
-                    if not request.follow:
-                        return
-                    self._news.wait(0.02)
-                if self._cuts != cuts:
-                    raise _Cut
-                oldest = self._written - len(self._ring)
-                at = max(at, oldest)
-                fresh = [] if self.stalled else [self._ring[index - oldest] for index in range(at, self._written)]
-                at += len(fresh)
-            for when, response in fresh:
+            fresh = self._fresh(at, cuts, follow=request.follow)
+            if fresh is None:
+                return
+            at, responses = fresh
+            for when, response in responses:
                 if response.HasField("lost_events"):
                     yield response
                 elif (since is None or when >= since) and passes(request.whitelist, request.blacklist, response.flow):
                     yield self._masked(request, response)
-            if not fresh:
+            if not responses:
                 yield None
+
+    def _fresh(self, at: int, cuts: int, *, follow: bool) -> tuple[int, list[tuple[int, GetFlowsResponse]]] | None:
+        """What was written from place ``at`` on, after a short wait for it, and the next place; None at the end."""
+        with self._news:
+            if self._written <= at or self.stalled:
+                if not follow:
+                    return None
+                self._news.wait(0.02)
+            if self._cuts != cuts:
+                raise _Cut
+            if self.stalled:
+                return at, []
+            oldest = self._written - len(self._ring)
+            at = max(at, oldest)
+            return self._written, [self._ring[index - oldest] for index in range(at, self._written)]
 
     @staticmethod
     def _masked(request: GetFlowsRequest, response: GetFlowsResponse) -> GetFlowsResponse:

@@ -6,18 +6,27 @@ S = 1_000_000_000
 T = 1_800_000_000 * S
 
 
+def begun() -> Resume:
+    """The first stream is open."""
+    resume = Resume()
+    resume.since(T, 0)
+    return resume
+
+
 def test_the_first_stream_starts_now() -> None:
-    """Nothing was seen: nothing is replayed."""
-    assert Resume().since(T, 0) is None
+    """There is nothing to repeat; a second stream repeats from there on what the first one did not bring."""
+    resume = Resume()
+    assert resume.since(T, 0) is None
+    assert resume.since(T + 5 * S, 5 * S) == T
 
 
 def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
     """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
-    resume = Resume()
+    resume = begun()
     resume.is_new("gone", T - 3600 * S, 1, 90 * S)
     resume.is_new("n1", T, 2, 100 * S)
     assert resume.since(T + 2 * S, 101 * S) == T + S - 15 * S
-    near = Resume()
+    near = begun()
     near.is_new("n1", T, 1, 100 * S)
     near.is_new("n2", T - S, 2, 100 * S)
     assert near.since(T + S, 101 * S) == T - S
@@ -25,14 +34,14 @@ def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
 
 def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
     """A replay from tomorrow on would be empty."""
-    resume = Resume()
+    resume = begun()
     resume.is_new("n1", T + 3600 * S, 1, 0)
     assert resume.since(T, 0) == T
 
 
 def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
     """Flows up to the mark are repeated ones, flows of the very same time are told apart, later ones are new."""
-    resume = Resume()
+    resume = begun()
     assert resume.is_new("n1", T, "a", 0)
     assert resume.is_new("n1", T, "b", 0)
     resume.since(T, 0)
@@ -47,7 +56,7 @@ def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
 
 def test_nodes_are_told_apart() -> None:
     """One node's mark says nothing about another's flows."""
-    resume = Resume()
+    resume = begun()
     resume.is_new("n1", T, "a", 0)
     resume.since(T, 0)
     assert resume.is_new("n2", T - S, "b", 1)
@@ -55,7 +64,7 @@ def test_nodes_are_told_apart() -> None:
 
 def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
     """After a replay's time, what looks old is new."""
-    resume = Resume()
+    resume = begun()
     resume.is_new("n1", T, "a", 0)
     resume.since(T, 0)
     assert not resume.is_new("n1", T - 60 * S, "b", 29 * S)
