@@ -17,7 +17,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from services.factory.enclosure import child_of, enclosed
 from services.factory.topology import Parameters, PodPlace, pods, setup_script
@@ -112,10 +112,10 @@ class Bed:
     ) -> None:
         """Tear the bed down with everything in it."""
         assert self._keeper is not None
-        for process in reversed(self._started):
-            process.stop()
         self._keeper.kill()
         self._keeper.communicate()
+        for process in self._started:
+            process.stop()
 
     def pod(self, workload: str) -> PodPlace:
         """The first pod of a workload, given as ``namespace/name``.
@@ -153,9 +153,14 @@ class Bed:
         self._started.append(Inside(process))
         return self._started[-1]
 
-    def python(self, place: str | None, module: str, *arguments: str, **options: Any) -> Inside:
-        """Start a module of this program, first in line for a processor: an instrument must not wait for one."""
-        return self.start(place, "chrt", "-f", "20", sys.executable, "-m", module, *arguments, **options)
+    def python(self, place: str | None, module: str, *arguments: str, stdout: int = subprocess.DEVNULL) -> Inside:
+        """Start a module of this program."""
+        return self.start(place, sys.executable, "-m", module, *arguments, stdout=stdout)
+
+    def instrument(self, place: str | None, module: str, *arguments: str) -> Inside:
+        """Start a module that measures: first in line for a processor, since it must not wait for one."""
+        python = ("chrt", "-f", "20", sys.executable, "-m", module)
+        return self.start(place, *python, *arguments, stdout=subprocess.PIPE)
 
     def devices(self, place: str) -> "Devices":
         """The byte and packet counters of a place's network devices."""

@@ -28,10 +28,10 @@ def _until(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
 
 def _round_trips(bed: Bed, count: int) -> list[int]:
     cell = bed.pod(CELL)
-    echo = bed.python(cell.name, "services.factory.echo", cell.address, "7007", stdout=subprocess.PIPE)
+    echo = bed.instrument(cell.name, "services.factory.echo", cell.address, "7007")
     assert echo.stdout.readline() == b"listening\n"
     arguments = (cell.address, "7007", "250", "200")
-    probe = bed.python(bed.pod(ROBOT).name, "services.factory.probe", *arguments, stdout=subprocess.PIPE)
+    probe = bed.instrument(bed.pod(ROBOT).name, "services.factory.probe", *arguments)
     return [RECORD.unpack(probe.stdout.read(RECORD.size))[1] for _ in range(count)]
 
 
@@ -75,7 +75,7 @@ import sys
 from services.factory.bed import Bed
 with Bed() as bed:
     server = bed.start("robot-cell-0", "iperf3", "-s")
-    probe = bed.python("robot-control-0", "services.factory.probe", "10.77.3.4", "7007", "250", "200")
+    probe = bed.instrument("robot-control-0", "services.factory.probe", "10.77.3.4", "7007", "250", "200")
     while not (server.pid and probe.pid):
         pass
     print(server.pid, flush=True)
