@@ -1,6 +1,6 @@
 """The plant on real packets: the bed, its traffic and its instruments behind the plant's interface.
 
-    with Bed(Parameters()) as bed, RealPlant(bed) as plant:
+    with Bed(parameters(apps)) as bed, RealPlant(bed, apps) as plant:
         plant.limit("telemetry-upload-0", 60_000)
 
 Needs root, iperf3 and nginx.  Threads read the instruments; all calls are safe from any thread.
@@ -13,14 +13,26 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO
 
-from msgspec import Struct
-
-from services.factory.bed import Bed
+from services.factory.apps import Apps, CriticalApp, TargetApp
+from services.factory.bed import Bed, Devices
 from services.factory.plant import BUCKETS, Counters, Histogram, Pod, Second
 from services.factory.probe import LOST, RECORD
-from services.factory.topology import ERP, NAMESPACE, ROBOT, SCANNER, TELEMETRY, bottleneck, pod_limit
-from services.factory.traffic import DATAGRAM, Datagrams, Pages, Streams
-from services.factory.truth import SECOND, UDP_HEADERS, Delivered, Floor, Ledger, Mark, bin_of, read_processor
+from services.factory.topology import (
+    BOTTLENECK,
+    ERP,
+    FABRIC,
+    NAMESPACE,
+    NODES,
+    ROBOT,
+    SCANNER,
+    TELEMETRY,
+    Bands,
+    Parameters,
+    bottleneck,
+    pod_limit,
+)
+from services.factory.traffic import Datagrams, Generator, Pages, Streams
+from services.factory.truth import SECOND, Crossings, Delivered, Ledger, Mark, bin_of, read_processor
 
 PEERS = {
     ROBOT: f"{NAMESPACE}/robot-cell",
@@ -29,22 +41,13 @@ PEERS = {
     ERP: f"{NAMESPACE}/office",
 }
 """Who each workload sends to."""
-TARGETS = (TELEMETRY, ERP)
 _ECHO_PORT = "7007"
-_UPLOAD_FLOWS = 4
 
 
-class Demand(Struct, frozen=True):
-    """What the apps want to send at first, kbit/s of payload, and how they are probed."""
-
-    robot: int = 2_000
-    scanner: int = 25_000
-    telemetry: int | None = None
-    """None is as much as it can get."""
-    erp: int | None = 500
-    robot_probes: int = 250
-    """Packets a second."""
-    scanner_probes: int = 100
+def parameters(apps: Apps, fifo: float = 0.1, bands: Bands = "off") -> Parameters:
+    """The bed that these apps need."""
+    replicas = {one.target: one.replicas for one in apps.targets}
+    return Parameters(capacity=apps.capacity, fifo=fifo, uploads=replicas.get(TELEMETRY, 1), bands=bands)
 
 
 class Tally:
@@ -54,65 +57,75 @@ class Tally:
         """Begin empty."""
         self._counts = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
-        self.lost = 0
+        self._lost = 0
 
-    def add(self, seconds: float) -> None:
-        """Count one round trip."""
-        self._counts[bisect.bisect_left(BUCKETS, seconds)] += 1
-        self._sum += seconds
+    def add(self, trip: int) -> None:
+        """Count one round trip, ns, or ``LOST``."""
+        if trip == LOST:
+            self._lost += 1
+            return
+        self._counts[bisect.bisect_left(BUCKETS, trip / 1e9)] += 1
+        self._sum += trip / 1e9
 
     def read(self, also_lost: int) -> Histogram:
-        """The cumulative counts now."""
+        """The cumulative counts now, with losses that were counted elsewhere."""
         counts = []
         total = 0
         for count in self._counts:
             total += count
             counts.append(total)
-        return Histogram(tuple(counts), self._sum, self.lost + also_lost)
+        return Histogram(tuple(counts), self._sum, self._lost + also_lost)
 
 
 class RealPlant:
     """See the module's text."""
 
-    def __init__(self, bed: Bed, demand: Demand | None = None) -> None:
+    def __init__(self, bed: Bed, apps: Apps) -> None:
         """Take a bed that was entered; nothing runs before the context is entered."""
         self._bed = bed
-        self._demand = demand or Demand()
+        self._apps = apps
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._probes = {ROBOT: self._demand.robot_probes, SCANNER: self._demand.scanner_probes}
-        self._tallies = {workload: Tally() for workload in self._probes}
-        self._ledger = Ledger(Floor(self._probes, DATAGRAM + UDP_HEADERS, frozenset({ROBOT}), TARGETS))
+        self._tallies = {one.workload: Tally() for one in apps.critical}
+        self._crossings = Crossings()
+        self._ledger = Ledger(apps)
         self._seconds: list[Second] = []
         self._capacity = bed.parameters.capacity
         self._loads: dict[str, int] = {}
-        self.pods: Sequence[Pod] = [Pod(place.name, place.workload) for place in bed.pods if place.workload in TARGETS]
+        targets = [one.target for one in apps.targets]
+        self.pods: Sequence[Pod] = [Pod(place.name, place.workload) for place in bed.pods if place.workload in targets]
         self._limits: dict[str, int | None] = {pod.name: None for pod in self.pods}
+        self._devices: dict[str, Devices] = {}
+        self._generators: dict[str, list[Generator]] = {}
+        self._recorder = threading.Thread(target=self._record, daemon=True)
 
     def __enter__(self) -> "RealPlant":
         """Start instruments, then traffic, then the first second."""
-        bed = self._bed
-        self._devices = {node: bed.devices(node) for node in ("n1", "n2", "n3")}
-        for workload, rate in self._probes.items():
-            self._watch(workload, rate)
-        self._datagrams = Datagrams(bed, bed.pod(ROBOT), bed.pod(PEERS[ROBOT]))
-        self._generators: dict[str, list[Streams | Datagrams | Pages]] = {
-            ROBOT: [self._datagrams],
-            SCANNER: [Streams(bed, bed.pod(SCANNER), bed.pod(PEERS[SCANNER]), flows=1)],
-            TELEMETRY: [
-                Streams(bed, place, bed.pod(PEERS[TELEMETRY]), _UPLOAD_FLOWS)
-                for place in bed.pods
-                if place.workload == TELEMETRY
-            ],
-            ERP: [Pages(bed, bed.pod(ERP), bed.pod(PEERS[ERP]))],
-        }
-        first = self._demand
-        for workload, kbit in ((ROBOT, first.robot), (SCANNER, first.scanner), (ERP, first.erp)):
-            self.load(workload, kbit)
-        self.load(TELEMETRY, first.telemetry)
-        self._recorder = threading.Thread(target=self._record, daemon=True)
+        self._devices = {node: self._bed.devices(node) for node in NODES}
+        for critical in self._apps.critical:
+            self._watch(critical)
+            self._generators[critical.workload] = [self._critical(critical)]
+            self.load(critical.workload, critical.load)
+        for target in self._apps.targets:
+            self._generators[target.target] = self._best_effort(target)
+            for pod in self.pods:
+                if pod.target == target.target:
+                    self.limit(pod.name, target.limit)
+            self.load(target.target, target.load)
         self._recorder.start()
         return self
+
+    def _critical(self, app: CriticalApp) -> Generator:
+        source, sink = self._bed.pod(app.workload), self._bed.pod(PEERS[app.workload])
+        if app.protocol == "tcp":
+            return Streams(self._bed, source, sink, flows=1)
+        return Datagrams(self._bed, source, sink, app.packet)
+
+    def _best_effort(self, app: TargetApp) -> list[Generator]:
+        sources, sink = [one for one in self._bed.pods if one.workload == app.target], self._bed.pod(PEERS[app.target])
+        if app.target == ERP:
+            return [Pages(self._bed, source, sink) for source in sources]
+        return [Streams(self._bed, source, sink, app.flows) for source in sources]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -143,39 +156,36 @@ class RealPlant:
                 self._limits[pod] = kbit
 
     def load(self, workload: str, kbit: int | None) -> None:
-        """Change what a workload wants to send; all replicas together.
+        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
 
         Raises:
             KeyError: no such workload.
         """
-        generators = self._generators[workload]
-        for generator in generators:
-            generator.load(None if kbit is None else kbit // len(generators))
+        for generator in self._generators[workload]:
+            generator.load(kbit)
         self._loads[workload] = kbit or 0
 
     def capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate; its queue keeps its size in bytes."""
         commands = "\n".join(bottleneck(self._bed.parameters, kbit))
-        self._bed.run("fabric", "tc", "-batch", "-", text=commands)
+        self._bed.run(FABRIC, "tc", "-batch", "-", text=commands)
         self._capacity = kbit
 
     def counters(self) -> Counters:
         """What an exporter publishes, now."""
         with self._lock:
-            latency = {
-                workload: tally.read(self._datagrams.lost if workload == ROBOT else 0)
-                for workload, tally in self._tallies.items()
-            }
-        traffic = {node: devices.read() for node, devices in self._devices.items()}
+            latency = {name: tally.read(self._datagrams_lost(name)) for name, tally in self._tallies.items()}
         # A node's device receives what its pod sends.
-        sent = {
-            (place.workload if place.workload in self._probes else place.name): traffic[place.node][
-                place.device
-            ].received
-            for place in self._bed.pods
-            if place.workload in PEERS
-        }
-        return Counters(latency, sent)
+        traffic = {node: devices.read() for node, devices in self._devices.items()}
+        sent = {place.name: traffic[place.node][place.device].received for place in self._bed.pods}
+        critical = {name: sent[self._bed.pod(name).name] for name in self._tallies}
+        return Counters(latency, critical | {pod.name: sent[pod.name] for pod in self.pods})
+
+    def crossings(self) -> Sequence[int]:
+        """When, since the last call, robot-control's latency rose above 2 ms and stayed there: UTC ns."""
+        with self._lock:
+            found, self._crossings.found = self._crossings.found, []
+        return found
 
     def seconds(self) -> Sequence[Second]:
         """The seconds completed since the last call; a second completes one second after its end."""
@@ -183,25 +193,25 @@ class RealPlant:
             done, self._seconds = self._seconds, []
         return done
 
-    def _watch(self, workload: str, rate: int) -> None:
-        peer = self._bed.pod(PEERS[workload])
+    def _datagrams_lost(self, workload: str) -> int:
+        return sum(one.lost for one in self._generators.get(workload, ()) if isinstance(one, Datagrams))
+
+    def _watch(self, app: CriticalApp) -> None:
+        workload, peer = app.workload, self._bed.pod(PEERS[app.workload])
         self._bed.instrument(peer.name, "services.factory.echo", peer.address, _ECHO_PORT).stdout.readline()
-        arguments = (peer.address, _ECHO_PORT, str(rate), str(DATAGRAM))
+        arguments = (peer.address, _ECHO_PORT, str(app.probe_hz), str(self._apps.probe))
         probe = self._bed.instrument(self._bed.pod(workload).name, "services.factory.probe", *arguments)
         threading.Thread(target=self._read, args=(workload, probe.stdout), daemon=True).start()
 
     def _read(self, workload: str, records: IO[bytes]) -> None:
         tally = self._tallies[workload]
-        for record in iter(lambda: records.read(RECORD.size), b""):
-            if len(record) < RECORD.size:
-                return
+        while len(record := records.read(RECORD.size)) == RECORD.size:
             sent, trip = RECORD.unpack(record)
             with self._lock:
                 self._ledger.trip(workload, sent, trip)
-                if trip == LOST:
-                    tally.lost += 1
-                else:
-                    tally.add(trip / 1e9)
+                tally.add(trip)
+                if workload == ROBOT:
+                    self._crossings.trip(sent, trip)
 
     def _record(self) -> None:
         due = bin_of(time.time_ns()) + SECOND
@@ -214,16 +224,16 @@ class RealPlant:
             due += SECOND
 
     def _mark(self) -> Mark:
-        peers = self._devices["n3"].read()
+        peers = self._devices[BOTTLENECK].read()
         delivered = {}
-        for workload, peer in PEERS.items():
+        for workload in self._generators:
             # A node's device sends what its pod receives.
-            device = peers[self._bed.pod(peer).device]
+            device = peers[self._bed.pod(PEERS[workload]).device]
             delivered[workload] = Delivered(device.sent, device.sent_packets)
         return Mark(
             time=time.time_ns(),
             delivered=delivered,
-            datagrams_lost=self._datagrams.lost,
+            datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},
             processor=read_processor(),
             limits=self.limits,
             loads=dict(self._loads),

@@ -14,8 +14,6 @@ from services.factory.bed import Bed, Inside
 from services.factory.topology import PodPlace
 
 _PORTS = itertools.count(5201)
-DATAGRAM = 200
-"""Payload of one of robot-control's packets, bytes."""
 PAGE = 16_384
 """Payload of a page of the dashboard, bytes."""
 _READERS = 4
@@ -86,11 +84,12 @@ class Streams:
 class Datagrams:
     """UDP at a constant rate by iperf3, whose server counts what never came."""
 
-    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace) -> None:
-        """Send from one pod to another."""
+    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, packet: int) -> None:
+        """Send packets with ``packet`` bytes of payload from one pod to another."""
         self._bed = bed
         self._source = source
         self._sink = sink
+        self._packet = packet
         self._client: Inside | None = None
         self.lost = 0
         """Since the beginning."""
@@ -111,7 +110,7 @@ class Datagrams:
             server = listening(self._bed, self._sink, port, _INTERVAL)
             threading.Thread(target=self._count, args=(server,), daemon=True).start()
             client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]
-            self._client = self._bed.start(self._source.name, *client, "-b", f"{kbit}k", "-l", str(DATAGRAM))
+            self._client = self._bed.start(self._source.name, *client, "-b", f"{kbit}k", "-l", str(self._packet))
 
     def _count(self, server: Inside) -> None:
         for line in _lines(server):
@@ -140,6 +139,9 @@ class Pages:
 
     def _reader(self, path: str, pace: float) -> Inside:
         return self._bed.python(self._office.name, "services.factory.office", *self._server, path, str(pace))
+
+
+Generator = Streams | Datagrams | Pages
 
 
 def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0") -> Inside:

@@ -10,17 +10,21 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from services.factory.apps import MSS, MTU_WIRE, UDP_HEADERS, Apps
 from services.factory.plant import CriticalSecond, Second
 from services.factory.probe import LOST
 
 SECOND = 1_000_000_000
 OFFSET = 370_000_000
 """ns after a whole UTC second at which the seconds of the ground truth begin."""
-TCP_HEADERS = 66
+TCP_HEADERS = MTU_WIRE - MSS
 """Ethernet, IPv4, and TCP with timestamps: bytes that each packet carries besides its payload."""
-UDP_HEADERS = 42
 STEAL = 0.05
 """Share of processor time taken by others above which a second says nothing."""
+_SLOW = 2_000_000
+"""The usual SLO, ns."""
+_IN_A_ROW = 5
+"""A single slow packet is the machine's noise; so many are a queue."""
 _LATE = 100_000_000
 _PROBES = 0.9
 """Share of its packets that the probe must have sent."""
@@ -40,8 +44,8 @@ class Mark(Struct, frozen=True):
     """UTC ns."""
     delivered: Mapping[str, Delivered]
     """By workload."""
-    datagrams_lost: int
-    """Of robot-control, since the bed was made."""
+    datagrams_lost: Mapping[str, int]
+    """Of each critical workload's own traffic, since the bed was made."""
     processor: tuple[int, int]
     """Ticks stolen, and ticks in all."""
     limits: Mapping[str, int | None]
@@ -73,15 +77,14 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def invalid(start: int, before: Mark, after: Mark, sent: Mapping[str, int], rates: Mapping[str, int]) -> str | None:
+def invalid(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
     """Why a second says nothing about the plant; None when it does.
 
     Args:
         start: of the second.
         before: the mark at its start.
         after: the mark at its end.
-        sent: packets that each probe sent in it.
-        rates: packets that each probe should have sent.
+        sent: by workload, packets that its probe sent in it, and packets that it should have sent.
     """
     late = max(before.time - start, after.time - start - SECOND)
     if late > _LATE:
@@ -89,9 +92,9 @@ def invalid(start: int, before: Mark, after: Mark, sent: Mapping[str, int], rate
     stolen, ticks = (now - then for now, then in zip(after.processor, before.processor, strict=True))
     if ticks and stolen / ticks > STEAL:
         return f"{stolen / ticks:.0%} of the processors' time was stolen"
-    for workload, rate in rates.items():
-        if sent.get(workload, 0) < rate * _PROBES:
-            return f"the probe of {workload} sent {sent.get(workload, 0)} of {rate} packets"
+    for workload, (count, rate) in sent.items():
+        if count < rate * _PROBES:
+            return f"the probe of {workload} sent {count} of {rate} packets"
     return None
 
 
@@ -112,25 +115,31 @@ def critical_second(trips: Sequence[int], datagrams_lost: int, load: int, throug
     return CriticalSecond(quantile(back, 0.5), quantile(back, 0.95), jitter, len(back), lost, load, throughput)
 
 
-class Floor(Struct, frozen=True):
-    """What the bookkeeping must know of the factory."""
+class Crossings:
+    """Finds when latency rises above the SLO and stays there, from one packet after the other."""
 
-    probes: Mapping[str, int]
-    """Packets a second, by critical workload."""
-    probe_wire: int
-    """Bytes of one probe on the wire."""
-    datagrams: frozenset[str]
-    """Workloads that send UDP."""
-    targets: tuple[str, ...]
-    """Best-effort workloads."""
+    def __init__(self) -> None:
+        """Begin below it."""
+        self._above: list[int] = []
+        self.found: list[int] = []
+        """UTC ns at which the first of several slow packets in a row was back."""
+
+    def trip(self, sent: int, trip: int) -> None:
+        """Take the next packet of a probe: when it was sent, and its round trip, or ``LOST``; ns."""
+        if trip != LOST and trip <= _SLOW:
+            self._above.clear()
+        elif len(self._above) < _IN_A_ROW:
+            self._above.append(sent + max(trip, 0))
+            if len(self._above) == _IN_A_ROW:
+                self.found.append(self._above[0])
 
 
 class Ledger:
     """Collects round trips and marks, and closes a second once the fate of all its packets is known."""
 
-    def __init__(self, floor: Floor) -> None:
+    def __init__(self, apps: Apps) -> None:
         """Begin empty."""
-        self._floor = floor
+        self._apps = apps
         self._trips: dict[int, dict[str, list[int]]] = {}
         self._marks: list[Mark] = []
 
@@ -153,24 +162,26 @@ class Ledger:
 
     def _second(self, start: int, before: Mark, after: Mark, trips: dict[str, list[int]]) -> Second:
         critical = {}
-        for workload in self._floor.probes:
-            mine = trips.get(workload, [])
-            lost = after.datagrams_lost - before.datagrams_lost if workload in self._floor.datagrams else 0
-            got = self._payload(workload, before, after, probes=sum(trip != LOST for trip in mine))
-            critical[workload] = critical_second(mine, lost, before.loads.get(workload, 0), got)
-        sent = {workload: len(mine) for workload, mine in trips.items()}
+        for app in self._apps.critical:
+            name, mine = app.workload, trips.get(app.workload, [])
+            lost = after.datagrams_lost[name] - before.datagrams_lost[name]
+            headers = TCP_HEADERS if app.protocol == "tcp" else UDP_HEADERS
+            got = self._payload(name, before, after, headers, probes=sum(trip != LOST for trip in mine))
+            critical[name] = critical_second(mine, lost, before.loads[name], got)
+        targets = [one.target for one in self._apps.targets]
+        sent = {one.workload: (len(trips.get(one.workload, [])), one.probe_hz) for one in self._apps.critical}
         return Second(
             start=start,
             critical=critical,
-            goodput={target: self._payload(target, before, after, probes=0) for target in self._floor.targets},
+            goodput={target: self._payload(target, before, after, TCP_HEADERS, probes=0) for target in targets},
             limits=dict(after.limits),
             capacity=after.capacity,
-            invalid=invalid(start, before, after, sent, self._floor.probes),
+            invalid=invalid(start, before, after, sent),
         )
 
-    def _payload(self, workload: str, before: Mark, after: Mark, probes: int) -> int:
+    def _payload(self, workload: str, before: Mark, after: Mark, headers: int, probes: int) -> int:
+        """What arrived between two marks besides probes, kbit/s."""
         new, old = after.delivered[workload], before.delivered[workload]
         packets = new.packets - old.packets - probes
-        headers = UDP_HEADERS if workload in self._floor.datagrams else TCP_HEADERS
-        payload = new.bytes - old.bytes - probes * self._floor.probe_wire - packets * headers
-        return max(int(payload * 8 * 1_000_000 / (after.time - before.time)), 0)
+        wire = new.bytes - old.bytes - probes * (self._apps.probe + UDP_HEADERS)
+        return max(int((wire - packets * headers) * 8_000_000 / (after.time - before.time)), 0)
