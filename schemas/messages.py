@@ -260,7 +260,7 @@ def decode(kind: type[M], body: bytes) -> M:
     """
     try:
         message: M = _decoders[kind].decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     if message.v != 1:
         raise InvalidMessage(f"{kind.__name__} of version {message.v}; this build reads version 1")

@@ -1,0 +1,1 @@
+"""Agreements with others: message schemas, interfaces of parts."""

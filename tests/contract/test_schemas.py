@@ -1,0 +1,151 @@
+"""What stands on the bus is what the published schemas say, and stays readable in both directions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import generate, messages
+from schemas.messages import KINDS, InvalidMessage, decode, encode
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "messages"
+INTEGERS = st.integers(-(2**53), 2**64)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+JUNK: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
+    st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), st.none() | INTEGERS | st.text() | st.just({})
+)
+
+
+SCALARS: dict[type[Any], st.SearchStrategy[Any]] = {
+    msgspec.inspect.IntType: INTEGERS,
+    msgspec.inspect.FloatType: FINITE,
+    msgspec.inspect.StrType: st.text(),
+    msgspec.inspect.BoolType: st.booleans(),
+    msgspec.inspect.NoneType: st.none(),
+    msgspec.inspect.AnyType: st.dictionaries(st.text(), st.none() | st.booleans() | FINITE | st.text(), max_size=3),
+}
+
+
+def made(kind: type[Any]) -> st.SearchStrategy[Any]:
+    """Any message of a type, with every field drawn."""
+    fields = msgspec.structs.fields(kind)
+    return st.builds(kind, **{field.name: drawn(msgspec.inspect.type_info(field.type)) for field in fields})
+
+
+def drawn(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
+    """Any value of a field's type."""
+    match info:
+        case msgspec.inspect.UnionType(types=types):
+            return st.one_of(*map(drawn, types))
+        case msgspec.inspect.StructType(cls=cls):
+            return made(cls)
+        case msgspec.inspect.VarTupleType(item_type=item):
+            return st.lists(drawn(item), max_size=3).map(tuple)
+        case msgspec.inspect.DictType(value_type=value):
+            return st.dictionaries(st.text(), drawn(value), max_size=3)
+        case msgspec.inspect.LiteralType(values=values):
+            return st.sampled_from(values)
+    return SCALARS[type(info)]
+
+
+MESSAGES = st.sampled_from(sorted(KINDS)).flatmap(
+    lambda name: st.tuples(st.just(name), made(KINDS[name]).map(lambda one: msgspec.structs.replace(one, v=1)))
+)
+
+
+def with_junk(tree: Any, junk: dict[str, Any]) -> Any:
+    """The same JSON with unknown fields in every object of a known type."""
+    if isinstance(tree, list):
+        return [with_junk(one, junk) for one in tree]
+    if isinstance(tree, dict):
+        free = {"memory", "shield", "shadows"}
+        return junk | {key: value if key in free else with_junk(value, junk) for key, value in tree.items()}
+    return tree
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_committed_schema_is_the_types(kind: str) -> None:
+    """A changed type without a changed schema file fails here; ``make schemas`` writes it."""
+    committed = (generate.HOME / generate.file_name(kind)).read_text(encoding="utf-8")
+    assert committed == generate.text(kind)
+    jsonschema.Draft202012Validator.check_schema(json.loads(committed))
+
+
+def test_every_field_that_needs_words_has_them() -> None:
+    """The files say what the numbers mean: each time and rate is described."""
+    silent = [
+        f"{kind}: {name}.{field}"
+        for kind in KINDS
+        for name, definition in generate.schema(kind)["$defs"].items()
+        for field, told in definition["properties"].items()
+        if field in {"start", "end", "period", "limit", "was", "proposal", "throughput", "expires", "jitter", "p95"}
+        and "description" not in told
+    ]
+    assert [one for one in silent if not one.endswith("PodOutcome.limit")] == []
+
+
+@given(MESSAGES)
+def test_messages_fit_their_schema_and_read_back(drawn: tuple[str, messages.Message]) -> None:
+    """Any message, written and read, is the same, and is valid under the published schema."""
+    name, message = drawn
+    body = encode(message)
+    assert decode(KINDS[name], body) == message  # type: ignore[type-var]
+    jsonschema.validate(json.loads(body), generate.schema(name), jsonschema.Draft202012Validator)
+
+
+@given(MESSAGES, JUNK)
+def test_unknown_fields_are_ignored(drawn: tuple[str, messages.Message], junk: dict[str, Any]) -> None:
+    """Forward: a message of a later build, with fields unknown here, reads as if they were not there."""
+    name, message = drawn
+    later = json.dumps(with_junk(json.loads(encode(message)), junk)).encode()
+    assert decode(KINDS[name], later) == message  # type: ignore[type-var]
+    jsonschema.validate(json.loads(later), generate.schema(name), jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_messages_of_the_first_build_are_read_for_good(kind: str) -> None:
+    """Backward: these files were written by the first build and never change; newer fields get their defaults."""
+    first = json.loads((GOLDEN / f"{kind}.v1.json").read_text())
+    read = decode(KINDS[kind], json.dumps(first).encode())  # type: ignore[type-var]
+    assert json.loads(encode(read)) == first
+    jsonschema.validate(first, generate.schema(kind), jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_only_these_fields_are_required(kind: str) -> None:
+    """A new field without a default would make every older message unreadable."""
+    first = json.loads((GOLDEN / f"{kind}.v1.json").read_text())
+    definition = generate.schema(kind)["$defs"][KINDS[kind].__name__]
+    assert set(definition["required"]) <= set(first)
+    for left_out in definition["required"]:
+        body = json.dumps({key: value for key, value in first.items() if key != left_out}).encode()
+        with pytest.raises(InvalidMessage, match=left_out):
+            decode(KINDS[kind], body)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"\x00\xff",
+        b"[]",
+        b'{"domain":"\xff"}',
+        b'{"domain":"d","start":0.5,"end":1,"period":1,"source":"x"}',
+        b'{"domain":"d","start":NaN,"end":1,"period":1,"source":"x"}',
+        b'{"domain":"d","start":0,"end":1,"period":1,"source":"x","v":2}',
+        b'{"domain":"d","start":0,"end":1,"period":1,"source":"x","v":true}',
+        b'{"domain":"d","start":0,"end":1,"period":1,"source":"x","critical":{}}',
+        b'{"x":' + b"[" * 100_000,
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_what_is_no_sample_is_refused_with_a_reason(body: bytes) -> None:
+    """Malformed, mistyped, too deep or of another version: one kind of error, and a text."""
+    with pytest.raises(InvalidMessage, match="Sample"):
+        decode(messages.Sample, body)
