@@ -31,6 +31,8 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True):
     """Packets or probes lost in the window; None where nothing measures loss."""
     throughput: int | None = None
     """Load the workload put on the bottleneck, kbit/s."""
+    recent: int | None = None
+    """The same over the last signal period alone; None where the source cannot tell."""
     missing: str | None = None
     """Why there is no latency; None when there is."""
 
@@ -42,6 +44,8 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True):
     """``namespace/deployment``."""
     throughput: int | None = None
     """What it sent, kbit/s, all replicas together."""
+    recent: int | None = None
+    """The same over the last signal period alone; None where the source cannot tell."""
 
 
 class Sample(Struct, frozen=True, omit_defaults=True):

@@ -5,12 +5,13 @@ observation *no data*, because nobody can vouch for the workload that is not see
 that cannot be (it ends before it starts, or is longer than an hour) vouches for nothing either.
 """
 
+from collections.abc import Sequence
 from math import isfinite
 
 from msgspec import Struct
 
 from schemas.domain import Domain
-from schemas.messages import CriticalMeasure, Sample
+from schemas.messages import CriticalMeasure, Sample, TargetMeasure
 
 _LONGEST = 3600 * 10**9
 
@@ -32,8 +33,12 @@ class Observation(Struct, frozen=True, gc=False):
     """Packets or probes that critical workloads lost in the window."""
     critical_load: int | None
     """Throughput of all critical workloads together; None unless each is measured."""
+    critical_recent: int | None
+    """The same over the last period alone where the source tells it, else over the window."""
     effort_load: int | None
     """Throughput of all targets together; None unless each is measured."""
+    effort_recent: int | None
+    """The same over the last period alone where the source tells it, else over the window."""
     missing: str | None
     """Why there is no data; None when there is."""
     stress: float | None
@@ -63,51 +68,56 @@ class Observer:
             missing = missing or f"impossible window: from {sample.start} to {sample.end}, a sample every {period} ns"
             window = period = 1
         jitter = p95 = lost = 0.0
-        load: int | None = 0
-        measures = sample.critical
+        critical = []
         for index, (key, per_jitter, per_p95) in enumerate(self._critical):
-            measure = _find(measures, index, key)
-            if measure is None:
-                missing, load = missing or f"{key}: not in the sample", None
-                continue
-            if measure.lost is not None and measure.lost > 0 and isfinite(measure.lost):
-                lost += measure.lost
-            load = None if load is None or (rate := measure.throughput) is None or rate < 0 else load + rate
+            measure = _of_workload(sample.critical, index, key)
+            critical.append(measure)
             why = _why_unusable(measure, self._least)
-            if why is None:
-                jitter = max(jitter, measure.jitter * per_jitter)  # type: ignore[operator]  # checked just now
-                p95 = max(p95, measure.p95 * per_p95)  # type: ignore[operator]
-            else:
+            if measure is not None and measure.lost is not None and measure.lost > 0 and isfinite(measure.lost):
+                lost += measure.lost
+            if why is not None:
                 missing = missing or f"{key}: {why}"
-        effort = self._effort(sample)
+                continue
+            jitter = max(jitter, measure.jitter * per_jitter)  # type: ignore[operator, union-attr]  # usable
+            p95 = max(p95, measure.p95 * per_p95)  # type: ignore[operator, union-attr]
+        load, recent = _loads(critical)
+        effort = [_of_target(sample.targets, index, key) for index, key in enumerate(self._targets)]
+        loads = load, recent, *_loads(effort)
         if missing is not None:
-            return Observation(sample.end, window, period, 0.0, 0.0, lost, load, effort, missing, None, lost > 0)
+            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0)
         stress = max(jitter, p95)
-        violated = stress > 1 or lost > 0
-        return Observation(sample.end, window, period, jitter, p95, lost, load, effort, None, stress, violated)
-
-    def _effort(self, sample: Sample) -> int | None:
-        measures = sample.targets
-        total = 0
-        for index, key in enumerate(self._targets):
-            if index < len(measures) and measures[index].target == key:
-                rate = measures[index].throughput
-            else:
-                rate = next((measure.throughput for measure in measures if measure.target == key), None)
-            if rate is None or rate < 0:
-                return None
-            total += rate
-        return total
+        return Observation(sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0)
 
 
-def _find(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
+def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
     # Samplers write the workloads in the configuration's order: look there first.
     if index < len(measures) and measures[index].workload == key:
         return measures[index]
     return next((measure for measure in measures if measure.workload == key), None)
 
 
-def _why_unusable(measure: CriticalMeasure, least: int) -> str | None:
+def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> TargetMeasure | None:
+    if index < len(measures) and measures[index].target == key:
+        return measures[index]
+    return next((measure for measure in measures if measure.target == key), None)
+
+
+def _loads(measures: Sequence[CriticalMeasure | TargetMeasure | None]) -> tuple[int | None, int | None]:
+    """Throughput of all together, over the window and over the last period; None unless each is measured."""
+    total = recent = 0
+    for measure in measures:
+        rate = None if measure is None else measure.throughput
+        if rate is None or rate < 0:
+            return None, None
+        total += rate
+        last = measure.recent  # type: ignore[union-attr]  # a rate comes from a measure
+        recent += rate if last is None or last < 0 else last
+    return total, recent
+
+
+def _why_unusable(measure: CriticalMeasure | None, least: int) -> str | None:
+    if measure is None:
+        return "not in the sample"
     if measure.missing is not None:
         return measure.missing
     jitter, p95 = measure.jitter, measure.p95

@@ -203,21 +203,27 @@ class _Loop:
         why = self._blind or ("" if len(inside) > 1 else f"{len(inside)} readings in the window, 2 needed")
         if why:
             return Sample(self._domain.name, start, end, period, "simulation", no_data=why)
-        (before, old), (after, new) = inside[0], inside[-1]
-        per = 8 * 1_000_000 / (after - before)
-        pods = {pod.name: pod.target for pod in self._model.pods}
-        sent: dict[str, int] = {}
-        for name, total in new.sent.items():
-            key = pods.get(name, name)
-            sent[key] = sent.get(key, 0) + total - old.sent[name]
+        old, new = inside[0][1], inside[-1][1]
+        sent = self._rates(inside[0], inside[-1])
+        # Read at each sample, the last two readings lie one period apart.
+        recent = self._rates(*inside[-2:]) if self._delays.scrape is None else {}
         critical = []
         for one in self._domain.critical:
             was, now = old.latency[one.key], new.latency[one.key]
             seen = latency(BUCKETS, increase(was.counts, now.counts))
-            lost, rate = now.lost - was.lost, round(sent[one.key] * per)
-            critical.append(CriticalMeasure(one.key, seen.jitter, seen.p95, int(seen.observations), lost, rate))
-        targets = tuple(TargetMeasure(one.key, round(sent[one.key] * per)) for one in self._domain.targets)
+            figures = (seen.jitter, seen.p95, int(seen.observations), now.lost - was.lost)
+            critical.append(CriticalMeasure(one.key, *figures, sent[one.key], recent=recent.get(one.key)))
+        targets = tuple(TargetMeasure(one.key, sent[one.key], recent.get(one.key)) for one in self._domain.targets)
         return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
+
+    def _rates(self, old: tuple[int, Counters], new: tuple[int, Counters]) -> dict[str, int]:
+        """What each workload sent between two readings, kbit/s."""
+        pods = {pod.name: pod.target for pod in self._model.pods}
+        sent: dict[str, int] = {}
+        for name, total in new[1].sent.items():
+            key = pods.get(name, name)
+            sent[key] = sent.get(key, 0) + total - old[1].sent[name]
+        return {key: round(total * 8 * 1_000_000 / (new[0] - old[0])) for key, total in sent.items()}
 
     def _decide(self, sample: Sample) -> None:
         assert self._controller is not None
