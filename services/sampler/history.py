@@ -7,6 +7,7 @@ exporter that names a workload only at its first loss would otherwise hide that 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -95,10 +96,18 @@ class History:
             for series, gain in page.gains.items():
                 so_far = sums.get(series)
                 sums[series] = gain if so_far is None else [a + b for a, b in zip(so_far, gain, strict=True)]
-        return {series: Gain(counts, self._seconds(series)) for series, counts in sums.items()}
+        return {series: Gain(counts, _seconds(self._snapshots, series)) for series, counts in sums.items()}
 
-    def _seconds(self, series: Series) -> float:
-        stamps = [page.stamps[series] for page in self._snapshots if series in page.stamps]
-        if stamps:
-            return (stamps[-1] - stamps[0]) / 1000
-        return self._snapshots[-1].at - self._snapshots[0].at
+    def last_gains(self) -> dict[Series, Gain]:
+        """What each series gained between the last two pages; nothing before there are two."""
+        pages = list(islice(self._snapshots, max(len(self._snapshots) - 2, 0), None))
+        if len(pages) < 2:
+            return {}
+        return {series: Gain(counts, _seconds(pages, series)) for series, counts in pages[-1].gains.items()}
+
+
+def _seconds(pages: Sequence[_Snapshot], series: Series) -> float:
+    stamps = [page.stamps[series] for page in pages if series in page.stamps]
+    if stamps:
+        return (stamps[-1] - stamps[0]) / 1000
+    return pages[-1].at - pages[0].at

@@ -32,7 +32,10 @@ def sample_of(domain: Domain, end: int, period: int, source: str, measured: Meas
         period=period,
         source=source,
         critical=tuple(_critical(critical, measured) for critical in domain.critical),
-        targets=tuple(TargetMeasure(target.key, measured.sent.get(target.key)) for target in domain.targets),
+        targets=tuple(
+            TargetMeasure(target.key, measured.sent.get(target.key), measured.recent.get(target.key))
+            for target in domain.targets
+        ),
     )
 
 
@@ -90,5 +93,6 @@ def _critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
         observations=found.observations,
         lost=found.lost,
         throughput=measured.sent.get(critical.key),
+        recent=measured.recent.get(critical.key),
         missing=missing,
     )

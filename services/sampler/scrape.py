@@ -142,6 +142,7 @@ class ScrapeSource:
         lost_sight: dict[str, str] = {}
         seen: set[str] = set()
         gains: list[tuple[Series, Gain]] = []
+        last: list[tuple[Series, Gain]] = []
         for exporter, failure in zip(self._exporters, failures, strict=True):
             if failure is not None:
                 lost_sight |= dict.fromkeys(exporter.history.workloads, failure)
@@ -149,12 +150,13 @@ class ScrapeSource:
             seen |= exporter.history.present
             lost_sight |= exporter.faults
             gains += exporter.history.gains().items()
+            last += exporter.history.last_gains().items()
         starts = [start for exporter in self._exporters if (start := exporter.history.start) not in (None, end)]
         start = min(starts, default=end - self._window)
         elsewhere = "".join(f"; {failure}" for failure in failures if failure)
         absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
         missing = {key: absent for key in self._workloads.critical if key not in seen} | lost_sight
-        return Measurements(start, latencies(gains, self._workloads.critical, missing), sent(gains))
+        return Measurements(start, latencies(gains, self._workloads.critical, missing), sent(gains), sent(last))
 
     def close(self) -> None:
         """Give connections and threads back."""

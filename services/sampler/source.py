@@ -31,6 +31,8 @@ class Measurements(Struct, frozen=True):
     """By critical workload, ``namespace/workload``; all that were asked for."""
     sent: dict[str, int]
     """kbit/s sent, by workload, of those that are measured."""
+    recent: dict[str, int] = {}
+    """The same over the last period alone, where the source can tell."""
 
 
 class NoData(Exception):

@@ -100,3 +100,20 @@ def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
     assert same.gains()[SENT].seconds == 0
     anew = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (300,)}, {SENT: 7500}))
     assert anew.gains()[SENT].seconds == 2.5
+
+
+def test_last_gains_are_those_of_the_newest_page() -> None:
+    """What came between the last two pages, over the time between them; nothing after a single page."""
+    history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
+    gain = history.last_gains()[SENT]
+    assert gain.counts == [7]
+    assert round(gain.seconds * 1e9) == 1
+    assert after(page({SENT: (1,)})).last_gains() == {}
+
+
+def test_last_gains_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
+    """Millisecond stamps of the last two pages."""
+    history = after(
+        page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
+    )
+    assert history.last_gains()[SENT].seconds == 0.25
