@@ -16,6 +16,7 @@ COMMANDS = {
     "echo": ("services.exporter.echo", "Answer the exporter's probes beside a critical workload."),
     "demo": ("services.factory.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
     "factory": ("services.factory.main", "Run the whole pipeline on real packets (needs root)."),
+    "record": ("services.tools.record", "Write a stretch of the bus, or of a Prometheus's past, to a file."),
     "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),
     "tap": ("services.tools.tap", "Follow the bus."),
     "check": ("services.tools.check", "Check a configuration before it is used."),

@@ -78,19 +78,19 @@ def stream(of: Config, count: int, seed: int = 1) -> Iterator[Line]:
             yield decision_line(decision, seq, seq, sample.id)
 
 
-def sample_line(sample: Sample, seq: int) -> Line:
-    """A sample as the sampler publishes it, 5 ms after its window."""
+def sample_line(sample: Sample, seq: int, published: int | None = None) -> Line:
+    """A sample as the sampler publishes it, 5 ms after its window unless told otherwise."""
     headers = {MSG_ID: sample.id, TRACE: begun(sample.id)}
     subject = SUBJECTS.sample(sample.domain)
-    return line_of("sample", subject, seq, sample.end + 5_000_000, headers, encode(sample))
+    return line_of("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
 
 
-def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str) -> Line:
-    """A decision as the decision service publishes it, 2 ms after its sample."""
+def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None) -> Line:
+    """A decision as the decision service publishes it, 2 ms after its sample unless told otherwise."""
     trace = continued({TRACE: begun(cause)}, decision.id)
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)
-    return line_of("decision", subject, seq, decision.end + 7_000_000, headers, encode(decision))
+    return line_of("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
 
 
 def record(path: Path, of: Config, lines: Iterator[Line]) -> Path:

@@ -7,6 +7,7 @@ and a thread of its own, so that they go out together and none holds up the even
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -54,23 +55,37 @@ class Query:
         Raises:
             QueryFailed: no answer, an error, or one that is not an instant vector.
         """
+        return _vector(self.figure, await self._answer(self._client.custom_query, params={"time": _seconds(end)}))
+
+    async def ask_range(self, ends: range) -> dict[int, Vector]:
+        """Evaluate the query at every one of ``ends``, UTC ns; by end.
+
+        Raises:
+            QueryFailed: no answer, an error, or one that is not a range vector.
+        """
+        # The client rounds its own start and end to seconds.
+        exact = {"start": _seconds(ends[0]), "end": _seconds(ends[-1])}
+        now, step = datetime.now(UTC), f"{ends.step / 1e9:.3f}"
+        answer = await self._answer(self._client.custom_query_range, now, now, step, params=exact)
+        return _matrix(self.figure, answer, ends)
+
+    async def _answer(self, ask: Callable[..., Any], *args: Any, **params: Any) -> Any:
         try:
-            return await self._lane.run(lambda: self._ask(end), self._timeout)
+            return await self._lane.run(lambda: self._ask(ask, *args, **params), self._timeout)
         except TimeoutError:
             raise QueryFailed(f"{self.figure}: no answer within {self._timeout:g} s") from None
         except Busy as error:
             raise QueryFailed(f"{self.figure}: {error}") from None
 
-    def _ask(self, end: int) -> Vector:
+    def _ask(self, ask: Callable[..., Any], *args: Any, **params: Any) -> Any:
         try:
-            answer = self._client.custom_query(self.text, params={"time": f"{end / 1e9:.3f}"})
+            return ask(self.text, *args, **params)
         except PrometheusApiClientException as error:
             raise QueryFailed(f"{self.figure}: {str(error)[:300]}") from error
         except (requests.RequestException, OSError) as error:
             raise QueryFailed(f"{self.figure}: {_words(error)}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise QueryFailed(f"{self.figure}: the answer is not Prometheus's ({type(error).__name__})") from error
-        return _vector(self.figure, answer)
 
     def close(self) -> None:
         """Give the connection and the thread back."""
@@ -99,6 +114,29 @@ def _vector(figure: Figure, answer: Any) -> Vector:
         return [(dict(series["metric"]), float(series["value"][1])) for series in answer]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise QueryFailed(f"{figure}: the answer is no instant vector ({type(error).__name__})") from None
+
+
+def _matrix(figure: Figure, answer: Any, ends: range) -> dict[int, Vector]:
+    """Turn a range vector into an instant vector for each end.
+
+    Raises:
+        QueryFailed: it is not a range vector.
+    """
+    vectors: dict[int, Vector] = {end: [] for end in ends}
+    try:
+        for series in answer:
+            labels = dict(series["metric"])
+            for at, value in series["values"]:
+                # A float of seconds is exact to well below a millisecond.
+                vectors[round(float(at) * 1000) * 1_000_000].append((labels, float(value)))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise QueryFailed(f"{figure}: the answer is no range vector ({type(error).__name__})") from None
+    return vectors
+
+
+def _seconds(ns: int) -> str:
+    """As Prometheus takes a time, which it keeps in milliseconds."""
+    return f"{ns // 10**9}.{ns % 10**9 // 10**6:03d}"
 
 
 class PrometheusSource:
@@ -136,6 +174,22 @@ class PrometheusSource:
         if "buckets" in vectors:
             self._bounds = _layout(vectors["buckets"], self._workloads)
             self._layout_due = time.monotonic() + _LAYOUT_S
+        return self._measured(end, vectors)
+
+    async def history(self, ends: range) -> dict[int, Measurements]:
+        """Measure windows of the past, by their ends, UTC ns; the bucket layout is that of the last end.
+
+        Raises:
+            QueryFailed: one of the figures could not be had.
+        """
+        figures = [figure for figure in self._queries if figure != "buckets"]
+        answers = await asyncio.gather(*(self._queries[figure].ask_range(ends) for figure in figures))
+        if "buckets" in self._queries:
+            self._bounds = _layout(await self._queries["buckets"].ask(ends[-1]), self._workloads)
+        by_figure = dict(zip(figures, answers, strict=True))
+        return {end: self._measured(end, {figure: by_figure[figure][end] for figure in figures}) for end in ends}
+
+    def _measured(self, end: int, vectors: Mapping[str, Vector]) -> Measurements:
         return Measurements(end - self._signal.window, self._latencies(end, vectors), self._sent(vectors))
 
     def _latencies(self, end: int, vectors: Mapping[str, Vector]) -> dict[str, Latencies]:

@@ -15,10 +15,12 @@ AS_RECORDED = "as recorded"
 
 
 class _Sample(Struct, tag="sample", tag_field="kind", gc=False):
+    time: int
     body: Sample
 
 
 class _Decision(Struct, tag="decision", tag_field="kind", gc=False):
+    time: int
     body: Raw
 
 
@@ -57,14 +59,14 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
             if type(line) is _Sample:
                 course = courses.get(line.body.domain)
                 if course is not None:
-                    course.sample(line.body)
+                    course.sample(line.body, line.time)
                 else:
                     _stranger(strangers, line.body.domain)
             elif type(line) is _Decision:
                 body = bytes(line.body)
                 course = courses.get(_owner.decode(body).domain)
                 if course is not None:
-                    course.decision(body)
+                    course.decision(body, line.time)
         progress(reader.offset)
     return {name: course.end() for name, course in courses.items()} | strangers
 
@@ -99,7 +101,7 @@ def what_if(
         for line in batch:
             if type(line) is _Sample:
                 for course in by_domain.get(line.body.domain, ()):
-                    course.sample(line.body)
+                    course.sample(line.body, line.time)
             elif type(line) is _Decision:
                 told = _told.decode(line.body)
                 total = recorded[told.domain].take(told) if told.domain in recorded else 0

@@ -8,16 +8,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.tools.recording import Reader
 
+Told = Callable[[int], None]
+"""Takes how far the work is."""
+
 
 @contextmanager
-def reading(reader: Reader) -> Iterator[Callable[[int], None]]:
+def reading(reader: Reader) -> Iterator[Told]:
     """Show how much of a recording has been read; gives what is to be told of the offset."""
     with bar(f"reading {reader.path.name}", reader.size) as told:
         yield told
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int) -> Iterator[Told]:
     """Show progress towards ``total``; gives what is to be told of the state."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))

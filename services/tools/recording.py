@@ -10,7 +10,7 @@ Plain JSON lines are read as well.
 """
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -94,16 +94,19 @@ class NoRecording(ValueError):
     """The file is no recording, or of a version that this build does not read."""
 
 
-def header_of(config: Config, origin: str, made: int, kinds: tuple[str, ...], build: str) -> Header:
-    """The header of a recording that is made under a configuration."""
+def header_of(
+    config: Config, origin: str, made: int, kinds: tuple[str, ...], build: str, domains: Collection[str] = ()
+) -> Header:
+    """The header of a recording that is made under a configuration, of all its domains or some."""
+    chosen = tuple(domain for domain in config.domains if not domains or domain.name in domains)
     return Header(
         v=FORMAT,
         build=build,
         made=made,
         origin=origin,
         prefix=config.bus.prefix,
-        domains=config.domains,
-        policies={domain.name: make_policy(domain).version for domain in config.domains},
+        domains=chosen,
+        policies={domain.name: make_policy(domain).version for domain in chosen},
         period=config.signal.period,
         window=config.signal.window,
         kinds=kinds,

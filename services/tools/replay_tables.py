@@ -50,7 +50,7 @@ def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -
     domains = list(dict.fromkeys(domain for of in found.values() for domain, figures in of.items() if figures.samples))
     for domain in domains[:_MOST_ROWS]:
         table = _table(f"Domain {domain}: best-effort limits, in Mbit/s", "policy")
-        for column in ("mean", "lowest", "highest", "above", "below", "changes/min", "cuts", "shielded"):
+        for column in ("mean", "lowest", "highest", "above", "below", "per min", "cuts", "shielded"):
             table.add_column(column, justify="right")
         for variant, of in found.items():
             if domain in of and of[domain].samples:
@@ -60,7 +60,8 @@ def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -
         console.print(f"and {len(domains) - _MOST_ROWS} more domains; --json has them all")
     console.print(
         "above, below: share of samples with limits above or below the recorded ones.  "
-        "shielded: share in which the shield changed the policy's proposal.",
+        "per min: how often limits changed.  "
+        "shielded: share of samples on which the shield changed the policy's proposal.",
         highlight=False,
     )
     for of in found.values():
@@ -92,4 +93,6 @@ def _mbit(kbit: float | None) -> str:
 
 
 def _table(title: str, first: str) -> Table:
-    return Table(first, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table

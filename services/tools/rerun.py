@@ -12,11 +12,14 @@ from msgspec import Struct, field
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State, encode
-from services.control import Controller
+from services.control import Controller, StaleSample
+from services.control.admission import FutureSample, admit
 
 _MOST_WAITING = 10_000
 _MOST_LISTED = 50
 _FOREVER = 2**63
+_OVERTAKING = 10**9
+"""By how much a decision's sample may come later in a recording than the decision, ns."""
 
 
 class Fence(Struct, frozen=True):
@@ -52,8 +55,8 @@ class Tally(Struct):
     different: int = 0
     given: int = 0
     """Decisions taken over from the record, because what they rest on is not in it."""
-    stale: int = 0
-    """Samples that were not newer than the one before: no service steps on them."""
+    refused: int = 0
+    """Samples that no service steps on: repeated, not newer than the one before, or from the future."""
     unanswered: int = 0
     """Samples without a decision on record."""
     differences: list[Difference] = field(default_factory=list)
@@ -71,6 +74,14 @@ _recorded = msgspec.json.Decoder(Recorded)
 _decision = msgspec.json.Decoder(Decision)
 
 
+class Arrival(Struct, frozen=True, gc=False):
+    """A sample as it came to the decision service."""
+
+    sample: Sample
+    published: int
+    """When the bus stored it, UTC ns."""
+
+
 class Again:
     """One domain under its recorded configuration.
 
@@ -81,92 +92,114 @@ class Again:
 
     def __init__(self, domain: Domain) -> None:
         """Begin before the first message."""
+        self._domain = domain
         self._controller = Controller(domain)
         self._state: State | None = None
-        self._begun = False
-        self._samples: deque[Sample] = deque()
-        self._decisions: deque[tuple[Recorded, bytes]] = deque()
-        self._newest = 0
+        self._first = _FOREVER
+        self._samples: dict[str, Arrival] = {}
+        self._decisions: deque[tuple[Recorded, int, bytes]] = deque()
         self.tally = Tally()
 
-    def sample(self, sample: Sample) -> None:
-        """The next sample of the stream."""
+    def sample(self, sample: Sample, published: int) -> None:
+        """The next sample of the stream, and when the bus stored it, UTC ns."""
         self.tally.samples += 1
-        if sample.end <= self._newest:
-            self.tally.stale += 1
+        self._first = min(self._first, published)
+        if sample.id in self._samples:
+            self.tally.refused += 1
             return
-        self._newest = sample.end
-        self._samples.append(sample)
+        self._samples[sample.id] = Arrival(sample, published)
         if self._decisions:
-            self._settle()
+            self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
-            self._samples.popleft()
+            del self._samples[next(iter(self._samples))]
             self.tally.unanswered += 1
 
-    def decision(self, body: bytes) -> None:
-        """The next recorded decision.
+    def decision(self, body: bytes, published: int) -> None:
+        """The next recorded decision, and when the bus stored it, UTC ns.
 
         Raises:
             msgspec.DecodeError: ``body`` is no decision.
         """
-        self._decisions.append((_recorded.decode(body), body))
-        self._settle()
+        self._decisions.append((_recorded.decode(body), published, body))
+        self._settle(0)
 
     def end(self) -> Tally:
         """No more messages."""
-        self._newest = _FOREVER
-        self._settle()
-        self.tally.unanswered += len(self._samples)
+        self._settle(_FOREVER)
+        self._passed(list(self._samples.values()), self._state)
         self._samples.clear()
         return self.tally
 
-    def _settle(self) -> None:
-        while self._decisions and (self._decisions[0][0].end <= self._newest or len(self._decisions) > _MOST_WAITING):
-            self._judge(*self._decisions.popleft())
+    def _settle(self, now: int) -> None:
+        """Judge the decisions whose samples are there, or cannot come any more with the samples at ``now``."""
+        while self._decisions:
+            recorded, published, body = self._decisions[0]
+            if recorded.sample not in self._samples and now <= published + _OVERTAKING and self._roomy:
+                return
+            self._decisions.popleft()
+            self._judge(recorded, published, body)
 
-    def _judge(self, recorded: Recorded, body: bytes) -> None:
-        sample, skipped = self._sample_of(recorded)
-        if sample is None:
-            self._take(body, f"the sample {recorded.sample} is not in the recording" if self._begun else None)
+    @property
+    def _roomy(self) -> bool:
+        return len(self._decisions) <= _MOST_WAITING
+
+    def _judge(self, recorded: Recorded, published: int, body: bytes) -> None:
+        if recorded.sample not in self._samples:
+            missing = f"the sample {recorded.sample} is not in the recording"
+            # Before the first sample, decisions are there for their state alone.
+            self._take(body, missing if published > self._first else None)
             return
-        if not self._enter(recorded, skipped):
+        skipped: list[Arrival] = []
+        while (arrival := self._samples.pop(next(iter(self._samples)))).sample.id != recorded.sample:
+            skipped.append(arrival)
+        replayed = self._answer(self._state, arrival, recorded) if not skipped else None
+        if replayed is None or encode(replayed) != body:
+            self._search(recorded, body, arrival, skipped)
+            return
+        self.tally.identical += 1
+        self._state = replayed.state
+
+    def _answer(self, state: State | None, arrival: Arrival, recorded: Recorded) -> Decision | None:
+        """The decision as the service would make it; None where it would refuse the sample."""
+        try:
+            admitted = admit(self._domain, state, arrival.sample, arrival.published)
+        except (StaleSample, FutureSample):
+            return None
+        return self._controller.step(admitted, arrival.sample, recorded.fault)
+
+    def _search(self, recorded: Recorded, body: bytes, arrival: Arrival, skipped: list[Arrival]) -> None:
+        """Find the state that the decision was made from, where it is not simply the one before.
+
+        It may have gone over samples whose decisions are lost, or past samples that it never saw, or
+        have begun anew on a bus that was wiped.
+        """
+        through = self._passed(skipped, self._state)
+        best: Decision | None = None
+        for state in (through, self._state, None):
+            replayed = self._answer(state, arrival, recorded)
+            if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
+                if encode(replayed) == body:
+                    self.tally.identical += 1
+                    self._state = replayed.state
+                    return
+                best = best or replayed
+        if best is None:
             self._take(body, self._gap(recorded))
-            return
-        replayed = self._controller.step(self._state, sample, recorded.fault)
-        if encode(replayed) == body:
-            self.tally.identical += 1
-            self._state = replayed.state
         else:
-            self._differs(replayed, body)
-        self._begun = True
+            self._differs(best, body)
 
-    def _sample_of(self, recorded: Recorded) -> tuple[Sample | None, list[Sample]]:
-        """The decision's sample, and the samples before it that have no decision of their own."""
-        skipped: list[Sample] = []
-        waiting = self._samples
-        while waiting and waiting[0].end <= recorded.end:
-            sample = waiting.popleft()
-            if sample.id == recorded.sample:
-                return sample, skipped
-            skipped.append(sample)
-        self.tally.unanswered += len(skipped)
-        return None, []
-
-    def _enter(self, recorded: Recorded, skipped: list[Sample]) -> bool:
-        """Bring the state to just before the recorded decision; False where that cannot be done."""
-        self.tally.unanswered += len(skipped)
-        if recorded.state.seq == 1:
-            self._state = None
-            return True
-        state = self._state
-        if state is None or state.epoch != recorded.state.epoch:
-            return False
-        if recorded.state.seq == state.seq + 1 + len(skipped):
-            for sample in skipped:
-                state = self._controller.step(state, sample).state
-            self._state = state
-            return True
-        return recorded.state.seq == state.seq + 1
+    def _passed(self, skipped: list[Arrival], state: State | None) -> State | None:
+        """The state after samples that have no decision on record."""
+        for arrival in skipped:
+            try:
+                admitted = admit(self._domain, state, arrival.sample, arrival.published)
+            except (StaleSample, FutureSample):
+                self.tally.refused += 1
+                continue
+            self.tally.unanswered += 1
+            if state is not None:
+                state = self._controller.step(admitted, arrival.sample).state
+        return state
 
     def _gap(self, recorded: Recorded) -> str:
         if self._state is None:
@@ -181,7 +214,6 @@ class Again:
 
     def _take(self, body: bytes, why: str | None) -> None:
         self._state = _decision.decode(body).state
-        self._begun = True
         self.tally.given += 1
         if why is not None:
             self.tally.note(why)

@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State, TargetDecision
-from services.control import Controller
+from services.control import Controller, StaleSample
+from services.control.admission import FutureSample, admit
 
 _MOST_WAITING = 1000
 
@@ -96,6 +97,7 @@ class Course:
 
     def __init__(self, domain: Domain) -> None:
         """Begin at the fail-safe limits."""
+        self._domain = domain
         self._controller = Controller(domain)
         self._state: State | None = None
         self._totals: dict[int, int] = {}
@@ -103,19 +105,25 @@ class Course:
 
     @property
     def begun(self) -> bool:
-        """Whether it has a state to go on from."""
-        return self._state is not None
+        """Whether it has stepped on a sample."""
+        return self.figures.samples > 0
 
     def begin(self, state: State) -> None:
         """Begin from a recorded state instead."""
         self._state = state
 
-    def sample(self, sample: Sample) -> None:
-        """Step once; a sample that is not newer than the one before is passed over, as live."""
-        state = self._state
-        if state is not None and sample.end <= state.end:
+    def sample(self, sample: Sample, published: int) -> None:
+        """Step once; a sample that the decision service would refuse is passed over.
+
+        Args:
+            sample: the next of the stream.
+            published: when the bus stored it, UTC ns.
+        """
+        try:
+            admitted = admit(self._domain, self._state, sample, published)
+        except (StaleSample, FutureSample):
             return
-        decision = self._controller.step(state, sample)
+        decision = self._controller.step(admitted, sample)
         self._state = decision.state
         self._totals[sample.end] = self.figures.take(decision)
         if len(self._totals) > _MOST_WAITING:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from schemas.messages import Decision, Sample, decode, encode
 from services.control import Controller
+from services.control.admission import FutureSample, admit
 from services.tools.inprocess import again
 from services.tools.recording import Line, Reader, line_of
 from services.tools.rerun import Tally
@@ -168,13 +170,63 @@ def test_stale_samples(replay: Replay) -> None:
         for i, sample in enumerate(samples(domain, 50), 1):
             history.append(sample)
             yield sample_line(sample, 2 * i)
-            yield sample_line(history[i // 2], 2 * i + 1)
+            yield sample_line(history[i // 2], 2 * i + 1, sample.end + 6_000_000)
             decision = controller.step(state, sample)
             state = decision.state
             yield decision_line(decision, i, 2 * i, sample.id)
 
     tally = replay(untidy())
-    assert (tally.samples, tally.identical, tally.different, tally.stale) == (100, 50, 0, 50)
+    assert (tally.samples, tally.identical, tally.different, tally.refused) == (100, 50, 0, 50)
+
+
+def test_clocks_that_jump(replay: Replay) -> None:
+    """A sample from the future is refused, and a bus whose clock was set back begins a new epoch: so on replay."""
+    domain = config().domains[0]
+    controller = Controller(domain)
+    hour = 3600 * 10**9
+
+    def moved(sample: Sample, by: int) -> Sample:
+        return structs.replace(sample, start=sample.start + by, end=sample.end + by)
+
+    def jumping() -> Iterator[Line]:
+        state = None
+        # An hour ahead together with the bus, then both are set right; in between a sampler alone is ahead.
+        for i, sample in enumerate(samples(domain, 60), 1):
+            one = moved(sample, hour if i <= 20 or i % 10 == 0 else 0)
+            published = sample.end + 5_000_000 + (hour if i <= 20 else 0)
+            yield sample_line(one, i, published)
+            try:
+                admitted = admit(domain, state, one, published)
+            except FutureSample:
+                continue
+            decision = controller.step(admitted, one)
+            state = decision.state
+            yield decision_line(decision, i, i, one.id, published + 2_000_000)
+
+    tally = replay(jumping())
+    assert (tally.samples, tally.identical, tally.different, tally.given) == (60, 56, 0, 0)
+    assert (tally.refused, tally.unanswered) == (4, 0)
+
+
+def test_a_gap_begins_an_epoch(replay: Replay) -> None:
+    """After a gap longer than a decision is good for, the live service begins an epoch from the old state."""
+    domain = config().domains[0]
+    controller = Controller(domain)
+
+    def interrupted() -> Iterator[Line]:
+        state = None
+        for i, sample in enumerate(samples(domain, 60), 1):
+            if not 20 <= i < 40:
+                line = sample_line(sample, i)
+                yield line
+                decision = controller.step(admit(domain, state, sample, line.time), sample)
+                state = decision.state
+                yield decision_line(decision, i, i, sample.id)
+        assert state is not None
+        assert state.seq == 21
+
+    tally = replay(interrupted())
+    assert (tally.identical, tally.different, tally.given) == (40, 0, 0)
 
 
 def test_another_policy_on_record(replay: Replay) -> None:

@@ -1,0 +1,36 @@
+"""The ``sluice`` command in processes of its own, as a user runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SLUICE = Path(sys.executable).parent / "sluice"
+PATIENCE_S = 60.0
+
+
+def sluice(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a subcommand to its end."""
+    return subprocess.run(
+        [SLUICE, *arguments], capture_output=True, text=True, env=_environment(), timeout=PATIENCE_S, check=False
+    )
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A subcommand that runs while the context lasts, and is then interrupted as by Ctrl-C."""
+    with subprocess.Popen(
+        [SLUICE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE_S)
+
+
+def _environment() -> dict[str, str]:
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}, "COLUMNS": "160"}
