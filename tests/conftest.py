@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import apiserver as kube
 from tests.parts import NatsServer
 
 PROGRAMS = {
@@ -55,4 +56,11 @@ def pytest_runtest_makereport(
 def nats(tmp_path: Path) -> Iterator[NatsServer]:
     """A nats-server of the test's own."""
     with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[kube.ApiServer]:
+    """A real API server that all tests of a session share; each uses a namespace of its own."""
+    with kube.running() as server:
         yield server
