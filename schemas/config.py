@@ -13,6 +13,9 @@ from schemas.exporter import Exporter
 from schemas.units import Duration
 
 _S = 10**9
+_MOST_REPLICAS = 5
+"""JetStream keeps no more copies."""
+_LEAST_BYTES = 1024 * 1024
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +40,27 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     """How long messages are kept for replay and audit."""
     keep_bytes: int = 256 * 1024 * 1024
     """How much each stream keeps."""
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: no server, an address of another kind, credentials that do not go together, or a
+                number out of range.
+        """
+        if not self.servers:
+            raise ValueError("servers: at least one is needed")
+        for server in self.servers:
+            if not server.startswith(("nats://", "tls://")):
+                raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
+        if self.user is not None and self.credentials is not None:
+            raise ValueError("user and credentials: only one of the two")
+        if (self.certificate is None) != (self.key is None) or (self.certificate is not None and self.ca is None):
+            raise ValueError("certificate, key: both are needed, and ca with them")
+        if not 1 <= self.replicas <= _MOST_REPLICAS:
+            raise ValueError(f"replicas {self.replicas} is outside 1 to {_MOST_REPLICAS}")
+        if self.keep_bytes < _LEAST_BYTES:
+            raise ValueError(f"keep_bytes {self.keep_bytes} is below {_LEAST_BYTES}")
 
 
 Figure = Literal["jitter", "p95", "observations", "scraped", "buckets", "lost", "throughput"]

@@ -9,16 +9,24 @@ import itertools
 import os
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import ConnectionClosedError, Error, MaxPayloadError
+# nats imports aiohttp, where it is installed, for websockets alone: 10 MiB of every pod for nothing.
+_had = "aiohttp" in sys.modules
+if not _had:
+    sys.modules["aiohttp"] = None  # type: ignore[assignment]
+from nats.aio.client import Client  # noqa: E402
+from nats.aio.msg import Msg  # noqa: E402
+from nats.errors import ConnectionClosedError, Error, MaxPayloadError  # noqa: E402
 
-from schemas.config import Bus as Settings
+if not _had:
+    del sys.modules["aiohttp"]
+
+from schemas.config import Bus as Settings  # noqa: E402
 
 __all__ = ["Denied", "Link", "LinkDown", "Msg", "NoResponder", "TooLarge"]
 

@@ -18,6 +18,10 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the text names the file, the path in it, and what is allowed."""
 
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's reads the file of a thousand domains in a quarter of the time, and with less memory."""
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -56,7 +60,7 @@ def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
         ConfigError: it says something that is not allowed.
     """
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _LOADER)  # noqa: S506 - both are safe loaders
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from None
     if not isinstance(tree, dict):
