@@ -18,6 +18,7 @@ COMMANDS = {
     "factory": ("services.factory.main", "Run the whole pipeline on real packets (needs root)."),
     "record": ("services.tools.record", "Write a stretch of the bus, or of a Prometheus's past, to a file."),
     "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),
+    "bench": ("services.tools.bench.main", "Measure speed and memory."),
     "tap": ("services.tools.tap", "Follow the bus."),
     "check": ("services.tools.check", "Check a configuration before it is used."),
     "restore": ("services.actuator.restore", "Put the annotations back as they were found."),

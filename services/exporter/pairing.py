@@ -25,8 +25,8 @@ VALID_POINTS = _OUTBOUND | {TO_ENDPOINT}
 QUIET_NS = 6_000_000_000
 """Monitor aggregation reports a busy conversation every 5 s: a longer silence was a real one."""
 _GENERATIONS = 3
-_ENTRY_BYTES = 200
-"""What an entry takes besides its key: its tuple and time, and its share of the table."""
+_ENTRY_BYTES = 120
+"""What an entry takes besides its key: its integer, and its share of the table."""
 
 Protocol = Literal["tcp", "udp"]
 Kind = Literal["handshake", "request"]
@@ -63,13 +63,12 @@ class Pair(NamedTuple):
     server: str
 
 
-class Waiting(NamedTuple):
-    """A request without its answer."""
-
-    time: int
-    local: bool
-    left: bool
-    """Its answer was seen on the way out: this node is the server's."""
+# A request that waits is one integer, the time shifted by two bits, because there may be many.
+_LOCAL = 2
+"""Flag: seen at an endpoint of this node."""
+_LEFT = 1
+"""Flag: its answer was seen on the way out, so this node is the server's."""
+_FLAGS = 2
 
 
 class _Generation:
@@ -78,7 +77,7 @@ class _Generation:
     __slots__ = ("bytes", "requests")
 
     def __init__(self) -> None:
-        self.requests: dict[str, Waiting] = {}
+        self.requests: dict[str, int] = {}
         self.bytes = 0
 
 
@@ -141,37 +140,41 @@ class Pairing:
         return None
 
     def _asked(self, flow: Flow, now: int, *, fresh: bool) -> None:
-        local = flow.point == TO_ENDPOINT
+        waiting = flow.time << _FLAGS | (_LOCAL if flow.point == TO_ENDPOINT else 0)
         for generation in self._generations:
             before = generation.requests.get(flow.conversation)
-            if before is None:
-                continue
-            if abs(flow.time - before.time) > self._limits[flow.protocol]:
-                # The port was used again: another conversation.
-                self.counts["unanswered" if fresh else "sampled"] += 1
-                if fresh:
-                    generation.requests[flow.conversation] = Waiting(flow.time, local, left=False)
-            elif local and not before.local:
-                # On its way out it came to an endpoint of this very node.
-                generation.requests[flow.conversation] = Waiting(flow.time, local=True, left=before.left)
-            elif local == before.local:
-                self.counts["repeated"] += 1
-                if flow.time < before.time:
-                    generation.requests[flow.conversation] = before._replace(time=flow.time)
-            return
+            if before is not None:
+                kept = self._again(flow, before, waiting, fresh=fresh)
+                if kept != before:
+                    generation.requests[flow.conversation] = kept
+                return
         if fresh:
-            self._add(flow, Waiting(flow.time, local, left=False), now)
+            self._add(flow.conversation, waiting, now)
         else:
             self.counts["sampled"] += 1
 
-    def _add(self, flow: Flow, waiting: Waiting, now: int) -> None:
-        size = sys.getsizeof(flow.conversation) + _ENTRY_BYTES
+    def _again(self, flow: Flow, before: int, waiting: int, *, fresh: bool) -> int:
+        """What waits after a request was seen that waits already."""
+        if abs(flow.time - (before >> _FLAGS)) > self._limits[flow.protocol]:
+            # The port was used again: another conversation.  Or, of UDP, the same one goes on.
+            self.counts["unanswered" if fresh else "sampled"] += 1
+            return waiting if fresh else before
+        if waiting & _LOCAL and not before & _LOCAL:
+            # On its way out it came to an endpoint of this very node.
+            return waiting | before & _LEFT
+        if waiting & _LOCAL == before & _LOCAL:
+            self.counts["repeated"] += 1
+            return min(waiting | before & _LEFT, before)
+        return before
+
+    def _add(self, conversation: str, waiting: int, now: int) -> None:
+        size = sys.getsizeof(conversation) + _ENTRY_BYTES
         young = self._generations[0]
         if len(young.requests) >= self._entries or young.bytes + size > self._bytes:
             self._drop_oldest("evicted")
             self._turned = now
             young = self._generations[0]
-        young.requests[flow.conversation] = waiting
+        young.requests[conversation] = waiting
         young.bytes += size
 
     def _answered(self, flow: Flow) -> Pair | None:
@@ -183,12 +186,11 @@ class Pairing:
             self.counts["unasked"] += 1
             return None
         if flow.point != TO_ENDPOINT:
-            if not before.left:
-                generation.requests[flow.conversation] = before._replace(left=True)
+            generation.requests[flow.conversation] = before | _LEFT
             return None
         del generation.requests[flow.conversation]
         generation.bytes -= sys.getsizeof(flow.conversation) + _ENTRY_BYTES
-        took = flow.time - before.time
+        took = flow.time - (before >> _FLAGS)
         if took < 0:
             # The times are taken by the agent when it reads an event, so order and clock can slip.
             self.counts["negative"] += 1
@@ -197,7 +199,7 @@ class Pairing:
             self.counts["absurd"] += 1
             return None
         kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
-        return Pair(took / 1e9, flow.protocol, kind, before.local, flow.client, flow.server)
+        return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server)
 
     def _fresh(self, flow: Flow, now: int) -> bool:
         """Whether nothing was heard of a UDP conversation for longer than a busy one is silent."""
@@ -223,7 +225,7 @@ class Pairing:
     def _drop_oldest(self, reason: str) -> None:
         oldest = self._generations.pop()
         self._generations.insert(0, _Generation())
-        left = sum(waiting.left for waiting in oldest.requests.values())
+        left = sum(waiting & _LEFT for waiting in oldest.requests.values())
         if left:
             self.counts["server-side"] += left
         if len(oldest.requests) > left:

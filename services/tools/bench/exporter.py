@@ -1,0 +1,204 @@
+"""``sluice bench exporter``: how many flows the exporter takes, and what it costs.
+
+Rates are per second of this process' own CPU time, that is per core: other programs on the machine,
+the sending server among them, do not count.
+"""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from schemas.exporter import Relay
+from services.exporter.follow import Follower
+from services.exporter.hubble import open_stream
+from services.exporter.metrics import Latencies
+from services.exporter.observer_pb2 import GetFlowsResponse
+from services.exporter.pairing import Pairing
+from services.exporter.wire import Reader, request
+from services.sampler.quantile import BOUNDS
+from services.tools.bench.flowserver import messages
+
+_CRITICAL = ["factory/robot-control"]
+_S = 1_000_000_000
+_PENDING = 100_000
+_CONFIG = """
+domains:
+  - name: floor
+    critical: [{workload: robot-control, namespace: factory}]
+    targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
+exporter:
+  relay: {address: "127.0.0.1:PORT", silence: 10m}
+  pairing: {handshake: 10m, entries: 400000, bytes: 104857600}
+listen: {host: 127.0.0.1, exporter: 0}
+log: error
+"""
+
+
+@click.command()
+@click.option("--flows", default=60_000, show_default=True, help="How many flows each measurement takes.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+def command(flows: int, path: Path | None) -> None:
+    """Flows and pairs a second, memory with many pending pairs."""
+    figures = {**pairing_alone(flows), **all_stations(flows), **through_grpc(flows), **with_many_pending()}
+    table = Table("figure", "value", "goal")
+    for name, goal in _GOALS.items():
+        table.add_row(name, f"{figures[name]:,.1f}", goal)
+    Console().print(table)
+    if path is not None:
+        path.write_text(json.dumps({"exporter": figures}, indent=2) + "\n", encoding="utf-8")
+
+
+_GOALS = {
+    "pairing alone, flows/s a core": ">= 100,000",
+    "pairing alone, p99 us a flow": "< 50",
+    "message to histogram, flows/s a core": "",
+    "message to histogram, p99 us a flow": "",
+    "through gRPC, flows/s a core": ">= 7,000",
+    "through gRPC, flows/s on this machine": "",
+    "resident with 100,000 pending, MiB": "<= 80",
+    "resident before, MiB": "",
+}
+
+
+def _follower(address: str) -> tuple[Follower, Latencies]:
+    latencies = Latencies(_CRITICAL, BOUNDS, 50, CollectorRegistry())
+    follower = Follower(
+        partial(open_stream, Relay(address=address)),
+        partial(request, _CRITICAL, [], ()),
+        Reader(_CRITICAL, [], ()),
+        Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024),
+        latencies,
+        600 * _S,
+    )
+    return follower, latencies
+
+
+def pairing_alone(flows: int) -> dict[str, float]:
+    """Only the pairing, on flows that were read before."""
+    reader = Reader(_CRITICAL, [], ())
+    read = [reader.flow(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
+    pairing = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    now, step = time.monotonic_ns(), pairing.step
+    began = time.process_time()
+    pairs = sum(step(flow, now) is not None for flow in read)
+    took = time.process_time() - began
+    assert pairs == flows // 2, "every handshake is a pair"
+    single = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    return {
+        "pairing alone, flows/s a core": flows / took,
+        "pairing alone, p99 us a flow": _p99(lambda flow: single.step(flow, now), read),
+    }
+
+
+def all_stations(flows: int) -> dict[str, float]:
+    """From an encoded message to the histogram, without a network."""
+    bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
+    follower, latencies = _follower("")
+    now, take, read = time.monotonic_ns(), follower.take, GetFlowsResponse.FromString
+    began = time.process_time()
+    for body in bodies:
+        take(read(body), now)
+    took = time.process_time() - began
+    assert latencies.observations[_CRITICAL[0]] == flows // 2, "every handshake is observed"
+    single, _ = _follower("")
+    return {
+        "message to histogram, flows/s a core": flows / took,
+        "message to histogram, p99 us a flow": _p99(lambda body: single.take(read(body), now), bodies),
+    }
+
+
+def _p99(work: Any, items: list[Any]) -> float:
+    times = []
+    for item in items:
+        began = time.perf_counter_ns()
+        work(item)
+        times.append(time.perf_counter_ns() - began)
+    return sorted(times)[int(len(times) * 0.99)] / 1000
+
+
+def through_grpc(flows: int) -> dict[str, float]:
+    """A whole follower on a server in another process."""
+    with _serving(flows, "handshakes") as port:
+        follower, latencies = _follower(f"127.0.0.1:{port}")
+        thread = threading.Thread(target=follower.run)
+        began, used = time.monotonic(), time.process_time()
+        thread.start()
+        _wait(lambda: latencies.observations[_CRITICAL[0]] >= flows // 2, "all handshakes")
+        took, used = time.monotonic() - began, time.process_time() - used
+        follower.stop()
+        thread.join()
+    return {"through gRPC, flows/s a core": flows / used, "through gRPC, flows/s on this machine": flows / took}
+
+
+def with_many_pending() -> dict[str, float]:
+    """The service itself, on a stream of SYNs that nobody answers."""
+    with tempfile.TemporaryDirectory() as home, _serving(_PENDING, "syns") as port:
+        before = _resident_of_service(Path(home), 0, wanted=0)
+        after = _resident_of_service(Path(home), port, wanted=_PENDING)
+    return {"resident before, MiB": before, "resident with 100,000 pending, MiB": after}
+
+
+def _resident_of_service(home: Path, port: int, *, wanted: int) -> float:
+    config = home / "sluice.yaml"
+    listen = _free_port()
+    text = _CONFIG.replace("PORT", str(port or _free_port())).replace("exporter: 0", f"exporter: {listen}")
+    config.write_text(text, encoding="utf-8")
+    service = subprocess.Popen([Path(sys.executable).parent / "sluice", "exporter", "--config", config])  # noqa: S603
+    try:
+        _wait(lambda: _pending(listen) == wanted, f"{wanted} pending")
+        status = Path(f"/proc/{service.pid}/status").read_text(encoding="ascii")
+        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(match[1]) / 1024 if match else 0.0
+    finally:
+        service.terminate()
+        service.wait(10)
+
+
+def _pending(port: int) -> int | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            match = re.search(r"^sluice_exporter_pending (\S+)", page.read().decode(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(float(match[1])) if match else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _serving(count: int, kind: str) -> Iterator[int]:
+    command_line = [sys.executable, "-m", "services.tools.bench.flowserver", str(count), kind]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
+
+
+def _wait(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"never happened: {what}")
+        time.sleep(0.05)

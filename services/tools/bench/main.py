@@ -1,0 +1,30 @@
+"""``sluice bench``: a table of benches, each loaded only when it is asked for."""
+
+import importlib
+
+import click
+
+BENCHES = {
+    "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
+}
+"""Name -> module that holds a click command named ``command``, and its line of help."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(BENCHES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in BENCHES:
+            return None
+        command: object = importlib.import_module(BENCHES[cmd_name][0]).command
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Benches"):
+            formatter.write_dl([(name, text) for name, (_, text) in BENCHES.items()])
+
+
+@click.group(cls=_Lazy)
+def command() -> None:
+    """Measure speed and memory."""
