@@ -1,0 +1,199 @@
+"""Adversarial flow streams: whatever comes, memory stays bounded, counters tell, and nothing raises."""
+
+import time
+
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.exporter.follow import Follower
+from services.exporter.metrics import Latencies
+from services.exporter.observer_pb2 import Flow, GetFlowsResponse
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.wire import Reader, request
+from tests.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
+
+ROBOT_KEY = "factory/robot-control"
+S = 1_000_000_000
+ENTRIES, BYTES, PEERS = 300, 60_000, 4
+
+
+def follower() -> Follower:
+    """All stations behind the stream, with small bounds."""
+    registry = CollectorRegistry()
+    latencies = Latencies([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
+    made = Follower(
+        lambda _: iter(()),  # type: ignore[arg-type,return-value]
+        lambda since: request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
+        Reader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
+        Pairing(5 * S, S, ENTRIES, BYTES),
+        latencies,
+        30 * S,
+    )
+    registry.register(made.status)
+    made.registry = registry  # type: ignore[attr-defined]
+    return made
+
+
+def accounted(made: Follower) -> int:
+    """Flows whose fate is counted, waits, or became an observation or the half of one."""
+    counts = made._pairing.counts
+    silent = ("unanswered", "evicted", "server-side", "overheard")
+    dropped = sum(number for reason, number in counts.items() if reason not in silent)
+    return sum(made.status.unusable.values()) + dropped + made._resume.repeated
+
+
+wild_times = st.one_of(
+    st.integers(-(2**62), 2**62),
+    st.integers(-10 * S, 10 * S).map(lambda off: time.time_ns() + off),
+)
+ends = st.sampled_from([ROBOT, CELL, UPLOAD, End("", "", "", ""), End("::1", "x" * 300, "y" * 300, "z")]) | st.builds(
+    End, st.text(max_size=60), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20)
+)
+talks = st.builds(
+    Talk,
+    st.sampled_from(["tcp", "udp"]),
+    ends,
+    ends,
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["n1", "n2", "", "n" * 400]),
+    st.sampled_from(["client", "server"]),
+)
+points = st.sampled_from([0, 3, 4, 5, 10, 11, 101, 999, -7])
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300)
+def test_any_bytes_are_refused_or_taken(body: bytes) -> None:
+    """Bytes that are no message are a decoding error; those that happen to be one do no harm."""
+    made = follower()
+    try:
+        message = GetFlowsResponse.FromString(body)
+    except DecodeError:
+        return
+    made.take(message, 1)
+
+
+@given(st.lists(st.tuples(talks, wild_times, points, st.sampled_from([True, False, "unknown"]), st.booleans())))
+@settings(max_examples=150, deadline=None)
+def test_any_flows_are_taken(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
+    """Wild times, points, names, ports and directions: each flow is counted under a reason or kept."""
+    made = follower()
+    for number, (talk, when, point, reply, back) in enumerate(events):
+        stamp = max(min(when, 253402300799 * S), -62135596800 * S)
+        flow = (talk.answer if back else talk.ask)(stamp, point, reply)
+        made.take(GetFlowsResponse(flow=flow), number * 1000 + 1)
+    assert made.status.received == len(events)
+    assert accounted(made) <= len(events)
+    assert made._pairing.pending <= ENTRIES
+    generate_latest(made.registry)  # type: ignore[attr-defined]
+
+
+fields = st.sampled_from([field.name for field in Flow.DESCRIPTOR.fields])
+
+
+@given(st.lists(fields, min_size=1, max_size=14, unique=True), st.booleans())
+def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
+    """A flow without some of its parts is unusable or usable, and never an error."""
+    made = follower()
+    flow = (Talk().answer if back else Talk().ask)(time.time_ns(), TO_NETWORK)
+    for name in missing:
+        flow.ClearField(name)
+    made.take(GetFlowsResponse(flow=flow), 1)
+    assert made.status.received == 1
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**63), st.text(max_size=30))
+def test_unknown_enums_are_named_unknown(state: int, source: int, number: int, node: str) -> None:
+    """A newer Hubble may know more states and losses: they are counted as unknown ones."""
+    made = follower()
+    message = GetFlowsResponse(node_name=node)
+    message.node_status.state_change = state  # type: ignore[assignment]
+    message.node_status.node_names.append(node)
+    made.take(message, 1)
+    lost = GetFlowsResponse(node_name=node)
+    lost.lost_events.source = source  # type: ignore[assignment]
+    lost.lost_events.num_events_lost = number
+    made.take(lost, 2)
+    assert sum(made.status.lost.values()) == number
+    assert len(made.status.nodes) == 1
+    generate_latest(made.registry)  # type: ignore[attr-defined]
+
+
+class Stream(RuleBasedStateMachine):
+    """Floods, honest handshakes, reconnections and clocks that jump, in any order."""
+
+    def __init__(self) -> None:
+        """A fresh exporter, at some time."""
+        super().__init__()
+        self.made = follower()
+        self.now = 100 * S
+        self.wall = time.time_ns() - 3600 * S
+        self.port = 0
+
+    @rule(step=st.integers(1, 3 * S))
+    def time_passes(self, step: int) -> None:
+        """Both clocks go on."""
+        self.now += step
+        self.wall += step
+
+    @rule(step=st.integers(-1800 * S, 1800 * S))
+    def the_nodes_clock_is_set(self, step: int) -> None:
+        """Only the node's: this process does not notice."""
+        self.wall += step
+
+    @rule(size=st.integers(1, 400), protocol=st.sampled_from(["tcp", "udp"]))
+    def a_flood(self, size: int, protocol: str) -> None:
+        """Requests that nobody answers, each of another port."""
+        for _ in range(size):
+            self.port += 1
+            self._take(Talk(protocol, port=self.port).ask(self.wall, TO_NETWORK))  # type: ignore[arg-type]
+
+    @rule(took=st.integers(0, S))
+    def a_handshake(self, took: int) -> None:
+        """Asked and answered without anything in between: it is always seen, whatever was before."""
+        self.port += 1
+        talk = Talk(port=self.port)
+        before = self.made._latencies.observations[ROBOT_KEY]
+        replayed = self.made._resume.repeated
+        self._take(talk.ask(self.wall, TO_NETWORK))
+        self.wall += took
+        self._take(talk.answer(self.wall, TO_ENDPOINT))
+        if self.made._resume.repeated == replayed and self.wall < time.time_ns():
+            assert self.made._latencies.observations[ROBOT_KEY] == before + 1
+
+    @rule()
+    def a_reconnection(self) -> None:
+        """The stream is cut and opened again."""
+        self.made._resume.since(self.wall, self.now)
+        self.made._pairing.interrupted(self.now)
+
+    @rule()
+    def new_peers(self) -> None:
+        """Pods of ever new workloads talk to the critical one."""
+        for _ in range(10):
+            self.port += 1
+            peer = End("10.0.9.9", "factory", f"peer{self.port}-0", f"peer{self.port}")
+            talk = Talk(port=self.port, server=peer)
+            self._take(talk.ask(self.wall, TO_NETWORK))
+            self._take(talk.answer(self.wall + 1000, TO_ENDPOINT))
+
+    def _take(self, flow: Flow) -> None:
+        self.now += 1000
+        self.made.take(GetFlowsResponse(flow=flow), self.now)
+
+    @invariant()
+    def all_is_bounded(self) -> None:
+        """Entries, bytes, conversations that were heard, peers and series."""
+        pairing = self.made._pairing
+        assert pairing.pending <= ENTRIES
+        assert 0 <= pairing.pending_bytes <= BYTES
+        assert sum(map(len, pairing._heard)) <= ENTRIES
+        assert len(self.made._latencies._observe) <= 2 * (PEERS + 2)
+
+
+Stream.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestStream = Stream.TestCase
