@@ -25,8 +25,8 @@ PERIOD = S // 2
 PATIENCE_S = 60.0
 
 
-def config_text(url: str, prefix: str, domains: Iterable[str]) -> str:
-    """A configuration file with one target a domain."""
+def config_text(url: str, prefix: str, domains: Iterable[str], replicas: int = 1) -> str:
+    """A configuration file with one target a domain; several servers are separated by commas."""
     lines = ["domains:"]
     for name in domains:
         lines += [
@@ -34,7 +34,8 @@ def config_text(url: str, prefix: str, domains: Iterable[str]) -> str:
             "    critical: [{workload: robot-control}]",
             f"    targets: [{{deployment: upload-{name}, min: 5M, max: 80M, fail_safe: 10M}}]",
         ]
-    lines += [f'bus: {{servers: ["{url}"], prefix: {prefix}}}', "listen: {host: 127.0.0.1, decision: 0}"]
+    servers = f"servers: [{url}], prefix: {prefix}, replicas: {replicas}"
+    lines += [f"bus: {{{servers}}}", "listen: {host: 127.0.0.1, decision: 0}"]
     return "\n".join(lines)
 
 
@@ -49,9 +50,10 @@ def sample(domain: str, number: int, begin: int) -> Sample:
 
 
 @asynccontextmanager
-async def joined(url: str, prefix: str) -> AsyncIterator[Bus]:
-    """The test's own place on the bus."""
-    async with Bus.connected(Settings(servers=(url,), prefix=prefix), "test", lambda _: None) as bus:
+async def joined(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
+    """The test's own place on the bus; several servers are separated by commas."""
+    settings = Settings(servers=tuple(url.split(",")), prefix=prefix, replicas=replicas)
+    async with Bus.connected(settings, "test", lambda _: None) as bus:
         assert await bus.ensure_streams() == []
         yield bus
 
