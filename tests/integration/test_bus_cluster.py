@@ -14,7 +14,7 @@ from nats.errors import Error
 from schemas.messages import Sample
 from services.bus.jetstream import Bus
 from tests.parts import NatsServer, free_port
-from tests.pipeline import S, DecisionProcess, check, config_text, configured, decided, joined, kept, sample, send
+from tests.pipeline import DecisionProcess, S, check, config_text, configured, decided, joined, kept, sample, send
 
 DOMAINS = ("press", "paint")
 NODES = 3
