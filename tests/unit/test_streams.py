@@ -1,0 +1,30 @@
+"""The streams as they should be, and how one that exists differs."""
+
+from schemas.config import Bus
+from services.bus import streams
+from services.bus.subjects import Subjects
+
+
+def test_every_kind_has_its_stream_with_the_configured_retention() -> None:
+    """Limits retention by age and size, on disk, with the configured copies."""
+    wanted = streams.wanted(Bus(replicas=3, keep_bytes=2**30), Subjects("plant"))
+    assert [one["name"] for one in wanted] == ["PLANT_SAMPLE", "PLANT_DECISION", "PLANT_ACTION", "PLANT_DEAD"]
+    for one in wanted:
+        assert (one["retention"], one["storage"], one["discard"]) == ("limits", "file", "old")
+        assert (one["num_replicas"], one["max_bytes"], one["max_age"]) == (3, 2**30, 24 * 3600 * 10**9)
+
+
+def test_a_stream_as_it_should_be_has_no_differences() -> None:
+    """What the server adds does not count, nor that it leaves out what is false."""
+    want = streams.wanted(Bus(), Subjects())[0]
+    assert streams.differences(want, {**want, "compression": "none", "max_consumers": -1}) is None
+    assert streams.differences({**want, "sealed": False}, want) is None
+
+
+def test_differences_are_named_with_both_values() -> None:
+    """Whoever reads it knows what stands there, and what should."""
+    want = streams.wanted(Bus(), Subjects())[0]
+    text = streams.differences(want, {**want, "max_age": 5, "subjects": ["x"]})
+    assert text is not None
+    assert "stream SLUICE_SAMPLE exists with subjects ['x'], max_age 5" in text
+    assert "subjects ['sluice.sample.v1.>'], max_age 86400000000000" in text
