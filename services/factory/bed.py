@@ -5,8 +5,8 @@
         server = bed.start("robot-cell-0", "iperf3", "-s")
 
 A place is a pod's or node's name, ``fabric``, or None for the outermost network of the bed, which has
-a loopback only.  The bed needs root, touches nothing outside, and disappears with this process: see
-``enclosure.py``.  Make it in a thread that lives as long as the bed, such as the main one.
+a loopback only.  The bed needs root, touches nothing outside, and disappears with this process, however
+that ends.
 """
 
 import ctypes
@@ -93,9 +93,14 @@ class Bed:
         Raises:
             BedError: it cannot be built here; the text says why.
         """
-        script = setup_script(self.parameters) + "\necho made\nexec sleep infinity"
+        # The first process of the bed reads from a pipe that nobody writes to: it ends when this process does.
+        script = setup_script(self.parameters) + "\necho made\nexec cat > /dev/null"
         self._keeper = subprocess.Popen(
-            enclosed(["sh", "-e", "-c", script]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            enclosed(["sh", "-e", "-c", script]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self._keeper.stdout is not None
         first = None
@@ -112,7 +117,6 @@ class Bed:
     ) -> None:
         """Tear the bed down with everything in it."""
         assert self._keeper is not None
-        self._keeper.kill()
         self._keeper.communicate()
         for process in self._started:
             process.stop()

@@ -1,9 +1,8 @@
 """Wraps a command in namespaces that die with the process that started it.
 
-The outermost skin of everything on real packets: mount, network and process namespaces of its own,
-loopback not yet up.  When the starting thread ends, by whatever signal, the kernel kills ``unshare``,
-then the command as first process of its namespace, and with it every process inside; network and
-mounts go with the last of them.  Nothing has to be cleaned up, so nothing can be forgotten.
+The outermost skin of everything on real packets: mount, network and process namespaces of its own.
+When the command, the first process of its namespace, ends, the kernel kills every other process in it;
+network and mounts go with the last of them.  Nothing has to be cleaned up, so nothing can be forgotten.
 """
 
 import os
@@ -16,10 +15,16 @@ PROGRAMS = ("setpriv", "unshare", "nsenter", "ip", "tc", "chrt")
 
 
 def enclosed(command: list[str]) -> list[str]:
-    """The command line that runs ``command`` in the enclosure."""
-    tie = ["setpriv", "--pdeathsig", "KILL"]
-    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    return [*tie, *unshare, *command]
+    """The command line that runs ``command`` in namespaces of its own, which end when it does.
+
+    A command that reads its standard input to the end dies with whoever holds the other end of it.
+    """
+    return ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
+
+
+def tied(command: list[str]) -> list[str]:
+    """The command line that runs ``command`` until it ends or the thread that started it does, by whatever signal."""
+    return ["setpriv", "--pdeathsig", "KILL", *command]
 
 
 def child_of(pid: int) -> int | None:

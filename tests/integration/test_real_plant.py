@@ -89,7 +89,7 @@ def test_loads_and_capacity_change_while_packets_flow() -> None:
 
 
 def test_the_dashboard_sends_pages_and_reports() -> None:
-    """nginx sends what its readers ask for at a pace, all it can when they ask for reports, and obeys a limit."""
+    """Nginx sends what its readers ask for at a pace, all it can when they ask for reports, and obeys a limit."""
     apps = Apps(targets=(TargetApp(ERP, load=1_000),))
     with Bed(parameters(apps)) as bed, RealPlant(bed, apps) as plant:
         paced = _watched(plant, 3)
