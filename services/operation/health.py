@@ -69,7 +69,8 @@ def _application(health: Health) -> Callable[[dict[str, Any], StartResponse], It
             page: Iterable[bytes] = metrics(environ, start)
             return page
         if path == "/readyz":
-            ok, body = not health.wrong, {"ready": not health.wrong, "wrong": health.wrong}
+            wrong = health.wrong
+            ok, body = not wrong, {"ready": not wrong, "wrong": wrong}
         elif path == "/healthz":
             ok, body = not health.stuck, {"healthy": not health.stuck}
         else:
