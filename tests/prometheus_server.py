@@ -36,8 +36,8 @@ class PrometheusServer:
         )
         if history:
             (home / "history.om").write_text(history)
-            command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", home / "history.om", home / "data"]
-            subprocess.run(command, check=True, capture_output=True)
+            command = ["promtool", "tsdb", "create-blocks-from", "openmetrics"]
+            subprocess.run([*command, home / "history.om", home / "data"], check=True, capture_output=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -14,7 +14,7 @@ from services.operation.config import ConfigError, load
 from services.operation.health import Health, serve
 from services.operation.lifecycle import run
 from services.sampler.outbox import Outbox
-from services.sampler.service import Sampler, condition
+from services.sampler.service import Sampler, WallClock, condition
 from services.sampler.source import Source
 from services.sampler.sources import source_of
 
@@ -42,7 +42,7 @@ async def sample(config: Config, source: Source) -> None:
         names = [domain.name for domain in config.domains]
         outbox = Outbox(names, publish, keep=signal.window // signal.period, patience=signal.window.seconds)
         group.create_task(outbox.run())
-        await Sampler(config, source, outbox.put, health).run()
+        await Sampler(config, source, outbox.put, health, WallClock()).run()
 
 
 @click.command()

@@ -82,10 +82,10 @@ class Query:
             return ask(self.text, *args, **params)
         except PrometheusApiClientException as error:
             raise QueryFailed(f"{self.figure}: {str(error)[:300]}") from error
+        except (requests.JSONDecodeError, KeyError, TypeError) as error:
+            raise QueryFailed(f"{self.figure}: the answer is not Prometheus's ({type(error).__name__})") from error
         except (requests.RequestException, OSError) as error:
             raise QueryFailed(f"{self.figure}: {_words(error)}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise QueryFailed(f"{self.figure}: the answer is not Prometheus's ({type(error).__name__})") from error
 
     def close(self) -> None:
         """Give the connection and the thread back."""

@@ -31,14 +31,19 @@ class Exporter:
     """One exporter's page, read over a connection that is kept."""
 
     def __init__(self, url: str, signal: Signal, workloads: Workloads) -> None:
-        """Prepare to read ``url`` for these workloads."""
+        """Prepare to read ``url`` for these workloads.
+
+        Raises:
+            ValueError: it is no address of a page.
+        """
         self.url = url
         self.history = History(signal.window)
         self._timeout = signal.timeout.seconds
         self.faults: dict[str, str] = {}
         self._reader = PageReader(workloads)
+        self._http = urllib3.connection_from_url(url, maxsize=1, retries=False)
+        self._path = urllib3.util.parse_url(url).request_uri
         self._lane = Lane(f"scrape {url}")
-        self._http = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False)
 
     async def scrape(self, end: int) -> str | None:
         """Read the page for the window that ends at ``end``.
@@ -69,7 +74,7 @@ class Exporter:
         deadline = time.monotonic() + self._timeout
         try:
             response = self._http.request(
-                "GET", self.url, headers=_ACCEPT, timeout=self._timeout, preload_content=False, redirect=False
+                "GET", self._path, headers=_ACCEPT, timeout=self._timeout, preload_content=False, redirect=False
             )
             at = time.monotonic()
             try:
@@ -86,7 +91,7 @@ class Exporter:
 
     def close(self) -> None:
         """Give the connection and the thread back."""
-        self._http.clear()
+        self._http.close()
         self._lane.close()
 
 

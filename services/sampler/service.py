@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -23,6 +24,28 @@ def condition(domain: str) -> str:
     return f"domain {domain}"
 
 
+class Clock(Protocol):
+    """What the sampler needs of time."""
+
+    def now(self) -> int:
+        """UTC ns; may jump either way."""
+
+    async def sleep(self, duration: int) -> None:
+        """Wait for that many ns."""
+
+
+class WallClock:
+    """The machine's clock."""
+
+    def now(self) -> int:
+        """UTC ns."""
+        return time.time_ns()
+
+    async def sleep(self, duration: int) -> None:
+        """Wait for that many ns."""
+        await asyncio.sleep(duration / 1e9)
+
+
 class Sampler:
     """Measures every window once, and hands one sample per domain to ``put``."""
 
@@ -32,7 +55,7 @@ class Sampler:
         source: Source,
         put: Callable[[Sample], None],
         health: Health,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Clock,
     ) -> None:
         """Prepare the loop.
 
@@ -41,7 +64,7 @@ class Sampler:
             source: what measures.
             put: takes each sample, and never blocks.
             health: is told of the conditions ``clock``, ``source`` and one per domain.
-            clock: UTC ns.
+            clock: the time.
         """
         self._domains = config.domains
         self._signal = config.signal
@@ -74,10 +97,10 @@ class Sampler:
         """Wait for the end of the next window; gives it."""
         period = self._signal.period
         while True:
-            end = next_end(self._clock(), self._last, period)
-            while (left := end - self._clock()) > 0:
+            end = next_end(self._clock.now(), self._last, period)
+            while (left := end - self._clock.now()) > 0:
                 self._look_at_clock(left - period)
-                await asyncio.sleep(min(left, period) / 1e9)
+                await self._clock.sleep(min(left, period))
             if -left <= period // 2:  # later, the measurement would belong to the next window
                 return end
 

@@ -1,0 +1,88 @@
+"""Servers that break a client's expectations, each in its own way, over real sockets."""
+
+import socket
+import struct
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
+
+class BrokenServer:
+    """Answers every request in one way; ``fault`` may be changed while it runs.
+
+    stall: accepts and says nothing.  dribble: one byte of a header at a time, for ever.  reset: cuts
+    the connection.  garbage: no HTTP.  cut: less than announced.  body: ``body`` with ``status``.
+    """
+
+    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK") -> None:
+        """Listen on a free port."""
+        self.fault, self.body, self.status = fault, body, status
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._over = threading.Event()
+        self._connections: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._listen, daemon=True)]
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _listen(self) -> None:
+        while not self._over.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            answering = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(answering)
+            answering.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                while not self._over.is_set() and connection.recv(65536):
+                    if not self._answer(connection):
+                        return
+            except OSError:
+                return  # the client had enough
+
+    def _answer(self, connection: socket.socket) -> bool:
+        """Answer one request; gives whether the connection goes on."""
+        match self.fault:
+            case "stall":
+                self._over.wait()
+                return False
+            case "dribble":
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not self._over.wait(0.05):
+                    connection.sendall(b"x")
+                return False
+            case "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return False
+            case "garbage":
+                connection.sendall(b"\x00\xff no HTTP at all\r\n\r\n")
+                return False
+            case "cut":
+                connection.sendall(_OK + b"Content-Length: 1000\r\n\r\n" + self.body)
+                return False
+        head = f"HTTP/1.1 {self.status}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        connection.sendall(head.encode() + self.body)
+        return True
+
+    def __enter__(self) -> "BrokenServer":
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
