@@ -78,9 +78,10 @@ def run(program: str, number: signal.Signals | None = None, crash_at: str = "") 
         text=True,
         env={"PATH": "/usr/bin", crash.VARIABLE: crash_at},
     )
-    assert process.stdout is not None
-    first = process.stdout.readline()
+    first = ""
     if number is not None:
+        assert process.stdout is not None
+        first = process.stdout.readline()
         process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(command, process.returncode, first + out, err)
