@@ -41,6 +41,8 @@ PEERS = {
     ERP: f"{NAMESPACE}/office",
 }
 """Who each workload sends to."""
+TRAFFIC = ("iperf3", "nginx")
+"""Programs that the apps are made of."""
 _ECHO_PORT = "7007"
 
 
