@@ -17,7 +17,13 @@ Work = Callable[[Config, Bus, Health], Awaitable[None]]
 """What a service does, for ever."""
 
 
-def command(name: str, text: str, work: Work, *conditions: str) -> click.Command:
+def _fits(config: Config) -> None:
+    """Any configuration that can be loaded will do."""
+
+
+def command(
+    name: str, text: str, work: Work, *conditions: str, check: Callable[[Config], None] = _fits
+) -> click.Command:
     """A subcommand that runs a service until it is told to stop.
 
     Args:
@@ -25,13 +31,17 @@ def command(name: str, text: str, work: Work, *conditions: str) -> click.Command
         text: its help.
         work: what it does.
         conditions: what must hold, besides ``bus`` and ``streams``, before it is ready.
+        check: raises a ValueError where the configuration does not fit this service.
     """
 
     def run(path: Path) -> None:
         try:
             config = load(path)
+            check(config)
         except ConfigError as error:
             raise click.ClickException(str(error)) from None
+        except ValueError as error:
+            raise click.ClickException(f"{path}: {error}") from None
         logs.configure(name, config.log)
         lifecycle.run(_worked(config, name, work, conditions))
 

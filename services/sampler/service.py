@@ -10,6 +10,7 @@ import structlog
 from schemas.config import Config
 from schemas.domain import Domain
 from schemas.messages import Sample
+from services.operation import crash
 from services.operation.health import Health
 from services.sampler import metrics
 from services.sampler.pace import next_end, skipped
@@ -66,6 +67,8 @@ class Sampler:
             health: is told of the conditions ``clock``, ``source`` and one per domain.
             clock: the time.
         """
+        for domain in config.domains:
+            health.bad(condition(domain.name), "not yet")
         self._domains = config.domains
         self._signal = config.signal
         self._source = source
@@ -124,6 +127,7 @@ class Sampler:
         else:
             self._tell("source", None)
             samples = [sample_of(domain, end, signal.period, signal.source, measured) for domain in self._domains]
+        crash.point("sampler.measured")
         for domain, sample in zip(self._domains, samples, strict=True):
             self._report(domain, sample)
         return samples
@@ -142,10 +146,7 @@ class Sampler:
 
     def _tell(self, what: str, reason: str | None) -> None:
         """Show a condition; log it when it changes, for a reason may hold a number that changes every time."""
-        if reason is None:
-            self._health.good(what)
-        else:
-            self._health.bad(what, reason)
+        self._health.state(what, reason)
         if self._wrong.get(what) != (reason is not None):
             self._wrong[what] = reason is not None
             if reason is None:
