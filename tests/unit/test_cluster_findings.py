@@ -1,0 +1,157 @@
+"""What `sluice check --cluster` finds wrong, one thing at a time on a cluster that is otherwise right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.domain import Critical, Domain, Target
+from schemas.units import Rate
+from services.tools.cluster_findings import BANDWIDTH, PRIORITY, Cluster, findings
+
+TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000), namespace="floor")
+DOMAIN = Domain(name="floor", critical=(Critical(workload="robot", namespace="floor"),), targets=(TARGET,))
+
+
+def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
+    """A Deployment whose template has a priority and the fail-safe limit."""
+    template = {PRIORITY: priority} | ({BANDWIDTH: "2M"} if priority == "bestEffort" else {})
+    return {
+        "metadata": {"name": name, "namespace": "floor", "annotations": annotations, "managedFields": []},
+        "spec": {"selector": {"matchLabels": {"app": name}}, "template": {"metadata": {"annotations": template}}},
+    }
+
+
+def pod(app: str, node: str) -> dict[str, Any]:
+    """A Pod of an app on a node."""
+    return {
+        "metadata": {"name": f"{app}-1", "namespace": "floor", "labels": {"app": app}},
+        "spec": {"nodeName": node},
+    }
+
+
+def policy(app: str, port: dict[str, Any]) -> dict[str, Any]:
+    """A CiliumNetworkPolicy with one egress port."""
+    return {
+        "metadata": {"name": "allow", "namespace": "floor"},
+        "spec": {"endpointSelector": {"matchLabels": {"k8s:app": app}}, "egress": [{"toPorts": [port]}]},
+    }
+
+
+def cluster() -> dict[str, Any]:
+    """A cluster on which everything would work."""
+    return {
+        "cilium": {"enable-bandwidth-manager": "true", "enable-hubble": "true"},
+        "nodes": [{"metadata": {"name": "w1"}, "status": {"nodeInfo": {"kernelVersion": "6.8.0-40-generic"}}}],
+        "deployments": {
+            "floor/upload": deployment("upload", "bestEffort"),
+            "floor/robot": deployment("robot", "guaranteed"),
+        },
+        "pods": [pod("upload", "w1"), pod("robot", "w2")],
+        "policies": [policy("upload", {"ports": [{"port": "5203"}]}), policy("robot", {"rules": {"http": [{}]}})],
+    }
+
+
+def test_nothing_is_found_where_all_is_well() -> None:
+    """Layer 4 rules, other pods' layer 7 rules and a second node are no findings."""
+    assert findings([DOMAIN], Cluster(**cluster())) == []
+
+
+def manager_off(tree: dict[str, Any]) -> None:
+    """The chart's default."""
+    tree["cilium"]["enable-bandwidth-manager"] = "false"
+
+
+def no_cilium(tree: dict[str, Any]) -> None:
+    """Another network plugin."""
+    tree["cilium"] = None
+
+
+def ipsec(tree: dict[str, Any]) -> None:
+    """Encryption that the manager cannot work with."""
+    tree["cilium"]["enable-ipsec"] = "true"
+
+
+def no_hubble(tree: dict[str, Any]) -> None:
+    """Nothing to follow."""
+    del tree["cilium"]["enable-hubble"]
+
+
+def old_kernel(tree: dict[str, Any]) -> None:
+    """A kernel from before FQ had bands."""
+    tree["nodes"][0]["status"]["nodeInfo"]["kernelVersion"] = "6.1.0-28-amd64"
+
+
+def no_target(tree: dict[str, Any]) -> None:
+    """A slip of the pen in the configuration."""
+    del tree["deployments"]["floor/upload"]
+
+
+def no_priority(tree: dict[str, Any]) -> None:
+    """A critical workload like any other."""
+    tree["deployments"]["floor/robot"]["spec"]["template"]["metadata"]["annotations"] = {}
+
+
+def born_unlimited(tree: dict[str, Any]) -> None:
+    """A template without the fail-safe limit."""
+    del tree["deployments"]["floor/upload"]["spec"]["template"]["metadata"]["annotations"][BANDWIDTH]
+
+
+def host_network(tree: dict[str, Any]) -> None:
+    """A pod without a network of its own."""
+    tree["pods"][0]["spec"]["hostNetwork"] = True
+
+
+def one_node(tree: dict[str, Any]) -> None:
+    """Everything beside everything else."""
+    tree["pods"][1]["spec"]["nodeName"] = "w1"
+
+
+def layer_seven(tree: dict[str, Any]) -> None:
+    """A policy that sends the target through the proxy."""
+    tree["policies"][0] = policy("upload", {"rules": {"http": [{"method": "GET"}]}})
+
+
+def foreign_owner(tree: dict[str, Any]) -> None:
+    """Somebody's own limit."""
+    metadata = tree["deployments"]["floor/upload"]["metadata"]
+    metadata["annotations"][BANDWIDTH] = "7M"
+    fields = {"f:metadata": {"f:annotations": {f"f:{BANDWIDTH}": {}}}}
+    metadata["managedFields"] = [{"manager": "kubectl-edit", "fieldsV1": fields}]
+
+
+@pytest.mark.parametrize(
+    ("broken", "level", "words"),
+    [
+        (manager_off, "error", "bandwidthManager.enabled=true"),
+        (no_cilium, "error", "without Cilium"),
+        (ipsec, "error", "IPsec"),
+        (no_hubble, "warning", "hubble.enabled=true"),
+        (old_kernel, "warning", "kernel 6.1.0-28-amd64 is below 6.7"),
+        (no_target, "error", "the configuration names it as a target"),
+        (no_priority, "warning", "guaranteed protects"),
+        (born_unlimited, "warning", "set 2M there once"),
+        (host_network, "error", "host's network"),
+        (one_node, "warning", "anti-affinity"),
+        (layer_seven, "error", "L7 rule at egress of floor/upload"),
+        (foreign_owner, "error", "is 7M already, set by kubectl-edit"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found_alone(
+    broken: Callable[[dict[str, Any]], None], level: str, words: str
+) -> None:
+    """One finding, of the right level, that names the object and the remedy."""
+    tree = cluster()
+    broken(tree)
+    found = findings([DOMAIN], Cluster(**tree))
+    assert [(one.level, words in one.what) for one in found] == [(level, True)], found
+    assert msgspec.json.encode(found[0])
+
+
+def test_errors_come_first() -> None:
+    """A person reads the top of the list."""
+    tree = cluster()
+    for broken in (old_kernel, no_priority, host_network, manager_off):
+        broken(tree)
+    assert [one.level for one in findings([DOMAIN], Cluster(**tree))] == ["error", "error", "warning", "warning"]
