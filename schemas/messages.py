@@ -31,10 +31,12 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True):
     """Packets or probes lost in the window; None where nothing measures loss."""
     throughput: int | None = None
     """Load the workload put on the bottleneck, kbit/s."""
-    recent: int | None = None
-    """The same over the last signal period alone; None where the source cannot tell."""
     missing: str | None = None
     """Why there is no latency; None when there is."""
+    recent: int | None = None
+    """``throughput`` over the last signal period alone; None where the source cannot tell."""
+    recent_p50: float | None = None
+    """Median of the L4 latency over the last signal period alone, seconds: whether a queue stands now."""
 
 
 class TargetMeasure(Struct, frozen=True, omit_defaults=True):
@@ -117,6 +119,8 @@ class State(Struct, frozen=True, omit_defaults=True):
     """The policy's own memory; its type is the policy's."""
     shadows: dict[str, Any] = {}
     """Memory of the policies in the shadow, by name and version."""
+    demand: dict[str, int] = {}
+    """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True):

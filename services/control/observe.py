@@ -39,6 +39,11 @@ class Observation(Struct, frozen=True, gc=False):
     """Throughput of all targets together; None unless each is measured."""
     effort_recent: int | None
     """The same over the last period alone where the source tells it, else over the window."""
+    standing: float | None
+    """Worst median latency over the last period alone, as a ratio to the P95's SLO: above 1, a queue stands now.
+
+    None unless each workload's is measured.
+    """
     missing: str | None
     """Why there is no data; None when there is."""
     stress: float | None
@@ -48,6 +53,8 @@ class Observation(Struct, frozen=True, gc=False):
 
     Loss counts even where latency is not known: a lost packet needs no quantile.
     """
+    sent: tuple[int | None, ...]
+    """Throughput of each target as in ``effort_recent``; None where not measured."""
 
 
 class Observer:
@@ -68,6 +75,7 @@ class Observer:
             missing = missing or f"impossible window: from {sample.start} to {sample.end}, a sample every {period} ns"
             window = period = 1
         jitter = p95 = lost = 0.0
+        standing: float | None = 0.0
         critical = []
         for index, (key, per_jitter, per_p95) in enumerate(self._critical):
             measure = _of_workload(sample.critical, index, key)
@@ -78,15 +86,20 @@ class Observer:
             if why is not None:
                 missing = missing or f"{key}: {why}"
                 continue
+            median = measure.recent_p50  # type: ignore[union-attr]
+            standing = None if standing is None or median is None else max(standing, median * per_p95)
             jitter = max(jitter, measure.jitter * per_jitter)  # type: ignore[operator, union-attr]  # usable
             p95 = max(p95, measure.p95 * per_p95)  # type: ignore[operator, union-attr]
         load, recent = _loads(critical)
         effort = [_of_target(sample.targets, index, key) for index, key in enumerate(self._targets)]
-        loads = load, recent, *_loads(effort)
+        loads = load, recent, *_loads(effort), None if missing else standing
+        sent = tuple([_recent(one) for one in effort])
         if missing is not None:
-            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0)
+            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0, sent)
         stress = max(jitter, p95)
-        return Observation(sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0)
+        return Observation(
+            sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0, sent
+        )
 
 
 def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
@@ -113,6 +126,13 @@ def _loads(measures: Sequence[CriticalMeasure | TargetMeasure | None]) -> tuple[
         last = measure.recent  # type: ignore[union-attr]  # a rate comes from a measure
         recent += rate if last is None or last < 0 else last
     return total, recent
+
+
+def _recent(measure: TargetMeasure | None) -> int | None:
+    if measure is None:
+        return None
+    rate = measure.throughput if measure.recent is None else measure.recent
+    return rate if rate is not None and rate >= 0 else None
 
 
 def _why_unusable(measure: CriticalMeasure | None, least: int) -> str | None:

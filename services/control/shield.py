@@ -62,8 +62,8 @@ class Moment(Struct, frozen=True, gc=False):
     """End of its window."""
     start: int
     """Start of its window."""
-    period: int
-    """Time to the next sample: how long a decision takes to show at the earliest."""
+    settle: int
+    """How long a cut takes to show in full."""
     elapsed: int
     """Time since the end of the sample before."""
     violated: bool
@@ -79,7 +79,7 @@ def shield(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) 
     """
     now = memory.limit
     settling = moment.start < memory.cut_until
-    cut_until = moment.end + moment.period if moment.violated and not settling else memory.cut_until
+    cut_until = moment.end + moment.settle if moment.violated and not settling else memory.cut_until
     wanted, rule = _ceiling(limits, now, proposal, moment, settling)
     waiting = 0
     if wanted > now:

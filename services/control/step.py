@@ -11,11 +11,11 @@ import msgspec
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
+from services.control.demand import demanded, divide
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Memory, Proportional
 from services.control.policy import Bounds, Policy, Proposal
-from services.control.share import share
 from services.control.shield import Limits, Moment, shield
 
 FALLBACK = Proportional()
@@ -48,6 +48,7 @@ class Controller:
         self.policy = policy or make_policy(domain)
         self._shadows = tuple(make_policy(domain, name) for name in domain.shadow)
         self._observer = Observer(domain)
+        self._settle = int(domain.shield.settle)
         self._limits = tuple((target.key, Limits.of(target, domain)) for target in domain.targets)
         self._claims = tuple(
             (limits.min, limits.max, target.weight)
@@ -80,14 +81,18 @@ class Controller:
         own = _memory(self.policy, state.policy, state.memory)
         proposal, fault = self._propose(own, before, seen, bounds, fault)
         moment = Moment(
-            sample.end, sample.end - seen.window, seen.period, sample.end - state.end, seen.violated,
+            sample.end, sample.end - seen.window, seen.period + self._settle, sample.end - state.end, seen.violated,
             seen.missing is not None,
         )  # fmt: skip
-        decided, memory = self._shielded(before, proposal.budget, moment)
-        shadow, shadows = self._shadowed(state, before, seen, bounds, moment) if self._shadows else ((), {})
+        demand = self._demand(state.demand, before, seen) if len(self._claims) > 1 else state.demand
+        wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
+        decided, memory = self._shielded(before, wanted, moment)
+        shadow, shadows = self._shadowed(state, before, seen, bounds, moment, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, sample.end, sample.end + self.domain.dead_man, decided, proposal.reason,
-            State(state.epoch, state.seq + 1, sample.end, memory, self.policy.version, proposal.memory, shadows),
+            State(
+                state.epoch, state.seq + 1, sample.end, memory, self.policy.version, proposal.memory, shadows, demand
+            ),
             self.policy.version, seen.stress, seen.violated, fault, shadow,
         )  # fmt: skip
 
@@ -127,14 +132,28 @@ class Controller:
         stand_in = FALLBACK.propose(quiet, seen, bounds)
         return Proposal(stand_in.budget, f"{stand_in.reason} ({FALLBACK.version} stands in)", memory), fault
 
+    def _demand(self, caps: dict[str, int], before: list[ShieldMemory], seen: Observation) -> dict[str, int]:
+        """What each target has a use for, kbit/s; those that want everything are left out."""
+        calm = seen.missing is None and not seen.violated
+        demand = {}
+        for (key, limits), known, sent in zip(self._limits, before, seen.sent, strict=True):
+            settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
+            cap = demanded(caps.get(key, 0), sent, known.limit, limits.max, settled)
+            if cap:
+                demand[key] = cap
+        return demand
+
+    def _divided(self, budget: int, before: list[ShieldMemory], demand: dict[str, int], same: bool) -> list[int]:
+        # To keep the budget is to keep each limit: divided anew, one would fall at once and the other rise late.
+        if same and budget <= self._max and budget == sum(known.limit for known in before):
+            return [known.limit for known in before]
+        return divide(min(budget, self._max), self._claims, [demand.get(key, 0) for key, _ in self._limits])
+
     def _shielded(
-        self, before: list[ShieldMemory], budget: int, moment: Moment
+        self, before: list[ShieldMemory], wanted: list[int], moment: Moment
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
         decided = []
         memories = {}
-        # To keep the budget is to keep each limit: divided anew, one would fall at once and the other rise late.
-        keep = budget == sum(known.limit for known in before) and budget <= self._max
-        wanted = [known.limit for known in before] if keep else share(min(budget, self._max), self._claims)
         for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
             limit, rule, after = shield(limits, known, proposal, moment)
             decided.append(TargetDecision(key, limit, proposal, rule, known.limit))
@@ -142,7 +161,13 @@ class Controller:
         return tuple(decided), memories
 
     def _shadowed(
-        self, state: State, before: list[ShieldMemory], seen: Observation, bounds: Bounds, moment: Moment
+        self,
+        state: State,
+        before: list[ShieldMemory],
+        seen: Observation,
+        bounds: Bounds,
+        moment: Moment,
+        demand: dict[str, int],
     ) -> tuple[tuple[ShadowDecision, ...], dict[str, Any]]:
         """What the other policies would do from the limits in force: one step, not a run of their own."""
         told = []
@@ -153,7 +178,8 @@ class Controller:
             if seen.missing is None:
                 proposal, fault = _asked(policy, memory, seen, bounds)
             proposal = proposal or Proposal(bounds.limit, fault, memory)
-            decided, _ = self._shielded(before, proposal.budget, moment)
+            wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
+            decided, _ = self._shielded(before, wanted, moment)
             limit = sum(one.limit for one in decided)
             told.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))
             memories[policy.version] = proposal.memory

@@ -23,7 +23,7 @@ from services.factory.model import Model, Parameters
 from services.factory.plant import BUCKETS, Counters, Second
 from services.factory.scenario import Event, Scenario
 from services.factory.score import Effort, Reaction, Score, score
-from services.sampler.quantile import increase, latency
+from services.sampler.quantile import increase, latency, quantile
 
 _NS = 10**9
 _START = 1_800_000_000 * _NS
@@ -206,13 +206,17 @@ class _Loop:
         old, new = inside[0][1], inside[-1][1]
         sent = self._rates(inside[0], inside[-1])
         # Read at each sample, the last two readings lie one period apart.
-        recent = self._rates(*inside[-2:]) if self._delays.scrape is None else {}
+        fresh = self._delays.scrape is None
+        recent = self._rates(*inside[-2:]) if fresh else {}
         critical = []
         for one in self._domain.critical:
             was, now = old.latency[one.key], new.latency[one.key]
             seen = latency(BUCKETS, increase(was.counts, now.counts))
             figures = (seen.jitter, seen.p95, int(seen.observations), now.lost - was.lost)
-            critical.append(CriticalMeasure(one.key, *figures, sent[one.key], recent=recent.get(one.key)))
+            last = increase(inside[-2][1].latency[one.key].counts, now.counts)
+            median = quantile(0.5, BUCKETS, last) if fresh else None
+            measure = CriticalMeasure(one.key, *figures, sent[one.key], None, recent.get(one.key), median)
+            critical.append(measure)
         targets = tuple(TargetMeasure(one.key, sent[one.key], recent.get(one.key)) for one in self._domain.targets)
         return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
 

@@ -64,7 +64,7 @@ def assumed(c: Case) -> Any:
         p.min >= 1, p.min <= p.fail_safe, p.fail_safe <= p.max,
         p.deadband >= 1, p.deadband <= p.rise, p.cut >= 50, p.cut <= 950, p.decay >= 1,
         p.min <= c.memory.limit, c.memory.limit <= p.max, c.memory.since <= c.moment.end,
-        c.moment.elapsed >= 0, c.moment.period >= 1, c.moment.start < c.moment.end,
+        c.moment.elapsed >= 0, c.moment.settle >= 1, c.moment.start < c.moment.end,
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def violation_cuts(c: Case) -> Any:
     """A violation seen after the last cut took effect leaves at most ``cut`` of the limit, and starts a new window."""
     fresh = c.logic.all(c.moment.violated, c.moment.start >= c.memory.cut_until)
     low = c.logic.any(c.out * 1000 <= c.memory.limit * c.limits.cut, c.out == c.limits.min)
-    return c.logic.implies(fresh, c.logic.all(low, c.after.cut_until == c.moment.end + c.moment.period))
+    return c.logic.implies(fresh, c.logic.all(low, c.after.cut_until == c.moment.end + c.moment.settle))
 
 
 def violation_cuts_no_deeper(c: Case) -> Any:

@@ -26,7 +26,7 @@ _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 }
 _OTHER_FIELD = {
     "min": "fail_safe", "max": "fail_safe", "fail_safe": "min", "rise": "deadband", "deadband": "rise",
-    "end": "start", "start": "end", "period": "elapsed", "elapsed": "period", "violated": "blind", "blind": "violated",
+    "end": "start", "start": "end", "settle": "elapsed", "elapsed": "settle", "violated": "blind", "blind": "violated",
     "since": "cut_until", "cut_until": "since",
 }  # fmt: skip
 

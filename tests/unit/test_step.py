@@ -27,7 +27,7 @@ DOMAIN = Domain(
 def sample(index: int, latency: float | None = 0.0005, **fields: Any) -> Sample:
     """Sample number ``index`` of the factory: two workloads with the same latency, seconds."""
     measures = tuple(CriticalMeasure(one.key, latency, latency, 500, 0.0, 1000) for one in DOMAIN.critical)
-    targets = tuple(TargetMeasure(one.key, 10_000) for one in DOMAIN.targets)
+    targets = tuple(TargetMeasure(one.key) for one in DOMAIN.targets)
     whole = Sample("factory", (index - 4) * PERIOD, index * PERIOD, PERIOD, "test", measures, targets)
     return replace(whole, **fields)
 
