@@ -37,6 +37,8 @@ class Outbox:
         self._publish = publish
         self._patience = patience
         self._waiting: dict[str, deque[Sample]] = {domain: deque(maxlen=keep) for domain in domains}
+        for domain in self._waiting:
+            metrics.dropped.labels(domain)
         self._more = {domain: asyncio.Event() for domain in self._waiting}
 
     def put(self, sample: Sample) -> None:

@@ -69,6 +69,8 @@ class Sampler:
         """
         for domain in config.domains:
             health.bad(condition(domain.name), "not yet")
+            for outcome in ("data", "blind"):
+                metrics.samples.labels(domain.name, outcome)
         self._domains = config.domains
         self._signal = config.signal
         self._source = source
