@@ -29,8 +29,6 @@ class CriticalApp(Struct, frozen=True):
     """What it sends."""
     packet: int = MSS
     """Payload bytes of a packet."""
-    burst: int = 9100
-    """Bytes that a paced TCP sender lets go at once: what a timer of 250 Hz makes of 25 Mbit/s."""
     probe_hz: int = 250
     """Probes of it a second."""
 

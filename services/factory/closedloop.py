@@ -18,11 +18,11 @@ from msgspec import Struct
 from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure
 from services.control import Controller
-from services.factory.apps import Apps
 from services.factory.model import Model, Parameters
 from services.factory.plant import BUCKETS, Counters, Second
+from services.factory.reaction import Reaction, Watch
 from services.factory.scenario import Event, Scenario
-from services.factory.score import Effort, Reaction, Score, score
+from services.factory.score import Effort, Score, score
 from services.sampler.quantile import increase, latency, quantile
 
 _NS = 10**9
@@ -97,7 +97,7 @@ def play(
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
     loop.begin(limits)
     loop.run()
-    return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions)
+    return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions())
 
 
 class _Loop:
@@ -116,18 +116,19 @@ class _Loop:
         self._delays = delays
         self._model = model
         self._random = Random(seed)  # noqa: S311 - delays, not secrets
-        self._apps: Apps = scenario.apps
+        self._watch = Watch(scenario.apps)
         self._state: State | None = None
         self._blind = ""
         self._readings: deque[tuple[int, Counters]] = deque()
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()
-        self._crossed: int | None = None
         self._wished: dict[str, int] = {}
         self.seconds: list[Second] = []
         self.decisions: list[Decision] = []
         self.patches: list[int] = []
-        self.reactions: list[Reaction] = []
+
+    def reactions(self) -> list[Reaction]:
+        return self._watch.reactions
 
     # -- the course of time
 
@@ -158,14 +159,7 @@ class _Loop:
         if until > model.now:
             model.advance(until - model.now)
             self.seconds += model.seconds()
-            crossings = model.crossings()
-            if crossings and self._crossed is None and not self._safe():
-                self._crossed = crossings[0]
-
-    def _safe(self) -> bool:
-        """Whether the limits in force leave the queue empty, whatever the targets send."""
-        limits = self._model.limits.values()
-        return sum(self._apps.capacity if limit is None else limit for limit in limits) <= self._apps.safe_budget()
+            self._watch.crossed(model.crossings(), model.limits.values())
 
     # -- what happens
 
@@ -176,9 +170,7 @@ class _Loop:
             self._model.capacity(event.capacity)
         if event.blind is not None:
             self._blind = event.blind
-        self._apps = self._apps.changed(event.loads, event.capacity)
-        if self._safe():
-            self._crossed = None
+        self._watch.happened(event, self._model.limits.values())
 
     def _read(self) -> None:
         now = self._model.now
@@ -248,6 +240,4 @@ class _Loop:
     def _enforce(self, pod: str, kbit: int, decided: int) -> None:
         self._model.limit(pod, kbit)
         self.patches.append(self._model.now)
-        if self._crossed is not None and self._safe():
-            self.reactions.append(Reaction(self._crossed, decided, self._model.now))
-            self._crossed = None
+        self._watch.enforced(self._model.now, decided, self._model.limits.values())

@@ -37,10 +37,18 @@ class Parameters(Struct, frozen=True):
     limiter_queue: int = 200_000
     """Of each pod's limiter, bytes."""
     limiter_burst: int = 4_000
-    """Bytes that leave a pod at once."""
+    """Bytes that a limiter lets pass at once after a pause."""
+    bucket: int = 4_000
+    """Bytes that the bottleneck, a token bucket too, lets pass at once after a pause."""
+    pod_burst: int = 1514
+    """Bytes that leave a busy pod at once: a packet."""
+    critical_burst: int = 4542
+    """Bytes that a paced critical stream lets go at once."""
+    exposure: float = 2.3
+    """How much likelier than a best-effort packet one of a critical stream is dropped by a full queue."""
     forgiving: bool = False
     """Whether a changed limit forgives the backlog, as Cilium's does, or keeps it, as TBF does."""
-    jitter: float = 0.0004
+    jitter: float = 0.0001
     """How far from its time a burst may come, seconds: the hosts' timers."""
     noise: Noise = Noise()
     tick: float = 0.005
@@ -73,7 +81,7 @@ class _Probed:
         if app.protocol == "udp":
             self.sender = Datagrams(app.packet, app.load)
         else:
-            path = Path(parameters.noise.base, app.burst / parameters.limiter_burst, random)
+            path = Path(parameters.noise.base, parameters.exposure, random)
             self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
         self.phase = phase
         self.probes = Datagrams(apps.probe, apps.probe * 8 * app.probe_hz / 1000)
@@ -139,9 +147,9 @@ class Model:
                 self._pods[pod.name] = pod, Stream(app.flows, app.load, limiter, path)
                 self.limit(pod.name, app.limit)
         self._streams = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
-        sizes = [float(one.app.burst) for one in self._probed if isinstance(one.sender, Stream)]
+        sizes = [float(parameters.critical_burst) for one in self._probed if isinstance(one.sender, Stream)]
         self._streams += [stream for _, stream in self._pods.values()]
-        sizes += [float(parameters.limiter_burst)] * len(self._pods)
+        sizes += [float(parameters.pod_burst)] * len(self._pods)
         datagrams = [one.sender for one in self._probed if isinstance(one.sender, Datagrams)]
         self._datagrams = DatagramMix([*datagrams, *(one.probes for one in self._probed)])
         self._bursts = Bursts(sizes, parameters.jitter, self._random)
@@ -339,7 +347,7 @@ class Model:
             sent.append(np.arange(first, last) / hz + one.phase)
         probes = np.concatenate(sent)
         rate = max(float(stretch.service[-1]) / (end - begin), 1.0)
-        backlog = self._bursts.backlog_at(probes, stretch)
+        backlog = np.maximum(self._bursts.backlog_at(probes, stretch) - self._parameters.bucket, 0.0)
         trips = (
             np.minimum(backlog / rate, self._parameters.fifo / self._rate)
             + self._hosts(probes.size)

@@ -18,11 +18,11 @@ Array = NDArray[np.float64]
 class Noise(Struct, frozen=True):
     """What hosts add to a round trip besides the queue; seconds."""
 
-    base: float = 55e-6
+    base: float = 200e-6
     """Median of an empty path, the host's wake-ups included."""
     spread: float = 0.25
     """Of that median: standard deviation of its logarithm."""
-    stall_share: float = 0.004
+    stall_share: float = 0.03
     """Round trips that meet a busy host."""
     stall: float = 0.0004
     """Mean of what such a host adds."""

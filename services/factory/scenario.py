@@ -79,7 +79,9 @@ class Scenario(Struct, frozen=True, kw_only=True):
                 goodput = min(goodput, apps.goodput(budget))
         return Phase(start, end, budget, goodput)
 
-    def domain(self, policy: str = "proportional", parameters: dict[str, Any] | None = None) -> Domain:
+    def domain(
+        self, policy: str = "proportional", parameters: dict[str, Any] | None = None, name: str = "floor"
+    ) -> Domain:
         """The configuration that a user would write for this factory: default SLOs, no knowledge of the knee.
 
         The fail-safe limits, 40 % of the maximum, are safe with the scanner at twice its load.
@@ -101,13 +103,37 @@ class Scenario(Struct, frozen=True, kw_only=True):
             )
         critical = [one.workload.partition("/") for one in self.apps.critical]
         return Domain(
-            name="floor",
+            name=name,
             critical=tuple(Critical(workload=name, namespace=namespace) for namespace, _, name in critical),
             targets=tuple(targets),
             policy=policy,
             parameters=parameters or {},
             capacity=Rate(capacity),
         )
+
+    def lasting(self, seconds: float) -> "Scenario":
+        """The same course, faster or slower, so that it takes ``seconds``."""
+        pace = seconds / self.seconds
+        replace = msgspec.structs.replace
+        events = tuple(replace(event, at=event.at * pace) for event in self.events)
+        return replace(self, seconds=seconds, events=events, learning=self.learning * pace)
+
+    def within(self, namespace: str) -> "Scenario":
+        """The same with every workload in another namespace, for a twin of the plant."""
+
+        def moved(workload: str) -> str:
+            return f"{namespace}/{workload.partition('/')[2]}"
+
+        replace = msgspec.structs.replace
+        apps = replace(
+            self.apps,
+            critical=tuple(replace(one, workload=moved(one.workload)) for one in self.apps.critical),
+            targets=tuple(replace(one, target=moved(one.target)) for one in self.apps.targets),
+        )
+        events = tuple(
+            replace(event, loads={moved(name): kbit for name, kbit in event.loads.items()}) for event in self.events
+        )
+        return replace(self, apps=apps, events=events)
 
     def scaled(self, share: float) -> "Scenario":
         """The same on a bottleneck of another size: every rate times ``share``, the FIFO's delay unchanged."""

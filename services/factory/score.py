@@ -12,20 +12,12 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from services.factory.plant import Second
+from services.factory.reaction import Reaction
 from services.factory.scenario import Phase, Scenario
 
 _NS = 10**9
 AFTERMATH = 5.0
 """Bad seconds that begin this long after an unpredicted event are put down to it, seconds."""
-
-
-class Reaction(Struct, frozen=True):
-    """From the moment the latency really crossed the SLO to a safe limit in force; UTC ns."""
-
-    crossed: int
-    decided: int
-    """When the decision that made it safe was taken."""
-    in_force: int
 
 
 class Effort(Struct, frozen=True):

@@ -22,6 +22,8 @@ _TOGETHER = 3.0
 """Packets that a full queue hits for each one that the fluid loses: arrivals come in bunches.  Fitted."""
 _HYSTART = 0.004
 """Slow start ends when the round trip has grown by this much, seconds."""
+_SMALL_QUEUE = 4 * MTU_WIRE
+"""What a connection may have waiting at its pod's limit: TCP small queues.  Seen on the bed."""
 _LEAST = 2 * MTU_WIRE
 """A window never falls below two segments."""
 
@@ -167,7 +169,7 @@ class Path(NamedTuple):
     base: float
     """Round trip without queues, seconds."""
     exposure: float
-    """How much likelier than a limited pod's a packet is dropped by a full queue: its burst, over theirs."""
+    """How much likelier than a best-effort pod's its packets are dropped by a full queue."""
     random: Random
 
 
@@ -181,23 +183,9 @@ class Stream:
     """
 
     __slots__ = (
-        *("_acked", "_base", "_climb", "_flows", "_full", "_hit", "_missing", "_noticed", "_peak", "_random"),
-        *(
-            "_recovered",
-            "_since",
-            "_slow_start",
-            "_trip",
-            "_window",
-            "delivered",
-            "dropped",
-            "exposure",
-            "in_fifo",
-            "limiter",
-            "offered",
-            "pace",
-            "payload",
-            "sent",
-        ),
+        *("_acked", "_base", "_below", "_climb", "_flows", "_full", "_hit", "_missing", "_noticed", "_peak", "_random"),
+        *("_recovered", "_since", "_slow_start", "_trip", "_window"),
+        *("delivered", "dropped", "exposure", "in_fifo", "limiter", "offered", "pace", "payload", "sent"),
     )
 
     def __init__(self, flows: int, kbit: int | None, limiter: Limiter, path: Path) -> None:
@@ -209,6 +197,7 @@ class Stream:
         self.offered = self.sent = self.delivered = self.dropped = self.in_fifo = 0.0
         self.pace = inf
         self._base = self._trip = path.base
+        self._below = float(_SMALL_QUEUE * flows)
         self._flows = flows
         self._restart()
         self.wants(kbit)
@@ -231,6 +220,7 @@ class Stream:
         """Bytes that reach the bottleneck within ``dt``."""
         limiter = self.limiter
         trip = self._trip = self._base + fifo_delay + limiter.delay()
+        self._since += dt
         if self._hit and now >= self._noticed:
             self._shrink(now)
         if self._full and not self._hit:
@@ -246,6 +236,9 @@ class Stream:
             # In recovery a sender sends less than what is acknowledged (RFC 6937).
             free = min(free, _BETA * self._acked * dt + _LEAST)
         wanted = self.pace * dt
+        if limiter.rate is not None:
+            # A connection keeps few packets below itself in its own host; the window is not what holds it back.
+            wanted = min(wanted, max(self._below - limiter.backlog, 0.0) + limiter.rate * dt)
         self._full = free < wanted
         arrived = free if self._full else wanted
         self.offered += arrived
@@ -272,13 +265,13 @@ class Stream:
         return self.limiter.dropped
 
     def _grow(self, dt: float, trip: float) -> None:
+        """Follow CUBIC's curve, whose clock runs on while something else holds the sender back."""
         turns = min(dt / trip, 1.0)
         if self._slow_start:
             if trip < self._base + _HYSTART:
                 self._window *= 1 + turns
                 return
             self._slow_start, self._peak = False, self._window
-        self._since += dt
         each = self._flows * MTU_WIRE
         rise = self._since - self._climb
         cubic = _CUBIC * rise * rise * rise * each + self._peak

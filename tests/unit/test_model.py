@@ -95,7 +95,7 @@ def test_a_forgiving_limiter_lets_the_old_backlog_out_beside_the_new_rate() -> N
         model.limit(POD, 40_000)
         model.advance(S // 50)
         sent[forgiving] = model.counters().sent[POD] - before
-    assert sent[True] > 1.5 * sent[False]
+    assert sent[True] > sent[False] + 15_000
 
 
 def test_a_second_target_joins_and_leaves() -> None:

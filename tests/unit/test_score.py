@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from services.factory.plant import CriticalSecond, Second
+from services.factory.reaction import Reaction
 from services.factory.scenario import Event, Scenario
-from services.factory.score import Effort, Reaction, is_bad, score, spread
+from services.factory.score import Effort, is_bad, score, spread
 from services.factory.topology import ROBOT, SCANNER, TELEMETRY
 
 S = 10**9
