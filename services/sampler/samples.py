@@ -94,5 +94,6 @@ def _critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
         lost=found.lost,
         throughput=measured.sent.get(critical.key),
         recent=measured.recent.get(critical.key),
+        recent_p50=None if missing else measured.medians.get(critical.key),
         missing=missing,
     )

@@ -16,7 +16,7 @@ from services.sampler.exposition import MalformedPage, Page, PageReader, Series
 from services.sampler.history import Gain, History
 from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
-from services.sampler.quantile import latency
+from services.sampler.quantile import latency, quantile
 from services.sampler.source import Latencies, Measurements, NoData
 
 _MAX_BYTES = 8 * 1024 * 1024
@@ -161,7 +161,8 @@ class ScrapeSource:
         elsewhere = "".join(f"; {failure}" for failure in failures if failure)
         absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
         missing = {key: absent for key in self._workloads.critical if key not in seen} | lost_sight
-        return Measurements(start, latencies(gains, self._workloads.critical, missing), sent(gains), sent(last))
+        found = latencies(gains, self._workloads.critical, missing)
+        return Measurements(start, found, sent(gains), sent(last), medians(last))
 
     def close(self) -> None:
         """Give connections and threads back."""
@@ -179,28 +180,44 @@ def latencies(
         critical: the workloads to answer for.
         missing: why there is nothing to say about some of them.
     """
-    buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-    totals: dict[str, float] = defaultdict(float)
+    gains = list(gains)
+    histograms = _histograms(gains)
     lost: dict[str, float] = defaultdict(float)
     for series, gain in gains:
         if series.kind == "lost":
             lost[series.workload] += gain.counts[0]
-        elif series.kind == "latency":
+    return {key: _latencies(histograms.get(key), lost.get(key), missing.get(key)) for key in critical}
+
+
+def medians(gains: Iterable[tuple[Series, Gain]]) -> dict[str, float]:
+    """Median latency by workload, seconds; workloads without an observation are left out."""
+    found = {key: quantile(0.5, bounds, counts) for key, (bounds, counts) in _histograms(gains).items()}
+    return {key: median for key, median in found.items() if median is not None}
+
+
+def _histograms(gains: Iterable[tuple[Series, Gain]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Bounds and cumulative counts by workload, its series added up."""
+    buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    totals: dict[str, float] = defaultdict(float)
+    for series, gain in gains:
+        if series.kind == "latency":
             totals[series.workload] += gain.counts[-1]
             for bound, count in zip(series.bounds, gain.counts, strict=False):
                 buckets[series.workload][bound] += count
-    return {key: _latencies(buckets.get(key), totals[key], lost.get(key), missing.get(key)) for key in critical}
+    sums = {}
+    for key, by_bound in buckets.items():
+        bounds = sorted(by_bound)
+        sums[key] = bounds, [*(by_bound[bound] for bound in bounds), totals[key]]
+    return sums
 
 
-def _latencies(
-    buckets: Mapping[float, float] | None, total: float, lost: float | None, missing: str | None
-) -> Latencies:
+def _latencies(histogram: tuple[list[float], list[float]] | None, lost: float | None, missing: str | None) -> Latencies:
     if missing is not None:
         return Latencies(lost=lost, missing=missing)
-    if buckets is None:
+    if histogram is None:
         return Latencies(lost=lost, missing="seen on one page so far; a window needs two")
-    bounds = sorted(buckets)
-    measured = latency(bounds, [*(buckets[bound] for bound in bounds), total])
+    bounds, counts = histogram
+    measured = latency(bounds, counts)
     return Latencies(
         jitter=measured.jitter,
         p95=measured.p95,

@@ -33,6 +33,8 @@ class Measurements(Struct, frozen=True):
     """kbit/s sent, by workload, of those that are measured."""
     recent: dict[str, int] = {}
     """The same over the last period alone, where the source can tell."""
+    medians: dict[str, float] = {}
+    """Median latency by critical workload over the last period alone, seconds, where the source can tell."""
 
 
 class NoData(Exception):

@@ -98,3 +98,15 @@ def test_each_slo_is_looked_at() -> None:
     """Buckets may do for one figure and not for the other."""
     critical = Critical(workload="robot", jitter=Duration(2_000_000), p95=Duration(10_000_000))
     assert "jitter SLO of 2ms" in (too_coarse(critical, DEFAULT_BUCKETS_OF_GO) or "")
+
+
+def test_what_the_last_period_says_stands_in_the_sample() -> None:
+    """Throughput of the last period and the median of its latencies; no median where the window has no latency."""
+    domain = Domain("d", (Critical("robot"),), (Target("up", Rate(1), Rate(9), Rate(3)),))
+    key, target = "default/robot", "default/up"
+    found = {key: Latencies(0.001, 0.002, 500, 0.0)}
+    measured = Measurements(0, found, {key: 7, target: 5}, {key: 8, target: 6}, {key: 0.0005})
+    sample = sample_of(domain, 10, 5, "scrape", measured)
+    assert (sample.critical[0].recent, sample.critical[0].recent_p50, sample.targets[0].recent) == (8, 0.0005, 6)
+    blind_one = Measurements(0, {key: Latencies(missing="gone")}, {}, {}, {key: 0.0005})
+    assert sample_of(domain, 10, 5, "scrape", blind_one).critical[0].recent_p50 is None
