@@ -8,17 +8,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
 from tests.hubble.flows import Talk
+from tests.hubble.harness import SLUICE, until, value
 from tests.hubble.server import HubbleServer
 from tests.parts import free_port
 
-SLUICE = str(Path(sys.executable).parent / "sluice")
 DOMAIN = """
 domains:
   - name: floor
@@ -36,24 +35,6 @@ def get(port: int, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
     except OSError:
         return 0, ""
-
-
-def value(page: str, name: str, **labels: str) -> float | None:
-    """The sum over a page's series of a name with these labels; None if there is none."""
-    found = None
-    for line in page.splitlines():
-        match = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
-        if match and all(f'{key}="{text}"' in (match[1] or "") for key, text in labels.items()):
-            found = (found or 0.0) + float(match[2])
-    return found
-
-
-def wait(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds; twenty seconds at most."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.05)
 
 
 def sidecar() -> tuple["subprocess.Popen[str]", dict[str, str]]:
@@ -82,11 +63,11 @@ def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_pat
         )
         exporter = subprocess.Popen([SLUICE, "exporter", "--config", config])
         try:
-            wait(lambda: "blind: factory/robot-control" in get(listen, "/readyz")[1], "blindness")
+            until(lambda: "blind: factory/robot-control" in get(listen, "/readyz")[1], "blindness")
             status, body = get(listen, "/readyz")
             assert status == 503
             assert "observations, 100 needed" in json.loads(body)["wrong"]["observations"]
-            wait(lambda: value(get(listen, "/metrics")[1], "sluice_exporter_relay_connected") == 1, "connection")
+            until(lambda: value(get(listen, "/metrics")[1], "sluice_exporter_relay_connected") == 1, "connection")
 
             def publish_and_look() -> bool:
                 for port in range(1000, 1060):
@@ -94,7 +75,7 @@ def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_pat
                     server.publish(Talk(port=port).answer(time.time_ns(), TO_ENDPOINT))
                 return get(listen, "/readyz")[0] == 200
 
-            wait(publish_and_look, "readiness")
+            until(publish_and_look, "readiness")
             page = get(listen, "/metrics")[1]
             for source, protocol in (("handshake", "tcp"), ("probe", "udp"), ("probe", "tcp")):
                 name = "hubble_flow_latency_seconds_count"
