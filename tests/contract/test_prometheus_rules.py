@@ -1,0 +1,54 @@
+"""The recording and alert rules: valid, tested by promtool, and about metrics that there are."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+import services.bus.jetstream
+import services.sampler.metrics  # noqa: F401 - importing a module registers its metrics
+from services.decision.meters import LastDecisions
+from services.exporter.metrics import LATENCY, LOST
+
+RULES = Path(__file__).parents[2] / "manifests" / "prometheus-rules.yaml"
+EXPECTED = Path(__file__).parents[1] / "golden" / "prometheus-rules.yaml"
+
+
+def expressions() -> str:
+    """All PromQL in the rules."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return "\n".join(rule["expr"] for group in groups for rule in group["rules"])
+
+
+@pytest.mark.prometheus
+def test_promtool_finds_the_rules_valid_and_the_alerts_right() -> None:
+    """Series in, alerts out: blind, silent, dropped, violated; and none of them where all is well."""
+    for command in (["check", "rules", RULES], ["test", "rules", EXPECTED]):
+        ended = subprocess.run(["promtool", *map(str, command)], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_rules_speak_of_metrics_that_the_services_have() -> None:
+    """A metric that is renamed would silence its alert without a word."""
+    # A metric with labels has no sample before it is used; its family has a name all the same.
+    families = [*REGISTRY.collect(), *LastDecisions(lambda: iter(())).collect()]
+    there = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    used = set(re.findall(r"\bsluice_[a-z_]+", expressions()))
+    assert used
+    assert used <= there
+
+
+def test_rules_read_the_histogram_that_the_exporter_writes() -> None:
+    """By the names that the exporter has for it."""
+    text = expressions()
+    assert f"{LATENCY}_bucket" in text
+    assert LOST in text
+
+
+def test_every_alert_is_tested() -> None:
+    """An alert without a test may never fire."""
+    alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
+    assert alerts == set(re.findall(r"alertname: (\w+)", EXPECTED.read_text()))
