@@ -1,13 +1,15 @@
 # One image for all services, and a second target with the traffic tools of the robot factory.
 #   docker build -t sluice:0.1.0 --target sluice .
+#   docker build -t sluice-plant:0.1.0 --target sluice --build-arg REQUIREMENTS=plant .   # with `sluice plant`
 #   docker build -t sluice-factory:0.1.0 --target factory .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+ARG REQUIREMENTS=services
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
-COPY requirements/services.txt requirements/services.txt
-RUN /opt/sluice/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/services.txt
+COPY requirements/${REQUIREMENTS}.txt requirements.txt
+RUN /opt/sluice/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY services services

@@ -44,6 +44,7 @@ PIN := $(BIN)/uv pip compile $(PINARGS) --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" pyproject.toml
 pins: $(VENV)/ready
 	$(PIN) --extra exporter -o requirements/services.txt
+	$(PIN) --extra exporter --extra factory -o requirements/plant.txt
 	$(PIN) --all-extras -o requirements/dev.txt
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml

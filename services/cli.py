@@ -16,6 +16,7 @@ COMMANDS = {
     "echo": ("services.exporter.echo", "Answer the exporter's probes beside a critical workload."),
     "demo": ("services.factory.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
     "factory": ("services.factory.main", "Run the whole pipeline on real packets (needs root)."),
+    "plant": ("services.factory.serve", "Serve a simulated factory and an emulated Kubernetes API."),
     "record": ("services.tools.record", "Write a stretch of the bus, or of a Prometheus's past, to a file."),
     "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),
     "bench": ("services.tools.bench.main", "Measure speed and memory."),

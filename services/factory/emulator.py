@@ -28,17 +28,18 @@ from services.factory.patches import merge
 class Emulator:
     """An emulated cluster; ``async with`` serves it and gives its address."""
 
-    def __init__(self, *, starts_after: float | None = 0.5, port: int | None = None) -> None:
+    def __init__(self, *, starts_after: float | None = 0.5, host: str = "127.0.0.1", port: int | None = None) -> None:
         """Describe the cluster.
 
         Args:
             starts_after: seconds from a Pod's creation until it runs, and from its deletion until it
                 is gone; None: nobody binds or runs Pods, as on an API server without nodes.
-            port: to listen on, on loopback; None takes a free one.
+            host: address to listen on.
+            port: to listen on; None takes a free one.
         """
         self.objects = Objects()
         self._delay = starts_after
-        self._port = port
+        self._listen = (host, port)
         self._server = KubeApi(self.objects)
         self._running = contextlib.AsyncExitStack()
         for namespace in ("default", "kube-system"):
@@ -47,7 +48,7 @@ class Emulator:
     async def __aenter__(self) -> str:
         """Serve; gives the address, ``http://127.0.0.1:PORT``."""
         await self._running.enter_async_context(self._server)
-        server = await self._running.enter_async_context(kmock.Server(self._server, port=self._port))
+        server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
         controllers = [asyncio.create_task(run(self.objects))]
         if self._delay is not None:
             controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))

@@ -72,14 +72,14 @@ class _Silent(WSGIRequestHandler):
 
 
 class MetricsPage:
-    """Serves the counters of plants on a free port of loopback while the context lasts."""
+    """Serves the counters of plants while the context lasts."""
 
-    def __init__(self, plants: Sequence[Plant]) -> None:
-        """Take the plants; their counters are read from other threads."""
+    def __init__(self, plants: Sequence[Plant], host: str = "127.0.0.1", port: int = 0) -> None:
+        """Take the plants; their counters are read from other threads.  Port 0 is a free one."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Counters(plants))
         self._page: Any = make_wsgi_app(registry)
-        self._server = make_server("127.0.0.1", 0, self._answer, ThreadingWSGIServer, _Silent)
+        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _Silent)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """Why nothing can be measured; the page then answers with 503 and this text."""
@@ -87,7 +87,7 @@ class MetricsPage:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self._server.server_port}/metrics"
+        return f"http://{self._server.server_address[0]}:{self._server.server_port}/metrics"
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if self.blind:
