@@ -3,7 +3,8 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -67,10 +68,11 @@ class Consumer:
                 incoming: asyncio.Queue[Msg | None] = asyncio.Queue()
                 async with link.listening(incoming.put_nowait) as inbox:
                     self._session.recovered(self._what)
-                    async for one in self._pulled(link, f"{self._reading.stream}.{name}", inbox, incoming):
-                        back_off = BackOff()
-                        self._after = one.raw.seq
-                        yield one
+                    async with aclosing(self._pulled(link, name, inbox, incoming)) as deliveries:
+                        async for one in deliveries:
+                            back_off = BackOff()
+                            self._after = one.raw.seq
+                            yield one
             except (Lost, LinkDown, ApiError, Denied) as error:
                 if isinstance(error, ApiError) and error.code == _STREAM_NOT_FOUND:
                     await self._mend()
@@ -78,22 +80,32 @@ class Consumer:
             await back_off.wait()
 
     async def _pulled(
-        self, link: Link, consumer: str, inbox: str, incoming: "asyncio.Queue[Msg | None]"
-    ) -> AsyncIterator[Taken]:
+        self, link: Link, name: str, inbox: str, incoming: "asyncio.Queue[Msg | None]"
+    ) -> AsyncGenerator[Taken, None]:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._reading.stream}.{name}"
         pull = Pull(self._reading.batch)
-        while True:
-            wanted = pull.wanted(incoming.qsize())
-            if wanted:
-                request = {"batch": wanted, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
-                await link.send(f"$JS.API.CONSUMER.MSG.NEXT.{consumer}", json.dumps(request).encode(), reply=inbox)
-            message = await _next(incoming)
-            headers = message.headers or {}
-            if not message.reply:
-                pull.status(headers)
-                continue
-            delivery = Delivery.parse(message.reply)
-            raw = Raw(message.subject, headers, message.data, delivery.seq, delivery.published)
-            yield Taken(raw, delivery, pull.arrived(delivery), message.reply)
+        try:
+            while True:
+                wanted = pull.wanted(incoming.qsize())
+                if wanted:
+                    await link.send(subject, _request(wanted), reply=inbox)
+                message = await _next(incoming)
+                headers = message.headers or {}
+                if not message.reply:
+                    pull.status(headers)
+                    continue
+                delivery = Delivery.parse(message.reply)
+                raw = Raw(message.subject, headers, message.data, delivery.seq, delivery.published)
+                yield Taken(raw, delivery, pull.arrived(delivery), message.reply)
+        finally:
+            await self._return(incoming)
+
+    async def _return(self, incoming: "asyncio.Queue[Msg | None]") -> None:
+        """Give back what nobody took, so that it does not wait to be missed before another reader gets it."""
+        while self._reading.durable and not incoming.empty():
+            message = incoming.get_nowait()
+            if message is not None and message.reply:
+                await self._session.send(message.reply, b"-NAK")
 
     async def _bound(self) -> str:
         """The consumer's name; creates it when it is not there."""
@@ -139,6 +151,12 @@ class Consumer:
         # A position beyond the end is one in a stream that was there before.
         self._after = 0 if after > last else after
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
+
+
+def _request(batch: int) -> bytes:
+    return json.dumps(
+        {"batch": batch, "expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+    ).encode()
 
 
 async def _next(incoming: "asyncio.Queue[Msg | None]") -> Msg:

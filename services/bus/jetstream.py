@@ -235,8 +235,9 @@ class Bus:
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, for ever.
 
-        A message that cannot be read goes to the dead-letter subject and is not delivered again.
-        Use ``contextlib.aclosing`` where the loop is left before its task ends.
+        A message that cannot be read goes to the dead-letter subject and is not delivered again; a
+        reader without a durable name passes over it.  Use ``contextlib.aclosing`` where the loop is left
+        before its task ends.
 
         Args:
             kind: what to expect.
@@ -254,16 +255,17 @@ class Bus:
         stream = self.subjects.stream(name)
         pattern = subject or self.subjects.every(name)
         reading = Reading(stream, durable, pattern, start, batch, ack_wait)
-        async for taken in Consumer(self._session, reading, self.ensure_streams).taken():
-            try:
-                message = self._read(kind, taken.raw)
-            except Unreadable as error:
-                await self.bury(service, taken.raw, error.reason)
-                await self._session.send(taken.reply, b"+TERM")
-                continue
-            yield Received(
-                message, taken.raw, taken.delivery.count, taken.since, taken.reply, self._session if durable else None
-            )
+        async with aclosing(Consumer(self._session, reading, self.ensure_streams).taken()) as deliveries:
+            async for taken in deliveries:
+                try:
+                    message = self._read(kind, taken.raw)
+                except Unreadable as error:
+                    if durable:
+                        await self.bury(service, taken.raw, error.reason)
+                        await self._session.send(taken.reply, b"+TERM")
+                    continue
+                session = self._session if durable else None
+                yield Received(message, taken.raw, taken.delivery.count, taken.since, taken.reply, session)
 
     def _read(self, kind: type[M], raw: Raw) -> M:
         if len(raw.body) > envelope.MAX_BODY:

@@ -1,8 +1,6 @@
 """The bus on a real nats-server: nothing lost, nothing stopped by what cannot be read."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,42 +9,9 @@ from schemas.config import Bus as Settings
 from schemas.messages import Decision, Sample
 from services.bus.consumer import Start
 from services.bus.envelope import Raw
-from services.bus.jetstream import Bus, Conflict, Received
+from services.bus.jetstream import Bus, Conflict
+from tests.onbus import PATIENCE_S, joined, publish, sample, take
 from tests.parts import NatsServer
-
-S = 10**9
-PATIENCE_S = 20
-
-
-def sample(n: int, domain: str = "line") -> Sample:
-    """The ``n``-th sample of a domain."""
-    return Sample(domain=domain, start=(n - 2) * S, end=n * S, period=S, source="test")
-
-
-@asynccontextmanager
-async def joined(server: NatsServer, name: str = "test") -> AsyncIterator[tuple[Bus, list[str | None]]]:
-    """A bus with its streams, and the states it reported."""
-    states: list[str | None] = []
-    async with Bus.connected(Settings(servers=(server.url,)), name, states.append) as bus:
-        assert await bus.ensure_streams() == []
-        yield bus, states
-
-
-async def publish(bus: Bus, *samples: Sample) -> list[int]:
-    """Publish samples, in order."""
-    return [await bus.publish(bus.subjects.sample(one.domain), one, msg_id=one.id) for one in samples]
-
-
-async def take(bus: Bus, count: int, durable: str | None = "reader") -> list[Received[Sample]]:
-    """Read and acknowledge so many samples."""
-    taken: list[Received[Sample]] = []
-    async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, durable, "test")) as messages:
-        async for one in messages:
-            taken.append(one)
-            await one.ack()
-            if len(taken) == count:
-                break
-    return taken
 
 
 async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
