@@ -79,6 +79,7 @@ class MetricsPage:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Counters(plants))
         self._page: Any = make_wsgi_app(registry)
+        self._host = host
         self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _Silent)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
@@ -87,7 +88,7 @@ class MetricsPage:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://{self._server.server_address[0]}:{self._server.server_port}/metrics"
+        return f"http://{self._host}:{self._server.server_port}/metrics"
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if self.blind:
