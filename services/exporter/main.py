@@ -80,7 +80,7 @@ async def _follow(config: Config, relay: Relay, latencies: Latencies, health: He
     try:
         while thread.is_alive():
             follower.check()
-            _tell(health, "relay", follower.wrong)
+            health.state("relay", follower.wrong)
             await asyncio.sleep(_LOOK_S)
         raise RuntimeError("the follower's thread died: see the log")
     finally:
@@ -112,15 +112,8 @@ def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follow
 
 async def _watch(blindness: Blindness, probings: list[Probing], health: Health) -> None:
     while True:
-        _tell(health, "observations", blindness.look(time.monotonic()))
+        health.state("observations", blindness.look(time.monotonic()))
         if probings:
             wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
-            _tell(health, "probes", "; ".join(wrong) or None)
+            health.state("probes", "; ".join(wrong) or None)
         await asyncio.sleep(_LOOK_S)
-
-
-def _tell(health: Health, condition: str, wrong: str | None) -> None:
-    if wrong is None:
-        health.good(condition)
-    else:
-        health.bad(condition, wrong)
