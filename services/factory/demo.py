@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
+import structlog
 from msgspec import Struct
 from rich.console import Console
 
@@ -88,6 +89,7 @@ async def _demonstrated(options: Options, runs: Sequence[Run], view: View) -> No
     async with AsyncExitStack() as stack:
         view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
         processes = await stack.enter_async_context(Processes(options.keep))
+        _log_to(stack.enter_context((processes.home / "demo.log").open("w", encoding="utf-8")))
         page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
         emulator = Emulator()
         api = await stack.enter_async_context(emulator)
@@ -107,6 +109,11 @@ async def _demonstrated(options: Options, runs: Sequence[Run], view: View) -> No
         for run in controlled:
             run.restarts = sum(agent.restarts(target.key) for target in run.domain.targets)
         view.say("Stopping ...")
+
+
+def _log_to(file: TextIO) -> None:
+    """The screen belongs to the view: what this process logs goes where the others' logs are."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
 
 
 async def _played(runs: Sequence[Run], view: View, page: MetricsPage, processes: Processes) -> None:

@@ -243,7 +243,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(name="flapping", text="The scanner's load jumps at random.", seconds=240, events=_flaps(240)),
         Scenario(
             name="demo",
-            text="25 s nominal, 25 s with the scanner at twice its load, 25 s recovery.",
+            text="A third of the time nominal, a third with the scanner at twice its load, a third to recover.",
             seconds=75,
             events=(_scanner(25, 2 * NOMINAL, unpredicted=True), _scanner(50, NOMINAL)),
             apps=Apps(targets=(TargetApp(TELEMETRY), TargetApp(ERP, load=3_000, flows=1))),

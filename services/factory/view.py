@@ -58,14 +58,14 @@ class LineView:
 
     def say(self, text: str) -> None:
         """Print it."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def show(self, at: float, fresh: Sequence[Sequence[Second]]) -> None:
         """Print the new seconds."""
         for run, seconds in zip(self._runs, fresh, strict=True):
             for second in seconds:
                 offset = (second.start - (run.started or 0)) / 1e9
-                self._console.print(f"{offset:5.0f} s  {run.title:<14} {_line(run, second)}", highlight=False)
+                self.say(f"{offset:5.0f} s  {run.title:<14} {_line(run, second)}")
 
 
 def _line(run: Run, second: Second) -> str:
@@ -134,8 +134,10 @@ class TerminalView:
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = [self._heading(), self._table(), Text()]
-        parts += [self._history(run) for run in self._runs]
-        parts += [Text(), *(self._reason(run) for run in self._runs if run.controlled)]
+        parts.append(Text(f"{'':<14} each second's p95, 0.3 to 100 ms (log), and best effort below it", style="dim"))
+        for run in self._runs:
+            parts += self._history(run)
+        parts += [Text(), *(line for run in self._runs if run.controlled for line in self._reason(run))]
         return Panel(Group(*parts), title="Sluice", border_style="cyan")
 
     def _heading(self) -> RenderableType:
@@ -196,22 +198,30 @@ class TerminalView:
             Text(str(bad), style=_style(bad == 0)),
         ]
 
-    def _history(self, run: Run) -> Text:
-        line = Text(f"{run.title:<14} ")
-        room = max(self._console.width - 22, 10)
+    def _history(self, run: Run) -> list[Text]:
+        latency, effort = Text(f"{run.title:<14} "), Text(f"{'':<14} ")
+        latency.stylize("bold")
+        room = max(self._console.width - 20, 10)
         for second in run.seconds[-room:]:
             p95, _, _ = worst(second)
-            line.append(_bar(p95), style="red" if is_bad(second, run.domain) else "green")
-        return line
+            latency.append(_log_bar(p95), style="red" if is_bad(second, run.domain) else "green")
+            effort.append(_bar(sum(second.goodput.values()) / second.capacity), style="cyan")
+        return [latency, effort]
 
-    def _reason(self, run: Run) -> Text:
-        decision = run.decision
-        if decision is None:
-            return Text(f"{run.title:<14} no decision yet", style="dim")
-        rules = "/".join(dict.fromkeys(target.rule for target in decision.targets))
-        text = Text(f"{run.title:<14} {decision.reason} [{rules}]", no_wrap=True, overflow="ellipsis")
-        text.stylize("bold", 0, len(run.title))
-        return text
+    def _reason(self, run: Run) -> list[Text]:
+        decision, action = run.decision, run.action
+        lines = []
+        if decision is not None:
+            rules = "/".join(dict.fromkeys(target.rule for target in decision.targets))
+            lines.append(f"{run.title:<14} decides: {decision.reason} [{rules}]")
+        if action is not None:
+            took = (
+                "" if not (action.applied and action.sampled) else f", {(action.applied - action.sampled) / 1e6:.0f} ms"
+            )
+            was = "none" if action.was is None else f"{action.was / 1000:.1f}M"
+            name = action.target.partition("/")[2]
+            lines.append(f"{'':<14} acts:    {name} {was} -> {action.limit / 1000:.1f}M, {action.outcome}{took}")
+        return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def _whole(tcp: Sequence[object]) -> bool:
@@ -222,8 +232,11 @@ def _style(good: bool) -> str:
     return "green" if good else "bold red"
 
 
-def _bar(p95: float | None) -> str:
+def _log_bar(p95: float | None) -> str:
     if p95 is None:
         return "!"
-    share = (log10(max(p95, _LOW_S)) - log10(_LOW_S)) / (log10(_HIGH_S) - log10(_LOW_S))
+    return _bar((log10(max(p95, _LOW_S)) - log10(_LOW_S)) / (log10(_HIGH_S) - log10(_LOW_S)))
+
+
+def _bar(share: float) -> str:
     return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
