@@ -95,8 +95,7 @@ def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str, pub
 
 def record(path: Path, of: Config, lines: Iterator[Line]) -> Path:
     """Write lines as a recording."""
-    kinds = ("sample", "decision", "action", "dead")
-    with path.open("wb") as file, Writer(file, header_of(of, "bus", BEGIN, kinds, "0.1.0")) as writer:
+    with path.open("wb") as file, Writer(file, header_of(of, "bus", "0.1.0", BEGIN)) as writer:
         for line in lines:
             writer.write(line)
     return path

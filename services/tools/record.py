@@ -105,13 +105,12 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
 
 
 def _from_bus(config: Config, wanted: Wanted, output: Path) -> None:
-    with _recording(config, output, "bus", wanted.domains) as recorder:
-        lifecycle.run(_record(config, wanted, recorder))
+    lifecycle.run(_record(config, wanted, output))
 
 
 @contextmanager
-def _recording(config: Config, output: Path, origin: str, domains: tuple[str, ...]) -> Iterator[Recorder]:
-    header = header_of(config, origin, time.time_ns(), KINDS, importlib.metadata.version("sluice"), domains)
+def _recording(config: Config, output: Path, origin: str, since: int, only: tuple[str, ...]) -> Iterator[Recorder]:
+    header = header_of(config, origin, importlib.metadata.version("sluice"), since, only)
     try:
         with output.open("wb") as file, Writer(file, header) as writer:
             recorder = Recorder(writer)
@@ -120,20 +119,24 @@ def _recording(config: Config, output: Path, origin: str, domains: tuple[str, ..
         if not recorder.counts:
             output.unlink()
         raise
-    counts = ", ".join(f"{recorder.counts[kind]:,} {kind}s" for kind in KINDS if recorder.counts[kind])
-    click.echo(f"{output}: {counts or 'no messages'}, {output.stat().st_size:,} bytes")
+    finally:
+        if output.exists():
+            counts = ", ".join(f"{recorder.counts[kind]:,} {kind}s" for kind in KINDS if recorder.counts[kind])
+            click.echo(f"{output}: {counts or 'no messages'}, {output.stat().st_size:,} bytes")
 
 
-async def _record(config: Config, wanted: Wanted, recorder: Recorder) -> None:
+async def _record(config: Config, wanted: Wanted, output: Path) -> None:
     async with opened(config.bus, "reader") as tap:
         live = wanted.since is None and wanted.first is None
         what = await _stretch(tap, wanted)
-        assert what.since is not None
-        for line in await tap.before(what.since, what.domains):
-            recorder.write(line)
-        await _stored(tap, what, recorder)
-        if live or wanted.follow or wanted.lasting is not None:
-            await _followed(tap, what, recorder, wanted.lasting)
+        since = what.since or 0
+        before = await tap.before(since, what.domains)
+        with _recording(config, output, "bus", since, wanted.domains) as recorder:
+            for line in before:
+                recorder.write(line)
+            await _stored(tap, what, recorder)
+            if live or wanted.follow or wanted.lasting is not None:
+                await _followed(tap, what, recorder, wanted.lasting)
 
 
 async def _stretch(tap: Tap, wanted: Wanted) -> Stretch:
@@ -187,7 +190,7 @@ def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted,
     try:
         config = history.as_of_then(config, url, step)
         with (
-            _recording(config, output, "prometheus", wanted.domains) as recorder,
+            _recording(config, output, "prometheus", wanted.since, wanted.domains) as recorder,
             bar("asking Prometheus", until - wanted.since) as told,
         ):
             asyncio.run(_asked(config, wanted.since, until, recorder, told))

@@ -10,7 +10,8 @@ Plain JSON lines are read as well.
 """
 
 import base64
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -21,6 +22,7 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.messages import InvalidMessage
 from schemas.units import Duration, decode_unit, encode_unit
+from services.bus.subjects import KINDS
 from services.control import make_policy
 from services.tools.frames import compress, texts
 
@@ -50,6 +52,10 @@ class Header(Struct, frozen=True, tag="recording", tag_field="kind"):
     window: Duration
     kinds: tuple[str, ...]
     """Kinds of message that were recorded; a gap in another kind means nothing."""
+    since: int = 0
+    """Where the stretch begins, UTC ns.  Decisions from before it are there for their state."""
+    only: tuple[str, ...] = ()
+    """The domains that were asked for; without any, all of the bus was recorded."""
 
     def domain(self, name: str) -> Domain | None:
         """The configuration of one domain; None when it was not recorded."""
@@ -94,22 +100,30 @@ class NoRecording(ValueError):
     """The file is no recording, or of a version that this build does not read."""
 
 
-def header_of(
-    config: Config, origin: str, made: int, kinds: tuple[str, ...], build: str, domains: Collection[str] = ()
-) -> Header:
-    """The header of a recording that is made under a configuration, of all its domains or some."""
-    chosen = tuple(domain for domain in config.domains if not domains or domain.name in domains)
+def header_of(config: Config, origin: str, build: str, since: int, only: tuple[str, ...] = ()) -> Header:
+    """The header of a recording that is made under a configuration.
+
+    Args:
+        config: its domains and signal go in, and nothing else.
+        origin: ``bus`` or ``prometheus``.
+        build: version of Sluice.
+        since: where the stretch begins, UTC ns.
+        only: record these domains; all without any.
+    """
+    chosen = tuple(domain for domain in config.domains if not only or domain.name in only)
     return Header(
         v=FORMAT,
         build=build,
-        made=made,
+        made=time.time_ns(),
         origin=origin,
         prefix=config.bus.prefix,
         domains=chosen,
         policies={domain.name: make_policy(domain).version for domain in chosen},
         period=config.signal.period,
         window=config.signal.window,
-        kinds=kinds,
+        kinds=KINDS if origin == "bus" else ("sample",),
+        since=since,
+        only=only,
     )
 
 

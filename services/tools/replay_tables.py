@@ -32,8 +32,9 @@ def show_again(console: Console, tallies: Mapping[str, Tally], took: float) -> N
 
 
 def _counts(tallies: list[Tally]) -> list[str]:
-    names = ("samples", "identical", "different", "given", "unanswered")
-    return [f"{sum(getattr(tally, name) for tally in tallies):,}" for name in names]
+    names = ("samples", "identical", "different", "given")
+    unanswered = sum(tally.unanswered + tally.waiting for tally in tallies)
+    return [*(f"{sum(getattr(tally, name) for tally in tallies):,}" for name in names), f"{unanswered:,}"]
 
 
 def _remarks(console: Console, name: str, tally: Tally) -> None:

@@ -58,7 +58,11 @@ class Tally(Struct):
     refused: int = 0
     """Samples that no service steps on: repeated, not newer than the one before, or from the future."""
     unanswered: int = 0
-    """Samples without a decision on record."""
+    """Samples without a decision on record, though later ones have theirs."""
+    waiting: int = 0
+    """Samples at the end without a decision on record."""
+    silent: list[str] = field(default_factory=list)
+    """The first samples that are unanswered."""
     differences: list[Difference] = field(default_factory=list)
     """The first of them."""
     notes: list[str] = field(default_factory=list)
@@ -111,8 +115,7 @@ class Again:
         if self._decisions:
             self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
-            del self._samples[next(iter(self._samples))]
-            self.tally.unanswered += 1
+            self._unanswered(self._samples.pop(next(iter(self._samples))).sample)
 
     def decision(self, body: bytes, published: int) -> None:
         """The next recorded decision, and when the bus stored it, UTC ns.
@@ -126,7 +129,13 @@ class Again:
     def end(self) -> Tally:
         """No more messages."""
         self._settle(_FOREVER)
-        self._passed(list(self._samples.values()), self._state)
+        for arrival in self._samples.values():
+            try:
+                admit(self._domain, self._state, arrival.sample, arrival.published)
+            except (StaleSample, FutureSample):
+                self.tally.refused += 1
+            else:
+                self.tally.waiting += 1
         self._samples.clear()
         return self.tally
 
@@ -196,10 +205,15 @@ class Again:
             except (StaleSample, FutureSample):
                 self.tally.refused += 1
                 continue
-            self.tally.unanswered += 1
+            self._unanswered(arrival.sample)
             if state is not None:
                 state = self._controller.step(admitted, arrival.sample).state
         return state
+
+    def _unanswered(self, sample: Sample) -> None:
+        self.tally.unanswered += 1
+        if len(self.tally.silent) < _MOST_LISTED:
+            self.tally.silent.append(sample.id)
 
     def _gap(self, recorded: Recorded) -> str:
         if self._state is None:

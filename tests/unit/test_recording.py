@@ -46,7 +46,7 @@ def test_bytes_that_are_no_json_are_kept(tmp_path: Path) -> None:
     """A message that no reader understands is recorded byte for byte."""
     bodies = [b"", b"\x00\xff", b'{"a":\n1}', b'{"a":"\xff"}', b'{"a": 1}', b"nonsense"]
     path = tmp_path / "odd.jsonl.zst"
-    with path.open("wb") as file, Writer(file, header_of(config(), "bus", BEGIN, ("sample",), "0")) as writer:
+    with path.open("wb") as file, Writer(file, header_of(config(), "bus", "0", BEGIN)) as writer:
         for seq, body in enumerate(bodies, 1):
             writer.write(line_of("sample", "sluice.sample.v1.x", seq, BEGIN, {}, body))
     assert [line.payload for line in Reader(path).lines()] == bodies
@@ -146,7 +146,7 @@ def test_what_was_flushed_survives(tmp_path: Path) -> None:
     """After a flush the lines so far can be read while the recording goes on."""
     path = tmp_path / "live.jsonl.zst"
     lines = list(stream(config(), 5))
-    with path.open("wb") as file, Writer(file, header_of(config(), "bus", BEGIN, ("sample",), "0")) as writer:
+    with path.open("wb") as file, Writer(file, header_of(config(), "bus", "0", BEGIN)) as writer:
         for line in lines[:4]:
             writer.write(line)
         writer.flush()
@@ -158,7 +158,7 @@ def test_the_header_names_no_address_or_secret(tmp_path: Path) -> None:
     """Servers, users, tokens and paths of the configuration do not leave in a recording."""
     secret = Config(
         config().domains,
-        bus=Bus(servers=("nats://secret-a:4222",), user="secret-b", credentials="/secret-c"),
+        bus=Bus(servers=("nats://secret-a:4222",), user="secret-b", ca="/secret-c"),
         signal=Signal(prometheus=Prometheus(url="http://secret-d", headers={"Authorization": "secret-e"})),
         kubernetes=Kubernetes(kubeconfig="/secret-f"),
     )
