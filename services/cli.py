@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": ("services.tools.replay", "Step through a recording again, or try other policies on it."),
     "bench": ("services.tools.bench.main", "Measure speed and memory."),
     "tap": ("services.tools.tap", "Follow the bus."),
+    "audit": ("services.tools.audit", "Check that everything on the bus is as it must be."),
     "check": ("services.tools.check", "Check a configuration before it is used."),
     "restore": ("services.actuator.restore", "Put the annotations back as they were found."),
 }

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from schemas.config import Config
 from schemas.domain import Critical, Domain, Target
-from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure, encode
+from schemas.messages import (
+    Action,
+    CriticalMeasure,
+    Decision,
+    PodOutcome,
+    Sample,
+    State,
+    TargetDecision,
+    TargetMeasure,
+    encode,
+)
 from schemas.units import Rate
 from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, begun, continued
 from services.bus.subjects import Subjects
@@ -64,8 +74,10 @@ def samples(domain: Domain, count: int, seed: int = 1) -> Iterator[Sample]:
         )
 
 
-def stream(of: Config, count: int, seed: int = 1) -> Iterator[Line]:
-    """Samples and decisions of all domains in the order of their times."""
+def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False) -> Iterator[Line]:
+    """Samples, decisions and, if wanted, actions of all domains in the order of their times."""
+    limits: dict[str, int] = {}
+    acted = 0
     controllers = {domain.name: Controller(domain) for domain in of.domains}
     states: dict[str, State] = {}
     seq = 0
@@ -75,7 +87,13 @@ def stream(of: Config, count: int, seed: int = 1) -> Iterator[Line]:
             yield sample_line(sample, seq)
             decision = controllers[sample.domain].step(states.get(sample.domain), sample)
             states[sample.domain] = decision.state
-            yield decision_line(decision, seq, seq, sample.id)
+            line = decision_line(decision, seq, seq, sample.id)
+            yield line
+            for target in decision.targets if actions else ():
+                if limits.get(target.target) != target.limit:
+                    acted += 1
+                    yield action_line(decision, line, target, limits.get(target.target), acted)
+                    limits[target.target] = target.limit
 
 
 def sample_line(sample: Sample, seq: int, published: int | None = None) -> Line:
@@ -91,6 +109,31 @@ def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str, pub
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)
     return line_of("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
+
+
+def action_line(decision: Decision, cause: Line, target: TargetDecision, was: int | None, seq: int) -> Line:
+    """An action on three Pods, as an actuator reports it 20 ms after its decision."""
+    done = cause.time + 20_000_000 + seq
+    action = Action(
+        id=f"{target.target}:decision:{decision.id}:{seq:x}",
+        domain=decision.domain,
+        target=target.target,
+        cause="decision",
+        outcome="applied",
+        limit=target.limit,
+        reason=decision.reason,
+        decision=decision.id,
+        epoch=decision.epoch,
+        seq=decision.seq,
+        was=was,
+        pods=tuple(PodOutcome(f"pod-{i}", f"uid-{i}", "applied", target.limit // 3) for i in range(3)),
+        sampled=decision.end,
+        decided=cause.time,
+        applied=done - 1_000_000,
+    )
+    msg_id = f"{action.id}:applied"
+    headers = {MSG_ID: msg_id, TRACE: continued(cause.headers, msg_id)}
+    return line_of("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
 
 
 def record(path: Path, of: Config, lines: Iterator[Line]) -> Path:

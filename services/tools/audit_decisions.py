@@ -4,9 +4,9 @@ The decision is made again from the recorded state before it; what differs by a 
 """
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, encode
+from schemas.messages import Decision, Sample
 from services.bus.envelope import SAMPLE_SEQ
-from services.tools.audit_streams import Break
+from services.tools.audit_streams import Break, bounded
 from services.tools.recording import Line
 from services.tools.rerun import Again
 
@@ -14,29 +14,26 @@ from services.tools.rerun import Again
 class Decisions:
     """One domain's decisions."""
 
-    def __init__(self, name: str, domain: Domain | None, since: int) -> None:
+    def __init__(self, name: str, domain: Domain | None) -> None:
         """Begin.
 
         Args:
             name: of the domain.
             domain: its configuration; None leaves out what only it can tell.
-            since: decisions from before it (UTC ns) are there for their state.
         """
         self.name = name
         self._again = Again(domain) if domain is not None else None
         self._bounds = {target.key: target for target in domain.targets} if domain is not None else {}
-        self._since = since
         self._last: Decision | None = None
-        self._answered: set[str] = set()
         self._seqs: dict[str, int] = {}
         self.breaks: list[Break] = []
-        self.checked = 0
+        self.remade = 0
         """Decisions that were made again."""
 
     def sample(self, sample: Sample, line: Line) -> None:
         """The next sample."""
         self._seqs[sample.id] = line.seq
-        _bounded(self._seqs)
+        bounded(self._seqs)
         if self._again is not None:
             self._again.sample(sample, line.time)
 
@@ -61,11 +58,15 @@ class Decisions:
             if decision.seq != last.seq + 1:
                 self._broken("sequence", f"decision {decision.id}: {place}", line)
         elif decision.epoch < last.epoch or decision.seq != 1:
-            self._broken("sequence", f"decision {decision.id}: {place}; an epoch begins at 1, above the one before", line)
+            self._broken(
+                "sequence", f"decision {decision.id}: {place}; an epoch begins at 1, above the one before", line
+            )
 
     def _check_sample(self, decision: Decision, line: Line) -> None:
         if decision.sample != f"{decision.domain}:{decision.end}":
-            self._broken("cause", f"decision {decision.id} names the sample {decision.sample}, which is not its own", line)
+            self._broken(
+                "cause", f"decision {decision.id} names the sample {decision.sample}, which is not its own", line
+            )
         named = line.headers.get(SAMPLE_SEQ, "")
         seq = self._seqs.get(decision.sample)
         if seq is not None and named != str(seq):
@@ -79,7 +80,9 @@ class Decisions:
         for one in decision.targets:
             target = self._bounds.get(one.target)
             if target is not None and not target.min <= one.limit <= target.max:
-                told = f"decision {decision.id}: {one.target} {one.limit} kbit/s is outside {target.min} to {target.max}"
+                told = (
+                    f"decision {decision.id}: {one.target} {one.limit} kbit/s is outside {target.min} to {target.max}"
+                )
                 self._broken("bounds", told, line)
             memory = decision.state.shield.get(one.target)
             if memory is None or memory.limit != one.limit:
@@ -90,7 +93,7 @@ class Decisions:
         """No more messages."""
         if self._again is not None:
             tally = self._again.end()
-            self.checked = tally.identical + tally.different
+            self.remade = tally.identical + tally.different
             for difference in tally.differences:
                 told = f"the decision on {difference.sample} does not follow from it: {difference.what}"
                 self.breaks.append(Break("decision", self.name, told))

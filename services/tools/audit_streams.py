@@ -1,5 +1,7 @@
 """First check of an audit: is the stretch whole, and in order?"""
 
+from typing import Any
+
 from msgspec import Struct
 
 from services.tools.recording import Line
@@ -15,6 +17,15 @@ class Break(Struct, frozen=True):
     what: str
     time: int = 0
     """Of the message that shows it, UTC ns; 0 where none does."""
+
+
+_KEPT = 20_000
+
+
+def bounded(entries: dict[str, Any]) -> None:
+    """Forget the oldest of what is kept to look things up: an audit takes constant memory."""
+    while len(entries) > _KEPT:
+        del entries[next(iter(entries))]
 
 
 class Streams:

@@ -115,7 +115,11 @@ class Again:
         if self._decisions:
             self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
-            self._unanswered(self._samples.pop(next(iter(self._samples))).sample)
+            oldest = self._samples.pop(next(iter(self._samples))).sample
+            if self._state is None:
+                self.tally.waiting += 1
+            else:
+                self._unanswered(oldest)
 
     def decision(self, body: bytes, published: int) -> None:
         """The next recorded decision, and when the bus stored it, UTC ns.

@@ -36,6 +36,11 @@ class Source:
         """For messages to people."""
         return str(self.reader.path) if self.reader is not None else ", ".join(self.settings.servers)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the recording; 0 for a bus."""
+        return self.reader.size if self.reader is not None else 0
+
     async def stored(self, what: Stretch) -> AsyncGenerator[Line, None]:
         """Every message of the stretch in the order of the times, up to now.
 
