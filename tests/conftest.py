@@ -7,12 +7,14 @@ failure: a part that silently went missing would otherwise pass for a green run.
 
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from services.factory.emulator import Emulator
 from tests import apiserver as kube
+from tests import kubernetes
 from tests.parts import NatsServer
 
 PROGRAMS = {
@@ -64,3 +66,14 @@ def apiserver() -> Iterator[kube.ApiServer]:
     """A real API server that all tests of a session share; each uses a namespace of its own."""
     with kube.running() as server:
         yield server
+
+
+@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[kubernetes.Server]:
+    """A Kubernetes API without nodes, first emulated and then a real one, and a fresh namespace on it."""
+    if request.param == "emulator":
+        async with kubernetes.emulated(Emulator(starts_after=None)) as one:
+            yield one
+    else:
+        async with kubernetes.real(request.getfixturevalue("apiserver")) as one:
+            yield one

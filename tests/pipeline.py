@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 from schemas.config import Bus as Settings
 from schemas.config import Config
@@ -126,15 +127,16 @@ async def decided(bus: Bus, count: int) -> None:
                     return
 
 
-class DecisionProcess:
-    """``sluice decision`` as a process of its own; killed at the end of the context."""
+class ServiceProcess:
+    """A service as a process of its own; killed at the end of the context."""
 
-    def __init__(self, home: Path, text: str, crash_at: str | None = None) -> None:
+    def __init__(self, service: str, home: Path, text: str, crash_at: str | None = None) -> None:
         """Write its configuration below ``home``; arm one crash point."""
         home.mkdir(parents=True, exist_ok=True)
+        self._service = service
         self._path = home / "config.yaml"
         self._path.write_text(text)
-        self._log = home / "decision.log"
+        self._log = home / f"{service}.log"
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
         if crash_at is not None:
             self._environment[VARIABLE] = crash_at
@@ -151,9 +153,9 @@ class DecisionProcess:
         """What it and its predecessors below the same home wrote."""
         return self._log.read_text()
 
-    def start(self) -> "DecisionProcess":
+    def start(self) -> Self:
         """Start it."""
-        command = [str(Path(sys.executable).parent / "sluice"), "decision", "--config", str(self._path)]
+        command = [str(Path(sys.executable).parent / "sluice"), self._service, "--config", str(self._path)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         return self
@@ -185,11 +187,19 @@ class DecisionProcess:
         self._process.terminate()
         return self._process.wait(PATIENCE_S)
 
-    def __enter__(self) -> "DecisionProcess":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+class DecisionProcess(ServiceProcess):
+    """``sluice decision``."""
+
+    def __init__(self, home: Path, text: str, crash_at: str | None = None) -> None:
+        """Write its configuration below ``home``; arm one crash point."""
+        super().__init__("decision", home, text, crash_at)
 
 
 def configured(text: str) -> Config:

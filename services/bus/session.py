@@ -39,10 +39,15 @@ class BackOff:
         self._next_s = first_s
         self._most_s = most_s
 
+    def next_s(self) -> float:
+        """How long to wait now, seconds: longer than the last time."""
+        wait_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
+        self._next_s = min(2 * self._next_s, self._most_s)
+        return wait_s
+
     async def wait(self) -> None:
         """Wait longer than the last time."""
-        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
-        self._next_s = min(2 * self._next_s, self._most_s)
+        await asyncio.sleep(self.next_s())
 
 
 class Session:

@@ -46,7 +46,8 @@ class Emulator:
             self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
 
     async def __aenter__(self) -> str:
-        """Serve; gives the address, ``http://127.0.0.1:PORT``."""
+        """Serve; gives the address, ``http://127.0.0.1:PORT``.  Left and entered again, it is as it was."""
+        self._server.closing.clear()
         await self._running.enter_async_context(self._server)
         server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
         controllers = [asyncio.create_task(run(self.objects))]
@@ -54,6 +55,7 @@ class Emulator:
             controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
         for controller in controllers:
             self._running.push_async_callback(_stopped, controller)
+        self._port = server.port
         return str(server.url).rstrip("/")
 
     async def __aexit__(self, *_: object) -> None:

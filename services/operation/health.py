@@ -28,7 +28,20 @@ class Health:
     def __init__(self, *conditions: str) -> None:
         """Name the conditions that must hold before the service is ready."""
         self._wrong: dict[str, str] = dict.fromkeys(conditions, "not yet")
+        self._notes: dict[str, str] = {}
         self._turned = time.monotonic()
+
+    def note(self, about: str, text: str | None) -> None:
+        """Something that people should know, and that does not keep the service from being ready; None: no more."""
+        if text is None:
+            self._notes.pop(about, None)
+        else:
+            self._notes[about] = text
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What people should know, by what it is about."""
+        return dict(self._notes)
 
     def good(self, condition: str) -> None:
         """The condition holds."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import BANDWIDTH, JSON_PATCH, MERGE_PATCH, Server, deployment, eventually
+from tests.kubernetes import BANDWIDTH, JSON_PATCH, MERGE_PATCH, Server, deployment, eventually
 
 OWN = "/metadata/annotations/sluice.dev~1limit"
 

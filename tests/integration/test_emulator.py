@@ -12,7 +12,7 @@ import yaml
 
 from services.factory.emulator import Emulator
 from services.factory.refusals import Refusal
-from tests.contract.conftest import deployment, eventually
+from tests.kubernetes import deployment, eventually
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 

@@ -1,14 +1,14 @@
-"""The servers that the Kubernetes contract suite runs on: the emulator and a real API server."""
+"""A Kubernetes API under test, be it the emulator or a real server, and how tests speak to it."""
 
 import asyncio
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
-import pytest
 
 from schemas.config import Kubernetes
 from services.factory.emulator import Emulator
@@ -107,23 +107,24 @@ def deployment(
     }
 
 
-@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    """One server after the other, each with a fresh namespace."""
-    async with aiohttp.ClientSession() as anonymous:
-        if request.param == "emulator":
-            async with Emulator(starts_after=None) as url:
-                one = Server("emulator", Kubernetes(server=url), anonymous, url, ssl=None)
-                await _make_namespace(one)
-                yield one
-        else:
-            real: ApiServer = request.getfixturevalue("apiserver")
-            headers = {"Authorization": f"Bearer {real.token}"}
-            config = Kubernetes(kubeconfig=str(real.kubeconfig()))
-            async with aiohttp.ClientSession(headers=headers) as session:
-                one = Server("apiserver", config, session, real.url, ssl=real.trust())
-                await _make_namespace(one)
-                yield one
+@asynccontextmanager
+async def emulated(emulator: Emulator) -> AsyncIterator[Server]:
+    """A fresh namespace on the emulator, which is started."""
+    async with emulator as url, aiohttp.ClientSession() as session:
+        one = Server("emulator", Kubernetes(server=url), session, url, ssl=None)
+        await _make_namespace(one)
+        yield one
+
+
+@asynccontextmanager
+async def real(running: ApiServer) -> AsyncIterator[Server]:
+    """A fresh namespace on a real server."""
+    headers = {"Authorization": f"Bearer {running.token}"}
+    config = Kubernetes(kubeconfig=str(running.kubeconfig()))
+    async with aiohttp.ClientSession(headers=headers) as session:
+        one = Server("apiserver", config, session, running.url, ssl=running.trust())
+        await _make_namespace(one)
+        yield one
 
 
 async def _make_namespace(server: Server) -> None:

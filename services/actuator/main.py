@@ -1,0 +1,36 @@
+"""``sluice actuator``: the composition root of the actuator."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from schemas.config import Config
+from services.actuator.cluster import Cluster, ClusterError
+from services.actuator.service import NAME, Actuator
+from services.operation import lifecycle, logs
+from services.operation.config import ConfigError, load
+from services.operation.health import Health, serve
+from services.operation.service import joined
+
+
+async def act(config: Config) -> None:
+    """Act until cancelled."""
+    health = Health("bus", "streams", *(target.key for domain in config.domains for target in domain.targets))
+    async with (
+        Cluster.connected(config.kubernetes) as cluster,
+        serve(health, config.listen.host, config.listen.actuator),
+    ):
+        await Actuator(config, cluster, health).run(partial(joined, config, NAME, health))
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+def command(path: Path) -> None:
+    """Act: put the limits in force on the cluster."""
+    try:
+        config = load(path)
+        logs.configure(NAME, config.log)
+        lifecycle.run(act(config))
+    except (ConfigError, ClusterError) as error:
+        raise click.ClickException(str(error)) from None

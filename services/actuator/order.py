@@ -1,0 +1,113 @@
+"""What is to be in force on a target: a decision's limit or the fail-safe limit.  Pure.
+
+decision --> order --> plan.py --> patches
+"""
+
+from msgspec import Struct
+
+from schemas.domain import Target
+from schemas.messages import Cause, Decision, TargetDecision
+from schemas.units import Rate
+from services.actuator.record import Record
+from services.actuator.things import Deployment
+
+
+class Order(Struct, frozen=True):
+    """One target's limit, why, and which decision it answers.  Times are UTC ns."""
+
+    cause: Cause
+    limit: int
+    """kbit/s, within the actuator's own bounds."""
+    reason: str
+    decision: str | None = None
+    epoch: int = 0
+    seq: int = 0
+    end: int | None = None
+    """End of the decision's sample: the fence.  A fail-safe order keeps that of the decision before it."""
+    decided: int | None = None
+    expires: int | None = None
+    """Until when it holds; None: until something better is known."""
+
+
+def clamped(target: Target, limit: int) -> int:
+    """The limit within the actuator's own bounds, whatever it was told."""
+    return int(min(max(limit, target.min), target.max))
+
+
+def in_force(deployment: Deployment) -> int | None:
+    """The limit on a Deployment, kbit/s; None without a readable one."""
+    return rate_of(deployment.bandwidth)
+
+
+def rate_of(text: str | None) -> int | None:
+    """Read a bandwidth annotation; None where there is none, or none that means a limit."""
+    try:
+        return None if text is None else int(Rate.parse(text))
+    except ValueError:
+        return None
+
+
+def from_decision(target: Target, decision: Decision, part: TargetDecision, published: int) -> Order:
+    """The order that a decision gives for one of its targets.
+
+    Args:
+        target: whose bounds hold.
+        decision: what was decided.
+        part: the decision's part about this target.
+        published: when the decision was published.
+    """
+    limit = clamped(target, part.limit)
+    reason = decision.reason
+    if limit != part.limit:
+        reason = f"{reason}; {_written(part.limit)} was asked for, outside of {target.min} to {target.max}"
+    return Order(
+        cause="decision",
+        limit=limit,
+        reason=reason,
+        decision=decision.id,
+        epoch=decision.epoch,
+        seq=decision.seq,
+        end=decision.end,
+        decided=published,
+        expires=decision.expires,
+    )
+
+
+def _written(kbit: int) -> str:
+    return str(Rate(kbit)) if kbit >= 0 else f"{kbit} kbit/s"
+
+
+def from_record(target: Target, record: Record) -> Order:
+    """The order that a Deployment says is in force."""
+    return Order(
+        cause="decision",
+        limit=clamped(target, record.limit),
+        reason="in force already",
+        decision=record.decision,
+        epoch=record.epoch,
+        seq=record.seq,
+        end=record.end,
+        decided=record.decided,
+        expires=record.expires,
+    )
+
+
+def fail_safe(target: Target, cause: Cause, reason: str, limit: int | None, last: Order | Record | None) -> Order:
+    """The fail-safe limit, or the one in force if that is lower: not knowing never raises a limit.
+
+    Args:
+        target: whose fail-safe limit and bounds hold.
+        cause: ``dead-man`` or ``start``.
+        reason: in words.
+        limit: in force, kbit/s; None: unlimited.
+        last: what was in force; its fence is kept.
+    """
+    safe = target.fail_safe if limit is None else min(limit, target.fail_safe)
+    return Order(
+        cause=cause,
+        limit=clamped(target, safe),
+        reason=reason,
+        epoch=last.epoch if last else 0,
+        seq=last.seq if last else 0,
+        end=last.end if last else None,
+    )

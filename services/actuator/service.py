@@ -1,0 +1,107 @@
+"""The actuator: decisions in, each handed to the targets it is about; one hand per target.
+
+Works without the bus: without decisions the targets fall to their fail-safe limits by themselves,
+and what is done is reported when the bus is there.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
+
+import structlog
+
+from schemas.config import Config
+from schemas.domain import Domain
+from schemas.messages import Action, Decision, M
+from services.actuator.cluster import Cluster
+from services.actuator.notices import Events
+from services.actuator.reports import BusOutlet, Duty, Reports
+from services.actuator.target import Hand, Means
+from services.actuator.watch import Watch
+from services.bus.jetstream import Bus, Received, Unreadable
+from services.operation import crash
+from services.operation.health import Health
+
+NAME = "actuator"
+_ACK_WAIT_S = 10.0
+
+_log = structlog.get_logger()
+
+
+class Actuator:
+    """Acts on all configured domains."""
+
+    def __init__(self, config: Config, cluster: Cluster, health: Health) -> None:
+        """Prepare; ``run`` does the work."""
+        self._health = health
+        self._cluster = cluster
+        self._domains = {domain.name: domain for domain in config.domains}
+        self._reports = Reports()
+        self._events = Events(cluster, health.note)
+        means = Means(cluster, self._reports, self._events, secrets.token_hex(6), config.kubernetes.dry_run)
+        self._hands = {
+            (domain.name, target.key): Hand(domain, target, means)
+            for domain in config.domains
+            for target in domain.targets
+        }
+
+    async def run(self, joined: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
+        """Act, for ever; ``joined`` waits for the bus."""
+        async with asyncio.TaskGroup() as group:
+            for hand in self._hands.values():
+                key = hand.target.key
+                state = partial(self._state, hand)
+                group.create_task(Watch(self._cluster, key, hand.seen, state).run())
+                group.create_task(hand.run())
+            group.create_task(self._events.run())
+            async with joined() as bus:
+                await asyncio.gather(*(self._begin(bus, domain) for domain in self._domains.values()))
+                group.create_task(self._reports.run(BusOutlet(bus)))
+                await self._listen(bus)
+
+    def _state(self, hand: Hand, trouble: str | None) -> None:
+        if trouble is None and hand.seen.looked and hand.seen.deployment is None:
+            trouble = "there is no such Deployment"
+        self._health.state(hand.target.key, trouble)
+
+    async def _begin(self, bus: Bus, domain: Domain) -> None:
+        """Ask the bus what is in force and what was reported."""
+        decision = await _last(bus, Decision, bus.subjects.decision(domain.name))
+        if decision is not None and decision.message.domain == domain.name:
+            self._hand_out(decision)
+        for target in domain.targets:
+            action = await _last(bus, Action, bus.subjects.action(domain.name, target.key))
+            self._hands[domain.name, target.key].begin(None if action is None else action.message)
+
+    async def _listen(self, bus: Bus) -> None:
+        decisions: AsyncGenerator[Received[Decision], None] = bus.consume(Decision, NAME, NAME, ack_wait=_ACK_WAIT_S)
+        async with aclosing(decisions):
+            async for received in decisions:
+                crash.point("actuator.received")
+                domain = received.message.domain
+                if bus.subjects.decision(domain) != received.subject:
+                    await bus.bury(NAME, received, f"a decision of domain {domain!r} on another's subject")
+                    await received.ack()
+                elif not self._hand_out(received):
+                    _log.warning("decision about nothing configured", domain=domain)
+                    await received.ack()
+
+    def _hand_out(self, received: Received[Decision]) -> bool:
+        """Offer a decision to the targets it is about; gives whether there are any."""
+        decision = received.message
+        parts = [(self._hands.get((decision.domain, part.target)), part) for part in decision.targets]
+        known = [(hand, part) for hand, part in parts if hand is not None]
+        duty = Duty(received.ack, received.headers, len(known))
+        for hand, part in known:
+            hand.offer(decision, part, received.published, duty)
+        return bool(known)
+
+
+async def _last(bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
+    try:
+        return await bus.last(kind, subject)
+    except Unreadable as error:
+        _log.warning("last message cannot be read", subject=subject, reason=str(error))
+        return None
