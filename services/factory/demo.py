@@ -6,42 +6,27 @@ a plant of its own with the same seed; all controlled ones share the pipeline.
 """
 
 import asyncio
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
 
 import click
-import structlog
 from msgspec import Struct
 from rich.console import Console
 
-from schemas.config import Config, Kubernetes
-from schemas.messages import Action, Decision
-from services.bus.jetstream import Bus
 from services.control import POLICIES
-from services.factory.agent import Agent, Enforced
-from services.factory.cluster import manifests
-from services.factory.contest import Run, play
-from services.factory.emulator import Emulator
-from services.factory.exposition import MetricsPage
+from services.factory.contest import Run
 from services.factory.live import Live
 from services.factory.model import Model
-from services.factory.pipeline import NotReady, configuration, scraping, start_nats, start_services
-from services.factory.processes import ProcessDied, Processes
+from services.factory.pipeline import NotReady
+from services.factory.processes import ProcessDied
 from services.factory.report import Report, table
 from services.factory.scenario import SCENARIOS, Scenario
+from services.factory.stage import Staging, perform, until_stopped
 from services.factory.topology import NAMESPACE
-from services.factory.view import View, view_of
+from services.factory.view import view_of
 
 NO_CONTROL = "no control"
-_WARM_UP_S = 2.0
-_LOOK_S = 0.25
-_LIMITED_S = 30.0
 
 
 class Options(Struct, frozen=True):
@@ -77,123 +62,12 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
     """
     runs = _runs(options)
     with view_of(console, runs) as view:
-        complete = await _until_stopped(_demonstrated(options, runs, view))
+        view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
+        complete = await until_stopped(perform(runs, view, Staging(keep=options.keep)))
     for run in runs:
         run.observe()
     scores = {run.title: run.score() for run in runs}
     return Report(options.scenario.name, "simulated", options.scenario.seconds, scores), complete
-
-
-async def _demonstrated(options: Options, runs: Sequence[Run], view: View) -> None:
-    controlled = [run for run in runs if run.controlled]
-    async with AsyncExitStack() as stack:
-        view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
-        processes = await stack.enter_async_context(Processes(options.keep))
-        _log_to(stack.enter_context((processes.home / "demo.log").open("w", encoding="utf-8")))
-        page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
-        emulator = Emulator()
-        api = await stack.enter_async_context(emulator)
-        for run in controlled:
-            emulator.apply(manifests(run.scenario.apps, run.domain))
-        agent = await stack.enter_async_context(_agent(api, controlled))
-        nats = await start_nats(processes)
-        config = configuration([run.domain for run in controlled], nats, Kubernetes(server=api), scraping([page.url]))
-        await start_services(config, processes)
-        await stack.enter_async_context(_heard(config, controlled))
-        async with asyncio.timeout(_LIMITED_S):
-            await agent.limited()
-        started = time.time_ns() + round(_WARM_UP_S * 1e9)
-        for run in runs:
-            run.begin(started)
-        await _played(runs, view, page, processes)
-        for run in controlled:
-            run.restarts = sum(agent.restarts(target.key) for target in run.domain.targets)
-        view.say("Stopping ...")
-
-
-def _log_to(file: TextIO) -> None:
-    """The screen belongs to the view: what this process logs goes where the others' logs are."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
-
-
-async def _played(runs: Sequence[Run], view: View, page: MetricsPage, processes: Processes) -> None:
-    """Until the scenario is over, or a process ends early."""
-    started = runs[0].started or 0
-    looking = asyncio.create_task(_look(runs, view, started))
-    watching = asyncio.create_task(processes.watch())
-    playing = asyncio.create_task(play(runs, started, partial(setattr, page, "blind")))
-    tasks = (looking, watching, playing)
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        # The last second is known only once its bin is full.
-        await asyncio.sleep(1.0)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _look(runs: Sequence[Run], view: View, started: int) -> None:
-    while True:
-        view.show((time.time_ns() - started) / 1e9, [run.observe() for run in runs])
-        await asyncio.sleep(_LOOK_S)
-
-
-@asynccontextmanager
-async def _agent(api: str, controlled: Sequence[Run]) -> AsyncIterator[Agent]:
-    runs = {target.key: run for run in controlled for target in run.domain.targets}
-
-    def enforced(change: Enforced) -> None:
-        runs[change.target].enforced(change)
-
-    agent = Agent(api, [run.plant for run in controlled], on_enforced=enforced)
-    task = asyncio.create_task(agent.run())
-    try:
-        yield agent
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def _heard(config: Config, controlled: Sequence[Run]) -> AsyncIterator[None]:
-    """Follow the bus for the runs' decisions and actions."""
-    runs = {run.domain.name: run for run in controlled}
-
-    async def decisions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Decision, None, "demo", start="new")) as messages:
-            async for received in messages:
-                runs[received.message.domain].decided(received)
-
-    async def actions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Action, None, "demo", start="new")) as messages:
-            async for received in messages:
-                runs[received.message.domain].action = received.message
-
-    async with Bus.connected(config.bus, "demo", lambda _: None) as bus:
-        tasks = [asyncio.create_task(decisions(bus)), asyncio.create_task(actions(bus))]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work; False when SIGINT or SIGTERM ended it, in order, before it was done."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        return False
-    return True
 
 
 @click.command()

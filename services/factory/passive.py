@@ -5,7 +5,7 @@ bottleneck itself.  Bands order packets where packets wait: on a fast uplink not
 nothing there; on the bottleneck they are all that is needed, but it is seldom in anybody's hands.
 """
 
-import time
+import asyncio
 from collections.abc import Sequence
 from statistics import median
 from typing import get_args
@@ -44,16 +44,16 @@ class Row(Struct, frozen=True):
     invalid_windows: int
 
 
-def measure(apps: Apps, fifo: float, bands: Bands, seconds: int) -> Row:
+async def measure(apps: Apps, fifo: float, bands: Bands, seconds: int) -> Row:
     """Build a bed with bands in one place, and watch it for ``seconds``.
 
     Raises:
         BedError: the bed cannot be built.
     """
     with Bed(parameters(apps, fifo, bands)) as bed, RealPlant(bed, apps) as plant:
-        time.sleep(_WARM_UP_S)
+        await asyncio.sleep(_WARM_UP_S)
         plant.seconds()
-        time.sleep(seconds + _CLOSING_S)
+        await asyncio.sleep(seconds + _CLOSING_S)
         return row(bands, apps, plant.seconds()[-seconds:])
 
 

@@ -65,7 +65,7 @@ async def start_nats(processes: Processes) -> str:
 
 def configuration(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
     """What the three services read: these addresses, free ports for their health pages."""
-    listen = Listen("127.0.0.1", *_free_ports(3))
+    listen = Listen("127.0.0.1", *free_ports(3))
     bus = Bus(servers=(nats,), keep_bytes=64 * 1024 * 1024)
     return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
 
@@ -120,7 +120,8 @@ async def _wrong(session: aiohttp.ClientSession, url: str) -> str | None:
         return f"no answer: {error}"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """TCP ports of loopback that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -1,0 +1,103 @@
+"""``sluice factory``: the whole pipeline on real packets.
+
+Outermost layer: reads the command line, says what this machine lacks, and runs ``performance.py`` in
+namespaces of its own.  Nothing reaches the host's network, and nothing is left when this process ends,
+by SIGKILL too.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+import msgspec
+
+from schemas.units import Duration, Rate
+from services.control import POLICIES
+from services.factory.enclosure import child_of, enclosed, lacking, tied
+from services.factory.performance import CONTENDERS, Contender, Options
+from services.factory.real import TRAFFIC
+from services.factory.scenario import SCENARIOS
+
+CANNOT = 2
+"""Exit code where the machine lacks something."""
+# Temporary files go to memory that only the enclosure sees; the JSON's folder is the host's.
+_WITHIN = 'mount -t tmpfs none /run; ip link set lo up; export TMPDIR=/run; exec "$@"'
+
+
+class Quantity(click.ParamType[int]):
+    """A rate such as ``100M``; kbit/s inside."""
+
+    name = "rate"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        try:
+            return value if isinstance(value, int) else int(Rate.parse(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Seconds(click.ParamType[float]):
+    """A duration such as ``100ms``; seconds inside."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        try:
+            return value if isinstance(value, float) else Duration.parse(str(value)).seconds
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.option(
+    "--runs", "contenders", type=click.Choice(CONTENDERS), multiple=True, help="Only these; may be given again."
+)
+@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="proportional", show_default=True)
+@click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play.")
+@click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
+@click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")
+@click.option("--fifo", type=Seconds(), default="100ms", show_default=True, help="Depth of the bottleneck's queue.")
+@click.option("--passive", type=int, default=8, show_default=True, help="Seconds with priority bands each; 0: none.")
+@click.option("--json", type=click.Path(dir_okay=False), help="Write the result here.")
+@click.option("--record", type=click.Path(dir_okay=False), help="Record the bus of the last controlled run here.")
+@click.option("--keep", type=click.Path(file_okay=False), help="Leave logs and files in this folder.")
+def command(
+    contenders: tuple[Contender, ...], json: str | None, record: str | None, keep: str | None, **asked: object
+) -> None:
+    """Run the whole pipeline on real packets (needs root)."""
+    paths = {name: _absolute(path) for name, path in (("json", json), ("record", record), ("keep", keep))}
+    options = msgspec.convert({"contenders": contenders or CONTENDERS, **asked, **paths}, Options)
+    programs = (*TRAFFIC, "prometheus") if "prometheus" in options.contenders else TRAFFIC
+    missing = lacking(programs)
+    if missing:
+        click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
+        sys.exit(CANNOT)
+    text = msgspec.json.encode(options).decode()
+    sys.exit(run_enclosed([sys.executable, "-m", "services.factory.performance", text]))
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def run_enclosed(command: list[str]) -> int:
+    """Run a command in namespaces of its own, with loopback up; gives its exit code.
+
+    SIGINT and SIGTERM are passed on; any other end of this process ends the command too.
+    """
+    shell = ["sh", "-ec", _WITHIN, "sh", *command]
+    # A session of its own: Ctrl-C reaches the command once, through this process.
+    process = subprocess.Popen(tied(enclosed(shell)), start_new_session=True)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        os.kill(child_of(process.pid) or process.pid, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    return process.wait()
