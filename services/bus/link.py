@@ -11,7 +11,7 @@ import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from schemas.config import Bus as Settings  # noqa: E402
 __all__ = ["Denied", "Link", "LinkDown", "Msg", "NoResponder", "TooLarge"]
 
 _CONNECT_S = 3
+_CLOSE_S = 1
 _PING_S = 5
 """Three pings without an answer end the link: a peer that vanished without a word is noticed in 15 s."""
 _DENIED = re.compile(r"permissions violation for (?P<what>\w+) to \"(?P<subject>[^\"]+)\"", re.IGNORECASE)
@@ -104,13 +105,13 @@ class Link:
             )
             link = cls(client)
             await client.subscribe(f"{link._inbox}.*", cb=link._on_reply)
-        except (TimeoutError, Error, OSError) as error:
-            await client.close()
+        except Exception as error:  # server, certificate, seed: whatever it is, it is said and tried again
+            await _close(client)
             raise LinkDown(f"{', '.join(config.servers)}: {errors[-1] if errors else error}") from error
         try:
             yield link
         finally:
-            await client.close()
+            await _close(client)
 
     @property
     def down(self) -> bool:
@@ -198,7 +199,7 @@ class Link:
         if denied is None:
             return
         for subject, reply in self._asked.values():
-            if subject == denied["subject"] and not reply.done():
+            if subject.lower() == denied["subject"].lower() and not reply.done():  # the library lowers errors
                 reply.set_result(Denied(f"this user may not {denied['what']} to {subject}"))
 
     def _on_closed(self) -> None:
@@ -208,6 +209,13 @@ class Link:
         for _, reply in self._asked.values():
             if not reply.done():
                 reply.set_result(ConnectionClosedError())
+
+
+async def _close(client: Client) -> None:
+    # After a failed handshake the library may wait for ever, or trip over what it never set up.
+    with suppress(Exception):
+        async with asyncio.timeout(_CLOSE_S):
+            await client.close()
 
 
 def _credentials(config: Settings, client: Client) -> dict[str, Any]:
