@@ -1,7 +1,9 @@
 """The pipeline behind the exporter, on real packets: what it does with a signal, and what without one."""
 
 import json
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.root
 
 TARGET = "factory/telemetry-upload"
 FAIL_SAFE = 5_000
+ROOT = Path(__file__).parents[2]
 
 
 def start_bus(factory: Factory) -> None:
@@ -52,3 +55,80 @@ def test_on_iperf3_alone_the_pipeline_says_that_it_is_blind(tmp_path: Path) -> N
         assert decision["reason"].startswith(f"no data: {ROBOT}")
     [advice] = what_to_switch_on(load(tmp_path / "sluice.yaml", {}))
     assert "sluice echo" in advice
+
+
+PROMETHEUS = """
+global: {scrape_interval: 1s}
+scrape_configs:
+  - job_name: exporter
+    static_configs: [{targets: ["127.0.0.1:9965"]}]
+"""
+BEHIND = """
+signal:
+  source: prometheus
+  period: 1s
+  window: 4s
+  prometheus: {url: "http://127.0.0.1:9090", scrape_interval: 1s}
+kubernetes: {server: "http://127.0.0.1:8001"}
+"""
+
+
+def start_prometheus(factory: Factory) -> None:
+    """A real one in the exporter's place, scraping once a second."""
+    config = factory.home / "prometheus.yml"
+    config.write_text(PROMETHEUS)
+    store = f"--storage.tsdb.path={factory.home}/tsdb"
+    factory.bed.start(PLACE, "prometheus", f"--config.file={config}", store, "--web.listen-address=127.0.0.1:9090")
+
+
+def start_cluster(factory: Factory) -> None:
+    """An API server in the exporter's place; what its bandwidth agent enforces becomes the pods' qdisc."""
+    pods = [f"{pod.name}={pod.target}" for pod in factory.plant.pods]
+    python = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.hubble.cluster", str(factory.config), *pods)
+    cluster = factory.bed.start(PLACE, *python, stdout=subprocess.PIPE)
+
+    def enforce() -> None:
+        try:
+            for line in iter(cluster.stdout.readline, b""):
+                pod, kbit = line.decode().split()
+                factory.plant.limit(pod, None if kbit == "None" else int(kbit))
+        except ValueError:
+            return
+
+    threading.Thread(target=enforce, daemon=True).start()
+
+
+@pytest.mark.prometheus
+def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
+    """Packets, flows and probes, exporter, Prometheus, sampler, decision, actuator, qdisc: a congestion is cured.
+
+    The fail-safe limit of this configuration is far too high, so the factory begins congested, and
+    only what the pipeline measures can tell.
+    """
+    with running(tmp_path) as factory:
+        factory.configure(probe=True, more=BEHIND, fail_safe="18M")
+        factory.sidecar(ROBOT, "--udp", "7007", "--tcp", "7007")
+        start_cluster(factory)
+        start_bus(factory)
+        start_prometheus(factory)
+        factory.start("exporter")
+        until(lambda: factory.plant.limits["telemetry-upload-0"] == 18_000, "the fail-safe limit is in force")
+        until(lambda: congested(factory, 0.02), "the factory is congested")
+        for service in ("sampler", "decision", "actuator"):
+            factory.start(service)
+        until(lambda: not congested(factory, 0.002), "the congestion is cured", 40)
+        limit = factory.plant.limits["telemetry-upload-0"]
+        made = decisions(factory)
+        shown = factory.bed.run("telemetry-upload-0", "tc", "qdisc", "show", "dev", "eth0")
+    assert limit is not None
+    assert limit < 18_000
+    assert "qdisc tbf" in shown
+    assert any(decision.get("violated") for decision in made)
+    assert any(target["rule"] == "cut" for decision in made for target in decision["targets"])
+    assert limit in {target["limit"] for decision in made for target in decision["targets"]}
+
+
+def congested(factory: Factory, p95: float) -> bool:
+    """Whether robot-control's latency was above that in the last valid second of the ground truth; true if unknown."""
+    seconds = [second.critical[ROBOT] for second in factory.plant.seconds() if second.invalid is None]
+    return not seconds or (seconds[-1].p95 or 1.0) > p95

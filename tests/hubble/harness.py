@@ -60,7 +60,7 @@ class Factory:
         self.home = home
         self.config = home / "sluice.yaml"
 
-    def configure(self, *, probe: bool, more: str = "") -> None:
+    def configure(self, *, probe: bool, more: str = "", fail_safe: str = "5M") -> None:
         """Write the configuration that all services read, with or without the prober."""
         robot = self.bed.pod(ROBOT)
         probes = f"[{{workload: robot-control, namespace: factory, address: {robot.address}}}]" if probe else "[]"
@@ -69,7 +69,7 @@ class Factory:
             "  - name: floor\n"
             "    critical: [{workload: robot-control, namespace: factory}]\n"
             "    targets:\n"
-            "      - {deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 5M}\n"
+            f"      - {{deployment: telemetry-upload, namespace: factory, min: 1M, max: 20M, fail_safe: {fail_safe}}}\n"
             f"exporter:\n  relay: {{address: 'unix:{self.home}/hubble.sock'}}\n  probes: {probes}\n{more}"
         )
 
