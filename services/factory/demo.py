@@ -27,6 +27,7 @@ from services.factory.topology import NAMESPACE
 from services.factory.view import view_of
 
 NO_CONTROL = "no control"
+DEFAULT_POLICIES = tuple(name for name in ("learned", "proportional") if name in POLICIES)
 
 
 class Options(Struct, frozen=True):
@@ -72,9 +73,14 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
 
 @click.command()
 @click.option(
-    "--policy", type=click.Choice(sorted(POLICIES)), default="proportional", show_default=True, help="In control."
+    "--policy",
+    "policies",
+    type=click.Choice(sorted(POLICIES)),
+    multiple=True,
+    default=DEFAULT_POLICIES,
+    show_default=True,
+    help="In control of a run; give it again to compare several.",
 )
-@click.option("--against", type=click.Choice(sorted(POLICIES)), multiple=True, help="Further policies to compare with.")
 @click.option(
     "--scenario", "name", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play."
 )
@@ -83,8 +89,7 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
 @click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(
-    policy: str,
-    against: tuple[str, ...],
+    policies: tuple[str, ...],
     name: str,
     seconds: float | None,
     seed: int,
@@ -93,10 +98,10 @@ def command(
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].lasting(seconds)
-    policies = tuple(dict.fromkeys((policy, *against)))
+    options = Options(scenario, tuple(dict.fromkeys(policies)), seed, keep)
     console = Console()
     try:
-        report, complete = asyncio.run(demonstrate(Options(scenario, policies, seed, keep), console))
+        report, complete = asyncio.run(demonstrate(options, console))
     except (NotReady, ProcessDied, FileNotFoundError, TimeoutError) as error:
         raise click.ClickException(str(error)) from None
     console.print(table(report, scenario))

@@ -44,8 +44,7 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Stop everything, and remove the folder."""
-        for name in reversed(self._running):
-            await self._stop(self._running[name])
+        await self.stop()
         if self._sweeper is not None:
             await self._sweeper.communicate(b"")
 
@@ -68,6 +67,11 @@ class Processes:
                 env=environment,
                 start_new_session=True,
             )
+
+    async def stop(self) -> None:
+        """Stop all programs, the last one started first."""
+        for name in reversed(self._running):
+            await _stopped(self._running[name])
 
     async def watch(self) -> None:
         """Wait until one of them ends.
@@ -106,15 +110,16 @@ class Processes:
     def _log(self, name: str) -> Path:
         return self.home / f"{name}.log"
 
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+
+async def _stopped(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_S):
             await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

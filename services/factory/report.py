@@ -61,7 +61,7 @@ def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
         ],
     }
     if any(one.steps for one in scores):
-        rows["  of them right after a surprise"] = [f"{one.step_violation_seconds}" for one in scores]
+        rows["  right after a surprise"] = [f"{one.step_violation_seconds}" for one in scores]
     rows["best-effort goodput, Mbit/s"] = [f"{one.goodput / 1000:.1f}" for one in scores]
     rows["  the best safe limits deliver"] = [f"{one.oracle / 1000:.1f} ({one.share:.0%})" for one in scores]
     for workload in scores[0].critical_throughput if scores else ():

@@ -108,6 +108,8 @@ async def _pipeline(
     for run in controlled:
         emulator.apply(manifests(run.scenario.apps, run.domain))
     agent = await stack.enter_async_context(_agent(api, controlled, staging.delay))
+    # The services end while what they talk to is still there.
+    stack.push_async_callback(processes.stop)
     nats = await start_nats(processes)
     signal_ = await staging.signal(processes, page.url)
     config = configuration([run.domain for run in controlled], nats, Kubernetes(server=api), signal_)
