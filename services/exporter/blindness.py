@@ -4,15 +4,13 @@ Shown by the exporter's ``/readyz`` while it runs, and by ``sluice check`` befor
 ``Blindness`` is given to look at.
 """
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from math import inf
+from collections.abc import Mapping
 from typing import Protocol
 
 from schemas.config import Config
 from schemas.domain import Critical
+from services.sampler.resolution import too_coarse
 
 COARSE = 0.25
 """A bucket around the SLO that is wider than this share of it hides a violation, or makes one up."""
@@ -104,33 +102,7 @@ def coarse_preset(config: Config) -> list[str]:
     for domain in config.domains:
         for one in domain.critical:
             for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
-                why = too_coarse(bounds, slo.seconds) if bounds else None
+                why = too_coarse(bounds, slo.seconds, COARSE) if bounds else None
                 if why:
                     wrong.append(f"{one.key}: {figure}: {why}")
     return wrong
-
-
-def too_coarse(bounds: Sequence[float], slo: float) -> str | None:
-    """Why buckets cannot tell whether an SLO (seconds) is kept; None where they can.
-
-    Inside a bucket Prometheus draws a straight line, so a quantile can be off by the bucket's width.
-    """
-    low, high = _around(sorted(bound for bound in bounds if bound < inf), slo)
-    if high == inf:
-        return f"the SLO of {slo * 1e3:g} ms is above the highest bucket, {low * 1e3:g} ms"
-    if high - low <= COARSE * slo:
-        return None
-    return (
-        f"the SLO of {slo * 1e3:g} ms lies in the bucket from {low * 1e3:g} to {high * 1e3:g} ms: a quantile "
-        f"there can be off by {(high - low) / slo:.0%} of the SLO"
-    )
-
-
-def _around(bounds: Sequence[float], slo: float) -> tuple[float, float]:
-    """The wider of the buckets that end, begin or lie around the SLO."""
-    edges = [0.0, *bounds, inf]
-    at = bisect_left(edges, slo)
-    if at < len(edges) - 1 and edges[at] == slo:
-        # Exactly at a bound the verdict is exact; how far from it is told by the bucket below.
-        return edges[at - 1], edges[at]
-    return next((low, high) for low, high in pairwise(edges) if low <= slo < high)

@@ -4,11 +4,10 @@ Nothing is left out silently: what is not known stands in the sample with its re
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from schemas.domain import Critical, Domain
 from schemas.messages import CriticalMeasure, Sample, TargetMeasure
-from schemas.units import Duration
+from services.sampler.resolution import too_coarse
 from services.sampler.source import Latencies, Measurements
 
 COARSEST = 0.5
@@ -65,27 +64,19 @@ def blind(domain: Domain, sample: Sample) -> str | None:
     return None
 
 
-def too_coarse(critical: Critical, bounds: Sequence[float]) -> str | None:
-    """Why buckets with these upper bounds, in seconds, cannot judge the workload's SLOs; None when they can."""
+def _coarse(critical: Critical, bounds: Sequence[float]) -> str | None:
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-        if not bounds or bounds[-1] <= slo.seconds:
-            highest = f"{bounds[-1]:g} s" if bounds else "none"
-            return f"buckets too coarse for the {figure} SLO of {slo}: the highest finite bound is {highest}"
-        low, high = next((low, high) for low, high in pairwise([0.0, *bounds]) if slo.seconds <= high)
-        if high - low > COARSEST * slo.seconds * (1 + 1e-9):
-            return f"buckets too coarse for the {figure} SLO of {slo}: it lies in one from {_ms(low)} to {_ms(high)}"
+        why = too_coarse(bounds, slo.seconds, COARSEST)
+        if why is not None:
+            return f"buckets too coarse for {figure}: {why}"
     return None
-
-
-def _ms(seconds: float) -> str:
-    return str(Duration(round(seconds * 1e6) * 1000)) if seconds else "0ms"
 
 
 def _critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
     found = measured.latency.get(critical.key, Latencies(missing="not measured"))
     missing = found.missing
     if missing is None and found.bounds is not None:
-        missing = too_coarse(critical, found.bounds)
+        missing = _coarse(critical, found.bounds)
     return CriticalMeasure(
         workload=critical.key,
         jitter=None if missing else found.jitter,

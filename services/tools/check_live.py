@@ -14,7 +14,8 @@ from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.jetstream import Denied
 from services.bus.session import ApiError
-from services.exporter.blindness import too_coarse
+from services.exporter.blindness import COARSE
+from services.sampler.resolution import too_coarse
 from services.sampler.samples import sample_of
 from services.sampler.source import Measurements, NoData
 from services.sampler.sources import source_of
@@ -140,7 +141,7 @@ def _of_workload(
         yield Finding("warning", where, "nothing measures its loss")
     bounds = measured.latency[critical.key].bounds
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-        why = too_coarse(bounds, slo.seconds) if bounds is not None else None
+        why = too_coarse(bounds, slo.seconds, COARSE) if bounds is not None else None
         if why is not None:
             yield Finding("warning", where, f"{figure}: {why}")
 

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from schemas.config import Config
-from services.exporter.blindness import Blindness, coarse_preset, too_coarse, what_to_switch_on
+from services.exporter.blindness import Blindness, coarse_preset, what_to_switch_on
 from services.operation.config import ConfigError, parse
-from services.sampler.quantile import BOUNDS
 
 YAML = """
 domains:
@@ -56,17 +55,6 @@ def test_exporters_of_others_have_advice_of_their_own(preset: str) -> None:
     """Each is blind in its own way."""
     [advice] = what_to_switch_on(config(f"signal: {{preset: {preset}}}\n"))
     assert preset in advice
-
-
-def test_coarse_buckets_are_told_by_the_error_that_they_cause() -> None:
-    """The default 28 are fine around 2 ms; defaults that begin at 5 ms, or end below, are not."""
-    assert too_coarse(BOUNDS, 0.002) is None
-    assert too_coarse(BOUNDS, 0.0021) is None
-    assert "250% of the SLO" in (too_coarse([0.005, 0.01, 0.025], 0.002) or "")
-    assert "above the highest" in (too_coarse([0.001, 0.0015], 0.002) or "")
-    assert too_coarse([0.001, 0.0015], 0.0015) == (
-        "the SLO of 1.5 ms lies in the bucket from 1 to 1.5 ms: a quantile there can be off by 33% of the SLO"
-    )
 
 
 def test_coarse_presets_and_coarse_buckets_of_ours() -> None:
