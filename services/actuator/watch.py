@@ -137,14 +137,14 @@ class Watch:
     async def _deployments(self) -> None:
         async with aclosing(self._cluster.follow(Deployment, self._namespace, name=self._name)) as changes:
             async for change in changes:
-                self._tell("deployment", None)
                 if isinstance(change, Removed):
                     self._seen.remove(change.thing)
-                    continue
-                things = change.things if isinstance(change, Listed) else (change.thing,)
-                self._seen.deployments(things)
-                for thing in things:
-                    self._found.put_nowait(thing)
+                else:
+                    things = change.things if isinstance(change, Listed) else (change.thing,)
+                    self._seen.deployments(things)
+                    for thing in things:
+                        self._found.put_nowait(thing)
+                self._tell("deployment", None)
 
     async def _pods_of_each(self) -> None:
         """Follow the Pods of the Deployment that is there, and of the next one when it is replaced."""
@@ -168,10 +168,10 @@ class Watch:
         labels = deployment.spec.selector.query()
         async with aclosing(self._cluster.follow(Pod, self._namespace, labels=labels)) as changes:
             async for change in changes:
-                self._tell("pods", None)
                 if isinstance(change, Listed):
                     self._seen.all_pods(change.things)
                 elif isinstance(change, Put):
                     self._seen.put(change.thing)
                 else:
                     self._seen.remove(change.thing)
+                self._tell("pods", None)
