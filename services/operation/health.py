@@ -83,7 +83,9 @@ def _application(health: Health) -> Callable[[dict[str, Any], StartResponse], It
             return page
         if path == "/readyz":
             wrong = health.wrong
-            ok, body = not wrong, {"ready": not wrong, "wrong": wrong, "notes": health.notes}
+            ok, body = not wrong, {"ready": not wrong, "wrong": wrong}
+            if health.notes:
+                body["notes"] = health.notes
         elif path == "/healthz":
             ok, body = not health.stuck, {"healthy": not health.stuck}
         else:
