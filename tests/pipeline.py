@@ -104,7 +104,7 @@ async def check(bus: Bus, config: Config) -> int:
         theirs = [one for one in samples if one.subject == bus.subjects.sample(domain.name)]
         wanted = replayed(domain, theirs, [one.message.fault for one in ours])
         assert [one.body for one in ours] == [encode(one) for one in wanted]
-        by_id = {one.message.id: one for one in theirs}
+        by_id = {one.message.id: one for one in reversed(theirs)}
         for one in ours:
             cause = by_id[one.message.sample]
             assert one.headers["Sluice-Sample-Seq"] == str(cause.seq)

@@ -1,6 +1,7 @@
 """The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -87,8 +88,7 @@ async def test_a_forged_decision_is_refused(
         forger = Client()
         await forger.connect(guarded.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
         await forger.publish("sluice.decision.v1.line", encode(DECISION))
-        await forger.flush()
-        await forger.close()
+        await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
         info = await actuator.stream(Decision)
         assert info is not None
@@ -114,4 +114,5 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
                 password=password,
             )
         await stranger.close()
-        assert "authorization" in refusals.pop().lower()
+        # The server says why and hangs up; the second may overtake the first.
+        assert re.search("authorization|reset by peer", refusals.pop().lower())
