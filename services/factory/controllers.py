@@ -32,7 +32,7 @@ async def run(objects: Objects) -> None:
         for key, replica_set in objects.of("replicasets.apps"):
             _reconcile_replica_set(objects, key, replica_set)
         if objects.version == seen:
-            await objects.changed()
+            await objects.changed(seen)
         else:
             await asyncio.sleep(0)
 
@@ -172,13 +172,14 @@ async def run_kubelets(objects: Objects, delay: float) -> None:
     numbers = itertools.count(1)
     try:
         while True:
+            seen = objects.version
             for key, pod in objects.of("pods"):
                 ending = "deletionTimestamp" in pod["metadata"]
                 step = f"{pod['metadata']['uid']}/{ending}"
                 if step not in due and (ending or pod["status"]["phase"] == "Pending"):
                     due[step] = asyncio.create_task(_later(objects, key, pod, delay, numbers))
             due = {step: task for step, task in due.items() if not task.done()}
-            await objects.changed()
+            await objects.changed(seen)
     finally:
         for task in due.values():
             task.cancel()

@@ -126,12 +126,15 @@ class KubeApi(kmock.KubernetesScaffold):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return
-            if not await self._woken(min(left, _BOOKMARK_S)) and request.params.get("allowWatchBookmarks") == "true":
+            if (
+                not await self._woken(version, min(left, _BOOKMARK_S))
+                and request.params.get("allowWatchBookmarks") == "true"
+            ):
                 yield {"type": "BOOKMARK", "object": {"kind": kind.name, "metadata": {"resourceVersion": str(version)}}}
 
-    async def _woken(self, seconds: float) -> bool:
-        """Whether something changed, or the server closes, within so many seconds."""
-        waits = [asyncio.create_task(self.store.changed()), asyncio.create_task(self.closing.wait())]
+    async def _woken(self, version: int, seconds: float) -> bool:
+        """Whether something changes after a version, or the server closes, within so many seconds."""
+        waits = [asyncio.create_task(self.store.changed(version)), asyncio.create_task(self.closing.wait())]
         try:
             done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:

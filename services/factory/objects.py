@@ -75,9 +75,10 @@ class Objects:
             newer.append(change)
         return newer[::-1]
 
-    async def changed(self) -> None:
-        """Wait for the next change."""
-        await self._changed.wait()
+    async def changed(self, after: int) -> None:
+        """Wait for a change after a resourceVersion; one that came before this coroutine ran is not missed."""
+        if self._version <= after:
+            await self._changed.wait()
 
     def get(self, key: Key) -> Tree | None:
         """The object, or None."""

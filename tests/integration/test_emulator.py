@@ -112,3 +112,11 @@ def test_a_bad_manifest_is_refused(tree: dict[str, Any], words: str) -> None:
     with pytest.raises(Refusal) as refused:
         Emulator().apply([tree])
     assert words in refused.value.message
+
+
+async def test_a_change_just_before_the_waiting_begins_wakes_the_waiter() -> None:
+    """A watch that is about to wait is not left waiting for the change after the next."""
+    emulator = Emulator(starts_after=None)
+    waiting = asyncio.create_task(emulator.objects.changed(emulator.objects.version))
+    emulator.apply([deployment("app", 1)])
+    await asyncio.wait_for(waiting, 1)
