@@ -24,7 +24,7 @@ from services.bus.consumer import Consumer, Reading, Start
 from services.bus.envelope import Raw, stored
 from services.bus.link import Denied, LinkDown, NoResponder, TooLarge
 from services.bus.session import ANSWER_S, ApiError, BackOff, Session
-from services.bus.subjects import Subjects
+from services.bus.subjects import DEFAULT_PREFIX, Subjects
 
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
 
@@ -166,6 +166,21 @@ class Bus:
         except (ApiError, Denied) as error:
             return f"stream {name}: {error}"
         return streams.differences(want, answer["config"])
+
+    async def drop_streams(self) -> None:
+        """Delete this prefix's streams with all that is on them: for a prefix that was made for a moment.
+
+        Raises:
+            ValueError: the prefix is the default one.
+        """
+        if self.subjects.prefix == DEFAULT_PREFIX:
+            raise ValueError(f"the streams of {DEFAULT_PREFIX!r} are never deleted")
+        for want in streams.wanted(self._config, self.subjects):
+            try:
+                await self._session.api(f"STREAM.DELETE.{want['name']}")
+            except ApiError as error:
+                if error.code != _STREAM_NOT_FOUND:
+                    raise
 
     async def publish(
         self,

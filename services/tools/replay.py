@@ -4,9 +4,12 @@ Without options every recorded decision is made again and compared byte for byte
 ``--config`` ask what others would have decided, side by side.  No cluster is touched.
 """
 
+import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,20 @@ import msgspec
 from msgspec import structs
 from rich.console import Console
 
+from schemas.config import Bus as Settings
 from schemas.domain import Domain
+from services.bus.jetstream import Denied
 from services.control import POLICIES
+from services.operation import logs
 from services.operation.config import ConfigError, load
+from services.tools import onto_bus
 from services.tools.inprocess import again, what_if
 from services.tools.progress import reading
 from services.tools.recording import NoRecording, Reader
 from services.tools.replay_tables import show_again, show_what_if
+from services.tools.rerun import Tally
+from services.tools.serving import served
+from services.tools.stretch import BusError
 from services.tools.whatif import NOT_TOLD
 
 
@@ -36,9 +46,13 @@ from services.tools.whatif import NOT_TOLD
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Try this configuration.",
 )
+@click.option("--nats", "server", help="Replay onto this bus, into a decision service.")
+@click.option("--prefix", default="replay", show_default=True, help="With --nats: where that service listens.")
+@click.option("--serve", is_flag=True, help="With --nats: start a decision service for it, under a prefix of its own.")
+@click.option("--speed", type=click.Choice(["1", "10", "max"]), default="max", help="With --nats: how fast.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    file: Path, policies: tuple[str, ...], every_policy: bool, configs: tuple[Path, ...], as_json: bool
+    file: Path, policies: tuple[str, ...], every_policy: bool, configs: tuple[Path, ...], as_json: bool, **bus: Any
 ) -> None:
     """Replay a recording: the same samples give the same decisions.
 
@@ -49,9 +63,14 @@ def command(
         reader = Reader(file)
         wanted = sorted(POLICIES) if every_policy else list(policies)
         variants = _variants(reader, wanted, configs)
-    except (NoRecording, ConfigError) as error:
+        if bus["server"] is not None:
+            if variants:
+                raise click.UsageError("--policy and --config replay in this process; without --nats")
+            good = _onto_bus(console, reader, as_json, **bus)
+        else:
+            good = _what_if(console, reader, variants, as_json) if variants else _again(console, reader, as_json)
+    except (NoRecording, ConfigError, BusError, Denied) as error:
         raise click.ClickException(str(error)) from None
-    good = _what_if(console, reader, variants, as_json) if variants else _again(console, reader, as_json)
     for problem in reader.problems:
         click.echo(f"{file}: {problem}", err=True)
     sys.exit(0 if good and not reader.problems else 1)
@@ -76,11 +95,36 @@ def _again(console: Console, reader: Reader, as_json: bool) -> bool:
     with reading(reader) as progress:
         tallies = again(reader, progress)
     took = time.perf_counter() - began
+    _report(console, reader, tallies, took, as_json, "Replayed under the recorded configuration")
+    return all(not tally.different for tally in tallies.values())
+
+
+def _onto_bus(
+    console: Console, reader: Reader, as_json: bool, server: str, prefix: str, serve: bool, speed: str
+) -> bool:
+    logs.configure("replay", "error")
+    settings = Settings(servers=tuple(server.split(",")), prefix=prefix, user=os.environ.get("SLUICE_NATS_USER"))
+    pace = None if speed == "max" else float(speed)
+
+    async def run() -> tuple[dict[str, Tally], float]:
+        async with AsyncExitStack() as stack:
+            own = await stack.enter_async_context(served(reader.header, settings)) if serve else settings
+            began = time.perf_counter()
+            return await onto_bus.replay(reader, own, pace, told), time.perf_counter() - began
+
+    with reading(reader) as told:
+        tallies, took = asyncio.run(run())
+    _report(console, reader, tallies, took, as_json, f"Replayed on {server}")
+    return all(not tally.different and not tally.unanswered for tally in tallies.values())
+
+
+def _report(
+    console: Console, reader: Reader, tallies: dict[str, Tally], took: float, as_json: bool, title: str
+) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"seconds": took, "domains": tallies, "problems": reader.problems}))
     else:
-        show_again(console, tallies, took)
-    return all(not tally.different for tally in tallies.values())
+        show_again(console, title, tallies, took)
 
 
 def _what_if(console: Console, reader: Reader, variants: dict[str, tuple[Domain, ...]], as_json: bool) -> bool:

@@ -10,11 +10,12 @@ from services.tools.rerun import Tally
 from services.tools.whatif import NOT_TOLD, Figures
 
 _MOST_ROWS = 30
+_MOST_REMARKS = 5
 
 
-def show_again(console: Console, tallies: Mapping[str, Tally], took: float) -> None:
+def show_again(console: Console, title: str, tallies: Mapping[str, Tally], took: float) -> None:
     """The recorded decisions, made again; ``took`` is in seconds."""
-    table = _table("Replayed under the recorded configuration", "domain")
+    table = _table(title, "domain")
     for column in ("samples", "identical", "different", "as given", "no decision"):
         table.add_column(column, justify="right")
     # What needs to be looked at comes first, where there is not room for all.
@@ -38,12 +39,13 @@ def _counts(tallies: list[Tally]) -> list[str]:
 
 
 def _remarks(console: Console, name: str, tally: Tally) -> None:
-    for note in tally.notes:
-        console.print(f"{name}: {note}", style="yellow", highlight=False)
-    for difference in tally.differences:
-        console.print(f"{name}: sample {difference.sample}: {difference.what}", style="red", highlight=False)
-    if tally.different > len(tally.differences):
-        console.print(f"{name}: and {tally.different - len(tally.differences):,} more", style="red", highlight=False)
+    differences = [f"sample {one.sample}: {one.what}" for one in tally.differences]
+    for remarks, style, more in ((tally.notes, "yellow", 0), (differences, "red", tally.different - len(differences))):
+        for remark in remarks[:_MOST_REMARKS]:
+            console.print(f"{name}: {remark}", style=style, highlight=False, soft_wrap=True, markup=False)
+        left = len(remarks[_MOST_REMARKS:]) + more
+        if left:
+            console.print(f"{name}: and {left:,} more", style=style, highlight=False)
 
 
 def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -> None:
