@@ -86,7 +86,7 @@ class Controller:
         )  # fmt: skip
         demand = self._demand(state.demand, before, seen) if len(self._claims) > 1 else state.demand
         wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
-        decided, memory = self._shielded(before, wanted, moment)
+        decided, memory = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
         shadow, shadows = self._shadowed(state, before, seen, bounds, moment, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, sample.end, sample.end + self.domain.dead_man, decided, proposal.reason,
@@ -149,6 +149,30 @@ class Controller:
             return [known.limit for known in before]
         return divide(min(budget, self._max), self._claims, [demand.get(key, 0) for key, _ in self._limits])
 
+    def _passed_on(
+        self, before: list[ShieldMemory], wanted: list[int], moment: Moment, demand: dict[str, int]
+    ) -> list[int]:
+        """What the shield keeps back of one target's rise goes to the others, not to nobody.
+
+        Otherwise a target that may only rise slowly draws the others down at once, and with them the
+        budget that a policy counts from.
+        """
+        if len(wanted) == 1 or moment.violated or moment.blind:
+            return wanted
+        kept = [
+            shield(limits, known, proposal, moment)[0]
+            for (_, limits), known, proposal in zip(self._limits, before, wanted, strict=True)
+        ]
+        held = [limit < proposal for limit, proposal in zip(kept, wanted, strict=True)]
+        if not any(held) or all(held):
+            return wanted
+        claims = [
+            (least, limit if late else most, weight)
+            for (least, most, weight), limit, late in zip(self._claims, kept, held, strict=True)
+        ]
+        again = divide(sum(wanted), claims, [demand.get(key, 0) for key, _ in self._limits])
+        return [one if late else other for one, other, late in zip(wanted, again, held, strict=True)]
+
     def _shielded(
         self, before: list[ShieldMemory], wanted: list[int], moment: Moment
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
@@ -179,7 +203,7 @@ class Controller:
                 proposal, fault = _asked(policy, memory, seen, bounds)
             proposal = proposal or Proposal(bounds.limit, fault, memory)
             wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
-            decided, _ = self._shielded(before, wanted, moment)
+            decided, _ = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
             limit = sum(one.limit for one in decided)
             told.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))
             memories[policy.version] = proposal.memory

@@ -250,3 +250,20 @@ def test_shield_settings_are_checked() -> None:
     """A deadband above what may rise in a second would freeze the limit."""
     with pytest.raises(ValueError, match="no rise would ever be large enough"):
         Shield(rise_per_second=0.01, deadband=0.02)
+
+
+def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
+    """A target that may rise only slowly to its share draws nobody below what the budget leaves."""
+    targets = (
+        Target("telemetry", Rate(1000), Rate(100_000), Rate(40_000)),
+        Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),
+    )
+    domain = replace(DOMAIN, targets=targets)
+    controller = Controller(domain, Fixed(Proposal(42_400, "keep", Memory())))
+    first = controller.step(None, sample(10))
+    again = Controller(domain, Fixed(Proposal(43_000, "rise", Memory()))).step(first.state, sample(12))
+    telemetry, dashboard = again.targets
+    assert dashboard.rule == "rise"
+    assert dashboard.limit < dashboard.proposal == 6_000
+    assert telemetry.limit >= telemetry.was
+    assert 42_400 < telemetry.limit + dashboard.limit <= 43_000
