@@ -1,7 +1,8 @@
 """The frame that all three services share: configuration, logs, health, the bus, and an orderly end."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from schemas.config import Config
 from services.bus.jetstream import Bus
+from services.bus.session import BackOff
 from services.operation import lifecycle, logs
 from services.operation.config import ConfigError, load
 from services.operation.health import Health, serve
@@ -61,5 +63,19 @@ async def _worked(config: Config, name: str, work: Work, conditions: tuple[str, 
 async def joined(config: Config, name: str, health: Health) -> AsyncIterator[Bus]:
     """Join the bus and see that its streams are there; ``health`` says how both stand."""
     async with Bus.connected(config.bus, name, partial(health.state, "bus")) as bus:
-        health.state("streams", "; ".join(await bus.ensure_streams()) or None)
-        yield bus
+        looking = asyncio.create_task(_look_at_streams(bus, health))
+        try:
+            yield bus
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+
+
+async def _look_at_streams(bus: Bus, health: Health) -> None:
+    """Say how the streams stand until they are as they should be: another service may have to make them."""
+    back_off = BackOff(first_s=0.5, most_s=30.0)
+    while reports := await bus.ensure_streams():
+        health.bad("streams", "; ".join(reports))
+        await back_off.wait()
+    health.good("streams")

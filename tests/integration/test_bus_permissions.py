@@ -20,6 +20,7 @@ from tests.parts import NatsServer
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "nats.conf"
 USERS = ("sampler", "decision", "actuator", "reader")
+STREAMS = ("sample", "decision", "action", "dead")
 S = 10**9
 PATIENCE_S = 10
 SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
@@ -51,6 +52,10 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
 
 async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actuator makes the streams; sample and decision travel to who waits for them; the reader sees both."""
+    async with joined(guarded, "sampler", monkeypatch) as sampler:
+        reports = await sampler.ensure_streams()
+        assert len(reports) == len(STREAMS)
+        assert all("this user may not publish" in report for report in reports), reports
     async with joined(guarded, "actuator", monkeypatch) as actuator:
         assert await actuator.ensure_streams() == []
         async with joined(guarded, "sampler", monkeypatch) as sampler:
