@@ -22,6 +22,7 @@ COMMANDS = {
     "bench": ("services.tools.bench.main", "Measure speed and memory."),
     "tap": ("services.tools.tap", "Follow the bus."),
     "audit": ("services.tools.audit", "Check that everything on the bus is as it must be."),
+    "explain": ("services.tools.explain", "Tell in words why a limit changed."),
     "check": ("services.tools.check", "Check a configuration before it is used."),
     "restore": ("services.actuator.restore", "Put the annotations back as they were found."),
 }

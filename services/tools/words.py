@@ -87,14 +87,12 @@ def moved(target: TargetDecision) -> str:
 
 
 def _action(action: Action) -> str:
-    pods = pods_told(action)
-    done = f", {pods}" if pods else ""
+    done = pods_told(action) or action.outcome
+    cause = "" if action.cause == "decision" else f" ({action.cause})"
     after = ""
     if action.applied is not None and action.sampled is not None:
         after = f", {(action.applied - action.sampled) / 1e6:.0f} ms after the window"
-    return (
-        f"{short(action.target)} {mbit(action.limit)} {action.outcome} ({action.cause}){done}{after}: {action.reason}"
-    )
+    return f"{short(action.target)} {mbit(action.limit)} {done}{cause}{after}: {action.reason}"
 
 
 def pods_told(action: Action) -> str:
@@ -118,8 +116,10 @@ def ms(seconds: float | None) -> str:
 
 
 def mbit(kbit: float | None) -> str:
-    """A rate in Mbit/s."""
-    return "-" if kbit is None else f"{kbit / 1000:.1f}M"
+    """A rate in Mbit/s, a small one in kbit/s."""
+    if kbit is None:
+        return "-"
+    return f"{kbit:.0f}k" if 0 < kbit < 1000 else f"{kbit / 1000:.1f}M"
 
 
 def workloads_of(message: Message) -> Sequence[str]:

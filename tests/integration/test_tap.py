@@ -99,7 +99,7 @@ async def test_a_recording_is_tapped_like_the_bus(nats: NatsServer, tmp_path: Pa
         done = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "5m", "-o", file)
         assert done.returncode == 0, done.stderr
     told = await asyncio.to_thread(sluice, "tap", file, "--outcome", "failed")
-    assert "5.0M failed (decision): a test" in told.stdout
+    assert "5.0M failed: a test" in told.stdout
     assert len(told.stdout.splitlines()) == 1
 
 
