@@ -1,0 +1,92 @@
+"""Sluice in containers: the images that the Dockerfile makes, put together by docker-compose."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testcontainers.community.nats import NatsContainer
+
+from schemas.config import Bus as Settings
+from schemas.messages import Sample
+from services.bus.jetstream import Bus
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+SERVICES = ("sampler", "decision", "actuator")
+MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
+pytestmark = pytest.mark.docker
+
+
+def compose(*words: str) -> str:
+    """Run docker-compose on the project's file; gives what it printed."""
+    command = ["docker-compose", "--project-name", "sluice-test", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+    return done.stdout
+
+
+def logs(service: str) -> str:
+    """What a container wrote so far."""
+    return compose("logs", "--no-color", service)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[None]:
+    """The whole file up, images built from this checkout."""
+    compose("build")
+    try:
+        compose("up", "-d")
+        yield
+    finally:
+        compose("down", "--volumes", "--timeout", "5")
+
+
+def limits() -> list[int]:
+    """The limits that came into force on telemetry-upload, kbit/s."""
+    return [int(found) for found in re.findall(r"telemetry-upload-0: (\d+) kbit/s", logs("plant"))]
+
+
+def test_the_loop_closes_between_containers(running: None) -> None:
+    """Decisions move the limit that the plant enforces, and the report names the decision as its cause."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(set(limits())) < 4:
+        assert time.monotonic() < deadline, "\n".join(logs(name)[-1500:] for name in ("plant", *SERVICES))
+        time.sleep(1)
+    assert '"cause": "decision"' in logs("actuator")
+
+
+def test_each_container_keeps_within_its_memory(running: None) -> None:
+    """Resident memory of each service's process, as its own page tells it; image sizes are printed."""
+    sizes = {}
+    for name, port in zip(SERVICES, (9101, 9102, 9103), strict=True):
+        script = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
+        page = compose("exec", "-T", name, "python3", "-c", script)
+        found = re.search(r"^process_resident_memory_bytes (\S+)", page, re.MULTILINE)
+        assert found is not None
+        sizes[name] = float(found[1]) / 2**20
+        assert sizes[name] <= MOST_MIB[name]
+    images = json.loads(subprocess.check_output(["docker", "image", "inspect", "sluice:0.1.0"]))
+    told = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
+    print(f"{told}; image {images[0]['Size'] / 2**20:.0f} MiB")
+    assert images[0]["Config"]["User"] == "65532:65532"
+
+
+async def test_the_bus_on_a_nats_container() -> None:
+    """Publish, deduplicate, read and look up on the NATS image that the manifests name."""
+    image = os.environ.get("NATS_IMAGE", "nats:2.12.1")
+    with NatsContainer(image, jetstream=True) as container:
+        settings = Settings(servers=(container.nats_uri(),))
+        async with Bus.connected(settings, "test", lambda _: None) as bus:
+            assert await bus.ensure_streams() == []
+            sample = Sample(domain="line", start=0, end=10, period=5, source="test")
+            subject = bus.subjects.sample("line")
+            assert await bus.publish(subject, sample, msg_id=sample.id) == 1
+            assert await bus.publish(subject, sample, msg_id=sample.id) == 1
+            last = await bus.last(Sample, subject)
+            assert last is not None
+            assert last.message == sample
