@@ -62,10 +62,17 @@ class Run:
 
     def observe(self) -> list[Second]:
         """Take what the plant has to tell; gives the seconds that are new."""
-        fresh = [second for second in self.plant.seconds() if self.started and second.start >= self.started]
+        fresh = [second for second in self.plant.seconds() if self._is_part(second)]
         self.seconds += fresh
         self._watch.crossed(self.plant.crossings(), self.plant.limits.values())
         return fresh
+
+    def _is_part(self, second: Second) -> bool:
+        """Whether it lies wholly within the scenario."""
+        if self.started is None:
+            return False
+        ends = self.started + round(self.scenario.seconds * _NS)
+        return second.start >= self.started and second.start + _NS <= ends
 
     def enforced(self, change: Enforced) -> None:
         """A limit came into force on one of its pods."""

@@ -4,32 +4,32 @@ Stands where the real packets would: limits come in as from the agent, latencies
 exporter, and each second's truth goes to the score.  A FIFO of fixed size in front of a fixed rate;
 best-effort pods that send as much as their limit lets through and CUBIC makes of losses; a paced TCP
 stream that a full FIFO crushes; datagrams that it loses.  ``senders.py`` moves bytes tick by tick,
-``packets.py`` makes round trips of them.
+``packets.py`` makes round trips of them, ``probed.py`` counts those.
 
 Time is the caller's: nothing happens but in ``advance``.  The same parameters, seed and calls give the
 same numbers.  ``sidebyside.py`` compares it with the real plant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from services.factory.apps import UDP_HEADERS, Apps, CriticalApp
-from services.factory.packets import Array, Bursts, Noise, Stretch
-from services.factory.plant import BUCKETS, Counters, CriticalSecond, Histogram, Pod, Second
+from services.factory.apps import UDP_HEADERS, Apps
+from services.factory.packets import Bursts, Noise, Stretch
+from services.factory.plant import Counters, Pod, Second
+from services.factory.probed import Probed
 from services.factory.senders import DatagramMix, Datagrams, Limiter, Path, Stream
 
 _NS = 10**9
-_BOUNDS = np.array(BUCKETS)
 _BLINK = 1e-9
 """Seconds too short to be a tick."""
 
 
 class Parameters(Struct, frozen=True):
-    """The plant's size; the defaults are the bed's, and the small ones were fitted to it."""
+    """The plant's size; the defaults are the bed's, and those of bursts and noise were fitted to it."""
 
     apps: Apps = Apps()
     fifo: int = 1_250_000
@@ -70,52 +70,6 @@ class Ledger(Struct, frozen=True):
     queued: float
 
 
-class _Probed:
-    """One critical workload: its sender, its probes, and what is known of its round trips."""
-
-    def __init__(self, app: CriticalApp, parameters: Parameters, phase: float, random: Random) -> None:
-        apps = parameters.apps
-        self.app = app
-        self.load = app.load
-        self.sender: Datagrams | Stream
-        if app.protocol == "udp":
-            self.sender = Datagrams(app.packet, app.load)
-        else:
-            path = Path(parameters.noise.base, parameters.exposure, random)
-            self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
-        self.phase = phase
-        self.probes = Datagrams(apps.probe, apps.probe * 8 * app.probe_hz / 1000)
-        self.counts = np.zeros(len(BUCKETS) + 1, dtype=np.int64)
-        self.sum = 0.0
-        self.probes_lost = 0
-        self.returning: list[tuple[Array, Array]] = []
-        self.trips: list[Array] = []
-        self.mark = (0, 0.0)
-        self.wanted = 0.0
-
-    @property
-    def lost(self) -> int:
-        """Datagrams and probes that were dropped so far."""
-        own = int(self.sender.dropped / self.sender.wire) if isinstance(self.sender, Datagrams) else 0
-        return own + self.probes_lost
-
-    def returned(self, now: float) -> None:
-        """Count the round trips that are over by now."""
-        later = []
-        for back, trips in self.returning:
-            over = trips if back[-1] <= now else trips[back <= now]
-            self.sum += float(over.sum())
-            self.counts += np.bincount(_BOUNDS.searchsorted(over), minlength=self.counts.size)
-            if over.size < trips.size:
-                still = back > now
-                later.append((back[still], trips[still]))
-        self.returning = later
-
-    def histogram(self) -> Histogram:
-        """What an exporter would publish."""
-        return Histogram(tuple(int(n) for n in np.cumsum(self.counts)), self.sum, self.lost)
-
-
 class Model:
     """See the module's text.  Implements ``Plant``."""
 
@@ -134,22 +88,13 @@ class Model:
         self._rate = parameters.apps.capacity * 125.0
         self._queue = 0.0
         draws = Random(seed)  # noqa: S311 - losses, not secrets
-        self._probed = [
-            _Probed(app, parameters, float(self._random.uniform(0, 1 / app.probe_hz)), draws)
-            for app in parameters.apps.critical
-        ]
-        path = Path(parameters.noise.base, 1.0, draws)
-        self._pods: dict[str, tuple[Pod, Stream]] = {}
-        for app in parameters.apps.targets:
-            for replica in range(app.replicas):
-                pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
-                limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
-                self._pods[pod.name] = pod, Stream(app.flows, app.load, limiter, path)
-                self.limit(pod.name, app.limit)
-        self._streams = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
-        sizes = [float(parameters.critical_burst) for one in self._probed if isinstance(one.sender, Stream)]
-        self._streams += [stream for _, stream in self._pods.values()]
-        sizes += [float(parameters.pod_burst)] * len(self._pods)
+        apps, base = parameters.apps, parameters.noise.base
+        critical_path = Path(base, parameters.exposure, draws)
+        self._probed = [Probed(app, apps, critical_path, draws) for app in apps.critical]
+        self._pods = dict(_pods(parameters, Path(base, 1.0, draws)))
+        critical = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
+        self._streams = [*critical, *(stream for _, stream in self._pods.values())]
+        sizes = [parameters.critical_burst] * len(critical) + [parameters.pod_burst] * len(self._pods)
         datagrams = [one.sender for one in self._probed if isinstance(one.sender, Datagrams)]
         self._datagrams = DatagramMix([*datagrams, *(one.probes for one in self._probed)])
         self._bursts = Bursts(sizes, parameters.jitter, self._random)
@@ -285,26 +230,25 @@ class Model:
     def _tick(self, dt: float) -> None:
         now, mix, capacity = self._time, self._datagrams, self._rate * dt
         delay = self._queue / self._rate
-        if (delay > self._parameters.watch) is not self._above:
-            self._above = not self._above
-            if self._above:
-                self._crossed.append(self.now)
+        if delay > self._parameters.watch and not self._above:
+            self._crossed.append(self.now)
+        self._above = delay > self._parameters.watch
         datagrams, exposed = mix.emit(dt)
         outs = [stream.emit(dt, now, delay) for stream in self._streams]
         total = self._queue + datagrams + sum(outs)
         served = min(total, capacity)
         over = total - served - self._parameters.fifo
-        losing = small = 0.0
+        losing = udp_dropped = 0.0
         if over > 0:
             losing = self._chance(over, outs, exposed)
-            small = losing * exposed
+            udp_dropped = losing * exposed
             total -= over
         # What leaves is a fair mixture of what is queued.
         share = served / total if total else 0.0
-        held = mix.in_fifo + datagrams - small
+        held = mix.in_fifo + datagrams - udp_dropped
         mix.in_fifo = held - held * share
-        mix.settle(small, held * share, losing, dt)
-        service = self._service[-1] + max(capacity - datagrams + small, 0.0)
+        mix.settle(udp_dropped, held * share, losing, dt)
+        service = self._service[-1] + max(capacity - datagrams + udp_dropped, 0.0)
         for stream, out, accepted in zip(self._streams, outs, self._accepted, strict=True):
             dropped = out * min(losing * stream.exposure, 1.0)
             held = stream.in_fifo + out - dropped
@@ -340,41 +284,22 @@ class Model:
         self._datagrams.close()
         stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
         begin, end = self._times[0], self._times[-1]
-        sent = []
-        for one in self._probed:
-            hz = one.app.probe_hz
-            first, last = np.ceil((begin - one.phase) * hz), np.ceil((end - one.phase) * hz)
-            sent.append(np.arange(first, last) / hz + one.phase)
+        sent = [one.sent_between(begin, end) for one in self._probed]
         probes = np.concatenate(sent)
         rate = max(float(stretch.service[-1]) / (end - begin), 1.0)
         backlog = np.maximum(self._bursts.backlog_at(probes, stretch) - self._parameters.bucket, 0.0)
-        trips = (
-            np.minimum(backlog / rate, self._parameters.fifo / self._rate)
-            + self._hosts(probes.size)
-            + (self._parameters.apps.probe + UDP_HEADERS) / self._rate
-        )
+        queued = np.minimum(backlog / rate, self._parameters.fifo / self._rate)
+        own = (self._parameters.apps.probe + UDP_HEADERS) / self._rate
+        trips = queued + own + self._parameters.noise.drawn(probes.size, self._random)
         losing = np.array(self._losing)[stretch.times.searchsorted(probes)]
-        lost = self._random.random(probes.size) < losing * self._probed[0].probes.exposure
+        arrived = self._random.random(probes.size) >= losing * self._probed[0].probes.exposure
         place = 0
-        for one, own in zip(self._probed, sent, strict=True):
-            mine = slice(place, place + own.size)
-            place += own.size
-            arrived = ~lost[mine]
-            one.probes_lost += own.size - int(arrived.sum())
-            mine_trips = trips[mine][arrived]
-            one.trips.append(mine_trips)
-            if mine_trips.size:
-                one.returning.append((own[arrived] + mine_trips, mine_trips))
-            one.returned(end)
-            one.wanted += one.load * (end - begin)
+        for one, times in zip(self._probed, sent, strict=True):
+            mine = slice(place, place + times.size)
+            place += times.size
+            one.take(times, trips[mine], arrived[mine])
+            one.passed(end, end - begin)
         self._open()
-
-    def _hosts(self, count: int) -> Array:
-        noise = self._parameters.noise
-        base = noise.base * np.exp(noise.spread * self._random.standard_normal(count))
-        stalled = self._random.random(count) < noise.stall_share
-        extra: Array = base + stalled * self._random.exponential(noise.stall, count)
-        return extra
 
     def _close_second(self) -> None:
         goodput: dict[str, float] = {}
@@ -382,7 +307,7 @@ class Model:
             got = (stream.delivered - self._marks[name]) * stream.payload
             self._marks[name] = stream.delivered
             goodput[pod.target] = goodput.get(pod.target, 0.0) + got
-        critical = {one.app.workload: _truth(one) for one in self._probed}
+        critical = {one.app.workload: one.close_second() for one in self._probed}
         if self._bin_end > 1:  # what lies before the first whole second is left out
             self._seconds.append(
                 Second(
@@ -396,25 +321,11 @@ class Model:
         self._bin_end += 1.0
 
 
-def _truth(one: _Probed) -> CriticalSecond:
-    """The second that ends now, and begin the next."""
-    trips = np.sort(np.concatenate(one.trips)) if one.trips else np.empty(0)
-    lost, delivered = one.lost, one.sender.delivered
-    second = CriticalSecond(
-        p50=_quantile(trips, 0.5) if trips.size else None,
-        p95=_quantile(trips, 0.95) if trips.size else None,
-        jitter=_quantile(trips, 0.75) - _quantile(trips, 0.25) if trips.size else None,
-        observations=trips.size,
-        lost=lost - one.mark[0],
-        load=round(one.wanted),
-        throughput=round((delivered - one.mark[1]) * one.sender.payload / 125),
-    )
-    one.mark, one.wanted, one.trips = (lost, delivered), 0.0, []
-    return second
-
-
-def _quantile(ascending: Array, share: float) -> float:
-    at = share * (ascending.size - 1)
-    low = int(at)
-    high = min(low + 1, ascending.size - 1)
-    return float(ascending[low] + (at - low) * (ascending[high] - ascending[low]))
+def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, Stream]]]:
+    """Every replica of every target, with the limit it has at the start, by name."""
+    for app in parameters.apps.targets:
+        for replica in range(app.replicas):
+            limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
+            limiter.change(None if app.limit is None else app.limit * 125.0)
+            pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
+            yield pod.name, (pod, Stream(app.flows, app.load, limiter, path))

@@ -27,6 +27,13 @@ class Noise(Struct, frozen=True):
     stall: float = 0.0004
     """Mean of what such a host adds."""
 
+    def drawn(self, count: int, random: np.random.Generator) -> Array:
+        """What so many round trips meet."""
+        base = self.base * np.exp(self.spread * random.standard_normal(count))
+        stalled = random.random(count) < self.stall_share
+        extra: Array = base + stalled * random.exponential(self.stall, count)
+        return extra
+
 
 class Stretch(Struct, frozen=True):
     """What happened between two moments, at ticks; arrays are cumulative and begin at their first tick."""

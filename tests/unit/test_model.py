@@ -127,7 +127,7 @@ def test_latency_shows_on_the_counters_only_once_the_round_trip_is_over() -> Non
     """With a standing queue of 100 ms the exporter lags behind by that much."""
     model = Model(seed=1)
     model.advance(30 * S)
-    model.counters()
-    late = model._probed[0].returning
-    assert sum(trips.size for _, trips in late) >= 10
-    assert all(back[-1] > model.now / S for back, _ in late)
+    counted = model.counters().latency[ROBOT].counts[-1]
+    sent = 30 * 250
+    assert sent - 30 < counted < sent - 10
+    assert model._probed[0].waiting == pytest.approx(sent - counted, abs=3)
