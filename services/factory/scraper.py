@@ -26,8 +26,8 @@ def queried(url: str) -> Signal:
     return Signal(source="prometheus", period=_SECOND, window=Duration(4 * _SECOND), prometheus=prometheus)
 
 
-async def start_prometheus(processes: Processes, page: str) -> str:
-    """Start a Prometheus that scrapes ``page`` every second; gives its address once it answers.
+async def start_prometheus(processes: Processes, page: str, every: Duration = _SECOND) -> str:
+    """Start a Prometheus that scrapes ``page`` every so often; gives its address once it answers.
 
     Raises:
         FileNotFoundError: the program is not installed.
@@ -35,37 +35,38 @@ async def start_prometheus(processes: Processes, page: str) -> str:
         ProcessDied: it ended.
     """
     [port] = free_ports(1)
-    home = processes.home / "prometheus"
+    name = "prometheus" if every == _SECOND else f"prometheus-{every}"
+    home = processes.home / name
     home.mkdir()
     config = home / "prometheus.yml"
-    config.write_text(configuration(page), encoding="utf-8")
+    config.write_text(configuration(page, every), encoding="utf-8")
     flags = {
         "config.file": config,
         "storage.tsdb.path": home / "data",
         "web.listen-address": f"127.0.0.1:{port}",
         "log.level": "warn",
     }
-    await processes.start("prometheus", "prometheus", *(f"--{name}={value}" for name, value in flags.items()))
+    await processes.start(name, "prometheus", *(f"--{name}={value}" for name, value in flags.items()))
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + _READY_S
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline:
-            processes.check("prometheus")
+            processes.check(name)
             if await _ready(session, f"{url}/-/ready"):
                 return url
             await asyncio.sleep(_POLL_S)
-    raise NotReady(f"prometheus is not ready after {_READY_S:g} s:\n{processes.tail('prometheus')}")
+    raise NotReady(f"prometheus is not ready after {_READY_S:g} s:\n{processes.tail(name)}")
 
 
-def configuration(page: str) -> str:
-    """Prometheus's own configuration, to scrape one page every second."""
+def configuration(page: str, every: Duration = _SECOND) -> str:
+    """Prometheus's own configuration, to scrape one page."""
     address = urlsplit(page)
     job = {
         "job_name": "factory",
         "metrics_path": address.path,
         "static_configs": [{"targets": [address.netloc]}],
     }
-    times = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    times = {"scrape_interval": str(every), "scrape_timeout": "1s", "evaluation_interval": "1s"}
     return str(yaml.safe_dump({"global": times, "scrape_configs": [job]}, sort_keys=False))
 
 

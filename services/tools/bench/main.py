@@ -6,6 +6,7 @@ import click
 
 BENCHES = {
     "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
+    "signals": ("services.tools.bench.signals", "How late a step in latency shows, by source."),
     "plant": ("services.factory.sidebyside", "The simulated plant beside the real one."),
 }
 """Name -> module that holds a click command named ``command``, and its line of help."""
