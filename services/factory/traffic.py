@@ -8,7 +8,7 @@ import itertools
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.factory.bed import Bed, Inside
 from services.factory.topology import PodPlace
@@ -19,6 +19,8 @@ PAGE = 16_384
 _READERS = 4
 """Who fetch reports when the dashboard is to send as much as it can."""
 _INTERVAL = "0.25"
+_FIRST = ("chrt", "-f", "10")
+"""In line for a processor after the probes, before everything else."""
 
 _REPORT = re.compile(rb"\s(\d+)/(\d+) \([^)]*%\)\s*$")
 _SITE = f"""
@@ -107,9 +109,10 @@ class Datagrams:
             self._client = None
         if kbit:
             port = str(next(_PORTS))
-            server = listening(self._bed, self._sink, port, _INTERVAL)
+            # Both ends come before other processes: what a descheduled receiver drops, the network did not lose.
+            server = listening(self._bed, self._sink, port, _INTERVAL, _FIRST)
             threading.Thread(target=self._count, args=(server,), daemon=True).start()
-            client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]
+            client = [*_FIRST, "iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]
             self._client = self._bed.start(self._source.name, *client, "-b", f"{kbit}k", "-l", str(self._packet))
 
     def _count(self, server: Inside) -> None:
@@ -144,11 +147,10 @@ class Pages:
 Generator = Streams | Datagrams | Pages
 
 
-def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0") -> Inside:
+def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0", first: Sequence[str] = ()) -> Inside:
     """An iperf3 server for one client, once it listens; it reports every ``report`` seconds, 0 for never."""
-    server = bed.start(
-        sink.name, "iperf3", "-s", "-1", "-p", port, "-i", report, "--forceflush", "-f", "k", stdout=subprocess.PIPE
-    )
+    command = [*first, "iperf3", "-s", "-1", "-p", port, "-i", report, "--forceflush", "-f", "k"]
+    server = bed.start(sink.name, *command, stdout=subprocess.PIPE)
     for line in _lines(server):
         if b"listening" in line:
             return server
