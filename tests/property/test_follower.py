@@ -194,8 +194,10 @@ def finish(world: World, replicas: list[Replica]) -> None:
         if any(replica.step() for replica in replicas):
             continue
         if world.delivered < len(world.samples):
-            world.delivered += 1
-            replicas[world.delivered % REPLICAS].deliver(world.delivered)
+            # All at once, so that the first replica goes on where the others have not been yet.
+            while world.delivered < len(world.samples):
+                world.delivered += 1
+                replicas[world.delivered % REPLICAS].deliver(world.delivered)
         elif missing := unacknowledged(world):
             for seq in missing:
                 replicas[seq % REPLICAS].deliver(seq)
