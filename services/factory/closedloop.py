@@ -235,9 +235,9 @@ class _Loop:
                     continue
                 self._wished[pod] = each
                 delay = self._delays.actuation + self._random.uniform(0, self._delays.actuation_jitter)
-                self._at(now + round(delay * _NS), self._enforce, pod, each, now)
+                self._at(now + round(delay * _NS), self._enforce, pod, each, (sample.end, now))
 
-    def _enforce(self, pod: str, kbit: int, decided: int) -> None:
+    def _enforce(self, pod: str, kbit: int, decision: tuple[int, int]) -> None:
         self._model.limit(pod, kbit)
         self.patches.append(self._model.now)
-        self._watch.enforced(self._model.now, decided, self._model.limits.values())
+        self._watch.enforced(self._model.now, *decision, self._model.limits.values())

@@ -45,7 +45,7 @@ class Run:
         self.action: Action | None = None
         self.restarts = 0
         self._patches: list[int] = []
-        self._changed = 0
+        self._changed: tuple[int, int] | None = None
         self._watch = Watch(scenario.apps)
 
     def begin(self, started: int) -> None:
@@ -78,13 +78,14 @@ class Run:
         """A limit came into force on one of its pods."""
         self._patches.append(change.at)
         self._watch.crossed(self.plant.crossings(), self.plant.limits.values())
-        self._watch.enforced(change.at, self._changed or change.seen, self.plant.limits.values())
+        sampled, decided = self._changed or (change.seen, change.seen)
+        self._watch.enforced(change.at, sampled, decided, self.plant.limits.values())
 
     def decided(self, received: Received[Decision]) -> None:
         """The decision service answered a sample of its domain."""
         self.decision = received.message
         if any(target.limit != target.was for target in received.message.targets):
-            self._changed = received.published
+            self._changed = received.message.end, received.published
 
     def bad_seconds(self) -> int:
         """Bad seconds so far."""

@@ -16,8 +16,10 @@ class Reaction(Struct, frozen=True):
     """One crossing that the control had to answer; UTC ns."""
 
     crossed: int
+    sampled: int
+    """End of the window that showed it to the decision that made it safe."""
     decided: int
-    """When the decision that made it safe was taken."""
+    """When that decision was taken."""
     in_force: int
 
 
@@ -46,8 +48,8 @@ class Watch:
         if times and self._crossed is None and not self.is_safe(limits):
             self._crossed = times[0]
 
-    def enforced(self, at: int, decided: int, limits: Iterable[int | None]) -> None:
-        """A limit came into force at ``at``."""
+    def enforced(self, at: int, sampled: int, decided: int, limits: Iterable[int | None]) -> None:
+        """A limit came into force at ``at``, decided at ``decided`` on a window that ended at ``sampled``."""
         if self._crossed is not None and self.is_safe(limits):
-            self.reactions.append(Reaction(self._crossed, decided, at))
+            self.reactions.append(Reaction(self._crossed, sampled, decided, at))
             self._crossed = None

@@ -71,6 +71,10 @@ def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
     rows["reaction, s (median, worst)"] = [
         "-" if one.reaction is None else f"{one.reaction.p50:.2f}, {one.reaction.max:.2f}" for one in scores
     ]
+    rows["  sense, decide, act"] = [
+        ", ".join("-" if part is None else f"{part.p50:.2f}" for part in (one.sense, one.decide, one.act))
+        for one in scores
+    ]
     rows["patches of a pod"] = [str(one.patches) for one in scores]
     rows["pod restarts"] = [str(one.restarts) for one in scores]
     rows["seconds left out as disturbed"] = [str(one.invalid_windows) for one in scores]

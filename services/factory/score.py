@@ -62,6 +62,12 @@ class Score(Struct, frozen=True):
     restarts: int
     reaction: Spread | None = None
     """From the true crossing to a safe limit in force."""
+    sense: Spread | None = None
+    """Its first part: from the crossing to the end of the window that showed it."""
+    decide: Spread | None = None
+    """Its second part: until the decision."""
+    act: Spread | None = None
+    """Its last part: until the limit was in force."""
 
     @property
     def violation(self) -> float:
@@ -132,6 +138,9 @@ def score(
         patches=effort.patches,
         restarts=effort.restarts,
         reaction=spread([(one.in_force - one.crossed) / _NS for one in effort.reactions]),
+        sense=spread([(one.sampled - one.crossed) / _NS for one in effort.reactions]),
+        decide=spread([(one.decided - one.sampled) / _NS for one in effort.reactions]),
+        act=spread([(one.in_force - one.decided) / _NS for one in effort.reactions]),
     )
 
 

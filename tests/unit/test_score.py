@@ -60,9 +60,13 @@ def test_the_oracle_is_taken_over_the_same_seconds() -> None:
 
 def test_reactions_are_summed_up() -> None:
     """Median, P95 and maximum of crossing -> in force."""
-    reactions = tuple(Reaction(0, S // 2, tenths * S // 10) for tenths in range(1, 12))
+    reactions = tuple(Reaction(0, S // 10, S // 2, tenths * S // 10) for tenths in range(1, 12))
     result = score([], DOMAIN, QUIET, 0, effort=Effort(patches=3, restarts=1, reactions=reactions))
     assert result.reaction is not None
     assert (result.reaction.p50, result.reaction.max) == (0.6, 1.1)
+    assert result.sense is not None
+    assert result.decide is not None
+    assert result.act is not None
+    assert [result.sense.p50, result.decide.p50, round(result.act.p50, 6)] == [0.1, 0.4, 0.1]
     assert (result.patches, result.restarts, result.seconds, result.share) == (3, 1, 0, 0)
     assert spread([]) is None
