@@ -1,22 +1,26 @@
 """The direct scrape and a real Prometheus give the same figures for the same buckets."""
 
+import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from schemas.config import Prometheus, Signal
+from schemas.config import Prometheus, Scrape, Signal
 from schemas.units import Duration
 from services.sampler.exposition import PageReader
 from services.sampler.history import History
 from services.sampler.naming import Workloads, names_of
 from services.sampler.prometheus import PrometheusSource
 from services.sampler.quantile import BOUNDS
-from services.sampler.scrape import latencies, sent
+from services.sampler.scrape import ScrapeSource, latencies, sent
 from services.sampler.source import Measurements
+from tests.exporter import LiveExporter
 from tests.prometheus_server import PrometheusServer
 
 pytestmark = pytest.mark.prometheus
@@ -134,3 +138,28 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
     _log.info("%d figures compared, largest relative difference %.1e", compared, difference)
     assert compared == 2 * 2 * (PAGES - WINDOW)
     assert difference < 1e-9
+
+
+async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
+    """Both read one exporter while it counts; their scrapes fall at different instants, so their buckets differ."""
+    period = Duration(S)
+    with LiveExporter() as live, PrometheusServer(tmp_path, scrape=(live.address,)) as server:
+        live.traffic(500)
+        workloads = Workloads(names_of(signal()), CRITICAL[:1], ())
+        settings = Signal(period=period, window=Duration(WINDOW * S), scrape=Scrape((live.url,)))
+        with (
+            closing(PrometheusSource(signal(server.url), workloads)) as asked,
+            closing(ScrapeSource(settings, workloads)) as scraped_by_us,
+        ):
+            for number in range(WINDOW + 6):
+                end = (time.time_ns() // period + 1) * period
+                await asyncio.sleep((end - time.time_ns()) / S)
+                ours, theirs = await asyncio.gather(scraped_by_us.measure(end), asked.measure(end))
+                one, other = ours.latency[CRITICAL[0]], theirs.latency[CRITICAL[0]]
+                if number <= WINDOW + 2:
+                    continue  # neither has a whole window yet
+                assert (one.missing, other.missing) == (None, None)
+                for figure in ("jitter", "p95"):
+                    a, b = getattr(one, figure), getattr(other, figure)
+                    width = next(high - low for low, high in pairwise([0.0, *BOUNDS]) if low < b <= high)
+                    assert abs(a - b) <= width, (figure, a, b)
