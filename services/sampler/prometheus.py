@@ -12,6 +12,7 @@ from math import inf, isfinite, nan
 from typing import Any
 
 import requests
+import structlog
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
@@ -21,6 +22,8 @@ from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
 from services.sampler.queries import queries_of
 from services.sampler.source import Latencies, Measurements, NoData
+
+_log = structlog.get_logger()
 
 _NO_RETRIES = Retry(total=0, redirect=0, raise_on_status=False)
 _LAYOUT_S = 60.0
@@ -104,6 +107,10 @@ def _words(error: BaseException) -> str:
     return _words(cause) if isinstance(cause, OSError) else f"{type(error).__name__}: {error}"
 
 
+def _labels(series: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in series["metric"].items()}
+
+
 def _vector(figure: Figure, answer: Any) -> Vector:
     """Check the shape.
 
@@ -111,8 +118,8 @@ def _vector(figure: Figure, answer: Any) -> Vector:
         QueryFailed: it is not an instant vector.
     """
     try:
-        return [(dict(series["metric"]), float(series["value"][1])) for series in answer]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return [(_labels(series), float(series["value"][1])) for series in answer]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise QueryFailed(f"{figure}: the answer is no instant vector ({type(error).__name__})") from None
 
 
@@ -125,11 +132,11 @@ def _matrix(figure: Figure, answer: Any, ends: range) -> dict[int, Vector]:
     vectors: dict[int, Vector] = {end: [] for end in ends}
     try:
         for series in answer:
-            labels = dict(series["metric"])
+            labels = _labels(series)
             for at, value in series["values"]:
                 # A float of seconds is exact to well below a millisecond.
                 vectors[round(float(at) * 1000) * 1_000_000].append((labels, float(value)))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise QueryFailed(f"{figure}: the answer is no range vector ({type(error).__name__})") from None
     return vectors
 
@@ -153,6 +160,7 @@ class PrometheusSource:
         self._queries = {figure: Query(figure, text, signal) for figure, text in queries_of(signal, workloads).items()}
         self._bounds: dict[str, tuple[float, ...]] = {}
         self._layout_due = 0.0
+        self._throughput_trouble: str | None = None
 
     async def measure(self, end: int) -> Measurements:
         """Ask for the window that ends at ``end``, UTC ns.
@@ -167,14 +175,27 @@ class PrometheusSource:
             if isinstance(answer, QueryFailed):
                 if figure != "throughput":
                     raise NoData(f"{self._signal.prometheus.url}: {answer}")
+                self._log_throughput(str(answer))
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 vectors[figure] = answer
+        if "throughput" in vectors:
+            self._log_throughput(None)
         if "buckets" in vectors:
             self._bounds = _layout(vectors["buckets"], self._workloads)
             self._layout_due = time.monotonic() + _LAYOUT_S
         return self._measured(end, vectors)
+
+    def _log_throughput(self, trouble: str | None) -> None:
+        """Policies can do without throughput, so it costs no sample; but it is said, once each way."""
+        if (trouble is None) == (self._throughput_trouble is None):
+            return
+        self._throughput_trouble = trouble
+        if trouble is None:
+            _log.info("throughput is measured again")
+        else:
+            _log.warning("throughput is not measured", reason=trouble)
 
     async def history(self, ends: range) -> dict[int, Measurements]:
         """Measure windows of the past, by their ends, UTC ns; the bucket layout is that of the last end.

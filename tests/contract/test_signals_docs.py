@@ -1,0 +1,45 @@
+"""docs/signals.md says what the code does: its examples load, its tables are the code's."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from services.operation.config import parse
+from services.sampler.naming import PRESETS
+from services.sampler.queries import DEFAULTS
+from services.sampler.sources import source_of
+
+PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
+DOMAINS = [
+    {
+        "name": "cell",
+        "critical": [{"workload": "robot"}],
+        "targets": [{"deployment": "upload", "min": "1M", "max": "9M", "fail_safe": "2M"}],
+    }
+]
+
+
+def test_examples_are_configurations() -> None:
+    """Each block loads, and a source can be made from it."""
+    blocks = re.findall(r"\n\n((?:    .*\n)+)", PAGE)
+    assert len(blocks) >= 3
+    for block in blocks:
+        text = yaml.safe_dump({"domains": DOMAINS, **yaml.safe_load(block)})
+        with source_of(parse(text, "docs/signals.md", {})):
+            pass
+
+
+def test_every_preset_is_there_as_it_is() -> None:
+    """Metric, labels and loss counter of each."""
+    for name, preset in PRESETS.items():
+        namespace = f"`{preset.namespace}`" if preset.namespace else "-"
+        assert f"| `{name}` | `{preset.metric}` | {namespace} | `{preset.workload}`" in PAGE
+        assert preset.lost in PAGE
+
+
+def test_every_query_is_there_as_it_is() -> None:
+    """The default of each figure, word by word."""
+    for figure, text in DEFAULTS.items():
+        (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{figure}` |")]
+        assert text in row or (figure == "jitter" and text.partition(" - ")[0] in row)
