@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from services.sampler.exposition import Page, Series
+from services.sampler.exposition import Kind, Page, Series
 from services.sampler.quantile import increase
 
 
@@ -76,10 +76,9 @@ class History:
         """End of the oldest page's window, UTC ns; None without pages."""
         return self._snapshots[0].end if self._snapshots else None
 
-    @property
-    def workloads(self) -> set[str]:
-        """The workloads with a latency histogram on any of the pages."""
-        return {series.workload for series in self._last if series.kind == "latency"}
+    def workloads(self, kind: Kind) -> set[str]:
+        """The workloads with a series of a kind on any of the pages."""
+        return {series.workload for series in self._last if series.kind == kind}
 
     @property
     def present(self) -> set[str]:

@@ -18,6 +18,7 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
 from schemas.config import Figure, Signal
+from services.sampler.faults import in_words
 from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
 from services.sampler.queries import queries_of
@@ -88,23 +89,12 @@ class Query:
         except (requests.JSONDecodeError, KeyError, TypeError) as error:
             raise QueryFailed(f"{self.figure}: the answer is not Prometheus's ({type(error).__name__})") from error
         except (requests.RequestException, OSError) as error:
-            raise QueryFailed(f"{self.figure}: {_words(error)}") from error
+            raise QueryFailed(f"{self.figure}: {in_words(error)}") from error
 
     def close(self) -> None:
         """Give the connection and the thread back."""
         self._lane.close()
         self._client.close()
-
-
-def _words(error: BaseException) -> str:
-    """The innermost cause, which says most: ``connection refused`` rather than ``max retries exceeded``."""
-    inner = next((arg for arg in error.args if isinstance(arg, Exception)), None) or getattr(error, "reason", None)
-    if isinstance(inner, Exception):
-        return _words(inner)
-    cause = error.__cause__ or error.__context__
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return _words(cause) if isinstance(cause, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _labels(series: Any) -> dict[str, str]:

@@ -7,12 +7,13 @@ its end, as Prometheus would compute them from the same two points.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import urllib3
 
 from schemas.config import Signal
 from services.sampler.exposition import MalformedPage, Page, PageReader, Series
+from services.sampler.faults import in_words
 from services.sampler.history import Gain, History
 from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
@@ -84,7 +85,7 @@ class Exporter:
                 raise
             response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ScrapeFailed(_words(error)) from error
+            raise ScrapeFailed(in_words(error)) from error
         if response.status != 200:
             raise ScrapeFailed(f"HTTP status {response.status}")
         return self._reader.read(body), at
@@ -112,16 +113,6 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
     return b"".join(chunks)
 
 
-def _words(error: Exception) -> str:
-    """The innermost cause, which says most: ``connection refused`` rather than ``max retries exceeded``."""
-    inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
-    if isinstance(inner, Exception) and inner is not error:
-        return _words(inner)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return f"{type(error).__name__}: {error}"
-
-
 class ScrapeSource:
     """Measures from the exporters' own pages."""
 
@@ -144,25 +135,33 @@ class ScrapeSource:
         return self._measurements(end, failures)
 
     def _measurements(self, end: int, failures: Sequence[str | None]) -> Measurements:
-        lost_sight: dict[str, str] = {}
-        seen: set[str] = set()
-        gains: list[tuple[Series, Gain]] = []
-        last: list[tuple[Series, Gain]] = []
-        for exporter, failure in zip(self._exporters, failures, strict=True):
-            if failure is not None:
-                lost_sight |= dict.fromkeys(exporter.history.workloads, failure)
-                continue
-            seen |= exporter.history.present
-            lost_sight |= exporter.faults
-            gains += exporter.history.gains().items()
-            last += exporter.history.last_gains().items()
-        starts = [start for exporter in self._exporters if (start := exporter.history.start) not in (None, end)]
+        answered = [one for one, failure in zip(self._exporters, failures, strict=True) if failure is None]
+        gains = [gain for exporter in answered for gain in exporter.history.gains().items()]
+        last = [gain for exporter in answered for gain in exporter.history.last_gains().items()]
+        starts = [start for exporter in answered if (start := exporter.history.start) not in (None, end)]
+        found = latencies(gains, self._workloads.critical, self._missing(failures))
+        gone = {
+            key
+            for exporter, failure in zip(self._exporters, failures, strict=True)
+            if failure is not None
+            for key in exporter.history.workloads("sent")
+        }
         start = min(starts, default=end - self._window)
+        return Measurements(start, found, sent(gains, gone), sent(last, gone), medians(last))
+
+    def _missing(self, failures: Sequence[str | None]) -> dict[str, str]:
+        """Why workloads are not measured: an exporter that showed them failed, or none shows them."""
+        present: set[str] = set()
+        faults: dict[str, str] = {}
+        for exporter, failure in zip(self._exporters, failures, strict=True):
+            if failure is None:
+                present |= exporter.history.present
+                faults |= exporter.faults
+            else:
+                faults |= dict.fromkeys(exporter.history.workloads("latency"), failure)
         elsewhere = "".join(f"; {failure}" for failure in failures if failure)
         absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
-        missing = {key: absent for key in self._workloads.critical if key not in seen} | lost_sight
-        found = latencies(gains, self._workloads.critical, missing)
-        return Measurements(start, found, sent(gains), sent(last), medians(last))
+        return {key: absent for key in self._workloads.critical if key not in present} | faults
 
     def close(self) -> None:
         """Give connections and threads back."""
@@ -171,7 +170,7 @@ class ScrapeSource:
 
 
 def latencies(
-    gains: Iterable[tuple[Series, Gain]], critical: Iterable[str], missing: Mapping[str, str]
+    gains: Sequence[tuple[Series, Gain]], critical: Iterable[str], missing: Mapping[str, str]
 ) -> dict[str, Latencies]:
     """Add the series of each workload up, bucket by bucket, and take the quantiles.
 
@@ -180,7 +179,6 @@ def latencies(
         critical: the workloads to answer for.
         missing: why there is nothing to say about some of them.
     """
-    gains = list(gains)
     histograms = _histograms(gains)
     lost: dict[str, float] = defaultdict(float)
     for series, gain in gains:
@@ -228,10 +226,16 @@ def _latencies(histogram: tuple[list[float], list[float]] | None, lost: float | 
     )
 
 
-def sent(gains: Iterable[tuple[Series, Gain]]) -> dict[str, int]:
-    """kbit/s by workload, over all its pods; a workload with a pod that was not counted anew is left out."""
+def sent(gains: Iterable[tuple[Series, Gain]], gone: Collection[str] = ()) -> dict[str, int]:
+    """kbit/s by workload, over all its pods.
+
+    Args:
+        gains: what each series gained.
+        gone: workloads with a pod that was not seen this time.  They are left out, and so are those
+            with a pod that was not counted anew.
+    """
     rates: dict[str, float] = defaultdict(float)
-    unknown = set()
+    unknown = set(gone)
     for series, gain in gains:
         if series.kind != "sent":
             continue

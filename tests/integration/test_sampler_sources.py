@@ -273,6 +273,24 @@ async def test_one_of_two_exporters_gone_silences_only_its_workloads() -> None:
             assert "HTTP status 500" in str(after.missing)
 
 
+async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
+    """Half of the pods would look like half of the load: with one page missing there is no figure."""
+    counter = 'container_network_transmit_bytes_total{namespace="factory",pod="telemetry-upload-5d4-%s"} %d\n'
+    with LiveExporter() as live, BrokenServer("body") as one, BrokenServer("body") as other:
+        signal = settings("scrape", live.url, one.url, other.url, timeout_s=5)
+        with source_for(signal) as source:
+            end = now()
+            rates = []
+            for at, status in enumerate(("200 OK", "200 OK", "503 Busy")):
+                live.observe(0.001)
+                one.body = (counter % ("abcde", 10**6 * at)).encode()
+                other.body, other.status = (counter % ("fghij", 10**6 * at)).encode(), status
+                rates.append((await source.measure(end + at * PERIOD)).sent.get(UPLOAD))
+        assert rates[0] is None
+        assert rates[1] is not None
+        assert rates[2] is None
+
+
 async def test_a_workload_that_leaves_the_page_is_missing() -> None:
     """What the window still holds of it is of the past."""
     with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:

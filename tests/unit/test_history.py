@@ -68,13 +68,13 @@ def test_series_that_are_gone_are_forgotten() -> None:
     history = after(page({ROBOT: (1, 1)}), *(page({}) for _ in range(6)))
     assert history._last == {}
     assert history.gains() == {}
-    assert history.workloads == set()
+    assert history.workloads("latency") == set()
 
 
 def test_present_is_what_the_newest_page_shows() -> None:
     """A workload that left the page is not being measured any more, whatever the window still holds."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}), page({}))
-    assert history.workloads == {"f/robot"}
+    assert history.workloads("latency") == {"f/robot"}
     assert history.present == set()
 
 
