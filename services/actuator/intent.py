@@ -45,9 +45,9 @@ class Intent:
 
     def alarm(self, moment: Moment) -> float | None:
         """When to look again although nothing happened, by the steady clock."""
-        if self.order is None and moment.steady < self._grace_ends:
-            return self._grace_ends
-        return self.deadline
+        alarms = [self.deadline] if self.deadline is not None else []
+        alarms += [self._grace_ends] if moment.steady < self._grace_ends else []
+        return min(alarms, default=None)
 
     def informed(self, moment: Moment, *, bus_said: bool) -> bool:
         """Whether the bus has said what it holds, or has had its time to."""

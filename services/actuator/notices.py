@@ -75,4 +75,4 @@ class Events:
             try:
                 await self._board.tell(about, reason, message, kind, at)
             except (Gone, Refused, Unavailable) as error:
-                _log.warning("event not written", event=reason, message=message, error=str(error))
+                _log.warning("event not written", kind=reason, message=message, error=str(error))

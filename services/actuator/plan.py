@@ -25,6 +25,7 @@ from services.actuator.record import (
     UnreadableRecord,
     Written,
     operations,
+    readable_record,
     record_of,
     write_record,
 )
@@ -102,15 +103,8 @@ def left_alone(deployment: Deployment, *, managed: bool) -> str | None:
 def way_back(deployment: Deployment) -> str:
     """How a person gives a target back that is left alone."""
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
-    key = f"{BANDWIDTH}-" if _readable(deployment) is not None else f"{KEY}='{HAND_OVER}' --overwrite"
+    key = f"{BANDWIDTH}-" if readable_record(deployment) is not None else f"{KEY}='{HAND_OVER}' --overwrite"
     return f"kubectl -n {namespace} annotate deployment {name} {key}"
-
-
-def _readable(thing: Thing) -> Record | None:
-    try:
-        return record_of(thing)
-    except UnreadableRecord:
-        return None
 
 
 def _same(seen: str | None, wanted: str) -> bool:
@@ -128,7 +122,7 @@ def per_pod(target: Target, limit: int, deployment: Deployment, pods: Sequence[P
 def needs(target: Target, order: Order, deployment: Deployment, pods: Sequence[Pod]) -> list[Need]:
     """The objects whose bandwidth is not what the order says, and why."""
     found = []
-    record = _readable(deployment)
+    record = readable_record(deployment)
     changing = record is None or record.limit != order.limit
     if changing or not _same(deployment.bandwidth, str(Rate(order.limit))):
         cause: Cause = order.cause if changing else "drift"
@@ -139,7 +133,7 @@ def needs(target: Target, order: Order, deployment: Deployment, pods: Sequence[P
 
 
 def _pod_cause(pod: Pod, order: Order, *, changing: bool) -> tuple[Cause, str]:
-    record = _readable(pod)
+    record = readable_record(pod)
     if changing:
         return order.cause, order.reason
     if record is None:
@@ -192,7 +186,7 @@ def _write(
     need: Need, action: str, order: Order, author: Author, was: int | None, owes: Callable[[str], bool], now: int
 ) -> Write:
     thing = need.thing
-    before = _readable(thing)
+    before = readable_record(thing)
     main = isinstance(thing, Deployment)
     owed = tuple(one for one in before.writes if owes(one.action))[-MOST_OWED:] if before else ()
     record = Record(
@@ -277,7 +271,7 @@ def recovered(
     """
     found: dict[str, tuple[Written, list[PodOutcome]]] = {}
     for thing in things:
-        record = _readable(thing)
+        record = readable_record(thing)
         for one in record.writes if record else ():
             if not reported(thing, one.action):
                 _, pods = found.setdefault(one.action, (one, []))

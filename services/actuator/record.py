@@ -5,6 +5,7 @@ back; what was written and from which decision, so that nothing older is put in 
 reports the bus has not acknowledged, so that a crash loses none.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -87,6 +88,25 @@ def record_of(thing: Thing) -> Record | None:
     if record.v != 1:
         raise UnreadableRecord(f"{KEY} is of version {record.v}; this build reads version 1")
     return record
+
+
+def readable_record(thing: Thing) -> Record | None:
+    """What an object carries; None as well where it cannot be read."""
+    try:
+        return record_of(thing)
+    except UnreadableRecord:
+        return None
+
+
+def newest(records: Iterable[Record | None], latest: int) -> Record | None:
+    """The record of the newest decision, and of those on the same one the last written.
+
+    Args:
+        records: to choose from.
+        latest: a decision on a sample that ends later, UTC ns, was written under a wrong clock.
+    """
+    fitting = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
+    return max(fitting, key=lambda one: (one.end or 0, one.at), default=None)
 
 
 def write_record(record: Record) -> str:

@@ -1,7 +1,7 @@
 """Last station: reports of actions to the bus, and then the acknowledgement of the decision behind them.
 
 The bus may be away.  Reports that name a patch are kept until it has them; of those that name none
-(a target left alone, a decision too late) the newest of each target is enough.
+(a target left alone, a decision too late) the newest of each kind and target is enough.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Reports:
         if names_patch(action):
             self._owed[action.id] = self._owed.get(action.id, 0) + 1
         else:
-            self._drop_older(action.target)
+            self._drop_older(action)
         self._waiting.append(_Report(action, headers))
         self._told()
 
@@ -89,11 +89,12 @@ class Reports:
         self._waiting.append(duty)
         self._told()
 
-    def _drop_older(self, target: str) -> None:
+    def _drop_older(self, action: Action) -> None:
+        alike = (action.target, action.cause, action.outcome)
         # The first may be on its way already.
         for place in range(1, len(self._waiting)):
             one = self._waiting[place]
-            if isinstance(one, _Report) and one.action.target == target and not names_patch(one.action):
+            if isinstance(one, _Report) and (one.action.target, one.action.cause, one.action.outcome) == alike:
                 del self._waiting[place]
                 return
 

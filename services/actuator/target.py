@@ -23,12 +23,13 @@ from services.actuator.execute import Patches, carry_out
 from services.actuator.intent import Intent, Moment
 from services.actuator.order import Order, from_decision, in_force
 from services.actuator.plan import Author, Plan, left_alone, per_pod, planned, recovered, way_back
-from services.actuator.record import Record, UnreadableRecord, record_of
+from services.actuator.record import Record, newest, readable_record
 from services.actuator.reports import Duty, Reports
 from services.actuator.things import Deployment, Thing
 from services.actuator.voice import Notices, Voice
 from services.actuator.watch import Seen
 from services.bus.session import BackOff
+from services.control.fence import AHEAD
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
@@ -100,7 +101,7 @@ class Hand:
     def offer(self, decision: Decision, part: TargetDecision, published: int, duty: Duty) -> None:
         """A decision came: it replaces the order, unless it is too old or too late."""
         moment = self._moment()
-        why = self._intent.offer(decision, part, published, self._record(), moment)
+        why = self._intent.offer(decision, part, published, self._newest(moment), moment)
         if why is None:
             self._release()
             self._duties, self._headers = [duty], duty.headers
@@ -121,10 +122,13 @@ class Hand:
             self._voice.said(late, "skipped", why, {})
 
     def _record(self) -> Record | None:
-        try:
-            return None if self.seen.deployment is None else record_of(self.seen.deployment)
-        except UnreadableRecord:
-            return None
+        """What the Deployment carries."""
+        return None if self.seen.deployment is None else readable_record(self.seen.deployment)
+
+    def _newest(self, moment: Moment) -> Record | None:
+        """What tells of the newest decision: after a crash amid patches that may be a Pod."""
+        things: list[Thing] = [self.seen.deployment, *self.seen.pods] if self.seen.deployment is not None else []
+        return newest((readable_record(thing) for thing in things), moment.now + AHEAD)
 
     def _release(self) -> None:
         """Nothing more will be done for the decisions in hand."""
@@ -162,18 +166,20 @@ class Hand:
                 self._voice.said(over, "skipped", "it expired before it could be put in force", self._headers)
             self._release()
             self._headers = {}
-        if deployment is not None:
-            self._intent.begin(self._record(), limit, moment, bus_said=self._bus_said)
+        if deployment is not None and self.seen.complete:
+            self._intent.begin(self._newest(moment), limit, moment, bus_said=self._bus_said)
 
     async def _settle(self) -> float | None:
         """Bring the cluster to the order; gives after how many seconds to try again, or None."""
-        deployment = self.seen.deployment
-        if deployment is None or not self.seen.complete:
+        deployment, moment = self.seen.deployment, self._moment()
+        # What the bus holds must be known before records are overwritten that it may not have heard of.
+        informed = self._intent.informed(moment, bus_said=self._bus_said)
+        if deployment is None or not self.seen.complete or not informed:
             return None
         self._recognise(deployment)
         if self._intent.order is None or self._stand_back(deployment):
             return None
-        if self._intent.bow(self._record(), self._moment()):
+        if self._intent.bow(self._newest(moment), moment):
             self._release()
         order = self._intent.order
         author = Author(self._means.by, self._term or self._next_term())
@@ -197,7 +203,7 @@ class Hand:
         if deployment.uid != self._uid:
             self._uid, self._managed, self._term = deployment.uid, False, None
         self._managed = self._managed or self._record() is not None
-        if self._means.dry_run or self._deposed() or not self._intent.informed(self._moment(), bus_said=self._bus_said):
+        if self._means.dry_run or self._deposed():
             return
         things: list[Thing] = [deployment, *self.seen.pods]
         for action in recovered(self.target, self._domain.name, things, self._is_reported):
@@ -290,8 +296,5 @@ class Hand:
 
 def _ids(thing: Thing) -> set[str]:
     """The actions that an object tells of."""
-    try:
-        record = record_of(thing)
-    except UnreadableRecord:
-        return set()
+    record = readable_record(thing)
     return {one.action for one in record.writes} if record is not None else set()

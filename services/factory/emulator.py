@@ -55,7 +55,7 @@ class Emulator:
             controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
         for controller in controllers:
             self._running.push_async_callback(_stopped, controller)
-        self._port = server.port
+        self._listen = (self._listen[0], server.port)
         return str(server.url).rstrip("/")
 
     async def __aexit__(self, *_: object) -> None:

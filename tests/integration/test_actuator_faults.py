@@ -1,0 +1,343 @@
+"""What the actuator does when the bus, the API server, decisions or other actuators are not as they should be."""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from schemas.messages import Decision, State, TargetDecision
+from services.factory.emulator import Emulator
+from tests import apiserver as kube
+from tests import kubernetes
+from tests.actuation import DOMAIN, ActuatorProcess, Aim, Decider, S, Scene
+from tests.kubernetes import BANDWIDTH, Server, eventually
+from tests.parts import NatsServer
+from tests.pipeline import joined
+from tests.trail import followed
+
+
+@pytest.fixture
+async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
+    """A Deployment with two Pods, and a bus."""
+    await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
+    await server.pods_of("app", 2)
+    async with joined(nats.url, "sluice") as bus:
+        yield Scene(server, bus)
+
+
+class Outage(Struct, frozen=True):
+    """A cluster that can be taken away and given back."""
+
+    scene: Scene
+    down: Callable[[], Awaitable[Any]]
+    up: Callable[[], Awaitable[Any]]
+
+
+@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
+async def outage(request: pytest.FixtureRequest, nats: NatsServer) -> AsyncIterator[Outage]:
+    """A cluster of the test's own, with two targets of two Pods each."""
+    async with AsyncExitStack() as stack:
+        if request.param == "emulator":
+            emulator = Emulator(starts_after=None)
+            server = await stack.enter_async_context(kubernetes.emulated(emulator))
+
+            async def down() -> None:
+                await emulator.__aexit__()
+
+            async def up() -> None:
+                await emulator.__aenter__()
+        else:
+            real = await asyncio.to_thread(stack.enter_context, kube.running())
+            server = await stack.enter_async_context(kubernetes.real(real))
+
+            async def down() -> None:
+                await asyncio.to_thread(real.stop, "kube-apiserver")
+
+            async def up() -> None:
+                await asyncio.to_thread(real.start, "kube-apiserver")
+                path = "/apis/apps/v1/namespaces/default/deployments"
+                await asyncio.to_thread(real.wait_for, "kube-apiserver", path)
+
+        for name in ("app", "two"):
+            await server.deploy(name, replicas=2, template={BANDWIDTH: "10M"})
+            await server.pods_of(name, 2)
+        bus = await stack.enter_async_context(joined(nats.url, "sluice"))
+        yield Outage(Scene(server, bus), down, up)
+
+
+async def test_silence_leads_to_the_fail_safe_limit(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """With the bus gone the last decision lapses, the fail-safe limit comes, and is reported when the bus is back."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
+        await process.is_ready()
+        decision = await decider.say("60M", good_for=2 * S)
+        await scene.stands_at("60M", ["30M"] * 2)
+        nats.stop(kill=True)
+        await scene.stands_at("10M", ["5M"] * 2)
+        nats.start()
+        (action,) = await scene.reported(cause="dead-man")
+        assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
+        assert (action.epoch, action.seq, action.decision) == (decision.epoch, decision.seq, None)
+        await decider.say("70M", good_for=2 * S)
+        await scene.stands_at("70M", ["35M"] * 2)
+        await scene.stands_at("10M", ["5M"] * 2)
+
+
+async def test_silence_never_raises_a_limit(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """A limit below the fail-safe limit stays when decisions stop, and over a restart without a bus."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
+        await process.is_ready()
+        await decider.say("6M", good_for=2 * S)
+        await scene.stands_at("6M", ["3M"] * 2)
+        (action,) = await scene.reported(cause="dead-man")
+        assert (action.outcome, action.limit) == ("unchanged", 6_000)
+        nats.stop(kill=True)
+        process.kill()
+        process.start()
+        await asyncio.sleep(4)
+        await scene.stands_at("6M", ["3M"] * 2)
+        nats.start()
+        (start,) = await scene.reported(cause="start", outcome="unchanged", limit=6_000)
+        assert start.limit == 6_000
+
+
+async def test_a_starting_actuator_is_safe(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """Without an unexpired decision on the bus it applies the fail-safe limit at once; with one, that."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    await scene.annotate(f"{scene.server.deployments}/app", {BANDWIDTH: "77M"})
+    await decider.say("60M", end=time.time_ns() - 100 * S)
+    with ActuatorProcess(tmp_path, nats.url, scene.server):
+        await scene.stands_at("10M", ["5M"] * 2)
+        (action,) = await scene.reported(cause="start")
+        assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 77_000)
+        (late, *_) = await scene.reported(outcome="skipped")
+        assert "expired" in late.reason
+    await decider.say("50M")
+    with ActuatorProcess(tmp_path, nats.url, scene.server):
+        await scene.stands_at("50M", ["25M"] * 2)
+    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+        await process.is_ready()
+        assert len(await scene.reported(cause="start")) == 1
+        await scene.stands_at("50M", ["25M"] * 2)
+
+
+async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """With no bus from the beginning: fail-safe, new Pods and drift are seen to, and reported in the end."""
+    nats.stop()
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server):
+            await scene.stands_at("10M", ["5M"] * 2)
+            await scene.scale(4)
+            await scene.stands_at("10M", ["2500k"] * 4)
+            await scene.scale(2)
+            await scene.stands_at("10M", ["5M"] * 2)
+            nats.start()
+            await scene.reported(cause="start", outcome="applied")
+            await scene.reported(2, cause="rescale", outcome="applied")
+            assert trail.check(await scene.actions(), "5M", "80M") >= 7
+
+
+async def test_reports_survive_a_crash_without_a_bus(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """Killed with reports that no bus had taken, over several writes on the same Pods: the next one delivers them."""
+    nats.stop()
+    async with followed(scene.server) as trail:
+        for replicas, share in ((3, "3333k"), (2, "5M"), (4, "2500k")):
+            with ActuatorProcess(tmp_path, nats.url, scene.server):
+                await scene.scale(replicas)
+                await scene.stands_at("10M", [share] * replicas)
+        nats.start()
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await process.is_ready()
+
+            async def complete() -> bool:
+                return process.metric("sluice_reports_pending ") == {"": 0.0} and len(await scene.actions()) > 3
+
+            await eventually(complete)
+            writes = trail.check(await scene.actions(), "5M", "80M")
+    print(f"{writes} writes, unreported 0 (on Pods gone meanwhile {trail.lost})")
+
+
+async def test_the_api_server_is_gone_for_a_while(outage: Outage, nats: NatsServer, tmp_path: Path) -> None:
+    """Decisions that queue up collapse to the newest of each target: one patch on each object when it is back."""
+    scene = outage.scene
+    decider = Decider(scene.bus, scene.server.namespace)
+    async with followed(scene.server, "app") as app, followed(scene.server, "two") as two:
+        with ActuatorProcess(tmp_path, nats.url, scene.server, (Aim(), Aim("two"))) as process:
+            await process.is_ready()
+            await decider.publish(decider.decision({"app": "60M", "two": "50M"}))
+            await scene.stands_at("60M", ["30M"] * 2)
+            await scene.stands_at("50M", ["25M"] * 2, "two")
+            before = len(app.marks), len(two.marks)
+            await outage.down()
+            for number in range(20):
+                await decider.publish(decider.decision({"app": 20_000 + number, "two": 30_000 + number}))
+                await asyncio.sleep(0.05)
+            await eventually(lambda: unready(process))
+            newest = await decider.say("40M")
+            await outage.up()
+            await scene.stands_at("40M", ["20M"] * 2)
+            await scene.stands_at("30019k", ["15009k"] * 2, "two")
+            await process.is_ready()
+            (action,) = await scene.reported(decision=newest.id, outcome="applied")
+            assert action.limit == 40_000
+            assert (len(app.marks) - before[0], len(two.marks) - before[1]) == (3, 3)
+            app.check(await scene.actions("app"), "5M", "80M")
+            two.check(await scene.actions("two"), "5M", "80M")
+
+
+async def unready(process: ActuatorProcess) -> bool:
+    """Whether it says that it is not ready."""
+    return not process.ready()[0]
+
+
+async def test_the_dead_man_waits_for_the_api_server(outage: Outage, nats: NatsServer, tmp_path: Path) -> None:
+    """With API server and decisions gone, the fail-safe limit comes with the API server's return."""
+    scene = outage.scene
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
+        await process.is_ready()
+        await decider.say("60M", good_for=2 * S)
+        await scene.stands_at("60M", ["30M"] * 2)
+        await outage.down()
+        await eventually(lambda: unready(process))
+        await decider.say("70M", good_for=2 * S)
+        await scene.reported(outcome="skipped")
+        await outage.up()
+        await scene.stands_at("10M", ["5M"] * 2)
+        (action,) = await scene.reported(cause="dead-man", outcome="applied")
+        assert action.limit == 10_000
+
+
+async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """The one that started later takes over with its first write; the earlier one stands by and says so."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
+        await decider.say("60M", good_for=2 * S)
+        await scene.stands_at("60M", ["30M"] * 2)
+        with ActuatorProcess(tmp_path / "new", nats.url, scene.server) as new:
+            await new.is_ready()
+            async with followed(scene.server) as trail:
+                for number in range(10):
+                    await decider.say(30_000 + 100 * number)
+                    # One of the two receives it from the consumer that they share.
+                    await asyncio.sleep(0.2)
+                await asyncio.sleep(3)
+            writers = [mark.record["by"] for mark in trail.marks if mark.kind == "Deployment"]
+            turns = [by for by, _ in itertools.groupby(writers)]
+            assert len(turns) == len(set(writers)), f"they took turns: {turns}"
+            trail.check(await scene.actions(), "5M", "80M")
+            notes = [process.ready()[1].get("notes", {}) for process in (old, new)]
+            assert sum(bool(note) for note in notes) <= 1
+
+
+async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """Decisions that come late, twice and out of order: nothing older replaces anything newer, the newest stays."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    chance = random.Random(7)
+    start = time.time_ns()
+    decisions = [decider.decision({"app": 20_000 + n}, end=start + n * 1_000_000) for n in range(200)]
+    stream = [one for one in decisions for _ in range(2)]
+    chance.shuffle(stream)
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await process.is_ready()
+            for number, decision in enumerate(stream):
+                # Under another id each time, so that the bus does not drop what came before.
+                subject = scene.bus.subjects.decision(DOMAIN)
+                await scene.bus.publish(subject, decision, msg_id=f"{decision.id}:{number}")
+            await scene.stands_at("20199k", ["10099k"] * 2)
+            refused = process.metric("sluice_decisions_refused_total")
+        writes = trail.check(await scene.actions(), "5M", "80M")
+    assert refused['reason="overtaken"'] > 100
+    print(f"{len(stream)} decisions, {writes} writes, {refused} refused, older over newer 0")
+
+
+async def test_adversarial_decisions(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """Forged and broken decisions by the thousand: bounds hold, and the next honest decision is put in force."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    chance = random.Random(11)
+    target = f"{scene.server.namespace}/app"
+    subject = scene.bus.subjects.decision(DOMAIN)
+    now = time.time_ns()
+    huge = 2**63 - 1
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await process.is_ready()
+            for number in range(2000):
+                limit = chance.choice((huge, -huge, 0, 1, 10**12, chance.randrange(10**6)))
+                end = chance.choice((now, now - 10 * S, now + 5 * S, now + 3600 * S, 0, -1, huge, now + number))
+                parts = tuple(
+                    TargetDecision(chance.choice((target, target, "x/y", "", "a/b/c")), limit, limit, "none", 0)
+                    for _ in range(chance.choice((0, 1, 1, 2, 5)))
+                )
+                state = State(chance.choice((now, huge, 0)), chance.choice((1, huge)), end, {}, "forged/1")
+                expires = chance.choice((end + 60 * S if end < huge else huge, huge, 0))
+                decision = Decision(DOMAIN, f"f:{number}", end, expires, parts, "forged", state, "forged/1")
+                await scene.bus.publish(subject, decision, msg_id=f"forged:{number}")
+            await decider.say("42M", end=time.time_ns() + 8 * S)
+            await scene.stands_at("42M", ["21M"] * 2)
+        writes = trail.check(await scene.actions(), "5M", "80M")
+    print(f"2000 forged decisions, {writes} writes, out of bounds 0")
+
+
+async def test_a_wiped_bus(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """The bus loses everything and begins at 1: the next decision is put in force, its report arrives."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+        await process.is_ready()
+        for limit in ("60M", "50M", "55M"):
+            await decider.say(limit)
+        await scene.stands_at("55M", ["27500k"] * 2)
+        nats.stop()
+        nats.wipe()
+        nats.start()
+        again = Decider(scene.bus, scene.server.namespace)
+        decision = await again.say("45M")
+        assert decision.seq == 1
+        await scene.stands_at("45M", ["22500k"] * 2)
+        (action,) = await scene.reported(decision=decision.id)
+        assert action.outcome == "applied"
+
+
+async def test_a_decision_on_another_subject_is_put_aside(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """A decision that names one domain on the subject of another moves nothing."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+        await process.is_ready()
+        decision = decider.decision({"app": "80M"})
+        await scene.bus.publish(scene.bus.subjects.decision("other"), decision, msg_id="misplaced")
+        await decider.say("20M")
+        await scene.stands_at("20M", ["10M"] * 2)
+        dead = process.metric("sluice_dead_letters_total")
+    assert sum(dead.values()) == 1
+    assert {json.dumps(one.limit) for one in await scene.actions() if one.cause == "decision"} == {"20000"}
+
+
+async def test_memory_after_many_messages(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+    """Resident memory after 50,000 decisions stays below 80 MiB."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+        await process.is_ready()
+        first = process.resident_mib
+        start = time.time_ns() - 50_000 * 100_000
+        for block in range(500):
+            decisions = [
+                decider.decision({"app": 20_000 + n % 7}, end=start + (block * 100 + n) * 100_000) for n in range(100)
+            ]
+            await asyncio.gather(*(decider.publish(one) for one in decisions))
+            decider.said.clear()
+        newest = await decider.say("33M")
+        await scene.stands_at("33M", ["16500k"] * 2)
+        await scene.reported(decision=newest.id)
+        last = process.resident_mib
+    print(f"{first:.1f} MiB ready, {last:.1f} MiB after 50,000 decisions")
+    assert last < 80
