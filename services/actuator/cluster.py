@@ -111,6 +111,16 @@ class Cluster:
         """
         return _decoded(kind, await self._answer("GET", _path(kind, namespace, name)))
 
+    async def raw(self, path: str) -> Any:
+        """An object, or a list of them, as the API writes it.
+
+        Raises:
+            Gone: there is none, or no such resource.
+            Refused: reading is not allowed.
+            Unavailable: no answer.
+        """
+        return msgspec.json.decode(await self._answer("GET", path))
+
     async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object; gives what came of it.
 

@@ -42,10 +42,11 @@ class Report(Struct, frozen=True):
 
 @click.command("check")
 @click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--offline", is_flag=True, help="Do not look at the servers that the configuration names.")
+@click.option("--offline", is_flag=True, help="Do not look at the bus and the source of measurements.")
+@click.option("--cluster", is_flag=True, help="Look at the cluster, too: whether limits would hold there.")
 @click.option("--strict", is_flag=True, help="Warnings, and servers that cannot be reached, count as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def command(path: Path, offline: bool, strict: bool, as_json: bool) -> None:
+def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: bool) -> None:
     """Check a configuration before it is used.
 
     Exit code 0: it works, as far as can be seen from here.  1: it is invalid, or something in it would
@@ -61,6 +62,10 @@ def command(path: Path, offline: bool, strict: bool, as_json: bool) -> None:
         raise click.ClickException(f"{path}: {error}") from None
     logs.configure("check", "error")
     looks = [] if offline else asyncio.run(look(config))
+    if cluster:
+        from services.tools.check_cluster import look_at_cluster  # noqa: PLC0415 - its client is slow to load
+
+        looks.append(asyncio.run(look_at_cluster(config)))
     seen = any(one.what == config.signal.source and sees(one) for one in looks)
     found = [*advice(config, seen=seen), *(finding for one in looks for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")

@@ -117,7 +117,7 @@ def foreign_owner(tree: dict[str, Any]) -> None:
     """Somebody's own limit."""
     metadata = tree["deployments"]["floor/upload"]["metadata"]
     metadata["annotations"][BANDWIDTH] = "7M"
-    fields = {"f:metadata": {"f:annotations": {f"f:{BANDWIDTH}": {}}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{BANDWIDTH}": {}}}}
     metadata["managedFields"] = [{"manager": "kubectl-edit", "fieldsV1": fields}]
 
 

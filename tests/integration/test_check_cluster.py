@@ -1,0 +1,88 @@
+"""`sluice check --cluster` against a real API server: what it finds there is what is there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apiserver import ApiServer
+from tests.commands import sluice
+from tests.kubernetes import deployment
+from tests.parts import free_port
+
+pytestmark = pytest.mark.apiserver
+
+SETTINGS = "/api/v1/namespaces/kube-system/configmaps"
+LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
+
+
+def written(home: Path, namespace: str, kubeconfig: Path | None = None, server: str = "") -> Path:
+    """A configuration for a namespace."""
+    kubernetes = f"server: '{server}'" if server else f"kubeconfig: '{kubeconfig}'"
+    config = home / "config.yaml"
+    config.write_text(
+        f"kubernetes: {{{kubernetes}}}\n"
+        f"exporter: {{probes: [{{namespace: {namespace}, workload: robot, address: robot}}]}}\n"
+        "domains:\n"
+        "- name: cell\n"
+        f"  critical: [{{workload: robot, namespace: {namespace}}}]\n"
+        f"  targets: [{{deployment: upload, namespace: {namespace}, min: 1M, max: 10M, fail_safe: 2M}}]\n"
+    )
+    return config
+
+
+@contextmanager
+def namespace(api: ApiServer, name: str) -> Iterator[str]:
+    """A namespace."""
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    yield f"/apis/apps/v1/namespaces/{name}/deployments"
+
+
+@contextmanager
+def cilium(api: ApiServer, **data: str) -> Iterator[None]:
+    """Cilium's settings, as its chart writes them."""
+    body: dict[str, Any] = {"metadata": {"name": "cilium-config"}, "data": data}
+    api.request("POST", SETTINGS, body)
+    yield
+    api.request("DELETE", f"{SETTINGS}/cilium-config")
+
+
+def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> None:
+    """The manager is on, both workloads are there as the manifests have them: nothing is found."""
+    on = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
+    with namespace(apiserver, "check-good") as deployments, cilium(apiserver, **on):
+        apiserver.request("POST", deployments, deployment("upload", 1, template=LIMITED))
+        guaranteed = {"bandwidth.cilium.io/priority": "guaranteed"}
+        apiserver.request("POST", deployments, deployment("robot", 1, template=guaranteed))
+        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-good", apiserver.kubeconfig()))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 of the configured workloads" in ended.stdout
+    assert "nothing found" in ended.stdout
+
+
+def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) -> None:
+    """No Cilium, no target, a limit that somebody else set: each is told, and it ends with 1."""
+    with namespace(apiserver, "check-bad") as deployments:
+        foreign = deployment("upload", 1, own={"kubernetes.io/egress-bandwidth": "5M"})
+        apiserver.request("POST", deployments, foreign)
+        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-bad", apiserver.kubeconfig()))
+    assert ended.returncode == 1
+    for text in (
+        "without Cilium nothing enforces",
+        "kubernetes.io/egress-bandwidth is 5M already",
+        "a new pod is unlimited until",
+        "deployment check-bad/robot: not found",
+    ):
+        assert text in ended.stdout
+
+
+def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> None:
+    """A kubeconfig that the server does not accept, and no server at all."""
+    refused = sluice("check", "--offline", "--cluster", written(tmp_path, "x", apiserver.kubeconfig("nobody")))
+    nobody = f"http://127.0.0.1:{free_port()}"
+    away = sluice("check", "--offline", "--cluster", written(tmp_path, "x", server=nobody))
+    assert refused.returncode == away.returncode == 1
+    assert "error kubernetes: 401 Unauthorized" in refused.stdout
+    assert "error kubernetes: " in away.stdout
