@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-PROGRAMS = ("setpriv", "unshare", "nsenter", "ip", "tc", "chrt")
+PROGRAMS = ("unshare", "nsenter", "ip", "tc", "chrt")
 """What namespaces and queues need."""
 
 
@@ -20,11 +20,6 @@ def enclosed(command: list[str]) -> list[str]:
     A command that reads its standard input to the end dies with whoever holds the other end of it.
     """
     return ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
-
-
-def tied(command: list[str]) -> list[str]:
-    """The command line that runs ``command`` until it ends or the thread that started it does, by whatever signal."""
-    return ["setpriv", "--pdeathsig", "KILL", *command]
 
 
 def child_of(pid: int) -> int | None:

@@ -17,7 +17,8 @@ import msgspec
 
 from schemas.units import Duration, Rate
 from services.control import POLICIES
-from services.factory.enclosure import child_of, enclosed, lacking, tied
+from services.factory.enclosure import child_of, enclosed, lacking
+from services.factory.orphans import tied
 from services.factory.performance import CONTENDERS, Contender, Options
 from services.factory.real import TRAFFIC
 from services.factory.scenario import SCENARIOS
