@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,26 @@ def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
         *(subjects.every(kind) for kind in ("sample", "decision", "action")),
         *(subjects.dead(service) for service in ("decision", "actuator")),
     }
+
+
+@pytest.mark.apiserver
+def test_the_cluster_check_finds_what_is_missing(installed: apiserver.ApiServer) -> None:
+    """On a cluster without Cilium it says so; with its settings there, the manifests leave nothing to say."""
+    program = Path(sys.executable).parent / "sluice"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
+    environment["KUBECONFIG"] = str(installed.kubeconfig())
+    words = [str(program), "check", str(MANIFESTS / "config.yaml"), "--offline", "--cluster", "--json"]
+
+    def checked() -> tuple[int, dict[str, str]]:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+        return done.returncode, {one["where"]: one["what"] for one in json.loads(done.stdout)["findings"]}
+
+    code, found = checked()
+    assert code == 1
+    assert "without Cilium" in found["kube-system/cilium-config"]
+    settings = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
+    data = {"metadata": {"name": "cilium-config"}, "data": settings}
+    installed.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
+    code, found = checked()
+    assert code == 0, found
+    assert not [where for where in found if "cilium" in where or "deployment" in where], found
