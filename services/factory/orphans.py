@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,6 +44,7 @@ def _sweep(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.exists(folder):  # noqa: PTH110 - pathlib is not needed for anything else here
             return
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":
