@@ -4,6 +4,7 @@ A page is read several times a second and hardly changes but for its numbers.  S
 and labels mean is worked out once, by prometheus_client's parser, and remembered by their bytes.
 """
 
+import re
 from collections.abc import Mapping
 from math import inf, isnan, nan
 from typing import Literal, NamedTuple
@@ -11,6 +12,9 @@ from typing import Literal, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.sampler.naming import Workloads
+
+_LE = re.compile(rb'[{,]le="([0-9A-Za-z.+-]*)"')
+"""A bucket's bound: inside another label's value the quotation mark would stand behind a backslash."""
 
 Kind = Literal["latency", "lost", "sent"]
 
@@ -61,6 +65,7 @@ class PageReader:
             self._kinds[f"{names.throughput}{{".encode()] = "sent"
         self._prefixes = tuple(self._kinds)
         self._known: dict[bytes, _Line | None] = {}
+        self._histograms: dict[bytes, Series | None] = {}
 
     def read(self, text: bytes) -> Page:
         """Read one page.
@@ -72,7 +77,9 @@ class PageReader:
             raise MalformedPage("the page does not end with a line feed: it was cut off")
         lines = [line for line in text.splitlines() if line.startswith(self._prefixes)]
         if len(self._known) > 4 * len(lines) + 1000:
-            self._known.clear()  # pods come and go; what is still there is learned again
+            # Pods come and go; what is still there is learned again.
+            self._known.clear()
+            self._histograms.clear()
         histograms: dict[Series, dict[float, float]] = {}
         page = Page({}, {}, {})
         for line in lines:
@@ -83,6 +90,8 @@ class PageReader:
 
     def _take(self, line: bytes, page: Page, histograms: dict[Series, dict[float, float]]) -> None:
         name, brace, rest = line.rpartition(b"}")
+        if not brace:
+            raise MalformedPage(f"not in the text format (labels without an end): {line.decode(errors='replace')}")
         if name not in self._known:
             self._known[name] = self._learn(name + brace)
         known = self._known[name]
@@ -97,16 +106,29 @@ class PageReader:
             histograms.setdefault(known.series, {})[known.bound] = value
 
     def _learn(self, name: bytes) -> _Line | None:
-        labels = _labels(name)
         kind = next(kind for prefix, kind in self._kinds.items() if name.startswith(prefix))
+        if kind != "latency":
+            series = self._series_of(kind, _labels(name))
+            return None if series is None else _Line(series, None)
+        bucket = _LE.search(name)
+        # The buckets of one histogram differ in their bounds alone: its labels are read once.
+        whole = name if bucket is None else name[: bucket.start(1)] + b"0" + name[bucket.end(1) :]
+        if whole not in self._histograms:
+            self._histograms[whole] = self._series_of(kind, _labels(whole))
+        histogram = self._histograms[whole]
+        if histogram is None:
+            return None
+        return _Line(histogram, _bound("" if bucket is None else bucket[1].decode(), name))
+
+    def _series_of(self, kind: Kind, labels: dict[str, str]) -> Series | None:
         if kind == "sent":
             key = self._workloads.sender_of(labels)
         else:
             key = self._workloads.critical_of(labels) if self._workloads.matches(labels) else None
         if key is None:
             return None
-        bound = _bound(labels.pop("le", ""), name) if kind == "latency" else None
-        return _Line(Series(kind, key, tuple(sorted(labels.items()))), bound)
+        labels.pop("le", None)
+        return Series(kind, key, tuple(sorted(labels.items())))
 
 
 def _labels(name: bytes) -> dict[str, str]:

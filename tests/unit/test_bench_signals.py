@@ -35,6 +35,8 @@ def test_a_lag_is_from_an_edge_to_the_first_sample_that_shows_it() -> None:
     """Samples without data show nothing; a step that was never seen has no lag."""
     steps = [Step(10 * S, 20 * S), Step(30 * S, 40 * S)]
     told = [(5, False), (11, False), (12, None), (13, True), (20, True), (22, None), (24, False), (29, False)]
-    found = figures(Signal(), steps, [Seen(at * S, violated) for at, violated in told])
+    seen = [Seen(at * S, violated, "away" if violated is None else None) for at, violated in told]
+    found = figures(Signal(), steps, seen)
     assert (found.appears, found.vanishes, found.steps) == ([3.0], [4.0], 2)
+    assert found.blind == {"away": 2}
     assert found.expected.appears == pytest.approx(0.6)

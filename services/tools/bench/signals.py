@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -96,6 +97,8 @@ class Seen(Struct, frozen=True):
     """When it was there, UTC ns."""
     violated: bool | None
     """None without data."""
+    missing: str | None = None
+    """Why there is no data."""
 
 
 class Figures(Struct, frozen=True):
@@ -106,6 +109,8 @@ class Figures(Struct, frozen=True):
     appears: list[float]
     vanishes: list[float]
     steps: int
+    blind: dict[str, int]
+    """How many samples had no data from the first step on, by reason."""
     expected: Lag
 
 
@@ -121,6 +126,9 @@ def command(steps: int, slow: bool, path: Path | None) -> None:
         console.print("There is no program prometheus here: its signals are left out.")
     found = asyncio.run(_measured(steps, slow))
     console.print(_table(found))
+    for name, one in found.items():
+        for reason, count in one.blind.items():
+            console.print(f"{name}: {count} samples without data: {reason}", soft_wrap=True, highlight=False)
     if path is not None:
         figures = {name: _summary(one) for name, one in found.items()}
         path.write_text(json.dumps({"signals": figures}, indent=2) + "\n", encoding="utf-8")
@@ -183,7 +191,8 @@ async def _watch(signal: Signal, note: Callable[[Seen], None]) -> None:
 
     def put(sample: Sample) -> None:
         observation = observer.observe(sample)
-        note(Seen(time.time_ns(), None if observation.missing else observation.violated))
+        violated = None if observation.missing else observation.violated
+        note(Seen(time.time_ns(), violated, observation.missing))
 
     with source_of(config) as source:
         await Sampler(config, source, put, Health(), WallClock()).run()
@@ -198,7 +207,9 @@ def figures(signal: Signal, steps: Sequence[Step], seen: Sequence[Seen]) -> Figu
         gone = _first(seen, step.end, until, violated=False)
         appears += [] if shown is None else [(shown - step.begin) / _S]
         vanishes += [] if gone is None else [(gone - step.end) / _S]
-    return Figures(signal.period.seconds, signal.window.seconds, appears, vanishes, len(steps), lag_of(signal))
+    blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
+    period, window = signal.period.seconds, signal.window.seconds
+    return Figures(period, window, appears, vanishes, len(steps), dict(blind), lag_of(signal))
 
 
 def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: bool) -> int | None:
@@ -207,25 +218,27 @@ def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: boo
 
 
 def _table(found: dict[str, Figures]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption="seconds: median and longest over the steps, and the bound")
-    columns = ("source", "period", "window", "shows after", "longest", "bound", "gone after", "longest", "bound")
-    for number, column in enumerate(columns):
+    table = Table(box=box.SIMPLE_HEAD, caption="seconds: median / longest (what window, period and scrapes add up to)")
+    for number, column in enumerate(("source", "window", "a step shows after", "its end after")):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for name, one in found.items():
-        cells = [f"{one.period:g}", f"{one.window:g}"]
-        for lags, expected in ((one.appears, one.expected.appears), (one.vanishes, one.expected.vanishes)):
-            times = (median(lags), max(lags)) if lags else (float("nan"), float("nan"))
-            cells += [f"{lag:.2f}" for lag in (*times, expected)]
-        table.add_row(name, *cells)
+        cells = [_cell(one.appears, one.expected.appears), _cell(one.vanishes, one.expected.vanishes)]
+        table.add_row(name, f"{one.window:g}", *cells)
     return table
 
 
-def _summary(one: Figures) -> dict[str, float | int | dict[str, float]]:
+def _cell(lags: Sequence[float], expected: float) -> str:
+    seen = f"{median(lags):.2f} / {max(lags):.2f}" if lags else "never"
+    return f"{seen} ({expected:.2f})"
+
+
+def _summary(one: Figures) -> dict[str, object]:
     return {
         "period_s": one.period,
         "window_s": one.window,
         "steps": one.steps,
         "shown": len(one.appears),
+        "blind": one.blind,
         "appears_s": _spread(one.appears, one.expected.appears),
         "vanishes_s": _spread(one.vanishes, one.expected.vanishes),
     }
