@@ -113,7 +113,11 @@ class Echo:
                         listener.sendto(reply, sender)
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            # Whoever asked is gone again.
+            return
         if len(self._connections) >= _MOST_CONNECTIONS:
             connection.close()
             return

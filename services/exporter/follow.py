@@ -106,8 +106,9 @@ class Follower:
     def stop(self) -> None:
         """End ``run``, from any thread."""
         self._stopping.set()
-        if self._stream is not None:
-            self._stream.cancel()
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
 
     def check(self) -> None:
         """Cut a stream that has been silent for too long; called every second or so, from any thread."""

@@ -83,10 +83,12 @@ class Latencies:
         """Count one latency, seconds."""
         child = self._observe.get(series)
         if child is None:
-            bounded = self._bounded(series)
-            child = self._latency.labels(*_values(bounded))
-            if bounded is series:
-                self._observe[series] = child
+            folded = self._fold(series)
+            if folded != series:
+                self._folded.labels(*series[0].split("/", 1)).inc()
+                self.observe(folded, latency)
+                return
+            child = self._observe[series] = self._latency.labels(*_values(series))
             if series[3] != "request":
                 # A loss is an increase: the counter must have been seen at zero.
                 self.lose(series, 0)
@@ -97,21 +99,22 @@ class Latencies:
         """Count packets or probes that are known to be lost; 0 makes the series appear."""
         child = self._lose.get(series)
         if child is None:
-            bounded = self._bounded(series)
-            child = self._lost.labels(*_values(bounded))
-            if bounded is series:
-                self._lose[series] = child
+            folded = self._fold(series)
+            child = self._lose.get(folded)
+            if child is None:
+                child = self._lose[folded] = self._lost.labels(*_values(folded))
         child.inc(number)
 
-    def _bounded(self, series: Series) -> Series:
-        workload, peer, *rest = series
+    def _fold(self, series: Series) -> Series:
+        """The series itself while its workload has room for the peer, else the one of all other peers."""
+        workload, peer, protocol, source, local = series
         known = self._peers[workload]
-        if peer not in known:
-            if len(known) >= self._most:
-                self._folded.labels(*workload.split("/", 1)).inc()
-                return (workload, OTHER, *rest)  # type: ignore[return-value]
+        if peer == OTHER or peer in known:
+            return series
+        if len(known) < self._most:
             known.add(peer)
-        return series
+            return series
+        return workload, OTHER, protocol, source, local
 
 
 def _values(series: Series) -> tuple[str, ...]:

@@ -47,46 +47,46 @@ class Probing:
         self._probes = probes
         self._running: dict[Address, asyncio.Task[None]] = {}
         self._log = structlog.get_logger().bind(workload=probe.key)
+        self._unfound: str | None = None
         self.key = probe.key
         self.wrong: str | None = "not yet resolved"
         """Why nobody is probed; None while somebody is."""
 
     async def run(self) -> None:
         """Probe until cancelled."""
-        try:
+        async with asyncio.TaskGroup() as group:
             while True:
-                await self._look_up()
+                await self._look_up(group)
                 await asyncio.sleep(_RESOLVE_S if self._running else 1.0)
-        finally:
-            await self._keep(set())
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
         except OSError as error:
-            # What was found before is still the best guess.
-            if self.wrong != str(error):
-                self._log.warning("name is not resolved", address=self._probe.address, why=str(error))
-            self.wrong = None if self._running else f"{self._probe.address}: {error}"
+            self._unresolved(f"{self._probe.address}: {error}")
             return
+        self.wrong = None
         addresses = {(int(family), str(place[0])) for family, _, _, _, place in found}
-        await self._keep(set(sorted(addresses)[:_MOST_ADDRESSES]))
+        self._keep(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
 
-    async def _keep(self, addresses: set[Address]) -> None:
-        """Have exactly these probed; when their number changes, all share the rate anew."""
-        alive = {address for address, task in self._running.items() if not task.done()}
-        if addresses == alive:
+    def _unresolved(self, why: str) -> None:
+        if why != self._unfound:
+            self._log.warning("name is not resolved", why=why)
+        self._unfound = why
+        # Who was found before is still the best guess.
+        self.wrong = None if self._running else why
+
+    def _keep(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
+        """Have exactly these probed; when they change, all begin anew, because they share the rate."""
+        if addresses == set(self._running):
             return
         for task in self._running.values():
             task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
         self._running = {
-            address: asyncio.create_task(self._probe_address(address, len(addresses))) for address in addresses
+            address: group.create_task(self._probe_address(address, len(addresses))) for address in addresses
         }
-        if addresses:
-            self._log.info("probing", addresses=sorted(host for _, host in addresses))
-        self.wrong = None if addresses else "nobody to probe"
+        self._log.info("probing", addresses=sorted(host for _, host in addresses))
 
     async def _probe_address(self, address: Address, sharing: int) -> None:
         family, host = address

@@ -2,15 +2,13 @@
 
 import asyncio
 import socket
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from services.exporter.echo import MAGIC, PACKET, Echo, answer
+from services.exporter.echo import MAGIC, PACKET, answer
 from services.exporter.prober import Echoes, Report, UdpProbe, probe_tcp
+from tests.hubble.sidecar import serving
 
 MS = 1_000_000
 T = 1_800_000_000_000_000_000
@@ -115,26 +113,6 @@ def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
         assert answer(other, 4, 5) is None
 
 
-@contextmanager
-def serving(host: str = "127.0.0.1") -> Iterator[dict[str, int]]:
-    """A sidecar in a thread; gives its ports."""
-    echo = Echo(host, 0, 0)
-    stop = threading.Event()
-
-    def turn() -> None:
-        while not stop.is_set():
-            echo.turn(0.02)
-
-    thread = threading.Thread(target=turn)
-    thread.start()
-    try:
-        yield echo.ports
-    finally:
-        stop.set()
-        thread.join()
-        echo.close()
-
-
 async def until(fate: Fate, outcome: str, number: int) -> None:
     """Wait until something has happened this often; five seconds at most."""
     async with asyncio.timeout(5):
@@ -211,5 +189,8 @@ async def test_the_sidecar_bounds_its_connections() -> None:
         for link in many:
             link.close()
         assert refused == 16
-        await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
+        async with asyncio.timeout(5):
+            # Once the sidecar has seen that the others are gone.
+            while not fate.outcomes["answered"]:
+                await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
     assert fate.outcomes["answered"] == 1
