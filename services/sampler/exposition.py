@@ -63,7 +63,8 @@ class PageReader:
             self._kinds[f"{names.lost}{{".encode()] = "lost"
         if names.throughput:
             self._kinds[f"{names.throughput}{{".encode()] = "sent"
-        self._prefixes = tuple(self._kinds)
+        # Of a page that is megabytes long only these lines are ever copied.
+        self._wanted = re.compile(rb"^(?:%s)[^\n]*" % b"|".join(map(re.escape, self._kinds)), re.MULTILINE)
         self._known: dict[bytes, _Line | None] = {}
         self._histograms: dict[bytes, Series | None] = {}
 
@@ -75,7 +76,7 @@ class PageReader:
         """
         if text and not text.endswith(b"\n"):
             raise MalformedPage("the page does not end with a line feed: it was cut off")
-        lines = [line for line in text.splitlines() if line.startswith(self._prefixes)]
+        lines = self._wanted.findall(text)
         if len(self._known) > 4 * len(lines) + 1000:
             # Pods come and go; what is still there is learned again.
             self._known.clear()
