@@ -101,14 +101,23 @@ async def followed(server: Server, name: str = "app") -> AsyncIterator[Trail]:
 
 
 async def _follow(server: Server, trail: Trail, path: str, query: str) -> None:
-    version = (await server.must("GET", f"{path}?{query}"))["metadata"]["resourceVersion"]
     while True:
         try:
-            async for event in server.watch(f"{path}?{query}&watch=true&resourceVersion={version}&timeoutSeconds=30"):
-                assert event["type"] != "ERROR", event
-                version = event["object"]["metadata"]["resourceVersion"]
-                trail.saw(event["object"])
-                if event["type"] == "DELETED":
-                    trail.gone.add(event["object"]["metadata"]["uid"])
+            listed = await server.must("GET", f"{path}?{query}")
+            for tree in listed["items"]:
+                trail.saw(tree)
+            await _watch(server, trail, f"{path}?{query}", listed["metadata"]["resourceVersion"])
         except aiohttp.ClientError:
             await asyncio.sleep(0.05)
+
+
+async def _watch(server: Server, trail: Trail, path: str, version: str) -> None:
+    """Take note of every change, until the server has forgotten what came after the last one."""
+    while True:
+        async for event in server.watch(f"{path}&watch=true&resourceVersion={version}&timeoutSeconds=30"):
+            if event["type"] == "ERROR":
+                return
+            version = event["object"]["metadata"]["resourceVersion"]
+            trail.saw(event["object"])
+            if event["type"] == "DELETED":
+                trail.gone.add(event["object"]["metadata"]["uid"])
