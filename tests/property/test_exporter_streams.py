@@ -66,7 +66,7 @@ points = st.sampled_from([0, 3, 4, 5, 10, 11, 101, 999, -7])
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_refused_or_taken(body: bytes) -> None:
     """Bytes that are no message are a decoding error; those that happen to be one do no harm."""
     made = follower()
@@ -95,6 +95,7 @@ def test_any_flows_are_taken(events: list[tuple[Talk, int, int, bool, bool]]) ->
 fields = st.sampled_from([field.name for field in Flow.DESCRIPTOR.fields])
 
 
+@settings(deadline=None)
 @given(st.lists(fields, min_size=1, max_size=14, unique=True), st.booleans())
 def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
     """A flow without some of its parts is unusable or usable, and never an error."""
@@ -106,6 +107,7 @@ def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
     assert made.status.received == 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**63), st.text(max_size=30))
 def test_unknown_enums_are_named_unknown(state: int, source: int, number: int, node: str) -> None:
     """A newer Hubble may know more states and losses: they are counted as unknown ones."""
