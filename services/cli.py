@@ -23,6 +23,10 @@ COMMANDS = {
     "tap": ("services.tools.tap", "Follow the bus."),
     "audit": ("services.tools.audit", "Check that everything on the bus is as it must be."),
     "explain": ("services.tools.explain", "Tell in words why a limit changed."),
+    "report": (
+        "services.tools.report",
+        "Write a page about a recording, for engineers and for those who run the plant.",
+    ),
     "check": ("services.tools.check", "Check a configuration before it is used."),
     "restore": ("services.actuator.restore", "Put the annotations back as they were found."),
 }

@@ -19,6 +19,8 @@ from tests.parts import NatsServer
 
 PROGRAMS = {
     "prometheus": ("prometheus", "promtool"),
+    "browser": ("chromium",),
+    "node": ("node", "npm"),
     "docker": ("docker", "docker-compose"),
     "root": ("ip", "tc", "iperf3", "nginx", "chrt", "unshare"),
 }
@@ -36,7 +38,7 @@ def _missing(marker: str) -> str | None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose marked part is not here."""
-    for marker in ("root", "apiserver", "docker", "prometheus"):
+    for marker in ("root", "apiserver", "docker", "prometheus", "browser", "node"):
         if item.get_closest_marker(marker) and (missing := _missing(marker)):
             pytest.skip(f"needs {missing}")
 

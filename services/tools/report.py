@@ -1,0 +1,70 @@
+"""``sluice report``: a stretch of the bus as one page for engineers and for those who run the plant."""
+
+import asyncio
+import importlib.metadata
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+
+from services.bus.jetstream import Denied
+from services.tools.auditing import Audit
+from services.tools.progress import bar
+from services.tools.report_facts import Facts
+from services.tools.source import Source, source_options
+from services.tools.stretch import BusError, Stretch
+from services.tools.when import Moment, clock
+
+_HALF_A_SECOND = 5 * 10**8
+
+
+@click.command("report")
+@source_options
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write."
+)
+@click.option("--since", type=Moment(), help="Begin there: 10m (ago), or a time; with all there is without it.")
+@click.option("--until", type=Moment(), help="End there.")
+@click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
+def command(source: Source, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]) -> None:
+    """Write a page about a recording FILE, or about a stretch of the bus.
+
+    The page needs no network, suits light and dark screens, and prints.
+    """
+    try:
+        from services.tools import report_page
+    except ImportError as error:
+        raise click.ClickException(f"a report needs what pip install 'sluice[report]' brings: {error}") from None
+    what = Stretch(since=since, until=until, domains=domains)
+    try:
+        facts, audit, begin, end = asyncio.run(_gathered(source, what))
+    except (BusError, Denied) as error:
+        raise click.ClickException(str(error)) from None
+    build = importlib.metadata.version("sluice")
+    told = report_page.Told(source.name, f"Made by Sluice {build}, {clock(time.time_ns())[:19]}Z.", begin, end)
+    text = report_page.page(facts, audit.end(), told, [str(problem) for problem in source.problems])
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"{output}: {len(text) / 1e6:.1f} MB")
+    for problem in source.problems:
+        click.echo(f"{source.name}: {problem}", err=True)
+
+
+async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, int]:
+    header = source.reader.header if source.reader is not None else None
+    facts = Facts(source.domains, header.period if header is not None else _HALF_A_SECOND)
+    since = max(what.since or 0, header.since if header is not None else 0)
+    whole = not what.domains and not (header is not None and header.only)
+    audit = Audit(source.domains, since, whole=whole)
+    begin = end = 0
+    with bar(f"reading {source.name}", source.size) as told:
+        async with aclosing(source.stored(what)) as lines:
+            async for line in lines:
+                audit.take(line)
+                if line.time < since:
+                    continue
+                facts.take(line)
+                begin, end = begin or line.time, max(end, line.time)
+                if source.reader is not None:
+                    told(source.reader.offset)
+    return facts, audit, begin, end

@@ -1,0 +1,150 @@
+"""A real Chromium without a network, for the tests of pages: opened, looked at, and listened to.
+
+Spoken to by the DevTools protocol, so that whatever the page says on the console, throws, or tries to
+fetch is heard.
+"""
+
+import asyncio
+import base64
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+_PATIENCE_S = 60.0
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    # Nothing on any network can be found or reached.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",
+)
+
+
+def chromium() -> str | None:
+    """The program, if it is here."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page:
+    """One open page."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Speak over ``socket``; see ``opened``."""
+        self._socket = socket
+        self._number = 0
+        self.complaints: list[str] = []
+        """Errors and warnings on the console, exceptions, and failed requests."""
+        self.fetched: list[str] = []
+        """Every address that was asked for."""
+
+    async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer, noting what happens meanwhile."""
+        self._number += 1
+        number = self._number
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        while True:
+            message = await self._next()
+            if message.get("id") == number:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                answer: dict[str, Any] = message["result"]
+                return answer
+
+    async def until(self, event: str) -> None:
+        """Wait for an event."""
+        while (await self._next()).get("method") != event:
+            pass
+
+    async def _next(self) -> dict[str, Any]:
+        async with asyncio.timeout(_PATIENCE_S):
+            message: dict[str, Any] = json.loads((await self._socket.receive()).data)
+        self._note(message.get("method", ""), message.get("params", {}))
+        return message
+
+    def _note(self, event: str, told: dict[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown":
+            self.complaints.append(json.dumps(told["exceptionDetails"])[:500])
+        elif event == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
+            self.complaints.append(json.dumps(told["args"])[:500])
+        elif event == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(told["entry"]["text"])
+        elif event == "Network.requestWillBeSent":
+            self.fetched.append(told["request"]["url"][:200])
+        elif event == "Network.loadingFailed":
+            self.complaints.append(f"could not load: {told['errorText']}")
+
+    async def value(self, script: str) -> Any:
+        """What a script on the page gives."""
+        answer = await self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(json.dumps(answer["exceptionDetails"])[:500])
+        return answer["result"].get("value")
+
+    async def look(self) -> bytes:
+        """A picture of the whole page, PNG."""
+        size = (await self.ask("Page.getLayoutMetrics"))["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        shot = await self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        return base64.b64decode(shot["data"])
+
+    async def print(self) -> bytes:
+        """The page as it is printed, PDF."""
+        printed = await self.ask("Page.printToPDF", printBackground=False, preferCSSPageSize=True)
+        return base64.b64decode(printed["data"])
+
+
+@asynccontextmanager
+async def opened(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
+    """Open a file in a browser of its own."""
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            chromium() or "chromium", *_FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=subprocess.PIPE
+        )
+        try:
+            port = await _port(process)
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                    target = next(one for one in await answer.json() if one["type"] == "page")
+                async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                    page = Page(socket)
+                    await _enter(page, file, dark=dark, width=width)
+                    yield page
+        finally:
+            process.terminate()
+            await process.communicate()
+
+
+async def _enter(page: Page, file: Path, *, dark: bool, width: int) -> None:
+    for domain in ("Runtime", "Log", "Network", "Page"):
+        await page.ask(f"{domain}.enable")
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    await page.ask("Emulation.setEmulatedMedia", features=scheme)
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    await page.ask("Emulation.setDeviceMetricsOverride", **metrics)
+    await page.ask("Page.navigate", url=file.as_uri())
+    await page.until("Page.loadEventFired")
+
+
+async def _port(process: asyncio.subprocess.Process) -> int:
+    """Where it listens, which it says on standard error."""
+    assert process.stderr is not None
+    async with asyncio.timeout(_PATIENCE_S):
+        async for line in process.stderr:
+            if found := re.search(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)/", line):
+                return int(found[1])
+    raise RuntimeError(f"chromium ended with exit code {await process.wait()}")

@@ -1,0 +1,87 @@
+"""The report in a real browser without a network: it draws, complains of nothing, and fetches nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from services.tools.recording import Reader
+from tests.browser import Page, opened
+from tests.bus_stream import config, record, stream
+from tests.commands import sluice
+
+pytestmark = pytest.mark.browser
+DOMAINS = 2
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on a made-up recording."""
+    home = tmp_path_factory.mktemp("report")
+    file = record(home / "x.jsonl.zst", config(DOMAINS), stream(config(DOMAINS), 300, actions=True))
+    assert Reader(file).header.domains
+    done = sluice("report", file, "-o", home / "report.html")
+    assert done.returncode == 0, done.stderr
+    return home / "report.html"
+
+
+async def colour(page: Page, selector: str, attribute: str = "color") -> str:
+    """A computed colour."""
+    return str(await page.value(f"getComputedStyle(document.querySelector('{selector}'))['{attribute}']"))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+async def test_it_draws_and_complains_of_nothing(report: Path, dark: bool) -> None:
+    """Every plot is drawn, nothing stands on the console, and no address but the file's own is asked for."""
+    async with opened(report, dark=dark) as page:
+        assert await page.value("document.querySelectorAll('.plot .main-svg').length") >= DOMAINS
+        assert await page.value("document.querySelectorAll('.plot .scatterlayer .trace').length") >= 5 * DOMAINS
+        picture = await page.look()
+        assert picture.startswith(b"\x89PNG")
+        assert page.complaints == []
+        assert page.fetched == [report.as_uri()]
+
+
+async def test_light_and_dark_are_both_readable(report: Path) -> None:
+    """Ground, text and the plots' own text change with what the reader's system prefers."""
+    grounds, inks, labels = [], [], []
+    for dark in (False, True):
+        async with opened(report, dark=dark) as page:
+            grounds.append(await colour(page, "body", "background-color"))
+            inks.append(await colour(page, "body"))
+            labels.append(await colour(page, ".plot .ytick text", "fill"))
+    assert grounds == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
+    assert inks == labels == ["rgb(31, 35, 40)", "rgb(230, 237, 243)"]
+
+
+async def test_it_prints(report: Path) -> None:
+    """On paper the plots fit the page, whatever the window's width was."""
+    async with opened(report, dark=True, width=1600) as page:
+        await page.value("window.dispatchEvent(new Event('beforeprint'))")
+        assert await page.value("document.querySelector('.plot .main-svg').getBoundingClientRect().width") <= 700
+        await page.value("window.dispatchEvent(new Event('afterprint'))")
+        assert await page.value("document.querySelector('.plot .main-svg').getBoundingClientRect().width") > 900
+        assert (await page.print()).startswith(b"%PDF")
+        assert page.complaints == []
+
+
+async def test_it_fits_a_narrow_screen(report: Path) -> None:
+    """On a telephone nothing but the tables scrolls sideways."""
+    async with opened(report, width=420) as page:
+        assert await page.value("document.documentElement.scrollWidth") <= 420
+
+
+async def test_hovering_tells_the_figures(report: Path) -> None:
+    """The pointer over a plot shows what was measured there."""
+    async with opened(report) as page:
+        await page.value("document.querySelector('.plot').scrollIntoView()")
+        box = await page.value(
+            "(r => [r.x + r.width / 2, r.y + 120])(document.querySelector('.plot').getBoundingClientRect())"
+        )
+        await page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+        told = ""
+        for _ in range(100):
+            told = str(await page.value("document.querySelector('.plot .hoverlayer').textContent"))
+            if told:
+                break
+        assert "ms P95" in told
+        assert page.complaints == []
