@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ class Server:
         assert status < 300, (method, path, status, answer)
         return answer
 
-    async def watch(self, path: str) -> AsyncIterator[dict[str, Any]]:
+    async def watch(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a watch, until the server ends it."""
         async with self._session.get(self.url + path, ssl=self._ssl) as answer:
             async for line in answer.content:

@@ -1,6 +1,7 @@
 """What the actuator and the plant rely on of a Kubernetes API, on the emulator and on a real server."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -304,8 +305,8 @@ async def test_watch_goes_on_from_a_list(server: Server) -> None:
     await server.must("DELETE", path)
     seen: list[tuple[str, str]] = []
     query = f"watch=true&resourceVersion={version}&fieldSelector=metadata.name%3Dapp&timeoutSeconds=30"
-    async with asyncio.timeout(20):
-        async for event in server.watch(f"{server.deployments}?{query}"):
+    async with asyncio.timeout(20), aclosing(server.watch(f"{server.deployments}?{query}")) as events:
+        async for event in events:
             assert event["object"]["metadata"]["uid"] == before["metadata"]["uid"]
             step = (event["type"], event["object"]["metadata"]["annotations"].get("a", ""))
             if step not in seen:
@@ -320,8 +321,11 @@ async def test_watch_without_a_version_begins_with_what_is_there(server: Server)
     await server.deploy("one", replicas=0)
     await _settled(server, f"{server.deployments}/one")
     seen = []
-    async with asyncio.timeout(20):
-        async for event in server.watch(f"{server.deployments}?watch=true&timeoutSeconds=30"):
+    async with (
+        asyncio.timeout(20),
+        aclosing(server.watch(f"{server.deployments}?watch=true&timeoutSeconds=30")) as events,
+    ):
+        async for event in events:
             if event["type"] == "ADDED":
                 seen.append(event["object"]["metadata"]["name"])
             if seen == ["one"]:
@@ -341,8 +345,8 @@ async def test_watch_with_a_selector_sees_objects_come_and_go(server: Server) ->
         await server.must("PATCH", path, {"metadata": {"labels": {"colour": colour}}}, MERGE_PATCH)
     query = f"watch=true&resourceVersion={version}&labelSelector=colour%3Dred&timeoutSeconds=30"
     seen = []
-    async with asyncio.timeout(20):
-        async for event in server.watch(f"{server.pods}?{query}"):
+    async with asyncio.timeout(20), aclosing(server.watch(f"{server.pods}?{query}")) as events:
+        async for event in events:
             seen.append(event["type"])
             if event["type"] == "DELETED":
                 break
@@ -351,8 +355,8 @@ async def test_watch_with_a_selector_sees_objects_come_and_go(server: Server) ->
 
 async def test_watch_ends_after_its_time(server: Server) -> None:
     """A watch ends by itself after ``timeoutSeconds``."""
-    async with asyncio.timeout(20):
-        async for _ in server.watch(f"{server.pods}?watch=true&timeoutSeconds=1"):
+    async with asyncio.timeout(20), aclosing(server.watch(f"{server.pods}?watch=true&timeoutSeconds=1")) as events:
+        async for _ in events:
             pass
 
 

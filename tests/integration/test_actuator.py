@@ -289,7 +289,7 @@ async def test_what_the_record_says(scene: Scene, nats: NatsServer, tmp_path: Pa
     with ActuatorProcess(tmp_path, nats.url, scene.server):
         decision = await decider.say("60M")
         await scene.stands_at("60M", ["60M"])
-    (action,) = await scene.reported(cause="decision")
+        (action,) = await scene.reported(cause="decision")
     records = await scene.records()
     main = json.loads(records.pop("app") or "")
     (pod,) = (json.loads(text or "") for text in records.values())
