@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -51,6 +52,16 @@ class PrometheusServer:
         with urllib.request.urlopen(f"{self.url}/api/v1/status/buildinfo") as answer:
             text: str = json.load(answer)["data"]["version"]
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+    def freeze(self) -> None:
+        """Let it hang, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> "PrometheusServer":
         """Start it, and wait until it answers."""

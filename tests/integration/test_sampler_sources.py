@@ -379,6 +379,29 @@ async def test_a_query_that_prometheus_refuses_is_no_data(tmp_path: Path) -> Non
 
 
 @pytest.mark.prometheus
+async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -> None:
+    """No call is stuck for good: once it answers again, so does the source."""
+    with (
+        PrometheusServer(tmp_path, history=history(60)) as server,
+        source_for(settings("prometheus", server.url)) as source,
+    ):
+        end = (EPOCH + 30) * S
+        assert (await source.measure(end)).latency[ROBOT].missing is None
+        server.freeze()
+        for _ in range(3):
+            with pytest.raises(NoData, match=r"no answer within 0\.3 s|has not come back"):
+                await source.measure(end)
+        server.thaw()
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    assert (await source.measure(end)).latency[ROBOT].missing is None
+                    break
+                except NoData:
+                    await asyncio.sleep(0.05)
+
+
+@pytest.mark.prometheus
 async def test_an_exporter_that_dies_under_prometheus_is_missing_at_once(tmp_path: Path) -> None:
     """The range still holds rates from before; the scrape that failed says that they are of the past."""
     with LiveExporter() as exporter, PrometheusServer(tmp_path, scrape=(exporter.address,)) as server:

@@ -218,7 +218,7 @@ def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: boo
 
 
 def _table(found: dict[str, Figures]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption="seconds: median / longest (what window, period and scrapes add up to)")
+    table = Table(box=box.SIMPLE_HEAD, caption="seconds: median / longest (expected at most)")
     for number, column in enumerate(("source", "window", "a step shows after", "its end after")):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for name, one in found.items():
