@@ -30,9 +30,10 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes schemas/*.json anew from the message types.
+# Writes schemas/*.json anew from the message types and the subjects.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m services.bus.asyncapi
 
 # Writes services/exporter/observer_pb2.* anew from observer.proto.
 proto: $(VENV)/ready

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from schemas import generate, messages
 from schemas.messages import KINDS, InvalidMessage, decode, encode
+from services.bus import asyncapi
+from services.bus.subjects import Subjects
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "messages"
 INTEGERS = st.integers(-(2**53), 2**64)
@@ -149,3 +151,27 @@ def test_what_is_no_sample_is_refused_with_a_reason(body: bytes) -> None:
     """Malformed, mistyped, too deep or of another version: one kind of error, and a text."""
     with pytest.raises(InvalidMessage, match="Sample"):
         decode(messages.Sample, body)
+
+
+def test_the_asyncapi_document_is_what_the_types_give() -> None:
+    """``make schemas`` was run since the subjects or the messages changed."""
+    assert asyncapi.FILE.read_text(encoding="utf-8") == asyncapi.text()
+
+
+def test_the_asyncapi_document_names_every_subject() -> None:
+    """Its addresses match what the services publish to, and its references lead to the schemas."""
+    document, subjects = asyncapi.document(), Subjects()
+    published = {
+        "sample": subjects.sample("line.1"),
+        "decision": subjects.decision("line.1"),
+        "action": subjects.action("line.1", "default/upload"),
+        "dead": subjects.dead("decision"),
+    }
+    for kind, subject in published.items():
+        channel = document["channels"][kind]
+        tokens = channel["address"].split(".")
+        assert len(tokens) == len(subject.split("."))
+        assert all(token.startswith("{") or token == at for token, at in zip(tokens, subject.split("."), strict=True))
+        assert {token.strip("{}") for token in tokens if token.startswith("{")} == set(channel["parameters"])
+        reference = document["components"]["messages"][kind]["payload"]["schema"]["$ref"]
+        assert (generate.HOME / reference).exists()
