@@ -65,7 +65,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 class Shield(Struct, frozen=True, forbid_unknown_fields=True):
     """The bounds that no policy can cross, whatever it proposes."""
 
-    rise_per_second: float = 0.1
+    rise_per_second: float = 0.2
     """Largest rise of a limit, as a share of [min, max] and per second of sample time."""
     cut: float = 0.5
     """After a violation a limit is at most this share of what it was, once per signal window."""
@@ -73,7 +73,7 @@ class Shield(Struct, frozen=True, forbid_unknown_fields=True):
     """How long a cut takes to show in full, beyond the next sample: patch, and the bottleneck's queue to drain."""
     decay: Duration = Duration(5_000 * _MS)
     """Without data, the time in which a limit falls from the maximum to the fail-safe limit."""
-    deadband: float = 0.01
+    deadband: float = 0.002
     """A smaller rise, as a share of [min, max], is not worth a patch."""
 
     def __post_init__(self) -> None:

@@ -54,3 +54,16 @@ def divide(budget: int, claims: Sequence[Claim], caps: Sequence[int]) -> list[in
     ]
     given = share(budget, needs)
     return share(budget, [(got, most, weight) for got, (_, most, weight) in zip(given, claims, strict=True)])
+
+
+def eased(before: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """The same, but nobody rises into what another has not given up yet.
+
+    Limits come into force one after the other, in any order: at no moment may they add up to more than
+    before and after.  So a rise takes what is free already, and what others give up with the next step.
+    """
+    free = max(sum(wanted) - sum(before), 0)
+    rises = sum(max(new - old, 0) for old, new in zip(before, wanted, strict=True))
+    if rises <= free:
+        return list(wanted)
+    return [old + (new - old) * free // rises if new > old else new for old, new in zip(before, wanted, strict=True)]

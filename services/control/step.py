@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
-from services.control.demand import demanded, divide
+from services.control.demand import demanded, divide, eased
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Memory, Proportional
@@ -85,7 +85,7 @@ class Controller:
             seen.missing is not None,
         )  # fmt: skip
         demand = self._demand(state.demand, before, seen) if len(self._claims) > 1 else state.demand
-        wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
+        wanted = self._divided(proposal.budget, before, demand, moment)
         decided, memory = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
         shadow, shadows = self._shadowed(state, before, seen, bounds, moment, demand) if self._shadows else ((), {})
         return Decision(
@@ -143,10 +143,12 @@ class Controller:
                 demand[key] = cap
         return demand
 
-    def _divided(self, budget: int, before: list[ShieldMemory], demand: dict[str, int], same: bool) -> list[int]:
-        # To keep the budget is to keep each limit: divided anew, one would fall at once and the other rise late.
-        if same and budget <= self._max and budget == sum(known.limit for known in before):
-            return [known.limit for known in before]
+    def _divided(self, budget: int, before: list[ShieldMemory], demand: dict[str, int], moment: Moment) -> list[int]:
+        # Where nothing may rise, to keep the budget is to keep each limit: divided anew, one would only fall.
+        if moment.violated or moment.blind:
+            limits = [known.limit for known in before]
+            if budget == sum(limits) and budget <= self._max:
+                return limits
         return divide(min(budget, self._max), self._claims, [demand.get(key, 0) for key, _ in self._limits])
 
     def _passed_on(
@@ -176,6 +178,8 @@ class Controller:
     def _shielded(
         self, before: list[ShieldMemory], wanted: list[int], moment: Moment
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
+        if len(wanted) > 1:
+            wanted = eased([known.limit for known in before], wanted)
         decided = []
         memories = {}
         for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
@@ -202,7 +206,7 @@ class Controller:
             if seen.missing is None:
                 proposal, fault = _asked(policy, memory, seen, bounds)
             proposal = proposal or Proposal(bounds.limit, fault, memory)
-            wanted = self._divided(proposal.budget, before, demand, demand == state.demand)
+            wanted = self._divided(proposal.budget, before, demand, moment)
             decided, _ = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
             limit = sum(one.limit for one in decided)
             told.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))

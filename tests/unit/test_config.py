@@ -66,7 +66,7 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "    parameters: {k: 1}", ["domain 'line': policy 'proportional'", "unknown field `k`"]),
         (GOOD + "    dead_man: 1s", ["dead_man 1s is below three signal periods of 500ms"]),
         (GOOD + "    shield: {cut: 2}", ["cut 2.0 is outside 0.05 to 0.95", "shield`"]),
-        (GOOD + "    shield: {deadband: 0.1}", ["no rise would ever be large enough"]),
+        (GOOD + "    shield: {rise_per_second: 0.05, deadband: 0.1}", ["no rise would ever be large enough"]),
         (GOOD + GOOD.replace("domains:\n", ""), ["domain named twice: line"]),
         (GOOD + "    targets: []", ["'targets' stands here twice"]),
         (GOOD.replace(f"[{TARGET}]", "[]"), ["needs at least one critical workload and one target"]),

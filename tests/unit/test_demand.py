@@ -1,6 +1,8 @@
 """Who is given how much, when not everybody wants everything."""
 
-from services.control.demand import demanded, divide
+import itertools
+
+from services.control.demand import demanded, divide, eased
 
 CLAIMS = [(1_000, 100_000, 1), (1_000, 100_000, 1)]
 
@@ -51,3 +53,20 @@ def test_what_is_divided_never_exceeds_the_budget() -> None:
             shares = divide(budget, claims, caps)
             assert min(budget, 21) - 3 < sum(shares) <= min(budget, 21)
             assert all(low <= one <= high for one, (low, high, _) in zip(shares, claims, strict=True))
+
+
+def test_nobody_rises_into_what_another_has_not_given_up_yet() -> None:
+    """Limits come into force in any order: rises wait for cuts by one step."""
+    assert eased([70_000, 2_000], [40_000, 30_000]) == [40_000, 2_000]
+    assert eased([40_000, 2_000], [40_000, 30_000]) == [40_000, 30_000]
+    assert eased([40_000, 2_000], [35_000, 15_000]) == [35_000, 10_000]
+
+
+def test_at_no_moment_do_limits_add_up_to_more_than_before_and_after() -> None:
+    """Every step on a small grid, whatever is in force first."""
+    for before in itertools.product(range(4), repeat=3):
+        for wanted in itertools.product(range(4), repeat=3):
+            after = eased(before, wanted)
+            meanwhile = sum(max(old, new) for old, new in zip(before, after, strict=True))
+            assert meanwhile <= max(sum(before), sum(wanted))
+            assert all(new <= max(old, want) for old, new, want in zip(before, after, wanted, strict=True))

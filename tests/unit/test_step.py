@@ -194,7 +194,7 @@ def test_a_recorded_fault_takes_the_same_branch() -> None:
 
 def test_small_rises_add_up_under_the_deadband() -> None:
     """A policy whose single step is below the deadband is slowed to the deadband's pace, never frozen."""
-    slow = replace(DOMAIN, parameters={"k_up": 0.002})
+    slow = replace(DOMAIN, parameters={"k_up": 0.002}, shield=Shield(deadband=0.01))
     decisions = run(Controller(slow), *(sample(i) for i in range(10, 300)))
     rises = {tuple(limits(one)) for one in decisions}
     assert sum(limits(decisions[-1])) > 40_000
@@ -258,7 +258,7 @@ def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
         Target("telemetry", Rate(1000), Rate(100_000), Rate(40_000)),
         Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),
     )
-    domain = replace(DOMAIN, targets=targets)
+    domain = replace(DOMAIN, targets=targets, shield=Shield(rise_per_second=0.05))
     controller = Controller(domain, Fixed(Proposal(42_400, "keep", Memory())))
     first = controller.step(None, sample(10))
     again = Controller(domain, Fixed(Proposal(43_000, "rise", Memory()))).step(first.state, sample(12))
