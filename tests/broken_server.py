@@ -20,14 +20,10 @@ class BrokenServer:
         """Listen on a free port."""
         self.fault, self.body, self.status = fault, body, status
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._listen, daemon=True)]
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def _listen(self) -> None:
         while not self._over.is_set():

@@ -19,7 +19,7 @@ def written(
     *,
     page: str = "",
     bus: str = "",
-    signal: str = "period: 250ms, window: 1s",
+    signal: str = "period: 1s, window: 2s, timeout: 3s",
     robots: str = "robot-control",
 ) -> Path:
     """A configuration file for these servers."""

@@ -146,7 +146,9 @@ async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
     with LiveExporter() as live, PrometheusServer(tmp_path, scrape=(live.address,)) as server:
         live.traffic(500)
         workloads = Workloads(names_of(signal()), CRITICAL[:1], ())
-        settings = Signal(period=period, window=Duration(WINDOW * S), scrape=Scrape((live.url,)))
+        settings = Signal(
+            period=period, window=Duration(WINDOW * S), timeout=Duration(10 * S), scrape=Scrape((live.url,))
+        )
         with (
             closing(PrometheusSource(signal(server.url), workloads)) as asked,
             closing(ScrapeSource(settings, workloads)) as scraped_by_us,

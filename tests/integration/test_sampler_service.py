@@ -166,7 +166,7 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
     assert set(windows.values()) == {1}
     assert [sample.end for sample in samples] == sorted(windows)
     assert all(sample.end % PERIOD == 0 for sample in samples)
-    assert any(sample.critical[0].p95 for sample in samples)
+    assert any(measure.p95 for sample in samples for measure in sample.critical)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -236,23 +236,23 @@ async def test_an_exporter_that_dies_shows_on_readyz_and_on_the_bus(nats: NatsSe
 
 
 async def resident(sampler: SamplerProcess) -> tuple[float, float]:
-    """MiB in use after 200 samples, and after 1200."""
+    """MiB in use after 200 samples, and after 1000."""
     sampler.start()
     await until(lambda: sampler.wrong() is not None)
     await until(lambda: sampler.metric("sluice_sampler_delay_seconds_count") >= 200)
     early = sampler.resident_mib
-    await until(lambda: sampler.metric("sluice_sampler_delay_seconds_count") >= 1200)
+    await until(lambda: sampler.metric("sluice_sampler_delay_seconds_count") >= 1000)
     late = sampler.resident_mib
     assert sampler.stop() == 0
-    _log.info("resident %.1f MiB after 200 samples, %.1f MiB after 1200", early, late)
+    _log.info("resident %.1f MiB after 200 samples, %.1f MiB after 1000", early, late)
     return early, late
 
 
 async def test_memory_of_the_scrape_stays_small(nats: NatsServer, tmp_path: Path) -> None:
-    """At most 64 MiB, the pod's limit, with ten domains and fifty pages in the window."""
+    """At most 64 MiB, the pod's limit, with twenty domains and fifty pages in the window."""
     with (
         exporter() as live,
-        SamplerProcess(tmp_path, nats, live, domains=10, signal="period: 20ms, window: 1s") as sampler,
+        SamplerProcess(tmp_path, nats, live, domains=20, signal="period: 20ms, window: 1s") as sampler,
     ):
         early, late = await resident(sampler)
     assert late <= 64
@@ -264,7 +264,7 @@ async def test_memory_of_the_prometheus_client_stays_small(nats: NatsServer, tmp
     """At most 64 MiB, the pod's limit: the client library comes without pandas."""
     with exporter() as live, PrometheusServer(tmp_path / "prometheus", scrape=(live.address,)) as prometheus:
         signal = f"source: prometheus, period: 100ms, window: 4s, prometheus: {{url: '{prometheus.url}'}}"
-        with SamplerProcess(tmp_path, nats, live, domains=10, signal=signal) as sampler:
+        with SamplerProcess(tmp_path, nats, live, domains=20, signal=signal) as sampler:
             early, late = await resident(sampler)
     assert late <= 64
     assert late - early < 4

@@ -29,7 +29,7 @@ PERIOD = Duration(S // 4)
 Name = Literal["scrape", "prometheus"]
 
 
-def settings(source: Name, *urls: str, timeout_s: float = 0.3) -> Signal:
+def settings(source: Name, *urls: str, timeout_s: float = 10) -> Signal:
     """A signal from these servers."""
     return Signal(
         source=source,
@@ -71,29 +71,32 @@ async def until(source: Source, true: Callable[[Latencies], bool]) -> Latencies:
 
 
 FAULTS = {
-    "stall": "no answer within 0.3 s",
-    "dribble": "no answer within 0.3 s",
-    "reset": "reset by peer|[Aa]borted|RemoteDisconnected|ProtocolError",
-    "garbage": "BadStatusLine",
+    "stall": (0.3, "no answer within 0.3 s"),
+    "dribble": (0.3, "no answer within 0.3 s"),
+    "reset": (10, "reset by peer|[Aa]borted|RemoteDisconnected|ProtocolError"),
+    "garbage": (10, "BadStatusLine"),
 }
+"""How long to wait for the server, and what is then said."""
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_server_that_breaks_off_is_no_data(name: Name, fault: str) -> None:
-    """Whatever a server does to its connections, the window has no data, in time and with the reason."""
-    with BrokenServer(fault) as server, source_for(settings(name, server.url)) as source:
-        begun = time.monotonic()
-        with pytest.raises(NoData, match=FAULTS[fault]) as reason:
-            await source.measure(now())
-        assert server.url in str(reason.value)
-        assert time.monotonic() - begun < 5
+    """Whatever a server does to its connections, the window has no data, with the reason."""
+    patience, why = FAULTS[fault]
+    with (
+        BrokenServer(fault) as server,
+        source_for(settings(name, server.url, timeout_s=patience)) as source,
+        pytest.raises(NoData, match=why) as reason,
+    ):
+        await source.measure(now())
+    assert server.url in str(reason.value)
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
 async def test_a_call_that_is_stuck_is_not_joined_by_more(name: Name) -> None:
     """While the first answer dribbles in, the next windows are told so at once; no threads pile up."""
-    with BrokenServer("dribble") as server, source_for(settings(name, server.url)) as source:
+    with BrokenServer("dribble") as server, source_for(settings(name, server.url, timeout_s=0.3)) as source:
         with pytest.raises(NoData, match="no answer within"):
             await source.measure(now())
         with pytest.raises(NoData, match="the call before has not come back"):
@@ -133,7 +136,7 @@ async def test_a_page_that_is_malformed_is_no_data(body: bytes, why: str) -> Non
     """Nothing of such a page is taken."""
     with (
         BrokenServer("body", body) as server,
-        source_for(settings("scrape", server.url, timeout_s=5)) as source,
+        source_for(settings("scrape", server.url)) as source,
         pytest.raises(NoData, match=why),
     ):
         await source.measure(now())
@@ -181,7 +184,7 @@ async def test_an_answer_that_is_not_prometheus_is_no_data(body: bytes, why: str
 @asynccontextmanager
 async def warm(exporter: LiveExporter, *others: str) -> AsyncIterator[tuple[Source, int]]:
     """A scraping source that has seen one page, and the end of that page's window."""
-    with source_for(settings("scrape", exporter.url, *others, timeout_s=5)) as source:
+    with source_for(settings("scrape", exporter.url, *others)) as source:
         end = now()
         await source.measure(end)
         yield source, end
@@ -208,7 +211,7 @@ async def test_scrape_of_a_live_exporter() -> None:
 
 async def test_first_page_alone_is_missing() -> None:
     """Counters say nothing before there is something to compare them with."""
-    with LiveExporter() as exporter, source_for(settings("scrape", exporter.url, timeout_s=5)) as source:
+    with LiveExporter() as exporter, source_for(settings("scrape", exporter.url)) as source:
         exporter.observe(0.001)
         found = await robot(source, now())
         assert found.missing == "seen on one page so far; a window needs two"
@@ -259,7 +262,7 @@ async def test_one_of_two_exporters_gone_silences_only_its_workloads() -> None:
         )
         other.body = page.encode()
         one.observe(0.001)
-        signal = settings("scrape", one.url, other.url, timeout_s=5)
+        signal = settings("scrape", one.url, other.url)
         with source_for(signal, ROBOT, "factory/scanner") as source:
             end = now()
             await source.measure(end)
@@ -277,7 +280,7 @@ async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
     """Half of the pods would look like half of the load: with one page missing there is no figure."""
     counter = 'container_network_transmit_bytes_total{namespace="factory",pod="telemetry-upload-5d4-%s"} %d\n'
     with LiveExporter() as live, BrokenServer("body") as one, BrokenServer("body") as other:
-        signal = settings("scrape", live.url, one.url, other.url, timeout_s=5)
+        signal = settings("scrape", live.url, one.url, other.url)
         with source_for(signal) as source:
             end = now()
             rates = []
@@ -331,7 +334,7 @@ async def test_what_prometheus_cannot_say_is_missing_with_its_reason(tmp_path: P
     """Empty, NaN, stale, too few scrapes: a real Prometheus is asked about times where it is so."""
     with (
         PrometheusServer(tmp_path, history=history(60)) as server,
-        source_for(settings("prometheus", server.url, timeout_s=10), ROBOT, "factory/nobody") as source,
+        source_for(settings("prometheus", server.url), ROBOT, "factory/nobody") as source,
     ):
         good = await source.measure((EPOCH + 30) * S)
         found = good.latency[ROBOT]
@@ -353,12 +356,12 @@ async def test_prometheus_without_observations_or_buckets(tmp_path: Path) -> Non
     """NaN is not a number that fits any SLO, and says why."""
     with (
         PrometheusServer(tmp_path / "idle", history=history(60, per_second=0)) as idle,
-        source_for(settings("prometheus", idle.url, timeout_s=10)) as source,
+        source_for(settings("prometheus", idle.url)) as source,
     ):
         assert (await robot(source, (EPOCH + 30) * S)).missing == "no observations in the window"
     with (
         PrometheusServer(tmp_path / "cut", history=history(60, bounds=("0.001", "0.002"))) as cut,
-        source_for(settings("prometheus", cut.url, timeout_s=10)) as source,
+        source_for(settings("prometheus", cut.url)) as source,
     ):
         missing = (await robot(source, (EPOCH + 30) * S)).missing
         assert missing == "200 observations but no quantile: buckets, or the +Inf bucket, are missing"
@@ -383,13 +386,13 @@ async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -
     """No call is stuck for good: once it answers again, so does the source."""
     with (
         PrometheusServer(tmp_path, history=history(60)) as server,
-        source_for(settings("prometheus", server.url)) as source,
+        source_for(settings("prometheus", server.url, timeout_s=2)) as source,
     ):
         end = (EPOCH + 30) * S
         assert (await source.measure(end)).latency[ROBOT].missing is None
         server.freeze()
         for _ in range(3):
-            with pytest.raises(NoData, match=r"no answer within 0\.3 s|has not come back"):
+            with pytest.raises(NoData, match=r"no answer within 2 s|has not come back"):
                 await source.measure(end)
         server.thaw()
         async with asyncio.timeout(30):
@@ -406,7 +409,7 @@ async def test_an_exporter_that_dies_under_prometheus_is_missing_at_once(tmp_pat
     """The range still holds rates from before; the scrape that failed says that they are of the past."""
     with LiveExporter() as exporter, PrometheusServer(tmp_path, scrape=(exporter.address,)) as server:
         exporter.traffic(500)
-        with source_for(settings("prometheus", server.url, timeout_s=10)) as source:
+        with source_for(settings("prometheus", server.url)) as source:
             await until(source, lambda found: found.missing is None)
             exporter.stop()
             found = await until(source, lambda found: found.missing is not None)
