@@ -19,7 +19,7 @@ from schemas.units import Duration, Rate
 from services.control import POLICIES
 from services.factory.enclosure import child_of, enclosed, lacking
 from services.factory.orphans import tied
-from services.factory.performance import CONTENDERS, Contender, Options
+from services.factory.performance import KINDS, Kind, Options
 from services.factory.real import TRAFFIC
 from services.factory.scenario import SCENARIOS
 
@@ -56,25 +56,26 @@ class Seconds(click.ParamType[float]):
 
 
 @click.command()
+@click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Only these; may be given again.")
 @click.option(
-    "--runs", "contenders", type=click.Choice(CONTENDERS), multiple=True, help="Only these; may be given again."
+    "--policy", type=click.Choice(sorted(POLICIES)), default="proportional", show_default=True, help="In control."
 )
-@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="proportional", show_default=True)
+@click.option("--against", type=click.Choice(sorted(POLICIES)), multiple=True, help="Further policies to compare with.")
 @click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play.")
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
 @click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")
 @click.option("--fifo", type=Seconds(), default="100ms", show_default=True, help="Depth of the bottleneck's queue.")
 @click.option("--passive", type=int, default=8, show_default=True, help="Seconds with priority bands each; 0: none.")
 @click.option("--json", type=click.Path(dir_okay=False), help="Write the result here.")
-@click.option("--record", type=click.Path(dir_okay=False), help="Record the bus of the last controlled run here.")
+@click.option("--record", type=click.Path(dir_okay=False), help="Record the bus of the last run here.")
 @click.option("--keep", type=click.Path(file_okay=False), help="Leave logs and files in this folder.")
-def command(
-    contenders: tuple[Contender, ...], json: str | None, record: str | None, keep: str | None, **asked: object
-) -> None:
+def command(runs: tuple[Kind, ...], json: str | None, record: str | None, keep: str | None, **asked: object) -> None:
     """Run the whole pipeline on real packets (needs root)."""
     paths = {name: _absolute(path) for name, path in (("json", json), ("record", record), ("keep", keep))}
-    options = msgspec.convert({"contenders": contenders or CONTENDERS, **asked, **paths}, Options)
-    programs = (*TRAFFIC, "prometheus") if "prometheus" in options.contenders else TRAFFIC
+    options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, Options)
+    if options.record and options.contenders()[-1].policy is None:
+        raise click.UsageError("--record: nobody controls these runs, so there is no bus to record")
+    programs = (*TRAFFIC, "prometheus") if "prometheus" in options.runs else TRAFFIC
     missing = lacking(programs)
     if missing:
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)

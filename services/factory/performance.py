@@ -8,7 +8,7 @@ everything that it started does.
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,23 +30,35 @@ from services.factory.scraper import queried, start_prometheus
 from services.factory.stage import Staging, by_scraping, perform, until_stopped
 from services.factory.view import view_of
 
-Contender = Literal["none", "scrape", "prometheus"]
+Kind = Literal["none", "scrape", "prometheus"]
 """Nobody controls; the sampler scrapes; the sampler asks a Prometheus."""
-CONTENDERS: tuple[Contender, ...] = get_args(Contender)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 STOPPED = 130
 """Exit code after SIGINT or SIGTERM."""
 FAILED = 1
 
 
-class RecordingFailed(RuntimeError):
-    """The bus could not be recorded; what was wrong stands on standard error."""
+class Contender(Struct, frozen=True):
+    """Who controls a run, and by which signal."""
+
+    policy: str | None
+    """None: nobody."""
+    kind: Kind
+
+    @property
+    def title(self) -> str:
+        """Its name in tables and JSON."""
+        return "no control" if self.policy is None else f"{self.policy}, {self.kind}"
 
 
 class Options(Struct, frozen=True):
     """What the command line asks for."""
 
-    contenders: tuple[Contender, ...] = CONTENDERS
+    runs: tuple[Kind, ...] = KINDS
     policy: str = "proportional"
+    """The one in question: plays by every signal."""
+    against: tuple[str, ...] = ()
+    """Others to compare it with, by scraping only."""
     scenario: str = "demo"
     seconds: float | None = None
     """Play the scenario in this time instead of its own."""
@@ -58,9 +70,19 @@ class Options(Struct, frozen=True):
     """Seconds on each of the beds with priority bands; 0: none."""
     json: str | None = None
     record: str | None = None
-    """Where the bus of the last controlled run is recorded to."""
+    """Where the bus of the last run is recorded to."""
     keep: str | None = None
     """The folder in which files and logs stay."""
+
+    def contenders(self) -> list[Contender]:
+        """Who plays, in this order."""
+        scraping = dict.fromkeys((*self.against, self.policy))
+        plan = {
+            "none": [Contender(None, "none")],
+            "scrape": [Contender(policy, "scrape") for policy in scraping],
+            "prometheus": [Contender(self.policy, "prometheus")],
+        }
+        return [contender for kind in KINDS if kind in self.runs for contender in plan[kind]]
 
     def played(self) -> Scenario:
         """The scenario as it is played."""
@@ -68,56 +90,44 @@ class Options(Struct, frozen=True):
         return scenario if self.seconds is None else scenario.lasting(self.seconds)
 
 
-class Result(Struct, frozen=True):
-    """Everything that was played."""
+class Played(Struct):
+    """What has been played so far."""
 
-    report: Report
-    passive: tuple[passive.Row, ...]
-
-    def write(self, path: Path) -> None:
-        """Write the report's JSON with one more key, ``passive``.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        tree: dict[str, Any] = self.report.as_json() | {"passive": msgspec.to_builtins(self.passive)}
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
+    runs: list[Run]
+    rows: list[passive.Row]
 
 
-def title(contender: Contender, policy: str) -> str:
-    """How a run is called in tables and JSON."""
-    return "no control" if contender == "none" else f"{policy}, {contender}"
+class RecordingFailed(RuntimeError):
+    """The bus could not be recorded; what was wrong stands on standard error."""
 
 
-async def play_all(options: Options, console: Console, done: list[Run], rows: list[passive.Row]) -> None:
-    """Play what the options ask for; ``done`` and ``rows`` fill as it goes.
+async def play_all(options: Options, console: Console, played: Played) -> None:
+    """Play what the options ask for; ``played`` fills as it goes.
 
     Raises:
         BedError: a bed cannot be built.
         NotReady: a part did not come up.
         ProcessDied: a part ended early.
+        RecordingFailed: the bus could not be recorded.
     """
     scenario = options.played()
-    for contender in options.contenders:
-        with _on_bed(options, scenario, contender) as run:
-            done.append(run)
-            console.rule(run.title)
-            with view_of(console, [run]) as view:
-                view.say("Building the bed, starting the parts ...")
-                await perform([run], view, _staging(options, contender))
-                run.observe()
-    if options.passive:
-        for place in passive.PLACES:
-            with console.status(f"priority bands: {place}"):
-                rows.append(await passive.measure(scenario.apps, options.fifo, place, options.passive))
+    for contender in options.contenders():
+        console.rule(contender.title)
+        with _on_bed(options, scenario, contender) as run, view_of(console, [run]) as view:
+            played.runs.append(run)
+            view.say("Building the bed, starting the parts ...")
+            await perform([run], view, _staging(options, contender))
+            run.observe()
+    for place in passive.PLACES if options.passive else ():
+        with console.status(f"priority bands: {place}"):
+            played.rows.append(await passive.measure(scenario.apps, options.fifo, place, options.passive))
 
 
 @contextmanager
 def _on_bed(options: Options, scenario: Scenario, contender: Contender) -> Iterator[Run]:
     with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
-        domain = scenario.domain(options.policy)
-        name = title(contender, options.policy)
-        yield Run(name, scenario, domain, plant, controlled=contender != "none")
+        domain = scenario.domain(contender.policy or options.policy)
+        yield Run(contender.title, scenario, domain, plant, controlled=contender.policy is not None)
 
 
 def _staging(options: Options, contender: Contender) -> Staging:
@@ -131,42 +141,42 @@ def _staging(options: Options, contender: Contender) -> Staging:
         if await recorder.wait():
             raise RecordingFailed(f"sluice record ended with exit code {recorder.returncode}")
 
-    last = [one for one in options.contenders if one != "none"][-1:] == [contender]
+    recorded = options.record is not None and contender.policy is not None and contender == options.contenders()[-1]
     return Staging(
-        signal=by_prometheus if contender == "prometheus" else by_scraping,
+        signal=by_prometheus if contender.kind == "prometheus" else by_scraping,
         delay=0.0,
-        keep=Path(options.keep) / contender if options.keep else None,
-        afterwards=record if options.record and last else None,
+        keep=None if options.keep is None else Path(options.keep) / contender.title.replace(", ", "-"),
+        afterwards=record if recorded else None,
     )
 
 
-def conclude(options: Options, console: Console, runs: Sequence[Run], rows: Sequence[passive.Row]) -> None:
-    """Print and write what was played.
+def conclude(options: Options, console: Console, played: Played) -> None:
+    """Print and write what was played; the JSON is the report's with one more key, ``passive``.
 
     Raises:
         OSError: the JSON cannot be written.
     """
     scenario = options.played()
-    scores = {run.title: run.score() for run in runs if run.started is not None}
+    scores = {run.title: run.score() for run in played.runs if run.started is not None}
     report = Report(scenario.name, "real", scenario.seconds, scores)
     if scores:
         console.print(table(report, scenario))
-    if rows:
-        console.print(passive.table(rows))
+    if played.rows:
+        console.print(passive.table(played.rows))
     if options.json is not None:
-        Result(report, tuple(rows)).write(Path(options.json))
+        tree: dict[str, Any] = report.as_json() | {"passive": msgspec.to_builtins(played.rows)}
+        Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
 
 
 def main() -> None:
     """Play as the JSON on the command line says."""
     options = msgspec.json.decode(sys.argv[1], type=Options)
     console = Console()
-    runs: list[Run] = []
-    rows: list[passive.Row] = []
+    played = Played([], [])
     try:
-        complete = asyncio.run(until_stopped(play_all(options, console, runs, rows)))
-        conclude(options, console, runs, rows)
-    except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
+        complete = asyncio.run(until_stopped(play_all(options, console, played)))
+        conclude(options, console, played)
+    except (BedError, NotReady, ProcessDied, RecordingFailed, TimeoutError, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)
     if not complete:

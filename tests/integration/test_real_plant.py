@@ -19,7 +19,7 @@ APPS = Apps().scaled(0.45)
 UPLOAD = "telemetry-upload-0"
 
 
-def _watched(plant: RealPlant, seconds: int, settle: float = 2.0) -> list[Second]:
+def _watched(plant: RealPlant, seconds: int, settle: float = 1.2) -> list[Second]:
     """Valid seconds from ``settle`` seconds after now on; skips the test where the machine has none to give."""
     begin = time.time_ns() + int(settle * 1e9)
     good: list[Second] = []
