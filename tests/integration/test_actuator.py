@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.messages import Decision
 from services.actuator.record import KEY
 from tests.actuation import ActuatorProcess, Aim, Decider, Scene
 from tests.commands import sluice
@@ -47,6 +48,10 @@ async def test_a_decision_reaches_deployment_and_pods(scene: Scene, nats: NatsSe
     assert action.decided is not None
     assert action.applied is not None
     assert action.sampled <= action.decided <= action.applied
+    cause = await scene.bus.last(Decision, scene.bus.subjects.decision(decision.domain))
+    (effect,) = [one for one in await scene.received() if one.message.id == action.id]
+    assert cause is not None
+    assert effect.headers["traceparent"].split("-")[1] == cause.headers["traceparent"].split("-")[1]
 
 
 async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:

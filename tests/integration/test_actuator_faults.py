@@ -183,6 +183,10 @@ async def test_the_api_server_is_gone_for_a_while(outage: Outage, nats: NatsServ
                 await asyncio.sleep(0.05)
             await eventually(lambda: unready(process))
             newest = await decider.say("40M")
+            last = await scene.bus.stream(Decision)
+            assert last is not None
+            # Acknowledged is what was overtaken, and not what waits to be put in force.
+            assert await scene.bus.acknowledged(Decision, "actuator") < last.last - 1
             await outage.up()
             await scene.stands_at("40M", ["20M"] * 2)
             await scene.stands_at("30019k", ["15009k"] * 2, "two")
@@ -195,8 +199,14 @@ async def test_the_api_server_is_gone_for_a_while(outage: Outage, nats: NatsServ
                 return (len(app.marks) - before[0], len(two.marks) - before[1]) == (3, 3)
 
             await eventually(caught_up)
+            await eventually(lambda: acknowledged(scene, last.last))
             app.check(await scene.actions("app"), "5M", "80M")
             two.check(await scene.actions("two"), "5M", "80M")
+
+
+async def acknowledged(scene: Scene, seq: int) -> bool:
+    """Whether all decisions up to a sequence are acknowledged."""
+    return await scene.bus.acknowledged(Decision, "actuator") == seq
 
 
 async def unready(process: ActuatorProcess) -> bool:
@@ -325,6 +335,25 @@ async def test_a_decision_on_another_subject_is_put_aside(scene: Scene, nats: Na
         dead = process.metric("sluice_dead_letters_total")
     assert sum(dead.values()) == 1
     assert {json.dumps(one.limit) for one in await scene.actions() if one.cause == "decision"} == {"20000"}
+
+
+async def test_a_server_that_forgets(nats: NatsServer, tmp_path: Path) -> None:
+    """Watches that the server can no longer serve (410) are begun anew, and nothing is missed."""
+    emulator = Emulator(starts_after=None)
+    async with kubernetes.emulated(emulator) as server, joined(nats.url, "sluice") as bus:
+        scene = Scene(server, bus)
+        await server.deploy(replicas=2)
+        await server.pods_of("app", 2)
+        decider = Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, server) as process:
+            await process.is_ready()
+            await decider.say("60M")
+            await scene.stands_at("60M", ["30M"] * 2)
+            for replicas, share in ((3, "20M"), (1, "60M"), (4, "15M")):
+                emulator.scale(f"{server.namespace}/app", replicas)
+                emulator.objects.forget()
+                await scene.stands_at("60M", [share] * replicas)
+            await process.is_ready()
 
 
 async def test_memory_after_many_messages(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
