@@ -44,12 +44,18 @@ class Pull:
         """Count a message; gives the sequence since which this reader received everything.
 
         Deliveries of a consumer are numbered.  While the numbers follow one another, no other reader
-        of the same consumer received a message in between.
+        of the same consumer received a message in between.  A run of numbers counts from its first
+        message that was never delivered before: what came after a message that comes again may have
+        gone to somebody else long ago.
         """
         self._coming = max(self._coming - 1, 0)
-        if delivery.number != self._number + 1 or self._since == 0:
-            self._since = delivery.seq
+        if delivery.number != self._number + 1:
+            self._since = 0
         self._number = delivery.number
+        if self._since == 0:
+            if delivery.count > 1:
+                return delivery.seq
+            self._since = delivery.seq
         return self._since
 
     def status(self, headers: Mapping[str, str]) -> None:

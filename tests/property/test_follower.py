@@ -5,11 +5,12 @@ that stops before and after every effect, so that Hypothesis can run another rep
 or kill at that moment.  ``tests/integration`` does the same to real processes on a real server.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -47,6 +48,8 @@ class World:
     acknowledged: set[int] = field(default_factory=set)
     delivered: int = 0
     deliveries: int = 0
+    times: Counter[int] = field(default_factory=Counter)
+    """How often each sample was delivered."""
 
     async def head(self) -> Head:
         """The follower's port: what stands on the bus."""
@@ -102,9 +105,10 @@ class Replica:
         """A sample comes, for the first time or again."""
         world = self._world
         world.deliveries += 1
+        world.times[seq] += 1
         sample = world.samples[seq - 1]
-        since = self._pull.arrived(Delivery(seq, 1, world.deliveries, sample.published))
-        self._waiting.append(Received(sample.message, sample.raw, 1, since))
+        since = self._pull.arrived(Delivery(seq, world.times[seq], world.deliveries, sample.published))
+        self._waiting.append(Received(sample.message, sample.raw, world.times[seq], since))
 
     def step(self) -> bool:
         """Go on to the next pause; False when there is nothing to do."""
@@ -156,6 +160,7 @@ ACTIONS = st.lists(
 )
 
 
+@settings(max_examples=300, deadline=None)
 @given(streams(), ACTIONS)
 def test_replicas_that_fail_decide_as_one_that_does_not(
     samples: list[Received[Sample]], actions: list[tuple[str, int, int]]

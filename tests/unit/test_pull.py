@@ -8,9 +8,9 @@ from services.bus.envelope import Delivery
 from services.bus.pull import Lost, Pull
 
 
-def delivery(seq: int, number: int) -> Delivery:
-    """The ``number``-th delivery of the consumer."""
-    return Delivery(seq=seq, count=1, number=number, published=0)
+def delivery(seq: int, number: int, count: int = 1) -> Delivery:
+    """The ``number``-th delivery of the consumer, the ``count``-th of this message."""
+    return Delivery(seq=seq, count=count, number=number, published=0)
 
 
 def test_it_asks_by_half_batches() -> None:
@@ -46,6 +46,13 @@ def test_it_knows_since_when_it_received_everything() -> None:
     pull = Pull(10)
     arrivals = [(40, 7), (41, 8), (45, 9), (50, 11), (51, 12), (41, 13), (52, 15)]
     assert [pull.arrived(delivery(*one)) for one in arrivals] == [40, 40, 40, 50, 50, 50, 52]
+
+
+def test_what_comes_again_does_not_begin_a_run() -> None:
+    """Messages 4 to 6 went to a reader that is gone: that 3 comes again and 7 is next says nothing of them."""
+    pull = Pull(10)
+    arrivals = [(3, 7, 2), (7, 8, 1), (8, 9, 1), (4, 10, 2), (9, 11, 1)]
+    assert [pull.arrived(delivery(*one)) for one in arrivals] == [3, 7, 7, 7, 7]
 
 
 @pytest.mark.parametrize(
