@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo factory test prove lint format schemas proto pins clean
+.PHONY: demo factory test prove lint format schemas golden proto pins clean
 
 demo: $(VENV)/ready
 	$(BIN)/sluice demo $(ARGS)
@@ -29,6 +29,10 @@ lint: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Records the golden recordings anew on real packets (root, 70 s), where the control core was changed on purpose.
+golden: $(VENV)/ready
+	$(BIN)/sluice factory --runs scrape --passive 0 --seconds 60 --record tests/golden/factory-step.jsonl.zst
 
 # Writes schemas/*.json anew from the message types and the subjects.
 schemas: $(VENV)/ready

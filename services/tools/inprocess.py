@@ -32,7 +32,7 @@ class _Dead(Struct, tag="dead", tag_field="kind", gc=False):
     pass
 
 
-_Lines = _Sample | _Decision | _Action | _Dead
+Lines = _Sample | _Decision | _Action | _Dead
 
 
 class _Owner(Struct):
@@ -54,7 +54,7 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
     """
     courses = {domain.name: Again(domain) for domain in reader.header.domains}
     strangers: dict[str, Tally] = {}
-    for batch in reader.read(msgspec.json.Decoder(_Lines)):
+    for batch in reader.read(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is _Sample:
                 course = courses.get(line.body.domain)
@@ -97,7 +97,7 @@ def what_if(
         name: [of[name] for of in courses.values() if name in of]
         for name in {domain.name for domains in variants.values() for domain in domains}
     }
-    for batch in reader.read(msgspec.json.Decoder(_Lines)):
+    for batch in reader.read(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is _Sample:
                 for course in by_domain.get(line.body.domain, ()):

@@ -62,7 +62,7 @@ def command(
     try:
         reader = Reader(file)
         wanted = sorted(POLICIES) if every_policy else list(policies)
-        variants = _variants(reader, wanted, configs)
+        variants = variants_of(reader, wanted, configs)
         if bus["server"] is not None:
             if variants:
                 raise click.UsageError("--policy and --config replay in this process; without --nats")
@@ -76,7 +76,7 @@ def command(
     sys.exit(0 if good and not reader.problems else 1)
 
 
-def _variants(reader: Reader, policies: Sequence[str], configs: Sequence[Path]) -> dict[str, tuple[Domain, ...]]:
+def variants_of(reader: Reader, policies: Sequence[str], configs: Sequence[Path]) -> dict[str, tuple[Domain, ...]]:
     """The configurations to try, by the name that the table shows."""
     variants = {}
     for name in policies:

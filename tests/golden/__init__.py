@@ -1,0 +1,1 @@
+"""Files that were made once and are read by every build."""
