@@ -51,11 +51,11 @@ async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Path, point: str) -> None:
-    """Killed at the same point again and again while decisions come and Pods churn, it always goes on."""
+    """Killed at the same point, early and later, while decisions come and Pods churn, it always goes on."""
     decider = Decider(scene.bus, scene.server.namespace)
     crashes = 0
     async with followed(scene.server) as trail:
-        for count in (1, 2, 5):
+        for count in (1, 4):
             with ActuatorProcess(tmp_path, nats.url, scene.server, crash_at=f"{point}:{count}") as process:
                 busy = asyncio.create_task(churn(scene, decider, 0.1))
                 assert await process.crashed(), process.log
@@ -102,7 +102,7 @@ async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path) -
     kills = 0
     async with followed(scene.server) as trail:
         busy = asyncio.create_task(churn(scene, decider, 0.1))
-        while kills < 15:
+        while kills < 8:
             with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
                 await eventually(lambda: answering(process))
                 await asyncio.sleep(chance.uniform(0.0, 1.0))

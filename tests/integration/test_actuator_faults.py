@@ -356,22 +356,25 @@ async def test_a_server_that_forgets(nats: NatsServer, tmp_path: Path) -> None:
             await process.is_ready()
 
 
-async def test_memory_after_many_messages(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+async def test_memory_after_many_messages(nats: NatsServer, tmp_path: Path) -> None:
     """Resident memory after 50,000 decisions stays below 80 MiB."""
-    decider = Decider(scene.bus, scene.server.namespace)
-    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-        await process.is_ready()
-        first = process.resident_mib
-        start = time.time_ns() - 50_000 * 100_000
-        for block in range(500):
-            decisions = [
-                decider.decision({"app": 20_000 + n % 7}, end=start + (block * 100 + n) * 100_000) for n in range(100)
-            ]
-            await asyncio.gather(*(decider.publish(one) for one in decisions))
-            decider.said.clear()
-        newest = await decider.say("33M")
-        await scene.stands_at("33M", ["16500k"] * 2)
-        await scene.reported(decision=newest.id)
-        last = process.resident_mib
+    async with kubernetes.emulated(Emulator(starts_after=None)) as server, joined(nats.url, "sluice") as bus:
+        scene = Scene(server, bus)
+        await server.deploy(replicas=2)
+        await server.pods_of("app", 2)
+        decider = Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, server) as process:
+            await process.is_ready()
+            first = process.resident_mib
+            start = time.time_ns() - 50_000 * 100_000
+            for block in range(500):
+                ends = [start + (block * 100 + number) * 100_000 for number in range(100)]
+                decisions = [decider.decision({"app": 20_000 + end // 100_000 % 7}, end=end) for end in ends]
+                await asyncio.gather(*(decider.publish(one) for one in decisions))
+                decider.said.clear()
+            newest = await decider.say("33M")
+            await scene.stands_at("33M", ["16500k"] * 2)
+            await scene.reported(decision=newest.id)
+            last = process.resident_mib
     print(f"{first:.1f} MiB ready, {last:.1f} MiB after 50,000 decisions")
     assert last < 80
