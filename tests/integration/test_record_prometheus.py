@@ -1,0 +1,85 @@
+"""Past metrics of a real Prometheus as a recording, and what a replay makes of it."""
+
+import asyncio
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from schemas.messages import Sample, decode
+from services.operation.config import load
+from services.sampler.naming import Workloads
+from services.sampler.prometheus import PrometheusSource
+from services.sampler.samples import sample_of
+from services.tools.recording import Reader
+from tests.commands import sluice
+from tests.integration.test_sampler_equality import PAGES, START, S, open_metrics
+from tests.integration.test_sampler_equality import Exporter as Past
+from tests.prometheus_server import PrometheusServer
+
+pytestmark = pytest.mark.prometheus
+
+CONFIG = """
+domains:
+  - name: floor
+    critical: [{workload: robot-control, namespace: factory}, {workload: safety-scanner, namespace: factory}]
+    targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
+    min_observations: 20
+signal: {source: prometheus, period: 1s, window: 5s}
+"""
+FIRST, LAST = START + 10, START + PAGES - 1
+
+
+def when(second: int) -> str:
+    """A time as it is typed."""
+    return datetime.fromtimestamp(second, UTC).isoformat()
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> str:
+    """Five minutes of an exporter's life."""
+    exporter = Past(1)
+    return open_metrics([exporter.page(number) for number in range(PAGES)])
+
+
+async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: str) -> None:
+    """Each recorded sample is what the sampler would have got at that moment; the replay decides on all of them."""
+    config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
+    config.write_text(CONFIG)
+    with PrometheusServer(tmp_path / "prometheus", past) as server:
+        done = await asyncio.to_thread(
+            sluice, "record", "--config", config, "--from-prometheus", server.url,
+            "--start", when(FIRST), "--end", when(LAST), "--step", "1s", "-o", file,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        recorded = [decode(Sample, line.payload) for line in Reader(file).lines()]
+        assert [sample.end for sample in recorded] == [second * S for second in range(FIRST, LAST + 1)]
+        live = load(config, {})
+        signal = structs.replace(live.signal, prometheus=structs.replace(live.signal.prometheus, url=server.url))
+        with closing(PrometheusSource(signal, Workloads.of(live))) as source:
+            for sample in recorded[::29]:
+                measured = await source.measure(sample.end)
+                assert sample == sample_of(live.domains[0], sample.end, S, "prometheus", measured)
+    assert sum(one.critical[0].p95 is not None for one in recorded) > PAGES // 2
+    done = await asyncio.to_thread(sluice, "replay", file, "--every-policy", "--json")
+    assert done.returncode == 0, done.stderr
+    variants = json.loads(done.stdout)["variants"]
+    assert variants["proportional"]["floor"]["samples"] == len(recorded)
+    assert variants["as recorded"]["floor"]["samples"] == 0
+
+
+def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
+    """No server, no start, or a step that does not fit: a sentence, and no file."""
+    config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
+    config.write_text(CONFIG)
+    ask = ("record", "--config", config, "--from-prometheus", "http://127.0.0.1:9", "-o", file)
+    absent = sluice(*ask, "--start", when(FIRST), "--end", when(LAST))
+    assert absent.returncode == 1
+    assert "refused" in absent.stderr
+    assert "needs --start" in sluice(*ask).stderr
+    odd = sluice(*ask, "--start", when(FIRST), "--step", "3s")
+    assert "not a whole number of periods" in odd.stderr
+    assert not file.exists()
