@@ -24,38 +24,32 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
-def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """Run the factory to its end; gives its JSON."""
+def _played(tmp_path: Path, title: str, *arguments: str) -> dict[str, Any]:
+    """The figures of one run; played once more if the machine took more than a fifth of its seconds away."""
     path = tmp_path / "result.json"
-    with _factory(*arguments, "--json", str(path)) as process:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-    print(output)
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
-
-
-def _undisturbed(run: dict[str, Any]) -> dict[str, Any]:
-    """The run, unless the machine took more than a fifth of it away."""
-    judged, invalid = run["seconds"], run["invalid_windows"]
-    if invalid > 0.2 * (judged + invalid):
-        pytest.skip(f"needs a machine without CPU steal: {invalid} of {judged + invalid} seconds were disturbed")
-    return run
+    run: dict[str, Any] = {}
+    for _ in range(2):
+        with _factory(*arguments, "--json", str(path)) as process:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+        print(output)
+        run = json.loads(path.read_text(encoding="utf-8"))["runs"][title]
+        judged, invalid = run["seconds"], run["invalid_windows"]
+        if invalid <= 0.2 * (judged + invalid):
+            return run
+    pytest.skip(f"needs a machine without CPU steal: {run['invalid_windows']} seconds were disturbed")
 
 
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
     """Nobody limits telemetry-upload: nearly every second is bad."""
-    run = _undisturbed(
-        _played(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
-    )
+    run = _played(tmp_path, "no control", "--runs", "none", "--scenario", "steady", "--seconds", "8")
     assert run["violation"] > 0.8
     assert run["patches"] == 0
 
 
 def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart."""
-    result = _played(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
-    run = _undisturbed(result["runs"]["proportional, scrape"])
+    run = _played(tmp_path, "proportional, scrape", "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
     assert run["violation"] < 0.2
     assert run["share"] > 0.6
     assert run["patches"] > 0
