@@ -71,6 +71,7 @@ class Exporter:
         Raises:
             ScrapeFailed: the exporter gave no page.
             MalformedPage: it gave one that cannot be read.
+            TimeoutError: it did not answer in time.
         """
         deadline = time.monotonic() + self._timeout
         try:
