@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo factory test prove lint format schemas golden proto pins clean
+.PHONY: demo factory test prove bench-policies lint format schemas golden proto pins clean
 
 demo: $(VENV)/ready
 	$(BIN)/sluice demo $(ARGS)
@@ -15,6 +15,10 @@ factory: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# Every policy on every scenario of the simulated plant.
+bench-policies: $(VENV)/ready
+	$(BIN)/sluice bench policies $(ARGS)
 
 # What is proven of the shield and the fences, and that a broken shield does not pass.
 prove: $(VENV)/ready

@@ -6,6 +6,7 @@ import click
 
 BENCHES = {
     "bus": ("services.tools.bench.bus", "Decisions a second, from sample to decision, memory."),
+    "policies": ("services.tools.bench.policies", "Every policy on every scenario of the simulated plant."),
     "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
     "replay": ("services.tools.bench.replay", "Samples a second replayed, in this process and onto a bus."),
     "signals": ("services.tools.bench.signals", "How late a step in latency shows, by source."),
