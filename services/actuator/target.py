@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-import structlog
 from msgspec import Struct
 
 from schemas.domain import Domain, Target
@@ -37,8 +36,6 @@ _STUBBORN = 3
 """After so many rounds in a row with objects that are not as they were seen, it counts as a failure."""
 _DRIFT_S = (0.2, 10.0)
 """Between two corrections of drift: the first, and up to the second if it keeps coming back."""
-
-_log = structlog.get_logger()
 
 
 class Means(Struct, frozen=True):

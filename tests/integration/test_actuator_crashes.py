@@ -62,20 +62,20 @@ async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Pa
                 crashes += 1
                 await cancelled(busy)
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-            await scene.scale(3)
-            await decider.say("63M")
-            await scene.stands_at("63M", ["21M"] * 3)
-            # Reports follow patches: wait until none is on its way.
-            await eventually(lambda: nothing_pending(process))
-            assert process.stop() == 0
-        actions = await scene.actions()
-    writes = trail.check(actions, "5M", "80M")
-    print(f"{point}: {crashes} crashes, {writes} writes, {summary(trail)}")
+            figures = await concluded(scene, decider, process, trail)
+    print(f"{point}: {crashes} crashes, {figures}")
 
 
-def summary(trail: Trail) -> str:
-    """What was checked, in figures."""
-    return f"unreported 0 (on Pods gone meanwhile {trail.lost}), older over newer 0, out of bounds 0"
+async def concluded(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> str:
+    """Let an actuator that is not killed come to rest, and check the trail; gives figures."""
+    await scene.scale(3)
+    await decider.say("63M")
+    await scene.stands_at("63M", ["21M"] * 3)
+    # Reports follow patches: wait until none is on its way.
+    await eventually(lambda: nothing_pending(process))
+    assert process.stop() == 0
+    writes = trail.check(await scene.actions(), "5M", "80M")
+    return f"{writes} writes, unreported 0 (on Pods gone meanwhile {trail.lost}), older over newer 0, out of bounds 0"
 
 
 async def cancelled(task: "asyncio.Task[None]") -> None:
@@ -109,11 +109,5 @@ async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path) -
             kills += 1
         await cancelled(busy)
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-            await scene.scale(3)
-            await decider.say("63M")
-            await scene.stands_at("63M", ["21M"] * 3)
-            await eventually(lambda: nothing_pending(process))
-            assert process.stop() == 0
-        actions = await scene.actions()
-    writes = trail.check(actions, "5M", "80M")
-    print(f"{kills} kills, {writes} writes, {summary(trail)}")
+            figures = await concluded(scene, decider, process, trail)
+    print(f"{kills} kills, {figures}")
