@@ -57,10 +57,15 @@ class Seconds(click.ParamType[float]):
 
 @click.command()
 @click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Only these; may be given again.")
+@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="learned", show_default=True, help="In control.")
 @click.option(
-    "--policy", type=click.Choice(sorted(POLICIES)), default="proportional", show_default=True, help="In control."
+    "--against",
+    type=click.Choice(sorted(POLICIES)),
+    multiple=True,
+    default=("proportional",),
+    show_default=True,
+    help="Further policies to compare with.",
 )
-@click.option("--against", type=click.Choice(sorted(POLICIES)), multiple=True, help="Further policies to compare with.")
 @click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play.")
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
 @click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")

@@ -55,9 +55,9 @@ class Options(Struct, frozen=True):
     """What the command line asks for."""
 
     runs: tuple[Kind, ...] = KINDS
-    policy: str = "proportional"
+    policy: str = "learned"
     """The one in question: plays by every signal."""
-    against: tuple[str, ...] = ()
+    against: tuple[str, ...] = ("proportional",)
     """Others to compare it with, by scraping only."""
     scenario: str = "demo"
     seconds: float | None = None

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.root
 
 SLUICE = Path(sys.executable).parent / "sluice"
-SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0")
+SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0", "--policy", "proportional")
 """A bottleneck that two busy processors carry with ease."""
 
 

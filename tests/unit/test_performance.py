@@ -16,7 +16,7 @@ def test_who_plays() -> None:
     """Nobody first, then every policy by scraping, the one in question last; by Prometheus that one only."""
     titles = [one.title for one in Options(policy="aimd", against=("static", "aimd")).contenders()]
     assert titles == ["no control", "static, scrape", "aimd, scrape", "aimd, prometheus"]
-    assert [one.title for one in Options(runs=("scrape",)).contenders()] == ["proportional, scrape"]
+    assert [one.title for one in Options(runs=("scrape",)).contenders()] == ["proportional, scrape", "learned, scrape"]
 
 
 def test_the_scenario_fits_the_bottleneck() -> None:
