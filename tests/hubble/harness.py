@@ -19,8 +19,6 @@ SLUICE = str(Path(sys.executable).parent / "sluice")
 PLACE = "office-0"
 """The exporter's pod: on the far side of the bottleneck, so that the answers to its probes cross it."""
 PORTS = {"exporter": 9965, "sampler": 9101, "decision": 9102, "actuator": 9103}
-SAFE = 8_000
-"""A limit of the noisy neighbour at which no queue stands, kbit/s."""
 _FETCH = """
 import sys, urllib.error, urllib.request
 try:
@@ -95,16 +93,17 @@ class Factory:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Factory]:
-    """A factory at a safe limit."""
-    apps = Apps(capacity=20_000).changed({SCANNER: 5_000})
+def running(home: Path, capacity: int = 20_000) -> Iterator[Factory]:
+    """A factory on a bottleneck of ``capacity`` kbit/s, with the noisy neighbour at a safe limit."""
+    # The plant's packets are as small as a SYN: on a slow link a larger one takes longer by itself.
+    apps = Apps(capacity=capacity, probe=32).changed({SCANNER: capacity // 4})
     with (
         Bed(parameters(apps)) as bed,
         HubbleServer(f"unix:{home}/hubble.sock") as server,
         RealPlant(bed, apps) as plant,
     ):
         for pod in plant.pods:
-            plant.limit(pod.name, SAFE)
+            plant.limit(pod.name, apps.safe_budget() * 2 // 3)
         # As a real link of that rate: it sends one packet after the other, and never two at once.
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())
