@@ -69,8 +69,9 @@ class World:
         if expected != len(self.decisions):
             raise Conflict("another decision is the last")
         self.decisions.append((encode(decision), answered.seq))
+        seq = len(self.decisions)
         await Pause()
-        return len(self.decisions)
+        return seq
 
     async def after(self, position: int) -> Received[Sample] | None:
         """The follower's port: the next sample."""
@@ -186,6 +187,22 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
     assert set(world.buried) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+
+
+def test_repetitions_out_of_order_leave_nothing_out() -> None:
+    """What a dead process held comes again to the others, and not in order: consecutive, but with one between them."""
+    world = World([received(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
+    replicas = [Replica(world) for _ in range(REPLICAS)]
+    for seq in (1, 2, 3):
+        replicas[0].deliver(seq)
+    replicas[0].crash()
+    world.delivered = 3
+    for seq in (1, 3):
+        replicas[1].deliver(seq)
+    while replicas[1].step():
+        pass
+    finish(world, replicas)
+    assert [seq for _, seq in world.decisions] == [1, 2, 3, 4]
 
 
 def unacknowledged(world: World) -> list[int]:
