@@ -134,7 +134,7 @@ class Stream(RuleBasedStateMachine):
         self.made = follower()
         self.now = 100 * S
         self.wall = time.time_ns() - 3600 * S
-        self.port = 0
+        self.port = 1024
 
     @rule(step=st.integers(1, 3 * S))
     def time_passes(self, step: int) -> None:
