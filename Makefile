@@ -34,9 +34,12 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Records the golden recordings anew on real packets (root, 70 s), where the control core was changed on purpose.
+# Records the golden recordings anew on real packets (root), where the control core was changed on purpose.
 golden: $(VENV)/ready
-	$(BIN)/sluice factory --runs scrape --passive 0 --seconds 60 --record tests/golden/factory-step.jsonl.zst
+	for policy in learned proportional; do \
+	  $(BIN)/sluice factory --runs scrape --passive 0 --seconds 36 --policy $$policy \
+	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
+	done
 
 # Writes schemas/*.json anew from the message types and the subjects.
 schemas: $(VENV)/ready
