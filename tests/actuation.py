@@ -128,7 +128,9 @@ class Decider:
             for name, limit in limits.items()
         )
         state = State(self._epoch, self._seq, end, {}, "test/1")
-        return Decision(DOMAIN, f"{DOMAIN}:{end}", end, end + good_for, targets, "as the test says", state, "test/1")
+        return Decision(
+            DOMAIN, f"{DOMAIN}:{end}", end, end + good_for, targets, "as the test says", state, "test/1", 0.5
+        )
 
     async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
         """Decide on one Deployment and publish it."""

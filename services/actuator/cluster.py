@@ -277,8 +277,10 @@ async def _configuration(config: Kubernetes) -> Configuration:
         else:
             load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
-        where = config.kubeconfig or "the Pod's service account"
-        raise ClusterError(f"kubernetes: {where}: {error}") from None
+        if config.kubeconfig is not None:
+            raise ClusterError(f"kubernetes: {config.kubeconfig}: {error}") from None
+        remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
+        raise ClusterError(f"kubernetes: {remedy} ({error})") from None
     return settings
 
 

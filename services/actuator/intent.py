@@ -11,7 +11,7 @@ from msgspec import Struct
 from schemas.domain import Target
 from schemas.messages import Decision, TargetDecision
 from schemas.units import Duration
-from services.actuator.order import Order, fail_safe, from_decision, from_record
+from services.actuator.order import Order, fail_safe, from_decision, from_record, lowest, not_raised
 from services.actuator.record import Record
 from services.control.fence import AHEAD, refused
 
@@ -62,13 +62,24 @@ class Intent:
             decision: what was decided.
             part: the decision's part about this target.
             published: when, UTC ns.
-            record: what the Deployment carries, as far as it is known.
+            record: what tells of the newest decision, as far as it is known.
             moment: now.
         """
         why = refused(self._fence(record, moment.now), decision, moment.now)
         if why is None:
-            self._take(from_decision(self._target, decision, part, published), moment)
+            known = lowest(*(one.limit for one in (self.order, record) if one is not None))
+            order = from_decision(self._target, decision, part, published)
+            self._take(not_raised(self._target, order, known), moment)
         return why
+
+    def hold(self, limit: int | None) -> None:
+        """Lower an order that would raise what is in force without data.
+
+        Args:
+            limit: in force on the objects, kbit/s: they may be seen only after the decision came.
+        """
+        if self.order is not None:
+            self.order = not_raised(self._target, self.order, limit)
 
     def is_about(self, decision: Decision) -> bool:
         """Whether the order comes from that decision."""
@@ -78,7 +89,7 @@ class Intent:
         """Replace an order that is over by the fail-safe limit; gives the one that is over.
 
         Args:
-            limit: in force on the Deployment, kbit/s.
+            limit: in force on the objects, kbit/s.
             moment: now.
             seen: whether the Deployment is known; without it there is nothing to be in order.
         """

@@ -4,6 +4,7 @@ decision --> order --> plan.py --> patches
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.domain import Target
 from schemas.messages import Cause, Decision, TargetDecision
@@ -27,6 +28,8 @@ class Order(Struct, frozen=True):
     decided: int | None = None
     expires: int | None = None
     """Until when it holds; None: until something better is known."""
+    blind: bool = False
+    """Decided without data, or in violation: no ground for a raise."""
 
 
 def clamped(target: Target, limit: int) -> int:
@@ -70,7 +73,30 @@ def from_decision(target: Target, decision: Decision, part: TargetDecision, publ
         end=decision.end,
         decided=published,
         expires=decision.expires,
+        blind=part.rule == "no-data" or decision.violated or decision.stress is None,
     )
+
+
+def not_raised(target: Target, order: Order, limit: int | None) -> Order:
+    """The order, or a lower one where it would raise what is in force without data that allow it.
+
+    A decision service that has lost its state does not know what is in force.
+
+    Args:
+        target: whose bounds hold.
+        order: what was decided.
+        limit: in force, kbit/s; None: unlimited.
+    """
+    if not order.blind or limit is None or clamped(target, limit) >= order.limit:
+        return order
+    kept = clamped(target, limit)
+    text = f"{_written(order.limit)} without data that allow a raise: stays at {_written(kept)}"
+    return replace(order, limit=kept, reason=f"{order.reason}; {text}")
+
+
+def lowest(*limits: int | None) -> int | None:
+    """The lowest of some limits, kbit/s; None where all are unlimited."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _written(kbit: int) -> str:
@@ -93,16 +119,16 @@ def from_record(target: Target, record: Record) -> Order:
 
 
 def fail_safe(target: Target, cause: Cause, reason: str, limit: int | None, last: Order | Record | None) -> Order:
-    """The fail-safe limit, or the one in force if that is lower: not knowing never raises a limit.
+    """The fail-safe limit, or a lower one that is or may be in force: not knowing never raises a limit.
 
     Args:
         target: whose fail-safe limit and bounds hold.
         cause: ``dead-man`` or ``start``.
         reason: in words.
         limit: in force, kbit/s; None: unlimited.
-        last: what was in force; its fence is kept.
+        last: what was ordered last, which may be in force on some objects only; its fence is kept.
     """
-    safe = target.fail_safe if limit is None else min(limit, target.fail_safe)
+    safe = lowest(target.fail_safe, limit, last.limit if last else None) or 0
     return Order(
         cause=cause,
         limit=clamped(target, safe),

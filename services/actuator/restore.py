@@ -64,8 +64,8 @@ async def restore(cluster: Restores, target: Target, *, dry_run: bool) -> list[B
 
     Raises:
         Gone: there is no such Deployment.
-        Refused: the API server does not allow it.
-        Unavailable: the API server does not answer.
+        Refused: the API server does not allow to read what there is.
+        Unavailable: the API server does not say what there is.
     """
     deployment = await cluster.read(Deployment, target.namespace, target.deployment)
     everything = await cluster.all(Pod, target.namespace, labels=deployment.spec.selector.query())
@@ -76,7 +76,21 @@ async def restore(cluster: Restores, target: Target, *, dry_run: bool) -> list[B
 
 
 async def _put_back(cluster: Restores, thing: Deployment | Pod, *, dry_run: bool) -> Back | None:
-    """One object; None where Sluice left nothing on it."""
+    """One object; None where Sluice left nothing on it, or where it is gone."""
+    try:
+        return await _tried(cluster, thing, dry_run=dry_run)
+    except Gone:
+        return None
+    except (Refused, Unavailable) as error:
+        return Back(thing, "failed", f"{error}; may be left as it is")
+
+
+async def _tried(cluster: Restores, thing: Deployment | Pod, *, dry_run: bool) -> Back | None:
+    """Patch one object, again where it changed meanwhile.
+
+    Raises:
+        Gone, Refused or Unavailable.
+    """
     for _ in range(_TRIES):
         try:
             record = record_of(thing)
@@ -89,8 +103,6 @@ async def _put_back(cluster: Restores, thing: Deployment | Pod, *, dry_run: bool
             return Back(thing, "dry-run", f"would be {text}")
         try:
             after = await cluster.patch(thing, operations(thing, wanted))
-        except Gone:
-            return None
         except Stale:
             thing = await cluster.read(type(thing), thing.metadata.namespace, thing.metadata.name)
             continue

@@ -21,11 +21,15 @@ from services.actuator.reports import BusOutlet, Duty, Reports
 from services.actuator.target import Hand, Means
 from services.actuator.watch import Watch
 from services.bus.jetstream import Bus, Received, Unreadable
+from services.bus.link import Denied
+from services.bus.session import ApiError, BackOff
 from services.operation import crash
 from services.operation.health import Health
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
+_DECISIONS = "decisions"
+"""The condition that the bus told what is in force."""
 
 _log = structlog.get_logger()
 
@@ -56,10 +60,24 @@ class Actuator:
                 group.create_task(Watch(self._cluster, key, hand.seen, state).run())
                 group.create_task(hand.run())
             group.create_task(self._events.run())
-            async with joined() as bus:
-                await asyncio.gather(*(self._begin(bus, domain) for domain in self._domains.values()))
-                group.create_task(self._reports.run(BusOutlet(bus)))
-                await self._listen(bus)
+            await self._converse(joined)
+
+    async def _converse(self, joined: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
+        """Hear decisions and report, for ever: whatever goes wrong with the bus, the hands go on."""
+        back_off = BackOff()
+        while True:
+            try:
+                async with joined() as bus, asyncio.TaskGroup() as group:
+                    for domain in self._domains.values():
+                        await self._begin(bus, domain)
+                    self._health.good(_DECISIONS)
+                    group.create_task(self._reports.run(BusOutlet(bus)))
+                    await self._listen(bus)
+            except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
+                # The dead-man works without the bus, and must not end with it.
+                _log.exception("the bus side failed and begins again")
+                self._health.bad(_DECISIONS, f"{type(error).__name__}: {error}")
+            await back_off.wait()
 
     def _state(self, hand: Hand, trouble: str | None) -> None:
         if trouble is None and hand.seen.looked and hand.seen.deployment is None:
@@ -68,12 +86,27 @@ class Actuator:
 
     async def _begin(self, bus: Bus, domain: Domain) -> None:
         """Ask the bus what is in force and what was reported."""
-        decision = await _last(bus, Decision, bus.subjects.decision(domain.name))
+        decision = await self._last(bus, Decision, bus.subjects.decision(domain.name))
         if decision is not None and decision.message.domain == domain.name:
             self._hand_out(decision)
         for target in domain.targets:
-            action = await _last(bus, Action, bus.subjects.action(domain.name, target.key))
+            action = await self._last(bus, Action, bus.subjects.action(domain.name, target.key))
             self._hands[domain.name, target.key].begin(None if action is None else action.message)
+
+    async def _last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
+        """The last message, asked for again and again until the bus tells."""
+        back_off = BackOff()
+        while True:
+            try:
+                return await bus.last(kind, subject)
+            except Unreadable as error:
+                _log.warning("last message cannot be read", subject=subject, reason=str(error))
+                return None
+            except (Denied, ApiError) as error:
+                reason = f"the last message on {subject} cannot be looked up: {error}"
+                _log.warning("look-up refused", subject=subject, reason=str(error))
+                self._health.bad(_DECISIONS, reason)
+            await back_off.wait()
 
     async def _listen(self, bus: Bus) -> None:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(Decision, NAME, NAME, ack_wait=_ACK_WAIT_S)
@@ -97,11 +130,3 @@ class Actuator:
         for hand, part in known:
             hand.offer(decision, part, received.published, duty)
         return bool(known)
-
-
-async def _last(bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
-    try:
-        return await bus.last(kind, subject)
-    except Unreadable as error:
-        _log.warning("last message cannot be read", subject=subject, reason=str(error))
-        return None

@@ -18,9 +18,10 @@ from msgspec import Struct
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import meters
+from services.actuator.drift import Drift
 from services.actuator.execute import Patches, carry_out
 from services.actuator.intent import Intent, Moment
-from services.actuator.order import Order, from_decision, in_force
+from services.actuator.order import Order, from_decision, in_force, lowest
 from services.actuator.plan import Author, Plan, left_alone, per_pod, planned, recovered, way_back
 from services.actuator.record import Record, newest, readable_record
 from services.actuator.reports import Duty, Reports
@@ -34,8 +35,6 @@ _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
 _STUBBORN = 3
 """After so many rounds in a row with objects that are not as they were seen, it counts as a failure."""
-_DRIFT_S = (0.2, 10.0)
-"""Between two corrections of drift: the first, and up to the second if it keeps coming back."""
 
 
 class Means(Struct, frozen=True):
@@ -79,8 +78,7 @@ class Hand:
         self._told_late = float("-inf")
         self._back_off = BackOff()
         self._stale_rounds = 0
-        self._drift_gap_s = _DRIFT_S[0]
-        self._drift_after = 0.0
+        self._drift = Drift()
 
     def _wake(self) -> None:
         self._awake.set()
@@ -127,6 +125,13 @@ class Hand:
         things: list[Thing] = [self.seen.deployment, *self.seen.pods] if self.seen.deployment is not None else []
         return newest((readable_record(thing) for thing in things), moment.now + AHEAD)
 
+    def _in_force(self, moment: Moment) -> int | None:
+        """The lowest limit that may be in force, kbit/s: a cut may have reached Pods and not the Deployment."""
+        if self.seen.deployment is None:
+            return None
+        record = self._newest(moment)
+        return lowest(in_force(self.seen.deployment), record.limit if record is not None else None)
+
     def _release(self) -> None:
         """Nothing more will be done for the decisions in hand."""
         for duty in self._duties:
@@ -155,7 +160,7 @@ class Hand:
     def _judge(self) -> None:
         """Let an order lapse that is over; without one, begin with what is known."""
         deployment, moment = self.seen.deployment, self._moment()
-        limit = None if deployment is None else in_force(deployment)
+        limit = self._in_force(moment)
         over = self._intent.lapse(limit, moment, seen=deployment is not None)
         if over is not None:
             meters.dead_man.labels(self.target.key).inc()
@@ -178,6 +183,7 @@ class Hand:
             return None
         if self._intent.bow(self._newest(moment), moment):
             self._release()
+        self._intent.hold(self._in_force(moment))
         order = self._intent.order
         author = Author(self._means.by, self._term or self._next_term())
         pods = self.seen.pods
@@ -245,10 +251,7 @@ class Hand:
         """How long what is planned has to wait, seconds; None: not at all."""
         if self._reports.full and not any(write.cut for write in plan.writes):
             return 1.0
-        if all(write.record.cause == "drift" for write in plan.writes):
-            left = self._drift_after - time.monotonic()
-            return left if left > 0 else None
-        return None
+        return self._drift.wait_s(plan.writes, time.monotonic())
 
     async def _carry_out(self, order: Order, plan: Plan, author: Author, deployment: Deployment) -> float:
         patient = self._stale_rounds < _STUBBORN
@@ -265,18 +268,10 @@ class Hand:
         self._voice.acted(order, plan, done.answers, deployment, self._headers)
         self._stale_rounds = self._stale_rounds + 1 if done.stale else 0
         if any(write.record.cause == "drift" for write, _ in done.answers):
-            self._mind_drift()
+            self._drift.corrected(time.monotonic())
         if done.failed:
             return self._back_off.next_s()
         return 0.0  # look again: what was written may not be all
-
-    def _mind_drift(self) -> None:
-        """Correct at once what was changed once, and ever more slowly what is changed again and again."""
-        now = time.monotonic()
-        first, most = _DRIFT_S
-        again = now - self._drift_after < 3 * self._drift_gap_s
-        self._drift_gap_s = min(2 * self._drift_gap_s, most) if again else first
-        self._drift_after = now + self._drift_gap_s
 
     def _settled(self, order: Order, deployment: Deployment) -> None:
         """The cluster is as the order says."""

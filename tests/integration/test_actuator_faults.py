@@ -296,7 +296,7 @@ async def test_adversarial_decisions(scene: Scene, nats: NatsServer, tmp_path: P
                 )
                 state = State(chance.choice((now, huge, 0)), chance.choice((1, huge)), end, {}, "forged/1")
                 expires = chance.choice((end + 60 * S if end < huge else huge, huge, 0))
-                decision = Decision(DOMAIN, f"f:{number}", end, expires, parts, "forged", state, "forged/1")
+                decision = Decision(DOMAIN, f"f:{number}", end, expires, parts, "forged", state, "forged/1", 0.5)
                 await scene.bus.publish(subject, decision, msg_id=f"forged:{number}")
             await decider.say("42M", end=time.time_ns() + 8 * S)
             await scene.stands_at("42M", ["21M"] * 2)

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from schemas.messages import Decision, State, TargetDecision
+from schemas.messages import Decision, Rule, State, TargetDecision
 from schemas.units import Duration
 from services.actuator.intent import Intent, Moment
 from services.actuator.order import Order
@@ -40,19 +40,34 @@ class History(RuleBasedStateMachine):
         age=st.integers(-30 * S, 30 * S),
         good_for=st.integers(-10 * S, 10**12),
         limit=st.integers(-(2**63), 2**63 - 1),
+        rule_=st.sampled_from(("none", "no-data")),
+        stress=st.none() | st.just(0.5),
+        violated=st.booleans(),
     )
-    def offer(self, age: int, good_for: int, limit: int) -> None:
+    def offer(
+        self,
+        age: int,
+        good_for: int,
+        limit: int,
+        rule_: Rule,
+        stress: float | None,
+        violated: bool,
+    ) -> None:
         """A decision comes."""
         before = self.intent.order
         end = self.now - age
-        part = TargetDecision(TARGET.key, limit, limit, "none", 0)
-        decision = Decision("d", f"d:{end}", end, end + good_for, (part,), "", State(1, 1, end, {}, "p"), "p")
+        part = TargetDecision(TARGET.key, limit, limit, rule_, 0)
+        state = State(1, 1, end, {}, "p")
+        decision = Decision("d", f"d:{end}", end, end + good_for, (part,), "", state, "p", stress, violated)
         why = self.intent.offer(decision, part, end, None, self.moment)
         if why is not None:
             assert self.intent.order is before
             return
+        self.intent.hold(self.limit)
         order = self.intent.order
         assert order is not None
+        if self.limit is not None and (rule_ == "no-data" or violated or stress is None):
+            assert order.limit <= max(self.limit, TARGET.min), "a raise without data"
         assert self.now < decision.expires
         if before is not None and before.end is not None and before.end <= self.now + AHEAD:
             assert order.end is not None
