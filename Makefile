@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo factory test prove bench-policies lint format schemas golden proto pins clean
+.PHONY: demo factory test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
 
 demo: $(VENV)/ready
 	$(BIN)/sluice demo $(ARGS)
@@ -15,6 +15,14 @@ factory: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# Speed and memory of bus, exporter and replay.
+bench: $(VENV)/ready
+	for part in bus exporter replay; do $(BIN)/sluice bench $$part $(ARGS) || exit 1; done
+
+# A long steady run on real packets (root): the learned policy, the proportional one, no control.
+bench-factory: $(VENV)/ready
+	$(BIN)/sluice factory --runs none --runs scrape --passive 0 --scenario steady --seconds 240 $(ARGS)
 
 # Every policy on every scenario of the simulated plant.
 bench-policies: $(VENV)/ready
