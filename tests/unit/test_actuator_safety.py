@@ -1,13 +1,13 @@
 """Not knowing raises no limit; one thing that goes wrong stops no other."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from schemas.config import Config, Kubernetes
 from schemas.domain import Critical, Domain
+from schemas.messages import Decision
 from schemas.units import Duration
 from services.actuator.cluster import Cluster, ClusterError
 from services.actuator.drift import Drift
@@ -126,7 +126,7 @@ async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
     async with Cluster.connected(Kubernetes(server="http://127.0.0.1:9")) as cluster:
         actuator = Actuator(CONFIG, cluster, health)
         bus: Any = Refusing(Denied("not yours"), ApiError(10008, "no quorum"))
-        assert await actuator._last(bus, Any, "sluice.decision.line") is None
+        assert await actuator._last(bus, Decision, "sluice.decision.line") is None
     assert "no quorum" in health.wrong["decisions"]
 
 
@@ -135,14 +135,12 @@ async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:
     tries = asyncio.Event()
     count = 0
 
-    @asynccontextmanager
-    async def joined() -> Any:
+    def joined() -> Any:
         nonlocal count
         count += 1
         if count == 3:
             tries.set()
         raise KeyError("answer")
-        yield
 
     async with Cluster.connected(Kubernetes(server="http://127.0.0.1:9")) as cluster:
         running = asyncio.create_task(Actuator(CONFIG, cluster, Health()).run(joined))
