@@ -89,7 +89,7 @@ def _show(console: Console, path: Path, report: Report) -> None:
     for finding in report.findings:
         colour = "red" if finding.level == "error" else "yellow"
         lines.append(f"[{colour}]{finding.level}[/] {escape(finding.where)}: {escape(finding.what)}")
-    for line in [*lines, _verdict(path, report.findings)]:
+    for line in [*lines, _verdict(path, report.findings, report.looks)]:
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -122,9 +122,12 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _verdict(path: Path, findings: Sequence[Finding]) -> str:
+def _verdict(path: Path, findings: Sequence[Finding], looks: Sequence[Look]) -> str:
     errors = sum(finding.level == "error" for finding in findings)
     warnings = len(findings) - errors
+    unseen = sum(not one.reached for one in looks)
+    if not findings and unseen:
+        return f"{escape(str(path))}: nothing found, but {unseen} of {len(looks)} servers were not reached from here"
     if not findings:
         return f"[green]{escape(str(path))}: nothing found[/]"
     return f"{escape(str(path))}: {errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
