@@ -167,7 +167,7 @@ def planned(
     """
     wanted = needs(target, order, deployment, pods)
     ids = {
-        cause: _action_id(target, order, cause, [need for need in wanted if need.cause == cause])
+        cause: _action_id(target, order, cause, author, [need for need in wanted if need.cause == cause])
         for cause in {need.cause for need in wanted}
     }
     was = in_force(deployment)
@@ -175,10 +175,13 @@ def planned(
     return Plan(writes, {ids[need.cause]: need.why for need in reversed(wanted)})
 
 
-def _action_id(target: Target, order: Order, cause: Cause, wanted: Iterable[Need]) -> str:
-    """The same action on the same objects as they are seen has the same id."""
+def _action_id(target: Target, order: Order, cause: Cause, author: Author, wanted: Iterable[Need]) -> str:
+    """The same action of one process on the same objects as they are seen has the same id.
+
+    Two processes that act at once each report their own part: under one id the bus would drop one.
+    """
     seen = sorted(f"{need.thing.uid} {need.thing.metadata.resource_version}" for need in wanted)
-    digest = blake2b("\n".join([*seen, str(order.limit)]).encode(), digest_size=6).hexdigest()
+    digest = blake2b("\n".join([*seen, str(order.limit), author.by]).encode(), digest_size=6).hexdigest()
     return ":".join([target.key, cause, order.decision or "-", digest])
 
 

@@ -7,6 +7,7 @@ The bus may be away.  Reports that name a patch are kept until it has them; of t
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b
 from typing import Protocol
 
 import structlog
@@ -136,7 +137,9 @@ class BusOutlet:
 
     async def send(self, action: Action, headers: Mapping[str, str]) -> None:
         """Publish; returns when the bus has it."""
-        msg_id = f"{action.id}:{action.outcome}"
+        # Two processes can each know a part of one action: only a report of the same Pods is a repetition.
+        pods = blake2b(" ".join(sorted(pod.uid for pod in action.pods)).encode(), digest_size=4).hexdigest()
+        msg_id = f"{action.id}:{action.outcome}:{pods}"
         subject = self._bus.subjects.action(action.domain, action.target)
         trace = {envelope.TRACE: envelope.continued(headers, msg_id)}
         try:
