@@ -46,11 +46,11 @@ def config(domains: int = 1, policy: str = "proportional") -> Config:
     )
 
 
-def samples(domain: Domain, count: int, seed: int = 1) -> Iterator[Sample]:
+def samples(domain: Domain, count: int, seed: int = 1, begin: int = BEGIN) -> Iterator[Sample]:
     """Calm and congested windows, and some without data."""
     chance = random.Random(f"{domain.name} {seed}")
     for i in range(1, count + 1):
-        end = BEGIN + i * PERIOD
+        end = begin + i * PERIOD
         scale = 4 if chance.random() < 0.1 else 1
         yield Sample(
             domain=domain.name,
@@ -74,14 +74,14 @@ def samples(domain: Domain, count: int, seed: int = 1) -> Iterator[Sample]:
         )
 
 
-def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False) -> Iterator[Line]:
+def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False, begin: int = BEGIN) -> Iterator[Line]:
     """Samples, decisions and, if wanted, actions of all domains in the order of their times."""
     limits: dict[str, int] = {}
     acted = 0
     controllers = {domain.name: Controller(domain) for domain in of.domains}
     states: dict[str, State] = {}
     seq = 0
-    for row in zip(*(samples(domain, count, seed) for domain in of.domains), strict=True):
+    for row in zip(*(samples(domain, count, seed, begin) for domain in of.domains), strict=True):
         for sample in row:
             seq += 1
             yield sample_line(sample, seq)
