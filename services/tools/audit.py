@@ -1,7 +1,6 @@
 """``sluice audit``: is everything that happened on the bus as it must be?"""
 
 import asyncio
-import sys
 from collections import Counter
 from contextlib import aclosing
 
@@ -40,9 +39,7 @@ def command(source: Source, since: int | None, until: int | None, domains: tuple
         click.echo(msgspec.json.encode({"findings": found, "problems": source.problems}))
     else:
         _show(found)
-    for problem in source.problems:
-        click.echo(f"{source.name}: {problem}", err=True)
-    sys.exit(1 if found.breaks or source.problems else 0)
+    source.end(good=not found.breaks)
 
 
 async def _audited(source: Source, what: Stretch) -> Findings:

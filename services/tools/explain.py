@@ -26,6 +26,7 @@ _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,20})(?::(?P<policy>[^:]+))?")
 _BEFORE_NS = 30 * 10**9
 _AFTER_NS = 60 * 10**9
 _LATELY_NS = 600 * 10**9
+_LATER = 9
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Case:
     before: State | None = None
     """The state that the decision before left."""
     actions: list[Action] = field(default_factory=list)
+    since: list[Action] = field(default_factory=list)
+    """Limits set later, and by another cause than a decision: the fail-safe limit after silence, a start."""
     _samples: dict[str, tuple[Sample, Line]] = field(default_factory=dict)
     _last: Decision | None = None
 
@@ -52,10 +55,16 @@ class Case:
         elif isinstance(message, Decision):
             if self._fits(message):
                 self.decision, self.before = (message, line), self._last.state if self._last else None
-                self.sample, self.actions = self._samples.get(message.sample), []
+                self.sample, self.actions, self.since = self._samples.get(message.sample), [], []
             self._last = message
-        elif isinstance(message, Action) and self.decision and message.decision == self.decision[0].id:
-            self.actions.append(message)
+        elif isinstance(message, Action) and self.decision:
+            self._acted(message, self.decision[0])
+
+    def _acted(self, action: Action, decision: Decision) -> None:
+        if action.decision == decision.id:
+            self.actions.append(action)
+        elif action.decision is None and action.outcome == "applied":
+            self.since = [*self.since[-_LATER:], action]
 
     def _fits(self, decision: Decision) -> bool:
         if self.wanted in (decision.id, decision.sample):
@@ -72,17 +81,30 @@ def command(source: Source, decision: str) -> None:
 
     DECISION is the id of a decision or of its sample, as an action or a log names it; or the name of a
     domain, for the last time that one of its limits moved.
+    Exit code 1: there is no such decision, or some of the file cannot be read.
     """
     try:
         case = asyncio.run(_found(source, decision))
     except (BusError, Denied) as error:
         raise click.ClickException(str(error)) from None
     if case.decision is None:
-        raise click.ClickException(f"{source.name}: there is no decision {decision!r}")
+        raise click.ClickException(_unknown(source, decision))
     domain = next((one for one in source.domains if one.name == case.decision[0].domain), None)
     console = Console(highlight=False, soft_wrap=True)
     for text in told(case, domain):
         console.print(text, markup=False, style="" if text.startswith(" ") else "bold")
+    source.end()
+
+
+def _unknown(source: Source, wanted: str) -> str:
+    """What to say where there is nothing to explain."""
+    names = [domain.name for domain in source.domains]
+    if wanted in names:
+        lately = "" if source.reader is not None else f" in the last {_LATELY_NS // 60 // 10**9} minutes"
+        return f"{source.name}: no limit of domain {wanted!r} moved{lately}"
+    known = f"; the domains are {', '.join(names)}" if names else ""
+    problems = "".join(f"\n{problem}" for problem in source.problems)
+    return f"{source.name}: there is no decision {wanted!r}{known}{problems}"
 
 
 async def _found(source: Source, wanted: str) -> Case:
@@ -119,6 +141,7 @@ def told(case: Case, domain: Domain | None) -> Iterator[str]:
         yield f"  {short(one.target)} {move} {mbit(one.limit)}: {kept}"
     yield from _done(case)
     yield from _took(case)
+    yield from _later(case)
     yield f"Made again from its sample: {_remade(case, domain)}"
     if trace := line.headers.get(envelope.TRACE, ""):
         yield f"Trace {trace.split('-')[1]}"
@@ -171,6 +194,14 @@ def _took(case: Case) -> Iterator[str]:
         steps.append(f"{_ms(max(done) - decision.end)} from the end of the window to the last patch")
     if steps:
         yield f"Took {', '.join(steps)}"
+
+
+def _later(case: Case) -> Iterator[str]:
+    if case.since:
+        yield "Set since then, and not by a decision"
+    for action in case.since:
+        when = "" if action.applied is None else f"{clock(action.applied)[11:]}  "
+        yield f"  {when}{short(action.target)} {mbit(action.limit)} ({action.cause}): {action.reason}"
 
 
 def _ms(ns: int) -> str:

@@ -53,8 +53,8 @@ def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -
     domains = list(dict.fromkeys(domain for of in found.values() for domain, figures in of.items() if figures.samples))
     for domain in domains[:_MOST_ROWS]:
         table = _table(f"Domain {domain}: best-effort limits, in Mbit/s", "policy")
-        for column in ("mean", "lowest", "highest", "above", "below", "per min", "cuts", "shielded"):
-            table.add_column(column, justify="right")
+        for column in ("mean", "min", "max", "above", "below", "moves", "cuts", "shield"):
+            table.add_column(column, justify="right", no_wrap=True)
         for variant, of in found.items():
             if domain in of and of[domain].samples:
                 table.add_row(variant, *_cells(of[domain]))
@@ -63,8 +63,9 @@ def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -
         console.print(f"and {len(domains) - _MOST_ROWS} more domains; --json has them all")
     console.print(
         "above, below: share of samples with limits above or below the recorded ones.  "
-        "per min: how often limits changed.  "
-        "shielded: share of samples on which the shield changed the policy's proposal.",
+        "moves: how often limits changed, a minute.  "
+        "cuts: limits that the shield cut.  "
+        "shield: share of samples on which it changed the policy's proposal.",
         highlight=False,
     )
     for of in found.values():

@@ -31,6 +31,7 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     """Write a page about a recording FILE, or about a stretch of the bus.
 
     The page needs no network, suits light and dark screens, and prints.
+    Exit code 1: some of the file cannot be read; the page says so, and is about the rest.
     """
     try:
         from services.tools import report_page
@@ -46,8 +47,7 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     text = report_page.page(facts, audit.end(), told, [str(problem) for problem in source.problems])
     output.write_text(text, encoding="utf-8")
     click.echo(f"{output}: {len(text) / 1e6:.1f} MB")
-    for problem in source.problems:
-        click.echo(f"{source.name}: {problem}", err=True)
+    source.end()
 
 
 async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, int]:

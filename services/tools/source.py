@@ -1,12 +1,13 @@
 """Where a reader takes its messages from: a recording, or the bus.  The options that say so are the same for all."""
 
 import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from msgspec import structs
@@ -40,6 +41,12 @@ class Source:
     def size(self) -> int:
         """Bytes of the recording; 0 for a bus."""
         return self.reader.size if self.reader is not None else 0
+
+    def end(self, *, good: bool = True) -> NoReturn:
+        """Name what could not be read, and end: with exit code 1 unless all could, and all is ``good``."""
+        for problem in self.problems:
+            click.echo(f"{self.name}: {problem}", err=True)
+        sys.exit(0 if good and not self.problems else 1)
 
     async def stored(self, what: Stretch) -> AsyncGenerator[Line, None]:
         """Every message of the stretch in the order of the times, up to now.

@@ -63,7 +63,10 @@ class Filter:
 def command(
     source: Source, since: int | None, no_follow: bool, as_json: bool, live: bool, **filters: tuple[str, ...]
 ) -> None:
-    """Follow the bus, or read a recording FILE."""
+    """Follow the bus, or read a recording FILE.
+
+    Exit code 1: some of the file cannot be read.
+    """
     chosen = Filter(**{**filters, "kinds": filters["kinds"] or KINDS})
     if live and (as_json or source.reader is not None):
         raise click.UsageError("--live follows the bus, and is no JSON")
@@ -73,8 +76,7 @@ def command(
         lifecycle.run(_shown(source, stretch) if live else _printed(source, stretch, follow, chosen, as_json))
     except (BusError, Denied) as error:
         raise click.ClickException(str(error)) from None
-    for problem in source.problems:
-        click.echo(f"{source.name}: {problem}", err=True)
+    source.end()
 
 
 async def _arriving(tap: Tap, what: Stretch) -> AsyncGenerator[Line, None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from schemas.messages import Decision, Sample, encode
+from schemas.messages import Action, Decision, Sample, encode
 from services.tools.explain import Case, told
 from services.tools.recording import Line, line_of
 from services.tools.words import mbit, ms, read
@@ -112,3 +112,29 @@ def test_the_command_reads_a_recording(tmp_path: Path) -> None:
     done = sluice("explain", decision.id, record(tmp_path / "x", config(), iter(LINES)))
     assert done.returncode == 0
     assert done.stdout == explained(decision.id) + "\n"
+
+
+def test_what_was_set_without_a_decision_is_told() -> None:
+    """A fail-safe limit that came after the last decision is not hidden by it."""
+    old = next(line for line in reversed(LINES) if line.kind == "action")
+    action = read(old)
+    assert isinstance(action, Action)
+    silent = structs.replace(action, decision=None, cause="dead-man", limit=5_000, reason="no decision for 5 s")
+    line = line_of("action", old.subject, old.seq + 1, old.time + 1, old.headers, encode(silent))
+    assert "Set since then" not in explained("cell-0")
+    assert "(dead-man): no decision for 5 s" in explained("cell-0", [*LINES, line])
+
+
+@pytest.mark.parametrize(
+    "command", [("replay",), ("replay", "--every-policy"), ("audit",), ("tap",), ("explain", "cell-0")]
+)
+def test_a_cut_recording_fails_every_reader(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Whoever reads a file that is cut says at which line, does the rest, and ends with exit code 1."""
+    path = record(tmp_path / "x", config(), iter(LINES))
+    packed = path.read_bytes()
+    path.write_bytes(packed + packed[: len(packed) // 2])
+    done = sluice(*command, path)
+    assert done.returncode == 1
+    assert done.stdout
+    assert f"{path}: line " in done.stderr
+    assert "the file ends within it" in done.stderr
