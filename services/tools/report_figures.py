@@ -27,6 +27,9 @@ _SHADES = 120
 """More shaded spells than this are one colour from afar, and slow to draw."""
 _HEIGHT = 720
 _THINNEST_NS = 10**8
+_TICKS = [part * 10**power for power in range(-3, 5) for part in (1, 3)]
+"""Milliseconds; Plotly's own ticks leave the zeros out."""
+_TICK_TEXTS = [f"{tick:g}" for tick in _TICKS]
 _AXES = {1: "", 2: "2", 3: "3"}
 """By row, what its axes' names end in."""
 
@@ -44,10 +47,9 @@ def figure(facts: DomainFacts) -> str:
             shapes.append(line)
             labels.append(label)
     shown.add_traces(list(_rates(facts)), rows=3, cols=1)
-    shown.update_yaxes(type="log", row=1, col=1, title="P95, ms", minor={"showgrid": False})
-    shown.update_yaxes(type="log", row=2, col=1, title="jitter, ms", minor={"showgrid": False})
+    for row, name in ((1, "P95"), (2, "jitter")):
+        shown.update_yaxes(type="log", row=row, col=1, title=f"{name}, ms", tickvals=_TICKS, ticktext=_TICK_TEXTS)
     shown.update_yaxes(rangemode="tozero", row=3, col=1, title="Mbit/s")
-    shown.update_xaxes(title="UTC", row=3, col=1)
     shown.update_layout(
         shapes=shapes,
         annotations=labels,

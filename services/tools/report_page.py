@@ -72,8 +72,8 @@ def verdict(domains: Sequence[DomainFacts]) -> tuple[str, str]:
     if share <= _SELDOM:
         return "good", "Latency was within its limits almost all the time"
     if share <= _WORST:
-        return "fair", "Latency was over its limits now and then"
-    return "bad", "Latency was often over its limits"
+        return "fair", f"Latency was over its limits {share:.1%} of the time"
+    return "bad", f"Latency was over its limits {share:.0%} of the time"
 
 
 def sentences(one: DomainFacts) -> list[str]:

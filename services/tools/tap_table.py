@@ -10,7 +10,7 @@ from rich.text import Text
 
 from schemas.domain import Critical, Target
 from schemas.messages import Action, CriticalMeasure
-from services.tools.tap_view import DomainView, View
+from services.tools.tap_view import NEAR, DomainView, View
 from services.tools.words import RULES, mbit, ms, pods_told
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -18,7 +18,6 @@ _SILENT_S = 5.0
 _LINES_AROUND = 6
 _WIDE = 130
 _CURVE = 14
-_NEAR = 0.8
 
 
 def table(view: View, now: float, size: tuple[int, int], trouble: str | None) -> RenderableType:
@@ -38,7 +37,7 @@ def table(view: View, now: float, size: tuple[int, int], trouble: str | None) ->
         shown = max(height - _LINES_AROUND, 1)
         body = [_compact(domains[:shown], now)]
         if len(domains) > shown:
-            body.append(Text(f"and {len(domains) - shown} more domains that stand better", style="dim"))
+            body.append(Text(f"and {len(domains) - shown} more domains that stand no worse", style="dim"))
     return Group(*body, _foot(view, trouble))
 
 
@@ -117,7 +116,7 @@ def _against(measure: CriticalMeasure, slo: Critical | None, figure: str) -> Tex
     if slo is None or value is None:
         return Text(ms(value))
     most = getattr(slo, figure) / 1e9
-    colour = "red" if value > most else "yellow" if value > _NEAR * most else "green"
+    colour = "red" if value > most else "yellow" if value > NEAR * most else "green"
     return Text.assemble((f"{ms(value):>5}", colour), f" / {ms(most)}")
 
 

@@ -8,6 +8,8 @@ from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Mess
 
 HISTORY = 40
 """How many samples back the small curves go."""
+NEAR = 0.8
+"""From this share of an SLO on, latency is near it."""
 
 
 @dataclass
@@ -82,13 +84,16 @@ class View:
             view.actions[message.target] = message
 
     def worst_first(self) -> list[DomainView]:
-        """The domains, those that need a person's eye at the top."""
+        """The domains, those that need a person's eye at the top; equal ones keep their places."""
 
-        def need(view: DomainView) -> tuple[bool, float]:
+        def need(view: DomainView) -> tuple[int, str]:
             decision = view.decision
             if decision is None:
-                return True, 0.0
-            return not decision.violated, -(decision.stress if decision.stress is not None else 0.99)
+                return 2, view.name
+            if decision.violated:
+                return 0, view.name
+            stress = decision.stress
+            return 1 if stress is None else 3 if stress > NEAR else 4, view.name
 
         return sorted(self.domains.values(), key=need)
 

@@ -105,3 +105,13 @@ def test_domains_that_are_not_configured_are_shown_without_slos() -> None:
     text = shown(view)
     assert "robot-control" in text
     assert " / 2" not in text
+
+
+def test_domains_that_stand_alike_keep_their_places() -> None:
+    """A table that is watched does not shuffle its rows whenever a latency changes a little."""
+    view = filled(config(4))
+    for name, stress in zip(view.domains, (0.3, 0.7, 0.1, 0.9), strict=True):
+        one = view.domains[name]
+        assert one.decision is not None
+        one.decision = structs.replace(one.decision, violated=False, stress=stress)
+    assert [one.name for one in view.worst_first()] == ["cell-3", "cell-0", "cell-1", "cell-2"]
