@@ -8,7 +8,7 @@ from schemas.messages import Decision, Sample
 from services.bus.envelope import SAMPLE_SEQ
 from services.tools.audit_streams import Break, bounded
 from services.tools.recording import Line
-from services.tools.rerun import Again
+from services.tools.rerun import RECORDED, Again
 
 
 class Decisions:
@@ -44,7 +44,7 @@ class Decisions:
         self._check_bounds(decision, line)
         self._last = decision
         if self._again is not None:
-            self._again.decision(line.payload, line.time)
+            self._again.decision(RECORDED.decode(line.payload), line.payload, line.time)
 
     def _broken(self, rule: str, what: str, line: Line) -> None:
         self.breaks.append(Break(rule, self.name, what, line.time))

@@ -7,8 +7,9 @@ from msgspec import Raw, Struct
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample
+from services.bus.subjects import Subjects
 from services.tools.recording import Reader
-from services.tools.rerun import Again, Tally
+from services.tools.rerun import RECORDED, Again, Tally
 from services.tools.whatif import Course, Figures, Told
 
 AS_RECORDED = "as recorded"
@@ -20,6 +21,7 @@ class _Sample(Struct, tag="sample", tag_field="kind", gc=False):
 
 
 class _Decision(Struct, tag="decision", tag_field="kind", gc=False):
+    subject: str
     time: int
     body: Raw
 
@@ -35,11 +37,6 @@ class _Dead(Struct, tag="dead", tag_field="kind", gc=False):
 Lines = _Sample | _Decision | _Action | _Dead
 
 
-class _Owner(Struct):
-    domain: str
-
-
-_owner = msgspec.json.Decoder(_Owner)
 _told = msgspec.json.Decoder(Told)
 _decision = msgspec.json.Decoder(Decision)
 
@@ -53,6 +50,8 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
     What could not be read stands in ``reader.problems`` afterwards.
     """
     courses = {domain.name: Again(domain) for domain in reader.header.domains}
+    subjects = Subjects(reader.header.prefix)
+    by_subject = {subjects.decision(name): course for name, course in courses.items()}
     strangers: dict[str, Tally] = {}
     for batch in reader.read(msgspec.json.Decoder(Lines)):
         for line in batch:
@@ -64,9 +63,17 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
                     _stranger(strangers, line.body.domain)
             elif type(line) is _Decision:
                 body = bytes(line.body)
-                course = courses.get(_owner.decode(body).domain)
+                course = by_subject.get(line.subject)
+                if course is not None and course.expected(body):
+                    continue
+                try:
+                    recorded = RECORDED.decode(body)
+                except msgspec.DecodeError as error:
+                    reader.refuse(batch, line, error)
+                    continue
+                course = courses.get(recorded.domain)
                 if course is not None:
-                    course.decision(body, line.time)
+                    course.decision(recorded, body, line.time)
         progress(reader.offset)
     return {name: course.end() for name, course in courses.items()} | strangers
 
@@ -103,13 +110,21 @@ def what_if(
                 for course in by_domain.get(line.body.domain, ()):
                     course.sample(line.body, line.time)
             elif type(line) is _Decision:
-                told = _told.decode(line.body)
-                total = recorded[told.domain].take(told) if told.domain in recorded else 0
-                for course in by_domain.get(told.domain, ()):
-                    if course.begun:
-                        course.compare(told.end, total)
-                    else:
-                        course.begin(_decision.decode(line.body).state)
+                try:
+                    _compare(line.body, recorded, by_domain)
+                except msgspec.DecodeError as error:
+                    reader.refuse(batch, line, error)
         progress(reader.offset)
     figures = {name: {domain: course.figures for domain, course in of.items()} for name, of in courses.items()}
     return {AS_RECORDED: recorded} | figures
+
+
+def _compare(body: Raw, recorded: Mapping[str, Figures], courses: Mapping[str, Sequence[Course]]) -> None:
+    """Weigh a recorded decision against what the variants of its domain decided."""
+    told = _told.decode(body)
+    total = recorded[told.domain].take(told) if told.domain in recorded else 0
+    for course in courses.get(told.domain, ()):
+        if course.begun:
+            course.compare(told.end, total)
+        else:
+            course.begin(_decision.decode(body).state)

@@ -9,6 +9,7 @@ adds (the time at which it stores) is new; so a recording in which clocks jumped
 import asyncio
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import msgspec
@@ -197,13 +198,11 @@ async def _publish(
     predictor = None if "decision" in reader.header.kinds else Predictor(reader.header)
     begun: set[str] = set()
     run, sent = secrets.token_hex(4), 0
-    for line in reader.lines():
+    for line, sample in _read(reader):
         told(reader.offset)
-        if line.kind == "decision":
+        if sample is None:
             await _expect(bus, line, expected, begun, run)
-        if line.kind != "sample":
             continue
-        sample = _sample.decode(line.payload)
         if sample.domain not in expected.tallies:
             continue
         await pace.wait(line.time)
@@ -217,6 +216,20 @@ async def _publish(
         sent += 1
         if sent % _TOGETHER == 0:
             await asyncio.sleep(0)
+
+
+def _read(reader: Reader) -> Iterator[tuple[Line, Sample | None]]:
+    """Samples, and decisions with None; what cannot be read is told to the reader."""
+    for batch in reader.read(msgspec.json.Decoder(Line)):
+        for line in batch:
+            try:
+                if line.kind == "sample":
+                    yield line, _sample.decode(line.payload)
+                elif line.kind == "decision":
+                    _decision.decode(line.payload)
+                    yield line, None
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                reader.refuse(batch, line, error)
 
 
 async def _send(bus: Bus, sample: Sample, line: Line, run: str) -> None:

@@ -11,7 +11,7 @@ Plain JSON lines are read as well.
 
 import base64
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
@@ -226,6 +226,7 @@ class Reader:
         A line that does not decode becomes a problem, and nothing else is lost.
         """
         self.problems = []
+        self._numbers: Sequence[int] = ()
         self._foreign = False
         with self.path.open("rb") as file:
             for number, block in _below_header(_Lines(file, self.problems)):
@@ -234,22 +235,32 @@ class Reader:
                     return
                 try:
                     batch = decoder.decode_lines(block)
+                    self._numbers = range(number, number + len(batch))
                 except (msgspec.DecodeError, UnicodeDecodeError):
-                    batch = list(self._one_by_one(number, block.splitlines(), decoder))
+                    read = list(self._one_by_one(number, block.splitlines(), decoder))
+                    batch, self._numbers = [one for _, one in read], [number for number, _ in read]
                 yield batch
 
-    def _one_by_one(self, first: int, lines: Iterable[bytes], decoder: "msgspec.json.Decoder[T]") -> Iterator[T]:
+    def refuse(self, batch: Sequence[object], line: object, error: Exception) -> None:
+        """Add a line of the last batch to the problems: it can be read, but its message is not what its kind says."""
+        at = next(index for index, one in enumerate(batch) if one is line)
+        self.problems.append(Problem(self._numbers[at], f"not a message of its kind: {error}"))
+
+    def _one_by_one(
+        self, first: int, lines: Iterable[bytes], decoder: "msgspec.json.Decoder[T]"
+    ) -> Iterator[tuple[int, T]]:
         for number, line in enumerate(lines, first):
             if self._foreign or not line:
                 continue
             try:
-                yield decoder.decode(line)
+                yield number, decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._complain(number, line, error)
 
     def _complain(self, number: int, line: bytes, error: Exception) -> None:
         if b'"kind":"recording"' not in line:
-            self.problems.append(Problem(number, f"not a message: {error}"))
+            raw = b'"raw":"' in line
+            self.problems.append(Problem(number, "a message that is not JSON" if raw else f"not a message: {error}"))
             return
         try:
             other = read_header(line)

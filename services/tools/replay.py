@@ -71,7 +71,7 @@ def command(
             good = _what_if(console, reader, variants, as_json) if variants else _again(console, reader, as_json)
     except (NoRecording, ConfigError, BusError, Denied) as error:
         raise click.ClickException(str(error)) from None
-    for problem in reader.problems:
+    for problem in sorted(reader.problems, key=lambda problem: problem.line):
         click.echo(f"{file}: {problem}", err=True)
     sys.exit(0 if good and not reader.problems else 1)
 

@@ -22,16 +22,17 @@ _OVERTAKING = 10**9
 """By how much a decision's sample may come later in a recording than the decision, ns."""
 
 
-class Fence(Struct, frozen=True):
+class Fence(Struct, frozen=True, gc=False):
     """Where a recorded decision stands."""
 
     epoch: int
     seq: int
 
 
-class Recorded(Struct, frozen=True):
+class Recorded(Struct, frozen=True, gc=False):
     """As much of a recorded decision as tells how it is to be made again."""
 
+    domain: str
     sample: str
     end: int
     state: Fence
@@ -74,7 +75,7 @@ class Tally(Struct):
             self.notes.append(text)
 
 
-_recorded = msgspec.json.Decoder(Recorded)
+RECORDED = msgspec.json.Decoder(Recorded)
 _decision = msgspec.json.Decoder(Decision)
 
 
@@ -108,10 +109,11 @@ class Again:
         """The next sample of the stream, and when the bus stored it, UTC ns."""
         self.tally.samples += 1
         self._first = min(self._first, published)
-        if sample.id in self._samples:
+        name = sample.id
+        if name in self._samples:
             self.tally.refused += 1
             return
-        self._samples[sample.id] = Arrival(sample, published)
+        self._samples[name] = Arrival(sample, published)
         if self._decisions:
             self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
@@ -121,13 +123,33 @@ class Again:
             else:
                 self._unanswered(oldest)
 
-    def decision(self, body: bytes, published: int) -> None:
-        """The next recorded decision, and when the bus stored it, UTC ns.
+    def expected(self, body: bytes) -> bool:
+        """Whether ``body`` is, byte for byte, the decision on the sample that waits; if so, it is dealt with.
 
-        Raises:
-            msgspec.DecodeError: ``body`` is no decision.
+        That is the usual case, and such a decision need not be read.  Any other goes to ``decision``.
         """
-        self._decisions.append((_recorded.decode(body), published, body))
+        if self._decisions or not self._samples:
+            return False
+        name = next(iter(self._samples))
+        arrival = self._samples[name]
+        try:
+            admitted = admit(self._domain, self._state, arrival.sample, arrival.published)
+        except (StaleSample, FutureSample):
+            return False
+        decision = self._controller.step(admitted, arrival.sample)
+        if encode(decision) != body:
+            return False
+        del self._samples[name]
+        self._state = decision.state
+        self.tally.identical += 1
+        return True
+
+    def decision(self, recorded: Recorded, body: bytes, published: int) -> None:
+        """The next recorded decision, its bytes, and when the bus stored it, UTC ns."""
+        if not self._decisions and recorded.sample in self._samples:
+            self._judge(recorded, published, body)
+            return
+        self._decisions.append((recorded, published, body))
         self._settle(0)
 
     def end(self) -> Tally:
@@ -163,8 +185,9 @@ class Again:
             self._take(body, missing if published > self._first else None)
             return
         skipped: list[Arrival] = []
-        while (arrival := self._samples.pop(next(iter(self._samples)))).sample.id != recorded.sample:
-            skipped.append(arrival)
+        while (name := next(iter(self._samples))) != recorded.sample:
+            skipped.append(self._samples.pop(name))
+        arrival = self._samples.pop(name)
         replayed = self._answer(self._state, arrival, recorded) if not skipped else None
         if replayed is None or encode(replayed) != body:
             self._search(recorded, body, arrival, skipped)
@@ -199,7 +222,7 @@ class Again:
         if best is None:
             self._take(body, self._gap(recorded))
         else:
-            self._differs(best, body)
+            self._differs(best, recorded, body)
 
     def _passed(self, skipped: list[Arrival], state: State | None) -> State | None:
         """The state after samples that have no decision on record."""
@@ -231,17 +254,25 @@ class Again:
         )
 
     def _take(self, body: bytes, why: str | None) -> None:
-        self._state = _decision.decode(body).state
+        try:
+            self._state = _decision.decode(body).state
+        except msgspec.DecodeError as error:
+            # As the service does: without a readable state it begins anew.
+            self._state, why = None, f"a decision cannot be read: {error}"
         self.tally.given += 1
         if why is not None:
             self.tally.note(why)
 
-    def _differs(self, replayed: Decision, body: bytes) -> None:
-        recorded = _decision.decode(body)
-        self._state = recorded.state
+    def _differs(self, replayed: Decision, recorded: Recorded, body: bytes) -> None:
+        try:
+            decision = _decision.decode(body)
+        except msgspec.DecodeError as error:
+            self._state, told = None, f"the recorded one cannot be read: {error}"
+        else:
+            self._state, told = decision.state, difference(decision, replayed)
         self.tally.different += 1
         if len(self.tally.differences) < _MOST_LISTED:
-            self.tally.differences.append(Difference(recorded.sample, difference(recorded, replayed)))
+            self.tally.differences.append(Difference(recorded.sample, told))
 
 
 def difference(recorded: Decision, replayed: Decision) -> str:

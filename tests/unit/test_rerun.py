@@ -10,7 +10,7 @@ from msgspec import structs
 from schemas.messages import Decision, Sample, decode, encode
 from services.control import Controller
 from services.control.admission import FutureSample, admit
-from services.tools.inprocess import again
+from services.tools.inprocess import again, what_if
 from services.tools.recording import Line, Reader, line_of
 from services.tools.rerun import Tally
 from tests.bus_stream import BEGIN, PERIOD, config, decision_line, record, sample_line, samples, stream
@@ -261,3 +261,36 @@ def test_the_first_of_all_is_encoded_as_the_service_does() -> None:
     """The comparison is with the bytes that ``encode`` writes: a guard on this file's own premise."""
     line = next(line for line in stream(config(), 1) if line.kind == "decision")
     assert encode(decode(Decision, line.payload)) == line.payload
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [(b"{}", "not a message of its kind"), (b'{"domain":"cell-0"}', "not a message of its kind"), (b"x", "not JSON")],
+)
+def test_what_is_no_decision_is_named_with_its_line(tmp_path: Path, body: bytes, why: str) -> None:
+    """A line whose message cannot be read costs that decision, and neither replay nor comparison stumbles."""
+    lines = list(stream(config(), 40))
+    old = lines[41]
+    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, body)
+    reader = Reader(record(tmp_path / "x", config(), iter(lines)))
+    tally = again(reader, lambda _: None)["cell-0"]
+    assert [problem.line for problem in reader.problems] == [43]
+    assert why in reader.problems[0].what
+    assert (tally.identical, tally.different, tally.unanswered) == (39, 0, 1)
+    found = what_if(reader, {"same": config().domains}, lambda _: None)
+    assert [problem.line for problem in reader.problems] == [43]
+    assert found["same"]["cell-0"].samples == 40
+    assert found["as recorded"]["cell-0"].samples == 39
+
+
+def test_half_a_decision_differs(tmp_path: Path) -> None:
+    """A decision that only tells its place is a difference, and the next one begins anew."""
+    lines = list(stream(config(), 40))
+    old = lines[41]
+    body = msgspec.json.decode(old.payload)
+    body["targets"] = 3
+    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    tally = again(Reader(record(tmp_path / "x", config(), iter(lines))), lambda _: None)["cell-0"]
+    assert "cannot be read" in tally.differences[0].what
+    assert tally.different == 1
+    assert tally.identical + tally.given == 39

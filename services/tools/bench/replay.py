@@ -39,7 +39,9 @@ _PERIOD = 10**9 // 2
 _BEGIN = 1_790_000_000 * 10**9
 _GOALS = {
     "replayed in this process, proportional, samples/s": 100_000,
+    "and every decision compared, proportional, samples/s": 100_000,
     "replayed in this process, learned, samples/s": 40_000,
+    "and every decision compared, learned, samples/s": 40_000,
     "onto a bus, 100 domains, samples/s": 3_000,
     "onto a bus, one domain, samples/s": 500,
 }
@@ -110,8 +112,15 @@ def _decoded(reader: Reader) -> None:
         pass
 
 
+def _stepped(domain: Domain, samples: list[Sample]) -> None:
+    controller = Controller(domain)
+    state: State | None = None
+    for sample in samples:
+        state = controller.step(state, sample).state
+
+
 def in_process(home: Path, count: int) -> dict[str, float]:
-    """Decoding alone, replay of samples, and replay with every decision compared."""
+    """Decoding alone, control alone, replay of samples, and replay with every decision compared."""
     figures: dict[str, float] = {}
     for policy in ("proportional", "learned"):
         if policy not in POLICIES:
@@ -121,6 +130,8 @@ def in_process(home: Path, count: int) -> dict[str, float]:
         whole = make(home / f"{policy}.whole", config, count, decisions=True)
         if policy == "proportional":
             figures["decoded alone, samples/s"] = _rate(count, _decoded, samples)
+        read = [msgspec.json.decode(line.payload, type=Sample) for line in samples.lines()]
+        figures[f"stepped alone, {policy}, samples/s"] = _rate(count, _stepped, config.domains[0], read)
         told = f"replayed in this process, {policy}, samples/s"
         figures[told] = _rate(count, what_if, samples, {policy: config.domains}, _silent)
         figures[f"and every decision compared, {policy}, samples/s"] = _rate(count, again, whole, _silent)
