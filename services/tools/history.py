@@ -26,13 +26,34 @@ _TIMEOUT = Duration(60 * 10**9)
 def as_of_then(config: Config, url: str, step: int | None) -> Config:
     """The configuration under which a Prometheus would have been sampled every ``step`` ns.
 
-    Raises:
-        ValueError: the signal window is no whole number of steps, or a dead-man time is too short for them.
+    What is kept of the past is often coarser than a live signal.  So a window that does not fit becomes four
+    steps or scrape intervals long, and a dead-man time at least three steps; ``adapted`` tells of it.
     """
     prometheus = structs.replace(config.signal.prometheus, url=url)
     period = config.signal.period if step is None else Duration(step)
-    signal = structs.replace(config.signal, source="prometheus", period=period, timeout=_TIMEOUT, prometheus=prometheus)
-    return structs.replace(config, signal=signal)
+    window, least = config.signal.window, 4 * prometheus.scrape_interval
+    if window % period or window < least:
+        window = Duration(max(4, -(-least // period)) * period)
+    signal = structs.replace(
+        config.signal, source="prometheus", period=period, window=window, timeout=_TIMEOUT, prometheus=prometheus
+    )
+    domains = tuple(
+        structs.replace(domain, dead_man=Duration(max(domain.dead_man, 3 * period))) for domain in config.domains
+    )
+    return structs.replace(config, signal=signal, domains=domains)
+
+
+def adapted(config: Config, then: Config) -> str | None:
+    """How ``as_of_then`` changed windows and dead-man times, in words; None where it did not."""
+    parts = []
+    if then.signal.window != config.signal.window:
+        parts.append(f"windows of {then.signal.window} instead of {config.signal.window}")
+    parts += [
+        f"a dead-man time of {new.dead_man} instead of {old.dead_man} in {old.name}"
+        for old, new in zip(config.domains, then.domains, strict=True)
+        if new.dead_man != old.dead_man
+    ]
+    return f"a sample every {then.signal.period}: {', '.join(parts)}" if parts else None
 
 
 async def samples(config: Config, start: int, end: int) -> AsyncIterator[Sample]:

@@ -188,12 +188,14 @@ def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted,
         raise click.UsageError("--from-prometheus needs --start")
     until = time.time_ns() if wanted.until is None else wanted.until
     try:
-        config = history.as_of_then(config, url, step)
+        then = history.as_of_then(config, url, step)
+        if (changes := history.adapted(config, then)) is not None:
+            click.echo(changes, err=True)
         with (
-            _recording(config, output, "prometheus", wanted.since, wanted.domains) as recorder,
+            _recording(then, output, "prometheus", wanted.since, wanted.domains) as recorder,
             bar("asking Prometheus", until - wanted.since) as told,
         ):
-            asyncio.run(_asked(config, wanted.since, until, recorder, told))
+            asyncio.run(_asked(then, wanted.since, until, recorder, told))
     except (ValueError, history.QueryFailed) as error:
         raise click.ClickException(f"{url}: {error}") from None
 
