@@ -77,7 +77,11 @@ def command(
 
 
 def variants_of(reader: Reader, policies: Sequence[str], configs: Sequence[Path]) -> dict[str, tuple[Domain, ...]]:
-    """The configurations to try, by the name that the table shows."""
+    """The configurations to try, by the name that the table shows.
+
+    Raises:
+        ConfigError: a configuration cannot be read, or is about none of the recorded domains.
+    """
     variants = {}
     for name in policies:
         # Parameters belong to the policy that they were written for.
@@ -86,7 +90,12 @@ def variants_of(reader: Reader, policies: Sequence[str], configs: Sequence[Path]
             for domain in reader.header.domains
         )
     for path in configs:
-        variants[path.name if path.name not in variants else str(path)] = load(path, {}).domains
+        domains = load(path, {}).domains
+        ours, theirs = ({domain.name for domain in some} for some in (domains, reader.header.domains))
+        if not ours & theirs:
+            told = f"its domains are {', '.join(sorted(ours))}, those of the recording {', '.join(sorted(theirs))}"
+            raise ConfigError(f"{path}: {told}")
+        variants[path.name if path.name not in variants else str(path)] = domains
     return variants
 
 
