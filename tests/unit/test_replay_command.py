@@ -20,11 +20,11 @@ def recording(tmp_path: Path) -> Path:
     return record(tmp_path / "run.jsonl.zst", config(), stream(config(), COUNT))
 
 
-def written(recording: Path, name: str, **changes: object) -> Path:
+def written(recording: Path, file: str, **changes: object) -> Path:
     """The recorded configuration as a file, with other settings of its domain."""
     tree = configuration(Reader(recording).header, Bus())
-    tree["domains"][0] |= changes
-    path = recording.with_name(name)
+    tree["domains"] = [tree["domains"][0] | changes]
+    path = recording.with_name(file)
     path.write_text(json.dumps(tree))
     return path
 
