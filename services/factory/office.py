@@ -23,8 +23,10 @@ def main() -> None:
         except (OSError, http.client.HTTPException):
             server.close()
             time.sleep(0.05)
-        due = max(due + float(pace), time.monotonic())
-        time.sleep(due - time.monotonic())
+        now = time.monotonic()
+        # A fetch that took longer than its pace is not made up for.
+        due = max(due + float(pace), now)
+        time.sleep(due - now)
 
 
 if __name__ == "__main__":

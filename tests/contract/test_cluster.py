@@ -163,11 +163,12 @@ async def test_nobody_there() -> None:
                 await anext(changes)
 
 
-async def test_unusable_credentials() -> None:
-    """A kubeconfig that is not there, and a Pod's account outside of a Pod, are named."""
+async def test_unusable_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig that is not there, and a Pod's account outside of a Pod, are named; the remedy is told."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ClusterError, match="/nowhere/kubeconfig"):
         async with Cluster.connected(Kubernetes(kubeconfig="/nowhere/kubeconfig")):
             pass
-    with pytest.raises(ClusterError, match="service account"):
+    with pytest.raises(ClusterError, match="not running in a Pod: set kubernetes"):
         async with Cluster.connected(Kubernetes()):
             pass
