@@ -110,8 +110,9 @@ class ActuatorProcess(ServiceProcess):
 class Decider:
     """Speaks as the decision service would."""
 
-    def __init__(self, bus: Bus, namespace: str) -> None:
+    def __init__(self, bus: Bus, namespace: str, domain: str = DOMAIN) -> None:
         """Publish there, about Deployments in that namespace."""
+        self._domain = domain
         self._bus = bus
         self._namespace = namespace
         self._epoch = 0
@@ -129,7 +130,15 @@ class Decider:
         )
         state = State(self._epoch, self._seq, end, {}, "test/1")
         return Decision(
-            DOMAIN, f"{DOMAIN}:{end}", end, end + good_for, targets, "as the test says", state, "test/1", 0.5
+            self._domain,
+            f"{self._domain}:{end}",
+            end,
+            end + good_for,
+            targets,
+            "as the test says",
+            state,
+            "test/1",
+            0.5,
         )
 
     async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
@@ -141,7 +150,7 @@ class Decider:
     async def publish(self, decision: Decision) -> None:
         """Put a decision on the bus."""
         self.said.append(decision)
-        await self._bus.publish(self._bus.subjects.decision(DOMAIN), decision, msg_id=decision.id)
+        await self._bus.publish(self._bus.subjects.decision(self._domain), decision, msg_id=decision.id)
 
 
 def _kbit(limit: str | int) -> int:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,11 @@ SLUICE = Path(sys.executable).parent / "sluice"
 PATIENCE_S = 60.0
 
 
-def sluice(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a subcommand to its end."""
+def sluice(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a subcommand to its end; ``environment`` is added to this process's."""
+    variables = {**_environment(), **(environment or {})}
     return subprocess.run(
-        [SLUICE, *arguments], capture_output=True, text=True, env=_environment(), timeout=PATIENCE_S, check=False
+        [SLUICE, *arguments], capture_output=True, text=True, env=variables, timeout=PATIENCE_S, check=False
     )
 
 

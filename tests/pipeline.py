@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -130,14 +130,22 @@ async def decided(bus: Bus, count: int) -> None:
 class ServiceProcess:
     """A service as a process of its own; killed at the end of the context."""
 
-    def __init__(self, service: str, home: Path, text: str, crash_at: str | None = None) -> None:
-        """Write its configuration below ``home``; arm one crash point."""
+    def __init__(
+        self,
+        service: str,
+        home: Path,
+        text: str,
+        crash_at: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write its configuration below ``home``; arm one crash point; ``environment`` is added to this process's."""
         home.mkdir(parents=True, exist_ok=True)
         self._service = service
         self._path = home / "config.yaml"
         self._path.write_text(text)
         self._log = home / f"{service}.log"
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")}
+        self._environment |= environment or {}
         if crash_at is not None:
             self._environment[VARIABLE] = crash_at
         self._process: subprocess.Popen[bytes] | None = None

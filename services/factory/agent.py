@@ -6,6 +6,7 @@ only, takes an unreadable value for no limit at all, and needs a moment for each
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -69,6 +70,7 @@ class Agent:
         *,
         delay: float = 0.03,
         headers: Mapping[str, str] | None = None,
+        trust: ssl.SSLContext | None = None,
         on_enforced: Callable[[Enforced], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is asked before ``run``.
@@ -78,12 +80,14 @@ class Agent:
             plants: whose pods the API's Pods of the same target are, in the order they appear.
             delay: what an endpoint's regeneration takes from the annotation to the limit, seconds.
             headers: of every request, such as credentials.
+            trust: what the server's certificate must satisfy; None: the system's authorities.
             on_enforced: is told of each change.
         """
         self._url = url
         self._slots = [_Slot(plant, pod) for plant in plants for pod in plant.pods]
         self._delay = delay
         self._headers = dict(headers or {})
+        self._trust = trust
         self._on_enforced = on_enforced
         self._limited = asyncio.Event()
         self._uids: dict[str, list[str]] = {slot.pod.target: [] for slot in self._slots}
@@ -99,8 +103,9 @@ class Agent:
     async def run(self) -> None:
         """Follow the API; lists anew whenever a watch ends or fails."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5)
+        connector = aiohttp.TCPConnector(ssl=self._trust or True)
         async with (
-            aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
+            aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=connector) as session,
             asyncio.TaskGroup() as tasks,
         ):
             while True:

@@ -9,7 +9,7 @@ Needs root, iperf3 and nginx.  Threads read the instruments; all calls are safe 
 import bisect
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import IO
 
@@ -82,9 +82,13 @@ class Tally:
 class RealPlant:
     """See the module's text."""
 
-    def __init__(self, bed: Bed, apps: Apps) -> None:
-        """Take a bed that was entered; nothing runs before the context is entered."""
+    def __init__(self, bed: Bed, apps: Apps, absent: Collection[str] = ()) -> None:
+        """Take a bed that was entered; nothing runs before the context is entered.
+
+        The best-effort pods in ``absent`` send nothing before they are started.
+        """
         self._bed = bed
+        self._absent = set(absent)
         self._apps = apps
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -93,7 +97,7 @@ class RealPlant:
         self._ledger = Ledger(apps)
         self._seconds: list[Second] = []
         self._capacity = bed.parameters.capacity
-        self._loads: dict[str, int] = {}
+        self._loads: dict[str, int | None] = {}
         targets = [one.target for one in apps.targets]
         self.pods: Sequence[Pod] = [Pod(place.name, place.workload) for place in bed.pods if place.workload in targets]
         self._limits: dict[str, int | None] = {pod.name: None for pod in self.pods}
@@ -124,7 +128,8 @@ class RealPlant:
         return Datagrams(self._bed, source, sink, app.packet)
 
     def _best_effort(self, app: TargetApp) -> list[Generator]:
-        sources, sink = [one for one in self._bed.pods if one.workload == app.target], self._bed.pod(PEERS[app.target])
+        sources = [one for one in self._bed.pods if one.workload == app.target and one.name not in self._absent]
+        sink = self._bed.pod(PEERS[app.target])
         if app.target == ERP:
             return [Pages(self._bed, source, sink) for source in sources]
         return [Streams(self._bed, source, sink, app.flows) for source in sources]
@@ -165,7 +170,23 @@ class RealPlant:
         """
         for generator in self._generators[workload]:
             generator.load(kbit)
-        self._loads[workload] = kbit or 0
+        self._loads[workload] = kbit
+
+    def start(self, pod: str) -> None:
+        """Let an absent replica of telemetry-upload send what its workload wants to; starting twice is no error.
+
+        Raises:
+            KeyError: no such pod.
+        """
+        source = next((one for one in self._bed.pods if one.name == pod), None)
+        if source is None:
+            raise KeyError(pod)
+        if pod in self._absent:
+            self._absent.remove(pod)
+            app = next(one for one in self._apps.targets if one.target == source.workload)
+            generator = Streams(self._bed, source, self._bed.pod(PEERS[source.workload]), app.flows)
+            generator.load(self._loads[source.workload])
+            self._generators[source.workload].append(generator)
 
     def capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate; its queue keeps its size in bytes."""
@@ -238,6 +259,6 @@ class RealPlant:
             datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},
             processor=read_processor(),
             limits=self.limits,
-            loads=dict(self._loads),
+            loads={workload: kbit or 0 for workload, kbit in self._loads.items()},
             capacity=self._capacity,
         )

@@ -1,0 +1,21 @@
+"""An API server on which README's install section was followed."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import apiserver
+from tests.readme import Installed, commands, typed
+
+SETTINGS = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
+"""What Cilium's chart makes of cilium-values.yaml, as far as anybody asks."""
+
+
+@pytest.fixture(scope="package")
+def installed() -> Iterator[Installed]:
+    """README's install section, typed command by command; images are built elsewhere (test_containers.py)."""
+    with apiserver.running() as server:
+        data = {"metadata": {"name": "cilium-config"}, "data": SETTINGS}
+        server.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
+        lines = [one for one in commands("Install on a cluster") if not one.startswith("docker ")]
+        yield Installed(server, tuple(typed(server, line) for line in lines))

@@ -1,0 +1,90 @@
+"""The scrape configuration: valid, and on the Pods that the manifests make it finds what it is to scrape."""
+
+import asyncio
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from schemas.config import Listen, Signal
+from services.sampler.naming import names_of
+from tests.kubernetes import eventually
+from tests.manifests import MANIFESTS
+from tests.readme import Installed
+
+SCRAPE = MANIFESTS / "prometheus-scrape.yaml"
+
+
+def jobs() -> dict[str, dict[str, Any]]:
+    """By name."""
+    tree = yaml.safe_load(SCRAPE.read_text(encoding="utf-8"))
+    return {job["job_name"]: job for job in tree["scrape_configs"]}
+
+
+def test_the_exporters_labels_stay_as_they_are() -> None:
+    """The sampler asks by them; none of the target's labels may take their place."""
+    exporter = jobs()["sluice-exporter"]
+    names = names_of(Signal())
+    assert exporter["honor_labels"] is True
+    written = {rule.get("target_label") for rule in exporter["relabel_configs"]}
+    assert not written & {names.namespace, names.workload}
+
+
+def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What Prometheus's discovery of role ``pod`` makes of Pods: a target for each port of each container."""
+    found = []
+    for number, pod in enumerate(pods):
+        for container in pod["spec"]["containers"]:
+            for port in container["ports"]:
+                labels = {"__meta_kubernetes_pod_name": pod["metadata"]["name"]}
+                labels |= {"__meta_kubernetes_pod_container_port_name": port["name"]}
+                for key, value in pod["metadata"]["labels"].items():
+                    labels[f"__meta_kubernetes_pod_label_{re.sub(r'[^A-Za-z0-9_]', '_', key)}"] = value
+                found.append({"targets": [f"10.244.0.{number + 2}:{port['containerPort']}"], "labels": labels})
+    return found
+
+
+@pytest.mark.prometheus
+@pytest.mark.apiserver
+async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path: Path) -> None:
+    """Each service once, the bus not at all: Prometheus's own relabelling of the Pods of a real API server.
+
+    Debian's build of Prometheus cannot ask Kubernetes itself, so the Pods are put before it as it would find them.
+    """
+
+    async def made() -> list[dict[str, Any]] | None:
+        items: list[dict[str, Any]] = installed.server.request("GET", "/api/v1/namespaces/sluice/pods")["items"]
+        return items if len(items) == 4 else None
+
+    bus = installed.server.request("GET", "/apis/apps/v1/namespaces/sluice/statefulsets/nats")["spec"]["template"]
+    # Nobody makes a StatefulSet's Pods on this server.
+    pods = [*await eventually(made), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
+    listen = Listen()
+    wanted = {
+        "sluice-exporter": {listen.exporter},
+        "sluice": {listen.sampler, listen.decision, listen.actuator},
+    }
+    (tmp_path / "pods.json").write_text(json.dumps(discovered(pods)), encoding="utf-8")
+    for name, job in jobs().items():
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["sluice"]}}]
+        job["file_sd_configs"] = [{"files": [str(tmp_path / "pods.json")]}]
+        config = tmp_path / f"{name}.yml"
+        config.write_text(yaml.safe_dump({"scrape_configs": [job]}), encoding="utf-8")
+        await promtool("check", "config", str(config))
+        told = await promtool("check", "service-discovery", "--timeout=4s", str(config), name)
+        targets = [one["labels"] for one in json.loads(told) if one["labels"]]
+        ports = [int(target["__address__"].rpartition(":")[2]) for target in targets]
+        assert sorted(ports) == sorted(wanted[name]), told
+        assert all(target["__metrics_path__"] == "/metrics" for target in targets)
+
+
+async def promtool(*words: str) -> str:
+    """Run it; gives what it printed."""
+    command = ["promtool", *words]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

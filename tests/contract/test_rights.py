@@ -1,0 +1,156 @@
+"""Who may do what on the cluster: everything that the API server knows is asked, and a table is all that is allowed."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.apiserver import ApiServer
+from tests.readme import Installed
+
+pytestmark = pytest.mark.apiserver
+
+ACCOUNTS = ("sampler", "decision", "actuator", "exporter")
+ALLOWED = {
+    ("actuator", "factory", "deployments.apps"): {"get", "list", "watch", "patch"},
+    ("actuator", "factory", "pods"): {"get", "list", "watch", "patch"},
+    ("actuator", "factory", "events"): {"create"},
+}
+"""Everything that the services' accounts may do by the manifests."""
+ANYBODY = {"selfsubjectaccessreviews.authorization.k8s.io", "selfsubjectrulesreviews.authorization.k8s.io"}
+"""What Kubernetes lets everybody who is known create: questions about their own rights."""
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+SPECIAL = {
+    "users": ["impersonate"],
+    "groups": ["impersonate"],
+    "serviceaccounts": ["impersonate"],
+    "roles.rbac.authorization.k8s.io": ["bind", "escalate"],
+    "clusterroles.rbac.authorization.k8s.io": ["bind", "escalate"],
+    "podsecuritypolicies.policy": ["use"],
+    "certificatesigningrequests.certificates.k8s.io": ["approve"],
+    "signers.certificates.k8s.io": ["approve", "sign", "attest"],
+    "nodes": ["proxy"],
+    "ciliumnetworkpolicies.cilium.io": [*VERBS],
+    "*": ["*"],
+    "*.*": ["*"],
+}
+"""Verbs and resources that discovery does not list."""
+EVERYWHERE = ""
+
+
+def known(server: ApiServer) -> Iterator[str]:
+    """Every resource and subresource that the server has: ``pods``, ``pods/exec``, ``deployments.apps``."""
+    paths = [("/api/v1", "")]
+    for group in server.request("GET", "/apis")["groups"]:
+        paths += [(f"/apis/{one['groupVersion']}", f".{group['name']}") for one in group["versions"]]
+    for path, suffix in paths:
+        for one in server.request("GET", path)["resources"]:
+            name, slash, sub = one["name"].partition("/")
+            yield f"{name}{suffix}{slash}{sub}"
+
+
+class Authoriser:
+    """Asks the server's authoriser about an account, with the groups that its token carries."""
+
+    def __init__(self, server: ApiServer) -> None:
+        """Ask over one connection."""
+        self._session = requests.Session()
+        self._session.headers["Authorization"] = f"Bearer {server.token}"
+        self._ca = str(server.ca)
+        self._url = f"{server.url}/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        self.asked = 0
+
+    def may(self, account: str, namespace: str, verb: str, resource: str) -> bool:
+        """Whether it may; the empty namespace is the whole cluster."""
+        whole, _, sub = resource.partition("/")
+        name, _, group = whole.partition(".")
+        attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": sub}
+        return self._answer(account, {"resourceAttributes": attributes})
+
+    def may_get(self, account: str, path: str) -> bool:
+        """Whether it may get what is no resource."""
+        return self._answer(account, {"nonResourceAttributes": {"verb": "get", "path": path}})
+
+    def _answer(self, account: str, attributes: dict[str, Any]) -> bool:
+        self.asked += 1
+        groups = ["system:serviceaccounts", "system:serviceaccounts:sluice", "system:authenticated"]
+        spec = {"user": f"system:serviceaccount:sluice:sluice-{account}", "groups": groups, **attributes}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        answer = self._session.post(self._url, json=review, verify=self._ca, timeout=30)
+        answer.raise_for_status()
+        return bool(answer.json()["status"]["allowed"])
+
+    def close(self) -> None:
+        """Hang up."""
+        self._session.close()
+
+
+@pytest.fixture
+def authoriser(installed: Installed) -> Iterator[Authoriser]:
+    """The installed server's."""
+    one = Authoriser(installed.server)
+    yield one
+    one.close()
+
+
+def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser: Authoriser) -> None:
+    """Every account, in its workloads' namespace and in the whole cluster, every resource and verb.  Prints it."""
+    resources = sorted(set(known(installed.server)))
+    assert {"pods/exec", "pods/eviction", "secrets", "deployments.apps/scale", "serviceaccounts/token"} <= set(
+        resources
+    )
+    rows = []
+    for account, namespace, resource in itertools.product(ACCOUNTS, ("factory", EVERYWHERE), [*resources, *SPECIAL]):
+        verbs = [*VERBS, *SPECIAL.get(resource, [])] if resource in resources else SPECIAL[resource]
+        granted = {verb for verb in verbs if authoriser.may(account, namespace, verb, resource)}
+        wanted = {"create"} if resource in ANYBODY else ALLOWED.get((account, namespace, resource), set())
+        assert granted == wanted, (account, namespace, resource)
+        if granted and resource not in ANYBODY:
+            rows.append(f"{account:10}{namespace:10}{resource:20}{' '.join(sorted(granted))}")
+    print("\n".join(rows))
+    print(f"{authoriser.asked} questions about {len(resources)} resources, {sum(map(len, ALLOWED.values()))} allowed")
+    assert len(rows) == len(ALLOWED)
+
+
+def test_the_server_itself_names_no_further_rule(installed: Installed) -> None:
+    """Each account asks, with its own token, for all of its rules in each namespace; none is left out."""
+    server = installed.server
+    basic: set[tuple[str, str]] = {("create", name) for name in ANYBODY}
+    namespaces = [one["metadata"]["name"] for one in server.request("GET", "/api/v1/namespaces")["items"]]
+    assert {"factory", "sluice", "kube-system", "default"} <= set(namespaces)
+    for account in ACCOUNTS:
+        token = server.token_of("sluice", f"sluice-{account}")
+        for namespace in namespaces:
+            rules = rules_of(server, token, namespace)
+            mine = {key[2]: verbs for key, verbs in ALLOWED.items() if key[:2] == (account, namespace)}
+            wanted = {(verb, resource) for resource, verbs in mine.items() for verb in verbs}
+            assert rules == wanted | basic, (account, namespace)
+    print(f"{len(ACCOUNTS)} accounts in {len(namespaces)} namespaces")
+
+
+def rules_of(server: ApiServer, token: str, namespace: str) -> set[tuple[str, str]]:
+    """Every verb and resource that a token is good for, as ``kubectl auth can-i --list`` shows it."""
+    answer = requests.post(
+        f"{server.url}/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+        json={"spec": {"namespace": namespace}},
+        headers={"Authorization": f"Bearer {token}"},
+        verify=str(server.ca),
+        timeout=30,
+    )
+    answer.raise_for_status()
+    status = answer.json()["status"]
+    assert not status["incomplete"]
+    return {
+        (verb, f"{resource}.{group}" if group else resource)
+        for rule in status["resourceRules"]
+        for verb, group, resource in itertools.product(rule["verbs"], rule["apiGroups"], rule["resources"])
+    }
+
+
+def test_what_is_no_resource_is_public_or_closed(authoriser: Authoriser) -> None:
+    """Metrics, logs and profiles of the API server are closed; health and discovery are open to all who are known."""
+    for account in ACCOUNTS:
+        assert not [path for path in ("/metrics", "/logs", "/debug/pprof/profile") if authoriser.may_get(account, path)]
+        assert authoriser.may_get(account, "/healthz")

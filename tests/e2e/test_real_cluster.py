@@ -1,0 +1,209 @@
+"""The whole product on a real API server and real packets, from ``kubectl apply`` to ``sluice restore``."""
+
+import asyncio
+import json
+import time
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from schemas.units import Rate
+from services.actuator.record import KEY
+from services.factory.topology import SCANNER
+from tests.actuation import Decider
+from tests.commands import sluice
+from tests.kubernetes import BANDWIDTH, eventually
+from tests.realcluster import APPS, FIRST, SECOND, TARGETS, Stage, bandwidth, staged
+
+pytestmark = [pytest.mark.root, pytest.mark.apiserver]
+
+CHANGES = 100
+BORN = "20M"
+"""The fail-safe limit in telemetry-upload's template."""
+
+
+class Identity(Struct, frozen=True):
+    """What must not change of a Deployment, whatever its limit does."""
+
+    replica_sets: frozenset[str]
+    pods: frozenset[str]
+    hashes: frozenset[str]
+    template: str
+    revision: str
+
+    @classmethod
+    def of(cls, stage: Stage, name: str) -> "Identity":
+        """Look it up."""
+        sets, pods, deployment = stage.items("apis/apps/v1/replicasets", name), stage.pods(name), stage.deployment(name)
+        return cls(
+            frozenset(tree["metadata"]["uid"] for tree in sets),
+            frozenset(tree["metadata"]["uid"] for tree in pods),
+            frozenset(tree["metadata"]["labels"]["pod-template-hash"] for tree in [*sets, *pods]),
+            json.dumps(deployment["spec"]["template"], sort_keys=True),
+            deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        )
+
+
+def annotations(stage: Stage) -> dict[str, dict[str, str]]:
+    """Of both targets' Deployments and Pods, by name."""
+    trees = [stage.deployment(name) for name in TARGETS.values()]
+    trees += [pod for name in TARGETS.values() for pod in stage.pods(name)]
+    return {tree["metadata"]["name"]: dict(tree["metadata"].get("annotations") or {}) for tree in trees}
+
+
+async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
+    """Manifests applied, three services with their own tokens under RBAC, real packets.
+
+    The limit follows latency, nothing restarts, a new pod is limited before it runs, a foreign value is
+    respected, and restore leaves no trace.
+    """
+    begun = time.monotonic()
+    async with staged(tmp_path) as stage:
+        print(f"up after {time.monotonic() - begun:.1f} s")
+        identities = {name: Identity.of(stage, name) for name in TARGETS.values()}
+        await the_limit_follows_latency(stage)
+        stage.services["decision"].stop()
+        async with stage.bus("decision") as bus:
+            decider = Decider(bus, "factory", "factory")
+            await hundred_changes(stage, decider)
+            assert {name: Identity.of(stage, name) for name in TARGETS.values()} == identities
+            await a_new_pod_is_limited_before_it_runs(stage, decider)
+            await a_foreign_value_is_respected(stage, decider)
+        await everything_is_put_back(stage)
+        assert Identity.of(stage, "erp-dashboard") == identities["erp-dashboard"]
+        assert "Forbidden" not in stage.services["actuator"].log
+        assert len(stage.kubelets.now()) == 8, "seven Pods and the one that scale-up added: none was replaced"
+        seen = [one for one in stage.kubelets.history if one.app in TARGETS.values()]
+        assert None not in {one.bandwidth for one in seen}, "no Pod was without a limit at any moment"
+        print(f"{len(seen)} states of best-effort Pods seen, unlimited 0; all in {time.monotonic() - begun:.0f} s")
+
+
+async def the_limit_follows_latency(stage: Stage) -> None:
+    """The three services raise it, cut it on the qdisc while the bottleneck is congested, and raise it again."""
+    born = int(Rate.parse(BORN))
+    await stage.until(lambda: stage.in_force() > 1.1 * born, "the limit is raised above what the Pod was born with")
+    scanner = next(one.load for one in APPS.critical if one.workload == SCANNER)
+    stage.plant.crossings()
+    high = stage.in_force()
+    stage.plant.load(SCANNER, round(2.2 * scanner))
+    await stage.until(lambda: bool(stage.plant.crossings()), "latency crosses the SLO under the scanner's load")
+    await stage.until(lambda: (stage.qdisc() or high) < 0.75 * high, "the limit is cut on the qdisc")
+    low = stage.in_force()
+    stage.plant.load(SCANNER, scanner)
+    await stage.until(lambda: stage.in_force() > 1.3 * low, "it is raised again")
+
+    def agrees() -> bool:
+        annotation = bandwidth(stage.pods()[0]) or "0"
+        return int(Rate.parse(annotation)) == stage.qdisc()
+
+    await stage.until(agrees, "annotation and qdisc say the same")
+    actions = [one for one in await stage.actions() if one.target == "factory/telemetry-upload"]
+    cuts = [one for one in actions if one.cause == "decision" and one.was is not None and one.limit < one.was]
+    assert cuts
+    print(
+        f"limit in force: born {born}, before the load {high}, congested {low}, after it {stage.in_force()} kbit/s; "
+        f"why it was cut: {cuts[0].reason}; {len(actions)} reports"
+    )
+
+
+def in_force(stage: Stage, limit: int) -> bool:
+    """Whether the agent enforces it."""
+    return stage.plant.limits[FIRST] == limit
+
+
+async def hundred_changes(stage: Stage, decider: Decider) -> None:
+    """A hundred decisions in a row, each followed from the bus to the qdisc."""
+    took = []
+    for limit in islice(cycle((22_000, 9_000, 16_000, 12_500, 19_000)), CHANGES):
+        begun = time.monotonic()
+        await decider.publish(decider.decision({"telemetry-upload": limit, "erp-dashboard": 5_000}))
+        await stage.until(partial(in_force, stage, limit), f"{limit} kbit/s in force")
+        took.append(time.monotonic() - begun)
+    assert stage.qdisc() == 19_000
+    applied = [one for one in await stage.actions() if one.outcome == "applied" and one.cause == "decision"]
+    assert len(applied) >= CHANGES
+    print(f"{CHANGES} changes, decision to qdisc: median {median(took) * 1e3:.0f} ms, worst {max(took) * 1e3:.0f} ms")
+
+
+async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) -> None:
+    """Scale-up: the Pod is held Pending until it carries its share, on the API and on its own device."""
+    await decider.publish(decider.decision({"telemetry-upload": 24_000, "erp-dashboard": 5_000}))
+    await stage.until(lambda: stage.plant.limits[FIRST] == 24_000, "24M in force")
+    stage.kubelets.open.clear()
+    stage.kubelets.on_start = lambda _: stage.plant.start(SECOND)
+    old = {one["metadata"]["uid"] for one in stage.pods()}
+    stage.kubectl("-n", "factory", "scale", "deployment", "telemetry-upload", "--replicas=2")
+
+    def limited() -> bool:
+        fresh = [one for one in stage.kubelets.now().values() if one.app == "telemetry-upload" and one.uid not in old]
+        return bool(fresh) and fresh[0].recorded and fresh[0].bandwidth == "12M"
+
+    await stage.until(limited, "the new Pod carries its half")
+    await stage.until(lambda: stage.plant.limits == {**stage.plant.limits, FIRST: 12_000, SECOND: 12_000}, "halves")
+    assert stage.qdisc(SECOND) == 12_000
+    (pod,) = [one for one in stage.pods() if one["metadata"]["uid"] not in old]
+    assert (pod["status"]["phase"], pod["spec"].get("nodeName")) == ("Pending", None)
+    stage.kubelets.open.set()
+    await stage.until(lambda: stage.plant.counters().sent[SECOND] > 100_000, "the new pod sends")
+    (first, *_, last) = [one for one in stage.kubelets.history if one.uid == pod["metadata"]["uid"]]
+    assert (first.bandwidth, first.phase) == (BORN, "Pending")
+    assert (last.bandwidth, last.phase) == ("12M", "Running")
+    assert all(one.recorded for one in stage.kubelets.history if one.uid == last.uid and one.phase == "Running")
+
+
+async def a_foreign_value_is_respected(stage: Stage, decider: Decider) -> None:
+    """Somebody sets 7M: an Event, a report and a note tell; decisions go on for the other target only."""
+    stage.kubectl("-n", "factory", "annotate", "deployment", "telemetry-upload", f"{BANDWIDTH}=7M", "--overwrite")
+    await stage.until(lambda: "factory/telemetry-upload" in stage.ready("actuator")["notes"], "a note on /readyz")
+    await stage.until(lambda: "LimitPaused" in reasons(stage), "an Event on the Deployment")
+    await decider.publish(decider.decision({"telemetry-upload": 15_000, "erp-dashboard": 6_000}))
+    await stage.until(lambda: stage.plant.limits["erp-dashboard-0"] == 6_000, "the other target's limit moves")
+    assert bandwidth(stage.deployment("telemetry-upload")) == "7M"
+    assert [bandwidth(pod) for pod in stage.pods()] == ["12M", "12M"]
+    await reported(stage, "skipped", "somebody else set")
+    note = stage.ready("actuator")["notes"]["factory/telemetry-upload"]
+    stage.kubectl(*note.partition("kubectl ")[2].split())
+    await stage.until(lambda: [bandwidth(pod) for pod in stage.pods()] == ["7500k", "7500k"], "Sluice's again")
+    await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event that says so")
+
+
+async def reported(stage: Stage, outcome: str, reason: str) -> None:
+    """Wait for a report of this kind on the bus."""
+
+    async def there() -> bool:
+        return any(one.outcome == outcome and reason in one.reason for one in await stage.actions())
+
+    await eventually(there)
+
+
+def reasons(stage: Stage) -> set[str]:
+    """Of the Events on telemetry-upload."""
+    query = "fieldSelector=involvedObject.name%3Dtelemetry-upload"
+    events: dict[str, Any] = stage.server.request("GET", f"/api/v1/namespaces/factory/events?{query}")
+    return {one["reason"] for one in events["items"]}
+
+
+async def everything_is_put_back(stage: Stage) -> None:
+    """Actuator off, ``sluice restore`` under its rights: both annotations are as they were found, everywhere."""
+    assert stage.services["actuator"].stop() == 0
+    before = annotations(stage)
+    assert all(KEY in found for found in before.values())
+    done = await asyncio.to_thread(
+        sluice, "restore", "--config", stage.config_file, environment=stage.identity("actuator")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, found in annotations(stage).items():
+        assert KEY not in found, name
+        of_pod = name not in TARGETS.values()
+        wanted = {"telemetry-upload": BORN, "erp-dashboard": "5M"}["-".join(name.split("-")[:2])] if of_pod else None
+        assert found.get(BANDWIDTH) == wanted, (name, found)
+        assert (
+            found.items() >= {key: value for key, value in before[name].items() if key not in (KEY, BANDWIDTH)}.items()
+        )
+    await stage.until(lambda: stage.qdisc(FIRST) == stage.qdisc(SECOND) == 20_000, "in force again")
+    print(done.stdout.strip())
