@@ -5,8 +5,10 @@ kubeconfig of whoever installs.
 """
 
 import asyncio
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from schemas.config import Config
 from services.actuator.cluster import Cluster as Api
@@ -14,6 +16,9 @@ from services.actuator.cluster import ClusterError
 from services.actuator.things import Gone, Refused, Unavailable
 from services.tools.check_live import Look
 from services.tools.cluster_findings import Cluster, Finding, findings
+
+_SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\..*)?$")
+"""A name that the cluster's own DNS gives."""
 
 
 async def look_at_cluster(config: Config) -> Look:
@@ -34,15 +39,41 @@ async def _read(api: Api, config: Config) -> Cluster:
     keys |= {target.key for domain in config.domains for target in domain.targets}
     namespaces = sorted({key.partition("/")[0] for key in keys})
     cilium = await _found(api, "/api/v1/namespaces/kube-system/configmaps/cilium-config")
+    agent = await _found(api, "/apis/apps/v1/namespaces/kube-system/daemonsets/cilium")
     deployments = await _items(api, "apis/apps/v1", namespaces, "deployments")
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
+    wide = await _found(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
+    policies = await _items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies")
     return Cluster(
         cilium=None if cilium is None else cilium.get("data") or {},
         nodes=(await _found(api, "/api/v1/nodes"))["items"],
         deployments={key: one for key, one in named.items() if key in keys},
         pods=await _items(api, "api/v1", namespaces, "pods"),
-        policies=await _items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies"),
+        policies=[*policies, *(wide["items"] if wide is not None else ())],
+        agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
+        absent={who: need for who, need in _needs(config) if await _is_absent(api, need[0])},
     )
+
+
+def _needs(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Services of the cluster that the configuration names: who needs which, and what goes without."""
+    asked: list[tuple[str, str, str]] = []
+    if config.signal.source == "prometheus":
+        asked.append(("signal.prometheus.url", config.signal.prometheus.url, "nothing is measured"))
+    if config.exporter.relay is not None:
+        text = "the exporter sees probes only (Helm value hubble.relay.enabled=true)"
+        asked.append(("exporter.relay.address", config.exporter.relay.address, text))
+    probes = config.exporter.probes
+    asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
+    for who, address, why in asked:
+        found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
+        if found is not None:
+            yield who, (f"{found[2]}/{found[1]}", why)
+
+
+async def _is_absent(api: Api, service: str) -> bool:
+    namespace, _, name = service.partition("/")
+    return await _found(api, f"/api/v1/namespaces/{namespace}/services/{name}") is None
 
 
 async def _items(api: Api, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:

@@ -5,21 +5,20 @@ priority is silently not enforced, and says what to do about it.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from schemas.domain import Domain, Target
+from services.tools.cluster_selection import Object, annotations, labels, peers, pods_of, proxied, rules_about
 
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
 PRIORITY = "bandwidth.cilium.io/priority"
 _PRIORITY_KERNEL = (6, 7)
+_PRIORITY_CILIUM = (1, 17)
 _OUR_MANAGERS = ("sluice",)
 _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
-
-Object = Mapping[str, Any]
 
 
 class Finding(Struct, frozen=True):
@@ -44,12 +43,16 @@ class Cluster(Struct, frozen=True):
     pods: Sequence[Object]
     """All pods of the namespaces that the configuration names."""
     policies: Sequence[Object]
-    """CiliumNetworkPolicies of those namespaces."""
+    """CiliumNetworkPolicies of those namespaces, and the clusterwide ones."""
+    agent: str | None = None
+    """The image of Cilium's agent, where it runs as its chart has it."""
+    absent: Mapping[str, tuple[str, str]] = {}
+    """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
 
 
 def findings(domains: Iterable[Domain], cluster: Cluster) -> list[Finding]:
     """Everything that is worth saying, errors first."""
-    found = [*_of_cilium(cluster), *_of_kernels(cluster)]
+    found = [*_of_cilium(cluster), *_of_nodes(cluster), *_of_services(cluster)]
     for domain in domains:
         found += _of_workloads(domain, cluster)
         for target in domain.targets:
@@ -72,9 +75,22 @@ def _of_cilium(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
     if cluster.cilium.get("enable-hubble") != "true":
         yield Finding("warning", where, "Hubble is off: the exporter sees probes only (Helm value hubble.enabled=true)")
+    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
+    if version is not None and (int(version[1]), int(version[2])) < _PRIORITY_CILIUM:
+        text = f"{cluster.agent} is older than 1.17: limits work, packet priorities ({PRIORITY}) do not"
+        yield Finding("warning", "kube-system/cilium", text)
 
 
-def _of_kernels(cluster: Cluster) -> Iterator[Finding]:
+def _of_services(cluster: Cluster) -> Iterator[Finding]:
+    for who, (service, why) in cluster.absent.items():
+        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
+        yield Finding(level, who, f"there is no Service {service}: {why}")
+
+
+def _of_nodes(cluster: Cluster) -> Iterator[Finding]:
+    if len(cluster.nodes) == 1:
+        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -97,7 +113,7 @@ def _of_workloads(domain: Domain, cluster: Cluster) -> Iterator[Finding]:
                 level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
                 yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
                 continue
-            priority = _annotations(deployment["spec"]["template"]).get(PRIORITY)
+            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
             if priority != wanted:
                 yield Finding(
                     "warning",
@@ -113,32 +129,34 @@ def _of_target(target: Target, cluster: Cluster) -> Iterator[Finding]:
     if deployment is None:
         return
     yield from _of_owner(target, deployment)
-    if BANDWIDTH not in _annotations(deployment["spec"]["template"]):
+    if BANDWIDTH not in annotations(deployment["spec"]["template"]):
         yield Finding(
             "warning",
             where,
             f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it; "
             f"set {target.fail_safe} there once",
         )
-    pods = [pod for pod in cluster.pods if _selects(deployment["spec"]["selector"], pod)]
-    for pod in pods:
-        if pod["spec"].get("hostNetwork"):
-            yield Finding("error", _name("pod", pod), "uses the host's network: Cilium limits pods with their own only")
+    yield from _of_network(target, deployment, cluster)
+    pods = pods_of(deployment, cluster.pods)
     yield from _of_placement(target, pods, cluster)
     for policy in cluster.policies:
-        if any(
-            _proxies(rule) for rule in _rules(policy) if any(_selects(rule["endpointSelector"], pod) for pod in pods)
-        ):
-            yield Finding(
-                "error",
-                _name("CiliumNetworkPolicy", policy),
-                f"has an L7 rule at egress of {target.key}: that lifts its limit",
-            )
+        if any(proxied(rule) for pod in pods for rule in rules_about(policy, pod)):
+            yield Finding("error", _policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit")
+
+
+def _of_network(target: Target, deployment: Object, cluster: Cluster) -> Iterator[Finding]:
+    why = "uses the host's network: Cilium limits pods with their own only"
+    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
+        yield Finding("error", f"deployment {target.key}", why)
+        return
+    for pod in pods_of(deployment, cluster.pods):
+        if pod["spec"].get("hostNetwork"):
+            yield Finding("error", f"pod {_name(pod)}", why)
 
 
 def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
     where = f"deployment {target.key}"
-    value = _annotations(deployment).get(BANDWIDTH)
+    value = annotations(deployment).get(BANDWIDTH)
     managers = [
         entry.get("manager", "?")
         for entry in deployment["metadata"].get("managedFields", ())
@@ -153,65 +171,44 @@ def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
             "Sluice pauses a target that has another owner; remove the value there first",
         )
     for key, tool in _GITOPS.items():
-        if value is not None and key in {**_annotations(deployment), **_labels(deployment)}:
+        if value is not None and key in {**annotations(deployment), **labels(deployment)}:
             yield Finding("warning", where, f"is managed by {tool}: keep {BANDWIDTH} out of its source")
 
 
 def _of_placement(target: Target, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
-    by_node: dict[str, list[str]] = defaultdict(list)
-    for pod in cluster.pods:
-        by_node[pod["spec"].get("nodeName", "")].append(pod["metadata"]["name"])
-    nodes = {pod["spec"].get("nodeName", "") for pod in pods} - {""}
-    if len(nodes) == 1 and len(by_node.keys() - {""}) == 1:
-        yield Finding(
-            "warning",
-            f"deployment {target.key}",
-            f"all pods of its namespaces run on node {nodes.pop()}: traffic inside a node is not limited; "
-            "keep its peers away with anti-affinity",
-        )
+    """Pods that run beside whom they send to.
+
+    Whom they may send to stands in their policies; without any, all pods of the namespaces are peers.
+    """
+    where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
+    named = [
+        (pod, peer)
+        for policy in cluster.policies
+        for pod in pods
+        for rule in rules_about(policy, pod)
+        for peer in peers(policy, rule, cluster.pods)
+    ]
+    beside = sorted(
+        {_name(peer) for pod, peer in named if peer is not pod and _node(pod) and _node(pod) == _node(peer)}
+    )
+    if beside:
+        yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
+        return
+    nodes = {_node(pod) for pod in pods} - {""}
+    if not named and len(nodes) == 1 and {_node(pod) for pod in cluster.pods} - {""} == nodes:
+        yield Finding("warning", where, f"all pods of its namespaces run on node {nodes.pop()}: {advice}")
 
 
-def _rules(policy: Object) -> list[Object]:
-    return [rule for rule in (policy.get("spec"), *policy.get("specs", ())) if rule and "endpointSelector" in rule]
+def _node(pod: Object) -> str:
+    node: str = pod["spec"].get("nodeName") or ""
+    return node
 
 
-def _proxies(rule: Object) -> bool:
-    return any(port.get("rules") for egress in rule.get("egress", ()) for port in egress.get("toPorts", ()))
+def _policy(policy: Object) -> str:
+    if "namespace" in policy["metadata"]:
+        return f"CiliumNetworkPolicy {_name(policy)}"
+    return f"CiliumClusterwideNetworkPolicy {policy['metadata']['name']}"
 
 
-def _selects(selector: Object, thing: Object) -> bool:
-    labels = _labels(thing)
-    return all(
-        labels.get(key.removeprefix("k8s:").removeprefix("any:")) == value
-        for key, value in (selector.get("matchLabels") or {}).items()
-        if not key.startswith("k8s:io.kubernetes.pod.")
-    ) and all(_matches(expression, labels) for expression in selector.get("matchExpressions") or ())
-
-
-def _matches(expression: Object, labels: Mapping[str, str]) -> bool:
-    value = labels.get(expression["key"])
-    match expression["operator"]:
-        case "In":
-            return value in expression["values"]
-        case "NotIn":
-            return value not in expression["values"]
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case _:
-            return False
-
-
-def _annotations(thing: Object) -> Mapping[str, str]:
-    found: Mapping[str, str] = thing.get("metadata", {}).get("annotations") or {}
-    return found
-
-
-def _labels(thing: Object) -> Mapping[str, str]:
-    found: Mapping[str, str] = thing.get("metadata", {}).get("labels") or {}
-    return found
-
-
-def _name(kind: str, thing: Object) -> str:
-    return f"{kind} {thing['metadata'].get('namespace', 'default')}/{thing['metadata']['name']}"
+def _name(thing: Object) -> str:
+    return f"{thing['metadata'].get('namespace', 'default')}/{thing['metadata']['name']}"

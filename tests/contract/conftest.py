@@ -17,5 +17,7 @@ def installed() -> Iterator[Installed]:
     with apiserver.running() as server:
         data = {"metadata": {"name": "cilium-config"}, "data": SETTINGS}
         server.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
+        relay = {"metadata": {"name": "hubble-relay"}, "spec": {"ports": [{"port": 80}]}}
+        server.request("POST", "/api/v1/namespaces/kube-system/services", relay)
         lines = [one for one in commands("Install on a cluster") if not one.startswith("docker ")]
         yield Installed(server, tuple(typed(server, line) for line in lines))

@@ -15,6 +15,8 @@ from tests.parts import free_port
 pytestmark = pytest.mark.apiserver
 
 SETTINGS = "/api/v1/namespaces/kube-system/configmaps"
+SERVICES = "/api/v1/namespaces/{}/services"
+AGENTS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
 
 
@@ -24,7 +26,9 @@ def written(home: Path, namespace: str, kubeconfig: Path | None = None, server: 
     config = home / "config.yaml"
     config.write_text(
         f"kubernetes: {{{kubernetes}}}\n"
-        f"exporter: {{probes: [{{namespace: {namespace}, workload: robot, address: robot}}]}}\n"
+        "exporter:\n"
+        "  relay: {address: 'hubble-relay.kube-system.svc.cluster.local:80'}\n"
+        f"  probes: [{{namespace: {namespace}, workload: robot, address: robot.{namespace}.svc}}]\n"
         "domains:\n"
         "- name: cell\n"
         f"  critical: [{{workload: robot, namespace: {namespace}}}]\n"
@@ -42,11 +46,29 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 
 @contextmanager
 def cilium(api: ApiServer, **data: str) -> Iterator[None]:
-    """Cilium's settings, as its chart writes them."""
-    body: dict[str, Any] = {"metadata": {"name": "cilium-config"}, "data": data}
-    api.request("POST", SETTINGS, body)
+    """Cilium's settings, agent and Relay, as its chart writes them."""
+    things: dict[str, dict[str, Any]] = {
+        SETTINGS: {"metadata": {"name": "cilium-config"}, "data": data},
+        SERVICES.format("kube-system"): service("hubble-relay"),
+        AGENTS: agent("quay.io/cilium/cilium:v1.18.3"),
+    }
+    for path, body in things.items():
+        api.request("POST", path, body)
     yield
-    api.request("DELETE", f"{SETTINGS}/cilium-config")
+    for path, body in things.items():
+        api.request("DELETE", f"{path}/{body['metadata']['name']}")
+
+
+def service(name: str) -> dict[str, Any]:
+    """A Service."""
+    return {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"app": name}}}
+
+
+def agent(image: str) -> dict[str, Any]:
+    """Cilium's DaemonSet."""
+    labels = {"k8s-app": "cilium"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "cilium-agent", "image": image}]}}
+    return {"metadata": {"name": "cilium"}, "spec": {"selector": {"matchLabels": labels}, "template": template}}
 
 
 def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> None:
@@ -56,6 +78,7 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
         apiserver.request("POST", deployments, deployment("upload", 1, template=LIMITED))
         guaranteed = {"bandwidth.cilium.io/priority": "guaranteed"}
         apiserver.request("POST", deployments, deployment("robot", 1, template=guaranteed))
+        apiserver.request("POST", SERVICES.format("check-good"), service("robot"))
         ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-good", apiserver.kubeconfig()))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of the configured workloads" in ended.stdout
@@ -74,6 +97,8 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
         "kubernetes.io/egress-bandwidth is 5M already",
         "a new pod is unlimited until",
         "deployment check-bad/robot: not found",
+        "there is no Service kube-system/hubble-relay: the exporter sees probes only",
+        "there is no Service check-bad/robot: its probes reach nobody",
     ):
         assert text in ended.stdout
 

@@ -14,28 +14,41 @@ TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=R
 DOMAIN = Domain(name="floor", critical=(Critical(workload="robot", namespace="floor"),), targets=(TARGET,))
 
 
+SEVEN = {"rules": {"http": [{"method": "GET"}]}}
+"""What sends a port's traffic through the proxy."""
+
+
 def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
     """A Deployment whose template has a priority and the fail-safe limit."""
     template = {PRIORITY: priority} | ({BANDWIDTH: "2M"} if priority == "bestEffort" else {})
     return {
         "metadata": {"name": name, "namespace": "floor", "annotations": annotations, "managedFields": []},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "template": {"metadata": {"annotations": template}}},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"annotations": template}, "spec": {"containers": []}},
+        },
     }
 
 
-def pod(app: str, node: str) -> dict[str, Any]:
+def node(name: str) -> dict[str, Any]:
+    """A Node with a kernel that is new enough."""
+    return {"metadata": {"name": name}, "status": {"nodeInfo": {"kernelVersion": "6.8.0-40-generic"}}}
+
+
+def pod(app: str, node: str, namespace: str = "floor") -> dict[str, Any]:
     """A Pod of an app on a node."""
     return {
-        "metadata": {"name": f"{app}-1", "namespace": "floor", "labels": {"app": app}},
+        "metadata": {"name": f"{app}-1", "namespace": namespace, "labels": {"app": app}},
         "spec": {"nodeName": node},
     }
 
 
-def policy(app: str, port: dict[str, Any]) -> dict[str, Any]:
-    """A CiliumNetworkPolicy with one egress port."""
+def policy(app: str, port: dict[str, Any], peer: str = "store", namespace: str | None = "floor") -> dict[str, Any]:
+    """A CiliumNetworkPolicy with one egress port toward one peer; without a namespace a clusterwide one."""
+    egress = {"toEndpoints": [{"matchLabels": {"any:app": peer}}], "toPorts": [port]}
     return {
-        "metadata": {"name": "allow", "namespace": "floor"},
-        "spec": {"endpointSelector": {"matchLabels": {"k8s:app": app}}, "egress": [{"toPorts": [port]}]},
+        "metadata": {"name": "allow"} | ({"namespace": namespace} if namespace else {}),
+        "spec": {"endpointSelector": {"matchLabels": {"k8s:app": app}}, "egress": [egress]},
     }
 
 
@@ -43,18 +56,21 @@ def cluster() -> dict[str, Any]:
     """A cluster on which everything would work."""
     return {
         "cilium": {"enable-bandwidth-manager": "true", "enable-hubble": "true"},
-        "nodes": [{"metadata": {"name": "w1"}, "status": {"nodeInfo": {"kernelVersion": "6.8.0-40-generic"}}}],
+        "nodes": [node("w1"), node("w2")],
         "deployments": {
             "floor/upload": deployment("upload", "bestEffort"),
             "floor/robot": deployment("robot", "guaranteed"),
         },
-        "pods": [pod("upload", "w1"), pod("robot", "w2")],
+        "pods": [pod("upload", "w1"), pod("robot", "w2"), pod("store", "w2"), pod("upload", "w2", "elsewhere")],
         "policies": [policy("upload", {"ports": [{"port": "5203"}]}), policy("robot", {"rules": {"http": [{}]}})],
     }
 
 
 def test_nothing_is_found_where_all_is_well() -> None:
-    """Layer 4 rules, other pods' layer 7 rules and a second node are no findings."""
+    """Layer 4 rules, layer 7 rules of others (of the same name in another namespace, too), a second node."""
+    tree = cluster()
+    tree["policies"] += [policy("upload", SEVEN, namespace="elsewhere"), policy("other", SEVEN, namespace=None)]
+    assert findings([DOMAIN], Cluster(**tree)) == []
     assert findings([DOMAIN], Cluster(**cluster())) == []
 
 
@@ -103,14 +119,60 @@ def host_network(tree: dict[str, Any]) -> None:
     tree["pods"][0]["spec"]["hostNetwork"] = True
 
 
+def host_network_to_be(tree: dict[str, Any]) -> None:
+    """The same before there is a pod."""
+    del tree["pods"][0]
+    tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["hostNetwork"] = True
+
+
 def one_node(tree: dict[str, Any]) -> None:
-    """Everything beside everything else."""
-    tree["pods"][1]["spec"]["nodeName"] = "w1"
+    """Everything beside everything else, and no policy that says who speaks to whom."""
+    tree["policies"] = []
+    for one in tree["pods"]:
+        one["spec"]["nodeName"] = "w1"
+
+
+def beside_its_peer(tree: dict[str, Any]) -> None:
+    """The target runs where its store does; others run elsewhere."""
+    tree["pods"][2]["spec"]["nodeName"] = "w1"
+
+
+def only_node(tree: dict[str, Any]) -> None:
+    """A cluster on a laptop, nothing runs yet."""
+    del tree["nodes"][1]
+    tree["pods"] = []
 
 
 def layer_seven(tree: dict[str, Any]) -> None:
     """A policy that sends the target through the proxy."""
-    tree["policies"][0] = policy("upload", {"rules": {"http": [{"method": "GET"}]}})
+    tree["policies"][0] = policy("upload", SEVEN)
+
+
+def layer_seven_clusterwide(tree: dict[str, Any]) -> None:
+    """The same for every namespace."""
+    tree["policies"].append(policy("upload", SEVEN, namespace=None))
+
+
+def layer_seven_by_namespace(tree: dict[str, Any]) -> None:
+    """The same for all pods of the target's namespace."""
+    one = policy("upload", SEVEN, namespace=None)
+    one["spec"]["endpointSelector"] = {"matchLabels": {"k8s:io.kubernetes.pod.namespace": "floor"}}
+    tree["policies"].append(one)
+
+
+def old_cilium(tree: dict[str, Any]) -> None:
+    """A release from before priorities."""
+    tree["agent"] = "quay.io/cilium/cilium:v1.16.4@sha256:00"
+
+
+def no_relay(tree: dict[str, Any]) -> None:
+    """Hubble without Relay."""
+    tree["absent"] = {"exporter.relay.address": ("kube-system/hubble-relay", "the exporter sees probes only")}
+
+
+def no_prometheus(tree: dict[str, Any]) -> None:
+    """A source that is not there."""
+    tree["absent"] = {"signal.prometheus.url": ("monitoring/prometheus", "nothing is measured")}
 
 
 def foreign_owner(tree: dict[str, Any]) -> None:
@@ -133,8 +195,16 @@ def foreign_owner(tree: dict[str, Any]) -> None:
         (no_priority, "warning", "guaranteed protects"),
         (born_unlimited, "warning", "set 2M there once"),
         (host_network, "error", "host's network"),
-        (one_node, "warning", "anti-affinity"),
+        (host_network_to_be, "error", "host's network"),
+        (one_node, "warning", "all pods of its namespaces run on node w1"),
+        (beside_its_peer, "warning", "runs on one node with whom it sends to (floor/store-1)"),
+        (only_node, "warning", "is the only node"),
         (layer_seven, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_clusterwide, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_by_namespace, "error", "L7 rule at egress of floor/upload"),
+        (old_cilium, "warning", "v1.16.4@sha256:00 is older than 1.17"),
+        (no_relay, "warning", "there is no Service kube-system/hubble-relay"),
+        (no_prometheus, "error", "there is no Service monitoring/prometheus: nothing is measured"),
         (foreign_owner, "error", "is 7M already, set by kubectl-edit"),
     ],
 )

@@ -1,0 +1,91 @@
+"""Which pods a Deployment has, which a policy governs, and whom it lets them speak to.  Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Object = Mapping[str, Any]
+
+_NAMESPACE = "io.kubernetes.pod.namespace"
+_RESERVED = ("io.kubernetes.pod.", "io.cilium.")
+"""Labels that Cilium gives to pods by itself: what they say is not known here, so they are taken to fit."""
+
+
+def annotations(thing: Object) -> Mapping[str, str]:
+    """Of an object, or of a template."""
+    found: Mapping[str, str] = thing.get("metadata", {}).get("annotations") or {}
+    return found
+
+
+def labels(thing: Object) -> Mapping[str, str]:
+    """Of an object, or of a template."""
+    found: Mapping[str, str] = thing.get("metadata", {}).get("labels") or {}
+    return found
+
+
+def namespace_of(thing: Object) -> str | None:
+    """None where it has none: then it is about the whole cluster."""
+    namespace: str | None = thing["metadata"].get("namespace")
+    return namespace
+
+
+def pods_of(deployment: Object, pods: Iterable[Object]) -> list[Object]:
+    """The pods that its selector finds."""
+    home, selector = namespace_of(deployment), deployment["spec"]["selector"]
+    return [pod for pod in pods if namespace_of(pod) == home and _fits(selector, pod)]
+
+
+def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
+    """The rules of a Cilium policy, clusterwide or not, that govern a pod."""
+    home = namespace_of(policy)
+    for rule in (policy.get("spec"), *(policy.get("specs") or ())):
+        governs = rule and "endpointSelector" in rule and home in (None, namespace_of(pod))
+        if governs and _fits(rule["endpointSelector"], pod):
+            yield rule
+
+
+def proxied(rule: Object) -> bool:
+    """Whether a rule sends what leaves its pods through the L7 proxy."""
+    return any(port.get("rules") for egress in rule.get("egress") or () for port in egress.get("toPorts") or ())
+
+
+def peers(policy: Object, rule: Object, pods: Iterable[Object]) -> list[Object]:
+    """The pods that a rule lets its own speak to, by name; none where it names no pods."""
+    selectors = [one for egress in rule.get("egress") or () for one in egress.get("toEndpoints") or ()]
+    home = namespace_of(policy)
+    found = []
+    for pod in pods:
+        for selector in selectors:
+            wide = home is None or _NAMESPACE in {_plain(key) for key in selector.get("matchLabels") or {}}
+            if (wide or namespace_of(pod) == home) and _fits(selector, pod):
+                found.append(pod)
+                break
+    return found
+
+
+def _plain(key: str) -> str:
+    """A label's key without the source that Cilium's selectors may put before it."""
+    return key.removeprefix("k8s:").removeprefix("any:")
+
+
+def _fits(selector: Object, pod: Object) -> bool:
+    known = {**labels(pod), _NAMESPACE: namespace_of(pod) or ""}
+    for key, value in (selector.get("matchLabels") or {}).items():
+        plain = _plain(key)
+        if known.get(plain) != value and not (plain.startswith(_RESERVED) and plain not in known):
+            return False
+    return all(_matches(expression, known) for expression in selector.get("matchExpressions") or ())
+
+
+def _matches(expression: Object, known: Mapping[str, str]) -> bool:
+    value = known.get(_plain(expression["key"]))
+    match expression["operator"]:
+        case "In":
+            return value in expression["values"]
+        case "NotIn":
+            return value not in expression["values"]
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case _:
+            return False
