@@ -28,8 +28,9 @@ def command(source: Source, since: int | None, until: int | None, domains: tuple
     """Check a stretch of the bus, or a recording FILE.
 
     Every decision is made again from its sample, and every action is traced to its cause.
-    Exit code 1: something is not as it must be, or some of the file cannot be read.
+    Exit code 1: something is not as it must be, nothing is there, or some of the file cannot be read.
     """
+    source.check(domains)
     what = Stretch(since=since, until=until, domains=domains)
     try:
         found = asyncio.run(_audited(source, what))
@@ -39,7 +40,7 @@ def command(source: Source, since: int | None, until: int | None, domains: tuple
         click.echo(msgspec.json.encode({"findings": found, "problems": source.problems}))
     else:
         _show(found)
-    source.end(good=not found.breaks)
+    source.end(good=not found.breaks and not found.empty)
 
 
 async def _audited(source: Source, what: Stretch) -> Findings:
@@ -72,6 +73,9 @@ def _show(found: Findings) -> None:
         console.print(note, style="yellow", markup=False)
     told = f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions"
     told += f" ({found.remade:,} decisions made again)"
+    if found.empty:
+        console.print("there is no message to audit", style="bold red")
+        return
     if not found.breaks:
         console.print(f"{told}: all as it must be", style="green")
         return

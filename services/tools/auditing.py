@@ -34,6 +34,11 @@ class Findings(Struct):
     remade: int = 0
     """Decisions that were made again and compared."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to check."""
+        return not (self.samples or self.decisions or self.actions)
+
 
 class Audit:
     """Checks a stretch of the bus, message by message."""

@@ -26,6 +26,7 @@ from services.operation import lifecycle, logs
 from services.operation.config import ConfigError, load
 from services.tools.progress import Told, bar
 from services.tools.recording import Line, Writer, header_of, line_of
+from services.tools.source import check_domains
 from services.tools.stretch import BusError, Stretch, Tap, opened
 from services.tools.when import Moment, Span
 
@@ -96,11 +97,12 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
     logs.configure("record", "error")
     try:
         config = load(path)
+        check_domains(config.domains, wanted.domains)
         if url is not None:
             _from_prometheus(config, url, step, wanted, output)
         else:
             _from_bus(config, wanted, output)
-    except (ConfigError, BusError, Denied) as error:
+    except (ConfigError, BusError, Denied, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -111,18 +113,21 @@ def _from_bus(config: Config, wanted: Wanted, output: Path) -> None:
 @contextmanager
 def _recording(config: Config, output: Path, origin: str, since: int, only: tuple[str, ...]) -> Iterator[Recorder]:
     header = header_of(config, origin, importlib.metadata.version("sluice"), since, only)
-    try:
-        with output.open("wb") as file, Writer(file, header) as writer:
-            recorder = Recorder(writer)
-            yield recorder
-    except Exception:
-        if not recorder.counts:
-            output.unlink()
-        raise
-    finally:
-        if output.exists():
-            counts = ", ".join(f"{recorder.counts[kind]:,} {kind}s" for kind in KINDS if recorder.counts[kind])
-            click.echo(f"{output}: {counts or 'no messages'}, {output.stat().st_size:,} bytes")
+    with output.open("wb") as file:
+        written: Counter[str] = Counter()
+        try:
+            with Writer(file, header) as writer:
+                recorder = Recorder(writer)
+                written = recorder.counts
+                yield recorder
+        except Exception:
+            if not written and output.is_file():
+                output.unlink()
+            raise
+        finally:
+            if output.exists():
+                counts = ", ".join(f"{written[kind]:,} {kind}s" for kind in KINDS if written[kind])
+                click.echo(f"{output}: {counts or 'no messages'}, {output.stat().st_size:,} bytes")
 
 
 async def _record(config: Config, wanted: Wanted, output: Path) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from services.tools.replay_tables import show_again, show_what_if
 from services.tools.rerun import Tally
 from services.tools.serving import served
 from services.tools.stretch import BusError
-from services.tools.whatif import NOT_TOLD
+from services.tools.whatif import NOT_TOLD, Figures
 
 
 @click.command("replay")
@@ -56,7 +56,7 @@ def command(
 ) -> None:
     """Replay a recording: the same samples give the same decisions.
 
-    Exit code 1: decisions differ from the recorded ones, or some of the file cannot be read.
+    Exit code 1: decisions differ from the recorded ones, there is no sample, or some of the file cannot be read.
     """
     console = Console()
     try:
@@ -105,7 +105,7 @@ def _again(console: Console, reader: Reader, as_json: bool) -> bool:
         tallies = again(reader, progress)
     took = time.perf_counter() - began
     _report(console, reader, tallies, took, as_json, "Replayed under the recorded configuration")
-    return all(not tally.different for tally in tallies.values())
+    return _some(tallies) and all(not tally.different for tally in tallies.values())
 
 
 def _onto_bus(
@@ -124,7 +124,15 @@ def _onto_bus(
     with reading(reader) as told:
         tallies, took = asyncio.run(run())
     _report(console, reader, tallies, took, as_json, f"Replayed on {server}")
-    return all(not tally.different and not tally.unanswered for tally in tallies.values())
+    return _some(tallies) and all(not tally.different and not tally.unanswered for tally in tallies.values())
+
+
+def _some(found: Mapping[str, Tally | Figures]) -> bool:
+    """Whether there was any sample, in any domain; said, where there was not."""
+    some = any(one.samples for one in found.values())
+    if not some:
+        click.echo("there is no sample to replay", err=True)
+    return some
 
 
 def _report(
@@ -146,4 +154,4 @@ def _what_if(console: Console, reader: Reader, variants: dict[str, tuple[Domain,
         click.echo(msgspec.json.encode(answer))
     else:
         show_what_if(console, found)
-    return True
+    return _some({name: figures for of in found.values() for name, figures in of.items() if figures.samples})

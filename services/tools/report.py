@@ -37,6 +37,7 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
         from services.tools import report_page
     except ImportError as error:
         raise click.ClickException(f"a report needs what pip install 'sluice[report]' brings: {error}") from None
+    source.check(domains)
     what = Stretch(since=since, until=until, domains=domains)
     try:
         facts, audit, begin, end = asyncio.run(_gathered(source, what))
@@ -45,7 +46,10 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     build = importlib.metadata.version("sluice")
     told = report_page.Told(source.name, f"Made by Sluice {build}, {clock(time.time_ns())[:19]}Z.", begin, end)
     text = report_page.page(facts, audit.end(), told, [str(problem) for problem in source.problems])
-    output.write_text(text, encoding="utf-8")
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
     click.echo(f"{output}: {len(text) / 1e6:.1f} MB")
     source.end()
 

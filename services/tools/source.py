@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import wraps
@@ -42,6 +42,14 @@ class Source:
         """Bytes of the recording; 0 for a bus."""
         return self.reader.size if self.reader is not None else 0
 
+    def check(self, domains: Sequence[str]) -> None:
+        """Refuse a domain that the configuration, where there is one, does not have.
+
+        Raises:
+            click.ClickException: it names the ones that there are.
+        """
+        check_domains(self.domains, domains)
+
     def end(self, *, good: bool = True) -> NoReturn:
         """Name what could not be read, and end: with exit code 1 unless all could, and all is ``good``."""
         for problem in self.problems:
@@ -63,6 +71,18 @@ class Source:
         async with opened(self.settings, "reader") as tap, aclosing(tap.stored(what)) as lines:
             async for line in lines:
                 yield line
+
+
+def check_domains(known: Sequence[Domain], wanted: Sequence[str]) -> None:
+    """Refuse a domain that is not among those that are known, if any are.
+
+    Raises:
+        click.ClickException: it names the ones that there are.
+    """
+    names = [domain.name for domain in known]
+    for name in wanted:
+        if names and name not in names:
+            raise click.ClickException(f"there is no domain {name!r}; the domains are {', '.join(names)}")
 
 
 def _within(line: Line, what: Stretch) -> bool:

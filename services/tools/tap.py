@@ -67,6 +67,7 @@ def command(
 
     Exit code 1: some of the file cannot be read.
     """
+    source.check(filters["domains"])
     chosen = Filter(**{**filters, "kinds": filters["kinds"] or KINDS})
     if live and (as_json or source.reader is not None):
         raise click.UsageError("--live follows the bus, and is no JSON")

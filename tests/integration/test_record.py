@@ -158,6 +158,13 @@ async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> No
     nothing = await asyncio.to_thread(sluice, "record", "--config", config, "--from-seq", "5", "-o", file)
     assert nothing.returncode == 1
     assert "no sample with sequence 5" in nothing.stderr
+    strange = await asyncio.to_thread(sluice, "record", "--config", config, "--domain", "z", "-o", file)
+    assert "there is no domain 'z'; the domains are a" in strange.stderr
+    nowhere = await asyncio.to_thread(
+        sluice, "record", "--config", config, "--since", "1m", "-o", tmp_path / "nowhere" / "x"
+    )
+    assert (nowhere.returncode, nowhere.stderr[:6]) == (1, "Error:")
+    assert not file.exists()
     nats.stop()
     absent = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
     assert absent.returncode == 1

@@ -56,3 +56,27 @@ def test_policies_are_not_for_a_bus(recording: Path) -> None:
     done = sluice("replay", recording, "--policy", "aimd", "--nats", "nats://127.0.0.1:1")
     assert done.returncode == 2
     assert "replay in this process" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("replay",), ("replay", "--every-policy"), ("audit",)])
+def test_nothing_is_not_passed_off_as_success(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A recording without a message, a typo in a name or a prefix: nobody is told that all is well."""
+    done = sluice(*command, record(tmp_path / "empty", config(), iter([])))
+    assert done.returncode == 1
+    assert "there is no " in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [("audit",), ("tap",), ("report", "-o", "x.html")])
+def test_an_unknown_domain_is_an_error(recording: Path, command: tuple[str, ...]) -> None:
+    """A domain that the configuration does not have is named, with those that it has."""
+    done = sluice(*command, recording, "--domain", "cell-9")
+    assert done.returncode == 1
+    assert "there is no domain 'cell-9'; the domains are cell-0" in done.stderr
+
+
+def test_a_page_that_cannot_be_written(recording: Path, tmp_path: Path) -> None:
+    """Where there is no such folder, the error names it."""
+    done = sluice("report", recording, "-o", tmp_path / "nowhere" / "x.html")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "nowhere" in done.stderr
