@@ -168,7 +168,8 @@ async def _check_unused(tap: Tap, header: Header) -> None:
         for kind, subject in (("sample", tap.bus.subjects.sample), ("decision", tap.bus.subjects.decision)):
             async with aclosing(tap.bus.read(kind, subject=subject(domain.name))) as messages:
                 if await anext(messages, None) is not None:
-                    raise BusError(f"{subject(domain.name)} was used before: a replay needs a prefix of its own")
+                    told = "was used before: a replay needs an unused prefix, and --serve makes one"
+                    raise BusError(f"{subject(domain.name)} {told}")
 
 
 class Pace:
