@@ -24,14 +24,26 @@ _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Safe):  # type: ignore[misc]
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> Any:
         """A mapping, without a key that stands there twice: YAML's loaders take the last, and say nothing."""
         seen: set[str] = set()
-        for key, _ in node.value:
+        # Whatever else is tagged as a mapping, the parent refuses.
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                # As in {{ .Values.address }}, a template that nobody has filled in.
+                raise yaml.MarkedYAMLError(None, None, "a key has to be a name", key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value; one that looks like a date or is tagged as a number, and is none, is an error with its place."""
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, KeyError, ValueError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from error
 
 
 def _words(text: str) -> list[str]:

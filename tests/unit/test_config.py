@@ -52,6 +52,10 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "signal: {source: prometheus}", ["below four scrape intervals of 1s"]),
         (GOOD + "log: loud", ["`$.log`", "allowed: debug, error, info, warning"]),
         (GOOD + "log: info\nlog: debug", ["'log' stands here twice", "line 7, column 1"]),
+        (GOOD + "bus: {prefix: {{ .Values.prefix }}}", ["line 6, column 16: a key has to be a name"]),
+        (GOOD + "log: 2026-13-45", ["line 6, column 6: '2026-13-45' is no timestamp"]),
+        (GOOD + "log: !!int x", ["line 6, column 6: 'x' is no int"]),
+        (GOOD + "bus: !!map x", ["line 6, column 6: expected a mapping node, but found scalar"]),
         (
             GOOD.replace("5M", "5MB"),
             ["'5MB' is not a rate: expected bit/s such as 50M", "- at `$.domains[0].targets[0].min`"],
