@@ -260,10 +260,6 @@ class Stream:
         """Bytes between sender and bottleneck."""
         return self.limiter.queued
 
-    def dropped_early(self) -> float:
-        """Bytes that the limiter dropped."""
-        return self.limiter.dropped
-
     def _grow(self, dt: float, trip: float) -> None:
         """Follow CUBIC's curve, whose clock runs on while something else holds the sender back."""
         turns = min(dt / trip, 1.0)

@@ -16,8 +16,6 @@ from services.bus.session import ApiError
 from tests.onbus import PATIENCE_S, joined, publish, sample, take
 from tests.parts import NatsServer, free_port
 
-THEIRS: dict[str, object] = {"name": "SLUICE_SAMPLE", "subjects": ["sluice.sample.v1.>"]}
-
 
 @asynccontextmanager
 async def stranger(server: NatsServer) -> AsyncIterator[Client]:
