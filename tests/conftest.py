@@ -7,11 +7,14 @@ failure: a part that silently went missing would otherwise pass for a green run.
 
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from services.factory import enclosure
 from services.factory.emulator import Emulator
 from tests import apiserver as kube
 from tests import kubernetes
@@ -22,18 +25,24 @@ PROGRAMS = {
     "browser": ("chromium",),
     "node": ("node", "npm"),
     "docker": ("docker", "docker-compose"),
-    "root": ("ip", "tc", "iperf3", "nginx", "chrt", "unshare"),
+    "root": ("iperf3", "nginx"),
 }
 """What a test with this marker needs on PATH."""
 
 
+@cache
 def _missing(marker: str) -> str | None:
-    if marker == "root" and os.geteuid() != 0:
-        return "root"
-    if marker == "apiserver" and not os.environ.get("KUBEBUILDER_ASSETS"):
-        return "a kube-apiserver (set KUBEBUILDER_ASSETS)"
-    absent = [program for program in PROGRAMS.get(marker, ()) if shutil.which(program) is None]
-    return f"the program{'s' if len(absent) > 1 else ''} {', '.join(absent)}" if absent else None
+    programs = PROGRAMS.get(marker, ())
+    if marker == "apiserver":
+        return None if os.environ.get("KUBEBUILDER_ASSETS") else "a kube-apiserver (set KUBEBUILDER_ASSETS)"
+    if marker == "root":
+        return ", ".join(enclosure.lacking(programs)) or None
+    absent = [program for program in programs if shutil.which(program) is None]
+    if absent:
+        return f"the program{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
+    if marker == "docker" and subprocess.run(["docker", "version"], check=False, capture_output=True).returncode:
+        return "a Docker engine that runs and lets this user in"
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

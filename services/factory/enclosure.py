@@ -7,6 +7,7 @@ network and mounts go with the last of them.  Nothing has to be cleaned up, so n
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,5 +34,15 @@ def child_of(pid: int) -> int | None:
 
 def lacking(programs: Iterable[str]) -> list[str]:
     """What this machine lacks to run the bed and ``programs``, in words; empty when nothing."""
-    wrong = [] if os.geteuid() == 0 else ["root (network namespaces and queues are made)"]
-    return wrong + [f"the program {name}" for name in (*PROGRAMS, *programs) if shutil.which(name) is None]
+    wrong = [f"the program {name}" for name in (*PROGRAMS, *programs) if shutil.which(name) is None]
+    if os.geteuid() != 0:
+        return ["root (network namespaces and queues are made)", *wrong]
+    if shutil.which("unshare") is not None and not _allowed():
+        # Root inside a container has seldom the right to.
+        return ["the right to make namespaces (CAP_SYS_ADMIN)", *wrong]
+    return wrong
+
+
+def _allowed() -> bool:
+    """Whether the kernel lets this process make the namespaces."""
+    return subprocess.run(enclosed(["true"]), check=False, capture_output=True).returncode == 0
