@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample
 from services.bus.subjects import Subjects
-from services.tools.recording import Reader
+from services.tools.recording import Header, Reader
 from services.tools.rerun import RECORDED, Again, Tally
 from services.tools.whatif import Course, Figures, Told
 
@@ -49,7 +49,7 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
 
     What could not be read stands in ``reader.problems`` afterwards.
     """
-    courses = {domain.name: Again(domain) for domain in reader.header.domains}
+    courses = _courses(reader.header)
     subjects = Subjects(reader.header.prefix)
     by_subject = {subjects.decision(name): course for name, course in courses.items()}
     strangers: dict[str, Tally] = {}
@@ -76,6 +76,18 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
                     course.decision(recorded, body, line.time)
         progress(reader.offset)
     return {name: course.end() for name, course in courses.items()} | strangers
+
+
+def _courses(header: Header) -> dict[str, Again]:
+    """Every recorded domain at its beginning; another version of its policy is noted."""
+    courses = {domain.name: Again(domain) for domain in header.domains}
+    for name, course in courses.items():
+        then = header.policies.get(name, course.policy)
+        if then != course.policy:
+            course.tally.note(
+                f"recorded under {then}, and this build has {course.policy}: other decisions are to be expected"
+            )
+    return courses
 
 
 def _stranger(strangers: dict[str, Tally], domain: str) -> None:

@@ -99,6 +99,8 @@ class Again:
         """Begin before the first message."""
         self._domain = domain
         self._controller = Controller(domain)
+        self.policy = self._controller.policy.version
+        """Name and version of the policy as this build has it."""
         self._state: State | None = None
         self._first = _FOREVER
         self._samples: dict[str, Arrival] = {}

@@ -294,3 +294,13 @@ def test_half_a_decision_differs(tmp_path: Path) -> None:
     assert "cannot be read" in tally.differences[0].what
     assert tally.different == 1
     assert tally.identical + tally.given == 39
+
+
+def test_another_version_of_the_policy_is_said(tmp_path: Path) -> None:
+    """Differences from a recording under another version of the policy are explained beforehand."""
+    reader = Reader(record(tmp_path / "x", config(), stream(config(), 5)))
+    reader.header = structs.replace(reader.header, policies={"cell-0": "proportional/0"})
+    notes = again(reader, lambda _: None)["cell-0"].notes
+    assert notes == [
+        "recorded under proportional/0, and this build has proportional/1: other decisions are to be expected"
+    ]
