@@ -16,9 +16,9 @@ factory: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
 
-# Speed and memory of bus, exporter and replay.
+# Speed and memory, judged by the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready
-	for part in bus exporter replay; do $(BIN)/sluice bench $$part $(ARGS) || exit 1; done
+	for part in pipeline memory bus core exporter replay; do $(BIN)/sluice bench $$part $(ARGS) || exit 1; done
 
 # A long steady run on real packets (root): the learned policy, the proportional one, no control.
 bench-factory: $(VENV)/ready

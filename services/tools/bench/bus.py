@@ -5,19 +5,13 @@ process's own CPU time; times come from the server's clock alone, which stamps s
 """
 
 import asyncio
-import json
-import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from schemas.config import Bus as Settings
 from schemas.config import Config, Listen
@@ -29,10 +23,11 @@ from services.bus.jetstream import Bus, Received
 from services.factory.pipeline import free_ports, program, start_nats, written
 from services.factory.processes import Processes
 from services.operation import logs
+from services.tools.bench.goals import show
+from services.tools.bench.pages import Page
 
 _S = 10**9
 _PATIENCE_S = 120
-_MIB = 1024 * 1024
 _GOALS = {
     "ready after, s": "<= 1",
     "1 domain, decisions/s": "",
@@ -52,17 +47,12 @@ _GOALS = {
 @click.command()
 @click.option("--samples", default=50_000, show_default=True, help="How many samples the memory is measured after.")
 @click.option("--seconds", default=10, show_default=True, help="How long 2,000 domains run at 1 Hz.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(samples: int, seconds: int, path: Path | None) -> None:
     """Decisions a second, from sample to decision, memory."""
     logs.configure("bench", "error")
     figures = asyncio.run(_measured(samples, seconds))
-    table = Table("figure", "value", "goal")
-    for name, goal in _GOALS.items():
-        table.add_row(name, f"{figures[name]:,.2f}", goal)
-    Console().print(table)
-    if path is not None:
-        path.write_text(json.dumps({"bus": figures}, indent=2) + "\n", encoding="utf-8")
+    show("bus", figures, _GOALS, path)
 
 
 async def _measured(samples: int, seconds: int) -> dict[str, float]:
@@ -72,12 +62,12 @@ async def _measured(samples: int, seconds: int) -> dict[str, float]:
     return {
         "ready after, s": ten.ready_s,
         "10 domains, samples decided on": samples // 10 * 10,
-        "10 domains, resident after them, MiB": ten.resident / _MIB,
+        "10 domains, resident after them, MiB": ten.resident,
         "1 domain, decisions/s": one.rate,
         "10 domains, decisions/s": ten.rate,
         "10 domains, decisions/s a core": ten.core_rate,
         "2,000 domains, decisions/s a core": many.core_rate,
-        "2,000 domains, resident, MiB": many.resident / _MIB,
+        "2,000 domains, resident, MiB": many.resident,
         **await _paced(2000, seconds),
         "the bus alone, consume-publish-ack/s a core": await _bare(samples // 5),
     }
@@ -91,6 +81,7 @@ class Backlog:
     rate: float
     core_rate: float
     resident: float
+    """MiB."""
 
 
 class Stage:
@@ -99,6 +90,7 @@ class Stage:
     def __init__(self, config: Config, bus: Bus, processes: Processes) -> None:
         """Take what ``staged`` prepared."""
         self.bus = bus
+        self.page = Page(config.listen.decision)
         self._config = config
         self._processes = processes
 
@@ -108,31 +100,8 @@ class Stage:
         path.write_text(written(self._config), encoding="utf-8")
         began = time.monotonic()
         await self._processes.start("decision", program("sluice"), "decision", "--config", path)
-        while '"bus"' in (answer := await self._get("/readyz")) or not answer:
-            self._processes.check("decision")
-            await asyncio.sleep(0.01)
+        await self.page.ready(self._processes, "decision", "bus")
         return time.monotonic() - began
-
-    async def metric(self, name: str) -> float:
-        """One of the process's own metrics."""
-        found = re.search(rf"^{name} (\S+)$", await self._get("/metrics"), re.MULTILINE)
-        assert found is not None
-        return float(found[1])
-
-    async def _get(self, path: str) -> str:
-        url = f"http://127.0.0.1:{self._config.listen.decision}{path}"
-
-        def get() -> str:
-            try:
-                with urllib.request.urlopen(url, timeout=5) as answer:
-                    return str(answer.read().decode())
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.read().decode()
-            except OSError:
-                return ""
-
-        return await asyncio.to_thread(get)
 
     async def decided(self, count: int) -> list[tuple[int, int]]:
         """Wait for so many decisions; gives the sequence of the sample and the time of each."""
@@ -148,7 +117,7 @@ class Stage:
 @asynccontextmanager
 async def _staged(domains: int) -> AsyncIterator[Stage]:
     async with Processes() as processes:
-        settings = Settings(servers=(await start_nats(processes),), keep_bytes=60 * _MIB)
+        settings = Settings(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
         config = Config(
             domains=tuple(_domain(number) for number in range(domains)),
             bus=settings,
@@ -184,16 +153,16 @@ async def _backlog(domains: int, each: int) -> Backlog:
         begin = (time.time_ns() // _S - each) * _S
         await asyncio.gather(*(_publish(stage.bus, number, each, begin) for number in range(domains)))
         ready_s = await stage.start()
-        cpu = await stage.metric("process_cpu_seconds_total")
-        already = await stage.metric("sluice_decision_steps_total")
+        cpu = await stage.page.metric("process_cpu_seconds_total")
+        already = await stage.page.metric("sluice_decision_steps_total")
         found = await stage.decided(domains * each)
         times = [published for _, published in found]
-        cpu = await stage.metric("process_cpu_seconds_total") - cpu
+        cpu = await stage.page.metric("process_cpu_seconds_total") - cpu
         return Backlog(
             ready_s,
             (len(times) - 1) / (max(times) - min(times)) * _S,
             (len(times) - already) / cpu,
-            await stage.metric("process_resident_memory_bytes"),
+            await stage.page.resident_mib(),
         )
 
 
@@ -205,7 +174,7 @@ async def _paced(domains: int, seconds: int) -> dict[str, float]:
         # The first round finds every domain unknown; it is not measured.
         await asyncio.gather(*(_publish(stage.bus, number, 1, begin) for number in range(domains)))
         await stage.decided(domains)
-        cpu = await stage.metric("process_cpu_seconds_total")
+        cpu = await stage.page.metric("process_cpu_seconds_total")
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for tick in range(seconds * domains):
@@ -213,7 +182,7 @@ async def _paced(domains: int, seconds: int) -> dict[str, float]:
                 await asyncio.sleep(max(began + tick / domains - time.monotonic(), 0))
                 group.create_task(_publish(stage.bus, number, 1, begin + (at + 1) * _S))
         found = await stage.decided((seconds + 1) * domains)
-        share = (await stage.metric("process_cpu_seconds_total") - cpu) / seconds
+        share = (await stage.page.metric("process_cpu_seconds_total") - cpu) / seconds
         sampled = {raw.seq: raw.published async for raw in stage.bus.read("sample")}
         late = sorted((published - sampled[seq]) / 1e6 for seq, published in found[domains:])
         what = f"{domains:,} domains at 1 Hz"

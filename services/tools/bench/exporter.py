@@ -4,7 +4,6 @@ Rates are per second of this process' own CPU time, that is per core: other prog
 the sending server among them, do not count.
 """
 
-import json
 import re
 import socket
 import subprocess
@@ -21,8 +20,6 @@ from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
-from rich.console import Console
-from rich.table import Table
 
 from schemas.exporter import Relay
 from services.exporter.follow import Follower
@@ -33,6 +30,7 @@ from services.exporter.pairing import Pairing
 from services.exporter.wire import Reader, request
 from services.sampler.quantile import BOUNDS
 from services.tools.bench.flowserver import messages
+from services.tools.bench.goals import show
 
 _CRITICAL = ["factory/robot-control"]
 _S = 1_000_000_000
@@ -52,16 +50,11 @@ log: error
 
 @click.command()
 @click.option("--flows", default=60_000, show_default=True, help="How many flows each measurement takes.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(flows: int, path: Path | None) -> None:
     """Flows and pairs a second, memory with many pending pairs."""
     figures = {**pairing_alone(flows), **all_stations(flows), **through_grpc(flows), **with_many_pending()}
-    table = Table("figure", "value", "goal")
-    for name, goal in _GOALS.items():
-        table.add_row(name, f"{figures[name]:,.1f}", goal)
-    Console().print(table)
-    if path is not None:
-        path.write_text(json.dumps({"exporter": figures}, indent=2) + "\n", encoding="utf-8")
+    show("exporter", figures, _GOALS, path)
 
 
 _GOALS = {

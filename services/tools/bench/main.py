@@ -6,6 +6,9 @@ import click
 
 BENCHES = {
     "bus": ("services.tools.bench.bus", "Decisions a second, from sample to decision, memory."),
+    "core": ("services.tools.bench.core", "Steps a second of the pure control core."),
+    "memory": ("services.tools.bench.memory", "Readiness and memory of sampler and actuator."),
+    "pipeline": ("services.tools.bench.pipeline", "From a sample to its patches' answers, beside the bare hops."),
     "policies": ("services.tools.bench.policies", "Every policy on every scenario of the simulated plant."),
     "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
     "replay": ("services.tools.bench.replay", "Samples a second replayed, in this process and onto a bus."),

@@ -19,8 +19,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from schemas.config import Bus, Config
 from schemas.domain import Critical, Domain, Target
@@ -30,6 +28,7 @@ from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
 from services.operation import logs
 from services.tools import onto_bus
+from services.tools.bench.goals import show
 from services.tools.inprocess import Lines, again, what_if
 from services.tools.recording import Reader, Writer, header_of, line_of
 from services.tools.rerun import Tally
@@ -38,12 +37,12 @@ from services.tools.serving import served
 _PERIOD = 10**9 // 2
 _BEGIN = 1_790_000_000 * 10**9
 _GOALS = {
-    "replayed in this process, proportional, samples/s": 100_000,
-    "and every decision compared, proportional, samples/s": 100_000,
-    "replayed in this process, learned, samples/s": 40_000,
-    "and every decision compared, learned, samples/s": 40_000,
-    "onto a bus, 100 domains, samples/s": 3_000,
-    "onto a bus, one domain, samples/s": 500,
+    "replayed in this process, proportional, samples/s": ">= 100,000",
+    "and every decision compared, proportional, samples/s": ">= 100,000",
+    "replayed in this process, learned, samples/s": ">= 40,000",
+    "and every decision compared, learned, samples/s": ">= 40,000",
+    "onto a bus, 100 domains, samples/s": ">= 3,000",
+    "onto a bus, one domain, samples/s": ">= 500",
 }
 _NATS = 'listen: "127.0.0.1:-1"\nports_file_dir: "{home}"\njetstream {{ store_dir: "{home}/jetstream" }}\n'
 
@@ -192,17 +191,11 @@ async def _replayed(reader: Reader, url: str) -> tuple[dict[str, Tally], float]:
 
 @click.command("replay")
 @click.option("--samples", default=100_000, show_default=True, help="How many each measurement in this process takes.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(samples: int, path: Path | None) -> None:
     """Decoding and replay, in this process and onto a bus."""
     logs.configure("bench", "error")
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
         home = Path(folder)
         figures = {**memory(home, samples), **in_process(home, samples), **through_bus(home)}
-    table = Table("figure", "value", "goal")
-    for name, value in figures.items():
-        goal = _GOALS.get(name)
-        table.add_row(name, f"{value:,}", "-" if goal is None else f"{goal:,}")
-    Console().print(table)
-    if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+    show("replay", figures, _GOALS, path)
