@@ -6,12 +6,10 @@ drops what it has seen under the same id; a reader acknowledges after the effect
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -22,8 +20,10 @@ from schemas.messages import InvalidMessage, M, Message, decode, encode
 from services.bus import envelope, streams
 from services.bus.consumer import Consumer, Reading, Start
 from services.bus.envelope import Raw, stored
-from services.bus.link import Denied, LinkDown, NoResponder, TooLarge
-from services.bus.session import ANSWER_S, ApiError, BackOff, Session
+from services.bus.link import Denied, TooLarge
+from services.bus.publish import Conflict, Publisher
+from services.bus.received import Received, StreamInfo, Unreadable
+from services.bus.session import ApiError, Session
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
 
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
@@ -31,90 +31,11 @@ __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "U
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
 _NO_MESSAGE = 10037
-_WRONG_LAST = (10071, 10164)
-_TOO_LARGE = 10054
 _BURY_S = 5.0
-_IN_FLIGHT = 1024
 _KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
 
 _log = structlog.get_logger()
 _dead = Counter("sluice_dead_letters", "Messages that could not be used and were put aside", ["service", "kind"])
-
-
-class Conflict(Exception):
-    """The expected last sequence of the subject was not the last, or the message was published before."""
-
-
-class Unreadable(InvalidMessage):
-    """A message found on the stream cannot be read."""
-
-    def __init__(self, raw: Raw, reason: str) -> None:
-        """Keep the message."""
-        super().__init__(f"{raw.subject} {raw.seq}: {reason}")
-        self.raw = raw
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class StreamInfo:
-    """What the server says of a stream.  Times are ns."""
-
-    created: int
-    first: int
-    """Sequence of the first message that is still kept."""
-    last: int
-    """Sequence of the last message, 0 before there was one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Received(Generic[M]):
-    """A message, and what the bus says of it."""
-
-    message: M
-    raw: Raw
-    deliveries: int = 0
-    """1 at the first delivery, more when it was delivered before; 0 when it was looked up."""
-    since: int = 0
-    """From this stream sequence on, up to this message, every message came to this reader."""
-    _reply: str = ""
-    _session: Session | None = None
-
-    @property
-    def subject(self) -> str:
-        """Where it was published."""
-        return self.raw.subject
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers it was published with."""
-        return self.raw.headers
-
-    @property
-    def body(self) -> bytes:
-        """The message as it was published."""
-        return self.raw.body
-
-    @property
-    def seq(self) -> int:
-        """Sequence in its stream."""
-        return self.raw.seq
-
-    @property
-    def published(self) -> int:
-        """When the server stored it, by the server's clock, ns."""
-        return self.raw.published
-
-    async def ack(self) -> None:
-        """Say that its effect is done.  An acknowledgement may be lost: the message then comes again."""
-        await self._answer(b"+ACK")
-
-    async def nak(self, delay: float | None = None) -> None:
-        """Ask for it to be delivered again, after ``delay`` seconds."""
-        await self._answer(b"-NAK" if delay is None else b'-NAK {"delay": %d}' % int(delay * 1e9))
-
-    async def _answer(self, word: bytes) -> None:
-        if self._session is not None and self._reply:
-            await self._session.send(self._reply, word)
 
 
 class Bus:
@@ -125,7 +46,7 @@ class Bus:
         self.subjects = Subjects(config.prefix)
         self._config = config
         self._session = session
-        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+        self._publisher = Publisher(session, self.subjects, self.ensure_streams)
 
     @classmethod
     @asynccontextmanager
@@ -205,37 +126,7 @@ class Bus:
             TooLarge: the server takes no message of that size.
             InvalidMessage: it cannot be written as JSON.
         """
-        try:
-            body = encode(message)
-        except (OverflowError, TypeError, ValueError, RecursionError) as error:
-            raise InvalidMessage(f"{msg_id}: {error}") from None
-        stream = self.subjects.stream(self.subjects.kind_of(subject))
-        sent = {envelope.TRACE: envelope.begun(msg_id), **(headers or {})}
-        sent |= {envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: stream}
-        if expect_last is not None:
-            sent[envelope.EXPECTED_LAST] = str(expect_last)
-        async with self._slots:
-            answer = await self._published(subject, body, sent)
-        if expect_last is not None and answer.get("duplicate"):
-            raise Conflict(f"{subject}: {msg_id} was published before")
-        return int(answer["seq"])
-
-    async def _published(self, subject: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        back_off = BackOff()
-        while True:
-            try:
-                link = await self._session.link()
-                answer: dict[str, Any] = json.loads(await link.ask(subject, body, ANSWER_S, headers))
-                if "error" not in answer:
-                    self._session.recovered(subject)
-                    return answer
-                reason = _refusal(subject, answer["error"])
-            except NoResponder as error:
-                reason = "; ".join([str(error), *await self.ensure_streams()])
-            except (LinkDown, Denied) as error:
-                reason = str(error)
-            self._session.troubled(subject, reason)
-            await back_off.wait()
+        return await self._publisher.publish(subject, message, msg_id, headers or {}, expect_last)
 
     async def consume(
         self,
@@ -403,18 +294,3 @@ def _beyond(start: Start, last: Raw) -> bool:
 
 async def _nothing() -> None:
     """A reader creates no streams."""
-
-
-def _refusal(subject: str, error: dict[str, Any]) -> str:
-    """Why the server did not store a message, where trying again can help.
-
-    Raises:
-        Conflict: it expected another last sequence.
-        TooLarge: it takes no message of that size.
-    """
-    code, text = error.get("err_code", 0), error.get("description", "")
-    if code in _WRONG_LAST:
-        raise Conflict(f"{subject}: {text}")
-    if code == _TOO_LARGE:
-        raise TooLarge(f"{subject}: {text}")
-    return f"{subject}: {text} ({code})"

@@ -19,6 +19,8 @@ from services.bus.link import Link, LinkDown
 ANSWER_S = 2.0
 """A server that takes longer to answer is asked again."""
 _UNAVAILABLE = 503
+_NAMED = 3
+"""So many reasons are told at once."""
 _log = structlog.get_logger()
 
 
@@ -106,7 +108,9 @@ class Session:
             self._tell()
 
     def _tell(self) -> None:
-        self._on_state(next(iter(self._troubles.values()), None))
+        reasons = list(dict.fromkeys(self._troubles.values()))
+        more = [f"and {len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
+        self._on_state("; ".join([*reasons[:_NAMED], *more]) or None)
 
     async def link(self) -> Link:
         """The current link; waits for one."""
