@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from schemas.config import Config
-from schemas.units import decode_unit
+from schemas.units import decode_unit, encode_unit
 from services.bus.subjects import Subjects
 from services.control import Controller
 from services.operation.allowed import explained
@@ -74,7 +74,17 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path), environment)
+    return _moved(parse(text, str(path), environment))
+
+
+def _moved(config: Config) -> Config:
+    """The same configuration, in memory of its own.
+
+    Its texts lie between those of the file's tree, and would keep the memory of the whole from being given
+    back: with two thousand domains 38 MiB.
+    """
+    compact = msgspec.msgpack.encode(config, enc_hook=encode_unit)
+    return msgspec.msgpack.decode(compact, type=Config, dec_hook=decode_unit)
 
 
 def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:

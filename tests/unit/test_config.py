@@ -123,3 +123,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yaml", tmp_path, binary):
         with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
             load(path)
+
+
+def test_what_is_loaded_is_what_was_parsed(tmp_path: Path) -> None:
+    """Moving a configuration to memory of its own loses nothing: units, free parameters, empty values."""
+    text = f"""
+bus: {{servers: [nats://a:4222, nats://b:4222], user: x, keep: 90m, replicas: 3}}
+signal: {{period: 250ms, window: 1s, labels: {{workload: ""}}, matchers: {{direction: egress}}}}
+kubernetes: {{dry_run: true, timeout: 1500ms}}
+domains:
+  - name: line
+    critical: [{{workload: robot, jitter: 1500us, p95: 3ms}}]
+    targets: [{TARGET}]
+    parameters: {{k_up: 0.25}}
+    shadow: [static]
+    capacity: 1G
+    shield: {{cut: 0.3, settle: 700ms}}
+"""
+    path = tmp_path / "sluice.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load(path, {}) == parse(text, "f", {})
