@@ -21,6 +21,7 @@ from services.actuator.record import (
     HAND_OVER,
     KEY,
     MOST_OWED,
+    ROOM,
     Record,
     UnreadableRecord,
     Written,
@@ -78,6 +79,16 @@ class Plan(Struct, frozen=True):
         cuts = tuple(write for write in self.writes if write.cut)
         rest = tuple(write for write in self.writes if not write.cut)
         return [phase for phase in (cuts, rest) if phase]
+
+    @property
+    def bearable(self) -> "Plan":
+        """Without raises where an object owes as many reports as it should: they wait until the bus takes some.
+
+        What a crash would have to be reported from is on the objects alone, and has no room without end.
+        """
+        if all(len(write.record.owed) < MOST_OWED for write in self.writes):
+            return self
+        return Plan(tuple(write for write in self.writes if write.cut), self.reasons)
 
 
 def left_alone(deployment: Deployment, *, managed: bool) -> str | None:
@@ -191,7 +202,7 @@ def _write(
     thing = need.thing
     before = readable_record(thing)
     main = isinstance(thing, Deployment)
-    owed = tuple(one for one in before.writes if owes(one.action))[-MOST_OWED:] if before else ()
+    owed = tuple(one for one in before.writes if owes(one.action))[-ROOM:] if before else ()
     record = Record(
         action=action,
         cause=need.cause,

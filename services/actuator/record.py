@@ -18,6 +18,9 @@ KEY = "sluice.dev/limit"
 HAND_OVER = "{}"
 """The key's value by which a person gives a target that Sluice let go of back to it."""
 MOST_OWED = 64
+"""An object that owes the reports of so many writes is only cut."""
+ROOM = 512
+"""So many fit, with a wide margin, into the 256 KiB that an object's annotations may take."""
 
 
 class Written(Struct, frozen=True, omit_defaults=True):

@@ -71,6 +71,7 @@ class Actuator:
                     for domain in self._domains.values():
                         await self._begin(bus, domain)
                     self._health.good(_DECISIONS)
+                    crash.point("actuator.begun")
                     group.create_task(self._reports.run(BusOutlet(bus)))
                     await self._listen(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again

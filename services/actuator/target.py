@@ -30,6 +30,7 @@ from services.actuator.voice import Notices, Voice
 from services.actuator.watch import Seen
 from services.bus.session import BackOff
 from services.control.fence import AHEAD
+from services.operation import crash
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
@@ -191,6 +192,7 @@ class Hand:
         if not plan.writes:
             self._settled(order, deployment)
             return None
+        plan = plan.bearable
         wait_s = self._patience(plan)
         if wait_s is not None:
             return wait_s
@@ -211,6 +213,7 @@ class Hand:
         things: list[Thing] = [deployment, *self.seen.pods]
         for action in recovered(self.target, self._domain.name, things, self._is_reported):
             self._voice.recovered(action)
+            crash.point("actuator.recovered")
         self._reported = {thing.uid: _ids(thing) for thing in things}
 
     def _is_reported(self, thing: Thing, action: str) -> bool:
@@ -249,8 +252,8 @@ class Hand:
 
     def _patience(self, plan: Plan) -> float | None:
         """How long what is planned has to wait, seconds; None: not at all."""
-        if self._reports.full and not any(write.cut for write in plan.writes):
-            return 1.0
+        if not plan.writes or (self._reports.full and not any(write.cut for write in plan.writes)):
+            return 1.0  # reports have to go first
         return self._drift.wait_s(plan.writes, time.monotonic())
 
     async def _carry_out(self, order: Order, plan: Plan, author: Author, deployment: Deployment) -> float:

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from schemas.units import Rate
 from services.actuator.plan import Plan, left_alone, per_pod, recovered, way_back
-from services.actuator.record import KEY, record_of
+from services.actuator.record import KEY, MOST_OWED, record_of
 from services.actuator.things import BANDWIDTH
 from tests.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
@@ -125,6 +125,19 @@ def test_what_the_bus_has_not_heard_of_travels_along() -> None:
         plan = plan_of(order(60_000), main, pod(1, "30M", owing), owed=frozenset(owed))
         assert [one.action for one in plan.writes[0].record.owed] == kept
         assert all(one.value for one in plan.writes[0].record.owed)
+
+
+def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
+    """Raises wait, on all objects, until the bus has taken some; cuts go on, and no report gives way to them."""
+    owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(MOST_OWED))
+    ids = frozenset(one.action for one in owed) | {"last"}
+    main = deployment("60M", record("60M", 60_000), replicas=2)
+    pods = [pod(n, "30M", record("30M", 60_000, action="last", owed=owed)) for n in (1, 2)]
+    assert plan_of(order(70_000), main, *pods, owed=ids).bearable.writes == ()
+    assert plan_of(order(70_000), main, *pods).bearable.writes
+    cut = plan_of(order(50_000), main, *pods, owed=ids).bearable
+    assert [write.thing.uid for write in cut.writes] == ["d", "p1", "p2"]
+    assert [len(write.record.owed) for write in cut.writes] == [1, MOST_OWED + 1, MOST_OWED + 1]
 
 
 def test_reports_are_read_back_from_the_objects() -> None:
