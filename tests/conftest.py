@@ -19,6 +19,7 @@ from services.factory.emulator import Emulator
 from tests import apiserver as kube
 from tests import kubernetes
 from tests.parts import NatsServer
+from tests.tally import KEY, Tally
 
 PROGRAMS = {
     "prometheus": ("prometheus", "promtool"),
@@ -43,6 +44,26 @@ def _missing(marker: str) -> str | None:
     if marker == "docker" and subprocess.run(["docker", "version"], check=False, capture_output=True).returncode:
         return "a Docker engine that runs and lets this user in"
     return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to count what the fault tests try."""
+    config.stash[KEY] = Tally()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what the fault tests tried, and what was broken."""
+    lines = list(config.stash[KEY].lines())
+    if lines:
+        terminalreporter.section("faults: promises broken")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """The session's count of faults and broken promises."""
+    return request.config.stash[KEY]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

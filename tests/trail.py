@@ -52,36 +52,61 @@ class Trail:
         Returns:
             How many writes there were.
         """
-        self._check_order()
-        least, most = Rate.parse(low), Rate.parse(high)
-        for mark in self.marks:
-            assert least <= mark.record["limit"] <= most, mark
-            assert mark.value == mark.record["value"], mark
-            if mark.kind == "Deployment":
-                assert Rate.parse(mark.value) == mark.record["limit"], mark
-            else:
-                assert 1 <= Rate.parse(mark.value) <= mark.record["limit"], mark
-        self._check_reports(actions)
-        return len(self.marks)
+        found = self.verdict(actions, low, high)
+        assert not found.wrong, found.wrong
+        return found.writes
 
-    def _check_order(self) -> None:
+    def verdict(self, actions: Iterable[Action], low: str, high: str) -> "Verdict":
+        """Judge every mark by the bounds ``low`` and ``high`` and by the reports there are."""
+        older = self._older()
+        outside = [mark for mark in self.marks if not _within(mark, Rate.parse(low), Rate.parse(high))]
+        unreported = self._unreported(actions)
+        return Verdict(len(self.marks), len(older), len(outside), len(unreported), [*older, *outside, *unreported])
+
+    def _older(self) -> list[Mark]:
+        """Marks of a decision older than the one before on the same object."""
         ends: dict[str, int] = defaultdict(int)
+        found = []
         for mark in self.marks:
             end = mark.record.get("end", 0)
-            assert end >= ends[mark.uid], f"older over newer: {mark}"
+            if end < ends[mark.uid]:
+                found.append(mark)
             ends[mark.uid] = end
+        return found
 
-    def _check_reports(self, actions: Iterable[Action]) -> None:
+    def _unreported(self, actions: Iterable[Action]) -> list[Mark]:
         reported: dict[str, set[str]] = defaultdict(set)
         for action in actions:
             if action.outcome in ("applied", "failed"):
                 # A report counts for the Pods that it names, and for the Deployment.
                 reported[action.id] |= {pod.uid for pod in action.pods if pod.outcome == "applied"} | {""}
-        for mark in self.marks:
-            who = "" if mark.kind == "Deployment" else mark.uid
-            known = who in reported[mark.record["action"]]
-            assert known or mark.uid in self.gone, f"never reported: {mark}"
-            self.lost += not known
+        silent = [
+            mark
+            for mark in self.marks
+            if ("" if mark.kind == "Deployment" else mark.uid) not in reported[mark.record["action"]]
+        ]
+        self.lost += sum(mark.uid in self.gone for mark in silent)
+        return [mark for mark in silent if mark.uid not in self.gone]
+
+
+class Verdict(Struct, frozen=True):
+    """What a trail comes to."""
+
+    writes: int
+    older: int
+    """Writes of an older decision over a newer one."""
+    outside: int
+    """Writes out of bounds, or whose value is not what the record says."""
+    unreported: int
+    """Writes without a report, on objects that outlived them."""
+    wrong: list[Mark]
+    """All of these."""
+
+
+def _within(mark: Mark, least: Rate, most: Rate) -> bool:
+    limit, value = int(mark.record["limit"]), int(Rate.parse(mark.value)) if mark.value else 0
+    share = value == limit if mark.kind == "Deployment" else 1 <= value <= limit
+    return bool(least <= limit <= most and mark.value == mark.record["value"] and share)
 
 
 @asynccontextmanager

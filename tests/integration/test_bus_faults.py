@@ -15,6 +15,7 @@ from services.bus.jetstream import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.session import ApiError
 from tests.onbus import PATIENCE_S, joined, publish, sample, take
 from tests.parts import NatsServer, free_port
+from tests.tally import Broken, Tally
 
 
 @asynccontextmanager
@@ -59,15 +60,15 @@ def malformed(chance: random.Random) -> bytes:
     return b'{"domain":' + b"[" * chance.randrange(1, 100_000)
 
 
-async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServer) -> None:
+async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServer, tally: Tally) -> None:
     """Malformed and adversarial messages between good ones: each is a dead letter once, each good one arrives."""
     chance = random.Random(1)
-    bad = [malformed(chance) for _ in range(2000)]
+    bad = [malformed(chance) for _ in range(10_000)]
     async with joined(nats) as (bus, _), stranger(nats) as client:
         for n, body in enumerate(bad, start=1):
             await client.publish(bus.subjects.sample("line"), body)
-            if n % 20 == 0:
-                await publish(bus, sample(n // 20))
+            if n % 100 == 0:
+                await publish(bus, sample(n // 100))
         await client.drain()
         await publish(bus, sample(101))
         taken = await take(bus, 101)
@@ -82,7 +83,7 @@ async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServ
         assert last is not None
         assert last.message.service == "test"
         assert "Sample" in last.message.reason
-    print(f"{len(bad)} malformed messages, {letters.last} dead letters, 101 of 101 good ones read")
+    tally.add("malformed and adversarial messages", f"{len(bad)} samples", Broken(lost=101 - len(taken)))
 
 
 async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsServer) -> None:
@@ -196,7 +197,7 @@ async def lame_duck(server: NatsServer, client: Client) -> None:
 
 
 @pytest.mark.parametrize("fault", [restart, crash, no_consumer, lame_duck])
-async def test_nothing_is_lost_over_a_fault(nats: NatsServer, fault: Break) -> None:
+async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, fault: Break) -> None:
     """Publisher and reader run on; every acknowledged sample is read."""
     read: set[int] = set()
     total = 300
@@ -223,11 +224,12 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, fault: Break) -> N
                 # A client of its own, because the server throws this one out, too.
                 async with stranger(nats) as client:
                     await fault(nats, client)
-        assert read == {sample(n).end for n in range(1, total + 1)}
+        lost = {sample(n).end for n in range(1, total + 1)} - read
         assert states[-1] is None
         stored = await bus.stream(Sample)
         assert stored is not None
         assert stored.last == total
+    tally.add("nats-server killed and restarted", f"3 faults, {total} samples", Broken(lost=len(lost)))
 
 
 async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsServer) -> None:
