@@ -23,6 +23,7 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -76,34 +77,50 @@ def run_real(apps: Apps, fifo: float) -> OpenLoop:
 def sweep_table(both: Both) -> Table:
     """Latency, loss and goodput over the limit."""
     apps = both.real.conditions.apps
-    shown = Table(
-        title=f"{apps.capacity / 1000:g} Mbit/s, safe limit {apps.safe_budget() / 1000:.1f}: real | simulated",
-        title_justify="left",
-    )
-    for name in ("limit, Mbit/s", "p50, ms", "p95, ms", "jitter, ms", "lost", "scanner, Mbit/s", "goodput, Mbit/s"):
+    shown = _table(f"{apps.capacity / 1000:g} Mbit/s, safe limit {apps.safe_budget() / 1000:.1f}: real|simulated")
+    for name in (
+        "limit,\nMbit/s",
+        "p50,\nms",
+        "p95,\nms",
+        "jitter,\nms",
+        "lost",
+        "scanner,\nMbit/s",
+        "goodput,\nMbit/s",
+    ):
         shown.add_column(name, justify="right")
     for real, simulated in zip(both.real.sweep, both.simulated.sweep, strict=True):
         limit = "none" if real.limit is None else f"{real.limit / 1000:g}"
-        shown.add_row(limit, *(f"{a} | {b}" for a, b in zip(_cells(real), _cells(simulated), strict=True)))
+        shown.add_row(limit, *map("{}|{}".format, _cells(real), _cells(simulated)))
     return shown
 
 
+def _table(title: str) -> Table:
+    """A table that fits a terminal of 80 columns."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _cells(point: Point) -> Sequence[str]:
-    latencies = [f"{value * 1e3:.2f}" for value in (point.p50, point.p95, point.jitter)]
+    latencies = [_short(value * 1e3) for value in (point.p50, point.p95, point.jitter)]
     return [*latencies, str(point.lost), f"{point.scanner / 1000:.1f}", f"{point.goodput / 1000:.1f}"]
 
 
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
 def steps_table(both: Both) -> Table:
-    """Mean round trips after each step."""
-    shown = Table(title="Mean round trip, ms, so many seconds after a step: real | simulated", title_justify="left")
-    shown.add_column("step")
-    shown.add_column("drained, s", justify="right")
-    for at in _SHOWN:
-        shown.add_column(f"{at:g}", justify="right")
+    """Mean round trips after each step, and when the queue was gone."""
+    shown = _table("Mean round trip, ms, after a step: real|simulated")
+    shown.add_column("after, s", justify="right")
+    columns = []
     for real, simulated in zip(both.real.steps, both.simulated.steps, strict=True):
-        drained = f"{_seconds(real.drained)} | {_seconds(simulated.drained)}"
+        shown.add_column(real.name, justify="right")
         traces = zip_longest(_trace(real), _trace(simulated), fillvalue="")
-        shown.add_row(real.name, drained, *(f"{a} | {b}" for a, b in traces))
+        columns.append([f"{a}|{b}" for a, b in traces] + [""] * len(_SHOWN))
+    for number, at in enumerate(_SHOWN):
+        shown.add_row(f"{at:g}", *(column[number] for column in columns))
+    drained = zip(both.real.steps, both.simulated.steps, strict=True)
+    shown.add_row("drained, s", *(f"{_seconds(a.drained)}|{_seconds(b.drained)}" for a, b in drained))
     return shown
 
 

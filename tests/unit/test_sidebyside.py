@@ -24,6 +24,7 @@ def test_the_command_writes_both_runs(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["--capacity", "50M", "--json", str(path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert "safe limit 35.0" in done.output
+    assert "…" not in done.output
     both = msgspec.json.decode(path.read_bytes(), type=Both)
     assert [one.conditions.plant for one in (both.real, both.simulated)] == ["real", "simulated"]
     assert [point.limit for point in both.real.sweep] == [point.limit for point in both.simulated.sweep]
