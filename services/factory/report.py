@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from rich import box
 from rich.table import Table
 
 from services.factory.scenario import Scenario
-from services.factory.score import Score
+from services.factory.score import Score, Spread
 
 
 class Report(Struct, frozen=True):
@@ -43,11 +44,12 @@ class Report(Struct, frozen=True):
 
 
 def table(report: Report, scenario: Scenario) -> Table:
-    """One column a run."""
-    shown = Table(title=f"{scenario.name}: {scenario.text}", title_justify="left", header_style="bold")
-    shown.add_column("")
+    """One column a run; with three of them it fits a terminal of 80 columns."""
+    title = f"{scenario.name}: {scenario.text}"
+    shown = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("", no_wrap=True)
     for title in report.runs:
-        shown.add_column(title, justify="right")
+        shown.add_column(title, justify="right", overflow="fold")
     for name, row in _rows(report.runs).items():
         shown.add_row(name, *row)
     return shown
@@ -56,28 +58,27 @@ def table(report: Report, scenario: Scenario) -> Table:
 def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
     scores = list(runs.values())
     rows = {
-        "seconds with an SLO broken": [
-            f"{one.violation_seconds} of {one.seconds} ({one.violation:.0%})" for one in scores
-        ],
+        "seconds with an SLO broken": [f"{one.violation_seconds} of {one.seconds}" for one in scores],
+        "  of all": [f"{one.violation:.1%}" for one in scores],
     }
     if any(one.steps for one in scores):
         rows["  right after a surprise"] = [f"{one.step_violation_seconds}" for one in scores]
     rows["best-effort goodput, Mbit/s"] = [f"{one.goodput / 1000:.1f}" for one in scores]
-    rows["  the best safe limits deliver"] = [f"{one.oracle / 1000:.1f} ({one.share:.0%})" for one in scores]
+    rows["  with the best safe limits"] = [f"{one.oracle / 1000:.1f}" for one in scores]
+    rows["  as a share of that"] = [f"{one.share:.0%}" for one in scores]
     for workload in scores[0].critical_throughput if scores else ():
         name = workload.partition("/")[2]
         got = [_named(one.critical_throughput, name) for one in scores]
-        rows[f"{name} got of its load"] = [f"{share:.0%}" for share in got]
-    rows["reaction, s (median, worst)"] = [
-        "-" if one.reaction is None else f"{one.reaction.p50:.2f}, {one.reaction.max:.2f}" for one in scores
+        rows[f"{name} got"] = [f"{share:.0%}" for share in got]
+    rows["reaction, s: median/worst"] = [
+        "-" if one.reaction is None else f"{one.reaction.p50:.2f}/{one.reaction.max:.2f}" for one in scores
     ]
-    rows["  sense, decide, act"] = [
-        ", ".join("-" if part is None else f"{part.p50:.2f}" for part in (one.sense, one.decide, one.act))
-        for one in scores
-    ]
+    for part in ("sense", "decide", "act"):
+        spreads: list[Spread | None] = [getattr(one, part) for one in scores]
+        rows[f"  {part}, median"] = ["-" if spread is None else f"{spread.p50:.2f}" for spread in spreads]
     rows["patches of a pod"] = [str(one.patches) for one in scores]
     rows["pod restarts"] = [str(one.restarts) for one in scores]
-    rows["seconds left out as disturbed"] = [str(one.invalid_windows) for one in scores]
+    rows["seconds left out (disturbed)"] = [str(one.invalid_windows) for one in scores]
     return rows
 
 
