@@ -157,14 +157,16 @@ class Controller:
         """What the shield keeps back of one target's rise goes to the others, not to nobody.
 
         Otherwise a target that may only rise slowly draws the others down at once, and with them the
-        budget that a policy counts from.
+        budget that a policy counts from.  What only the deadband keeps back is not worth a patch: it may
+        keep the others from falling, and raises none of them.
         """
         if len(wanted) == 1 or moment.violated or moment.blind:
             return wanted
-        kept = [
-            shield(limits, known, proposal, moment)[0]
+        allowed = [
+            shield(limits, known, proposal, moment)[:2]
             for (_, limits), known, proposal in zip(self._limits, before, wanted, strict=True)
         ]
+        kept = [limit for limit, _ in allowed]
         held = [limit < proposal for limit, proposal in zip(kept, wanted, strict=True)]
         if not any(held) or all(held):
             return wanted
@@ -173,6 +175,9 @@ class Controller:
             for (least, most, weight), limit, late in zip(self._claims, kept, held, strict=True)
         ]
         again = divide(sum(wanted), claims, [demand.get(key, 0) for key, _ in self._limits])
+        if all(rule == "deadband" for (_, rule), late in zip(allowed, held, strict=True) if late):
+            highest = [max(known.limit, one) for known, one in zip(before, wanted, strict=True)]
+            again = [min(one, most) for one, most in zip(again, highest, strict=True)]
         return [one if late else other for one, other, late in zip(wanted, again, held, strict=True)]
 
     def _shielded(

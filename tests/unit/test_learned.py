@@ -217,3 +217,17 @@ def test_parameters_are_read_and_checked() -> None:
     assert policy.first().margin == 5_000
     with pytest.raises(ValueError, match="patience"):
         Learned(msgspec.structs.replace(DOMAIN, parameters={"knee": {"patience": 1}}))
+
+
+def test_noise_in_the_load_is_worth_no_patch() -> None:
+    """A load that seems half a per cent higher, since one reading came late, moves nothing, in a probe neither."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(6):
+        rest = loop.step().budget
+    assert {loop.step(load).budget for load in (28_000, 27_600, 28_450, 28_000, 28_000)} == {rest}
+    while not loop.step().reason.startswith("probes"):
+        assert loop.index < 1_000
+    climbing = [loop.limit, *(loop.step(load).budget for load in (28_000, 28_400, 28_000, 28_000))]
+    assert climbing == sorted(climbing)
+    assert climbing[-1] > climbing[0]

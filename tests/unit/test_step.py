@@ -267,3 +267,33 @@ def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
     assert dashboard.limit < dashboard.proposal == 6_000
     assert telemetry.limit >= telemetry.was
     assert 42_400 < telemetry.limit + dashboard.limit <= 43_000
+
+
+@pytest.mark.parametrize("late", ["telemetry", "backup"])
+def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> None:
+    """Neither up, by what the one does not take, nor down, step by step, by what it would take later."""
+    idle = Target("backup", Rate(10), Rate(6_000), Rate(120))
+    apart = replace(
+        DOMAIN,
+        targets=(Target("telemetry", Rate(1000), Rate(90_000), Rate(45_000)), idle),
+        shield=Shield(deadband=0.01),
+    )
+    fixed = Fixed(Proposal(45_120, "", Memory()))
+    controller = Controller(apart, fixed)
+
+    def sent(index: int, backup: int) -> Sample:
+        sends = (TargetMeasure("default/telemetry", 45_000, 45_000), TargetMeasure("default/backup", backup, backup))
+        return sample(index, targets=sends)
+
+    settled = run(controller, *(sent(index, 0) for index in range(10, 40)))[-1]
+    assert limits(settled) == [45_000, 120]
+    if late == "telemetry":
+        fixed.answer = Proposal(45_420, "", Memory())
+    state = settled.state
+    rules = set()
+    for index in range(40, 60):
+        decision = controller.step(state, sent(index, 40 if late == "backup" else 0))
+        assert limits(decision) == [45_000, 120], index
+        rules |= {one.rule for one in decision.targets if one.target.endswith(late)}
+        state = decision.state
+    assert rules == {"deadband"}

@@ -113,7 +113,7 @@ class Forecaster:
     def coming(self, before: Load, load: Load) -> float:
         """The load to expect, kbit/s, after the memory went from ``before`` to ``load``."""
         rise = load.last - before.peak
-        if before.last < 0 or not 0 < rise < _LEAP * self._scale:
+        if before.last < 0 or not _NOTICEABLE * self._scale < rise < _LEAP * self._scale:
             return load.peak
         return load.last + self._outlook.trend * rise
 

@@ -51,7 +51,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     """A rise by this much stops a probe until it is gone or has become a touch."""
     drain: float = 0.3
     """Seconds in which a queue is to be drained after a surge."""
-    down: float = 0.005
+    down: float = 0.0075
     up: float = 0.01
     """Smaller changes of the limit are not made, unless the knee is being sought."""
     knee: Habits = field(default_factory=Habits)
@@ -229,7 +229,8 @@ class Learned:
             return min(room - (self._queued(signs, knee) if signs.surge else 0.0), bounds.limit / 2)
         if not signs.clean or signs.queued:
             return min(room - (self._queued(signs, knee) if signs.median > 1 else 0.0), bounds.limit)
-        if knee.met and not knee.step and -self._p.down * self._scale < room - bounds.limit < self._p.up * self._scale:
+        up = 0.0 if knee.step else self._p.up * self._scale
+        if knee.met and -self._p.down * self._scale < room - bounds.limit < up:
             return bounds.limit
         return room
 
