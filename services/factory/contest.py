@@ -15,7 +15,7 @@ from schemas.messages import Action, Decision
 from services.bus.jetstream import Received
 from services.factory.agent import Enforced
 from services.factory.plant import Plant, Second
-from services.factory.reaction import Watch
+from services.factory.reaction import Reaction, Watch
 from services.factory.scenario import Event, Scenario
 from services.factory.score import Effort, Score, is_bad, score
 
@@ -46,6 +46,8 @@ class Run:
         self.restarts = 0
         self._patches: list[int] = []
         self._changed: tuple[int, int] | None = None
+        # As the agent reported them: the plant's own are new already when a change is told.
+        self._limits = dict(plant.limits)
         self._watch = Watch(scenario.apps)
 
     def begin(self, started: int) -> None:
@@ -58,13 +60,13 @@ class Run:
             self.plant.load(workload, kbit)
         if event.capacity is not None:
             self.plant.capacity(event.capacity)
-        self._watch.happened(event, self.plant.limits.values())
+        self._watch.happened(event, self._limits.values())
 
     def observe(self) -> list[Second]:
         """Take what the plant has to tell; gives the seconds that are new."""
         fresh = [second for second in self.plant.seconds() if self._is_part(second)]
         self.seconds += fresh
-        self._watch.crossed(self.plant.crossings(), self.plant.limits.values())
+        self._watch.crossed(self.plant.crossings(), self._limits.values())
         return fresh
 
     def _is_part(self, second: Second) -> bool:
@@ -77,9 +79,11 @@ class Run:
     def enforced(self, change: Enforced) -> None:
         """A limit came into force on one of its pods."""
         self._patches.append(change.at)
-        self._watch.crossed(self.plant.crossings(), self.plant.limits.values())
+        # A crossing that nobody has looked for yet happened under the limits before this one.
+        self._watch.crossed(self.plant.crossings(), self._limits.values())
+        self._limits[change.pod] = change.kbit
         sampled, decided = self._changed or (change.seen, change.seen)
-        self._watch.enforced(change.at, sampled, decided, self.plant.limits.values())
+        self._watch.enforced(change.at, sampled, decided, self._limits.values())
 
     def decided(self, received: Received[Decision]) -> None:
         """The decision service answered a sample of its domain."""
@@ -91,15 +95,22 @@ class Run:
         """Bad seconds so far."""
         return sum(is_bad(second, self.domain) for second in self.seconds)
 
-    def score(self) -> Score:
-        """Judge it, as far as it went."""
-        since = self.started or 0
+    def reactions(self, since: float = 0.0) -> tuple[Reaction, ...]:
+        """The crossings that were answered, from ``since`` seconds after the start on."""
+        edge = self._edge(since)
+        return tuple(one for one in self._watch.reactions if one.crossed >= edge)
+
+    def score(self, since: float = 0.0) -> Score:
+        """Judge it, as far as it went, from ``since`` seconds after the start on."""
         effort = Effort(
-            patches=sum(at >= since for at in self._patches),
+            patches=sum(at >= self._edge(since) for at in self._patches),
             restarts=self.restarts,
-            reactions=tuple(one for one in self._watch.reactions if one.crossed >= since),
+            reactions=self.reactions(since),
         )
-        return score(self.seconds, self.domain, self.scenario, since, effort=effort)
+        return score(self.seconds, self.domain, self.scenario, self.started or 0, since, effort)
+
+    def _edge(self, since: float) -> int:
+        return (self.started or 0) + round(since * _NS)
 
 
 async def play(runs: Iterable[Run], started: int, blind: Callable[[str], None]) -> None:

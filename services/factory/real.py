@@ -210,6 +210,11 @@ class RealPlant:
             found, self._crossings.found = self._crossings.found, []
         return found
 
+    def recoveries(self) -> Sequence[int]:
+        """When, after each crossing, robot-control's latency was back below 2 ms and stayed there: UTC ns, all."""
+        with self._lock:
+            return list(self._crossings.calm)
+
     def seconds(self) -> Sequence[Second]:
         """The seconds completed since the last call; a second completes one second after its end."""
         with self._lock:

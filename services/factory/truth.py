@@ -116,22 +116,28 @@ def critical_second(trips: Sequence[int], datagrams_lost: int, load: int, throug
 
 
 class Crossings:
-    """Finds when latency rises above the SLO and stays there, from one packet after the other."""
+    """Finds when latency rises above the SLO and stays there, and when it is back, from packet after packet."""
 
     def __init__(self) -> None:
         """Begin below it."""
-        self._above: list[int] = []
+        self._above = False
+        self._row: list[int] = []
         self.found: list[int] = []
         """UTC ns at which the first of several slow packets in a row was back."""
+        self.calm: list[int] = []
+        """UTC ns at which, after a crossing, the first of several fast packets in a row was back."""
 
     def trip(self, sent: int, trip: int) -> None:
         """Take the next packet of a probe: when it was sent, and its round trip, or ``LOST``; ns."""
-        if trip != LOST and trip <= _SLOW:
-            self._above.clear()
-        elif len(self._above) < _IN_A_ROW:
-            self._above.append(sent + max(trip, 0))
-            if len(self._above) == _IN_A_ROW:
-                self.found.append(self._above[0])
+        slow = trip == LOST or trip > _SLOW
+        if slow == self._above:
+            self._row.clear()
+            return
+        self._row.append(sent + max(trip, 0))
+        if len(self._row) == _IN_A_ROW:
+            self._above = slow
+            (self.found if slow else self.calm).append(self._row[0])
+            self._row.clear()
 
 
 class Ledger:

@@ -96,6 +96,11 @@ def test_a_crossing_is_several_slow_packets_in_a_row() -> None:
     for number in range(20):
         crossings.trip(number * 4 * MS, 3 * MS if number == 2 or number >= 8 else MS)
     assert crossings.found == [8 * 4 * MS + 3 * MS]
+    assert crossings.calm == []
+    for number in range(20, 40):
+        crossings.trip(number * 4 * MS, MS if number == 22 or number >= 30 else 3 * MS)
+    assert crossings.found == [8 * 4 * MS + 3 * MS]
+    assert crossings.calm == [30 * 4 * MS + MS]
 
 
 def test_losses_of_an_iperf3_server() -> None:

@@ -10,6 +10,7 @@ BENCHES = {
     "memory": ("services.tools.bench.memory", "Readiness and memory of sampler and actuator."),
     "pipeline": ("services.tools.bench.pipeline", "From a sample to its patches' answers, beside the bare hops."),
     "policies": ("services.tools.bench.policies", "Every policy on every scenario of the simulated plant."),
+    "factory": ("services.tools.bench.factory", "Policies on real packets, and the goals they meet (needs root)."),
     "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
     "replay": ("services.tools.bench.replay", "Samples a second replayed, in this process and onto a bus."),
     "signals": ("services.tools.bench.signals", "How late a step in latency shows, by source."),

@@ -1,0 +1,55 @@
+"""``sluice bench factory`` as a user runs it: real packets, one short run, its table and its JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLUICE = Path(sys.executable).parent / "sluice"
+
+
+def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(SLUICE), "bench", "factory", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.root
+def test_a_quick_run_is_judged_kept_and_not_played_twice(tmp_path: Path) -> None:
+    """The table names the run, the JSON has its figures, and --continue finds nothing left to play."""
+    path = tmp_path / "bench.json"
+    quick = ("--quick", "--policies", "learned", "--scenarios", "demo", "--json", str(path))
+    done = _bench(*quick)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "learned on demo" in done.stdout
+    assert "Goals of learned" in done.stdout
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    (run,) = tree["runs"]
+    assert run["failed"] is None
+    assert run["restarts"] == 0
+    assert run["steady"]["seconds"] + run["steady"]["invalid"] >= 12
+    assert run["steady"]["patches"] > 0
+    assert len(tree["goals"]) >= 8
+    if run["steady"]["invalid"] <= 0.2 * run["steady"]["seconds"]:
+        again = _bench(*quick, "--continue")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "1/1" not in again.stdout
+        assert json.loads(path.read_text(encoding="utf-8"))["runs"] == tree["runs"]
+
+
+def test_going_on_needs_a_file_of_the_same_conditions(tmp_path: Path) -> None:
+    """Without a file it is told that one is missing."""
+    done = _bench("--continue")
+    assert done.returncode == 2
+    assert "--json" in done.stderr
+
+
+def test_a_machine_that_lacks_something_is_told_what() -> None:
+    """Without iperf3 on PATH, or without root: exit code 2 and a line that names what is missing."""
+    done = subprocess.run(
+        [SLUICE, "bench", "factory"], env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "the program iperf3" in done.stderr
+    assert "Traceback" not in done.stderr
