@@ -15,6 +15,8 @@ from tests.commands import sluice
 from tests.kubernetes import BANDWIDTH, Server, eventually
 from tests.parts import NatsServer
 from tests.pipeline import joined
+from tests.tally import Tally, judged
+from tests.trail import followed
 
 
 @pytest.fixture
@@ -127,35 +129,40 @@ async def test_drift_is_put_back(scene: Scene, nats: NatsServer, tmp_path: Path)
     assert "500M" in drifts[0].reason
 
 
-async def test_somebody_elses_value_pauses_the_target(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+async def test_somebody_elses_value_pauses_the_target(
+    scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
+) -> None:
     """A foreign value on the Deployment stays, is reported in every way, and its removal hands the target back."""
     await scene.server.deploy(replicas=1, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 1)
     path = f"{scene.server.deployments}/app"
     key = f"{scene.server.namespace}/app"
     decider = Decider(scene.bus, scene.server.namespace)
-    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-        await decider.say("60M")
-        await scene.stands_at("60M", ["60M"])
-        await scene.annotate(path, {BANDWIDTH: "33M"})
-        (skipped,) = await scene.reported(outcome="skipped")
-        await decider.say("20M")
-        await decider.say("25M")
-        assert "somebody else set" in skipped.reason
-        assert f"kubectl -n {scene.server.namespace} annotate deployment app {BANDWIDTH}-" in skipped.reason
-        ready, page = process.ready()
-        assert ready
-        assert "33M" in page["notes"][key]
-        assert process.metric("sluice_target_paused") == {f'target="{key}"': 1.0}
-        await scene.stands_at("33M", ["60M"])
-        await scene.annotate(path, {BANDWIDTH: None})
-        await scene.stands_at("25M", ["25M"])
-        assert "notes" not in process.ready()[1]
-        query = "fieldSelector=involvedObject.name%3Dapp"
-        events = (await scene.server.must("GET", f"/api/v1/namespaces/{scene.server.namespace}/events?{query}"))[
-            "items"
-        ]
-        assert {"LimitPaused", "LimitResumed"} <= {event["reason"] for event in events}
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await decider.say("60M")
+            await scene.stands_at("60M", ["60M"])
+            await scene.annotate(path, {BANDWIDTH: "33M"})
+            (skipped,) = await scene.reported(outcome="skipped")
+            await decider.say("20M")
+            await decider.say("25M")
+            assert "somebody else set" in skipped.reason
+            assert f"kubectl -n {scene.server.namespace} annotate deployment app {BANDWIDTH}-" in skipped.reason
+            ready, page = process.ready()
+            assert ready
+            assert "33M" in page["notes"][key]
+            assert process.metric("sluice_target_paused") == {f'target="{key}"': 1.0}
+            await scene.stands_at("33M", ["60M"])
+            await scene.annotate(path, {BANDWIDTH: None})
+            await scene.stands_at("25M", ["25M"])
+            assert "notes" not in process.ready()[1]
+            query = "fieldSelector=involvedObject.name%3Dapp"
+            events = (await scene.server.must("GET", f"/api/v1/namespaces/{scene.server.namespace}/events?{query}"))[
+                "items"
+            ]
+            assert {"LimitPaused", "LimitResumed"} <= {event["reason"] for event in events}
+        verdict = trail.verdict(await scene.actions(), "5M", "80M")
+    tally.add("foreign owner", f"1 foreign values, {verdict.writes} writes", judged(verdict))
 
 
 async def test_what_was_there_first_is_remembered(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:

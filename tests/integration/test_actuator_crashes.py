@@ -116,3 +116,22 @@ async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path, t
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
             verdict = await concluded(scene, decider, process, trail)
     tally.add("kill -9 at random", f"{kills} kills, {verdict.writes} writes", judged(verdict))
+
+
+async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
+    """Sixty decisions while replicas come and go and annotations are tampered with: nothing is killed."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await process.is_ready()
+            busy = asyncio.create_task(churn(scene, decider, 0.03))
+            await eventually(lambda: enough(decider, 60))
+            await cancelled(busy)
+            verdict = await concluded(scene, decider, process, trail)
+    tried = f"{len(decider.said)} decisions, {verdict.writes} writes"
+    tally.add("pods churn while limits change", tried, judged(verdict))
+
+
+async def enough(decider: Decider, count: int) -> bool:
+    """Whether so many decisions were published."""
+    return len(decider.said) >= count

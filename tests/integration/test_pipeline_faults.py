@@ -1,0 +1,159 @@
+"""The three services together: the signal goes away, the sampler falls silent, clocks jump."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from schemas.messages import CriticalMeasure, Decision, Sample
+from schemas.units import Rate
+from services.factory.emulator import Emulator
+from tests import kubernetes
+from tests.actuation import Scene
+from tests.exporter import LiveExporter
+from tests.kubernetes import eventually
+from tests.parts import NatsServer, free_port
+from tests.pipeline import S, ServiceProcess, check, configured, joined, kept
+from tests.prometheus_server import PrometheusServer
+from tests.tally import LATE_S, Broken, Tally, judged, late
+from tests.trail import followed
+
+PERIOD, WINDOW, DEAD_MAN = S // 2, 2 * S, 2 * S
+SERVICES = ("decision", "actuator", "sampler")
+
+
+def config_text(nats: NatsServer, scene: Scene, signal: str, dead_man: str) -> str:
+    """A domain that rises fast, falls fast without data, and waits ``dead_man`` for decisions."""
+    ports = ", ".join(f"{name}: {free_port()}" for name in SERVICES)
+    return f"""
+bus: {{servers: ['{nats.url}']}}
+kubernetes: {{server: '{scene.server.config.server}'}}
+listen: {{host: 127.0.0.1, {ports}}}
+signal: {{period: 500ms, window: 2s, {signal}}}
+log: warning
+domains:
+- name: line
+  critical: [{{workload: robot-control, namespace: factory}}]
+  targets: [{{deployment: app, namespace: {scene.server.namespace}, min: 5M, max: 80M, fail_safe: 10M}}]
+  parameters: {{k_up: 1.0}}
+  shield: {{rise_per_second: 1.0, decay: 1s}}
+  dead_man: {dead_man}
+  min_observations: 50
+"""
+
+
+@contextmanager
+def services(home: Path, text: str) -> Iterator[dict[str, ServiceProcess]]:
+    """All three, as processes."""
+    running = {name: ServiceProcess(name, home / name, text) for name in SERVICES}
+    try:
+        for one in running.values():
+            one.start()
+        yield running
+    finally:
+        for one in running.values():
+            one.kill()
+
+
+async def high(scene: Scene) -> bool:
+    """Whether the limit has left the fail-safe limit far below."""
+    bandwidth = await scene.bandwidth()
+    return bandwidth is not None and Rate.parse(bandwidth) > 20_000
+
+
+async def safe(scene: Scene) -> bool:
+    """Whether the fail-safe limit is in force, or a lower one."""
+    bandwidth = await scene.bandwidth()
+    return bandwidth is not None and Rate.parse(bandwidth) <= 10_000
+
+
+async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> int:
+    """Take the signal away; 1 where the fail-safe limit then comes late."""
+    await away()
+    due = time.time_ns() + WINDOW + DEAD_MAN
+    await eventually(lambda: safe(scene))
+    return int(time.time_ns() > due + LATE_S * S)
+
+
+@pytest.mark.parametrize("source", ["scrape", pytest.param("prometheus", marks=pytest.mark.prometheus)])
+async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, tally: Tally, source: str) -> None:
+    """Exporter or Prometheus away, then the sampler: fail-safe each time, no raise meanwhile, and up again."""
+    emulator = Emulator(starts_after=None)
+    with LiveExporter() as live, PrometheusServer(tmp_path / "p", scrape=(live.address,), interval="500ms") as server:
+        live.mean = 0.0002
+        live.traffic(500)
+        signal = f"source: {source}, scrape: {{urls: ['{live.url}']}}"
+        signal += f", prometheus: {{url: '{server.url}', scrape_interval: 500ms}}"
+        async with kubernetes.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+            scene = Scene(api, bus)
+            await api.deploy(replicas=2)
+            await api.pods_of("app", 2)
+            text = config_text(nats, scene, signal, "2s")
+            async with followed(api) as trail:
+                with services(tmp_path, text) as running:
+                    await eventually(lambda: high(scene))
+                    away, back = (live.stop, live.start) if source == "scrape" else (server.freeze, server.thaw)
+                    blind = await without(scene, lambda: asyncio.to_thread(away))
+                    assert [one.limit for one in (await kept(bus, Decision))[-1].message.targets] <= [10_000]
+                    await asyncio.to_thread(back)
+                    await eventually(lambda: high(scene))
+                    running["sampler"].kill()
+                    last = (await kept(bus, Decision))[-1].message
+                    (silent, *_) = await scene.reported(cause="dead-man", outcome="applied", seq=last.seq)
+                    running["sampler"].start()
+                    await eventually(lambda: high(scene))
+                    assert running["actuator"].stop() == 0
+            verdict = trail.verdict(await scene.actions(), "5M", "80M")
+    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judged(verdict, late=blind))
+    tally.add("sampler silent", "1 kills", Broken(late=late(silent, last.expires)))
+
+
+def dated(number: int, end: int) -> Sample:
+    """A sample whose window ends at a time by the sampler's clock."""
+    p95 = 0.004 if number % 7 == 0 else 0.0005
+    measure = CriticalMeasure("factory/robot-control", p95 / 2, p95, 400, 0.0)
+    return Sample("line", end - WINDOW, end, PERIOD, "test", (measure,))
+
+
+async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
+    """The sampler's clock jumps by hours and minutes, to and fro: honest samples are all answered, in order."""
+    emulator = Emulator(starts_after=None)
+    async with kubernetes.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+        scene = Scene(api, bus)
+        await api.deploy(replicas=2)
+        await api.pods_of("app", 2)
+        text = config_text(nats, scene, "source: scrape", "15s")
+        begin = time.time_ns() - S
+        honest = [dated(number, begin + number * S // 50) for number in range(50)]
+        jumps = (3600, -3600, 300, -300, 86_400, -86_400, 30, -30)
+        async with followed(api) as trail:
+            with services(tmp_path, text) as running:
+                running["sampler"].kill()
+                for number, sample in enumerate(honest):
+                    shift = jumps[number % len(jumps)] * S
+                    for one in (replace(sample, end=sample.end + shift, start=sample.start + shift), sample):
+                        # Under an id that tells the two apart even where they are dated alike.
+                        await bus.publish(bus.subjects.sample("line"), one, msg_id=f"{number}:{one.end}")
+
+                async def answered() -> bool:
+                    last = await bus.last(Decision, bus.subjects.decision("line"))
+                    return last is not None and last.message.end == honest[-1].end
+
+                await eventually(answered)
+                decisions = [one.message for one in await kept(bus, Decision)]
+                limit = decisions[-1].targets[0].limit
+
+                async def in_force() -> bool:
+                    return any(mark.kind == "Deployment" and mark.record["limit"] == limit for mark in trail.marks)
+
+                await eventually(in_force)
+                await check(bus, configured(text))
+                assert running["actuator"].stop() == 0
+        verdict = trail.verdict(await scene.actions(), "5M", "80M")
+    lost = {one.end for one in honest} - {one.end for one in decisions}
+    tried = f"{len(honest)} jumps, {len(honest)} samples, {verdict.writes} writes"
+    tally.add("clocks jump", tried, judged(verdict, lost=len(lost)))
