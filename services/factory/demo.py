@@ -18,6 +18,7 @@ from services.control import POLICIES
 from services.factory.contest import Run
 from services.factory.live import Live
 from services.factory.model import Model
+from services.factory.output import ResultFile
 from services.factory.pipeline import NotReady
 from services.factory.processes import ProcessDied
 from services.factory.report import Report, table
@@ -86,7 +87,7 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
 )
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random in the plants.")
-@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
+@click.option("--json", "result", type=ResultFile(), help="Write the result here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(
     policies: tuple[str, ...],
@@ -102,11 +103,11 @@ def command(
     console = Console()
     try:
         report, complete = asyncio.run(demonstrate(options, console))
-    except (NotReady, ProcessDied, FileNotFoundError, TimeoutError) as error:
+        console.print(table(report, scenario))
+        if result is not None:
+            report.write(result)
+    except (NotReady, ProcessDied, OSError) as error:
         raise click.ClickException(str(error)) from None
-    console.print(table(report, scenario))
-    if result is not None:
-        report.write(result)
     if not complete:
         console.print("Stopped before the end.")
         sys.exit(130)

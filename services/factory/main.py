@@ -19,6 +19,7 @@ from schemas.units import Duration, Rate
 from services.control import POLICIES
 from services.factory.enclosure import child_of, enclosed, lacking
 from services.factory.orphans import tied
+from services.factory.output import ResultFile
 from services.factory.performance import KINDS, Kind, Options
 from services.factory.real import TRAFFIC
 from services.factory.scenario import SCENARIOS
@@ -71,10 +72,10 @@ class Seconds(click.ParamType[float]):
 @click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")
 @click.option("--fifo", type=Seconds(), default="100ms", show_default=True, help="Depth of the bottleneck's queue.")
 @click.option("--passive", type=int, default=8, show_default=True, help="Seconds with priority bands each; 0: none.")
-@click.option("--json", type=click.Path(dir_okay=False), help="Write the result here.")
-@click.option("--record", type=click.Path(dir_okay=False), help="Record the bus of the last run here.")
-@click.option("--keep", type=click.Path(file_okay=False), help="Leave logs and files in this folder.")
-def command(runs: tuple[Kind, ...], json: str | None, record: str | None, keep: str | None, **asked: object) -> None:
+@click.option("--json", type=ResultFile(), help="Write the result here.")
+@click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
+def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep: Path | None, **asked: object) -> None:
     """Run the whole pipeline on real packets (needs root)."""
     paths = {name: _absolute(path) for name, path in (("json", json), ("record", record), ("keep", keep))}
     options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, Options)
@@ -89,8 +90,8 @@ def command(runs: tuple[Kind, ...], json: str | None, record: str | None, keep: 
     sys.exit(run_enclosed([sys.executable, "-m", "services.factory.performance", text]))
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 def run_enclosed(command: list[str]) -> int:

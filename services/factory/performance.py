@@ -176,7 +176,7 @@ def main() -> None:
     try:
         complete = asyncio.run(until_stopped(play_all(options, console, played)))
         conclude(options, console, played)
-    except (BedError, NotReady, ProcessDied, RecordingFailed, TimeoutError, OSError) as error:
+    except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)
     if not complete:

@@ -32,6 +32,7 @@ from services.factory.bed import Bed
 from services.factory.enclosure import lacking
 from services.factory.model import Model, Parameters
 from services.factory.openloop import INTERVAL, Conditions, OpenLoop, Point, Stand, Step, measure
+from services.factory.output import ResultFile
 from services.factory.real import TRAFFIC, RealPlant, parameters
 
 RUNS = ("100M", "50M")
@@ -137,7 +138,7 @@ def _seconds(value: float | None) -> str:
 @click.command()
 @click.option("--capacity", type=click.Choice(RUNS), default="100M", show_default=True, help="Of the bottleneck.")
 @click.option("--real", is_flag=True, help="Measure real packets now, as root, instead of the committed run.")
-@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write both runs here.")
+@click.option("--json", "result", type=ResultFile(), help="Write both runs here.")
 def command(capacity: str, real: bool, result: Path | None) -> None:
     """Compare the simulated plant with the real one, limit by limit and step by step."""
     console = Console()

@@ -26,7 +26,7 @@ from services.factory.cluster import manifests
 from services.factory.contest import Run, play
 from services.factory.emulator import Emulator
 from services.factory.exposition import MetricsPage
-from services.factory.pipeline import configuration, scraping, start_nats, start_services
+from services.factory.pipeline import NotReady, configuration, scraping, start_nats, start_services
 from services.factory.processes import Processes
 from services.factory.view import View
 
@@ -61,7 +61,6 @@ async def perform(runs: Sequence[Run], view: View, staging: Staging) -> None:
     Raises:
         NotReady: a part did not come up.
         ProcessDied: a part ended early.
-        TimeoutError: the first limits did not come into force.
     """
     controlled = [run for run in runs if run.controlled]
     async with AsyncExitStack() as stack:
@@ -115,8 +114,11 @@ async def _pipeline(
     config = configuration([run.domain for run in controlled], nats, Kubernetes(server=api), signal_)
     await start_services(config, processes)
     await stack.enter_async_context(_heard(config, controlled))
-    async with asyncio.timeout(_LIMITED_S):
-        await agent.limited()
+    try:
+        async with asyncio.timeout(_LIMITED_S):
+            await agent.limited()
+    except TimeoutError:
+        raise NotReady(f"the first limits were not in force after {_LIMITED_S:g} s") from None
     return agent
 
 

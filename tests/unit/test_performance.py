@@ -46,6 +46,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--capacity", "fast"], "'fast' is not a rate"),
         (["--fifo", "0"], "'0' is not a duration"),
         (["--runs", "none", "--record", "x"], "no bus to record"),
+        (["--json", "/nonexistent/result.json"], "there is no folder /nonexistent"),
+        (["--json", "/"], "is a directory"),
     ],
 )
 def test_bad_options_are_explained(arguments: list[str], what: str) -> None:
