@@ -55,8 +55,12 @@ def _collect(objects: Objects) -> None:
         alive = {tree["metadata"]["uid"] for _, tree in objects.of(owners)}
         for key, tree in objects.of(resource):
             reference = _owner(tree)
-            if reference is not None and reference["uid"] not in alive:
-                remove_pod(objects, key) if resource == "pods" else objects.delete(key)
+            if reference is None or reference["uid"] in alive:
+                continue
+            if resource == "pods":
+                remove_pod(objects, key)
+            else:
+                objects.delete(key)
 
 
 def remove_pod(objects: Objects, key: Key) -> Tree:
