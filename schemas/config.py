@@ -30,10 +30,13 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     credentials: str | None = None
     """Path of an nkey or .creds file."""
     ca: str | None = None
-    """Path of the certificate authority that signed the server's certificate: switches TLS on."""
+    """Path of the certificate authority that signed the server's certificate: switches TLS on.
+    Overridden by SLUICE_NATS_CA."""
     certificate: str | None = None
-    """Path of the client's certificate, for mutual TLS; ``key`` goes with it."""
+    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.
+    Overridden by SLUICE_NATS_CERTIFICATE."""
     key: str | None = None
+    """Path of its key.  Overridden by SLUICE_NATS_KEY."""
     replicas: int = 1
     """Copies that JetStream keeps of each stream."""
     keep: Duration = Duration(24 * 3600 * _S)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,9 +24,10 @@ def free_port() -> int:
 class NatsServer:
     """A nats-server with JetStream on a free port, as a context; ``settings`` is appended to its configuration."""
 
-    def __init__(self, home: Path, settings: str = "") -> None:
-        """Keep its files below ``home``."""
+    def __init__(self, home: Path, settings: str = "", arguments: Sequence[str] = ()) -> None:
+        """Keep its files below ``home``; ``arguments`` are added to its command."""
         self.port = free_port()
+        self._arguments = arguments
         self._store = home / "jetstream"
         self._config = home / "nats.conf"
         self._log = home / "nats.log"
@@ -44,7 +46,7 @@ class NatsServer:
         """Start it, and wait until it takes connections."""
         with self._log.open("ab") as log:
             program = Path(sys.executable).parent / "nats-server"
-            self._process = subprocess.Popen([program, "-c", self._config], stdout=log, stderr=log)
+            self._process = subprocess.Popen([program, "-c", self._config, *self._arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             try:

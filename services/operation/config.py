@@ -53,6 +53,9 @@ def _words(text: str) -> list[str]:
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_URL": (("bus", "servers"), _words),
     "SLUICE_NATS_USER": (("bus", "user"), str),
+    "SLUICE_NATS_CA": (("bus", "ca"), str),
+    "SLUICE_NATS_CERTIFICATE": (("bus", "certificate"), str),
+    "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _words),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
