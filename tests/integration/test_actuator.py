@@ -5,11 +5,16 @@ import json
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.messages import Decision
+from services.actuator.cluster import Cluster, T
 from services.actuator.record import KEY
+from services.actuator.restore import restore as restore_target
+from services.actuator.things import Unavailable
+from services.operation.config import load
 from tests.actuation import ActuatorProcess, Aim, Decider, Scene
 from tests.commands import sluice
 from tests.kubernetes import BANDWIDTH, Server, eventually
@@ -216,6 +221,47 @@ async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: 
     await scene.stands_at(None, [None], "two")
     tree = await scene.server.must("GET", f"{scene.server.pods}/{pod['metadata']['name']}")
     assert not tree["metadata"].get("annotations")
+
+
+class CutShort:
+    """A cluster that is out of reach after some patches."""
+
+    def __init__(self, cluster: Cluster, patches: int) -> None:
+        """Let so many through."""
+        self.read, self.all = cluster.read, cluster.all
+        self._cluster = cluster
+        self._left = patches
+
+    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
+        """Patch while there are some left."""
+        if self._left == 0:
+            raise Unavailable("connection refused")
+        self._left -= 1
+        return await self._cluster.patch(thing, operations)
+
+
+async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
+    scene: Scene, nats: NatsServer, tmp_path: Path
+) -> None:
+    """The API server goes after the Deployment, then after one Pod: each object carries its own way back."""
+    await scene.server.deploy(replicas=3, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
+    await scene.server.pods_of("app", 3)
+    decider = Decider(scene.bus, scene.server.namespace)
+    with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+        await decider.say("60M")
+        await scene.stands_at("60M", ["20M"] * 3)
+        assert process.stop() == 0
+    (domain,) = load(tmp_path / "config.yaml", {}).domains
+    async with Cluster.connected(scene.server.config) as cluster:
+        for stands in (["20M"] * 3, ["10M", "20M", "20M"]):
+            backs = await restore_target(CutShort(cluster, 1), domain.targets[0], dry_run=False)
+            assert sum(back.outcome == "applied" for back in backs) == 1
+            assert any(back.outcome == "failed" for back in backs)
+            await scene.stands_at("44M", stands)
+    done = await restore(tmp_path)
+    assert done.returncode == 0, done.stderr
+    await scene.stands_at("44M", ["10M"] * 3)
+    assert all(record is None for record in (await scene.records()).values())
 
 
 async def test_a_running_actuator_leaves_a_restored_target_alone(
