@@ -61,8 +61,13 @@ class Server:
     async def watch(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a watch, until the server ends it."""
         async with self._session.get(self.url + path, ssl=self._ssl) as answer:
-            async for line in answer.content:
-                yield json.loads(line)
+            try:
+                async for line in answer.content:
+                    yield json.loads(line)
+            finally:
+                # TLS says good-bye at leisure, perhaps after the test's event loop has ended.
+                if answer.connection is not None and answer.connection.transport is not None:
+                    answer.connection.transport.abort()
 
     async def deploy(self, name: str = "app", replicas: int = 2, **annotations: dict[str, str]) -> Any:
         """Create a Deployment; ``own`` and ``template`` give annotations of its metadata and of its template."""
