@@ -60,6 +60,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a whole run with every part where a fault was not brought about: its test went missing."""
+    config = session.config
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    chosen = config.option.keyword or config.option.markexpr or config.option.collectonly
+    missing = config.stash[KEY].missing
+    if os.environ.get("SLUICE_ALL_PARTS") == "1" and whole and not chosen and missing:
+        config.get_terminal_writer().line(f"\nno test brought about: {', '.join(missing)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
     """The session's count of faults and broken promises."""

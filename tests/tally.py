@@ -74,6 +74,11 @@ class Tally:
         row.broken = Broken(*(None if a is None and b is None else (a or 0) + (b or 0) for a, b in both))
         assert not any(structs.astuple(broken)), (fault, tried, broken)
 
+    @property
+    def missing(self) -> list[str]:
+        """The faults that no test has brought about."""
+        return [fault for fault in FAULTS if fault not in self._rows]
+
     def lines(self) -> Iterator[str]:
         """The table; nothing where no fault test ran."""
         if not self._rows:
