@@ -80,4 +80,7 @@ async def _report(plant: Live, domain: Domain) -> None:
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random in the plant.")
 def command(host: str, api_port: int, metrics_port: int, name: str, seed: int) -> None:
     """Serve a simulated factory and an emulated Kubernetes API to services that run elsewhere."""
-    lifecycle.run(serve(SCENARIOS[name], seed, host, api_port, metrics_port))
+    try:
+        lifecycle.run(serve(SCENARIOS[name], seed, host, api_port, metrics_port))
+    except OSError as error:
+        raise click.ClickException(f"ports {api_port} and {metrics_port} of {host}: {error.strerror}") from None

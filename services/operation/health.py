@@ -22,6 +22,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a row for each cou
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
+class CannotListen(OSError):
+    """The address cannot be listened on; says which, and why."""
+
+
 class Health:
     """What a service says of itself; written by the event loop, read by the server's threads."""
 
@@ -107,9 +111,12 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
     """Answer on ``host:port`` (0: a free port) while the context lasts; gives the port.
 
     Raises:
-        OSError: the port is taken.
+        CannotListen: the port is taken, or the address is not this machine's.
     """
-    server = make_server(host, port, _application(health), ThreadingWSGIServer, _Silent)
+    try:
+        server = make_server(host, port, _application(health), ThreadingWSGIServer, _Silent)
+    except OSError as error:
+        raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
     serving = loop.run_in_executor(None, server.serve_forever, 0.1)
     beating = asyncio.create_task(_beat(health))

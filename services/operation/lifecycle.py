@@ -6,15 +6,23 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
+import click
+
+from services.operation.health import CannotListen
+
 
 def run(service: Coroutine[Any, Any, None]) -> None:
     """Run a service's coroutine; SIGTERM and SIGINT cancel it, so that it cleans up, and end with exit code 0.
 
     Raises:
-        Exception: whatever the service raised.
+        click.ClickException: its health page's port is taken.
+        Exception: whatever else the service raised.
     """
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_until_signalled(service))
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(_until_signalled(service))
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from None
 
 
 async def _until_signalled(service: Coroutine[Any, Any, None]) -> None:

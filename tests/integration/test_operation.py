@@ -8,12 +8,14 @@ import sys
 import textwrap
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.operation import crash
 from services.operation.health import Health, serve
+from tests.commands import sluice
 
 PATIENCE_S = 30
 
@@ -60,12 +62,20 @@ async def test_healthy_while_the_event_loop_turns(monkeypatch: pytest.MonkeyPatc
         assert (await asked(port, "/"))[0] == 404
 
 
-async def test_a_taken_port_is_an_error_at_once() -> None:
-    """Not a service without probes."""
+async def test_a_taken_port_is_an_error_at_once(tmp_path: Path) -> None:
+    """Not a service without probes, nor a traceback: the address, and what is wrong with it."""
+    path = tmp_path / "config.yaml"
+    target = "{deployment: upload, min: 5M, max: 80M, fail_safe: 10M}"
     async with serve(Health(), "127.0.0.1", 0) as port:
-        with pytest.raises(OSError, match="Address already in use"):
-            async with serve(Health(), "127.0.0.1", port):
-                pass
+        path.write_text(
+            f"domains: [{{name: line, critical: [{{workload: robot}}], targets: [{target}]}}]\n"
+            f"listen: {{host: 127.0.0.1, sampler: {port}, decision: {port}, actuator: {port}}}\n"
+            "kubernetes: {server: 'http://127.0.0.1:1'}\n"
+        )
+        for service in ("sampler", "decision", "actuator"):
+            done = await asyncio.to_thread(sluice, service, "--config", path)
+            assert done.returncode == 1
+            assert done.stderr == f"Error: listen: 127.0.0.1:{port}: Address already in use\n"
 
 
 def run(program: str, number: signal.Signals | None = None, crash_at: str = "") -> subprocess.CompletedProcess[str]:
