@@ -15,12 +15,16 @@ from services.sampler.resolution import too_coarse
 COARSE = 0.25
 """A bucket around the SLO that is wider than this share of it hides a violation, or makes one up."""
 
-LOWEST_DEFAULT = {"netobserv": 0.005}
-"""The lowest bucket that an exporter of others comes with, seconds, where it is known."""
+DEFAULT_BOUNDS = {
+    "netobserv": (0.005,),
+    "obi": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+}
+"""The buckets that exporters of others come with, seconds, where they are known; of NetObserv the first."""
 
 _OTHERS = {
     "netobserv": "switch on the agent's feature FlowRTT and the metric workload_rtt_seconds",
-    "obi": "its histogram is filled when a connection closes: long-lived connections give nothing",
+    "obi": "switch on its feature stats_tcp_rtt, and mind that the histogram is filled when a connection closes: "
+    "long-lived connections give nothing",
     "cilium-health": "it measures between nodes and by default once a minute: far too seldom for a signal window",
 }
 """What to know of the exporters of others, by preset."""
@@ -93,16 +97,21 @@ def _advice(critical: Critical, expected: int, needed: int, seconds: float, *, f
 
 
 def coarse_preset(config: Config) -> list[str]:
-    """Why the buckets that an exporter writes are too coarse for an SLO, for each critical workload."""
-    signal, ours = config.signal, config.exporter.buckets
-    bounds = ours if signal.preset == "hubble" and ours else ()
-    if signal.preset in LOWEST_DEFAULT:
-        bounds = (LOWEST_DEFAULT[signal.preset],)
+    """Why the buckets that an exporter writes are too coarse for an SLO, for each critical workload.
+
+    Of others the default ones are known; a metric of another name was made with buckets of its own.
+    """
+    signal = config.signal
+    if signal.preset == "hubble":
+        bounds, whose = config.exporter.buckets or (), ""
+    else:
+        bounds = DEFAULT_BOUNDS.get(signal.preset, ()) if signal.metric is None else ()
+        whose = f"with the buckets that {signal.preset} comes with, "
     wrong = []
     for domain in config.domains:
         for one in domain.critical:
             for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
                 why = too_coarse(bounds, slo.seconds, COARSE) if bounds else None
                 if why:
-                    wrong.append(f"{one.key}: {figure}: {why}")
+                    wrong.append(f"{one.key}: {figure}: {whose}{why}")
     return wrong

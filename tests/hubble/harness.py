@@ -11,7 +11,7 @@ from pathlib import Path
 from services.factory.apps import Apps
 from services.factory.bed import Bed, Inside
 from services.factory.real import RealPlant, parameters
-from services.factory.topology import BOTTLENECK, FABRIC, ROBOT, SCANNER
+from services.factory.topology import BOTTLENECK, FABRIC, ROBOT, SCANNER, TELEMETRY
 from tests.hubble.agents import report
 from tests.hubble.server import HubbleServer
 
@@ -89,21 +89,31 @@ class Factory:
     def unleash(self) -> None:
         """Let the noisy neighbour send as much as it can."""
         for pod in self.plant.pods:
-            self.plant.limit(pod.name, None)
+            if pod.target == TELEMETRY:
+                self.plant.limit(pod.name, None)
+
+
+# The plant's packets are as small as a SYN: on a slow link a larger one takes longer by itself.
+APPS = Apps(capacity=20_000, probe=32).changed({SCANNER: 5_000})
 
 
 @contextmanager
-def running(home: Path, capacity: int = 20_000) -> Iterator[Factory]:
-    """A factory on a bottleneck of ``capacity`` kbit/s, with the noisy neighbour at a safe limit."""
-    # The plant's packets are as small as a SYN: on a slow link a larger one takes longer by itself.
-    apps = Apps(capacity=capacity, probe=32).changed({SCANNER: capacity // 4})
+def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory]:
+    """A factory with the noisy neighbour at a safe limit.
+
+    Args:
+        home: where files go.
+        apps: who shares the bottleneck; a target without a limit is the noisy neighbour.
+        besides: what else crosses it than critical workloads and the noisy neighbour, kbit/s on the wire.
+    """
     with (
         Bed(parameters(apps)) as bed,
         HubbleServer(f"unix:{home}/hubble.sock") as server,
         RealPlant(bed, apps) as plant,
     ):
         for pod in plant.pods:
-            plant.limit(pod.name, apps.safe_budget() * 2 // 3)
+            if plant.limits[pod.name] is None:
+                plant.limit(pod.name, (apps.safe_budget() - besides) * 2 // 3)
         # As a real link of that rate: it sends one packet after the other, and never two at once.
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())

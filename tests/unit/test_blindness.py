@@ -58,8 +58,13 @@ def test_exporters_of_others_have_advice_of_their_own(preset: str) -> None:
 
 
 def test_coarse_presets_and_coarse_buckets_of_ours() -> None:
-    """NetObserv's first bucket is 5 ms; ours are checked when they are configured."""
+    """NetObserv's first bucket is 5 ms, OBI's around 2 ms is 1 ms wide; ours are checked when they are configured."""
     assert len(coarse_preset(config("signal: {preset: netobserv}\n"))) == 2
+    obi = coarse_preset(config("signal: {preset: obi}\n"))
+    assert len(obi) == 2
+    assert "with the buckets that obi comes with" in obi[0]
+    assert "the bucket from 1 to 2 ms" in obi[0]
+    assert coarse_preset(config("signal: {preset: netobserv, metric: workload_rtt_fine_seconds}\n")) == []
     assert len(coarse_preset(config("exporter: {buckets: [0.001, 0.01]}\n"))) == 2
     assert coarse_preset(config()) == []
 

@@ -40,7 +40,7 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
         (Signal(lost=""), "signal.lost", "nothing measures loss"),
         (Signal(throughput=""), "signal.throughput", "reduced form"),
         (Signal(preset="obi", lost="x"), "exporter", "long-lived connections give nothing"),
-        (Signal(preset="netobserv", lost="x"), "buckets", "default/robot: jitter: the SLO of 2 ms"),
+        (Signal(preset="netobserv", lost="x"), "buckets", "netobserv comes with, the SLO of 2 ms"),
     ],
 )
 def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:

@@ -24,28 +24,34 @@ from prometheus_client import CollectorRegistry
 from schemas.exporter import Relay
 from services.exporter.follow import Follower
 from services.exporter.hubble import open_stream
-from services.exporter.metrics import Latencies
+from services.exporter.metrics import LATENCY, Latencies
 from services.exporter.observer_pb2 import GetFlowsResponse
 from services.exporter.pairing import Pairing
 from services.exporter.wire import Reader, request
-from services.sampler.quantile import BOUNDS
+from services.sampler.quantile import BOUNDS, quantile
 from services.tools.bench.flowserver import messages
 from services.tools.bench.goals import show
 
 _CRITICAL = ["factory/robot-control"]
 _S = 1_000_000_000
 _PENDING = 100_000
+_PROBES = 1000
 _CONFIG = """
 domains:
   - name: floor
     critical: [{workload: robot-control, namespace: factory}]
     targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
 exporter:
-  relay: {address: "127.0.0.1:PORT", silence: 10m}
+  relay: {address: "127.0.0.1:RELAY", silence: 10m}
   pairing: {handshake: 10m, entries: 400000, bytes: 104857600}
-listen: {host: 127.0.0.1, exporter: 0}
+  buckets: [BUCKETS]
+  probes: [PROBES]
+listen: {host: 127.0.0.1, exporter: LISTEN}
 log: error
 """
+_PROBE = "{workload: robot-control, namespace: factory, address: 127.0.0.1, udp: PORT, tcp: null, rate: 200}"
+_FINE = [number / 100_000 for number in range(1, 100)]
+"""Bounds fine enough for loopback, seconds."""
 
 
 @click.command()
@@ -54,6 +60,7 @@ log: error
 def command(flows: int, path: Path | None) -> None:
     """Flows and pairs a second, memory with many pending pairs."""
     figures = {**pairing_alone(flows), **all_stations(flows), **through_grpc(flows), **with_many_pending()}
+    figures |= probes_beside(flows)
     show("exporter", figures, _GOALS, path)
 
 
@@ -66,6 +73,9 @@ _GOALS = {
     "through gRPC, flows/s on this machine": "",
     "resident with 100,000 pending, MiB": "<= 80",
     "resident before, MiB": "",
+    "probes on loopback, P95 us": "",
+    "probes while flows come, P95 us": "",
+    "flows/s meanwhile": "",
 }
 
 
@@ -147,29 +157,79 @@ def with_many_pending() -> dict[str, float]:
     return {"resident before, MiB": before, "resident with 100,000 pending, MiB": after}
 
 
-def _resident_of_service(home: Path, port: int, *, wanted: int) -> float:
-    config = home / "sluice.yaml"
-    listen = _free_port()
-    text = _CONFIG.replace("PORT", str(port or _free_port())).replace("exporter: 0", f"exporter: {listen}")
-    config.write_text(text, encoding="utf-8")
+def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
+    with _service(home, relay) as (process, listen):
+        _wait(lambda: _shown(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    match = re.search(r"VmRSS:\s+(\d+) kB", status)
+    return int(match[1]) / 1024 if match else 0.0
+
+
+def probes_beside(flows: int) -> dict[str, float]:
+    """The service's own probes, alone and while it takes flows as fast as it can."""
+    with tempfile.TemporaryDirectory() as home, _echoing() as port:
+        with _service(Path(home), 0, probed=port) as (_, listen):
+            _wait(lambda: (_shown(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
+            alone = _p95(listen)
+        with _serving(flows, "handshakes") as relay, _service(Path(home), relay, probed=port) as (_, listen):
+            _wait(lambda: _shown(listen, "sluice_exporter_flows_total"), "the first flows")
+            began = time.monotonic()
+            _wait(lambda: (_shown(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
+            took, beside = time.monotonic() - began, _p95(listen)
+    return {
+        "probes on loopback, P95 us": alone * 1e6,
+        "probes while flows come, P95 us": beside * 1e6,
+        "flows/s meanwhile": flows / took,
+    }
+
+
+@contextmanager
+def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
+    """The exporter as a process, and the port that it listens on."""
+    config, listen = home / "sluice.yaml", _free_port()
+    text = _CONFIG.replace("RELAY", str(relay or _free_port())).replace("LISTEN", str(listen))
+    text = text.replace("BUCKETS", ", ".join(f"{bound:f}" for bound in (_FINE if probed else BOUNDS)))
+    config.write_text(text.replace("PROBES", _PROBE.replace("PORT", str(probed)) if probed else ""), encoding="utf-8")
     service = subprocess.Popen([Path(sys.executable).parent / "sluice", "exporter", "--config", config])  # noqa: S603
     try:
-        _wait(lambda: _pending(listen) == wanted, f"{wanted} pending")
-        status = Path(f"/proc/{service.pid}/status").read_text(encoding="ascii")
-        match = re.search(r"VmRSS:\s+(\d+) kB", status)
-        return int(match[1]) / 1024 if match else 0.0
+        yield service, listen
     finally:
         service.terminate()
         service.wait(10)
 
 
-def _pending(port: int) -> int | None:
+@contextmanager
+def _echoing() -> Iterator[int]:
+    """A sidecar as a process, and its port."""
+    port = _free_port()
+    command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE) as echo:  # noqa: S603
+        assert echo.stdout is not None
+        echo.stdout.readline()
+        try:
+            yield port
+        finally:
+            echo.terminate()
+
+
+def _page(listen: int) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            match = re.search(r"^sluice_exporter_pending (\S+)", page.read().decode(), re.MULTILINE)
+        with urllib.request.urlopen(f"http://127.0.0.1:{listen}/metrics", timeout=5) as page:
+            return str(page.read().decode())
     except OSError:
-        return None
-    return int(float(match[1])) if match else None
+        return ""
+
+
+def _shown(listen: int, name: str) -> float | None:
+    """The sum over a metric's series, now; None where there is none."""
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", _page(listen), re.MULTILINE)
+    return sum(map(float, found)) if found else None
+
+
+def _p95(listen: int) -> float:
+    """Of all probes so far, seconds."""
+    found = re.findall(rf'^{LATENCY}_bucket{{.*source="probe".*}} (\S+)$', _page(listen), re.MULTILINE)
+    return quantile(0.95, _FINE, list(map(float, found))) or 0.0
 
 
 def _free_port() -> int:

@@ -1,0 +1,57 @@
+"""docs/exporter.md says what the code does: every metric and reason stands there, its settings load."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from services.exporter.metrics import FlowStatus, Latencies
+from services.exporter.pairing import Pairing
+from services.exporter.prober import Outcome
+from services.exporter.probing import probe_counter
+from services.exporter.resume import Resume
+from services.operation.config import parse
+from services.sampler.quantile import BOUNDS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "exporter.md").read_text(encoding="utf-8")
+DOMAIN = {
+    "name": "floor",
+    "critical": [{"workload": "robot-control", "namespace": "factory"}],
+    "targets": [{"deployment": "upload", "min": "1M", "max": "9M", "fail_safe": "2M"}],
+}
+REASON = re.compile(r'(?:Unusable|_unusable|_drop_oldest|counts)[\[(]"([a-z-]+)"|"([a-z-]+)" if fresh else "([a-z-]+)"')
+
+
+def test_every_metric_is_there() -> None:
+    """By its whole name, counters as they are queried."""
+    registry = CollectorRegistry()
+    Latencies(["factory/robot-control"], BOUNDS, 1, registry)
+    probe_counter(registry)
+    registry.register(FlowStatus(Pairing(1000, 1000, 16, 16_384), Resume()))
+    names = [f"{one.name}_total" if one.type == "counter" else one.name for one in registry.collect()]
+    assert len(names) >= 13
+    assert [name for name in names if name not in PAGE] == []
+
+
+def test_every_reason_and_outcome_is_there() -> None:
+    """Why a flow gave no latency, and what became of a probe."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "services" / "exporter").glob("*.py"))
+    reasons = {name for names in REASON.findall(sources) for name in names if name}
+    assert len(reasons) >= 20
+    told = set(re.findall(r"`([a-z-]+)`", PAGE))
+    assert reasons - told == set()
+    assert set(get_args(Outcome)) - told == set()
+
+
+@pytest.mark.parametrize("section", ["exporter", "signal"])
+def test_settings_load(section: str) -> None:
+    """Each block of settings is a configuration."""
+    blocks = [yaml.safe_load(block) for block in re.findall(r"\n\n((?:    .*\n)+)", PAGE) if f"    {section}:" in block]
+    assert blocks
+    for block in blocks:
+        domains = [{**DOMAIN, **one} for one in block.pop("domains", [DOMAIN])]
+        parse(yaml.safe_dump({**block, "domains": domains}), "docs/exporter.md", {})
