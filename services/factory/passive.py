@@ -11,6 +11,7 @@ from statistics import median
 from typing import get_args
 
 from msgspec import Struct
+from rich import box
 from rich.table import Table
 
 from services.factory.apps import Apps
@@ -83,9 +84,10 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def table(rows: Sequence[Row]) -> Table:
     """One line a place."""
-    shown = Table(title="Priority bands alone, telemetry-upload unlimited", title_justify="left", header_style="bold")
-    shown.add_column("bands on")
-    for name in ("robot-control p95", "jitter", "lost", "safety-scanner got", "best effort"):
+    title = "Priority bands alone, telemetry-upload unlimited: robot-control's latency and loss"
+    shown = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("bands on", no_wrap=True)
+    for name in ("p95, ms", "jitter, ms", "lost", "scanner got", "best effort, Mbit/s"):
         shown.add_column(name, justify="right")
     names = {"off": "nothing", "uplink": "the nodes' uplinks", "bottleneck": "the bottleneck"}
     for one in rows:
@@ -95,10 +97,10 @@ def table(rows: Sequence[Row]) -> Table:
             _ms(one.jitter),
             f"{one.lost} of {one.sent}",
             f"{one.scanner:.0%}",
-            f"{one.goodput / 1000:.1f} Mbit/s",
+            f"{one.goodput / 1000:.1f}",
         )
     return shown
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.2f} ms"
+    return "-" if seconds is None else f"{seconds * 1e3:.2f}"

@@ -48,6 +48,7 @@ class LineView:
         """Print to ``console``."""
         self._console = console
         self._runs = runs
+        self._width = max((len(run.title) for run in runs), default=0)
 
     def __enter__(self) -> "LineView":
         """Nothing to prepare."""
@@ -65,7 +66,7 @@ class LineView:
         for run, seconds in zip(self._runs, fresh, strict=True):
             for second in seconds:
                 offset = (second.start - (run.started or 0)) / 1e9
-                self.say(f"{offset:5.0f} s  {run.title:<14} {_line(run, second)}")
+                self.say(f"{offset:5.0f} s  {run.title:<{self._width}}  {_line(run, second)}")
 
 
 def _line(run: Run, second: Second) -> str:
