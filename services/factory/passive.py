@@ -84,10 +84,10 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def table(rows: Sequence[Row]) -> Table:
     """One line a place."""
-    title = "Priority bands alone, telemetry-upload unlimited: robot-control's latency and loss"
+    title = "Priority bands alone, telemetry-upload unlimited: robot-control's packets"
     shown = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("bands on", no_wrap=True)
-    for name in ("p95, ms", "jitter, ms", "lost", "scanner got", "best effort, Mbit/s"):
+    for name in ("p95,\nms", "jitter,\nms", "lost", "scanner\ngot", "best effort,\nMbit/s"):
         shown.add_column(name, justify="right")
     names = {"off": "nothing", "uplink": "the nodes' uplinks", "bottleneck": "the bottleneck"}
     for one in rows:
