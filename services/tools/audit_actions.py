@@ -148,6 +148,8 @@ class Actions:
             return
         if found is None and action.cause in ("drift", "start"):
             return
+        if found == before.was and _order(action) == _order(before):
+            return  # the rest of it: an object that had changed meanwhile is written a moment later
         told = (
             f"action {action.id} found {found} kbit/s, and the one before it, {before.id}, had left "
             f"{before.limit}: an action is missing, or somebody else wrote"
@@ -163,3 +165,8 @@ class Actions:
         elif (action.applied or 0) > (newest.applied or 0):
             told = f"action {action.id} put an older decision in force over that of {newest.id}"
             self._broken("fence", told, line.time)
+
+
+def _order(action: Action) -> tuple[str, str | None, int]:
+    """What an action carries out, perhaps in part."""
+    return action.cause, action.decision, action.limit

@@ -237,6 +237,16 @@ def test_an_action_by_another_cause_keeps_the_chain(sound: Lines) -> None:
     assert audited([*lines, line], of, whole=False).breaks == []
 
 
+def test_a_decision_that_is_carried_out_in_two_parts(sound: Lines) -> None:
+    """The Pods first, and the Deployment, which somebody had touched meanwhile, a moment later: both found the same."""
+    at = nth(sound, "action", 50)
+    rest = edited(sound[at], lambda body: body.update(id="rest"))
+    parts = [*sound[: at + 1], rest, *sound[at + 1 :]]
+    assert audited(renumbered(parts)).breaks == []
+    other = edited(rest, lambda body: body.update(was=7))
+    assert rules(renumbered([*sound[: at + 1], other, *sound[at + 1 :]])) == {"chain"}
+
+
 def test_what_is_not_wrong_is_noted(sound: Lines) -> None:
     """Dead letters, unreadable messages, a wiped stream and unknown domains are told without being faults."""
     letter = encode(DeadLetter("sluice.sample.v1.x", "decision", "not JSON", ""))
