@@ -2,6 +2,8 @@
 
 import json
 import re
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -79,3 +81,72 @@ def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
         *(subjects.every(kind) for kind in ("sample", "decision", "action")),
         *(subjects.dead(service) for service in ("decision", "actuator")),
     }
+
+
+def templates() -> dict[str, dict[str, Any]]:
+    """Pod templates of Deployments and StatefulSets, by ``namespace/name``."""
+    kinds = {"Deployment", "StatefulSet"}
+    found = [one for one in objects() if one["kind"] in kinds]
+    return {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one["spec"]["template"] for one in found}
+
+
+def services() -> dict[str, set[int]]:
+    """Ports of Services, by ``name.namespace``."""
+    found = [one for one in objects() if one["kind"] == "Service"]
+    return {
+        f"{one['metadata']['name']}.{one['metadata']['namespace']}": {port["port"] for port in one["spec"]["ports"]}
+        for one in found
+    }
+
+
+def test_every_service_leads_to_a_port_that_somebody_opens() -> None:
+    """Of exactly one workload, by the same number and protocol."""
+    count = 0
+    for service in (one for one in objects() if one["kind"] == "Service"):
+        chosen = [
+            template
+            for name, template in templates().items()
+            if name.startswith(service["metadata"]["namespace"] + "/")
+            and service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        ]
+        assert len(chosen) == 1, service["metadata"]["name"]
+        opened = {
+            (port["containerPort"], port.get("protocol", "TCP"))
+            for container in chosen[0]["spec"]["containers"]
+            for port in container.get("ports", [])
+        }
+        for port in service["spec"]["ports"]:
+            assert (port["port"], port.get("protocol", "TCP")) in opened, service["metadata"]["name"]
+            count += 1
+    assert count >= 10
+
+
+def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
+    """Each ``iperf3 -c NAME -p PORT``, the bus, the scraped page and each probe's address is a Service's."""
+    known = services()
+    text = json.dumps(list(templates().values()))
+    dialled = re.findall(r"iperf3 -c ([a-z-]+) -p (\d+)", text)
+    assert len(dialled) == 3
+    for name, port in dialled:
+        assert int(port) in known[f"{name}.factory"]
+    config = load(MANIFESTS / "config.yaml", {})
+    for url in (*config.bus.servers, *config.signal.scrape.urls):
+        host, _, port = urlsplit(url).netloc.partition(":")
+        assert int(port) in known[host.removesuffix(".svc")]
+    for probe in config.exporter.probes:
+        assert {probe.udp, probe.tcp} - {None} <= known[probe.address.removesuffix(".svc")]
+
+
+def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
+    """Traffic inside a node is not limited: each side of the factory keeps away from the other's nodes."""
+    side = "factory.example/side"
+    other = {"floor": "office", "office": "floor"}
+    seen = []
+    for name, template in templates().items():
+        if name.startswith("factory/"):
+            mine = template["metadata"]["labels"][side]
+            (rule,) = template["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            assert rule["topologyKey"] == "kubernetes.io/hostname"
+            assert rule["labelSelector"] == {"matchLabels": {side: other[mine]}}
+            seen.append(mine)
+    assert (seen.count("floor"), seen.count("office")) == (4, 3)

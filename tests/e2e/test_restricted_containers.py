@@ -1,0 +1,153 @@
+"""The factory's and the bus's containers, run by Docker under the restrictions that the manifests put on them.
+
+A read-only root, no rights, nobody's user, a memory limit: whatever a program needs beyond its image must
+be among its volumes.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.exporter.echo import MAGIC, PACKET
+from tests.manifests import BUS_USERS, objects
+
+pytestmark = pytest.mark.docker
+
+ROOT = Path(__file__).parents[2]
+NETWORK = "sluice-factory-test"
+PATIENCE_S = 60.0
+PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
+ENOUGH = 200_000
+"""Bytes that show that an app sends, and not only connects."""
+
+
+def docker(*words: str) -> str:
+    """Run docker; gives what it printed."""
+    done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def specs() -> Iterator[dict[str, dict[str, Any]]]:
+    """Pod specifications by Deployment; images built, and a network for them to meet on."""
+    base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
+    for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
+        docker("build", "-t", image, "--target", target, *base, ".")
+    docker("network", "create", NETWORK)
+    try:
+        workloads = [one for one in objects() if one["kind"] in {"Deployment", "StatefulSet"}]
+        yield {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads}
+    finally:
+        docker("network", "rm", NETWORK)
+
+
+def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
+    """What the manifest says of a container, in docker's words."""
+    user, security = spec["securityContext"], container["securityContext"]
+    assert security["readOnlyRootFilesystem"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    words = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    words += [f"--user={user['runAsUser']}:{user['runAsGroup']}"]
+    words += [f"--memory={container['resources']['limits']['memory'].replace('Mi', 'm')}"]
+    for mount in container.get("volumeMounts", []):
+        if not mount.get("readOnly"):
+            words.append(f"--tmpfs={mount['mountPath']}:mode=1777")
+    return words
+
+
+@contextmanager
+def running(
+    specs: dict[str, dict[str, Any]], name: str, which: int = 0, *more: str, image: str | None = None
+) -> Iterator[str]:
+    """A workload's container, reachable under the workload's name; gives the container's name."""
+    spec = specs[name]
+    container = spec["containers"][which]
+    mine = f"{NETWORK}-{name}-{which}"
+    words = ["run", "--detach", "--name", mine, "--network", NETWORK, "--network-alias", name]
+    words += [*restricted(spec, container), *more]
+    if "command" in container:
+        program, *arguments = container["command"]
+        docker(*words, "--entrypoint", program, container["image"], *arguments)
+    else:
+        docker(*words, image or container["image"], *container["args"])
+    try:
+        yield mine
+    finally:
+        docker("rm", "--force", mine)
+
+
+def received(container: str) -> int:
+    """Bytes that came in at a container's network device."""
+    line = re.search(r"eth0:\s*(\d+)", docker("exec", container, "cat", "/proc/net/dev"))
+    assert line is not None
+    return int(line[1])
+
+
+def told(*containers: str) -> str:
+    """What containers wrote."""
+    command = ["docker", "logs"]
+    found = []
+    for one in containers:
+        done = subprocess.run([*command, one], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        found.append(f"{one}: {done.stdout[-2500:]}")
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize(("app", "peer"), PAIRS)
+def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, peer: str) -> None:
+    """Traffic arrives, by the names and ports of the manifests."""
+    with running(specs, peer) as sink, running(specs, app) as source:
+        deadline = time.monotonic() + PATIENCE_S
+        while received(sink) < ENOUGH:
+            assert time.monotonic() < deadline, told(source, sink)
+            time.sleep(0.5)
+
+
+def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
+    """Whether an echo answers one packet within a second."""
+    try:
+        with socket.socket(type=kind) as one:
+            one.settimeout(1)
+            one.connect((address, 7007))
+            one.send(packet)
+            return len(one.recv(2048)) == len(packet)
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("app", ["robot-control", "safety-scanner"])
+def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) -> None:
+    """By UDP and TCP, within its memory; what of that is resident is printed."""
+    (which,) = [number for number, one in enumerate(specs[app]["containers"]) if one["name"] == "echo"]
+    packet = PACKET.pack(MAGIC, 1, 1, 0, 0, 0)
+    with running(specs, app, which) as sidecar:
+        where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        address = docker("inspect", "--format", where, sidecar).strip()
+        deadline = time.monotonic() + PATIENCE_S
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            while not echoed(address, kind, packet):
+                assert time.monotonic() < deadline, told(sidecar)
+                time.sleep(0.2)
+        print(docker("exec", sidecar, "grep", "VmRSS", "/proc/1/status").strip())
+
+
+def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
+    """With the manifest's configuration and users, it keeps its streams in its volume and nowhere else."""
+    more = [f"--volume={ROOT / 'manifests' / 'nats.conf'}:/etc/nats/nats.conf:ro", "--env=POD_NAME=nats-0"]
+    more += [f"--env={user.upper()}_PASSWORD=p-{user}" for user in BUS_USERS]
+    image = os.environ.get("NATS_IMAGE")
+    with running(specs, "nats", 0, *more, image=image) as bus:
+        deadline = time.monotonic() + PATIENCE_S
+        while "Server is ready" not in (said := told(bus)):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
+    assert "Starting JetStream" in said
