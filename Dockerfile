@@ -9,16 +9,17 @@ ARG REQUIREMENTS=services
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
 COPY requirements/${REQUIREMENTS}.txt requirements.txt
-RUN /opt/sluice/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt
+RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY services services
 # The build backend is not pinned by hash, so it is taken once, here, and left behind.
 RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --quiet "setuptools>=77" wheel \
  && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/sluice/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
- && /opt/sluice/bin/python -m compileall -q /opt/sluice/lib \
- && /opt/sluice/bin/pip uninstall --yes --quiet pip
+ && /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
+ && /opt/sluice/bin/pip uninstall --yes --quiet setuptools pip \
+ # Compiled for a quick start, but for 1,500 types of Kubernetes's client that are never loaded.
+ && /opt/sluice/bin/python -m compileall -q -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib
 
 FROM ${PYTHON_IMAGE} AS sluice
 COPY --from=build /opt/sluice /opt/sluice

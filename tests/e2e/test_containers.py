@@ -7,17 +7,21 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from testcontainers.community.nats import NatsContainer
 
 from schemas.config import Bus as Settings
 from schemas.messages import Sample
 from services.bus.jetstream import Bus
+from tests.readme import commands
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 SERVICES = ("sampler", "decision", "actuator")
+STATS = "{{.Name}} {{.MemUsage}}"
 MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
 pytestmark = pytest.mark.docker
 
@@ -60,6 +64,41 @@ def test_the_loop_closes_between_containers(running: None) -> None:
     assert '"cause": "decision"' in logs("actuator")
 
 
+def test_the_bus_of_the_containers_passes_the_audit(running: None) -> None:
+    """README's other tools work on it as the user ``reader``: every action has its cause and is within bounds."""
+    user = ("-e", "SLUICE_NATS_USER=reader", "-e", "SLUICE_NATS_PASSWORD=p-reader")
+    print(compose("exec", "-T", *user, "sampler", "sluice", "audit", "--config", "/etc/sluice/config.yaml"))
+
+
+def test_prometheus_sees_everybody(running: None) -> None:
+    """All four pages are scraped, and the rules make P95 and jitter of both critical workloads."""
+    deadline = time.monotonic() + PATIENCE_S
+    for query, count in (("up == 1", 4), ("namespace_workload:hubble_flow_latency_seconds:p95_1m", 2)):
+        found: list[Any] = []
+        while len(found) != count:
+            assert time.monotonic() < deadline, (query, found)
+            time.sleep(0.5)
+            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=5)
+            found = answer.json()["data"]["result"]
+
+
+def test_the_images_of_the_install_section_can_be_built() -> None:
+    """README's commands, but for the push: there is no registry here."""
+    lines = [line for line in commands("Install on a cluster") if line.startswith("docker build")]
+    assert len(lines) == 2
+    for line in lines:
+        build, _, push = line.replace("REGISTRY", "registry.example").partition(" && ")
+        words = build.split()
+        image = words[words.index("-t") + 1]
+        assert push == f"docker push {image}"
+        base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
+        done = subprocess.run([*words, *base], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+        program = ["sluice", "--help"] if "sluice:" in image else ["iperf3", "--version"]
+        subprocess.run(["docker", "run", "--rm", "--entrypoint", program[0], image, program[1]], check=True)
+        subprocess.run(["docker", "image", "rm", image], check=True, capture_output=True)
+
+
 def test_each_container_keeps_within_its_memory(running: None) -> None:
     """Resident memory of each service's process, as its own page tells it; image sizes are printed."""
     sizes = {}
@@ -72,7 +111,11 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
         assert sizes[name] <= MOST_MIB[name]
     images = json.loads(subprocess.check_output(["docker", "image", "inspect", "sluice:0.1.0"]))
     told = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
-    print(f"{told}; image {images[0]['Size'] / 2**20:.0f} MiB")
+    base = os.environ.get("PYTHON_IMAGE", "python:3.11-slim-bookworm")
+    below = json.loads(subprocess.check_output(["docker", "image", "inspect", base]))[0]["Size"]
+    print(f"{told}; image {images[0]['Size'] / 2**20:.0f} MiB, of it {base} {below / 2**20:.0f} MiB")
+    names = [compose("ps", "-q", name).strip() for name in (*SERVICES, "plant", "nats", "prometheus")]
+    print(subprocess.check_output(["docker", "stats", "--no-stream", "--format", STATS, *names], text=True))
     assert images[0]["Config"]["User"] == "65532:65532"
 
 
