@@ -135,13 +135,13 @@ class Stage:
             return [one.message for one in await kept(bus, Action)]
 
     def ready(self, service: str) -> dict[str, Any]:
-        """What ``/readyz`` says; ``ready`` is added."""
+        """What ``/readyz`` says; whether it is ``ready`` is added, and ``notes`` where it has none."""
         port = getattr(self.config.listen, service)
         try:
             answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5)
         except requests.ConnectionError as error:
-            return {"ready": False, "wrong": {"http": str(error)}, "notes": {}}
-        return {"ready": answer.status_code == 200, **answer.json()}
+            return {"notes": {}, "wrong": {"http": str(error)}, "ready": False}
+        return {"notes": {}, **answer.json(), "ready": answer.status_code == 200}
 
     def deployment(self, name: str) -> dict[str, Any]:
         """As the API has it."""
