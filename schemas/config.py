@@ -134,7 +134,8 @@ class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):
     """How the actuator reaches the API server."""
 
     kubeconfig: str | None = None
-    """Path; without it the Pod's service account.  Overridden by KUBECONFIG."""
+    """Path; without it the Pod's service account, and for ``check`` and ``restore`` outside of Pods
+    ``~/.kube/config``.  Overridden by KUBECONFIG."""
     server: str | None = None
     """Address of an API server that asks for no credentials (the emulator).  Overridden by SLUICE_KUBERNETES_URL."""
     dry_run: bool = False

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from msgspec import Struct
 
@@ -44,8 +46,13 @@ class Installed(Struct, frozen=True):
 def typed(server: ApiServer, command: str) -> Typed:
     """Run a command in a shell at the top of the checkout."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLUICE_", "MAKE", "MFLAGS"))}
-    environment |= {"KUBECONFIG": str(server.kubeconfig()), "COLUMNS": "200"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
+    environment.pop("KUBECONFIG", None)
+    with TemporaryDirectory() as home:
+        # Where kubectl looks when nobody says anything, as on most people's machines.
+        (Path(home) / ".kube").mkdir()
+        shutil.copy(server.kubeconfig(), Path(home) / ".kube" / "config")
+        environment |= {"HOME": home, "COLUMNS": "200"}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+        )
     return Typed(command, done.returncode, done.stdout + done.stderr)

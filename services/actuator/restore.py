@@ -24,7 +24,7 @@ from services.actuator.reports import BusOutlet
 from services.actuator.things import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
 from services.bus.jetstream import Bus
 from services.operation import logs
-from services.operation.config import ConfigError, load
+from services.operation.config import ConfigError, as_person, load
 
 _TRIES = 5
 _BUS_S = 5.0
@@ -194,7 +194,7 @@ def command(path: Path, *, dry_run: bool) -> None:
     takes it up again.
     """
     try:
-        config = load(path)
+        config = as_person(load(path))
         logs.configure("restore", "error")
         well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
     except (ConfigError, ClusterError) as error:

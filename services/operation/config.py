@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from msgspec.structs import replace
 
 from schemas.config import Config
 from schemas.units import decode_unit, encode_unit
@@ -88,6 +89,18 @@ def _moved(config: Config) -> Config:
     """
     compact = msgspec.msgpack.encode(config, enc_hook=encode_unit)
     return msgspec.msgpack.decode(compact, type=Config, dec_hook=decode_unit)
+
+
+def as_person(config: Config, environment: Mapping[str, str] = os.environ) -> Config:
+    """The configuration for a command that a person runs: where it names no cluster, kubectl's own is meant.
+
+    A service never guesses: outside of a Pod it must be told.
+    """
+    settings, usual = config.kubernetes, Path.home() / ".kube" / "config"
+    told = settings.kubeconfig or settings.server or environment.get("KUBERNETES_SERVICE_HOST")
+    if told or not usual.exists():
+        return config
+    return replace(config, kubernetes=replace(settings, kubeconfig=str(usual)))
 
 
 def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:

@@ -17,7 +17,7 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.operation import logs
-from services.operation.config import ConfigError, load
+from services.operation.config import ConfigError, as_person, load
 from services.sampler.sources import source_of
 from services.tools.check_advice import Lag, advice, lag_of
 from services.tools.check_live import Look, look, sees
@@ -65,7 +65,7 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     if cluster:
         from services.tools.check_cluster import look_at_cluster  # noqa: PLC0415 - its client is slow to load
 
-        looks.append(asyncio.run(look_at_cluster(config)))
+        looks.append(asyncio.run(look_at_cluster(as_person(config))))
     seen = any(one.what == config.signal.source and sees(one) for one in looks)
     found = [*advice(config, seen=seen), *(finding for one in looks for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")

@@ -16,7 +16,9 @@ from services.actuator.cluster import ClusterError
 from services.actuator.things import Gone, Refused, Unavailable
 from services.tools.check_live import Look
 from services.tools.cluster_findings import Cluster, Finding, findings
+from services.tools.cluster_selection import annotations
 
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\..*)?$")
 """A name that the cluster's own DNS gives."""
 
@@ -51,6 +53,7 @@ async def _read(api: Api, config: Config) -> Cluster:
         pods=await _items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
+        volumes=await _has_volumes(api, config),
         absent={who: need for who, need in _needs(config) if await _is_absent(api, need[0])},
     )
 
@@ -66,9 +69,26 @@ def _needs(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
     probes = config.exporter.probes
     asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
     for who, address, why in asked:
-        found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
-        if found is not None:
-            yield who, (f"{found[2]}/{found[1]}", why)
+        service = _service(address)
+        if service is not None:
+            yield who, (service, why)
+
+
+def _service(address: str) -> str | None:
+    """``namespace/name`` of a Service of the cluster; None where the address is another."""
+    found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
+    return None if found is None else f"{found[2]}/{found[1]}"
+
+
+async def _has_volumes(api: Api, config: Config) -> bool:
+    """Whether the bus of the manifests gets its volume; others' are their own affair."""
+    if "sluice/nats" not in {_service(server) for server in config.bus.servers}:
+        return True
+    bus = await _found(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
+    if bus is not None and not bus["spec"].get("volumeClaimTemplates"):
+        return True
+    classes = await _found(api, "/apis/storage.k8s.io/v1/storageclasses")
+    return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
 
 
 async def _is_absent(api: Api, service: str) -> bool:

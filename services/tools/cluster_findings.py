@@ -46,6 +46,8 @@ class Cluster(Struct, frozen=True):
     """CiliumNetworkPolicies of those namespaces, and the clusterwide ones."""
     agent: str | None = None
     """The image of Cilium's agent, where it runs as its chart has it."""
+    volumes: bool = True
+    """Whether there is a default StorageClass, or the bus needs none."""
     absent: Mapping[str, tuple[str, str]] = {}
     """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
 
@@ -82,6 +84,9 @@ def _of_cilium(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _of_services(cluster: Cluster) -> Iterator[Finding]:
+    if not cluster.volumes:
+        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
+        yield Finding("error", "storageclasses", text)
     for who, (service, why) in cluster.absent.items():
         level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
         yield Finding(level, who, f"there is no Service {service}: {why}")

@@ -10,6 +10,8 @@ from tests.readme import Installed, commands, typed
 SETTINGS = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
 """What Cilium's chart makes of cilium-values.yaml, as far as anybody asks."""
 
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
 
 @pytest.fixture(scope="package")
 def installed() -> Iterator[Installed]:
@@ -17,6 +19,11 @@ def installed() -> Iterator[Installed]:
     with apiserver.running() as server:
         data = {"metadata": {"name": "cilium-config"}, "data": SETTINGS}
         server.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
+        default = {
+            "metadata": {"name": "standard", "annotations": {DEFAULT_CLASS: "true"}},
+            "provisioner": "example.org/x",
+        }
+        server.request("POST", "/apis/storage.k8s.io/v1/storageclasses", default)
         relay = {"metadata": {"name": "hubble-relay"}, "spec": {"ports": [{"port": 80}]}}
         server.request("POST", "/api/v1/namespaces/kube-system/services", relay)
         lines = [one for one in commands("Install on a cluster") if not one.startswith("docker ")]

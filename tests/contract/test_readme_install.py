@@ -80,3 +80,18 @@ def test_a_registry_is_named_in_one_place(tmp_path: Path) -> None:
     ours = {image for image in images if "sluice" in image}
     assert ours == {"registry.example/sluice:0.1.0", "registry.example/sluice-factory:0.1.0"}
     assert images - ours == {"nats:2.12.1-alpine", "nginx:1.28.0-alpine"}
+
+
+def test_a_bus_without_a_volume(tmp_path: Path) -> None:
+    """The component replaces the claim by a volume that goes with the pod, and nothing else."""
+    folder = tmp_path / "manifests"
+    shutil.copytree(MANIFESTS, folder)
+    before = objects(folder)
+    with (folder / "kustomization.yaml").open("a", encoding="utf-8") as kustomization:
+        kustomization.write("components: [components/volatile-bus]\n")
+    changed = [(old, new) for old, new in zip(before, objects(folder), strict=True) if old != new]
+    ((old, new),) = changed
+    assert new["metadata"] == old["metadata"]
+    assert "volumeClaimTemplates" not in new["spec"]
+    (data,) = [one for one in new["spec"]["template"]["spec"]["volumes"] if one["name"] == "data"]
+    assert data["emptyDir"] == {"sizeLimit": "4Gi"}

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.apiserver
 
 SETTINGS = "/api/v1/namespaces/kube-system/configmaps"
 SERVICES = "/api/v1/namespaces/{}/services"
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 AGENTS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
 
@@ -25,6 +26,7 @@ def written(home: Path, namespace: str, kubeconfig: Path | None = None, server: 
     kubernetes = f"server: '{server}'" if server else f"kubeconfig: '{kubeconfig}'"
     config = home / "config.yaml"
     config.write_text(
+        "bus: {servers: ['nats://nats.sluice.svc:4222']}\n"
         f"kubernetes: {{{kubernetes}}}\n"
         "exporter:\n"
         "  relay: {address: 'hubble-relay.kube-system.svc.cluster.local:80'}\n"
@@ -46,8 +48,10 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 
 @contextmanager
 def cilium(api: ApiServer, **data: str) -> Iterator[None]:
-    """Cilium's settings, agent and Relay, as its chart writes them."""
+    """Cilium's settings, agent and Relay, as its chart writes them; and volumes for the bus."""
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
     things: dict[str, dict[str, Any]] = {
+        CLASSES: {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.org/x"},
         SETTINGS: {"metadata": {"name": "cilium-config"}, "data": data},
         SERVICES.format("kube-system"): service("hubble-relay"),
         AGENTS: agent("quay.io/cilium/cilium:v1.18.3"),
@@ -97,6 +101,7 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
         "kubernetes.io/egress-bandwidth is 5M already",
         "a new pod is unlimited until",
         "deployment check-bad/robot: not found",
+        "there is no default StorageClass",
         "there is no Service kube-system/hubble-relay: the exporter sees probes only",
         "there is no Service check-bad/robot: its probes reach nobody",
     ):

@@ -183,6 +183,11 @@ def foreign_owner(tree: dict[str, Any]) -> None:
     metadata["managedFields"] = [{"manager": "kubectl-edit", "fieldsV1": fields}]
 
 
+def no_volumes(tree: dict[str, Any]) -> None:
+    """A cluster as kubeadm leaves it."""
+    tree["volumes"] = False
+
+
 @pytest.mark.parametrize(
     ("broken", "level", "words"),
     [
@@ -204,6 +209,7 @@ def foreign_owner(tree: dict[str, Any]) -> None:
         (layer_seven_by_namespace, "error", "L7 rule at egress of floor/upload"),
         (old_cilium, "warning", "v1.16.4@sha256:00 is older than 1.17"),
         (no_relay, "warning", "there is no Service kube-system/hubble-relay"),
+        (no_volumes, "error", "components/volatile-bus"),
         (no_prometheus, "error", "there is no Service monitoring/prometheus: nothing is measured"),
         (foreign_owner, "error", "is 7M already, set by kubectl-edit"),
     ],
