@@ -41,7 +41,6 @@ class Actions:
         self.name = name
         self._target = target
         self._decided: dict[str, Decided] = {}
-        self._first: Decided | None = None
         self._open: Decided | None = None
         """The newest decision that asks for another limit than the one in force."""
         self._in_force: Action | None = None
@@ -50,13 +49,12 @@ class Actions:
         self.breaks: list[Break] = []
         self.actions = 0
         self.unchecked = 0
-        """Actions whose decision lies before the stretch."""
+        """Actions whose decision lies before the stretch, or too far back in it."""
 
     def decision(self, decision: Decision, limit: int, line: Line) -> None:
         """The next decision's part about this target."""
         one = Decided(decision.id, limit, decision.epoch, decision.seq, decision.end, decision.expires, line.time)
         self._decided[one.id] = one
-        self._first = self._first or one
         bounded(self._decided)
         self._overdue(line.time)
         asked = self._clamped(limit)
@@ -105,8 +103,9 @@ class Actions:
             return
         decided = self._decided.get(action.decision)
         if decided is None:
-            first = self._first
-            if first is None or (action.sampled or 0) < first.end:
+            # A limit may have been in force for longer than decisions are kept here.
+            oldest = next(iter(self._decided.values()), None)
+            if oldest is None or (action.sampled or 0) < oldest.end:
                 self.unchecked += 1
             else:
                 self._broken(

@@ -19,7 +19,7 @@ class Break(Struct, frozen=True):
     """Of the message that shows it, UTC ns; 0 where none does."""
 
 
-_KEPT = 20_000
+_KEPT = 5_000
 
 
 def bounded(entries: dict[str, Any]) -> None:

@@ -268,3 +268,21 @@ def test_what_is_not_wrong_is_noted(sound: Lines) -> None:
     blind = bare.end()
     assert blind.breaks == []
     assert any("no configuration" in note for note in blind.notes)
+
+
+def test_a_limit_that_was_in_force_for_very_long(monkeypatch: pytest.MonkeyPatch, sound: Lines) -> None:
+    """An action that names a decision from longer ago than an audit remembers is no fault."""
+    monkeypatch.setattr("services.tools.audit_streams._KEPT", 50)
+    early = read(sound[nth(sound, "action", 5)])
+    assert isinstance(early, Action)
+    late = nth(sound, "action", -1)
+    last = read(sound[late])
+    assert isinstance(last, Action)
+    fields = ("decision", "epoch", "seq", "sampled")
+    changed = edited(
+        sound[late],
+        lambda body: body.update({name: getattr(early, name) for name in fields} | {"cause": "drift"}),
+    )
+    found = audited([*sound[:late], changed, *sound[late + 1 :]])
+    assert not [one for one in found.breaks if "no such decision" in one.what]
+    assert any("actions come from decisions before" in note for note in found.notes)
