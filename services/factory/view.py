@@ -114,6 +114,7 @@ class TerminalView:
         self._console = console
         self._note = ""
         self._at = 0.0
+        self._margin = max(len(run.title) for run in runs) + 1
         self._screen = Screen(console=console, get_renderable=self._picture, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "TerminalView":
@@ -135,7 +136,8 @@ class TerminalView:
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = [self._heading(), self._table(), Text()]
-        parts.append(Text(f"{'':<14} each second's p95, 0.3 to 100 ms (log), and best effort below it", style="dim"))
+        legend = "each second's p95 (log, 0.3 to 100 ms), below it best effort"
+        parts.append(Text(" " * self._margin + legend, style="dim", no_wrap=True, overflow="ellipsis"))
         for run in self._runs:
             parts += self._history(run)
         parts += [Text(), *(line for run in self._runs if run.controlled for line in self._reason(run))]
@@ -146,7 +148,7 @@ class TerminalView:
         if self._at <= 0:
             return Text(self._note, style="bold")
         line = Table.grid(expand=True, padding=(0, 1))
-        line.add_column(ratio=2)
+        line.add_column(ratio=3)
         line.add_column(ratio=1)
         line.add_row(
             Text(f"{min(self._at, scenario.seconds):.0f} of {scenario.seconds:.0f} s  {self._phase()}", style="bold"),
@@ -166,15 +168,15 @@ class TerminalView:
     def _table(self) -> Table:
         slo = self._runs[0].domain.critical[0]
         shown = Table(box=None, expand=True, header_style="bold", pad_edge=False)
-        shown.add_column("")
+        shown.add_column("", no_wrap=True)
         for name in (
-            f"p95 (<{slo.p95.seconds * 1e3:g} ms)",
-            f"jitter (<{slo.jitter.seconds * 1e3:g} ms)",
-            "lost",
-            "scanner",
-            "limit",
-            "best effort",
-            "bad s",
+            f"p95\n<{slo.p95.seconds * 1e3:g} ms",
+            f"jitter\n<{slo.jitter.seconds * 1e3:g} ms",
+            "\nlost",
+            "\nscanner",
+            "\nlimit",
+            "best\neffort",
+            "bad\ns",
         ):
             shown.add_column(name, justify="right")
         for run in self._runs:
@@ -200,9 +202,9 @@ class TerminalView:
         ]
 
     def _history(self, run: Run) -> list[Text]:
-        latency, effort = Text(f"{run.title:<14} "), Text(f"{'':<14} ")
+        latency, effort = Text(run.title.ljust(self._margin)), Text(" " * self._margin)
         latency.stylize("bold")
-        room = max(self._console.width - 20, 10)
+        room = max(self._console.width - self._margin - 5, 10)
         for second in run.seconds[-room:]:
             p95, _, _ = worst(second)
             latency.append(_log_bar(p95), style="red" if is_bad(second, run.domain) else "green")
@@ -214,14 +216,16 @@ class TerminalView:
         lines = []
         if decision is not None:
             rules = "/".join(dict.fromkeys(target.rule for target in decision.targets))
-            lines.append(f"{run.title:<14} decides: {decision.reason} [{rules}]")
+            lines.append(f"{run.title.ljust(self._margin)}decides: {decision.reason} [{rules}]")
         if action is not None:
             took = (
                 "" if not (action.applied and action.sampled) else f", {(action.applied - action.sampled) / 1e6:.0f} ms"
             )
             was = "none" if action.was is None else f"{action.was / 1000:.1f}M"
             name = action.target.partition("/")[2]
-            lines.append(f"{'':<14} acts:    {name} {was} -> {action.limit / 1000:.1f}M, {action.outcome}{took}")
+            lines.append(
+                f"{' ' * self._margin}acts:    {name} {was} -> {action.limit / 1000:.1f}M, {action.outcome}{took}"
+            )
         return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
