@@ -24,6 +24,7 @@ pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parents[2]
 NETWORK = "sluice-factory-test"
 PATIENCE_S = 60.0
+KILLED = 137
 PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
 ENOUGH = 200_000
 """Bytes that show that an app sends, and not only connects."""
@@ -104,12 +105,16 @@ def told(*containers: str) -> str:
 
 @pytest.mark.parametrize(("app", "peer"), PAIRS)
 def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, peer: str) -> None:
-    """Traffic arrives, by the names and ports of the manifests."""
+    """Traffic arrives, by the names and ports of the manifests; told to end, both do, and need not be killed."""
     with running(specs, peer) as sink, running(specs, app) as source:
         deadline = time.monotonic() + PATIENCE_S
         while received(sink) < ENOUGH:
             assert time.monotonic() < deadline, told(source, sink)
             time.sleep(0.5)
+        for container in (source, sink):
+            docker("stop", "-t", "30", container)
+            code = docker("inspect", "--format", "{{.State.ExitCode}}", container)
+            assert int(code) != KILLED, container
 
 
 def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
