@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.factory.contest import Run
-from services.factory.plant import Second
+from services.factory.plant import CriticalSecond, Second
 from services.factory.score import is_bad
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -229,8 +229,8 @@ class TerminalView:
         return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
-def _whole(tcp: Sequence[object]) -> bool:
-    return all(getattr(one, "throughput", 0) >= 0.95 * getattr(one, "load", 0) for one in tcp)
+def _whole(tcp: Sequence[CriticalSecond]) -> bool:
+    return all(one.throughput >= 0.95 * one.load for one in tcp)
 
 
 def _style(good: bool) -> str:
