@@ -1,11 +1,16 @@
 """``sluice bench factory`` as a user runs it: real packets, one short run, its table and its JSON."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.test_factory import inside
 
 SLUICE = Path(sys.executable).parent / "sluice"
 
@@ -36,6 +41,26 @@ def test_a_quick_run_is_judged_kept_and_not_played_twice(tmp_path: Path) -> None
         assert again.returncode == 0, again.stdout + again.stderr
         assert "1/1" not in again.stdout
         assert json.loads(path.read_text(encoding="utf-8"))["runs"] == tree["runs"]
+
+
+@pytest.mark.root
+def test_interrupted_it_leaves_nothing_and_says_what_it_has(tmp_path: Path) -> None:
+    """SIGINT in the middle of a run: exit code 130, the goals as far as they are known, no process of a bed."""
+    command = [str(SLUICE), "bench", "factory", "--quick", "--policies", "learned", "--seconds", "600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 120
+        while len(within := inside(process.pid)) < 12:
+            assert process.poll() is None
+            assert time.monotonic() < deadline, f"services, servers, traffic and instruments: {within}"
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "not played" in output
+    deadline = time.monotonic() + 30
+    while left := {path for path in within if path.exists()}:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.05)
 
 
 def test_going_on_needs_a_file_of_the_same_conditions(tmp_path: Path) -> None:

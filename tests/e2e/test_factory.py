@@ -56,13 +56,13 @@ def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     assert run["restarts"] == 0
 
 
-def _inside(pid: int) -> set[Path]:
+def inside(pid: int) -> set[Path]:
     """All processes below a process, which end when it does."""
     found: set[Path] = set()
     with contextlib.suppress(FileNotFoundError):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
         for child in children:
-            found |= {Path(f"/proc/{child}")} | _inside(int(child))
+            found |= {Path(f"/proc/{child}")} | inside(int(child))
     return found
 
 
@@ -78,13 +78,13 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any(" p95 " in line for line in lines), "the run has begun"
-        inside = _inside(process.pid)
-        assert len(inside) > 10, "services, servers, traffic and instruments"
+        below = inside(process.pid)
+        assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130), rest
     deadline = time.monotonic() + 10
-    while left := {path for path in inside if path.exists()}:
+    while left := {path for path in below if path.exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.02)
     assert _folders() <= folders

@@ -112,7 +112,9 @@ def command(  # noqa: PLR0913 - one for each option
     goes_on: bool,
 ) -> None:
     """Compare policies on real packets, as root, and hold learned to its goals."""
-    conditions = QUICK if quick else Conditions(capacity, fifo, seconds)
+    conditions = Conditions(capacity, fifo, seconds)
+    if quick:
+        conditions = msgspec.structs.replace(QUICK, seconds=seconds or QUICK.seconds)
     if goes_on and result is None:
         raise click.UsageError("--continue: there is no file to go on from; give --json FILE")
     missing = lacking(TRAFFIC)
