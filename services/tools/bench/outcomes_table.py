@@ -8,6 +8,7 @@ from rich.table import Table
 from services.tools.bench.outcomes import USUAL, Goal, Line
 
 _HEADINGS = ("policy", "scenario", "runs", "bad", "goodput", "s/step", "learn", "patch", "react", "out")
+_WIDTHS = {"policy": 12, "scenario": 8}
 
 
 def table(lines: Sequence[Line]) -> Table:
@@ -17,7 +18,7 @@ def table(lines: Sequence[Line]) -> Table:
     for heading in _HEADINGS:
         names = heading in ("policy", "scenario")
         shown.add_column(
-            heading, justify="left" if names else "right", no_wrap=not names, min_width=8 if names else None
+            heading, justify="left" if names else "right", no_wrap=not names, min_width=_WIDTHS.get(heading)
         )
     for one in lines:
         several = one.runs > 1

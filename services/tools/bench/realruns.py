@@ -259,7 +259,8 @@ def main() -> None:
     finally:
         lines = summed_up(outcomes)
         console.print(table(lines))
-        console.print(goals_table(goals(lines)))
+        if any(goal.runs for goal in goals(lines)) or not lines:
+            console.print(goals_table(goals(lines)))
     if not complete:
         console.print("Stopped before the end.")
         sys.exit(STOPPED)
