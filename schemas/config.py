@@ -16,6 +16,10 @@ _S = 10**9
 _MOST_REPLICAS = 5
 """JetStream keeps no more copies."""
 _LEAST_BYTES = 1024 * 1024
+_SHORTEST_PERIOD = Duration(_S // 100)
+"""Shorter, and the sampler does nothing else."""
+_LONGEST_WINDOW = Duration(3600 * _S)
+"""Control takes no longer one for a measurement."""
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,8 +123,13 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: the window is no whole number of periods, or too short for its source.
+            ValueError: the period is too short, the window too long, too short for its source or no whole
+                number of periods.
         """
+        if self.period < _SHORTEST_PERIOD:
+            raise ValueError(f"period {self.period} is below {_SHORTEST_PERIOD}")
+        if self.window > _LONGEST_WINDOW:
+            raise ValueError(f"window {self.window} is above {_LONGEST_WINDOW}")
         if self.window % self.period:
             raise ValueError(f"window {self.window} is not a whole number of periods of {self.period}")
         if self.source == "prometheus" and self.window < 4 * self.prometheus.scrape_interval:

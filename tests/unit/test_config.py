@@ -49,6 +49,8 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "bus: {servers: []}", ["servers: at least one is needed"]),
         (GOOD + "signal: {source: grafana}", ["'grafana'", "`$.signal.source`", "allowed: prometheus, scrape"]),
         (GOOD + "signal: {period: 300ms}", ["window 2s is not a whole number of periods of 300ms"]),
+        (GOOD + "signal: {period: 1ns}", ["period 1ns is below 10ms", "`$.signal`"]),
+        (GOOD + "signal: {window: 2h}", ["window 2h is above 1h"]),
         (GOOD + "signal: {source: prometheus}", ["below four scrape intervals of 1s"]),
         (GOOD + "log: loud", ["`$.log`", "allowed: debug, error, info, warning"]),
         (GOOD + "log: info\nlog: debug", ["'log' stands here twice", "line 7, column 1"]),
