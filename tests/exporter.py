@@ -18,9 +18,10 @@ POD = ("factory", "telemetry-upload-7d9f8c6b5-x2x4z")
 class LiveExporter:
     """Serves a latency histogram, a loss counter and a byte counter while the context lasts."""
 
-    def __init__(self, bounds: Sequence[float] = BOUNDS, port: int | None = None) -> None:
+    def __init__(self, bounds: Sequence[float] = BOUNDS, port: int | None = None, host: str = "127.0.0.1") -> None:
         """Serve buckets with these bounds, on a free port or on this one."""
         self.port = port or free_port()
+        self._host = host
         self._registry = CollectorRegistry()
         flow = ["namespace", "workload"]
         self._latency = Histogram("hubble_flow_latency_seconds", "RTT.", flow, buckets=bounds, registry=self._registry)
@@ -70,7 +71,7 @@ class LiveExporter:
 
     def start(self) -> None:
         """Listen; the counters are what they were."""
-        self._server = start_http_server(self.port, "127.0.0.1", registry=self._registry)
+        self._server = start_http_server(self.port, self._host, registry=self._registry)
 
     def stop(self) -> None:
         """Listen no more; the counters stay."""

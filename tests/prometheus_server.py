@@ -18,7 +18,14 @@ _PATIENCE_S = 30.0
 class PrometheusServer:
     """Debian's prometheus on a free port, as a context."""
 
-    def __init__(self, home: Path, history: str = "", scrape: tuple[str, ...] = (), interval: str = "1s") -> None:
+    def __init__(
+        self,
+        home: Path,
+        history: str = "",
+        scrape: tuple[str, ...] = (),
+        interval: str = "1s",
+        host: str = "127.0.0.1",
+    ) -> None:
         """Keep its files below ``home``.
 
         Args:
@@ -26,8 +33,10 @@ class PrometheusServer:
             history: samples in the OpenMetrics format, with timestamps.
             scrape: ``host:port`` of exporters.
             interval: between two scrapes.
+            host: address to listen on.
         """
         self.port = free_port()
+        self._host = host
         self._home = home
         home.mkdir(parents=True, exist_ok=True)
         targets = ", ".join(f'"{address}"' for address in scrape)
@@ -71,7 +80,7 @@ class PrometheusServer:
                     "prometheus",
                     f"--config.file={self._home / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self._home / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}",
+                    f"--web.listen-address={self._host}:{self.port}",
                 ],
                 stdout=log,
                 stderr=log,

@@ -119,7 +119,17 @@ class Cluster:
             Refused: reading is not allowed.
             Unavailable: no answer.
         """
-        return msgspec.json.decode(await self._answer("GET", path))
+        return msgspec.json.decode(await self.fetch(path))
+
+    async def fetch(self, path: str) -> bytes:
+        """Whatever the API server has there, a Service's own answer included.
+
+        Raises:
+            Gone: there is none, or no such resource.
+            Refused: reading is not allowed.
+            Unavailable: no answer.
+        """
+        return await self._answer("GET", path)
 
     async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object; gives what came of it.

@@ -2,12 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +21,7 @@ from services.operation import logs
 from services.operation.config import ConfigError, as_person, load
 from services.sampler.sources import source_of
 from services.tools.check_advice import Lag, advice, lag_of
-from services.tools.check_live import Look, look, sees
+from services.tools.check_live import Look, addresses_of, look, sees
 from services.tools.cluster_findings import Finding
 
 
@@ -61,7 +62,7 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     except ValueError as error:
         raise click.ClickException(f"{path}: {error}") from None
     logs.configure("check", "error")
-    looks = [] if offline else asyncio.run(look(config))
+    looks = [] if offline else asyncio.run(_look(config, cluster=cluster))
     if cluster:
         from services.tools.check_cluster import look_at_cluster  # noqa: PLC0415 - its client is slow to load
 
@@ -75,6 +76,31 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     else:
         _show(Console(), path, report)
     sys.exit(0 if report.works(strict=strict) else 1)
+
+
+async def _look(config: Config, *, cluster: bool) -> list[Look]:
+    if not cluster:
+        return await look(config)
+    from services.tools.check_through import reachable  # noqa: PLC0415 - its client is slow to load
+
+    async with reachable(as_person(config)) as there:
+        looks = await look(there)
+    if there.signal == config.signal:
+        return looks
+    names = dict(zip(addresses_of(there.signal), addresses_of(config.signal), strict=True))
+    where = f"{', '.join(names.values())} (through the API server)"
+    return [_renamed(one, where, names) if one.what == config.signal.source else one for one in looks]
+
+
+def _renamed(seen: Look, where: str, names: Mapping[str, str]) -> Look:
+    """What was seen at addresses of the moment, told by the configured ones."""
+    found = []
+    for one in seen.findings:
+        text = one.what
+        for address, name in names.items():
+            text = text.replace(address, name)
+        found.append(replace(one, what=text))
+    return replace(seen, where=where, findings=tuple(found))
 
 
 def _show(console: Console, path: Path, report: Report) -> None:

@@ -69,12 +69,12 @@ def _needs(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
     probes = config.exporter.probes
     asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
     for who, address, why in asked:
-        service = _service(address)
+        service = service_of(address)
         if service is not None:
             yield who, (service, why)
 
 
-def _service(address: str) -> str | None:
+def service_of(address: str) -> str | None:
     """``namespace/name`` of a Service of the cluster; None where the address is another."""
     found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
     return None if found is None else f"{found[2]}/{found[1]}"
@@ -82,7 +82,7 @@ def _service(address: str) -> str | None:
 
 async def _has_volumes(api: Api, config: Config) -> bool:
     """Whether the bus of the manifests gets its volume; others' are their own affair."""
-    if "sluice/nats" not in {_service(server) for server in config.bus.servers}:
+    if "sluice/nats" not in {service_of(server) for server in config.bus.servers}:
         return True
     bus = await _found(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
     if bus is not None and not bus["spec"].get("volumeClaimTemplates"):

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from schemas.config import Config
+from schemas.config import Config, Signal
 from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.jetstream import Denied
@@ -82,9 +82,14 @@ async def _bus(config: Config) -> Look:
     return Look("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
 
 
+def addresses_of(signal: Signal) -> tuple[str, ...]:
+    """Where the measurements come from."""
+    return signal.scrape.urls if signal.source == "scrape" else (signal.prometheus.url,)
+
+
 async def _signal(config: Config) -> Look:
     signal = config.signal
-    addresses = signal.scrape.urls if signal.source == "scrape" else (signal.prometheus.url,)
+    addresses = addresses_of(signal)
     where = ", ".join(addresses)
     reason = await _unreachable(addresses)
     if reason is not None:

@@ -1,5 +1,6 @@
 """`sluice check --cluster` against a real API server: what it finds there is what is there."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from tests.apiserver import ApiServer
 from tests.commands import sluice
+from tests.exporter import LiveExporter
 from tests.kubernetes import deployment
 from tests.parts import free_port
+from tests.prometheus_server import PrometheusServer
 
 pytestmark = pytest.mark.apiserver
 
@@ -116,3 +119,94 @@ def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> No
     assert refused.returncode == away.returncode == 1
     assert "error kubernetes: 401 Unauthorized" in refused.stdout
     assert "error kubernetes: " in away.stdout
+
+
+def my_address() -> str:
+    """Of this machine, and not of loopback: the API server passes nothing on to that."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.connect(("192.0.2.1", 9))
+        return str(one.getsockname()[0])
+
+
+def put_behind_a_service(api: ApiServer, home: str, name: str, port: int) -> None:
+    """A Service of the cluster that leads to a Pod, which is this machine."""
+    api.wait_for("kube-controller-manager", f"/api/v1/namespaces/{home}/serviceaccounts/default")
+    pods, mine = f"/api/v1/namespaces/{home}/pods", my_address()
+    container = {"name": name, "image": "exporter:1"}
+    api.request("POST", pods, {"metadata": {"name": name}, "spec": {"containers": [container]}})
+    status = {"status": {"phase": "Running", "podIP": mine, "podIPs": [{"ip": mine}]}}
+    api.request("PATCH", f"{pods}/{name}/status", status, "application/merge-patch+json")
+    ports = [{"port": port}]
+    address = {"ip": mine, "targetRef": {"kind": "Pod", "namespace": home, "name": name}}
+    api.request("POST", SERVICES.format(home), {"metadata": {"name": name}, "spec": {"ports": ports}})
+    subsets = [{"addresses": [address], "ports": ports}]
+    api.request("POST", f"/api/v1/namespaces/{home}/endpoints", {"metadata": {"name": name}, "subsets": subsets})
+
+
+@pytest.mark.parametrize(
+    ("hertz", "told"), [(500, "factory/robot-control jitter "), (20, "observations in a window, 100 needed")]
+)
+def test_what_only_the_cluster_reaches_is_asked_through_its_api(
+    apiserver: ApiServer, tmp_path: Path, hertz: int, told: str
+) -> None:
+    """The exporter's page behind a Service whose name nobody knows here: enough observations, or too few."""
+    home = f"check-through-{hertz}"
+    with namespace(apiserver, home), LiveExporter(host="0.0.0.0") as exporter:
+        exporter.traffic(hertz)
+        put_behind_a_service(apiserver, home, "exporter", exporter.port)
+        page = f"http://exporter.{home}.svc:{exporter.port}/metrics"
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            f"kubernetes: {{kubeconfig: '{apiserver.kubeconfig()}'}}\n"
+            f"signal: {{period: 1s, window: 2s, timeout: 3s, scrape: {{urls: ['{page}']}}}}\n"
+            "domains:\n"
+            "- name: cell\n"
+            "  critical: [{workload: robot-control, namespace: factory}]\n"
+            f"  targets: [{{deployment: upload, namespace: {home}, min: 1M, max: 10M, fail_safe: 2M}}]\n"
+        )
+        ended = sluice("check", "--cluster", config)
+    assert f"Scrape {page} (through the API server): " in ended.stdout, ended.stdout + ended.stderr
+    assert told in ended.stdout, ended.stdout
+
+
+@pytest.mark.prometheus
+def test_a_prometheus_of_the_cluster_is_asked_through_its_api(apiserver: ApiServer, tmp_path: Path) -> None:
+    """It answers, and has no series of the workload: the metric is missing."""
+    home = "check-prometheus"
+    server = PrometheusServer(tmp_path / "prometheus", host="0.0.0.0")
+    with namespace(apiserver, home), server as prometheus:
+        put_behind_a_service(apiserver, home, "prometheus", prometheus.port)
+        url = f"http://prometheus.{home}.svc:{prometheus.port}"
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            f"kubernetes: {{kubeconfig: '{apiserver.kubeconfig()}'}}\n"
+            f"signal: {{source: prometheus, period: 1s, window: 4s, prometheus: {{url: '{url}'}}}}\n"
+            "domains:\n"
+            "- name: cell\n"
+            "  critical: [{workload: robot-control, namespace: factory}]\n"
+            f"  targets: [{{deployment: upload, namespace: {home}, min: 1M, max: 10M, fail_safe: 2M}}]\n"
+        )
+        ended = sluice("check", "--cluster", config)
+    assert f"Prometheus {url} (through the API server): " in ended.stdout, ended.stdout + ended.stderr
+    assert "error workload factory/robot-control: not measured: no series for it is being scraped" in ended.stdout, (
+        ended.stdout
+    )
+
+
+def test_a_service_without_anybody_behind_it_is_told_by_its_own_name(apiserver: ApiServer, tmp_path: Path) -> None:
+    """The exporter is down: the error names the configured page, not where it was asked from here."""
+    home = "check-nobody"
+    with namespace(apiserver, home):
+        apiserver.request("POST", SERVICES.format(home), service("exporter"))
+        page = f"http://exporter.{home}.svc/metrics"
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            f"kubernetes: {{kubeconfig: '{apiserver.kubeconfig()}'}}\n"
+            f"signal: {{scrape: {{urls: ['{page}']}}}}\n"
+            "domains:\n"
+            "- name: cell\n"
+            "  critical: [{workload: robot-control, namespace: factory}]\n"
+            f"  targets: [{{deployment: upload, namespace: {home}, min: 1M, max: 10M, fail_safe: 2M}}]\n"
+        )
+        ended = sluice("check", "--cluster", config)
+    assert f"error scrape: {page}: HTTP status 502" in ended.stdout, ended.stdout + ended.stderr
