@@ -16,10 +16,21 @@ _S = 10**9
 _MOST_REPLICAS = 5
 """JetStream keeps no more copies."""
 _LEAST_BYTES = 1024 * 1024
+_LAST_PORT = 65535
 _SHORTEST_PERIOD = Duration(_S // 100)
 """Shorter, and the sampler does nothing else."""
 _LONGEST_WINDOW = Duration(3600 * _S)
 """Control takes no longer one for a measurement."""
+
+
+def _check_url(what: str, url: str) -> None:
+    """See that something can be asked over HTTP.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not url.startswith(("http://", "https://")) or url.endswith("//"):
+        raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +91,17 @@ class Scrape(Struct, frozen=True, forbid_unknown_fields=True):
     urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
     """Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
 
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: no page, or an address of another kind.
+        """
+        if not self.urls:
+            raise ValueError("urls: at least one is needed")
+        for url in self.urls:
+            _check_url("urls", url)
+
 
 class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the cluster's Prometheus."""
@@ -92,6 +114,14 @@ class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
     """For a gateway that wants a token or a tenant."""
     queries: dict[Figure, str] = field(default_factory=dict)
     """PromQL by figure, where the built-in does not fit; empty: do not ask.  See docs/signals.md."""
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: an address of another kind.
+        """
+        _check_url("url", self.url)
 
 
 class Signal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +181,15 @@ class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):
     """Report what would be patched, and patch nothing."""
     timeout: Duration = Duration(5 * _S)
 
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: an address of another kind.
+        """
+        if self.server is not None:
+            _check_url("server", self.server)
+
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
@@ -160,6 +199,16 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     decision: int = 9102
     actuator: int = 9103
     exporter: int = 9965
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: a number that no port has.
+        """
+        for name in ("sampler", "decision", "actuator", "exporter"):
+            if not 0 <= getattr(self, name) <= _LAST_PORT:
+                raise ValueError(f"{name}: {getattr(self, name)} is no port: expected 0 to {_LAST_PORT}")
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,6 +13,17 @@ from schemas.units import Duration, Rate
 _MS = 1_000_000
 
 
+def _check_names(what: str, *names: str) -> None:
+    """Names become parts of paths, keys and subjects.
+
+    Raises:
+        ValueError: one is empty, or holds a slash or a space.
+    """
+    for name in names:
+        if not name or "/" in name or name.split() != [name]:
+            raise ValueError(f"{what}: {name!r} is no name of a Kubernetes object")
+
+
 class Critical(Struct, frozen=True, forbid_unknown_fields=True):
     """A critical workload and its service level objective on L4 latency; loss must be zero."""
 
@@ -22,6 +33,14 @@ class Critical(Struct, frozen=True, forbid_unknown_fields=True):
     """Largest jitter: the interquartile range (Q75 - Q25) of the latency."""
     p95: Duration = Duration(2 * _MS)
     """Largest 95th percentile of the latency."""
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: a name cannot be one.
+        """
+        _check_names("critical workload", self.workload, self.namespace)
 
     @property
     def key(self) -> str:
@@ -51,8 +70,9 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: the bounds are out of order, or the weight is not positive.
+            ValueError: a name cannot be one, the bounds are out of order, or the weight is out of range.
         """
+        _check_names("target", self.deployment, self.namespace)
         if not self.min <= self.fail_safe <= self.max:
             raise ValueError(
                 f"target {self.key}: expected min <= fail_safe <= max, "
@@ -119,7 +139,7 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: nothing to protect or to control, or a name used twice.
+            ValueError: nothing to protect or to control, a name used twice, or a number out of range.
         """
         if not self.critical or not self.targets:
             raise ValueError(f"domain {self.name!r}: needs at least one critical workload and one target")
@@ -131,6 +151,8 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"domain {self.name!r}: {what} named twice: {', '.join(twice)}")
+        if self.min_observations < 1:
+            raise ValueError(f"domain {self.name!r}: min_observations {self.min_observations} is below 1")
         fail_safe = Rate(sum(target.fail_safe for target in self.targets))
         if self.capacity is not None and fail_safe > self.capacity:
             raise ValueError(
