@@ -20,7 +20,6 @@ from msgspec import Raw, Struct
 
 from schemas.config import Config
 from schemas.domain import Domain
-from schemas.messages import InvalidMessage
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS
 from services.control import make_policy
@@ -332,15 +331,3 @@ def _below_header(lines: _Lines) -> Iterator[tuple[int, bytes]]:
     _, block = next(blocks)
     yield 2, block.partition(b"\n")[2]
     yield from blocks
-
-
-def decode_body(decoder: "msgspec.json.Decoder[T]", line: Line) -> T:
-    """Read a line's payload.
-
-    Raises:
-        InvalidMessage: it is not what the line's kind promises.
-    """
-    try:
-        return decoder.decode(line.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidMessage(f"{line.subject} {line.seq}: {error}") from None
