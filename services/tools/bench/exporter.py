@@ -76,6 +76,7 @@ _GOALS = {
     "probes on loopback, P95 us": "",
     "probes while flows come, P95 us": "",
     "flows/s meanwhile": "",
+    "sidecar resident, MiB": "",
 }
 
 
@@ -160,14 +161,18 @@ def with_many_pending() -> dict[str, float]:
 def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
     with _service(home, relay) as (process, listen):
         _wait(lambda: _shown(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return _resident(process.pid)
+
+
+def _resident(process: int) -> float:
+    """What a process takes, MiB."""
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
     return int(match[1]) / 1024 if match else 0.0
 
 
 def probes_beside(flows: int) -> dict[str, float]:
     """The service's own probes, alone and while it takes flows as fast as it can."""
-    with tempfile.TemporaryDirectory() as home, _echoing() as port:
+    with tempfile.TemporaryDirectory() as home, _echoing() as (echo, port):
         with _service(Path(home), 0, probed=port) as (_, listen):
             _wait(lambda: (_shown(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
             alone = _p95(listen)
@@ -176,10 +181,12 @@ def probes_beside(flows: int) -> dict[str, float]:
             began = time.monotonic()
             _wait(lambda: (_shown(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
             took, beside = time.monotonic() - began, _p95(listen)
+        sidecar = _resident(echo.pid)
     return {
         "probes on loopback, P95 us": alone * 1e6,
         "probes while flows come, P95 us": beside * 1e6,
         "flows/s meanwhile": flows / took,
+        "sidecar resident, MiB": sidecar,
     }
 
 
@@ -199,7 +206,7 @@ def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tup
 
 
 @contextmanager
-def _echoing() -> Iterator[int]:
+def _echoing() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
     """A sidecar as a process, and its port."""
     port = _free_port()
     command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
@@ -207,7 +214,7 @@ def _echoing() -> Iterator[int]:
         assert echo.stdout is not None
         echo.stdout.readline()
         try:
-            yield port
+            yield echo, port
         finally:
             echo.terminate()
 
