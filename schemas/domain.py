@@ -93,7 +93,7 @@ class Shield(Struct, frozen=True, forbid_unknown_fields=True):
     """How long a cut takes to show in full, beyond the next sample: patch, and the bottleneck's queue to drain."""
     decay: Duration = Duration(5_000 * _MS)
     """Without data, the time in which a limit falls from the maximum to the fail-safe limit."""
-    deadband: float = 0.002
+    deadband: float = 0.001
     """A smaller rise, as a share of [min, max], is not worth a patch."""
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     critical: tuple[Critical, ...]
     targets: tuple[Target, ...]
-    policy: str = "proportional"
+    policy: str = "learned"
     parameters: dict[str, Any] = field(default_factory=dict)
     """Settings of the policy; each policy documents its own."""
     shadow: tuple[str, ...] = ()

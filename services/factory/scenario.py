@@ -79,9 +79,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
                 goodput = min(goodput, apps.goodput(budget))
         return Phase(start, end, budget, goodput)
 
-    def domain(
-        self, policy: str = "proportional", parameters: dict[str, Any] | None = None, name: str = "floor"
-    ) -> Domain:
+    def domain(self, policy: str = "learned", parameters: dict[str, Any] | None = None, name: str = "floor") -> Domain:
         """The configuration that a user would write for this factory: default SLOs, no knowledge of the knee.
 
         The fail-safe limits, 40 % of the maximum, are safe with the scanner at twice its load.

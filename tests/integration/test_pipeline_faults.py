@@ -39,6 +39,7 @@ domains:
 - name: line
   critical: [{{workload: robot-control, namespace: factory}}]
   targets: [{{deployment: app, namespace: {scene.server.namespace}, min: 5M, max: 80M, fail_safe: 10M}}]
+  policy: proportional
   parameters: {{k_up: 1.0}}
   shield: {{rise_per_second: 1.0, decay: 1s}}
   dead_man: {dead_man}

@@ -87,7 +87,7 @@ def test_a_prometheus_that_reads_too_seldom_has_no_data() -> None:
 @pytest.mark.parametrize("scrape", [None, 0.3])
 def test_throughput_is_measured_on_the_wire(scrape: float | None) -> None:
     """A target behind a limit of 40 Mbit/s is seen to send that."""
-    domain = SHORT.domain(parameters={"k_up": 0.0})
+    domain = SHORT.domain("proportional", {"k_up": 0.0})
     run = play(SHORT, domain, Controller(domain), delays=Delays(scrape=scrape), seed=1)
     state = run.decisions[-1]
     assert state.targets[0].limit == domain.targets[0].fail_safe

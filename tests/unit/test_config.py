@@ -77,7 +77,7 @@ def test_a_short_file_is_enough() -> None:
         (GOOD.replace("10M}", "10M, weight: 0}"), ["weight 0 is outside 1 to 1000"]),
         (GOOD.replace("10M}", "10M, scope: pod}"), ["`$.domains[0].targets[0].scope`", "aggregate, per-pod"]),
         (GOOD + "    policy: magic", ["domain 'line': no policy 'magic'; there are", "proportional"]),
-        (GOOD + "    parameters: {k: 1}", ["domain 'line': policy 'proportional'", "unknown field `k`"]),
+        (GOOD + "    parameters: {k: 1}", ["domain 'line': policy 'learned'", "unknown field `k`"]),
         (GOOD + "    dead_man: 1s", ["dead_man 1s is below three signal periods of 500ms"]),
         (GOOD + "    shield: {cut: 2}", ["cut 2.0 is outside 0.05 to 0.95", "shield`"]),
         (GOOD + "    shield: {rise_per_second: 0.05, deadband: 0.1}", ["no rise would ever be large enough"]),
@@ -145,6 +145,7 @@ domains:
   - name: line
     critical: [{{workload: robot, jitter: 1500us, p95: 3ms}}]
     targets: [{TARGET}]
+    policy: proportional
     parameters: {{k_up: 0.25}}
     shadow: [static]
     capacity: 1G

@@ -102,6 +102,36 @@ def test_new_room_is_found_and_taken() -> None:
     assert 93_000 < loop.limit + 28_000 < 96_000
 
 
+def test_a_knee_that_falls_is_followed_down() -> None:
+    """Met twice at rest, it is taken to go on falling: the limit goes down ahead of it, then holds."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    loop.step(standing=QUEUE)
+    for _ in range(8):
+        loop.step()
+    again = loop.step(standing=QUEUE)
+    ahead = [loop.step().budget for _ in range(12)]
+    assert loop.memory.knee.falls > 0
+    assert ahead[-1] < again.budget - 1_000
+    later = [loop.step().budget for _ in range(40)]
+    assert min(later) == later[-1]
+
+
+def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
+    """However far the new room reaches, a step builds up less than an SLO of queue before it shows."""
+    loop = Loop()
+    loop.until_touched(80_000)
+    totals = [28_000 + loop.limit]
+    for _ in range(200):
+        loop.step()
+        totals.append(28_000 + loop.limit)
+    steps = [(after - before) / after for before, after in itertools.pairwise(totals)]
+    assert totals[-1] > 90_000
+    assert max(steps) * 0.5 < 0.002
+
+
 def test_load_to_come_is_left_room() -> None:
     """When the critical load rises, best effort gives way by as much, and a little more while it goes on rising."""
     loop = Loop()
@@ -148,6 +178,18 @@ def test_a_host_that_stumbles_teaches_nothing() -> None:
         loop.step(violated=True, stress=1.7)
     after = [loop.step().budget for _ in range(10)]
     assert after[-1] == pytest.approx(before, rel=0.02)
+
+
+def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
+    """The P95 was first to show it; the limit does not come back to where it would break the SLO again."""
+    loop = Loop()
+    loop.until_touched()
+    assert loop.step(violated=True, stress=23.0).reason.startswith("spike")
+    fell = loop.step(violated=True, stress=107.0, standing=60.0)
+    assert fell.reason.startswith("fell")
+    for _ in range(6):
+        loop.step(violated=True, stress=107.0)
+    assert max(loop.step().budget for _ in range(10)) < 45_000
 
 
 def test_a_queue_that_stays_shows_the_capacity() -> None:
@@ -231,3 +273,15 @@ def test_noise_in_the_load_is_worth_no_patch() -> None:
     climbing = [loop.limit, *(loop.step(load).budget for load in (28_000, 28_400, 28_000, 28_000))]
     assert climbing == sorted(climbing)
     assert climbing[-1] > climbing[0]
+
+
+def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
+    """The limit that makes room for it is not in force yet: nothing is learned of the knee."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    knee = loop.memory.knee.total
+    loop.step(31_200)
+    loop.step(31_200, standing=QUEUE)
+    assert loop.memory.knee.total == knee

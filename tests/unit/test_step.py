@@ -21,6 +21,7 @@ DOMAIN = Domain(
         Target("telemetry", Rate(1000), Rate(90_000), Rate(20_000), weight=3),
         Target("backup", Rate(1000), Rate(30_000), Rate(5_000)),
     ),
+    "proportional",
 )
 
 
@@ -203,7 +204,7 @@ def test_small_rises_add_up_under_the_deadband() -> None:
 
 def test_shadow_policies_tell_what_they_would_do() -> None:
     """Their proposals and limits stand beside the live ones, and change nothing."""
-    shadowed = Controller(replace(DOMAIN, policy="proportional", shadow=("aimd",)))
+    shadowed = Controller(replace(DOMAIN, shadow=("aimd",)))
     with_shadow = run(shadowed, *(sample(i) for i in range(10, 20)))
     alone = run(Controller(DOMAIN), *(sample(i) for i in range(10, 20)))
     assert [limits(one) for one in with_shadow] == [limits(one) for one in alone]

@@ -121,6 +121,10 @@ class Forecaster:
         """Whether the load is about its peak."""
         return load.last > load.peak - _NOTICEABLE * self._scale
 
+    def rose(self, load: Load, since: int) -> bool:
+        """Whether the load has risen by much since then: a queue that shows now may be its doing."""
+        return load.restless >= since
+
     def calm(self, load: Load, end: int) -> bool:
         """Whether the load has not risen by much for a while."""
         return end - load.restless > _CALM * _SECOND

@@ -8,7 +8,8 @@ twice as long each time that nothing has changed.
 
     touched:   B <- min(B, T) (1 - e) - back      e = 2 q / t, the excess that built up the queue q within t
     standing:  B <- 0.97 N                        N = what senders get through a queue that stays: the capacity
-    probing:   B <- B + step each period, and by longer steps once it is beyond what was known
+    probing:   B <- B + step each period          step <= SLO / (1.6 t), the most that a touch can take back
+    falling:   B <- B - v t each period           v = what two touches at rest differ by, over the time between
 
 T is the total load (critical and best effort) of the last period, t the signal period.
 """
@@ -16,25 +17,26 @@ T is the total load (critical and best effort) of the last period, t the signal 
 from msgspec import Struct
 
 _SECOND = 1e9
-_BEYOND = 1.02
+_NEW = 1.02
 """Beyond this share of the knee as it was known, a probe has found new room."""
-_NEAR_HIGH = 0.96
-"""From this share of the highest knee ever met on, a probe may be about to meet it again."""
 _GROSS = 0.05
 """An excess above this is no drift: the capacity fell, and the estimate is rough."""
 _ROUGH_REST = 10.0
-_AGAIN = 10.0
-"""Seconds within which a second touch means that the knee is moving."""
-_MOVED_MOST = 0.05
+_AGAIN = 60.0
+"""Seconds within which a second touch at rest means that the knee is falling."""
+_SLOWEST, _FASTEST = 0.0025, 0.01
+"""Shares of the capacity between which a fall in a second is believed."""
+_MET = 0.005
+"""The same for a knee that came to meet a probe."""
+_SHORTEST = 10.0
+"""Seconds for which a fall is expected to go on, or twice as long as it took to be seen."""
 
 
 class Habits(Struct, frozen=True, forbid_unknown_fields=True):
     """How to look for the knee."""
 
     step: float = 0.0025
-    """Largest step of a probe in one period, as a share of the capacity."""
-    faster: float = 1.05
-    """Growth of that step in new room, up to three times its size."""
+    """Largest step of a probe in one period, as a share of the knee."""
     back: float = 0.005
     """How far to step back from a touch, as a share of the capacity; four times as far from one met at rest."""
     rest: float = 30.0
@@ -55,10 +57,12 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     """Of the probe that is under way; 0 without one."""
     began: float = 0.0
     """The knee as it was known when that probe began."""
-    back: float = 0.0
-    """Last step back, as a share of the capacity."""
-    high: float = 0.0
-    """The highest that was ever met: near it a probe goes carefully again."""
+    found: float = 0.0
+    """The load under which it was last met."""
+    falls: float = 0.0
+    """How fast it was last seen to fall, kbit/s in a second; 0 while it is not known to."""
+    until: int = 0
+    """Until when that is expected to go on."""
 
 
 class Finder:
@@ -69,34 +73,57 @@ class Finder:
         self._habits = habits
         self._scale = scale
 
-    def touched(self, knee: Knee, total: float, excess: float, end: int) -> Knee:
-        """A queue began to stand under ``total``, which was about ``excess`` (a share) too much."""
+    def touched(self, knee: Knee, total: float, excess: float, end: int, *, harder: bool) -> Knee:
+        """A queue began to stand under ``total``, which was about ``excess`` (a share) too much.
+
+        ``harder``: the queue is more than a probe's own step builds up.
+        """
         if knee.met and total > knee.total * (1 + excess):
             # More load than was ever thought safe: that explains the queue, and says nothing of the knee.
-            return self._settled(knee, knee.total, end, knee.rest)
-        back = self._habits.back if knee.step or not knee.met else 4 * self._habits.back
-        if end - knee.met < _AGAIN * _SECOND and knee.met:
-            back = max(back, min(2 * knee.back, _MOVED_MOST))
-        found = (min(knee.total, total) if knee.met else total) * (1 - excess) - back * self._scale
+            return self._settled(knee.total, end, knee.rest)
+        found = (min(knee.total, total) if knee.met else total) * (1 - excess)
+        falls, until = self._fall(knee, found, excess, end, harder)
+        came = falls > 0 or (knee.met and not knee.step)
+        left = max(found - (4 if came else 1) * self._habits.back * self._scale, 0.0)
         rest = self._habits.rest if excess < _GROSS else _ROUGH_REST
-        if knee.step and knee.began and found < knee.began * _BEYOND:
+        if knee.step and left < knee.began * _NEW:
             rest = min(2 * knee.rest, self._habits.rest_max)
-        return Knee(max(found, 0.0), end, rest, back=back, high=max(knee.high, found))
+        return Knee(left, end, rest, found=found, falls=falls, until=until)
+
+    def _fall(self, knee: Knee, found: float, excess: float, end: int, harder: bool) -> tuple[float, int]:
+        """How fast the knee is falling, kbit/s in a second, and until when that is expected to go on."""
+        if not knee.met or excess > _GROSS:
+            return 0.0, 0
+        seconds = (end - knee.met) / _SECOND
+        if not knee.step and seconds < _AGAIN and found < knee.found:
+            falls = min(max((knee.found - found) / seconds, _SLOWEST * self._scale), _FASTEST * self._scale)
+            return falls, end + int(max(2 * seconds, _SHORTEST) * _SECOND)
+        if harder:
+            # The knee came to meet the probe.
+            return _MET * self._scale, end + int(_SHORTEST * _SECOND)
+        return 0.0, 0
 
     def crossed(self, knee: Knee, total: float, end: int) -> Knee:
         """An SLO was broken under ``total`` while it was being raised: too much, if only a little."""
-        return self._settled(knee, min(knee.total, 0.985 * total), end, self._habits.rest)
+        return self._settled(min(knee.total, 0.985 * total), end, self._habits.rest)
 
     def standing(self, knee: Knee, through: float, end: int) -> Knee:
         """A queue stays although the load was cut: what gets ``through`` is the capacity."""
-        return self._settled(knee, min(knee.total, 0.97 * through), end, _ROUGH_REST)
+        return self._settled(min(knee.total, 0.97 * through), end, _ROUGH_REST)
 
-    def _settled(self, knee: Knee, total: float, end: int, rest: float) -> Knee:
-        return Knee(total, end, rest or self._habits.rest, back=knee.back, high=max(knee.high, total))
+    def _settled(self, total: float, end: int, rest: float) -> Knee:
+        return Knee(total, end, rest or self._habits.rest, found=total)
+
+    def fallen(self, knee: Knee, seconds: float, end: int) -> Knee:
+        """After some more seconds of a fall: the knee is followed down before it is met again."""
+        if end > knee.until:
+            return knee
+        total = max(knee.total - knee.falls * seconds, 0.0)
+        return Knee(total, knee.met, knee.rest, 0.0, 0.0, knee.found, knee.falls, knee.until)
 
     def ripe(self, knee: Knee, end: int) -> bool:
         """Whether it is time to probe again."""
-        return end - knee.met > knee.rest * _SECOND
+        return end - knee.met > knee.rest * _SECOND and end > knee.until
 
     def overdue(self, knee: Knee, end: int) -> bool:
         """Whether it is time to probe even under an unsteady load."""
@@ -107,12 +134,12 @@ class Finder:
         if not knee.met:
             return Knee(max(knee.total, allowed + margin + step), rest=knee.rest)
         if not knee.step:
-            return Knee(knee.total, knee.met, knee.rest, step, knee.total, knee.back, knee.high)
+            return Knee(knee.total, knee.met, knee.rest, step, knee.total, knee.found)
         further = max(knee.total, min(knee.total + knee.step, allowed + margin + knee.step))
-        careful = further < knee.began * _BEYOND or _NEAR_HIGH * knee.high < further < _BEYOND * knee.high
-        step = step if careful else min(knee.step * self._habits.faster, 3 * step)
-        return Knee(further, knee.met, knee.rest, step, knee.began, knee.back, knee.high)
+        return Knee(further, knee.met, knee.rest, step, knee.began, knee.found)
 
     def paused(self, knee: Knee) -> Knee:
         """The probe is given up for now."""
-        return Knee(knee.total, knee.met, knee.rest, 0.0, 0.0, knee.back, knee.high) if knee.step else knee
+        if not knee.step:
+            return knee
+        return Knee(knee.total, knee.met, knee.rest, 0.0, 0.0, knee.found, knee.falls, knee.until)

@@ -12,7 +12,8 @@ What is seen decides what is learned from it:
     surge       the critical load is above its forecast: that explains the violation, B stays
     standing    a queue stays after a cut: the capacity fell to what gets through
     spike       the P95 is above its SLO, but no queue stands and nothing was being raised: a host that
-                stumbled; nothing is learned, and the limit comes back as fast as the shield lets it
+                stumbled; nothing is learned, and the limit comes back as fast as the shield lets it,
+                unless a queue shows in the next periods: then it was the knee that came down
 
 Where the critical throughput is not measured, F is 0 and B is the largest safe best-effort load itself;
 where the last period's median is not, the window's stress stands in for it.
@@ -29,6 +30,8 @@ from services.control.policies.season import Season, followed, forecast, load_of
 from services.control.policy import Bounds, Proposal
 
 _SECOND = 1e9
+_HARDER = 0.625
+"""A probe's step builds up at most SLO / 1.6 within a period, whose median shows half of it."""
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +79,8 @@ class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
     """Windows that start before this still see traffic from before the last cut, ns."""
     waits: int = 0
     """Periods that end before this still see the queue of the last touch, ns."""
+    spiked: float = 0.0
+    """Total load under which the last spike was seen, until it is over; kbit/s."""
 
 
 class _Signs(Struct, frozen=True, gc=False):
@@ -95,6 +100,8 @@ class _Signs(Struct, frozen=True, gc=False):
     """Of the last period, as a ratio to the P95's SLO."""
     above: float
     """By how much that is above its usual value."""
+    was_above: float
+    """The same a period ago."""
     queued: bool
     stays: bool
     """A queue stands, did before, and does not shrink."""
@@ -108,7 +115,7 @@ class _Signs(Struct, frozen=True, gc=False):
 class Learned:
     """See the module's text."""
 
-    version = "learned/1"
+    version = "learned/2"
     memory_type = Memory
 
     def __init__(self, domain: Domain) -> None:
@@ -132,8 +139,10 @@ class Learned:
         """Learn from the sample, then leave room for what is coming."""
         signs = self._signs(memory, seen, bounds)
         load = self._load.followed(memory.load, self._trusted(memory, seen), seen.end, signs.seconds, signs.clean)
-        start = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
-        knee, lesson = self._lesson(memory, start, signs, seen.end)
+        known = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
+        if known.falls:
+            known = self._knee.fallen(known, signs.seconds, seen.end)
+        knee, lesson = self._lesson(memory, known, signs, seen.end, seen.period)
         margin, settles, waits = memory.margin, memory.settles, memory.waits
         if self._load.burst(load, seen.end):
             margin = min(margin + self._p.eta * self._scale, self._p.margin_max * self._scale)
@@ -146,6 +155,7 @@ class Learned:
                 load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
         if lesson == "touched":
             waits = seen.end + 2 * seen.period
+        spiked = signs.total if lesson == "spike" else 0.0 if signs.clean or knee.met == seen.end else memory.spiked
         usual = memory.usual
         if signs.clean and not signs.queued:
             pace = 0.1 if signs.above < self._p.hesitate / 2 else 0.01
@@ -157,7 +167,7 @@ class Learned:
             coming = max(load.last, load_of(forecast(cycle), self._scale))
         budget = self._budget(knee, coming, margin, signs, bounds)
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
-        kept = Memory(knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits)
+        kept = Memory(knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits, spiked)
         return Proposal(int(max(budget, bounds.min)), reason, kept)
 
     def _trusted(self, memory: Memory, seen: Observation) -> float:
@@ -172,7 +182,8 @@ class Learned:
         blurred = seen.standing is None
         median = stress if blurred else seen.standing or 0.0
         above = median - memory.usual if memory.usual else 0.0
-        touch = self._p.touch * (2.5 if blurred else 1.0)
+        # A knee that was seen falling is expected to be met again: a smaller sign of it will do.
+        touch = (self._p.hesitate if memory.knee.falls else self._p.touch) * (2.5 if blurred else 1.0)
         load, effort = self._trusted(memory, seen), seen.effort_recent
         sending = bounds.limit if effort is None or seen.violated else min(effort, bounds.limit)
         settling = seen.end - seen.window < memory.settles
@@ -185,6 +196,7 @@ class Learned:
             used=effort is None or effort > 0.9 * bounds.limit,
             median=median,
             above=above,
+            was_above=memory.median - memory.usual,
             queued=above > touch,
             stays=median > 1 and memory.median > 1 and median > 0.9 * memory.median,
             surge=seen.critical_recent is not None and self._load.surging(memory.load, load),
@@ -193,20 +205,27 @@ class Learned:
             clean=not seen.violated and not settling,
         )
 
-    def _lesson(self, memory: Memory, knee: Knee, signs: _Signs, end: int) -> tuple[Knee, str]:
+    def _lesson(self, memory: Memory, knee: Knee, signs: _Signs, end: int, period: int) -> tuple[Knee, str]:
         """What the sample teaches about the knee, and its name."""
         if signs.stays and not signs.fresh and signs.through is not None and signs.total > 1.05 * signs.through:
             return self._knee.standing(knee, signs.through, end), "a queue stays"
+        if memory.spiked and signs.queued and not signs.surge:
+            return self._touched(knee, min(memory.spiked, knee.total), signs, end), "fell"
         if signs.surge and (signs.fresh or signs.queued):
             return self._knee.paused(knee), "load surged"
-        if signs.queued and signs.used and not signs.settling and end >= memory.waits:
-            excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
-            return self._knee.touched(knee, signs.total, excess, end), "touched"
-        if not signs.fresh:
-            return knee, "settles" if signs.settling else "steady"
-        if signs.used and (knee.step or not knee.met):
-            return self._knee.crossed(knee, signs.total, end), "crossed"
-        return self._knee.paused(knee), "spike"
+        rested = end >= memory.waits and not self._load.rose(memory.load, end - 2 * period)
+        if signs.queued and signs.used and not signs.settling and rested:
+            return self._touched(knee, signs.total, signs, end), "touched"
+        if signs.fresh:
+            if signs.used and (knee.step or not knee.met):
+                return self._knee.crossed(knee, signs.total, end), "crossed"
+            knee = self._knee.paused(knee)
+        return knee, "spike" if signs.fresh else "settles" if signs.settling else "steady"
+
+    def _touched(self, knee: Knee, total: float, signs: _Signs, end: int) -> Knee:
+        # As if the queue had grown from nothing within the period: its median is half of it.
+        excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
+        return self._knee.touched(knee, total, excess, end, harder=signs.above > _HARDER)
 
     def _probe(self, knee: Knee, load: Load, signs: _Signs, end: int, lesson: str) -> tuple[Knee, str]:
         """Ask the knee again when it is time, the load is steady, and best effort fills its limit."""
@@ -215,7 +234,7 @@ class Learned:
         asked = self._knee.ripe(knee, end) and (self._load.calm(load, end) or self._knee.overdue(knee, end))
         if knee.met and not knee.step and not asked:
             return knee, lesson
-        if signs.above > self._p.hesitate:
+        if signs.above > self._p.hesitate or min(signs.above, signs.was_above) > self._p.hesitate / 2:
             return knee, "waits"
         step = min(self._p.knee.step, self._slo / (1.6 * signs.seconds)) * knee.total
         if not knee.met and signs.total < self._p.near * self._scale:

@@ -131,7 +131,7 @@ async def _staged(domains: int) -> AsyncIterator[Stage]:
 
 def _domain(number: int) -> Domain:
     target = Target(f"upload-{number}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
-    return Domain(f"line-{number}", (Critical("robot-control"),), (target,))
+    return Domain(f"line-{number}", (Critical("robot-control"),), (target,), "proportional")
 
 
 def _samples(domain: int, count: int, begin: int) -> Iterator[Sample]:

@@ -109,7 +109,7 @@ async def _next(messages: AsyncGenerator[Raw, None], kind: type[M], fits: Callab
 def _domain(pods: int) -> Domain:
     target = Target(f"product-{pods}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
     return Domain(
-        f"line-{pods}", (Critical("robot"),), (target,), parameters={"k_up": 0.05},
+        f"line-{pods}", (Critical("robot"),), (target,), "proportional", {"k_up": 0.05},
         shield=Shield(rise_per_second=1.0, deadband=0.0005), dead_man=Duration(60 * _S),
     )  # fmt: skip
 
