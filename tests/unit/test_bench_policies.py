@@ -7,7 +7,9 @@ from click.testing import CliRunner
 
 from services.control.policies import POLICIES
 from services.tools.bench.contenders import CONTENDERS
-from services.tools.bench.policies import command, run, summed_up
+from services.tools.bench.policies import command, draw, run
+from services.tools.bench.results import Summary, summed_up
+from services.tools.bench.verdicts import dominating
 
 
 def test_every_policy_takes_part() -> None:
@@ -37,13 +39,52 @@ def test_a_learner_that_wants_everything_does_no_more_harm_than_rising_at_the_bo
     assert greedy.violation_seconds <= riser.violation_seconds + 2
 
 
-def test_the_command_writes_table_and_json(tmp_path: Path) -> None:
-    """Every run and a summary line for each contender."""
-    path = tmp_path / "out.json"
-    chosen = ["--policy", "learned", "--scenario", "demo", "--seeds", "1", "--json", str(path)]
-    result = CliRunner().invoke(command, chosen)
+def summary(contender: str, violation: float, goodput: float) -> Summary:
+    """One contender's line."""
+    return Summary(contender, violation, violation, goodput, None, "step", 0.0, 0.0, "step", 0.0, 0.0, 0.0)
+
+
+def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> None:
+    """Every run, a summary for each contender and the goals: bit for bit."""
+    files = [tmp_path / "one.json", tmp_path / "other.json"]
+    chosen = ["--policy", "learned", "--policy", "static 20 %", "--scenario", "demo", "--seeds", "2", "--no-speed"]
+    for path in files:
+        result = CliRunner().invoke(command, [*chosen, "--json", str(path)])
+        assert result.exit_code == 0, result.output
+    assert "goals of learned" in result.output
+    assert files[0].read_bytes() == files[1].read_bytes()
+    told = json.loads(files[0].read_text(encoding="utf-8"))
+    assert [one["contender"] for one in told["summary"]] == ["learned", "static 20 %"]
+    assert len(told["runs"]) == 4
+    assert {goal["name"]: goal["met"] for goal in told["goals"]}["nobody is as safe and delivers more"]
+
+
+def test_other_seeds_give_other_figures() -> None:
+    """So that the same figures do not come from a plant without chance."""
+    assert run(("learned", "demo", 3)).goodput != run(("learned", "demo", 4)).goodput
+
+
+def test_who_dominates() -> None:
+    """At least as safe and as much, and better in one; to trade one for the other is not to dominate."""
+    mine = summary("learned", 0.001, 0.9)
+    others = [
+        summary("safer", 0.0, 0.5), summary("greedier", 0.02, 0.95), summary("same", 0.001, 0.9),
+        summary("better", 0.001, 0.91),
+    ]  # fmt: skip
+    assert dominating(mine, [mine, *others]) == ["better"]
+
+
+def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    """Byte for byte, so that it can be kept beside the text."""
+    lines = [summary("learned", 0.001, 0.9), summary("aimd", 0.02, 0.7)]
+    for name in ("one.svg", "other.svg"):
+        draw(lines, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+    assert "learned" in (tmp_path / "one.svg").read_text(encoding="utf-8")
+
+
+def test_speed_is_told() -> None:
+    """Three figures, whatever this machine makes of them."""
+    result = CliRunner().invoke(command, ["--policy", "static 20 %", "--scenario", "demo", "--seeds", "1"])
     assert result.exit_code == 0, result.output
-    assert "learned" in result.output
-    told = json.loads(path.read_text(encoding="utf-8"))
-    assert [one["contender"] for one in told["summary"]] == ["learned"]
-    assert len(told["runs"]) == 1
+    assert "time of a proposal" in result.output

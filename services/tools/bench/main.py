@@ -13,7 +13,7 @@ BENCHES = {
     "factory": ("services.tools.bench.factory", "Policies on real packets, and the goals they meet (needs root)."),
     "exporter": ("services.tools.bench.exporter", "Flows and pairs a second, memory with many pending pairs."),
     "replay": ("services.tools.bench.replay", "Samples a second replayed, in this process and onto a bus."),
-    "signals": ("services.tools.bench.signals", "How late a step in latency shows, by source."),
+    "signals": ("services.tools.bench.signals", "How late a step in latency shows, by source, and what that costs."),
     "plant": ("services.factory.sidebyside", "The simulated plant beside the real one."),
 }
 """Name -> module that holds a click command named ``command``, and its line of help."""

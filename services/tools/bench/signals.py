@@ -1,8 +1,9 @@
-"""``sluice bench signals``: how late a step in latency shows in samples, and how late its end.
+"""``sluice bench signals``: how late a step in latency shows in samples, how late its end, and what that costs.
 
 A page of the exporter's kind shows 250 latencies a second whose level steps up and down at known
 times.  Every source watches the same steps, each paced by the sampler's own loop.  The bus, the
-decision and the patch come on top.
+decision and the patch come on top.  What the lag costs is then played on the simulated plant
+(``signal_cost.py``).
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from services.operation import logs
 from services.operation.health import Health
 from services.sampler.service import Sampler, WallClock
 from services.sampler.sources import source_of
+from services.tools.bench.signal_cost import Cost, costs
 from services.tools.check_advice import Lag, lag_of
 
 _S = 10**9
@@ -47,7 +49,11 @@ _DOMAIN = Domain(
     critical=(Critical(workload="robot", namespace="bench"),),
     targets=(Target(deployment="upload", namespace="bench", min=Rate(1), max=Rate(10), fail_safe=Rate(5)),),
 )
-_SCRAPES = ((Duration(_S // 4), Duration(_S)), (Duration(_S // 2), Duration(2 * _S)), (Duration(_S), Duration(4 * _S)))
+_SCRAPES = (
+    (Duration(_S // 4), Duration(3 * _S // 2)),
+    (Duration(_S // 2), Duration(2 * _S)),
+    (Duration(_S), Duration(4 * _S)),
+)
 """Period and window."""
 
 
@@ -115,22 +121,25 @@ class Figures(Struct, frozen=True):
 
 
 @click.command()
-@click.option("--steps", default=10, show_default=True, help="How many steps to watch; each takes 12 s.")
+@click.option("--steps", default=10, show_default=True, help="How many steps to watch; each takes 12 s. 0: none.")
 @click.option("--slow", is_flag=True, help="Also a Prometheus that scrapes every 15 s: each step then takes 105 s.")
+@click.option("--seeds", default=3, show_default=True, help="Runs of each source on the simulated plant. 0: none.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
-def command(steps: int, slow: bool, path: Path | None) -> None:
-    """How late a step in latency shows, by source."""
+def command(steps: int, slow: bool, seeds: int, path: Path | None) -> None:
+    """How late a step in latency shows, by source, and what that costs in violations and goodput."""
     logs.configure("bench", "error")
     console = Console()
-    if shutil.which("prometheus") is None:
+    if steps and shutil.which("prometheus") is None:
         console.print("There is no program prometheus here: its signals are left out.")
-    found = asyncio.run(_measured(steps, slow))
-    console.print(_table(found))
+    found = asyncio.run(_measured(steps, slow)) if steps else {}
+    paid = costs(seeds) if seeds else {}
+    console.print(_table(found, paid))
     for name, one in found.items():
         for reason, count in one.blind.items():
             console.print(f"{name}: {count} samples without data: {reason}", soft_wrap=True, highlight=False)
     if path is not None:
-        figures = {name: _summary(one) for name, one in found.items()}
+        names = dict.fromkeys([*found, *paid])
+        figures = {name: _summary(found.get(name)) | _price(paid.get(name)) for name in names}
         path.write_text(json.dumps({"signals": figures}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -217,13 +226,21 @@ def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: boo
     return next((at for at in times if until is None or at < until), None)
 
 
-def _table(found: dict[str, Figures]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption="seconds: median / longest (expected at most)")
-    for number, column in enumerate(("source", "window", "a step shows after", "its end after")):
+def _table(found: dict[str, Figures], paid: dict[str, Cost]) -> Table:
+    caption = "seconds: median / longest (expected at most)" if found else None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
+    columns = ("source", "shows after", "its end after", "violated", "bad s/step", "goodput")
+    for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
-    for name, one in found.items():
-        cells = [_cell(one.appears, one.expected.appears), _cell(one.vanishes, one.expected.vanishes)]
-        table.add_row(name, f"{one.window:g}", *cells)
+    for name in dict.fromkeys([*found, *paid]):
+        lag, cost = found.get(name), paid.get(name)
+        late = ["-", "-"]
+        if lag is not None:
+            late = [_cell(lag.appears, lag.expected.appears), _cell(lag.vanishes, lag.expected.vanishes)]
+        price = ["-", "-", "-"]
+        if cost is not None:
+            price = [f"{cost.violation:.2%}", f"{cost.per_step:.1f}", f"{cost.goodput:.1%}"]
+        table.add_row(name, *late, *price)
     return table
 
 
@@ -232,7 +249,15 @@ def _cell(lags: Sequence[float], expected: float) -> str:
     return f"{seen} ({expected:.2f})"
 
 
-def _summary(one: Figures) -> dict[str, object]:
+def _price(one: Cost | None) -> dict[str, object]:
+    if one is None:
+        return {}
+    return {"violation": one.violation, "bad_s_a_step": one.per_step, "goodput": one.goodput}
+
+
+def _summary(one: Figures | None) -> dict[str, object]:
+    if one is None:
+        return {}
     return {
         "period_s": one.period,
         "window_s": one.window,
