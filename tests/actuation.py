@@ -81,14 +81,14 @@ class ActuatorProcess(ServiceProcess):
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """What ``/readyz`` says."""
         try:
-            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2)
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=20)
         except requests.ConnectionError as error:
             return False, {"wrong": {"http": str(error)}, "notes": {}}
         return answer.status_code == 200, answer.json()
 
     def metric(self, name: str) -> dict[str, float]:
         """Values of a metric, by what stands in its braces."""
-        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=2).text
+        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=20).text
         rows = [line.rpartition(" ") for line in page.splitlines() if line.startswith(name)]
         return {row.partition("{")[2].rstrip("}"): float(value) for row, _, value in rows}
 

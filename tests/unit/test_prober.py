@@ -114,8 +114,8 @@ def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
 
 
 async def until(fate: Fate, outcome: str, number: int) -> None:
-    """Wait until something has happened this often; five seconds at most."""
-    async with asyncio.timeout(5):
+    """Wait until something has happened this often; twenty seconds at most."""
+    async with asyncio.timeout(20):
         while fate.outcomes[outcome] < number:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
 
