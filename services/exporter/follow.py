@@ -84,6 +84,7 @@ class Follower:
         self._stream: Messages | None = None
         self._heard = 0
         self._stopping = threading.Event()
+        self._table = threading.Lock()
         self._log = structlog.get_logger()
         self.status = FlowStatus(pairing, self._resume)
         self.wrong: str | None = "not yet connected"
@@ -111,7 +112,12 @@ class Follower:
             stream.cancel()
 
     def check(self) -> None:
-        """Cut a stream that has been silent for too long; called every second or so, from any thread."""
+        """Give up old requests, and a stream that has been silent for too long; called every second or so.
+
+        From any thread: while nothing comes the follower's own is asleep.
+        """
+        with self._table:
+            self._pairing.expire(time.monotonic_ns())
         stream = self._stream
         if stream is not None and time.monotonic_ns() - self._heard > self._silence:
             self._log.warning("relay is silent: connecting anew", silence=self._silence / 1e9)
@@ -185,7 +191,8 @@ class Follower:
             return
         if not self._resume.is_new(seen.node, flow.time, (flow.conversation, flow.point, flow.answer), now):
             return
-        pair = self._pairing.step(flow, now)
+        with self._table:
+            pair = self._pairing.step(flow, now)
         if pair is not None:
             self._latencies.pair(pair)
 

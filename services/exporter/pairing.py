@@ -119,14 +119,18 @@ class Pairing:
         """Events may be missing from before ``now`` (monotonic, ns): silence proves nothing for a while."""
         self._deaf_until = now + QUIET_NS
 
+    def expire(self, now: int) -> None:
+        """Give up what has waited for too long at ``now`` (monotonic, ns)."""
+        if now - self._turned >= self._span:
+            self._turn(now)
+
     def step(self, flow: Flow, now: int) -> Pair | None:
         """Take one event in; ``now`` is when it arrived (monotonic, ns).
 
         Returns:
             A pair, where the event was the answer to a request that waited.
         """
-        if now - self._turned >= self._span:
-            self._turn(now)
+        self.expire(now)
         if flow.answer is None:
             self.counts["direction-unknown"] += 1
             return None
@@ -217,10 +221,11 @@ class Pairing:
         return now >= self._deaf_until and (heard is None or now - heard >= QUIET_NS)
 
     def _turn(self, now: int) -> None:
-        steps = (now - self._turned) // self._span if self._turned else 1
+        steps, over = divmod(now - self._turned, self._span) if self._turned else (1, 0)
         for _ in range(min(steps, _GENERATIONS)):
             self._drop_oldest("unanswered")
-        self._turned = now
+        # The rest counts for the next turn: otherwise a generation lives longer the more seldom one looks.
+        self._turned = now - over
 
     def _drop_oldest(self, reason: str) -> None:
         oldest = self._generations.pop()

@@ -210,6 +210,18 @@ def test_a_silent_stream_is_opened_anew() -> None:
         wait(lambda: checked(followed) and followed.observed == 5, "what was held back")
 
 
+def test_a_flood_that_ends_is_forgotten() -> None:
+    """SYNs that nobody answers, and then silence: they are given up and counted although nothing comes."""
+    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+        wait(lambda: followed.follower.status.connected, "connection")
+        agent = Agent(server)
+        for port in range(1000, 1300):
+            agent.ask(Talk(port=port))
+        wait(lambda: followed.pairing.pending == 300, "300 pending")
+        wait(lambda: checked(followed) and followed.pairing.pending == 0, "none pending")
+        assert followed.pairing.counts["unanswered"] == 300
+
+
 def test_relays_sorting_delays_and_does_not_spoil() -> None:
     """Relay holds up to 100 flows back to sort them: latencies come later, and are the same."""
     with HubbleServer(sort=True) as server, following(Relay(address=server.address)) as followed:

@@ -109,6 +109,18 @@ def test_time_bounds_the_table() -> None:
     assert pairing.counts["unanswered"] == 1
 
 
+def test_time_bounds_the_table_while_nothing_comes() -> None:
+    """After a flood, silence: what waits is given up all the same."""
+    pairing = table()
+    for number in range(100):
+        pairing.step(seen(TO_NETWORK, 0, talk=f"tcp flood {number} b 2 n1"), 20 * S)
+    pairing.expire(24 * S)
+    assert pairing.pending == 100
+    pairing.expire(28 * S)
+    assert (pairing.pending, pairing.pending_bytes) == (0, 0)
+    assert pairing.counts["unanswered"] == 100
+
+
 def test_entries_bound_the_table_and_the_young_survive() -> None:
     """A flood of SYNs pushes out the oldest; a handshake in the midst of it is still paired."""
     pairing = table(entries=300)
