@@ -64,6 +64,12 @@ def test_other_seeds_give_other_figures() -> None:
     assert run(("learned", "demo", 3)).goodput != run(("learned", "demo", 4)).goodput
 
 
+def test_another_pace_is_another_course() -> None:
+    """Of another length, with everything at other moments."""
+    usual, faster = run(("static 20 %", "demo", 0)), run(("static 20 %", "demo", 0), pace=1.5)
+    assert (usual.seconds, faster.seconds) == (74, 49)
+
+
 def test_who_dominates() -> None:
     """At least as safe and as much, and better in one; to trade one for the other is not to dominate."""
     mine = summary("learned", 0.001, 0.9)

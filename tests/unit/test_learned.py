@@ -285,3 +285,20 @@ def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
     loop.step(31_200)
     loop.step(31_200, standing=QUEUE)
     assert loop.memory.knee.total == knee
+
+
+def test_a_rise_to_a_load_that_is_known_teaches_nothing_about_the_knee() -> None:
+    """It comes back within the held peak and breaks an SLO on its way: the rise explains the queue."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    loop.step(48_000, violated=True, stress=20.0, standing=5.0)
+    for _ in range(8):
+        loop.step(48_000)
+    for _ in range(5):
+        loop.step()
+    knee = loop.memory.knee.total
+    assert loop.step(42_000, violated=True, stress=1.4, standing=QUEUE).reason.startswith("load rose")
+    loop.step(48_000, violated=True, stress=2.0, standing=QUEUE)
+    assert loop.memory.knee.total == knee

@@ -121,9 +121,9 @@ class Forecaster:
         """Whether the load is about its peak."""
         return load.last > load.peak - _NOTICEABLE * self._scale
 
-    def rose(self, load: Load, since: int) -> bool:
-        """Whether the load has risen by much since then: a queue that shows now may be its doing."""
-        return load.restless >= since
+    def rose(self, load: Load, measured: float, since: int) -> bool:
+        """Whether the load rises by much now or did since then: a queue that shows now may be its doing."""
+        return load.restless >= since or (load.last >= 0 and measured - load.last > _RESTLESS * self._scale)
 
     def calm(self, load: Load, end: int) -> bool:
         """Whether the load has not risen by much for a while."""

@@ -106,6 +106,8 @@ class _Signs(Struct, frozen=True, gc=False):
     stays: bool
     """A queue stands, did before, and does not shrink."""
     surge: bool
+    rose: bool
+    """The critical load rose by much, though to nothing unheard of, or had just done so."""
     fresh: bool
     """An SLO is broken anew, and not by what a cut has ended already."""
     settling: bool
@@ -142,7 +144,7 @@ class Learned:
         known = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
         if known.falls:
             known = self._knee.fallen(known, signs.seconds, seen.end)
-        knee, lesson = self._lesson(memory, known, signs, seen.end, seen.period)
+        knee, lesson = self._lesson(memory, known, signs, seen.end)
         margin, settles, waits = memory.margin, memory.settles, memory.waits
         if self._load.burst(load, seen.end):
             margin = min(margin + self._p.eta * self._scale, self._p.margin_max * self._scale)
@@ -200,12 +202,13 @@ class Learned:
             queued=above > touch,
             stays=median > 1 and memory.median > 1 and median > 0.9 * memory.median,
             surge=seen.critical_recent is not None and self._load.surging(memory.load, load),
+            rose=self._load.rose(memory.load, load, seen.end - 2 * seen.period),
             fresh=seen.violated and not settling and not stale,
             settling=settling,
             clean=not seen.violated and not settling,
         )
 
-    def _lesson(self, memory: Memory, knee: Knee, signs: _Signs, end: int, period: int) -> tuple[Knee, str]:
+    def _lesson(self, memory: Memory, knee: Knee, signs: _Signs, end: int) -> tuple[Knee, str]:
         """What the sample teaches about the knee, and its name."""
         if signs.stays and not signs.fresh and signs.through is not None and signs.total > 1.05 * signs.through:
             return self._knee.standing(knee, signs.through, end), "a queue stays"
@@ -213,14 +216,15 @@ class Learned:
             return self._touched(knee, min(memory.spiked, knee.total), signs, end), "fell"
         if signs.surge and (signs.fresh or signs.queued):
             return self._knee.paused(knee), "load surged"
-        rested = end >= memory.waits and not self._load.rose(memory.load, end - 2 * period)
-        if signs.queued and signs.used and not signs.settling and rested:
+        if signs.queued and signs.used and not signs.settling and end >= memory.waits and not signs.rose:
             return self._touched(knee, signs.total, signs, end), "touched"
-        if signs.fresh:
-            if signs.used and (knee.step or not knee.met):
-                return self._knee.crossed(knee, signs.total, end), "crossed"
-            knee = self._knee.paused(knee)
-        return knee, "spike" if signs.fresh else "settles" if signs.settling else "steady"
+        if not signs.fresh:
+            return knee, "settles" if signs.settling else "steady"
+        if signs.used and (knee.step or not knee.met):
+            knee, lesson = self._knee.crossed(knee, signs.total, end), "crossed"
+        else:
+            knee, lesson = self._knee.paused(knee), "load rose" if signs.rose else "spike"
+        return knee, lesson
 
     def _touched(self, knee: Knee, total: float, signs: _Signs, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.

@@ -227,9 +227,9 @@ def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: boo
 
 
 def _table(found: dict[str, Figures], paid: dict[str, Cost]) -> Table:
-    caption = "seconds: median / longest (expected at most)" if found else None
+    caption = "seconds: median / longest (expected at most); s/step: bad seconds an unpredicted step"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
-    columns = ("source", "shows after", "its end after", "violated", "bad s/step", "goodput")
+    columns = ("source", "shows after", "its end after", "violated", "s/step", "goodput")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for name in dict.fromkeys([*found, *paid]):
@@ -246,7 +246,7 @@ def _table(found: dict[str, Figures], paid: dict[str, Cost]) -> Table:
 
 def _cell(lags: Sequence[float], expected: float) -> str:
     seen = f"{median(lags):.2f} / {max(lags):.2f}" if lags else "never"
-    return f"{seen} ({expected:.2f})"
+    return f"{seen} ({expected:.1f})"
 
 
 def _price(one: Cost | None) -> dict[str, object]:
