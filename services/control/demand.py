@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from services.control.share import Claim, share
 
 _FULL = 0.9
-"""A capped target that sends this share of its limit wants more."""
+"""A target that sends this share of its limit fills it; one that was capped wants more."""
 _IDLE = 0.7
 """A target that sends less than this share of a settled limit leaves the rest idle."""
 _ROOM = 1.25
@@ -36,6 +36,24 @@ def demanded(cap: int, sent: int | None, limit: int, most: int, settled: bool) -
     needed = int(_ROOM * sent + _FLOOR * most)
     # Small changes of demand are not worth a patch.
     return cap if cap and cap // 2 < needed <= cap else needed
+
+
+def full(caps: Sequence[int], sent: Sequence[int | None], limits: Sequence[int]) -> bool:
+    """Whether the targets that want more fill their limits: only then is a higher limit a higher load.
+
+    A target that has no use for its limit says nothing: its minimum alone may be more than it ever sends.
+
+    Args:
+        caps: what each has a use for, kbit/s; 0 is as much as it can get.
+        sent: throughput of each over the last period, kbit/s; one that is not measured counts as filling its limit.
+        limits: in force, kbit/s.
+    """
+    used = limit = 0
+    for cap, one, most in zip(caps, sent, limits, strict=True):
+        if not cap:
+            used += most if one is None else one
+            limit += most
+    return used > _FULL * limit
 
 
 def divide(budget: int, claims: Sequence[Claim], caps: Sequence[int]) -> list[int]:

@@ -22,6 +22,8 @@ class Bounds(Struct, frozen=True, gc=False):
     """In force now."""
     level: int
     """``limit`` and the rises that the deadband keeps back: what a policy that rises by steps adds to."""
+    full: bool
+    """Whether the targets that want more fill their limits: only then is a higher limit a higher load."""
 
 
 class Proposal(Struct, frozen=True, gc=False):

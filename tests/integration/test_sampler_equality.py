@@ -86,7 +86,7 @@ def open_metrics(pages: list[dict[str, float]]) -> str:
     return "\n".join([*lines, "# EOF", ""])
 
 
-def signal(url: str = "") -> Signal:
+def signal(url: str = Prometheus().url) -> Signal:
     """A window of five scrapes."""
     return Signal(
         source="prometheus",

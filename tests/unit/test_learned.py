@@ -45,7 +45,9 @@ class Loop:
         self.index += 1
         effort = changes.pop("effort", self.limit)
         observation = seen(self.index, load, effort, **changes)
-        proposal = self.policy.propose(self.memory, observation, Bounds(1_000, 100_000, 40_000, self.limit, self.limit))
+        full = effort is None or effort > 0.9 * self.limit
+        bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full)
+        proposal = self.policy.propose(self.memory, observation, bounds)
         assert type(proposal.memory) is Memory
         self.memory, self.limit = proposal.memory, min(proposal.budget, 100_000)
         return proposal

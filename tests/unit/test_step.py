@@ -298,3 +298,18 @@ def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> 
         rules |= {one.rule for one in decision.targets if one.target.endswith(late)}
         state = decision.state
     assert rules == {"deadband"}
+
+
+def test_a_target_that_idles_below_its_minimum_does_not_keep_the_others_down() -> None:
+    """The dashboard may send 5M and sends 1M; telemetry fills what it gets, and gets more."""
+    upload = Target("telemetry", Rate(5_000), Rate(90_000), Rate(20_000), weight=4)
+    idle = Target("dashboard", Rate(5_000), Rate(10_000), Rate(5_000))
+    controller = Controller(replace(DOMAIN, policy="learned", targets=(upload, idle), capacity=Rate(100_000)))
+    state, limit = None, 20_000
+    for index in range(10, 90):
+        sent = (TargetMeasure(upload.key, limit, recent=limit), TargetMeasure(idle.key, 1_000, recent=1_000))
+        decision = controller.step(state, sample(index, targets=sent))
+        state = decision.state
+        limit = decision.targets[0].limit
+        assert sum(one.limit for one in decision.targets) <= 100_000
+    assert limit == upload.max

@@ -95,7 +95,7 @@ class _Signs(Struct, frozen=True, gc=False):
     through: float | None
     """What was sent in all, kbit/s; None where not measured."""
     used: bool
-    """Whether best effort filled its limit, so that the load was worth a lesson."""
+    """Whether best effort filled its limits, so that the load was worth a lesson."""
     median: float
     """Of the last period, as a ratio to the P95's SLO."""
     above: float
@@ -195,7 +195,7 @@ class Learned:
             total=load + sending,
             allowed=load + bounds.level,
             through=None if effort is None or blurred else float(seen.critical_recent or 0) + effort,
-            used=effort is None or effort > 0.9 * bounds.limit,
+            used=bounds.full,
             median=median,
             above=above,
             was_above=memory.median - memory.usual,
