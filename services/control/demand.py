@@ -29,7 +29,7 @@ def demanded(cap: int, sent: int | None, limit: int, most: int, settled: bool) -
         most: its maximum, kbit/s.
         settled: whether the limit has been in force for a whole window without congestion.
     """
-    if sent is None or (cap and sent >= _FULL * limit):
+    if sent is None or (cap and filled(sent, limit)):
         return 0
     if not settled or (not cap and sent >= _IDLE * limit):
         return cap
@@ -38,22 +38,9 @@ def demanded(cap: int, sent: int | None, limit: int, most: int, settled: bool) -
     return cap if cap and cap // 2 < needed <= cap else needed
 
 
-def full(caps: Sequence[int], sent: Sequence[int | None], limits: Sequence[int]) -> bool:
-    """Whether the targets that want more fill their limits: only then is a higher limit a higher load.
-
-    A target that has no use for its limit says nothing: its minimum alone may be more than it ever sends.
-
-    Args:
-        caps: what each has a use for, kbit/s; 0 is as much as it can get.
-        sent: throughput of each over the last period, kbit/s; one that is not measured counts as filling its limit.
-        limits: in force, kbit/s.
-    """
-    used = limit = 0
-    for cap, one, most in zip(caps, sent, limits, strict=True):
-        if not cap:
-            used += most if one is None else one
-            limit += most
-    return used > _FULL * limit
+def filled(sent: int, limit: int) -> bool:
+    """Whether so much sent (kbit/s) fills a limit: only then is a higher limit a higher load."""
+    return sent > _FULL * limit
 
 
 def divide(budget: int, claims: Sequence[Claim], caps: Sequence[int]) -> list[int]:

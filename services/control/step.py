@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
-from services.control.demand import demanded, divide, eased, full
+from services.control.demand import demanded, divide, eased, filled
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Memory, Proportional
@@ -77,7 +77,7 @@ class Controller:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
         seen = self._observer.observe(sample)
         before = self._entered(state, sample.end)
-        bounds = self._bounds(before, [state.demand.get(key, 0) for key, _ in self._limits], seen)
+        bounds = self._bounds(before, state.demand, seen)
         own = _memory(self.policy, state.policy, state.memory)
         proposal, fault = self._propose(own, before, seen, bounds, fault)
         moment = Moment(
@@ -111,10 +111,16 @@ class Controller:
             entered.append(known if same else ShieldMemory(limit, end, known.cut_until))
         return entered
 
-    def _bounds(self, before: list[ShieldMemory], caps: list[int], seen: Observation) -> Bounds:
-        limits = [memory.limit for memory in before]
-        limit, waiting = sum(limits), sum([memory.waiting for memory in before])
-        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full(caps, seen.sent, limits))
+    def _bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
+        limit = waiting = used = wanting = 0
+        for (key, _), known, sent in zip(self._limits, before, seen.sent, strict=True):
+            limit += known.limit
+            waiting += known.waiting
+            # A target that has no use for its limit says nothing: its minimum may be more than it ever sends.
+            if key not in demand:
+                used += known.limit if sent is None else sent
+                wanting += known.limit
+        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, filled(used, wanting))
 
     def _propose(
         self, memory: Any, before: list[ShieldMemory], seen: Observation, bounds: Bounds, fault: str | None

@@ -2,7 +2,7 @@
 
 import itertools
 
-from services.control.demand import demanded, divide, eased, full
+from services.control.demand import demanded, divide, eased
 
 CLAIMS = [(1_000, 100_000, 1), (1_000, 100_000, 1)]
 
@@ -32,15 +32,6 @@ def test_small_changes_of_demand_keep_the_cap() -> None:
     assert demanded(7_000, 3_000, 7_000, 100_000, settled=True) == 7_000
     assert demanded(7_000, 500, 7_000, 100_000, settled=True) == 2_625
     assert demanded(7_000, 6_000, 30_000, 100_000, settled=True) == 9_500
-
-
-def test_only_who_wants_more_tells_whether_the_limits_are_filled() -> None:
-    """A capped target may idle below its minimum; one that is not measured is taken to fill its limit."""
-    assert full([0, 5_000], [19_500, 1_300], [20_000, 5_000])
-    assert not full([0, 5_000], [15_000, 5_000], [20_000, 5_000])
-    assert not full([0, 0], [19_500, 1_300], [20_000, 5_000])
-    assert full([0, 0], [None, None], [20_000, 5_000])
-    assert not full([20_000, 5_000], [20_000, 5_000], [20_000, 5_000])
 
 
 def test_what_one_leaves_idle_the_other_gets() -> None:
