@@ -104,10 +104,10 @@ async def the_limit_follows_latency(stage: Stage) -> None:
     await stage.until(agrees, "annotation and qdisc say the same")
     actions = [one for one in await stage.actions() if one.target == "factory/telemetry-upload"]
     cuts = [one for one in actions if one.cause == "decision" and one.was is not None and one.limit < one.was]
-    assert cuts
+    deepest = max(cuts, key=lambda one: (one.was or 0) - one.limit)
     print(
         f"limit in force: born {born}, before the load {high}, congested {low}, after it {stage.in_force()} kbit/s; "
-        f"why it was cut: {cuts[0].reason}; {len(actions)} reports"
+        f"why it was cut: {deepest.reason}; {len(actions)} reports"
     )
 
 
