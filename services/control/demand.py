@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from services.control.share import Claim, share
 
 _FULL = 0.9
-"""A target that sends this share of its limit fills it; one that was capped wants more."""
-_IDLE = 0.7
-"""A target that sends less than this share of a settled limit leaves the rest idle."""
+"""A target that sends this share of its limit fills it, and wants more; one that sends less leaves the rest idle."""
 _ROOM = 1.25
 _FLOOR = 0.02
 """What a target keeps beyond its use: a quarter, and this share of its maximum."""
@@ -29,9 +27,9 @@ def demanded(cap: int, sent: int | None, limit: int, most: int, settled: bool) -
         most: its maximum, kbit/s.
         settled: whether the limit has been in force for a whole window without congestion.
     """
-    if sent is None or (cap and filled(sent, limit)):
+    if sent is None or filled(sent, limit):
         return 0
-    if not settled or (not cap and sent >= _IDLE * limit):
+    if not settled:
         return cap
     needed = int(_ROOM * sent + _FLOOR * most)
     # Small changes of demand are not worth a patch.
@@ -39,7 +37,7 @@ def demanded(cap: int, sent: int | None, limit: int, most: int, settled: bool) -
 
 
 def filled(sent: int, limit: int) -> bool:
-    """Whether so much sent (kbit/s) fills a limit: only then is a higher limit a higher load."""
+    """Whether so much sent (kbit/s) fills a limit."""
     return sent > _FULL * limit
 
 
@@ -61,14 +59,22 @@ def divide(budget: int, claims: Sequence[Claim], caps: Sequence[int]) -> list[in
     return share(budget, [(got, most, weight) for got, (_, most, weight) in zip(given, claims, strict=True)])
 
 
-def eased(before: Sequence[int], wanted: Sequence[int]) -> list[int]:
+def eased(before: Sequence[int], wanted: Sequence[int], allowed: Sequence[int]) -> list[int]:
     """The same, but nobody rises into what another has not given up yet.
 
     Limits come into force one after the other, in any order: at no moment may they add up to more than
     before and after.  So a rise takes what is free already, and what others give up with the next step.
+
+    Args:
+        before: the limits in force, kbit/s.
+        wanted: what they are to be.
+        allowed: what the shield makes of that.
     """
-    free = max(sum(wanted) - sum(before), 0)
-    rises = sum(max(new - old, 0) for old, new in zip(before, wanted, strict=True))
+    free = max(sum(allowed) - sum(before), 0)
+    rises = sum(max(new - old, 0) for old, new in zip(before, allowed, strict=True))
     if rises <= free:
         return list(wanted)
-    return [old + (new - old) * free // rises if new > old else new for old, new in zip(before, wanted, strict=True)]
+    return [
+        old + (new - old) * free // rises if new > old else want
+        for old, want, new in zip(before, wanted, allowed, strict=True)
+    ]

@@ -23,7 +23,9 @@ class Bounds(Struct, frozen=True, gc=False):
     level: int
     """``limit`` and the rises that the deadband keeps back: what a policy that rises by steps adds to."""
     full: bool
-    """Whether the targets that want more fill their limits: only then is a higher limit a higher load."""
+    """Whether the targets that want more fill their limits: only then is the load what is allowed."""
+    hungry: bool
+    """Whether one of those may be given more, too: only then is a higher budget a higher load."""
 
 
 class Proposal(Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
+from schemas.messages import Decision, Rule, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
 from services.control.demand import demanded, divide, eased, filled
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
@@ -85,8 +85,7 @@ class Controller:
             seen.missing is not None,
         )  # fmt: skip
         demand = self._demand(state.demand, before, seen) if len(self._claims) > 1 else state.demand
-        wanted = self._divided(proposal.budget, before, demand, moment)
-        decided, memory = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
+        decided, memory = self._decided(before, proposal.budget, demand, moment)
         shadow, shadows = self._shadowed(state, before, seen, bounds, moment, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, sample.end, sample.end + self.domain.dead_man, decided, proposal.reason,
@@ -113,14 +112,17 @@ class Controller:
 
     def _bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
         limit = waiting = used = wanting = 0
-        for (key, _), known, sent in zip(self._limits, before, seen.sent, strict=True):
+        hungry = False
+        for (key, limits), known, sent in zip(self._limits, before, seen.sent, strict=True):
             limit += known.limit
             waiting += known.waiting
             # A target that has no use for its limit says nothing: its minimum may be more than it ever sends.
             if key not in demand:
                 used += known.limit if sent is None else sent
                 wanting += known.limit
-        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, filled(used, wanting))
+                hungry = hungry or known.limit < limits.max
+        full = filled(used, wanting)
+        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry)
 
     def _propose(
         self, memory: Any, before: list[ShieldMemory], seen: Observation, bounds: Bounds, fault: str | None
@@ -147,6 +149,17 @@ class Controller:
                 demand[key] = cap
         return demand
 
+    def _decided(
+        self, before: list[ShieldMemory], budget: int, demand: dict[str, int], moment: Moment
+    ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
+        """What becomes of a budget: divided among the targets, and each share past the shield."""
+        wanted = self._divided(budget, before, demand, moment)
+        if len(wanted) > 1:
+            wanted = self._passed_on(before, wanted, moment, demand)
+            allowed = [limit for limit, _ in self._allowed(before, wanted, moment)]
+            wanted = eased([known.limit for known in before], wanted, allowed)
+        return self._shielded(before, wanted, moment)
+
     def _divided(self, budget: int, before: list[ShieldMemory], demand: dict[str, int], moment: Moment) -> list[int]:
         # Where nothing may rise, to keep the budget is to keep each limit: divided anew, one would only fall.
         if moment.violated or moment.blind:
@@ -164,12 +177,9 @@ class Controller:
         budget that a policy counts from.  What only the deadband keeps back is not worth a patch: it may
         keep the others from falling, and raises none of them.
         """
-        if len(wanted) == 1 or moment.violated or moment.blind:
+        if moment.violated or moment.blind:
             return wanted
-        allowed = [
-            shield(limits, known, proposal, moment)[:2]
-            for (_, limits), known, proposal in zip(self._limits, before, wanted, strict=True)
-        ]
+        allowed = self._allowed(before, wanted, moment)
         kept = [limit for limit, _ in allowed]
         held = [limit < proposal for limit, proposal in zip(kept, wanted, strict=True)]
         if not any(held) or all(held):
@@ -184,11 +194,16 @@ class Controller:
             again = [min(one, most) for one, most in zip(again, highest, strict=True)]
         return [one if late else other for one, other, late in zip(wanted, again, held, strict=True)]
 
+    def _allowed(self, before: list[ShieldMemory], wanted: list[int], moment: Moment) -> list[tuple[int, Rule]]:
+        """What the shield would make of these, and by which rule."""
+        return [
+            shield(limits, known, proposal, moment)[:2]
+            for (_, limits), known, proposal in zip(self._limits, before, wanted, strict=True)
+        ]
+
     def _shielded(
         self, before: list[ShieldMemory], wanted: list[int], moment: Moment
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
-        if len(wanted) > 1:
-            wanted = eased([known.limit for known in before], wanted)
         decided = []
         memories = {}
         for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
@@ -215,8 +230,7 @@ class Controller:
             if seen.missing is None:
                 proposal, fault = _asked(policy, memory, seen, bounds)
             proposal = proposal or Proposal(bounds.limit, fault, memory)
-            wanted = self._divided(proposal.budget, before, demand, moment)
-            decided, _ = self._shielded(before, self._passed_on(before, wanted, moment, demand), moment)
+            decided, _ = self._decided(before, proposal.budget, demand, moment)
             limit = sum(one.limit for one in decided)
             told.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))
             memories[policy.version] = proposal.memory

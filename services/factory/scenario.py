@@ -116,6 +116,12 @@ class Scenario(Struct, frozen=True, kw_only=True):
         events = tuple(replace(event, at=event.at * pace) for event in self.events)
         return replace(self, seconds=seconds, events=events, learning=self.learning * pace)
 
+    def shifted(self, seed: int) -> "Scenario":
+        """The same course, up to a second later: over seeds, events meet every phase of the signal."""
+        late = Random(seed).uniform(0, 1)  # noqa: S311 - a shift of events
+        replace = msgspec.structs.replace
+        return replace(self, events=tuple(replace(one, at=one.at + late if one.at else 0.0) for one in self.events))
+
     def within(self, namespace: str) -> "Scenario":
         """The same with every workload in another namespace, for a twin of the plant."""
 

@@ -16,7 +16,7 @@ DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate
 SEEN = Observer(DOMAIN).observe(
     Sample("line", 0, 10**9, 10**9, "test", (CriticalMeasure("default/robot", 0.001, 0.001, 500),))
 )
-BOUNDS = Bounds(1000, 9000, 2000, 5000, 5000, full=True)
+BOUNDS = Bounds(1000, 9000, 2000, 5000, 5000, full=True, hungry=True)
 
 
 class Clock:

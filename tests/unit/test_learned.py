@@ -46,7 +46,7 @@ class Loop:
         effort = changes.pop("effort", self.limit)
         observation = seen(self.index, load, effort, **changes)
         full = effort is None or effort > 0.9 * self.limit
-        bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full)
+        bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full, full and self.limit < 100_000)
         proposal = self.policy.propose(self.memory, observation, bounds)
         assert type(proposal.memory) is Memory
         self.memory, self.limit = proposal.memory, min(proposal.budget, 100_000)

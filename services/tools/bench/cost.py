@@ -45,7 +45,7 @@ def measured() -> list[Goal]:
     calls: list[tuple[object, Observation, Bounds]] = []
     for before, sample in zip(decisions, controller.heard[1:], strict=False):
         limit = before.targets[0].limit
-        bounds = Bounds(least, most, int(domain.targets[0].fail_safe), limit, limit, full=True)
+        bounds = Bounds(least, most, int(domain.targets[0].fail_safe), limit, limit, full=True, hungry=limit < most)
         calls.append((before.state.memory, observer.observe(sample), bounds))
     policy = make_policy(domain)
 

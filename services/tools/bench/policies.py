@@ -31,6 +31,7 @@ def run(job: tuple[str, str, int], pace: float = 1.0) -> Result:
     contender, scenario = BY_NAME[name], SCENARIOS[scenario_name]
     if pace != 1:
         scenario = scenario.lasting(scenario.seconds / pace)
+    scenario = scenario.shifted(seed)
     domain = scenario.domain()
     controller = Controller(domain, policy_of(contender, scenario))
     played = play(scenario, domain, controller, delays=contender.delays, seed=seed)

@@ -88,9 +88,7 @@ def played(cell: Cell, conditions: Conditions) -> Scenario:
     if not scenario.events:
         learning = 0.0 if cell.contender == NOBODY else min(LEARNING, seconds / 2)
         return replace(scenario, seconds=seconds, learning=learning)
-    scenario = scenario.lasting(seconds)
-    late = Random(cell.seed).uniform(0, 1)  # noqa: S311 - a shift of events
-    return replace(scenario, events=tuple(replace(one, at=one.at + late if one.at else 0.0) for one in scenario.events))
+    return scenario.lasting(seconds).shifted(cell.seed)
 
 
 def signal_of(period: float) -> Signal:
