@@ -64,6 +64,11 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     until: int = 0
     """Until when that is expected to go on."""
 
+    @property
+    def rough(self) -> bool:
+        """Whether it was met far from where it is: worth asking again under a load that moves."""
+        return 0 < self.rest <= _ROUGH_REST
+
 
 class Finder:
     """Learns the knee."""
@@ -85,10 +90,14 @@ class Finder:
         falls, until = self._fall(knee, found, excess, end, harder)
         came = falls > 0 or (knee.met and not knee.step)
         left = max(found - (4 if came else 1) * self._habits.back * self._scale, 0.0)
-        rest = self._habits.rest if excess < _GROSS else _ROUGH_REST
-        if knee.step and left < knee.began * _NEW:
-            rest = min(2 * knee.rest, self._habits.rest_max)
+        rest = self._rest(knee, left) if excess < _GROSS else _ROUGH_REST
         return Knee(left, end, rest, found=found, falls=falls, until=until)
+
+    def _rest(self, knee: Knee, left: float) -> float:
+        """Until the next probe: twice as long where this one found nothing new."""
+        if knee.step and left < knee.began * _NEW:
+            return min(2 * max(knee.rest, self._habits.rest / 2), self._habits.rest_max)
+        return self._habits.rest
 
     def _fall(self, knee: Knee, found: float, excess: float, end: int, harder: bool) -> tuple[float, int]:
         """How fast the knee is falling, kbit/s in a second, and until when that is expected to go on."""
@@ -105,7 +114,8 @@ class Finder:
 
     def crossed(self, knee: Knee, total: float, end: int) -> Knee:
         """An SLO was broken under ``total`` while it was being raised: too much, if only a little."""
-        return self._settled(min(knee.total, 0.985 * total), end, self._habits.rest)
+        left = min(knee.total, 0.985 * total)
+        return self._settled(left, end, self._rest(knee, left) if knee.met else _ROUGH_REST)
 
     def standing(self, knee: Knee, through: float, end: int) -> Knee:
         """A queue stays although the load was cut: what gets ``through`` is the capacity."""

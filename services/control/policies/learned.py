@@ -41,7 +41,9 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     """Least distance to the knee."""
     margin_max: float = 0.1
     eta: float = 0.01
-    """What a burst adds to the margin."""
+    """What a burst adds to the margin, at least."""
+    shaken: float = 0.7
+    """From this stress on, the margin was too small for a burst, though no SLO was broken."""
     forget: float = 2000.0
     """Time constant with which the margin shrinks again, seconds."""
     explore: float = 0.08
@@ -96,6 +98,8 @@ class _Signs(Struct, frozen=True, gc=False):
     """What was sent in all, kbit/s; None where not measured."""
     used: bool
     """Whether best effort filled its limits, so that the load was worth a lesson."""
+    hungry: bool
+    """Whether it would use more, too."""
     median: float
     """Of the last period, as a ratio to the P95's SLO."""
     above: float
@@ -110,6 +114,8 @@ class _Signs(Struct, frozen=True, gc=False):
     """The critical load rose by much, though to nothing unheard of, or had just done so."""
     fresh: bool
     """An SLO is broken anew, and not by what a cut has ended already."""
+    shaken: bool
+    """One nearly is."""
     settling: bool
     clean: bool
 
@@ -147,23 +153,24 @@ class Learned:
         knee, lesson = self._lesson(memory, known, signs, seen.end)
         margin, settles, waits = memory.margin, memory.settles, memory.waits
         if self._load.burst(load, seen.end):
-            margin = min(margin + self._p.eta * self._scale, self._p.margin_max * self._scale)
+            margin = min(margin + self._missed(seen, load, knee), self._p.margin_max * self._scale)
             load = Load(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
         else:
             margin = max(self._least, margin * (1 - signs.seconds / self._p.forget))
         if signs.fresh:
             settles = seen.end + seen.period + int(_SECOND / 2)
-            if signs.surge or self._load.rising(memory.load, load.last):
-                load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
+        if (signs.fresh and self._load.rising(memory.load, load.last)) or (signs.surge and signs.shaken):
+            load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
         if lesson == "touched":
             waits = seen.end + 2 * seen.period
+        cycle = followed(memory.season, load.last, load.peak, seen.end, self._scale) if load.last > 0 else memory.season
         spiked = signs.total if lesson == "spike" else 0.0 if signs.clean or knee.met == seen.end else memory.spiked
         usual = memory.usual
         if signs.clean and not signs.queued:
             pace = 0.1 if signs.above < self._p.hesitate / 2 else 0.01
             usual += (signs.median - usual) * pace if usual else signs.median
-            knee, lesson = self._probe(knee, load, signs, seen.end, lesson)
-        cycle = followed(memory.season, load.last, load.peak, seen.end, self._scale) if load.last > 0 else memory.season
+            rises = cycle.period > 0 and load_of(forecast(cycle), self._scale) > load.last + self._least
+            knee, lesson = self._probe(knee, load, signs, seen.end, lesson, rises)
         coming = self._load.coming(memory.load, load)
         if cycle.trusted:
             coming = max(load.last, load_of(forecast(cycle), self._scale))
@@ -172,9 +179,22 @@ class Learned:
         kept = Memory(knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits, spiked)
         return Proposal(int(max(budget, bounds.min)), reason, kept)
 
+    def _missed(self, seen: Observation, load: Load, knee: Knee) -> float:
+        """By how much the margin was too small for a burst, kbit/s.
+
+        As if its queue had grown within half a period, where it was over in the next two.  One that lasted
+        longer, or that no margin covers, adds the least.
+        """
+        missed = seen.p95 * self._slo / (seen.period / _SECOND / 2) * knee.total
+        least = self._p.eta * self._scale
+        short = seen.end - load.surged <= 2 * seen.period
+        return missed if short and least < missed < self._p.margin_max * self._scale else least
+
     def _trusted(self, memory: Memory, seen: Observation) -> float:
-        """The critical load, but where a queue crushes it: there it is at least what it was."""
-        load = float(seen.critical_recent or 0)
+        """The critical load; at least what it was where a queue crushes it, and where it is not measured any more."""
+        if seen.critical_recent is None:
+            return max(memory.load.last, memory.load.peak)
+        load = float(seen.critical_recent)
         if (seen.standing or 0.0) > 1 or memory.median > 1:
             return max(load, memory.load.last, 0.0)
         return load
@@ -196,6 +216,7 @@ class Learned:
             allowed=load + bounds.level,
             through=None if effort is None or blurred else float(seen.critical_recent or 0) + effort,
             used=bounds.full,
+            hungry=bounds.hungry,
             median=median,
             above=above,
             was_above=memory.median - memory.usual,
@@ -205,6 +226,7 @@ class Learned:
             rose=self._load.rose(memory.load, load, seen.end - 2 * seen.period),
             fresh=seen.violated and not settling and not stale,
             settling=settling,
+            shaken=stress > self._p.shaken and not settling and not stale,
             clean=not seen.violated and not settling,
         )
 
@@ -229,13 +251,16 @@ class Learned:
     def _touched(self, knee: Knee, total: float, signs: _Signs, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
         excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
-        return self._knee.touched(knee, total, excess, end, harder=signs.above > _HARDER)
+        return self._knee.touched(knee, total, excess, end, harder=signs.fresh or signs.above > _HARDER)
 
-    def _probe(self, knee: Knee, load: Load, signs: _Signs, end: int, lesson: str) -> tuple[Knee, str]:
+    def _probe(
+        self, knee: Knee, load: Load, signs: _Signs, end: int, lesson: str, rises: bool
+    ) -> tuple[Knee, str]:
         """Ask the knee again when it is time, the load is steady, and best effort fills its limit."""
-        if not signs.used or load.restless == end or not self._load.high(load):
+        if not signs.hungry or load.restless == end or not self._load.high(load):
             return self._knee.paused(knee), lesson
-        asked = self._knee.ripe(knee, end) and (self._load.calm(load, end) or self._knee.overdue(knee, end))
+        calm = self._load.calm(load, end) and not rises
+        asked = self._knee.ripe(knee, end) and (calm or knee.rough or self._knee.overdue(knee, end))
         if knee.met and not knee.step and not asked:
             return knee, lesson
         if signs.above > self._p.hesitate or min(signs.above, signs.was_above) > self._p.hesitate / 2:
