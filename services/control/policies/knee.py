@@ -121,6 +121,10 @@ class Finder:
         """A queue stays although the load was cut: what gets ``through`` is the capacity."""
         return self._settled(min(knee.total, 0.97 * through), end, _ROUGH_REST)
 
+    def restored(self, knee: Knee, total: float, end: int) -> Knee:
+        """What was learned since it was ``total`` was not its doing."""
+        return self._settled(max(total, knee.total), end, knee.rest)
+
     def _settled(self, total: float, end: int, rest: float) -> Knee:
         return Knee(total, end, rest or self._habits.rest, found=total)
 

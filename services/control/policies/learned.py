@@ -19,105 +19,27 @@ Where the critical throughput is not measured, F is 0 and B is the largest safe 
 where the last period's median is not, the window's stress stands in for it.
 """
 
-from msgspec import Struct, field
-
 from schemas.domain import Domain
 from services.control.observe import Observation
-from services.control.policies.forecast import Forecaster, Load, Outlook
-from services.control.policies.knee import Finder, Habits, Knee
+from services.control.policies.forecast import Forecaster, Load
+from services.control.policies.knee import Finder, Knee
+from services.control.policies.learning import Doubt, Memory, Parameters
 from services.control.policies.parameters import nameplate, parameters
-from services.control.policies.season import Season, followed, forecast, load_of
+from services.control.policies.season import followed, forecast, load_of
+from services.control.policies.signs import Scales, Signs
 from services.control.policy import Bounds, Proposal
 
 _SECOND = 1e9
 _HARDER = 0.625
 """A probe's step builds up at most SLO / 1.6 within a period, whose median shows half of it."""
-
-
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings; shares are of the capacity."""
-
-    margin: float = 0.0075
-    """Least distance to the knee."""
-    margin_max: float = 0.1
-    eta: float = 0.01
-    """What a burst adds to the margin, at least."""
-    shaken: float = 0.7
-    """From this stress on, the margin was too small for a burst, though no SLO was broken."""
-    forget: float = 2000.0
-    """Time constant with which the margin shrinks again, seconds."""
-    explore: float = 0.08
-    """Rise in a second while the knee is unknown and far."""
-    near: float = 0.9
-    """From this share of the nameplate capacity on, the unknown knee is taken to be near."""
-    touch: float = 0.15
-    """Rise of the median over its usual value, as a share of the P95's SLO, that means a queue."""
-    hesitate: float = 0.07
-    """A rise by this much stops a probe until it is gone or has become a touch."""
-    drain: float = 0.3
-    """Seconds in which a queue is to be drained after a surge."""
-    down: float = 0.0075
-    up: float = 0.01
-    """Smaller changes of the limit are not made, unless the knee is being sought."""
-    knee: Habits = field(default_factory=Habits)
-    load: Outlook = field(default_factory=Outlook)
-
-
-class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
-    """All that is remembered."""
-
-    knee: Knee = Knee()
-    load: Load = Load()
-    season: Season = Season()
-    margin: float = 0.0
-    """kbit/s."""
-    usual: float = 0.0
-    """Median latency without a queue, as a ratio to the P95's SLO; 0 before the first sample."""
-    median: float = 0.0
-    """The last one."""
-    stress: float = 0.0
-    """The last one."""
-    settles: int = 0
-    """Windows that start before this still see traffic from before the last cut, ns."""
-    waits: int = 0
-    """Periods that end before this still see the queue of the last touch, ns."""
-    spiked: float = 0.0
-    """Total load under which the last spike was seen, until it is over; kbit/s."""
-
-
-class _Signs(Struct, frozen=True, gc=False):
-    """What this sample says, after weighing it against the memory."""
-
-    seconds: float
-    """Length of the period."""
-    total: float
-    """Load of the last period, kbit/s."""
-    allowed: float
-    """What it would have been if best effort had filled its limits, kbit/s."""
-    through: float | None
-    """What was sent in all, kbit/s; None where not measured."""
-    used: bool
-    """Whether best effort filled its limits, so that the load was worth a lesson."""
-    hungry: bool
-    """Whether it would use more, too."""
-    median: float
-    """Of the last period, as a ratio to the P95's SLO."""
-    above: float
-    """By how much that is above its usual value."""
-    was_above: float
-    """The same a period ago."""
-    queued: bool
-    stays: bool
-    """A queue stands, did before, and does not shrink."""
-    surge: bool
-    rose: bool
-    """The critical load rose by much, though to nothing unheard of, or had just done so."""
-    fresh: bool
-    """An SLO is broken anew, and not by what a cut has ended already."""
-    shaken: bool
-    """One nearly is."""
-    settling: bool
-    clean: bool
+_AGAIN = 60.0
+"""Seconds within which a spike belongs to the one before."""
+_OFTEN = 2
+"""After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue stands."""
+_DOUBTFUL = 3
+"""Touches that a lower load did not end, after which latency itself has risen."""
+_PODS_FORGET = 60.0
+"""Time constant with which a number of pods is forgotten, seconds."""
 
 
 class Learned:
@@ -138,6 +60,8 @@ class Learned:
         self._least = self._p.margin * self._scale
         self._knee = Finder(self._p.knee, self._scale)
         self._load = Forecaster(self._p.load, self._scale)
+        self._scales = Scales(self._p, self._load)
+        self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
 
     def first(self) -> Memory:
         """Nothing is known of knee and load."""
@@ -145,39 +69,77 @@ class Learned:
 
     def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
         """Learn from the sample, then leave room for what is coming."""
-        signs = self._signs(memory, seen, bounds)
-        load = self._load.followed(memory.load, self._trusted(memory, seen), seen.end, signs.seconds, signs.clean)
+        pods = self._pods(memory, seen, bounds) if self._per_pod else 1.0
+        if pods > 1:
+            bounds = _times(bounds, pods)
+        signs = self._scales.weigh(memory, seen, bounds)
+        load = self._load.followed(memory.load, self._scales.load(memory, seen), seen.end, signs.seconds, signs.clean)
         known = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
         if known.falls:
             known = self._knee.fallen(known, signs.seconds, seen.end)
         knee, lesson = self._lesson(memory, known, signs, seen.end)
-        margin, settles, waits = memory.margin, memory.settles, memory.waits
-        if self._load.burst(load, seen.end):
-            margin = min(margin + self._missed(seen, load, knee), self._p.margin_max * self._scale)
-            load = Load(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
-        else:
-            margin = max(self._least, margin * (1 - signs.seconds / self._p.forget))
-        if signs.fresh:
-            settles = seen.end + seen.period + int(_SECOND / 2)
+        doubt = self._doubted(memory.doubt, known, signs, lesson)
+        risen = doubt.touches >= _DOUBTFUL and abs(signs.above - doubt.above) < doubt.above / 4
+        if risen:
+            knee, lesson, doubt = self._knee.restored(knee, doubt.total, seen.end), "latency rose", Doubt()
+        margin, load = self._margin(memory.margin, load, signs, seen, knee)
+        settles = seen.end + seen.period + int(_SECOND / 2) if signs.fresh else memory.settles
         if (signs.fresh and self._load.rising(memory.load, load.last)) or (signs.surge and signs.shaken):
             load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
-        if lesson == "touched":
-            waits = seen.end + 2 * seen.period
+        waits = seen.end + 2 * seen.period if lesson == "touched" else memory.waits
         cycle = followed(memory.season, load.last, load.peak, seen.end, self._scale) if load.last > 0 else memory.season
-        spiked = signs.total if lesson == "spike" else 0.0 if signs.clean or knee.met == seen.end else memory.spiked
-        usual = memory.usual
+        foretold = load_of(forecast(cycle), self._scale) if cycle.period else 0.0
+        usual = signs.median if risen else self._usual(memory.usual, signs)
         if signs.clean and not signs.queued:
-            pace = 0.1 if signs.above < self._p.hesitate / 2 else 0.01
-            usual += (signs.median - usual) * pace if usual else signs.median
-            rises = cycle.period > 0 and load_of(forecast(cycle), self._scale) > load.last + self._least
+            rises = foretold > load.last + self._least
             knee, lesson = self._probe(knee, load, signs, seen.end, lesson, rises)
-        coming = self._load.coming(memory.load, load)
-        if cycle.trusted:
-            coming = max(load.last, load_of(forecast(cycle), self._scale))
-        budget = self._budget(knee, coming, margin, signs, bounds)
+        coming = max(load.last, foretold) if cycle.trusted else self._load.coming(memory.load, load)
+        budget = self._budget(knee, coming, margin, signs, bounds) / pods
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
-        kept = Memory(knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits, spiked)
-        return Proposal(int(max(budget, bounds.min)), reason, kept)
+        spikes, last_spike, spiked = self._spikes(memory, signs, knee, lesson, seen.end)
+        kept = Memory(
+            knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits, spiked, spikes,
+            last_spike, doubt, pods,
+        )  # fmt: skip
+        return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
+
+    def _pods(self, memory: Memory, seen: Observation, bounds: Bounds) -> float:
+        """How many times its limits best effort sends; forgotten slowly, so that pods that idle are not."""
+        before = 1 + (memory.pods - 1) * (1 - seen.period / _SECOND / _PODS_FORGET)
+        if not seen.effort_recent or not bounds.limit:
+            return before
+        return max(before, seen.effort_recent / bounds.limit)
+
+    def _doubted(self, doubt: Doubt, known: Knee, signs: Signs, lesson: str) -> Doubt:
+        """Count touches that a lower load does not end."""
+        if signs.above <= self._p.hesitate or signs.fresh:
+            return Doubt()
+        if lesson not in ("touched", "fell"):
+            return doubt
+        if not doubt.touches:
+            return Doubt(1, known.total, signs.above)
+        return Doubt(doubt.touches + 1, doubt.total, doubt.above)
+
+    def _margin(self, margin: float, load: Load, signs: Signs, seen: Observation, knee: Knee) -> tuple[float, Load]:
+        """The margin, and the load with a burst that was answered."""
+        if not self._load.burst(load, seen.end):
+            return max(self._least, margin * (1 - signs.seconds / self._p.forget)), load
+        margin = min(margin + self._missed(seen, load, knee), self._p.margin_max * self._scale)
+        return margin, Load(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
+
+    def _usual(self, usual: float, signs: Signs) -> float:
+        if not signs.clean or signs.queued:
+            return usual
+        pace = 0.1 if signs.above < self._p.hesitate / 2 else 0.01
+        return usual + (signs.median - usual) * pace if usual else signs.median
+
+    def _spikes(self, memory: Memory, signs: Signs, knee: Knee, lesson: str, end: int) -> tuple[int, int, float]:
+        """How many spikes there were, when the last was, and the load under it until it is over."""
+        if lesson == "spike":
+            near = end - memory.last_spike < _AGAIN * _SECOND
+            return memory.spikes + 1 if near else 1, end, signs.total
+        over = signs.clean or knee.met == end
+        return memory.spikes, memory.last_spike, 0.0 if over else memory.spiked
 
     def _missed(self, seen: Observation, load: Load, knee: Knee) -> float:
         """By how much the margin was too small for a burst, kbit/s.
@@ -190,47 +152,7 @@ class Learned:
         short = seen.end - load.surged <= 2 * seen.period
         return missed if short and least < missed < self._p.margin_max * self._scale else least
 
-    def _trusted(self, memory: Memory, seen: Observation) -> float:
-        """The critical load; at least what it was where a queue crushes it, and where it is not measured any more."""
-        if seen.critical_recent is None:
-            return max(memory.load.last, memory.load.peak)
-        load = float(seen.critical_recent)
-        if (seen.standing or 0.0) > 1 or memory.median > 1:
-            return max(load, memory.load.last, 0.0)
-        return load
-
-    def _signs(self, memory: Memory, seen: Observation, bounds: Bounds) -> _Signs:
-        stress = seen.stress or 0.0
-        blurred = seen.standing is None
-        median = stress if blurred else seen.standing or 0.0
-        above = median - memory.usual if memory.usual else 0.0
-        # A knee that was seen falling is expected to be met again: a smaller sign of it will do.
-        touch = (self._p.hesitate if memory.knee.falls else self._p.touch) * (2.5 if blurred else 1.0)
-        load, effort = self._trusted(memory, seen), seen.effort_recent
-        sending = bounds.limit if effort is None or seen.violated else min(effort, bounds.limit)
-        settling = seen.end - seen.window < memory.settles
-        stale = memory.stress > 1 and stress <= memory.stress and max(median, memory.median) <= 1 and seen.lost <= 0
-        return _Signs(
-            seconds=seen.period / _SECOND,
-            total=load + sending,
-            allowed=load + bounds.level,
-            through=None if effort is None or blurred else float(seen.critical_recent or 0) + effort,
-            used=bounds.full,
-            hungry=bounds.hungry,
-            median=median,
-            above=above,
-            was_above=memory.median - memory.usual,
-            queued=above > touch,
-            stays=median > 1 and memory.median > 1 and median > 0.9 * memory.median,
-            surge=seen.critical_recent is not None and self._load.surging(memory.load, load),
-            rose=self._load.rose(memory.load, load, seen.end - 2 * seen.period),
-            fresh=seen.violated and not settling and not stale,
-            settling=settling,
-            shaken=stress > self._p.shaken and not settling and not stale,
-            clean=not seen.violated and not settling,
-        )
-
-    def _lesson(self, memory: Memory, knee: Knee, signs: _Signs, end: int) -> tuple[Knee, str]:
+    def _lesson(self, memory: Memory, knee: Knee, signs: Signs, end: int) -> tuple[Knee, str]:
         """What the sample teaches about the knee, and its name."""
         if signs.stays and not signs.fresh and signs.through is not None and signs.total > 1.05 * signs.through:
             return self._knee.standing(knee, signs.through, end), "a queue stays"
@@ -242,20 +164,19 @@ class Learned:
             return self._touched(knee, signs.total, signs, end), "touched"
         if not signs.fresh:
             return knee, "settles" if signs.settling else "steady"
-        if signs.used and (knee.step or not knee.met):
+        often = memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
+        if signs.used and (often or knee.step or (not knee.met and signs.queued)):
             knee, lesson = self._knee.crossed(knee, signs.total, end), "crossed"
         else:
             knee, lesson = self._knee.paused(knee), "load rose" if signs.rose else "spike"
         return knee, lesson
 
-    def _touched(self, knee: Knee, total: float, signs: _Signs, end: int) -> Knee:
+    def _touched(self, knee: Knee, total: float, signs: Signs, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
         excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
         return self._knee.touched(knee, total, excess, end, harder=signs.fresh or signs.above > _HARDER)
 
-    def _probe(
-        self, knee: Knee, load: Load, signs: _Signs, end: int, lesson: str, rises: bool
-    ) -> tuple[Knee, str]:
+    def _probe(self, knee: Knee, load: Load, signs: Signs, end: int, lesson: str, rises: bool) -> tuple[Knee, str]:
         """Ask the knee again when it is time, the load is steady, and best effort fills its limit."""
         if not signs.hungry or load.restless == end or not self._load.high(load):
             return self._knee.paused(knee), lesson
@@ -270,7 +191,7 @@ class Learned:
             step = self._p.explore * self._scale * signs.seconds
         return self._knee.probed(knee, signs.allowed, self._least, step), "probes" if knee.met else "explores"
 
-    def _budget(self, knee: Knee, coming: float, margin: float, signs: _Signs, bounds: Bounds) -> float:
+    def _budget(self, knee: Knee, coming: float, margin: float, signs: Signs, bounds: Bounds) -> float:
         room = knee.total - coming - (self._least if knee.step or not knee.met else margin)
         if signs.fresh:
             # What a surge queued up is drained on top of making room.
@@ -282,6 +203,14 @@ class Learned:
             return bounds.limit
         return room
 
-    def _queued(self, signs: _Signs, knee: Knee) -> float:
+    def _queued(self, signs: Signs, knee: Knee) -> float:
         """The rate at which the queue has to shrink to be drained in time, kbit/s."""
         return signs.median * self._slo * knee.total / self._p.drain
+
+
+def _times(bounds: Bounds, pods: float) -> Bounds:
+    """Bounds of all pods together, where the limits are those of one."""
+    least, most, fail_safe, limit, level = (
+        int(one * pods) for one in (bounds.min, bounds.max, bounds.fail_safe, bounds.limit, bounds.level)
+    )
+    return Bounds(least, most, fail_safe, limit, level, bounds.full, bounds.hungry)
