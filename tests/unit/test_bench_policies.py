@@ -41,7 +41,7 @@ def test_a_learner_that_wants_everything_does_no_more_harm_than_rising_at_the_bo
 
 def summary(contender: str, violation: float, goodput: float) -> Summary:
     """One contender's line."""
-    return Summary(contender, violation, violation, goodput, None, "step", 0.0, 0.0, "step", 0.0, 0.0, 0.0)
+    return Summary(contender, violation, violation, violation, goodput, None, "step", 0.0, 0.0, "step", 0.0, 0.0, 0.0)
 
 
 def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.control.observe import Observation
-from services.control.policies.learned import Learned, Memory
+from services.control.policies.learned import Learned
+from services.control.policies.learning import Memory
 from services.control.policy import Bounds, Proposal
 
 PERIOD = 10**9 // 2
@@ -219,6 +220,39 @@ def test_bursts_widen_the_margin() -> None:
     assert margins[-1] <= 10_000
 
 
+def test_a_burst_that_nearly_broke_an_slo_widens_the_margin_too() -> None:
+    """A window's P95 hides bad seconds: what comes close counts."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    loop.step(33_000, stress=0.9, p95=0.9)
+    after = loop.step(p95=0.9).memory.margin
+    assert after == pytest.approx(before + 1_000, abs=1)
+
+
+def test_a_short_burst_widens_the_margin_by_what_it_was_too_small() -> None:
+    """A queue of 10 ms that grew within a quarter of a second: 4 % too much."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    loop.step(40_000, violated=True, stress=5.0, p95=5.0)
+    after = loop.step(stress=5.0, p95=5.0, violated=True).memory.margin
+    assert after == pytest.approx(before + 0.04 * loop.memory.knee.total, abs=1)
+
+
+def test_spikes_in_a_row_are_the_loads_doing() -> None:
+    """Two stumbles teach nothing; the third within a minute shows that this load is too much in bursts."""
+    loop = Loop()
+    loop.until_touched()
+    known = loop.step().memory.knee.total
+    for number in range(3):
+        reason = loop.step(violated=True, stress=1.5).reason
+        assert reason.startswith("crossed" if number == 2 else "spike")
+        for _ in range(12):
+            loop.step()
+    assert loop.memory.knee.total < known
+
+
 def test_idle_best_effort_teaches_nothing() -> None:
     """While nothing is sent, the limit neither explores nor probes."""
     loop = Loop()
@@ -258,7 +292,7 @@ def test_memory_survives_the_wire_bit_for_bit() -> None:
 def test_parameters_are_read_and_checked() -> None:
     """Nested ones too; an unknown one is named."""
     policy = Learned(msgspec.structs.replace(DOMAIN, parameters={"margin": 0.05, "knee": {"rest": 10.0}}))
-    assert policy.first().margin == 5_000
+    assert Loop(policy).step().memory.margin == 5_000
     with pytest.raises(ValueError, match="patience"):
         Learned(msgspec.structs.replace(DOMAIN, parameters={"knee": {"patience": 1}}))
 

@@ -37,7 +37,7 @@ class Habits(Struct, frozen=True, forbid_unknown_fields=True):
 
     step: float = 0.0025
     """Largest step of a probe in one period, as a share of the knee."""
-    back: float = 0.005
+    back: float = 0.0065
     """How far to step back from a touch, as a share of the capacity; four times as far from one met at rest."""
     rest: float = 30.0
     """Seconds from a touch to the next probe; doubles while probes find nothing new."""
@@ -78,6 +78,10 @@ class Finder:
         self._habits = habits
         self._scale = scale
 
+    def size(self, knee: Knee) -> float:
+        """What shares are of, kbit/s: the capacity, or what is left of it once the knee was met far below."""
+        return min(self._scale, knee.total) if knee.met else self._scale
+
     def touched(self, knee: Knee, total: float, excess: float, end: int, *, harder: bool) -> Knee:
         """A queue began to stand under ``total``, which was about ``excess`` (a share) too much.
 
@@ -89,7 +93,7 @@ class Finder:
         found = (min(knee.total, total) if knee.met else total) * (1 - excess)
         falls, until = self._fall(knee, found, excess, end, harder)
         came = falls > 0 or (knee.met and not knee.step)
-        left = max(found - (4 if came else 1) * self._habits.back * self._scale, 0.0)
+        left = max(found - (4 if came else 1) * self._habits.back * self.size(knee), 0.0)
         rest = self._rest(knee, left) if excess < _GROSS else _ROUGH_REST
         return Knee(left, end, rest, found=found, falls=falls, until=until)
 
@@ -105,11 +109,12 @@ class Finder:
             return 0.0, 0
         seconds = (end - knee.met) / _SECOND
         if not knee.step and seconds < _AGAIN and found < knee.found:
-            falls = min(max((knee.found - found) / seconds, _SLOWEST * self._scale), _FASTEST * self._scale)
+            size = self.size(knee)
+            falls = min(max((knee.found - found) / seconds, _SLOWEST * size), _FASTEST * size)
             return falls, end + int(max(2 * seconds, _SHORTEST) * _SECOND)
         if harder:
             # The knee came to meet the probe.
-            return _MET * self._scale, end + int(_SHORTEST * _SECOND)
+            return _MET * self.size(knee), end + int(_SHORTEST * _SECOND)
         return 0.0, 0
 
     def crossed(self, knee: Knee, total: float, end: int) -> Knee:

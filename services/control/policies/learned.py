@@ -25,7 +25,7 @@ from services.control.policies.forecast import Forecaster, Load
 from services.control.policies.knee import Finder, Knee
 from services.control.policies.learning import Doubt, Memory, Parameters
 from services.control.policies.parameters import nameplate, parameters
-from services.control.policies.season import followed, forecast, load_of
+from services.control.policies.season import Season, followed, forecast, load_of
 from services.control.policies.signs import Scales, Signs
 from services.control.policy import Bounds, Proposal
 
@@ -57,7 +57,6 @@ class Learned:
         self._p = parameters(domain, Parameters)
         self._scale = float(nameplate(domain))
         self._slo = min(one.p95 for one in domain.critical) / _SECOND
-        self._least = self._p.margin * self._scale
         self._knee = Finder(self._p.knee, self._scale)
         self._load = Forecaster(self._p.load, self._scale)
         self._scales = Scales(self._p, self._load)
@@ -65,7 +64,7 @@ class Learned:
 
     def first(self) -> Memory:
         """Nothing is known of knee and load."""
-        return Memory(margin=self._least)
+        return Memory()
 
     def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
         """Learn from the sample, then leave room for what is coming."""
@@ -73,7 +72,7 @@ class Learned:
         if pods > 1:
             bounds = _times(bounds, pods)
         signs = self._scales.weigh(memory, seen, bounds)
-        load = self._load.followed(memory.load, self._scales.load(memory, seen), seen.end, signs.seconds, signs.clean)
+        load = self._load.followed(memory.load, signs.load, seen.end, signs.seconds, signs.clean)
         known = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
         if known.falls:
             known = self._knee.fallen(known, signs.seconds, seen.end)
@@ -88,12 +87,12 @@ class Learned:
             load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
         waits = seen.end + 2 * seen.period if lesson == "touched" else memory.waits
         cycle = followed(memory.season, load.last, load.peak, seen.end, self._scale) if load.last > 0 else memory.season
-        foretold = load_of(forecast(cycle), self._scale) if cycle.period else 0.0
         usual = signs.median if risen else self._usual(memory.usual, signs)
         if signs.clean and not signs.queued:
-            rises = foretold > load.last + self._least
-            knee, lesson = self._probe(knee, load, signs, seen.end, lesson, rises)
-        coming = max(load.last, foretold) if cycle.trusted else self._load.coming(memory.load, load)
+            knee, lesson = self._probe(knee, load, cycle, signs, seen.end, lesson)
+        coming = self._load.coming(memory.load, load)
+        if cycle.trusted:
+            coming = max(load.last, load_of(forecast(cycle), self._scale))
         budget = self._budget(knee, coming, margin, signs, bounds) / pods
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._spikes(memory, signs, knee, lesson, seen.end)
@@ -123,7 +122,7 @@ class Learned:
     def _margin(self, margin: float, load: Load, signs: Signs, seen: Observation, knee: Knee) -> tuple[float, Load]:
         """The margin, and the load with a burst that was answered."""
         if not self._load.burst(load, seen.end):
-            return max(self._least, margin * (1 - signs.seconds / self._p.forget)), load
+            return max(self._least(knee), margin * (1 - signs.seconds / self._p.forget)), load
         margin = min(margin + self._missed(seen, load, knee), self._p.margin_max * self._scale)
         return margin, Load(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
 
@@ -140,6 +139,10 @@ class Learned:
             return memory.spikes + 1 if near else 1, end, signs.total
         over = signs.clean or knee.met == end
         return memory.spikes, memory.last_spike, 0.0 if over else memory.spiked
+
+    def _least(self, knee: Knee) -> float:
+        """The least margin, kbit/s."""
+        return self._p.margin * self._knee.size(knee)
 
     def _missed(self, seen: Observation, load: Load, knee: Knee) -> float:
         """By how much the margin was too small for a burst, kbit/s.
@@ -176,30 +179,39 @@ class Learned:
         excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
         return self._knee.touched(knee, total, excess, end, harder=signs.fresh or signs.above > _HARDER)
 
-    def _probe(self, knee: Knee, load: Load, signs: Signs, end: int, lesson: str, rises: bool) -> tuple[Knee, str]:
+    def _probe(self, knee: Knee, load: Load, cycle: Season, signs: Signs, end: int, lesson: str) -> tuple[Knee, str]:
         """Ask the knee again when it is time, the load is steady, and best effort fills its limit."""
         if not signs.hungry or load.restless == end or not self._load.high(load):
             return self._knee.paused(knee), lesson
-        calm = self._load.calm(load, end) and not rises
-        asked = self._knee.ripe(knee, end) and (calm or knee.rough or self._knee.overdue(knee, end))
-        if knee.met and not knee.step and not asked:
+        if knee.met and not knee.step and not self._asked(knee, load, cycle, end):
             return knee, lesson
         if signs.above > self._p.hesitate or min(signs.above, signs.was_above) > self._p.hesitate / 2:
             return knee, "waits"
         step = min(self._p.knee.step, self._slo / (1.6 * signs.seconds)) * knee.total
         if not knee.met and signs.total < self._p.near * self._scale:
             step = self._p.explore * self._scale * signs.seconds
-        return self._knee.probed(knee, signs.allowed, self._least, step), "probes" if knee.met else "explores"
+        return self._knee.probed(knee, signs.allowed, self._least(knee), step), "probes" if knee.met else "explores"
+
+    def _asked(self, knee: Knee, load: Load, cycle: Season, end: int) -> bool:
+        """Whether it is time for a probe: nothing moves, or the knee was met far from where it may be."""
+        if not self._knee.ripe(knee, end):
+            return False
+        if knee.rough or self._knee.overdue(knee, end):
+            return True
+        # A candidate for a season need not be trusted to be heeded.
+        rises = cycle.period and load_of(forecast(cycle), self._scale) > load.last + self._least(knee)
+        return self._load.calm(load, end) and not rises
 
     def _budget(self, knee: Knee, coming: float, margin: float, signs: Signs, bounds: Bounds) -> float:
-        room = knee.total - coming - (self._least if knee.step or not knee.met else margin)
+        room = knee.total - coming - (self._least(knee) if knee.step or not knee.met else margin)
         if signs.fresh:
             # What a surge queued up is drained on top of making room.
             return min(room - (self._queued(signs, knee) if signs.surge else 0.0), bounds.limit / 2)
         if not signs.clean or signs.queued:
             return min(room - (self._queued(signs, knee) if signs.median > 1 else 0.0), bounds.limit)
-        up = 0.0 if knee.step else self._p.up * self._scale
-        if knee.met and -self._p.down * self._scale < room - bounds.limit < up:
+        size = self._knee.size(knee)
+        up = 0.0 if knee.step else self._p.up * size
+        if knee.met and -self._p.down * size < room - bounds.limit < up:
             return bounds.limit
         return room
 

@@ -17,6 +17,8 @@ class Signs(Struct, frozen=True, gc=False):
 
     seconds: float
     """Length of the period."""
+    load: float
+    """The critical load, as far as it can be trusted, kbit/s."""
     total: float
     """Load of the last period, kbit/s."""
     allowed: float
@@ -55,10 +57,11 @@ class Scales:
         self._p = settings
         self._load = load
 
-    def load(self, memory: Memory, seen: Observation) -> float:
+    def _trusted(self, memory: Memory, seen: Observation) -> float:
         """The critical load; at least what it was where a queue crushes it, and where it is not measured any more."""
         if seen.critical_recent is None:
-            return max(memory.load.last, memory.load.peak)
+            # Never the default itself: it is left out of the JSON, and is another object when it comes back.
+            return max(memory.load.last, memory.load.peak, 0.0) or 0.0
         load = float(seen.critical_recent)
         if (seen.standing or 0.0) > 1 or memory.median > 1:
             return max(load, memory.load.last, 0.0)
@@ -72,13 +75,14 @@ class Scales:
         above = median - memory.usual if memory.usual else 0.0
         # A knee that was seen falling is expected to be met again: a smaller sign of it will do.
         touch = (self._p.hesitate if memory.knee.falls else self._p.touch) * (_BLURRED if blurred else 1.0)
-        load, effort = self.load(memory, seen), seen.effort_recent
+        load, effort = self._trusted(memory, seen), seen.effort_recent
         sending = bounds.limit if effort is None or seen.violated else min(effort, bounds.limit)
         lost_sight = seen.critical_recent is None and load > 0
         settling = seen.end - seen.window < memory.settles
         stale = memory.stress > 1 and stress <= memory.stress and max(median, memory.median) <= 1 and seen.lost <= 0
         return Signs(
             seconds=seen.period / _SECOND,
+            load=load,
             total=load + sending,
             allowed=load + bounds.level,
             through=None if effort is None or blurred or lost_sight else float(seen.critical_recent or 0) + effort,
