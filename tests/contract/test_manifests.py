@@ -137,6 +137,18 @@ def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
         assert {probe.udp, probe.tcp} - {None} <= known[probe.address.removesuffix(".svc")]
 
 
+def test_no_iperf3_keeps_the_figures_of_its_intervals() -> None:
+    """It would until its client ends, which is after a day: more memory than the container may have."""
+    commands = [
+        command
+        for template in templates().values()
+        for container in template["spec"]["containers"]
+        for command in re.findall(r"iperf3 -[^&|;\n]+", " ".join(container.get("command", ())))
+    ]
+    assert sorted(re.findall(r" (-[cs]) ", " ".join(commands))) == ["-c"] * 3 + ["-s"] * 3
+    assert [command for command in commands if "-i 0" not in command] == []
+
+
 def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
     """Traffic inside a node is not limited: each side of the factory keeps away from the other's nodes."""
     side = "factory.example/side"
