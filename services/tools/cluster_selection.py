@@ -8,6 +8,8 @@ Object = Mapping[str, Any]
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _RESERVED = ("io.kubernetes.pod.", "io.cilium.")
 """Labels that Cilium gives to pods by itself: what they say is not known here, so they are taken to fit."""
+_REDIRECTS = ("rules", "listener", "terminatingTLS", "originatingTLS", "serverNames")
+"""What makes Cilium redirect a port's traffic to a proxy."""
 
 
 def annotations(thing: Object) -> Mapping[str, str]:
@@ -34,6 +36,12 @@ def pods_of(deployment: Object, pods: Iterable[Object]) -> list[Object]:
     return [pod for pod in pods if namespace_of(pod) == home and _fits(selector, pod)]
 
 
+def pod_to_be(deployment: Object) -> Object:
+    """A pod as the template will make it."""
+    template = deployment["spec"]["template"]
+    return {"metadata": {"namespace": namespace_of(deployment), "labels": labels(template)}, "spec": {}}
+
+
 def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
     """The rules of a Cilium policy, clusterwide or not, that govern a pod."""
     home = namespace_of(policy)
@@ -45,7 +53,8 @@ def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
 
 def proxied(rule: Object) -> bool:
     """Whether a rule sends what leaves its pods through the L7 proxy."""
-    return any(port.get("rules") for egress in rule.get("egress") or () for port in egress.get("toPorts") or ())
+    ports = [port for egress in rule.get("egress") or () for port in egress.get("toPorts") or ()]
+    return any(port.get(key) for port in ports for key in _REDIRECTS)
 
 
 def peers(policy: Object, rule: Object, pods: Iterable[Object]) -> list[Object]:
