@@ -40,10 +40,14 @@ async def test_silence_leads_to_the_fail_safe_limit(
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
         await process.is_ready()
+        seen = f'target="{scene.server.namespace}/app"'
+        assert process.metric("sluice_dead_man_total") == {seen: 0.0}, "an alert on its increase would miss the first"
+        assert process.metric("sluice_patches_total")['cause="dead-man",outcome="failed"'] == 0.0
         decision = await decider.say("60M", good_for=2 * S)
         await scene.stands_at("60M", ["30M"] * 2)
         nats.stop(kill=True)
         await scene.stands_at("10M", ["5M"] * 2)
+        assert process.metric("sluice_dead_man_total") == {seen: 1.0}
         nats.start()
         (action,) = await scene.reported(cause="dead-man")
         assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
