@@ -18,7 +18,7 @@ from tests.actuation import DOMAIN, ActuatorProcess, Decider, S, Scene
 from tests.kubernetes import BANDWIDTH, Server, eventually
 from tests.parts import NatsServer
 from tests.pipeline import joined
-from tests.tally import Broken, Tally, judged, late
+from tests.tally import Broken, Tally, judged, lateness
 from tests.trail import followed
 
 FORGED = 10_000
@@ -52,7 +52,7 @@ async def test_silence_leads_to_the_fail_safe_limit(
         (action,) = await scene.reported(cause="dead-man")
         assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
         assert (action.epoch, action.seq, action.decision) == (decision.epoch, decision.seq, None)
-        tally.add("bus away", "1 outages", Broken(late=late(action, decision.expires)))
+        tally.add("bus away", "1 outages", Broken(), lateness(action, decision.expires))
         await decider.say("70M", good_for=2 * S)
         await scene.stands_at("70M", ["35M"] * 2)
         await scene.stands_at("10M", ["5M"] * 2)
