@@ -17,6 +17,7 @@ from services.actuator.things import BANDWIDTH, Deployment
 from services.tools.cluster_selection import (
     Object,
     annotations,
+    keeps_away,
     labels,
     peers,
     pod_to_be,
@@ -153,7 +154,7 @@ def _of_target(target: Target, cluster: Cluster) -> Iterator[Finding]:
         )
     yield from _of_network(target, deployment, cluster)
     pods = pods_of(deployment, cluster.pods)
-    yield from _of_placement(target, pods, cluster)
+    yield from _of_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
         if any(proxied(rule) for pod in (*pods, pod_to_be(deployment)) for rule in rules_about(policy, pod)):
             yield Finding("error", _policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit")
@@ -202,8 +203,8 @@ def _source(deployment: Object) -> str:
     return "".join(f"; {tool} manages it: take {BANDWIDTH} out of its source, or it is set again" for tool in tools)
 
 
-def _of_placement(target: Target, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
-    """Pods that run beside whom they send to, which stands in their policies only."""
+def _of_placement(target: Target, deployment: Object, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
+    """Pods that run beside whom they send to, or may: whom that is stands in their policies only."""
     where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
     named = [
         (pod, peer)
@@ -218,7 +219,7 @@ def _of_placement(target: Target, pods: Sequence[Object], cluster: Cluster) -> I
     nodes = sorted({_node(pod) for pod in pods} - {""})
     if beside:
         yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
-    elif nodes and not named:
+    elif nodes and not named and not keeps_away(deployment):
         text = f"peers unknown: no policy names them; should one of them run on {', '.join(nodes)} too: {advice}"
         yield Finding("warning", where, text)
 

@@ -8,6 +8,7 @@ Object = Mapping[str, Any]
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _RESERVED = ("io.kubernetes.pod.", "io.cilium.")
 """Labels that Cilium gives to pods by itself: what they say is not known here, so they are taken to fit."""
+_NODE = "kubernetes.io/hostname"
 _REDIRECTS = ("rules", "listener", "terminatingTLS", "originatingTLS", "serverNames")
 """What makes Cilium redirect a port's traffic to a proxy."""
 
@@ -40,6 +41,14 @@ def pod_to_be(deployment: Object) -> Object:
     """A pod as the template will make it."""
     template = deployment["spec"]["template"]
     return {"metadata": {"namespace": namespace_of(deployment), "labels": labels(template)}, "spec": {}}
+
+
+def keeps_away(deployment: Object) -> bool:
+    """Whether its pods must not share a node with certain others: more than its own replicas among each other."""
+    affinity = deployment["spec"]["template"].get("spec", {}).get("affinity") or {}
+    terms = (affinity.get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    own = pod_to_be(deployment)
+    return any(term["topologyKey"] == _NODE and not _fits(term.get("labelSelector") or {}, own) for term in terms)
 
 
 def rules_about(policy: Object, pod: Object) -> Iterator[Object]:

@@ -293,6 +293,17 @@ def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
     assert found.what.endswith(f"Flux manages it: take {BANDWIDTH} out of its source, or it is set again")
 
 
+@pytest.mark.parametrize(("others", "told"), [("store", False), ("upload", True)])
+def test_unknown_peers_that_something_is_kept_away_from(*, others: str, told: bool) -> None:
+    """The advice was taken already; replicas that keep away from each other only say nothing of peers."""
+    tree = cluster()
+    unknown_peers(tree)
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": others}}}
+    anti = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["affinity"] = anti
+    assert ["peers unknown" in one.what for one in of_upload(tree)] == [True] * told
+
+
 @pytest.mark.parametrize(
     "port",
     [
