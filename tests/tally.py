@@ -26,8 +26,9 @@ FAULTS = (
     "foreign owner",
 )
 """Every fault that some test brings about, in the order of the table."""
-LATE_S = 10.0
-"""A fail-safe limit that comes later than this after it is due is late; ``sluice audit`` allows as much."""
+LATE_S = 2.0
+"""A fail-safe limit that comes later than this after it is due is late: the dead-man time of these tests, so that
+one that takes twice as long is found."""
 
 
 class Broken(Struct, frozen=True):
@@ -44,12 +45,19 @@ class Broken(Struct, frozen=True):
     unreported: int | None = None
     """Patches without a report."""
 
+    def __add__(self, other: "Broken") -> "Broken":
+        """Both together."""
+        both = zip(structs.astuple(self), structs.astuple(other), strict=True)
+        return Broken(*(None if a is None and b is None else (a or 0) + (b or 0) for a, b in both))
+
 
 class Row(Struct):
     """One fault's line of the table."""
 
     tried: list[str]
     broken: Broken = Broken()
+    worst: float | None = None
+    """How long after it was due the last of all fail-safe limits came, seconds; negative: before."""
 
 
 class Tally:
@@ -59,20 +67,23 @@ class Tally:
         """Begin with nothing tried."""
         self._rows: dict[str, Row] = {}
 
-    def add(self, fault: str, tried: str, broken: Broken) -> None:
+    def add(self, fault: str, tried: str, broken: Broken, after: float | None = None) -> None:
         """A test brought a fault about; fails where a promise was broken.
 
         Args:
             fault: one of ``FAULTS``.
             tried: what was tried how often: ``3 kills, 120 samples``.
             broken: the promises that were put to the test.
+            after: how long after it was due a fail-safe limit came, seconds.
         """
         assert fault in FAULTS, fault
         row = self._rows.setdefault(fault, Row([]))
         row.tried.append(tried)
-        both = zip(structs.astuple(row.broken), structs.astuple(broken), strict=True)
-        row.broken = Broken(*(None if a is None and b is None else (a or 0) + (b or 0) for a, b in both))
-        assert not any(structs.astuple(broken)), (fault, tried, broken)
+        if after is not None:
+            broken += Broken(late=int(after > LATE_S))
+            row.worst = after if row.worst is None else max(row.worst, after)
+        row.broken += broken
+        assert not any(structs.astuple(broken)), (fault, tried, broken, after)
 
     @property
     def missing(self) -> list[str]:
@@ -83,11 +94,12 @@ class Tally:
         """The table; nothing where no fault test ran."""
         if not self._rows:
             return
-        yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'unreported':>12}   tried"
+        yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'worst':>9}{'unreported':>12}   tried"
         for fault in FAULTS:
             row = self._rows.get(fault, Row([]))
             lost, older, outside, late, unreported = (_shown(count) for count in structs.astuple(row.broken))
-            figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{unreported:>12}"
+            worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
+            figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"
             yield f"{figures}   {_summed(row.tried) or 'not in this session'}"
 
 
@@ -105,21 +117,20 @@ def _summed(tried: list[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sums.items())
 
 
-def judged(*verdicts: Verdict, late: int | None = None, lost: int | None = None) -> Broken:
+def judged(*verdicts: Verdict, lost: int | None = None) -> Broken:
     """What the trails of some targets come to."""
     return Broken(
         lost,
         sum(one.older for one in verdicts),
         sum(one.outside for one in verdicts),
-        late,
-        sum(one.unreported for one in verdicts),
+        unreported=sum(one.unreported for one in verdicts),
     )
 
 
-def late(action: Action, due: int) -> int:
-    """1 where a fail-safe limit came into force late, by the actuator's clock; ``due`` is UTC ns."""
+def lateness(action: Action, due: int) -> float:
+    """How long after it was ``due``, UTC ns, a fail-safe limit came into force, seconds by the actuator's clock."""
     assert action.applied is not None
-    return int(action.applied > due + LATE_S * 1e9)
+    return (action.applied - due) / 1e9
 
 
 KEY = pytest.StashKey[Tally]()

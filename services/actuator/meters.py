@@ -1,8 +1,15 @@
 """What the actuator counts and measures.  Only what is worth a row per target has one."""
 
+from typing import get_args
+
 from prometheus_client import Counter, Gauge, Histogram
 
+from schemas.messages import Cause
+
 patches = Counter("sluice_patches", "Objects patched, or not, by why and how it went", ["cause", "outcome"])
+for _cause in get_args(Cause):
+    # An alert sees increases only: a failure must have been seen at zero.
+    patches.labels(_cause, "failed")
 conflicts = Counter("sluice_patch_conflicts", "Patches whose object was not as it was seen")
 refused = Counter("sluice_decisions_refused", "Decisions not put in force", ["reason"])
 recovered = Counter("sluice_reports_recovered", "Actions reported from what the objects carry")

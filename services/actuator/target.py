@@ -80,6 +80,7 @@ class Hand:
         self._back_off = BackOff()
         self._stale_rounds = 0
         self._drift = Drift()
+        meters.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
     def _wake(self) -> None:
         self._awake.set()

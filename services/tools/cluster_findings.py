@@ -8,16 +8,27 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from schemas.domain import Domain, Target
-from services.tools.cluster_selection import Object, annotations, labels, peers, pods_of, proxied, rules_about
+from services.actuator.plan import left_alone, way_back
+from services.actuator.record import record_of
+from services.actuator.things import BANDWIDTH, Deployment
+from services.tools.cluster_selection import (
+    Object,
+    annotations,
+    keeps_away,
+    labels,
+    peers,
+    pod_to_be,
+    pods_of,
+    proxied,
+    rules_about,
+)
 
-BANDWIDTH = "kubernetes.io/egress-bandwidth"
 PRIORITY = "bandwidth.cilium.io/priority"
 _PRIORITY_KERNEL = (6, 7)
 _PRIORITY_CILIUM = (1, 17)
-_OUR_MANAGERS = ("sluice",)
 _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
 
 
@@ -143,9 +154,9 @@ def _of_target(target: Target, cluster: Cluster) -> Iterator[Finding]:
         )
     yield from _of_network(target, deployment, cluster)
     pods = pods_of(deployment, cluster.pods)
-    yield from _of_placement(target, pods, cluster)
+    yield from _of_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
-        if any(proxied(rule) for pod in pods for rule in rules_about(policy, pod)):
+        if any(proxied(rule) for pod in (*pods, pod_to_be(deployment)) for rule in rules_about(policy, pod)):
             yield Finding("error", _policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit")
 
 
@@ -160,31 +171,40 @@ def _of_network(target: Target, deployment: Object, cluster: Cluster) -> Iterato
 
 
 def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
+    """A value that is there already: the actuator's own judgement tells what it will do about it."""
     where = f"deployment {target.key}"
-    value = annotations(deployment).get(BANDWIDTH)
-    managers = [
+    seen = convert(deployment, type=Deployment)
+    paused = left_alone(seen, managed=False)
+    if paused is not None:
+        text = f"it is paused: {paused}{_setter(deployment)}; to hand it back: {way_back(seen)}"
+        yield Finding("error", where, text + _source(deployment))
+    elif seen.bandwidth is not None and record_of(seen) is None:
+        text = (
+            f"{BANDWIDTH} is {seen.bandwidth} already{_setter(deployment)}: Sluice takes it over and remembers it, and "
+            "`sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+        )
+        yield Finding("warning", where, text + _source(deployment))
+
+
+def _setter(deployment: Object) -> str:
+    """Who set the bandwidth, as far as the API server knows."""
+    setters = {
         entry.get("manager", "?")
         for entry in deployment["metadata"].get("managedFields", ())
         if f"f:{BANDWIDTH}" in entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
-    ]
-    foreign = sorted({manager for manager in managers if not manager.startswith(_OUR_MANAGERS)})
-    if value is not None and foreign:
-        yield Finding(
-            "error",
-            where,
-            f"{BANDWIDTH} is {value} already, set by {', '.join(foreign)}: "
-            "Sluice pauses a target that has another owner; remove the value there first",
-        )
-    for key, tool in _GITOPS.items():
-        if value is not None and key in {**annotations(deployment), **labels(deployment)}:
-            yield Finding("warning", where, f"is managed by {tool}: keep {BANDWIDTH} out of its source")
+    }
+    return f", set by {', '.join(sorted(setters))}" if setters else ""
 
 
-def _of_placement(target: Target, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
-    """Pods that run beside whom they send to.
+def _source(deployment: Object) -> str:
+    """Who would set the bandwidth again, and what to do about it."""
+    known = {**annotations(deployment), **labels(deployment)}
+    tools = [tool for key, tool in _GITOPS.items() if key in known]
+    return "".join(f"; {tool} manages it: take {BANDWIDTH} out of its source, or it is set again" for tool in tools)
 
-    Whom they may send to stands in their policies; without any, all pods of the namespaces are peers.
-    """
+
+def _of_placement(target: Target, deployment: Object, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
+    """Pods that run beside whom they send to, or may: whom that is stands in their policies only."""
     where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
     named = [
         (pod, peer)
@@ -196,12 +216,12 @@ def _of_placement(target: Target, pods: Sequence[Object], cluster: Cluster) -> I
     beside = sorted(
         {_name(peer) for pod, peer in named if peer is not pod and _node(pod) and _node(pod) == _node(peer)}
     )
+    nodes = sorted({_node(pod) for pod in pods} - {""})
     if beside:
         yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
-        return
-    nodes = {_node(pod) for pod in pods} - {""}
-    if not named and len(nodes) == 1 and {_node(pod) for pod in cluster.pods} - {""} == nodes:
-        yield Finding("warning", where, f"all pods of its namespaces run on node {nodes.pop()}: {advice}")
+    elif nodes and not named and not keeps_away(deployment):
+        text = f"peers unknown: no policy names them; should one of them run on {', '.join(nodes)} too: {advice}"
+        yield Finding("warning", where, text)
 
 
 def _node(pod: Object) -> str:

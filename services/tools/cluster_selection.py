@@ -8,6 +8,9 @@ Object = Mapping[str, Any]
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _RESERVED = ("io.kubernetes.pod.", "io.cilium.")
 """Labels that Cilium gives to pods by itself: what they say is not known here, so they are taken to fit."""
+_NODE = "kubernetes.io/hostname"
+_REDIRECTS = ("rules", "listener", "terminatingTLS", "originatingTLS", "serverNames")
+"""What makes Cilium redirect a port's traffic to a proxy."""
 
 
 def annotations(thing: Object) -> Mapping[str, str]:
@@ -34,6 +37,20 @@ def pods_of(deployment: Object, pods: Iterable[Object]) -> list[Object]:
     return [pod for pod in pods if namespace_of(pod) == home and _fits(selector, pod)]
 
 
+def pod_to_be(deployment: Object) -> Object:
+    """A pod as the template will make it."""
+    template = deployment["spec"]["template"]
+    return {"metadata": {"namespace": namespace_of(deployment), "labels": labels(template)}, "spec": {}}
+
+
+def keeps_away(deployment: Object) -> bool:
+    """Whether its pods must not share a node with certain others: more than its own replicas among each other."""
+    affinity = deployment["spec"]["template"].get("spec", {}).get("affinity") or {}
+    terms = (affinity.get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    own = pod_to_be(deployment)
+    return any(term["topologyKey"] == _NODE and not _fits(term.get("labelSelector") or {}, own) for term in terms)
+
+
 def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
     """The rules of a Cilium policy, clusterwide or not, that govern a pod."""
     home = namespace_of(policy)
@@ -45,7 +62,8 @@ def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
 
 def proxied(rule: Object) -> bool:
     """Whether a rule sends what leaves its pods through the L7 proxy."""
-    return any(port.get("rules") for egress in rule.get("egress") or () for port in egress.get("toPorts") or ())
+    ports = [port for egress in rule.get("egress") or () for port in egress.get("toPorts") or ()]
+    return any(port.get(key) for port in ports for key in _REDIRECTS)
 
 
 def peers(policy: Object, rule: Object, pods: Iterable[Object]) -> list[Object]:

@@ -9,6 +9,7 @@ import pytest
 
 from services.bus.subjects import Subjects
 from services.operation.config import load
+from services.tools.cluster_findings import Cluster, findings
 from tests.manifests import MANIFESTS, builtin, kubectl, objects
 from tests.readme import Installed
 
@@ -137,6 +138,18 @@ def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
         assert {probe.udp, probe.tcp} - {None} <= known[probe.address.removesuffix(".svc")]
 
 
+def test_no_iperf3_keeps_the_figures_of_its_intervals() -> None:
+    """It would until its client ends, which is after a day: more memory than the container may have."""
+    commands = [
+        command
+        for template in templates().values()
+        for container in template["spec"]["containers"]
+        for command in re.findall(r"iperf3 -[^&|;\n]+", " ".join(container.get("command", ())))
+    ]
+    assert sorted(re.findall(r" (-[cs]) ", " ".join(commands))) == ["-c"] * 3 + ["-s"] * 3
+    assert [command for command in commands if "-i 0" not in command] == []
+
+
 def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
     """Traffic inside a node is not limited: each side of the factory keeps away from the other's nodes."""
     side = "factory.example/side"
@@ -150,3 +163,27 @@ def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
             assert rule["labelSelector"] == {"matchLabels": {side: other[mine]}}
             seen.append(mine)
     assert (seen.count("floor"), seen.count("office")) == (4, 3)
+
+
+def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
+    """Its policies and its pods on two nodes, which the API server of these tests knows nothing of."""
+    mine = {"uid": "1", "resourceVersion": "1"}
+    there = [one for one in objects() if one["metadata"].get("namespace") == "factory"]
+    deployments = [{**one, "metadata": one["metadata"] | mine} for one in there if one["kind"] == "Deployment"]
+    pods = [
+        {
+            "metadata": {"name": one["metadata"]["name"], "namespace": "factory", "labels": labels},
+            "spec": {"nodeName": labels["factory.example/side"]},
+        }
+        for one in deployments
+        for labels in [one["spec"]["template"]["metadata"]["labels"]]
+    ]
+    seen = Cluster(
+        cilium={"enable-bandwidth-manager": "true", "enable-hubble": "true"},
+        nodes=(),
+        deployments={f"factory/{one['metadata']['name']}": one for one in deployments},
+        pods=pods,
+        policies=[one for one in there if one["kind"] == "CiliumNetworkPolicy"],
+    )
+    assert len(pods) == 7
+    assert findings(load(MANIFESTS / "config.yaml", {}).domains, seen) == []

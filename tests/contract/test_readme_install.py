@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
 import yaml
 
+from services.operation.config import load
 from tests.manifests import MANIFESTS, objects
-from tests.readme import Installed, Typed
+from tests.readme import Installed, Typed, commands
 
 pytestmark = pytest.mark.apiserver
 
@@ -64,6 +66,23 @@ def test_the_check_finds_the_factory_missing_before_and_nothing_after(installed:
     after = installed.type(before.command)
     assert after.code == 0, after.output
     assert "nothing found" in after.output
+
+
+def test_the_bus_is_watched_through_a_forwarded_port(installed: Installed) -> None:
+    """The Service has the port; what is exported makes tools call it there, as the bus's reader, by its password."""
+    (forward,) = [one for one in commands("Watch, record, replay") if "port-forward" in one]
+    exports = [one for one in commands("Watch, record, replay") if one.startswith("export ")]
+    assert forward == "kubectl -n sluice port-forward svc/nats 4222 &"
+    nats = installed.server.request("GET", "/api/v1/namespaces/sluice/services/nats")
+    assert [port["port"] for port in nats["spec"]["ports"]] == [4222]
+    said = installed.type("; ".join([*exports, "env"]))
+    environment = dict(line.split("=", 1) for line in said.output.splitlines() if line.startswith("SLUICE_"))
+    secret = installed.server.request("GET", "/api/v1/namespaces/sluice/secrets/sluice-bus")
+    assert environment.pop("SLUICE_NATS_PASSWORD") == b64decode(secret["data"]["reader"]).decode()
+    bus = load(MANIFESTS / "config.yaml", environment).bus
+    assert (bus.servers, bus.user) == (("nats://127.0.0.1:4222",), "reader")
+    assert f"user: {bus.user}\n" in (MANIFESTS / "nats.conf").read_text()
+    assert all(line in (MANIFESTS.parent / "docs" / "cluster.md").read_text() for line in (forward, *exports))
 
 
 def test_a_registry_is_named_in_one_place(tmp_path: Path) -> None:

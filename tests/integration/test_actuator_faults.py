@@ -18,7 +18,7 @@ from tests.actuation import DOMAIN, ActuatorProcess, Decider, S, Scene
 from tests.kubernetes import BANDWIDTH, Server, eventually
 from tests.parts import NatsServer
 from tests.pipeline import joined
-from tests.tally import Broken, Tally, judged, late
+from tests.tally import Broken, Tally, judged, lateness
 from tests.trail import followed
 
 FORGED = 10_000
@@ -40,15 +40,19 @@ async def test_silence_leads_to_the_fail_safe_limit(
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
         await process.is_ready()
+        seen = f'target="{scene.server.namespace}/app"'
+        assert process.metric("sluice_dead_man_total") == {seen: 0.0}, "an alert on its increase would miss the first"
+        assert process.metric("sluice_patches_total")['cause="dead-man",outcome="failed"'] == 0.0
         decision = await decider.say("60M", good_for=2 * S)
         await scene.stands_at("60M", ["30M"] * 2)
         nats.stop(kill=True)
         await scene.stands_at("10M", ["5M"] * 2)
+        assert process.metric("sluice_dead_man_total") == {seen: 1.0}
         nats.start()
         (action,) = await scene.reported(cause="dead-man")
         assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
         assert (action.epoch, action.seq, action.decision) == (decision.epoch, decision.seq, None)
-        tally.add("bus away", "1 outages", Broken(late=late(action, decision.expires)))
+        tally.add("bus away", "1 outages", Broken(), lateness(action, decision.expires))
         await decider.say("70M", good_for=2 * S)
         await scene.stands_at("70M", ["35M"] * 2)
         await scene.stands_at("10M", ["5M"] * 2)

@@ -93,7 +93,7 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
 
 
 def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) -> None:
-    """No Cilium, no target, a limit that somebody else set: each is told, and it ends with 1."""
+    """No Cilium, a workload that is missing, a limit that somebody set before: each is told, and it ends with 1."""
     with namespace(apiserver, "check-bad") as deployments:
         foreign = deployment("upload", 1, own={"kubernetes.io/egress-bandwidth": "5M"})
         apiserver.request("POST", deployments, foreign)
@@ -101,7 +101,7 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
     assert ended.returncode == 1
     for text in (
         "without Cilium nothing enforces",
-        "kubernetes.io/egress-bandwidth is 5M already",
+        "warning deployment check-bad/upload: kubernetes.io/egress-bandwidth is 5M already, set by ",
         "a new pod is unlimited until",
         "deployment check-bad/robot: not found",
         "there is no default StorageClass",

@@ -19,7 +19,7 @@ from tests.kubernetes import eventually
 from tests.parts import NatsServer, free_port
 from tests.pipeline import S, ServiceProcess, check, configured, joined, kept
 from tests.prometheus_server import PrometheusServer
-from tests.tally import LATE_S, Broken, Tally, judged, late
+from tests.tally import Broken, Tally, judged, lateness
 from tests.trail import followed
 
 PERIOD, WINDOW, DEAD_MAN = S // 2, 2 * S, 2 * S
@@ -72,12 +72,12 @@ async def safe(scene: Scene) -> bool:
     return bandwidth is not None and Rate.parse(bandwidth) <= 10_000
 
 
-async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> int:
-    """Take the signal away; 1 where the fail-safe limit then comes late."""
+async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> float:
+    """Take the signal away; how long after it is due the fail-safe limit then comes, seconds."""
     await away()
     due = time.time_ns() + WINDOW + DEAD_MAN
     await eventually(lambda: safe(scene))
-    return int(time.time_ns() > due + LATE_S * S)
+    return (time.time_ns() - due) / S
 
 
 @pytest.mark.parametrize("source", ["scrape", pytest.param("prometheus", marks=pytest.mark.prometheus)])
@@ -109,8 +109,8 @@ async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, 
                     await eventually(lambda: high(scene))
                     assert running["actuator"].stop() == 0
             verdict = trail.verdict(await scene.actions(), "5M", "80M")
-    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judged(verdict, late=blind))
-    tally.add("sampler silent", "1 kills", Broken(late=late(silent, last.expires)))
+    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judged(verdict), blind)
+    tally.add("sampler silent", "1 kills", Broken(), lateness(silent, last.expires))
 
 
 def dated(number: int, end: int) -> Sample:

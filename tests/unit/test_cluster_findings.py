@@ -8,7 +8,10 @@ import pytest
 
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
-from services.tools.cluster_findings import BANDWIDTH, PRIORITY, Cluster, findings
+from services.actuator.plan import left_alone
+from services.actuator.things import BANDWIDTH, Deployment
+from services.tools.cluster_findings import PRIORITY, Cluster, Finding, findings
+from tests.objects import after, order, plan_of
 
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000), namespace="floor")
 DOMAIN = Domain(name="floor", critical=(Critical(workload="robot", namespace="floor"),), targets=(TARGET,))
@@ -21,11 +24,13 @@ SEVEN = {"rules": {"http": [{"method": "GET"}]}}
 def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
     """A Deployment whose template has a priority and the fail-safe limit."""
     template = {PRIORITY: priority} | ({BANDWIDTH: "2M"} if priority == "bestEffort" else {})
+    metadata = {"name": name, "namespace": "floor", "uid": name, "resourceVersion": "1", "managedFields": []}
+    labels = {"app": name}
     return {
-        "metadata": {"name": name, "namespace": "floor", "annotations": annotations, "managedFields": []},
+        "metadata": {**metadata, "annotations": annotations},
         "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"annotations": template}, "spec": {"containers": []}},
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"annotations": template, "labels": labels}, "spec": {"containers": []}},
         },
     }
 
@@ -125,11 +130,10 @@ def host_network_to_be(tree: dict[str, Any]) -> None:
     tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["hostNetwork"] = True
 
 
-def one_node(tree: dict[str, Any]) -> None:
-    """Everything beside everything else, and no policy that says who speaks to whom."""
+def unknown_peers(tree: dict[str, Any]) -> None:
+    """No policy says whom the target sends to: its store may be beside it, as it is here."""
     tree["policies"] = []
-    for one in tree["pods"]:
-        one["spec"]["nodeName"] = "w1"
+    tree["pods"][2]["spec"]["nodeName"] = "w1"
 
 
 def beside_its_peer(tree: dict[str, Any]) -> None:
@@ -146,6 +150,12 @@ def only_node(tree: dict[str, Any]) -> None:
 def layer_seven(tree: dict[str, Any]) -> None:
     """A policy that sends the target through the proxy."""
     tree["policies"][0] = policy("upload", SEVEN)
+
+
+def layer_seven_to_be(tree: dict[str, Any]) -> None:
+    """The same before there is a pod."""
+    layer_seven(tree)
+    del tree["pods"][0]
 
 
 def layer_seven_clusterwide(tree: dict[str, Any]) -> None:
@@ -201,17 +211,18 @@ def no_volumes(tree: dict[str, Any]) -> None:
         (born_unlimited, "warning", "set 2M there once"),
         (host_network, "error", "host's network"),
         (host_network_to_be, "error", "host's network"),
-        (one_node, "warning", "all pods of its namespaces run on node w1"),
+        (unknown_peers, "warning", "peers unknown: no policy names them; should one of them run on w1 too"),
         (beside_its_peer, "warning", "runs on one node with whom it sends to (floor/store-1)"),
         (only_node, "warning", "is the only node"),
         (layer_seven, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_to_be, "error", "L7 rule at egress of floor/upload"),
         (layer_seven_clusterwide, "error", "L7 rule at egress of floor/upload"),
         (layer_seven_by_namespace, "error", "L7 rule at egress of floor/upload"),
         (old_cilium, "warning", "v1.16.4@sha256:00 is older than 1.17"),
         (no_relay, "warning", "there is no Service kube-system/hubble-relay"),
         (no_volumes, "error", "components/volatile-bus"),
         (no_prometheus, "error", "there is no Service monitoring/prometheus: nothing is measured"),
-        (foreign_owner, "error", "is 7M already, set by kubectl-edit"),
+        (foreign_owner, "warning", "is 7M already, set by kubectl-edit: Sluice takes it over and remembers it"),
     ],
 )
 def test_each_thing_that_is_wrong_is_found_alone(
@@ -223,6 +234,92 @@ def test_each_thing_that_is_wrong_is_found_alone(
     found = findings([DOMAIN], Cluster(**tree))
     assert [(one.level, words in one.what) for one in found] == [(level, True)], found
     assert msgspec.json.encode(found[0])
+
+
+def of_upload(tree: dict[str, Any]) -> list[Finding]:
+    """The findings, all of which are about the target."""
+    found = findings([DOMAIN], Cluster(**tree))
+    assert {one.where for one in found} <= {"deployment floor/upload"}
+    return found
+
+
+def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
+    """A value from before Sluice is taken over and kept for ``restore``; set again it pauses; handed back it does not.
+
+    The actuator's own plan and judgement, on the very object that the check reads.
+    """
+    tree = cluster()
+    foreign_owner(tree)
+    raw = tree["deployments"]["floor/upload"]
+
+    def seen() -> Deployment:
+        return msgspec.convert(raw, type=Deployment)
+
+    (before,) = of_upload(tree)
+    assert (before.level, "whoever sets it again meanwhile pauses" in before.what) == ("warning", True)
+    assert left_alone(seen(), managed=False) is None
+    (write,) = plan_of(order(5000), seen()).writes
+    assert (write.record.found, write.record.value) == ("7M", "5M")
+
+    raw["metadata"]["annotations"] = after(seen(), write.operations).annotations
+    assert of_upload(tree) == []
+
+    raw["metadata"]["annotations"][BANDWIDTH] = "7M"
+    why = left_alone(seen(), managed=False)
+    (paused,) = of_upload(tree)
+    assert why is not None
+    assert (paused.level, why in paused.what) == ("error", True)
+    assert "set by kubectl-edit" in paused.what
+    assert paused.what.endswith(f"kubectl -n floor annotate deployment upload {BANDWIDTH}-")
+
+    del raw["metadata"]["annotations"][BANDWIDTH]
+    assert of_upload(tree) == []
+    assert left_alone(seen(), managed=False) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
+    """Before the first write and after it: who manages the Deployment, and where the value must go."""
+    tree = cluster()
+    foreign_owner(tree)
+    raw = tree["deployments"]["floor/upload"]
+    raw["metadata"]["labels"] = {"kustomize.toolkit.fluxcd.io/name": "floor"}
+    if again:
+        main = msgspec.convert(raw, type=Deployment)
+        (write,) = plan_of(order(5000), main).writes
+        raw["metadata"]["annotations"] = {**after(main, write.operations).annotations, BANDWIDTH: "7M"}
+    (found,) = of_upload(tree)
+    assert found.level == ("error" if again else "warning")
+    assert found.what.endswith(f"Flux manages it: take {BANDWIDTH} out of its source, or it is set again")
+
+
+@pytest.mark.parametrize(("others", "told"), [("store", False), ("upload", True)])
+def test_unknown_peers_that_something_is_kept_away_from(*, others: str, told: bool) -> None:
+    """The advice was taken already; replicas that keep away from each other only say nothing of peers."""
+    tree = cluster()
+    unknown_peers(tree)
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": others}}}
+    anti = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["affinity"] = anti
+    assert ["peers unknown" in one.what for one in of_upload(tree)] == [True] * told
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        {"listener": {"envoyConfig": {"name": "own"}, "name": "out"}},
+        {"terminatingTLS": {"secret": {"name": "certificate"}}},
+        {"originatingTLS": {"secret": {"name": "authority"}}},
+        {"serverNames": ["store.example"]},
+    ],
+    ids=lambda port: next(iter(port)),
+)
+def test_what_redirects_to_a_proxy_without_rules(port: dict[str, Any]) -> None:
+    """Cilium sends such a port's traffic through Envoy as well."""
+    tree = cluster()
+    tree["policies"][0] = policy("upload", {"ports": [{"port": "443"}], **port})
+    (found,) = findings([DOMAIN], Cluster(**tree))
+    assert (found.level, "L7 rule at egress of floor/upload" in found.what) == ("error", True)
 
 
 def test_errors_come_first() -> None:

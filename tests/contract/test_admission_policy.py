@@ -1,0 +1,172 @@
+"""The admission component: rendered as an overlay has it, and its CEL evaluated on what the actuator may do and not."""
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import celpy
+import pytest
+import yaml
+from celpy.adapter import json_to_cel
+
+from services.actuator.record import KEY
+from services.actuator.things import BANDWIDTH
+from tests.manifests import MANIFESTS, objects
+
+Change = Callable[[dict[str, Any]], object]
+
+COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
+POD = {
+    "metadata": {
+        "name": "upload-1",
+        "labels": {"app": "upload"},
+        "ownerReferences": [{"kind": "ReplicaSet", "uid": "1"}],
+        "finalizers": ["example.org/keep"],
+        "annotations": {"team": "x", BANDWIDTH: "20M"},
+    },
+    "spec": {"containers": [{"name": "upload", "image": "upload:1"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of an overlay with every component at once, by kind and name."""
+    folder = tmp_path_factory.mktemp("overlay")
+    at = os.path.relpath(MANIFESTS, folder)
+    overlay = {"resources": [at], "components": [f"{at}/components/{name}" for name in COMPONENTS]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return {(one["kind"], one["metadata"]["name"]): one for one in objects(folder)}
+
+
+@pytest.fixture(scope="module")
+def policy(rendered: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """The policy's spec."""
+    spec: dict[str, Any] = rendered["ValidatingAdmissionPolicy", "sluice-actuator-annotations-only"]["spec"]
+    return spec
+
+
+def evaluated(expression: str, given: dict[str, Any]) -> Any:
+    """A CEL expression's value."""
+    environment = celpy.Environment()
+    return environment.program(environment.compile(expression)).evaluate(given)
+
+
+def refused(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The messages of the validations that an update does not pass."""
+    given = {"oldObject": json_to_cel(old), "object": json_to_cel(new)}
+    variables = {one["name"]: evaluated(one["expression"], given) for one in policy["variables"]}
+    given["variables"] = json_to_cel(variables)
+    return [one["message"] for one in policy["validations"] if not evaluated(one["expression"], given)]
+
+
+def changed(change: Change, thing: dict[str, Any] = POD) -> dict[str, Any]:
+    """A Pod after a change."""
+    new = deepcopy(thing)
+    change(new)
+    return new
+
+
+def annotated(**more: str | None) -> Change:
+    """Sets annotations, or removes them; ``bandwidth`` and ``limit`` are Sluice's own two."""
+    keys = {"bandwidth": BANDWIDTH, "limit": KEY}
+
+    def change(thing: dict[str, Any]) -> None:
+        kept = thing["metadata"].setdefault("annotations", {})
+        for name, value in more.items():
+            kept.pop(keys.get(name, name), None)
+            if value is not None:
+                kept[keys.get(name, name)] = value
+
+    return change
+
+
+BARE = changed(lambda thing: thing["metadata"].pop("annotations"))
+
+
+@pytest.mark.parametrize(
+    ("old", "change"),
+    [
+        (POD, annotated(bandwidth="5M", limit="{}")),
+        (POD, annotated(bandwidth=None)),
+        (BARE, annotated(bandwidth="5M", limit="{}")),
+        (changed(annotated(limit="{}", team=None)), lambda thing: thing["metadata"].pop("annotations")),
+        (POD, lambda thing: thing.update(status={"phase": "Running"})),
+    ],
+    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile"],
+)
+def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any], change: Change) -> None:
+    """Whatever ``sluice actuator`` and ``sluice restore`` do to an object."""
+    assert refused(policy, old, changed(change, old)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda thing: thing["spec"]["containers"][0].update(image="evil:1"), "change a spec"),
+        (annotated(team="y"), "add or change its own two"),
+        (annotated(more="y"), "add or change its own two"),
+        (annotated(team=None, limit="{}"), "remove its own two"),
+        (lambda thing: thing["metadata"].pop("annotations"), "remove its own two"),
+        (lambda thing: thing["metadata"]["labels"].update(app="other"), "change labels"),
+        (lambda thing: thing["metadata"].pop("labels"), "change labels"),
+        (lambda thing: thing["metadata"].pop("finalizers"), "change finalizers"),
+        (lambda thing: thing["metadata"].pop("ownerReferences"), "change owners"),
+        (lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "uid": "2"}), "change owners"),
+    ],
+    ids=["image", "changed", "added", "dropped", "all dropped", "label", "labels", "finalizers", "owners", "owner"],
+)
+def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: str) -> None:
+    """By the one validation that is about it."""
+    (message,) = refused(policy, POD, changed(change))
+    assert why in message
+
+
+def test_it_is_about_the_actuator_and_its_two_keys(
+    rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
+) -> None:
+    """The ServiceAccount is the Deployment's own, the keys are those that the code writes; everybody else is let by."""
+    actuator = rendered["Deployment", "sluice-actuator"]
+    account = f"{actuator['metadata']['namespace']}:{actuator['spec']['template']['spec']['serviceAccountName']}"
+    (condition,) = policy["matchConditions"]
+    for name, matches in ((account, True), ("sluice:sluice-sampler", False)):
+        request = {"userInfo": {"username": f"system:serviceaccount:{name}"}}
+        assert bool(evaluated(condition["expression"], {"request": json_to_cel(request)})) is matches
+    (allowed,) = [one["expression"] for one in policy["variables"] if one["name"] == "allowed"]
+    assert set(evaluated(allowed, {})) == {BANDWIDTH, KEY}
+
+
+def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
+    rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
+) -> None:
+    """Each resource that its Role lets it patch, in a request that is refused where the policy cannot be evaluated."""
+    patched = {
+        (group, resource)
+        for (kind, name), role in rendered.items()
+        if kind == "Role" and name == "sluice-actuator"
+        for rule in role["rules"]
+        if "patch" in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    looked_at = {
+        (group, resource)
+        for rule in policy["matchConstraints"]["resourceRules"]
+        if rule["operations"] == ["UPDATE"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert patched == looked_at == {("apps", "deployments"), ("", "pods")}
+    binding = rendered["ValidatingAdmissionPolicyBinding", "sluice-actuator-annotations-only"]["spec"]
+    assert binding == {"policyName": "sluice-actuator-annotations-only", "validationActions": ["Deny"]}
+    assert policy["failurePolicy"] == "Fail"
+
+
+def test_all_components_go_together(rendered: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """None undoes another's patches: the bus has TLS and no claim, and the policy is there."""
+    assert COMPONENTS == ["admission", "tls", "volatile-bus"]
+    spec = rendered["StatefulSet", "nats"]["spec"]
+    assert "volumeClaimTemplates" not in spec
+    assert {"data", "tls"} <= {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+    assert "--tls" in spec["template"]["spec"]["containers"][0]["args"]
+    assert ("ValidatingAdmissionPolicy", "sluice-actuator-annotations-only") in rendered
