@@ -100,17 +100,17 @@ def table(summaries: Sequence[Summary]) -> Table:
         pad_edge=False,
         caption="after learning; medians over seeds (worst: the worst seed), means over scenarios",
     )
-    headings = ("policy", "violated", "worst", "goodput", "s/step", "most violated", "learning")
+    headings = ("policy", "violated", "worst", "goodput", "s/step", "most violated", "learn")
     for heading in headings:
         lines.add_column(heading, justify="left" if heading in ("policy", "most violated") else "right", no_wrap=True)
     for one in summaries:
         lines.add_row(
             one.contender,
             f"{one.violation:.2%}",
-            f"{one.violation_most:.2%}",
+            f"{one.violation_most:.1%}",
             f"{one.goodput:.1%}",
             "-" if one.per_step is None else f"{one.per_step:.1f}",
             f"{one.worst} {one.worst_violation:.1%}" if one.worst_violation else "none",
-            f"{one.learning_violation:.2%}",
+            f"{one.learning_violation:.1%}",
         )
     return lines
