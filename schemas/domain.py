@@ -128,7 +128,10 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
     shadow: tuple[str, ...] = ()
     """Policies that only say what they would do, beside the one that is live."""
     capacity: Rate | None = None
-    """The bottleneck's nameplate capacity, where it is known: the targets' limits never add up to more."""
+    """The bottleneck's nameplate capacity, where it is known: the targets' limits never add up to more.
+
+    Of a ``per-pod`` target the limit of one pod counts.
+    """
     shield: Shield = Shield()
     dead_man: Duration = Duration(5_000 * _MS)
     """A decision is good for this long; without a fresh one the actuator applies the fail-safe limit."""
