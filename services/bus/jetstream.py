@@ -271,12 +271,14 @@ class Bus:
         _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
         letter = envelope.dead_letter(raw, service, reason)
         trace = {envelope.TRACE: envelope.continued(raw.headers, reason)}
+        subject = self.subjects.dead(service)
         try:
             async with asyncio.timeout(_BURY_S):
                 msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
-                await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
+                await self.publish(subject, letter, msg_id=msg_id, headers=trace)
         except TimeoutError:
             _log.error("dead letter not kept", letter=encode(letter).decode())
+            self._session.given_up(subject)
 
     def _kind_of(self, subject: str) -> str:
         try:

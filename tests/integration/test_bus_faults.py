@@ -11,6 +11,7 @@ from nats.aio.client import Client
 
 from schemas.config import Bus as Settings
 from schemas.messages import DeadLetter, Sample, encode
+from services.bus.envelope import Raw
 from services.bus.jetstream import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.session import ApiError
 from tests.onbus import PATIENCE_S, joined, publish, sample, take
@@ -417,3 +418,27 @@ async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServe
     async with joined(nats) as (bus, _):
         with pytest.raises(ApiError):
             await bus._session.api("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
+
+
+async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
+    monkeypatch.setattr("services.bus.jetstream._BURY_S", 4.0)
+    async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
+        (seq,) = await publish(bus, sample(1))
+        subject = bus.subjects.sample("line")
+        letter = Raw(subject, {}, b"junk", seq, 1)
+        nats.freeze()
+        burying = asyncio.create_task(bus.bury("test", letter, "not a Sample"))
+        asking = asyncio.create_task(bus.acknowledged(Sample, "nobody"))
+        writing = asyncio.create_task(bus.publish(subject, sample(2), msg_id="late", expect_last=seq + 1))
+        for what in (bus.subjects.dead("test"), "CONSUMER.INFO", subject):
+            await until(lambda: any(what in (state or "") for state in states))  # noqa: B023
+        await burying
+        assert bus.subjects.dead("test") not in (states[-1] or "")
+        nats.thaw()
+        assert await asking == 0
+        with pytest.raises(Conflict):
+            await writing
+        assert states[-1] is None
