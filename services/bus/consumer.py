@@ -110,9 +110,11 @@ class Consumer:
                 await self._session.send(message.reply, b"-NAK")
 
     async def _bound(self) -> str:
-        """The consumer's name; creates it when it is not there."""
+        """The consumer's name; creates it when it is not there, and puts right what it reads."""
         reading = self._reading
-        if reading.durable and await self._exists(reading.durable):
+        found = await self._found(reading.durable) if reading.durable else None
+        if reading.durable and found is not None:
+            await self._put_right(reading.durable, found)
             return reading.durable
         name = reading.durable or f"reader-{secrets.token_hex(8)}"
         config: dict[str, Any] = {"name": name, "filter_subject": reading.pattern, **await self._beginning()}
@@ -121,22 +123,38 @@ class Consumer:
             config |= {"max_deliver": -1, "max_ack_pending": _MAX_UNACKNOWLEDGED}
         else:
             config |= {"ack_policy": "none", "inactive_threshold": _UNWATCHED_NS, "mem_storage": True}
-        request = {"stream_name": reading.stream, "config": config, "action": "create"}
         try:
-            await self._session.api(f"CONSUMER.CREATE.{reading.stream}.{name}.{reading.pattern}", request)
+            await self._write(name, config, "create")
         except ApiError as error:
             if error.code != _EXISTS:
                 raise
         return name
 
-    async def _exists(self, name: str) -> bool:
+    async def _found(self, name: str) -> dict[str, Any] | None:
+        """The configuration of a consumer that exists."""
         try:
-            await self._session.api(f"CONSUMER.INFO.{self._reading.stream}.{name}")
+            answer = await self._session.api(f"CONSUMER.INFO.{self._reading.stream}.{name}")
         except ApiError as error:
             if error.code != _NOT_FOUND:
                 raise
-            return False
-        return True
+            return None
+        config: dict[str, Any] = answer["config"]
+        return config
+
+    async def _put_right(self, name: str, found: dict[str, Any]) -> None:
+        """A consumer that reads other subjects would be silent for ever, and nothing would look wrong."""
+        reads = found.pop("filter_subjects", None) or found.get("filter_subject")
+        if reads == self._reading.pattern:
+            return
+        self._session.troubled(
+            self._what, f"consumer {name} read {reads}, not {self._reading.pattern}: it is put right"
+        )
+        await self._write(name, {**found, "filter_subject": self._reading.pattern}, "update")
+
+    async def _write(self, name: str, config: dict[str, Any], action: Literal["create", "update"]) -> None:
+        reading = self._reading
+        request = {"stream_name": reading.stream, "config": config, "action": action}
+        await self._session.api(f"CONSUMER.CREATE.{reading.stream}.{name}.{reading.pattern}", request)
 
     async def _beginning(self) -> dict[str, Any]:
         start = self._reading.start

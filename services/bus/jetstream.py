@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from schemas.config import Bus as Settings
 from schemas.messages import KINDS as TYPES
-from schemas.messages import InvalidMessage, M, Message, decode, encode
+from schemas.messages import InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
 from services.bus.consumer import Consumer, Reading, Start
 from services.bus.envelope import Raw, stored
@@ -179,7 +179,7 @@ class Bus:
         try:
             return decode(kind, raw.body)
         except InvalidMessage as error:
-            raise Unreadable(raw, str(error)) from None
+            raise Unreadable(raw, str(error), later=isinstance(error, UnknownVersion)) from None
 
     async def read(
         self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024

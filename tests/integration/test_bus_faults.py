@@ -382,6 +382,21 @@ async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> Non
             assert (await next_one).message == sample(3)
 
 
+async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServer) -> None:
+    """It would be silent for ever: said, mended, and what came meanwhile is read."""
+    async with joined(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
+        await publish(bus, sample(1))
+        await take(bus, 1)
+        config = (await asked(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
+        nobody = "sluice.sample.v1.nobody"
+        request: dict[str, object] = {"stream_name": "SLUICE_SAMPLE", "action": "update"}
+        request["config"] = {**config, "filter_subject": nobody}  # type: ignore[dict-item]
+        await asked(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
+        await publish(bus, sample(2), sample(3))
+        assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
+        assert states[-2:] == [f"consumer reader read {nobody}, not sluice.sample.v1.>: it is put right", None]
+
+
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
     """The publisher repeats under the same id; with an expected last sequence the repetition is a conflict."""
     async with joined(nats) as (bus, _):
