@@ -2,18 +2,21 @@
 
 import asyncio
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from schemas.messages import DeadLetter, Decision, Sample
+from schemas.messages import DeadLetter, Decision, Rule, Sample
 from services.bus.jetstream import Bus
 from services.control import Controller
 from services.decision.ledger import BusDecisions
@@ -293,15 +296,30 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
         with DecisionProcess(tmp_path, text) as process:
             begin = time.time_ns() - 10 * S
             async with asyncio.timeout(PATIENCE_S):
-                number = 1
+                number, sent = 1, 0
                 while (status := await asyncio.to_thread(asked, "/readyz"))[0] != 200:
                     await send(bus, [sample("press", number, begin)])
+                    sent += 1
                     number += 1 + (number + 1) % 29 // 28  # none that is blind
                     await asyncio.sleep(0.2)
-            assert json.loads(status[1]) == {"ready": True, "wrong": {}}
+            await until(lambda: f"sluice_decision_steps_total {float(sent)}\n" in asked("/metrics")[1])
             metrics = (await asyncio.to_thread(asked, "/metrics"))[1]
+            assert json.loads(status[1]) == {"ready": True, "wrong": {}}
             assert 'sluice_decision_limit_kbit{domain="press",target="default/upload-press"}' in metrics
             assert 'sluice_decision_stress_ratio{domain="press"}' in metrics
             assert "sluice_decision_lag_seconds_bucket" in metrics
+            told = Counter(
+                (one.message.domain, target.rule)
+                for one in await kept(bus, Decision)
+                for target in one.message.targets
+                if target.limit != target.proposal
+            )
+            shown = re.findall(
+                r'^sluice_decision_overruled_total{domain="(.+)",rule="(.+)"} (.+)$', metrics, re.MULTILINE
+            )
+            assert {(domain, rule): int(float(count)) for domain, rule, count in shown} == {
+                ("press", rule): told["press", rule] for rule in get_args(Rule) if rule != "none"
+            }
+            assert told
             assert "_created" not in metrics
             assert process.stop() == 0
