@@ -260,16 +260,35 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+class UnknownVersion(InvalidMessage):
+    """A message of a build that is later than this one."""
+
+
+class _Versioned(Struct):
+    v: int = 1
+
+
+def _version(body: bytes) -> int:
+    try:
+        return msgspec.json.decode(body, type=_Versioned).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 1
+
+
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
     Raises:
-        InvalidMessage: not JSON, not of that kind, or of a version that this build does not know.
+        UnknownVersion: of a version that this build does not know.
+        InvalidMessage: not JSON, or not of that kind.
     """
     try:
         message: M = _decoders[kind].decode(body)
+        version = message.v
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
-    if message.v != 1:
-        raise InvalidMessage(f"{kind.__name__} of version {message.v}; this build reads version 1")
+        version = _version(body)
+        if version == 1:
+            raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+    if version != 1:
+        raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
     return message

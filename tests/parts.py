@@ -66,6 +66,16 @@ class NatsServer:
             self._process.wait(_PATIENCE_S)
             self._process = None
 
+    def freeze(self) -> None:
+        """Let it hang, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def wipe(self) -> None:
         """Forget all streams; only while it is stopped."""
         shutil.rmtree(self._store)

@@ -127,6 +127,20 @@ async def decided(bus: Bus, count: int) -> None:
                     return
 
 
+async def stored(bus: Bus, kind: type[M], count: int) -> None:
+    """Wait until a stream has taken so many messages, readable or not.
+
+    Raises:
+        TimeoutError: they never came.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            stream = await bus.stream(kind)
+            if stream is not None and stream.last >= count:
+                return
+            await asyncio.sleep(0.02)
+
+
 class ServiceProcess:
     """A service as a process of its own; killed at the end of the context."""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from services.bus.envelope import Delivery, Raw
-from services.bus.link import Denied, Link, LinkDown, Msg
+from services.bus.link import Denied, LinkDown, Msg
 from services.bus.pull import EXPIRES_S, HEARTBEAT_S, Lost, Pull
 from services.bus.session import ApiError, BackOff, Session
 
@@ -65,14 +65,16 @@ class Consumer:
             try:
                 link = await self._session.link()
                 name = await self._bound()
-                incoming: asyncio.Queue[Msg | None] = asyncio.Queue()
-                async with link.listening(incoming.put_nowait) as inbox:
-                    self._session.recovered(self._what)
-                    async with aclosing(self._pulled(link, name, inbox, incoming)) as deliveries:
-                        async for one in deliveries:
-                            back_off = BackOff()
-                            self._after = one.raw.seq
-                            yield one
+                incoming: asyncio.Queue[Msg | Exception] = asyncio.Queue()
+                subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._reading.stream}.{name}"
+                async with (
+                    link.asking(subject, incoming.put_nowait) as ask,
+                    aclosing(self._pulled(ask, incoming)) as deliveries,
+                ):
+                    async for one in deliveries:
+                        back_off = BackOff()
+                        self._after = one.raw.seq
+                        yield one
             except (Lost, LinkDown, ApiError, Denied) as error:
                 if isinstance(error, ApiError) and error.code == _STREAM_NOT_FOUND:
                     await self._mend()
@@ -80,37 +82,39 @@ class Consumer:
             await back_off.wait()
 
     async def _pulled(
-        self, link: Link, name: str, inbox: str, incoming: "asyncio.Queue[Msg | None]"
+        self, ask: Callable[[bytes], Awaitable[None]], incoming: "asyncio.Queue[Msg | Exception]"
     ) -> AsyncGenerator[Taken, None]:
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._reading.stream}.{name}"
         pull = Pull(self._reading.batch)
         try:
             while True:
                 wanted = pull.wanted(incoming.qsize())
                 if wanted:
-                    await link.send(subject, _request(wanted), reply=inbox)
+                    await ask(_request(wanted))
                 message = await _next(incoming)
                 headers = message.headers or {}
                 if not message.reply:
                     pull.status(headers)
-                    continue
-                delivery = Delivery.parse(message.reply)
-                raw = Raw(message.subject, headers, message.data, delivery.seq, delivery.published)
-                yield Taken(raw, delivery, pull.arrived(delivery), message.reply)
+                self._session.recovered(self._what)
+                if message.reply:
+                    delivery = Delivery.parse(message.reply)
+                    raw = Raw(message.subject, headers, message.data, delivery.seq, delivery.published)
+                    yield Taken(raw, delivery, pull.arrived(delivery), message.reply)
         finally:
             await self._return(incoming)
 
-    async def _return(self, incoming: "asyncio.Queue[Msg | None]") -> None:
+    async def _return(self, incoming: "asyncio.Queue[Msg | Exception]") -> None:
         """Give back what nobody took, so that it does not wait to be missed before another reader gets it."""
         while self._reading.durable and not incoming.empty():
             message = incoming.get_nowait()
-            if message is not None and message.reply:
+            if isinstance(message, Msg) and message.reply:
                 await self._session.send(message.reply, b"-NAK")
 
     async def _bound(self) -> str:
-        """The consumer's name; creates it when it is not there."""
+        """The consumer's name; creates it when it is not there, and puts right what it reads."""
         reading = self._reading
-        if reading.durable and await self._exists(reading.durable):
+        found = await self._found(reading.durable) if reading.durable else None
+        if reading.durable and found is not None:
+            await self._put_right(reading.durable, found)
             return reading.durable
         name = reading.durable or f"reader-{secrets.token_hex(8)}"
         config: dict[str, Any] = {"name": name, "filter_subject": reading.pattern, **await self._beginning()}
@@ -119,22 +123,38 @@ class Consumer:
             config |= {"max_deliver": -1, "max_ack_pending": _MAX_UNACKNOWLEDGED}
         else:
             config |= {"ack_policy": "none", "inactive_threshold": _UNWATCHED_NS, "mem_storage": True}
-        request = {"stream_name": reading.stream, "config": config, "action": "create"}
         try:
-            await self._session.api(f"CONSUMER.CREATE.{reading.stream}.{name}.{reading.pattern}", request)
+            await self._write(name, config, "create")
         except ApiError as error:
             if error.code != _EXISTS:
                 raise
         return name
 
-    async def _exists(self, name: str) -> bool:
+    async def _found(self, name: str) -> dict[str, Any] | None:
+        """The configuration of a consumer that exists."""
         try:
-            await self._session.api(f"CONSUMER.INFO.{self._reading.stream}.{name}")
+            answer = await self._session.api(f"CONSUMER.INFO.{self._reading.stream}.{name}")
         except ApiError as error:
             if error.code != _NOT_FOUND:
                 raise
-            return False
-        return True
+            return None
+        config: dict[str, Any] = answer["config"]
+        return config
+
+    async def _put_right(self, name: str, found: dict[str, Any]) -> None:
+        """A consumer that reads other subjects would be silent for ever, and nothing would look wrong."""
+        reads = found.pop("filter_subjects", None) or found.get("filter_subject")
+        if reads == self._reading.pattern:
+            return
+        self._session.troubled(
+            self._what, f"consumer {name} read {reads}, not {self._reading.pattern}: it is put right"
+        )
+        await self._write(name, {**found, "filter_subject": self._reading.pattern}, "update")
+
+    async def _write(self, name: str, config: dict[str, Any], action: Literal["create", "update"]) -> None:
+        reading = self._reading
+        request = {"stream_name": reading.stream, "config": config, "action": action}
+        await self._session.api(f"CONSUMER.CREATE.{reading.stream}.{name}.{reading.pattern}", request)
 
     async def _beginning(self) -> dict[str, Any]:
         start = self._reading.start
@@ -159,7 +179,7 @@ def _request(batch: int) -> bytes:
     ).encode()
 
 
-async def _next(incoming: "asyncio.Queue[Msg | None]") -> Msg:
+async def _next(incoming: "asyncio.Queue[Msg | Exception]") -> Msg:
     if incoming.empty():
         try:
             async with asyncio.timeout(2 * HEARTBEAT_S):
@@ -168,6 +188,6 @@ async def _next(incoming: "asyncio.Queue[Msg | None]") -> Msg:
             raise Lost(f"not a word from the server for {2 * HEARTBEAT_S:g} s") from None
     else:
         message = incoming.get_nowait()
-    if message is None:
-        raise LinkDown("the connection is over")
+    if isinstance(message, Exception):
+        raise message
     return message

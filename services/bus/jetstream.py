@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from schemas.config import Bus as Settings
 from schemas.messages import KINDS as TYPES
-from schemas.messages import InvalidMessage, M, Message, decode, encode
+from schemas.messages import InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
 from services.bus.consumer import Consumer, Reading, Start
 from services.bus.envelope import Raw, stored
@@ -179,7 +179,7 @@ class Bus:
         try:
             return decode(kind, raw.body)
         except InvalidMessage as error:
-            raise Unreadable(raw, str(error)) from None
+            raise Unreadable(raw, str(error), later=isinstance(error, UnknownVersion)) from None
 
     async def read(
         self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024
@@ -271,12 +271,14 @@ class Bus:
         _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
         letter = envelope.dead_letter(raw, service, reason)
         trace = {envelope.TRACE: envelope.continued(raw.headers, reason)}
+        subject = self.subjects.dead(service)
         try:
             async with asyncio.timeout(_BURY_S):
                 msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
-                await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
+                await self.publish(subject, letter, msg_id=msg_id, headers=trace)
         except TimeoutError:
             _log.error("dead letter not kept", letter=encode(letter).decode())
+            self._session.given_up(subject)
 
     def _kind_of(self, subject: str) -> str:
         try:

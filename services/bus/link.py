@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class TooLarge(ValueError):
 
 
 class Link:
-    """Send, ask and listen on one connection."""
+    """Send and ask on one connection."""
 
     def __init__(self, client: Client) -> None:
         """Take a connected client; see ``opened``."""
@@ -62,7 +62,7 @@ class Link:
         self._over = asyncio.Event()
         self._inbox = client.new_inbox()
         self._numbers = itertools.count(1)
-        self._listeners: set[Callable[[Msg | None], None]] = set()
+        self._listeners: dict[str, tuple[str, Callable[[Msg | Exception], None]]] = {}
         self._asked: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
 
     @classmethod
@@ -166,8 +166,13 @@ class Link:
         return message.data
 
     @asynccontextmanager
-    async def listening(self, take: Callable[[Msg | None], None]) -> AsyncIterator[str]:
-        """Hand every message that comes to a new inbox to ``take``, and None when the link is over; gives the inbox.
+    async def asking(
+        self, subject: str, take: Callable[[Msg | Exception], None]
+    ) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+        """Hand all that comes in answer to requests on a subject to ``take``; gives what sends a request.
+
+        ``take`` is also given the reason why nothing more will come: ``LinkDown``, or ``Denied`` where this
+        user may not ask.
 
         Raises:
             LinkDown: the link is over.
@@ -181,11 +186,11 @@ class Link:
             subscription = await self._client.subscribe(inbox, cb=taken)
         except Error as error:
             raise LinkDown(str(error)) from error
-        self._listeners.add(take)
+        self._listeners[inbox] = (subject, take)
         try:
-            yield inbox
+            yield lambda body: self.send(subject, body, reply=inbox)
         finally:
-            self._listeners.discard(take)
+            del self._listeners[inbox]
             if not self._client.is_closed:
                 await subscription.unsubscribe()
 
@@ -198,14 +203,15 @@ class Link:
         denied = _DENIED.search(str(error))
         if denied is None:
             return
-        for subject, reply in self._asked.values():
-            if subject.lower() == denied["subject"].lower() and not reply.done():  # the library lowers errors
-                reply.set_result(Denied(f"this user may not {denied['what']} to {subject}"))
+        waiting = [(subject, reply.set_result) for subject, reply in self._asked.values() if not reply.done()]
+        for subject, take in (*waiting, *self._listeners.values()):
+            if subject.lower() == denied["subject"].lower():  # the library lowers errors
+                take(Denied(f"this user may not {denied['what']} to {subject}"))
 
     def _on_closed(self) -> None:
         self._over.set()
-        for take in self._listeners:
-            take(None)
+        for _, take in self._listeners.values():
+            take(LinkDown("the connection is over"))
         for _, reply in self._asked.values():
             if not reply.done():
                 reply.set_result(ConnectionClosedError())

@@ -59,6 +59,9 @@ class Publisher:
                     self._session.recovered(subject)
                     return answer
                 reason = _refusal(subject, answer["error"])
+            except (Conflict, TooLarge):
+                self._session.recovered(subject)
+                raise
             except NoResponder as error:
                 reason = "; ".join([str(error), *await self._mend()])
             except (LinkDown, Denied) as error:

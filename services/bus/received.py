@@ -12,11 +12,12 @@ from services.bus.session import Session
 class Unreadable(InvalidMessage):
     """A message found on the stream cannot be read."""
 
-    def __init__(self, raw: Raw, reason: str) -> None:
-        """Keep the message."""
+    def __init__(self, raw: Raw, reason: str, *, later: bool = False) -> None:
+        """Keep the message; ``later``: it says that a later build wrote it."""
         super().__init__(f"{raw.subject} {raw.seq}: {reason}")
         self.raw = raw
         self.reason = reason
+        self.later = later
 
 
 @dataclass(frozen=True, slots=True)

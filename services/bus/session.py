@@ -107,6 +107,11 @@ class Session:
             _log.info("bus works again", what=what)
             self._tell()
 
+    def given_up(self, what: str) -> None:
+        """Nobody waits for it any more: it may not work, but nothing depends on it."""
+        if self._troubles.pop(what, None) is not None:
+            self._tell()
+
     def _tell(self) -> None:
         reasons = list(dict.fromkeys(self._troubles.values()))
         more = [f"and {len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
@@ -132,11 +137,17 @@ class Session:
             ApiError: it answered that it cannot be done.
             Denied: this user may not ask that.
         """
+        try:
+            return await self._answer(what, json.dumps(request).encode() if request else b"")
+        finally:
+            # An error is an answer, and who was cancelled does not ask again.
+            self.given_up(what)
+
+    async def _answer(self, what: str, body: bytes) -> dict[str, Any]:
         back_off = BackOff()
         while True:
             try:
                 link = await self.link()
-                body = json.dumps(request).encode() if request else b""
                 answer: dict[str, Any] = json.loads(await link.ask(f"$JS.API.{what}", body, ANSWER_S))
                 error = answer.get("error")
                 if error is None:

@@ -7,12 +7,12 @@ there, looking up the samples that came to somebody else.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, get_args
 
 from schemas.domain import Domain
-from schemas.messages import Decision, InvalidMessage, Sample, State
+from schemas.messages import Decision, InvalidMessage, Rule, Sample, State
 from services.bus.jetstream import Conflict, Received, TooLarge
-from services.control import Controller, StaleSample, make_policy
+from services.control import Controller, StaleSample, make_policy, overruled
 from services.control.admission import FutureSample, admit
 from services.decision import meters
 from services.decision.budget import TimedPolicy
@@ -73,6 +73,9 @@ class Follower:
         self._decisions = decisions
         self._samples = samples
         self._head: Head | None = None
+        for rule in get_args(Rule):
+            if rule != "none":
+                meters.overruled.labels(domain.name, rule)
 
     async def take(self, received: Received[Sample]) -> None:
         """Deal with all of the domain's samples up to and including this one.
@@ -124,6 +127,8 @@ class Follower:
             crash.point("decision.written")
             meters.steps.inc()
             meters.faults.inc(decision.fault is not None)
+            for target in overruled(decision):
+                meters.overruled.labels(decision.domain, target.rule).inc()
             self.last = decision
             head = Head(decision.state, sample.seq, seq)
         self._head = replace(head, position=sample.seq)

@@ -14,6 +14,11 @@ stale = Counter("sluice_decision_stale", "Samples that were dealt with before, o
 conflicts = Counter("sluice_decision_conflicts", "Decisions that another replica had taken first")
 caught_up = Counter("sluice_decision_caught_up", "Samples looked up because they came to somebody else")
 faults = Counter("sluice_decision_faults", "Steps at which the fallback stood in for the policy")
+overruled = Counter(
+    "sluice_decision_overruled",
+    "Targets' limits that the shield made other than the policy proposed, by the rule that decided",
+    ["domain", "rule"],
+)
 unknown = Counter("sluice_decision_unknown", "Samples of domains that are not configured")
 lag = Histogram(
     "sluice_decision_lag_seconds",

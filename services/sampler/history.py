@@ -39,6 +39,7 @@ class History:
         self._window = window
         self._snapshots: deque[_Snapshot] = deque()
         self._last: dict[Series, tuple[int, tuple[float, ...]]] = {}
+        self._newest: set[tuple[Kind, str]] = set()
 
     def add(self, end: int, at: float, page: Page) -> None:
         """Take in the page that was read for the window ending at ``end``.
@@ -57,11 +58,14 @@ class History:
                 gains[series] = list(counts)
             self._last[series] = (end, counts)
         self._snapshots.append(_Snapshot(end, at, gains, page.stamps))
+        self._newest = {(series.kind, series.workload) for series in page.counters}
+        self._newest |= {("latency", workload) for workload in page.faults}
 
     def forget(self, end: int, at: float) -> None:
         """Drop what lies before the window that ends at ``end``, by either clock.
 
-        The wall clock may have been set back meanwhile: then pages look recent that are not.
+        The wall clock may have been set back meanwhile: then pages look recent that are not.  Whom the
+        newest page named stays known.
         """
         oldest, longest = end - self._window, 1.25 * self._window / 1e9
         while self._snapshots and (self._snapshots[0].end < oldest or at - self._snapshots[0].at > longest):
@@ -77,16 +81,19 @@ class History:
         return self._snapshots[0].end if self._snapshots else None
 
     def workloads(self, kind: Kind) -> set[str]:
-        """The workloads with a series of a kind on any of the pages."""
-        return {series.workload for series in self._last if series.kind == kind}
+        """The workloads with a series of a kind on any page of the window, or on the newest page however old.
+
+        An exporter that failed for longer than a window still holds a part of what they do.
+        """
+        return {series.workload for series in self._last if series.kind == kind} | self._on_newest(kind)
 
     @property
     def present(self) -> set[str]:
-        """The workloads with a latency histogram on the newest page."""
-        newest = self._snapshots[-1].end if self._snapshots else None
-        return {
-            series.workload for series, last in self._last.items() if series.kind == "latency" and last[0] == newest
-        }
+        """The workloads with a latency histogram, usable or not, on the newest page."""
+        return self._on_newest("latency")
+
+    def _on_newest(self, kind: Kind) -> set[str]:
+        return {workload for of, workload in self._newest if of == kind}
 
     def gains(self) -> dict[Series, Gain]:
         """What each series gained over the window; a series that is on one page only is left out."""

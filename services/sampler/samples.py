@@ -64,6 +64,11 @@ def blind(domain: Domain, sample: Sample) -> str | None:
     return None
 
 
+def tells(domain: Domain, sample: Sample) -> bool:
+    """Whether control learns anything from a sample: figures to act on, or a loss."""
+    return blind(domain, sample) is None or any(measure.lost for measure in sample.critical)
+
+
 def _coarse(critical: Critical, bounds: Sequence[float]) -> str | None:
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
         why = too_coarse(bounds, slo.seconds, COARSEST)

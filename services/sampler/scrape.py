@@ -21,6 +21,7 @@ from services.sampler.quantile import latency, quantile
 from services.sampler.source import Latencies, Measurements, NoData
 
 _MAX_BYTES = 8 * 1024 * 1024
+_ONE_PAGE = "seen on one page so far; a window needs two"
 _ACCEPT = {"Accept": "text/plain;version=0.0.4", "User-Agent": "sluice-sampler"}
 
 
@@ -137,32 +138,30 @@ class ScrapeSource:
 
     def _measurements(self, end: int, failures: Sequence[str | None]) -> Measurements:
         answered = [one for one, failure in zip(self._exporters, failures, strict=True) if failure is None]
+        unknown = {one: failure for one, failure in zip(self._exporters, failures, strict=True) if failure is not None}
+        unknown |= {one: _ONE_PAGE for one in answered if one.history.start == end}
         gains = [gain for exporter in answered for gain in exporter.history.gains().items()]
         last = [gain for exporter in answered for gain in exporter.history.last_gains().items()]
         starts = [start for exporter in answered if (start := exporter.history.start) not in (None, end)]
-        found = latencies(gains, self._workloads.critical, self._missing(failures))
-        gone = {
-            key
-            for exporter, failure in zip(self._exporters, failures, strict=True)
-            if failure is not None
-            for key in exporter.history.workloads("sent")
-        }
+        found = latencies(gains, self._workloads.critical, self._missing(answered, unknown))
+        partly = {key for exporter in unknown for key in exporter.history.workloads("sent")}
         start = min(starts, default=end - self._window)
-        return Measurements(start, found, sent(gains, gone), sent(last, gone), medians(last))
+        return Measurements(start, found, sent(gains, partly), sent(last, partly), medians(last))
 
-    def _missing(self, failures: Sequence[str | None]) -> dict[str, str]:
-        """Why workloads are not measured: an exporter that showed them failed, or none shows them."""
-        present: set[str] = set()
-        faults: dict[str, str] = {}
-        for exporter, failure in zip(self._exporters, failures, strict=True):
-            if failure is None:
-                present |= exporter.history.present
-                faults |= exporter.faults
-            else:
-                faults |= dict.fromkeys(exporter.history.workloads("latency"), failure)
-        elsewhere = "".join(f"; {failure}" for failure in failures if failure)
+    def _missing(self, answered: Iterable[Exporter], unknown: Mapping[Exporter, str]) -> dict[str, str]:
+        """Why workloads are not measured: none shows them, or one that shows them cannot say what it counted.
+
+        Of a workload that several show, one of them sees a part, and the rest may be what is broken.
+        """
+        present = {key for exporter in answered for key in exporter.history.present}
+        elsewhere = "".join(f"; {why}" for why in unknown.values() if why is not _ONE_PAGE)
         absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
-        return {key: absent for key in self._workloads.critical if key not in present} | faults
+        missing = {key: absent for key in self._workloads.critical if key not in present}
+        for exporter, why in unknown.items():
+            missing |= dict.fromkeys(exporter.history.workloads("latency"), why)
+        for exporter in answered:
+            missing |= exporter.faults
+        return missing
 
     def close(self) -> None:
         """Give connections and threads back."""
@@ -214,7 +213,7 @@ def _latencies(histogram: tuple[list[float], list[float]] | None, lost: float | 
     if missing is not None:
         return Latencies(lost=lost, missing=missing)
     if histogram is None:
-        return Latencies(lost=lost, missing="seen on one page so far; a window needs two")
+        return Latencies(lost=lost, missing=_ONE_PAGE)
     bounds, counts = histogram
     measured = latency(bounds, counts)
     return Latencies(
@@ -227,16 +226,16 @@ def _latencies(histogram: tuple[list[float], list[float]] | None, lost: float | 
     )
 
 
-def sent(gains: Iterable[tuple[Series, Gain]], gone: Collection[str] = ()) -> dict[str, int]:
+def sent(gains: Iterable[tuple[Series, Gain]], partly: Collection[str] = ()) -> dict[str, int]:
     """kbit/s by workload, over all its pods.
 
     Args:
         gains: what each series gained.
-        gone: workloads with a pod that was not seen this time.  They are left out, and so are those
+        partly: workloads with a pod that nobody can speak of.  They are left out, and so are those
             with a pod that was not counted anew.
     """
     rates: dict[str, float] = defaultdict(float)
-    unknown = set(gone)
+    unknown = set(partly)
     for series, gain in gains:
         if series.kind != "sent":
             continue

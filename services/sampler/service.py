@@ -14,7 +14,7 @@ from services.operation import crash
 from services.operation.health import Health
 from services.sampler import metrics
 from services.sampler.pace import next_end, skipped
-from services.sampler.samples import blind, empty_sample, sample_of
+from services.sampler.samples import blind, empty_sample, sample_of, tells
 from services.sampler.source import NoData, Source
 
 _log = structlog.get_logger()
@@ -95,8 +95,25 @@ class Sampler:
                 metrics.skipped.inc(left_out)
                 _log.warning("windows left out", windows=left_out)
             self._last = end
-            for sample in await self._sampled(end):
+            await self._offer(await self._sampled(end), end)
+
+    async def _offer(self, samples: list[Sample], end: int) -> None:
+        """Hand samples over; those that tell nothing once half of the period is over.
+
+        The bus keeps the first sample of a window, and to fail is quicker than to measure: otherwise the
+        blind one of two samplers would speak for both.
+        """
+        empty = []
+        for domain, sample in zip(self._domains, samples, strict=True):
+            if tells(domain, sample):
                 self._put(sample)
+            else:
+                empty.append(sample)
+        if empty:
+            half = self._signal.period // 2
+            await self._clock.sleep(min(max(end + half - self._clock.now(), 0), half))
+        for sample in empty:
+            self._put(sample)
 
     async def _window(self) -> int:
         """Wait for the end of the next window; gives it."""

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 
 from schemas.config import Bus as Settings
 from schemas.messages import DeadLetter, Sample, encode
+from services.bus.envelope import Raw
 from services.bus.jetstream import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.session import ApiError
 from tests.onbus import PATIENCE_S, joined, publish, sample, take
@@ -381,6 +382,21 @@ async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> Non
             assert (await next_one).message == sample(3)
 
 
+async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServer) -> None:
+    """It would be silent for ever: said, mended, and what came meanwhile is read."""
+    async with joined(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
+        await publish(bus, sample(1))
+        await take(bus, 1)
+        config = (await asked(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
+        nobody = "sluice.sample.v1.nobody"
+        request: dict[str, object] = {"stream_name": "SLUICE_SAMPLE", "action": "update"}
+        request["config"] = {**config, "filter_subject": nobody}  # type: ignore[dict-item]
+        await asked(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
+        await publish(bus, sample(2), sample(3))
+        assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
+        assert states[-2:] == [f"consumer reader read {nobody}, not sluice.sample.v1.>: it is put right", None]
+
+
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
     """The publisher repeats under the same id; with an expected last sequence the repetition is a conflict."""
     async with joined(nats) as (bus, _):
@@ -417,3 +433,27 @@ async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServe
     async with joined(nats) as (bus, _):
         with pytest.raises(ApiError):
             await bus._session.api("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
+
+
+async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
+    monkeypatch.setattr("services.bus.jetstream._BURY_S", 4.0)
+    async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
+        (seq,) = await publish(bus, sample(1))
+        subject = bus.subjects.sample("line")
+        letter = Raw(subject, {}, b"junk", seq, 1)
+        nats.freeze()
+        burying = asyncio.create_task(bus.bury("test", letter, "not a Sample"))
+        asking = asyncio.create_task(bus.acknowledged(Sample, "nobody"))
+        writing = asyncio.create_task(bus.publish(subject, sample(2), msg_id="late", expect_last=seq + 1))
+        for what in (bus.subjects.dead("test"), "CONSUMER.INFO", subject):
+            await until(lambda: any(what in (state or "") for state in states))  # noqa: B023
+        await burying
+        assert bus.subjects.dead("test") not in (states[-1] or "")
+        nats.thaw()
+        assert await asking == 0
+        with pytest.raises(Conflict):
+            await writing
+        assert states[-1] is None

@@ -32,6 +32,9 @@ authorization {
     {user: watcher, password: right, permissions: {
       publish: {allow: ["$JS.API.STREAM.INFO.>"]}, subscribe: {allow: ["_INBOX_watcher.>"]}
     }}
+    {user: deaf, password: right, permissions: {
+      publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}, subscribe: {allow: ["_INBOX_deaf.>"]}
+    }}
   ]
 }
 """
@@ -100,6 +103,22 @@ async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytes
                 await asyncio.sleep(0.02)
             waiting.cancel()
     assert states[-1] == "this user may not publish to sluice.sample.v1.line"
+
+
+async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader says which subject, rather than that the server is silent, and goes on saying it while it tries."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
+    with server(tmp_path, USERS) as at:
+        async with joined(at, "deaf", Settings(user="deaf")) as (bus, states):
+            reading = asyncio.create_task(take(bus, 1))
+            denied = "this user may not publish to $JS.API.CONSUMER.MSG.NEXT.SLUICE_SAMPLE.reader"
+            async with asyncio.timeout(PATIENCE_S):
+                while denied not in states:  # noqa: ASYNC110 - the server's doing
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(1)
+            assert not reading.done()
+            reading.cancel()
+        assert states[states.index(denied) :] == [denied]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import Error
 
@@ -16,7 +18,10 @@ from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.jetstream import Bus
 from services.control import Controller
+from services.decision.ledger import BusDecisions
 from tests.parts import NatsServer
+from tests.pipeline import stored
+from tests.waiting import until
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "nats.conf"
 USERS = ("sampler", "decision", "actuator", "reader")
@@ -98,6 +103,80 @@ async def test_a_forged_decision_is_refused(
         info = await actuator.stream(Decision)
         assert info is not None
         assert info.last == 0
+
+
+@asynccontextmanager
+async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A plain client with a service's password, and what the server refused it."""
+    violations: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        violations.append(str(error))
+
+    client = Client()
+    await client.connect(server.url, user=user, password=f"p-{user}", inbox_prefix=f"_INBOX_{user}", error_cb=on_error)
+    try:
+        yield client, violations
+    finally:
+        await client.close()
+
+
+async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither point it at another subject nor take a decision away from it; what it may read, it reads on its own."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        async with aclosing(actuator.consume(Decision, "actuator", "actuator")) as decisions:
+            async with joined(guarded, "decision", monkeypatch) as decision:
+                subject = decision.subjects.decision("line")
+                await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
+            await (await anext(decisions)).ack()
+            async with intruding(guarded, "reader") as (reader, violations):
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_DECISION.actuator", b"")
+                config = json.loads(answer.data)["config"]
+                config["filter_subject"] = nobody = "sluice.decision.v1.nobody"
+                request = json.dumps({"stream_name": "SLUICE_DECISION", "config": config, "action": "update"}).encode()
+                refused = [
+                    "CONSUMER.CREATE.SLUICE_DECISION.actuator",
+                    f"CONSUMER.CREATE.SLUICE_DECISION.actuator.{nobody}",
+                    "CONSUMER.CREATE.SLUICE_DECISION",
+                    "CONSUMER.DURABLE.CREATE.SLUICE_DECISION.actuator",
+                    "CONSUMER.MSG.NEXT.SLUICE_DECISION.actuator",
+                    "CONSUMER.DELETE.SLUICE_DECISION.actuator",
+                    "CONSUMER.CREATE.SLUICE_SAMPLE.decision.sluice.sample.v1.>",
+                    "CONSUMER.MSG.NEXT.SLUICE_SAMPLE.decision",
+                ]
+                for what in refused:
+                    await reader.publish(f"$JS.API.{what}", request, reply=reader.new_inbox())
+                await until(lambda: len(violations) == len(refused), lambda: violations)
+                assert all("permissions violation for publish" in text.lower() for text in violations), violations
+                # Another name in the subject than in the request does not get around it.
+                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_DECISION.mine.{nobody}", request)
+                assert "error" in json.loads(answer.data)
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_DECISION.actuator", b"")
+                found = json.loads(answer.data)
+                assert found["config"]["filter_subject"] == "sluice.decision.v1.>"
+                assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
+
+
+async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's answers can be sent among the decisions, but are none: control goes on from the last one."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        async with joined(guarded, "decision", monkeypatch) as decision:
+            subject = decision.subjects.decision("line")
+            ledger = BusDecisions(decision, "line")
+            await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
+            async with intruding(guarded, "reader") as (reader, _), intruding(guarded, "sampler") as (sampler, _):
+                await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
+                await sampler.publish("sluice.sample.v1.line", encode(SAMPLE), reply=subject)
+                await reader.flush()
+                await sampler.flush()
+                await stored(actuator, Decision, 3)
+            head = await ledger.head()
+            assert head.state is not None
+            assert (head.state.epoch, head.state.seq, head.seq) == (DECISION.epoch, DECISION.seq, 3)
+            following = replace(DECISION, sample="line:next")
+            assert await decision.publish(subject, following, msg_id=following.id, expect_last=head.seq) == 4
 
 
 async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:

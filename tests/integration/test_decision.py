@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from schemas.messages import DeadLetter, Decision, Sample
+from schemas.messages import DeadLetter, Decision, Rule, Sample
 from services.bus.jetstream import Bus
 from services.control import Controller
+from services.decision.ledger import BusDecisions
 from services.decision.service import DecisionService
 from services.operation.health import Health
 from tests.parts import NatsServer, free_port
@@ -32,6 +36,7 @@ from tests.pipeline import (
     kept,
     sample,
     send,
+    stored,
 )
 
 DOMAINS = ("press", "paint")
@@ -184,8 +189,8 @@ async def test_a_lost_consumer_goes_on_after_the_last_decision(nats: NatsServer)
         assert await check(bus, configured(text)) == 102
 
 
-async def test_an_unreadable_last_decision_begins_an_epoch(nats: NatsServer) -> None:
-    """Written by a later build, or by a stranger: put aside, and the domain goes on."""
+async def test_a_last_decision_of_a_later_build_begins_an_epoch(nats: NatsServer) -> None:
+    """Written by a later build, which took the domain on: put aside, and the domain begins anew."""
     begin = time.time_ns() - 60 * S
     async with joined(nats.url, "next") as bus:
         async with deciding(bus, config_text(nats.url, "next", ["press"])):
@@ -199,6 +204,34 @@ async def test_an_unreadable_last_decision_begins_an_epoch(nats: NatsServer) -> 
         decisions = [one.message for one in await kept(bus, Decision)]
         assert (decisions[-1].epoch, decisions[-1].seq) == (sample("press", 4, begin).end, 1)
         assert "Decision of version 2; this build reads version 1" in await letters(bus)
+
+
+async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServer) -> None:
+    """However much of it lies after the last decision, and between those of other domains."""
+    begin = time.time_ns() - 200 * S
+    text = config_text(nats.url, "junk", DOMAINS)
+    async with joined(nats.url, "junk") as bus:
+        async with deciding(bus, text):
+            await send(bus, [sample("press", number, begin) for number in range(1, 4)])
+            await decided(bus, 3)
+            await send(bus, [sample("paint", number, begin) for number in range(1, 201)])
+            await decided(bus, 203)
+        for _ in range(150):
+            await bus._session.send(bus.subjects.decision("press"), b'{"stream": "JUNK_SAMPLE", "seq": 1}')
+        await stored(bus, Decision, 353)
+        assert (await BusDecisions(bus, "press").head()).seq == 353
+        async with deciding(bus, text):
+            await send(bus, [sample("press", 4, begin)])
+            await stored(bus, Decision, 354)
+        last = await bus.last(Decision, bus.subjects.decision("press"))
+        assert last is not None
+        assert (last.message.epoch, last.message.seq) == (sample("press", 1, begin).end, 4)
+        # What a later build decided is newer than anything that this one can read before it.
+        await bus._session.send(bus.subjects.decision("press"), b'{"v":2,"other":"fields"}')
+        await bus._session.send(bus.subjects.decision("press"), b"junk")
+        await stored(bus, Decision, 356)
+        head = await BusDecisions(bus, "press").head()
+        assert (head.state, head.seq) == (None, 356)
 
 
 async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
@@ -263,15 +296,30 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
         with DecisionProcess(tmp_path, text) as process:
             begin = time.time_ns() - 10 * S
             async with asyncio.timeout(PATIENCE_S):
-                number = 1
+                number, sent = 1, 0
                 while (status := await asyncio.to_thread(asked, "/readyz"))[0] != 200:
                     await send(bus, [sample("press", number, begin)])
+                    sent += 1
                     number += 1 + (number + 1) % 29 // 28  # none that is blind
                     await asyncio.sleep(0.2)
-            assert json.loads(status[1]) == {"ready": True, "wrong": {}}
+            await until(lambda: f"sluice_decision_steps_total {float(sent)}\n" in asked("/metrics")[1])
             metrics = (await asyncio.to_thread(asked, "/metrics"))[1]
+            assert json.loads(status[1]) == {"ready": True, "wrong": {}}
             assert 'sluice_decision_limit_kbit{domain="press",target="default/upload-press"}' in metrics
             assert 'sluice_decision_stress_ratio{domain="press"}' in metrics
             assert "sluice_decision_lag_seconds_bucket" in metrics
+            told = Counter(
+                (one.message.domain, target.rule)
+                for one in await kept(bus, Decision)
+                for target in one.message.targets
+                if target.limit != target.proposal
+            )
+            shown = re.findall(
+                r'^sluice_decision_overruled_total{domain="(.+)",rule="(.+)"} (.+)$', metrics, re.MULTILINE
+            )
+            assert {(domain, rule): int(float(count)) for domain, rule, count in shown} == {
+                ("press", rule): told["press", rule] for rule in get_args(Rule) if rule != "none"
+            }
+            assert told
             assert "_created" not in metrics
             assert process.stop() == 0

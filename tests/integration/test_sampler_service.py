@@ -29,7 +29,8 @@ from tests.tally import Broken, Tally
 
 _log = logging.getLogger(__name__)
 
-PERIOD = 250_000_000
+S = 10**9
+PERIOD = S // 4
 POINTS = ("sampler.measured", "sampler.publishing", "sampler.acknowledged")
 
 
@@ -168,6 +169,27 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
     assert [sample.end for sample in samples] == sorted(windows)
     assert all(sample.end % PERIOD == 0 for sample in samples)
     assert any(measure.p95 for sample in samples for measure in sample.critical)
+
+
+async def test_a_blind_sampler_does_not_speak_for_one_that_sees(nats: NatsServer, tmp_path: Path) -> None:
+    """Nobody listens where the second one asks, and to be refused is quicker than to read a page."""
+    signal = "period: 500ms, window: 1s"
+    with (
+        exporter() as live,
+        SamplerProcess(tmp_path / "seeing", nats, live, signal=signal) as seeing,
+        SamplerProcess(tmp_path / "blind", nats, LiveExporter(), signal=signal) as blind,
+    ):
+        async with joined(nats.url, "sluice") as bus:
+            blind.start()
+            seeing.start()
+            await until(lambda: seeing.wrong() == {} and "source" in (blind.wrong() or {}))
+            begun = time.time_ns()
+            for sampler in (seeing, blind):
+                await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > begun + 3 * S)  # noqa: B023
+            samples = [one.message for one in await kept(bus, Sample) if one.message.end > begun + S]
+    told = [sample.no_data for sample in samples]
+    # A process that the machine stalls for a moment may be overtaken.
+    assert told.count(None) > len(told) / 2, told
 
 
 @pytest.mark.parametrize("point", POINTS)

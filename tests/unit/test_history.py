@@ -78,6 +78,16 @@ def test_present_is_what_the_newest_page_shows() -> None:
     assert history.present == set()
 
 
+def test_whom_the_newest_page_named_stays_known() -> None:
+    """However long no page comes: the exporter still holds what they did.  The next page ends it."""
+    history = after(page({ROBOT: (1, 1)}), page({SENT: (2,)}))
+    history.forget(100, 100e-9)
+    assert history.workloads("latency") == set()
+    assert history.workloads("sent") == {"f/upload"}
+    history.add(101, 101e-9, page({}))
+    assert history.workloads("sent") == set()
+
+
 def test_a_gap_longer_than_the_window_starts_anew() -> None:
     """The counters before the gap say nothing about the window after it."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))

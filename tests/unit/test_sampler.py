@@ -16,17 +16,18 @@ from services.sampler.source import Latencies, Measurements, NoData
 MS = 10**6
 PERIOD = 500 * MS
 START = 1_000_000 * MS
-ROBOT = "default/robot"
+ROBOT, CAMERA = "default/robot", "default/camera"
 
 
-def domain(name: str) -> Domain:
+def domain(name: str, workload: str) -> Domain:
     """One critical workload and one target."""
     target = Target(deployment=f"upload-{name}", min=Rate(1), max=Rate(10), fail_safe=Rate(5))
-    return Domain(name=name, critical=(Critical(workload="robot"),), targets=(target,))
+    return Domain(name=name, critical=(Critical(workload=workload),), targets=(target,))
 
 
 CONFIG = Config(
-    domains=(domain("press"), domain("paint")), signal=Signal(period=Duration(PERIOD), window=Duration(4 * PERIOD))
+    domains=(domain("press", "robot"), domain("paint", "camera")),
+    signal=Signal(period=Duration(PERIOD), window=Duration(4 * PERIOD)),
 )
 
 
@@ -65,6 +66,8 @@ class ManualSource:
         self.takes = 5 * MS
         self.observations = 400
         self.failure: str | None = None
+        self.lost: float | None = None
+        self.blind_to: str | None = None
         self.asked: list[int] = []
 
     async def measure(self, end: int) -> Measurements:
@@ -77,8 +80,11 @@ class ManualSource:
         await self.clock.sleep(self.takes)
         if self.failure is not None:
             raise NoData(self.failure)
-        found = Latencies(jitter=0.001, p95=0.0015, observations=self.observations)
-        return Measurements(end - 4 * PERIOD, {ROBOT: found}, {})
+        found = Latencies(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
+        latency = {ROBOT: found, CAMERA: found}
+        if self.blind_to is not None:
+            latency[self.blind_to] = Latencies(lost=self.lost, missing="stale")
+        return Measurements(end - 4 * PERIOD, latency, {})
 
 
 class Rig:
@@ -90,11 +96,14 @@ class Rig:
         self.source = ManualSource(self.clock)
         self.health = Health()
         self.samples: list[Sample] = []
+        self.after: list[tuple[str, int]] = []
+        """Which domain's sample was handed over how long after its window's end, ns."""
         self._enough = asyncio.Event()
         self._count = 0
 
     def _put(self, sample: Sample) -> None:
         self.samples.append(sample)
+        self.after.append((sample.domain, self.clock.time - sample.end))
         if len(self.samples) >= self._count:
             self._enough.set()
 
@@ -182,6 +191,49 @@ async def test_a_source_without_data_makes_samples_that_say_so() -> None:
         "domain press": "connection refused",
         "domain paint": "connection refused",
     }
+
+
+async def test_what_tells_nothing_is_handed_over_late() -> None:
+    """Half a period after its window's end: a sampler that sees more comes first, and no other domain waits."""
+    rig = Rig()
+    rig.source.blind_to = ROBOT
+    await rig.run(2)
+    assert rig.after == [("paint", 5 * MS), ("press", PERIOD // 2)] * 2
+    rig = Rig()
+    rig.source.failure = "connection refused"
+    await rig.run(1)
+    assert rig.after == [("press", PERIOD // 2), ("paint", PERIOD // 2)]
+    rig = Rig()
+    rig.source.takes = 300 * MS
+    rig.source.observations = 12
+    await rig.run(1)
+    assert rig.after == [("press", 300 * MS), ("paint", 300 * MS)]
+
+
+async def test_a_loss_is_handed_over_at_once() -> None:
+    """Nobody waits for a latency to hear that packets are lost."""
+    rig = Rig()
+    rig.source.blind_to, rig.source.lost = ROBOT, 2.0
+    await rig.run(1)
+    assert rig.after == [("press", 5 * MS), ("paint", 5 * MS)]
+
+
+async def test_a_clock_set_back_while_a_sample_waits_holds_nothing_up() -> None:
+    """The sample goes out after half a period of waiting, whatever the clock says."""
+    rig = Rig()
+    rig.source.failure = "connection refused"
+    rig.source.takes = 0
+    jump = 10_000 * MS
+    original = rig.source.measure
+
+    async def measured(end: int) -> Measurements:
+        if len(rig.source.asked) == 1:
+            rig.clock.set(rig.clock.time - jump)
+        return await original(end)
+
+    rig.source.measure = measured  # type: ignore[method-assign]
+    await rig.run(1)
+    assert rig.after[0] == ("press", PERIOD // 2 - jump)
 
 
 async def test_blindness_shows_on_readyz_with_its_number() -> None:

@@ -60,8 +60,8 @@ class Hops:
             hops = cls(first, name, bodies)
             sending: set[asyncio.Task[None]] = set()
 
-            def pass_on(message: Msg | None) -> None:
-                if message is not None and message.reply:
+            def pass_on(message: Msg | Exception) -> None:
+                if isinstance(message, Msg) and message.reply:
                     task = asyncio.get_running_loop().create_task(second.send(f"{name}.second", bodies[1]))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
@@ -70,8 +70,8 @@ class Hops:
                 await _delivered(stack, link, (name, hop), take)
             yield hops
 
-    def _take(self, message: Msg | None) -> None:
-        if message is not None and message.reply and self._arrived is not None:
+    def _take(self, message: Msg | Exception) -> None:
+        if isinstance(message, Msg) and message.reply and self._arrived is not None:
             self._arrived.set_result(None)
 
     async def go(self) -> int:
@@ -85,7 +85,7 @@ class Hops:
 
 
 async def _delivered(
-    stack: AsyncExitStack, link: Link, named: tuple[str, str], take: Callable[[Msg | None], None]
+    stack: AsyncExitStack, link: Link, named: tuple[str, str], take: Callable[[Msg | Exception], None]
 ) -> None:
     stream, subject = "_".join(named).upper(), ".".join(named)
     wanted: dict[str, object] = {"name": stream, "subjects": [subject], "storage": "file", "max_bytes": _KEPT}
@@ -95,10 +95,9 @@ async def _delivered(
     }
     await _must(link, f"STREAM.CREATE.{stream}", wanted)
     await _must(link, f"CONSUMER.CREATE.{stream}.bare", reader)
-    inbox = await stack.enter_async_context(link.listening(take))
+    ask = await stack.enter_async_context(link.asking(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take))
     # One request for everything that will come: none is on its way while a round is measured.
-    ask = json.dumps({"batch": 1_000_000, "expires": 3600 * 10**9}).encode()
-    await link.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", ask, reply=inbox)
+    await ask(json.dumps({"batch": 1_000_000, "expires": 3600 * 10**9}).encode())
 
 
 async def _must(link: Link, what: str, request: dict[str, object]) -> None:
