@@ -248,7 +248,7 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
         await decided(bus, 7)
         decisions = [one.message for one in await kept(bus, Decision)]
         assert [one.fault is not None for one in decisions] == [False, True, False, True, True, False, True]
-        assert "learned/2 took" in str(decisions[1].fault)
+        assert "learned/3 took" in str(decisions[1].fault)
         assert "stands in" in decisions[1].reason
         assert await check(bus, configured(text)) == 7
     assert counted("decision_faults") == faults + 4

@@ -45,7 +45,7 @@ _PODS_FORGET = 60.0
 class Learned:
     """See the module's text."""
 
-    version = "learned/2"
+    version = "learned/3"
     memory_type = Memory
 
     def __init__(self, domain: Domain) -> None:
