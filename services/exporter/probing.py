@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from schemas.exporter import Probe
-from services.exporter.metrics import Series, Transport
+from services.exporter.metrics import Series, Transport, series_of
 from services.exporter.prober import Outcome, Report, UdpProbe, repeat_tcp
 
 _RESOLVE_S = 15.0
@@ -126,7 +126,7 @@ class Probing:
             self._in_doubt.set()
 
     def _report(self, protocol: Transport) -> Report:
-        series: Series = (self._probe.key, self._probe.peer, protocol, "probe", False)
+        series = series_of(self._probe, protocol)
         self._sink.lose(series, 0)
 
         def count(outcome: Outcome) -> None:

@@ -73,3 +73,17 @@ def test_a_peer_outside_of_the_cluster_has_a_name() -> None:
     latencies, registry = make()
     latencies.pair(Pair(0.0015, "tcp", "handshake", False, "", ROBOT))
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("outside")) == 1
+
+
+def test_what_the_signal_leaves_out_is_no_observation_of_it() -> None:
+    """Probes do not make a workload seen whose signal asks for handshakes."""
+    registry = CollectorRegistry()
+    matchers = {"source": "handshake", "job": "added by Prometheus"}
+    latencies = Latencies([ROBOT], (0.001,), 3, registry, matchers=matchers)
+    latencies.observe((ROBOT, "sluice-exporter", "udp", "probe", False), 0.001)
+    assert latencies.observations == {ROBOT: 0}
+    latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    assert latencies.observations == {ROBOT: 1}
+    assert (
+        registry.get_sample_value("hubble_flow_latency_seconds_count", labels("sluice-exporter", "probe", "udp")) == 1
+    )
