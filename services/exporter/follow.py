@@ -78,6 +78,7 @@ class Follower:
         self._reader = reader
         self._pairing = pairing
         self._latencies = latencies
+        self._latencies.expect_handshakes()
         self._silence = silence
         self._resume = Resume()
         self._losses: OrderedDict[tuple[str, bytes], None] = OrderedDict()

@@ -76,13 +76,22 @@ class Latencies:
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
         """How many latencies each workload has had that the signal takes."""
 
+    def expect_handshakes(self) -> None:
+        """Have every workload's losses begin at zero: a loss is an increase."""
+        for workload in self._critical:
+            for local in (False, True):
+                self.lose((workload, OTHER, "tcp", "handshake", local), 0)
+
     def pair(self, pair: Pair) -> None:
         """Count a pair for each of its ends that is critical."""
         for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
             if workload in self._critical:
-                self.observe((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local), pair.latency)
+                series: Series = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
+                known = series in self._observe
+                self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
-                    self.lose((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local))
+                    # Nobody has seen a new series at zero yet.
+                    self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
 
     def observe(self, series: Series, latency: float) -> None:
         """Count one latency, seconds."""
@@ -96,7 +105,6 @@ class Latencies:
             known = self._latency.labels(*_values(series)), matches(self._matchers, series)
             self._observe[series] = known
             if series[3] != "request":
-                # A loss is an increase: the counter must have been seen at zero.
                 self.lose(series, 0)
         child, taken = known
         child.observe(latency)

@@ -47,6 +47,18 @@ def test_a_handshake_of_a_second_lost_a_packet() -> None:
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels(CELL)) == 2
 
 
+def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
+    """A series that begins at one never rose: the loss is counted where zero was shown before."""
+    latencies, registry = make()
+    latencies.expect_handshakes()
+    assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 0
+    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 1
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
+    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 1
+
+
 def test_a_slow_udp_reply_is_no_loss() -> None:
     """Nobody knows what a UDP reply waited for."""
     latencies, registry = make()

@@ -244,6 +244,14 @@ async def test_a_long_interval_is_no_silence() -> None:
     assert not probe._silent(later)
 
 
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])
+def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
+    """It gets nothing back."""
+    with serving() as ports, socket.create_connection(("127.0.0.1", ports["tcp"]), 20) as link:
+        link.sendall(data)
+        assert link.recv(100) == b""
+
+
 async def test_the_sidecar_bounds_its_connections() -> None:
     """More connections than it keeps are closed at once; probes still get through afterwards."""
     fate = Fate()
