@@ -6,14 +6,19 @@ Shown by the exporter's ``/readyz`` while it runs, and by ``sluice check`` befor
 
 from collections import deque
 from collections.abc import Mapping
+from math import ceil
 from typing import Protocol
 
-from schemas.config import Config
+from schemas.config import Config, Signal
 from schemas.domain import Critical
+from services.exporter.metrics import matches, series_of
 from services.sampler.resolution import too_coarse
 
 COARSE = 0.25
 """A bucket around the SLO that is wider than this share of it hides a violation, or makes one up."""
+
+MARGIN = 1.2
+"""Probes come irregularly: where a window has just enough on average, a good many have too few."""
 
 DEFAULT_BOUNDS = {
     "netobserv": (0.005,),
@@ -31,7 +36,7 @@ _OTHERS = {
 
 
 class Counted(Protocol):
-    """How many latencies each critical workload has had since the start."""
+    """How many latencies that the signal takes each critical workload has had since the start."""
 
     @property
     def observations(self) -> Mapping[str, int]:
@@ -62,38 +67,53 @@ class Blindness:
         return "blind: " + "; ".join(blind) if blind else None
 
 
+def matchers_of(signal: Signal) -> Mapping[str, str]:
+    """The labels that the sampler asks our series for; none where it reads somebody else's."""
+    return signal.matchers if signal.preset == "hubble" else {}
+
+
 def what_to_switch_on(config: Config) -> list[str]:
     """What keeps critical workloads from being measured under this configuration, and the remedy for each."""
     if config.signal.preset in _OTHERS:
         return [f"signal.preset {config.signal.preset}: {_OTHERS[config.signal.preset]}"]
-    exporter = config.exporter
     seconds = config.signal.window.seconds
-    probed: dict[str, float] = {}
-    for probe in exporter.probes:
-        rate = (probe.rate if probe.udp else 0.0) + (probe.tcp_rate if probe.tcp else 0.0)
-        probed[probe.key] = probed.get(probe.key, 0.0) + rate
     advice = []
     for domain in config.domains:
         for one in domain.critical:
-            expected = int(probed.get(one.key, 0.0) * seconds)
-            if expected < domain.min_observations:
-                advice.append(_advice(one, expected, domain.min_observations, seconds, followed=bool(exporter.relay)))
+            expected = int(_probed(config, one) * seconds)
+            if expected < MARGIN * domain.min_observations:
+                advice.append(_advice(config, one, expected, domain.min_observations))
     return advice
 
 
-def _advice(critical: Critical, expected: int, needed: int, seconds: float, *, followed: bool) -> str:
-    rate = needed / seconds
+def _probed(config: Config, critical: Critical) -> float:
+    """How many probes of a workload a second the signal takes."""
+    matchers = matchers_of(config.signal)
+    total = 0.0
+    for probe in config.exporter.probes:
+        if probe.key == critical.key:
+            udp, tcp = (matches(matchers, series_of(probe, protocol)) for protocol in ("udp", "tcp"))
+            total += probe.rate * (probe.udp is not None and udp) + probe.tcp_rate * (probe.tcp is not None and tcp)
+    return total
+
+
+def _advice(config: Config, critical: Critical, expected: int, needed: int) -> str:
+    seconds, probed = config.signal.window.seconds, any(probe.key == critical.key for probe in config.exporter.probes)
+    rate = f"at least {ceil(MARGIN * needed / seconds)} a second"
     if expected:
-        have = f"{critical.key}: its probe gives {expected} observations per window of {seconds:g} s, {needed} needed"
-        remedy = f"raise its rate to at least {rate:.0f} a second"
+        have = f"its probe gives {expected} observations per window of {seconds:g} s, {needed} needed"
+        return f"{critical.key}: {have} in every one, and probes come irregularly; raise its rate to {rate}"
+    followed = config.exporter.relay is not None and matchers_of(config.signal).get("source") != "probe"
+    flows = "opens at least that many connections" if followed else "is probed"
+    have = f"blind unless it {flows}: {needed} observations per window of {seconds:g} s are needed"
+    if probed:
+        remedy = f"its probes are left out by signal.matchers: take them in, with a rate of {rate}"
     else:
-        flows = "opens at least that many connections" if followed else "is probed"
-        have = f"{critical.key}: blind unless it {flows}: {needed} observations per window of {seconds:g} s are needed"
         remedy = (
             "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007) and add it to exporter.probes "
-            f"with a rate of at least {rate:.0f} a second"
+            f"with a rate of {rate}"
         )
-    return f"{have}; {remedy}"
+    return f"{critical.key}: {have}; {remedy}"
 
 
 def coarse_preset(config: Config) -> list[str]:

@@ -3,9 +3,9 @@
     prober --> *echo*
 
 It answers nothing but the prober's packets, and never with more than it got, so nobody can use it to
-flood somebody else.  A UDP answer says how long the packet lay here, and the prober subtracts that:
-a busy processor is not network latency.  This file imports next to nothing, because it runs beside
-every critical pod.
+flood somebody else; a connection that brings anything else is closed.  A UDP answer says how long the
+packet lay here, and the prober subtracts that: a busy processor is not network latency.  This file
+imports next to nothing, because it runs beside every critical pod.
 """
 
 import contextlib
@@ -37,9 +37,14 @@ def answer(data: bytes, received: int, now: int) -> bytes | None:
         received: when it was received, ns.
         now: when it is answered, ns, by the same clock.
     """
-    if len(data) < PACKET.size or not data.startswith(MAGIC):
+    if not _asks(data):
         return None
     return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
+
+
+def _asks(data: bytes) -> bool:
+    """Whether this is a packet of the prober."""
+    return len(data) >= PACKET.size and data.startswith(MAGIC)
 
 
 class Echo:
@@ -128,7 +133,7 @@ class Echo:
     def _bytes(self, connection: socket.socket) -> None:
         try:
             data = connection.recv(_LONGEST)
-            whole = bool(data) and connection.send(data) == len(data)
+            whole = _asks(data) and connection.send(data) == len(data)
         except OSError:
             whole = False
         if whole:

@@ -78,6 +78,7 @@ class Follower:
         self._reader = reader
         self._pairing = pairing
         self._latencies = latencies
+        self._latencies.expect_handshakes()
         self._silence = silence
         self._resume = Resume()
         self._losses: OrderedDict[tuple[str, bytes], None] = OrderedDict()
@@ -132,7 +133,7 @@ class Follower:
         """
         opened = time.monotonic_ns()
         since = self._resume.since(time.time_ns(), opened)
-        self._pairing.interrupted(opened)
+        self._pairing.interrupted()
         self._heard = opened
         stream = self._open(self._request(since).SerializeToString())
         self._stream = stream
@@ -174,7 +175,7 @@ class Follower:
         elif what == "node_status":
             self._node_status(message.node_status)
         elif what == "lost_events":
-            self._lost(message.node_name, message.lost_events, message, now)
+            self._lost(message.node_name, message.lost_events, message)
         else:
             self._unusable("other-message")
 
@@ -190,6 +191,8 @@ class Follower:
             self._unusable("ahead")
             return
         if not self._resume.is_new(seen.node, flow.time, (flow.conversation, flow.point, flow.answer), now):
+            # A node that repeats itself may have forgotten a part.
+            self._pairing.interrupted()
             return
         with self._table:
             pair = self._pairing.step(flow, now)
@@ -205,7 +208,7 @@ class Follower:
                 nodes[node[:253]] = state.removeprefix("NODE_").lower()
         self._log.info("nodes changed", state=state, nodes=list(event.node_names)[:20], message=event.message[:200])
 
-    def _lost(self, node: str, event: LostEvent, message: GetFlowsResponse, now: int) -> None:
+    def _lost(self, node: str, event: LostEvent, message: GetFlowsResponse) -> None:
         identity = (node, message.time.SerializeToString() + event.SerializeToString(deterministic=True))
         if identity in self._losses:
             return
@@ -215,7 +218,7 @@ class Follower:
         known = LostEventSource.values()
         where = LostEventSource.Name(event.source) if event.source in known else "UNKNOWN_LOST_EVENT_SOURCE"
         self.status.lost[where.lower()] = self.status.lost.get(where.lower(), 0) + event.num_events_lost
-        self._pairing.interrupted(now)
+        self._pairing.interrupted()
 
     def _unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1

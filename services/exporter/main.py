@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from schemas.config import Config
 from schemas.exporter import Relay
-from services.exporter.blindness import Blindness
+from services.exporter.blindness import Blindness, matchers_of
 from services.exporter.metrics import LATENCY, Latencies
 from services.exporter.probing import Probing, probe_counter
 from services.operation.config import ConfigError, load
@@ -51,7 +51,9 @@ def command(path: Path) -> None:
 async def _serve(config: Config) -> None:
     critical = [one.key for domain in config.domains for one in domain.critical]
     settings = config.exporter
-    latencies = Latencies(critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config))
+    latencies = Latencies(
+        critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config), matchers_of(config.signal)
+    )
     conditions = ["observations"]
     conditions += ["relay"] if settings.relay else []
     health = Health(*conditions, *(["probes"] if settings.probes else []))

@@ -7,13 +7,14 @@ Every label is bounded: workloads are the configured ones, peers are counted and
 ``other``; the rest has two or three values.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from schemas.exporter import Probe
 from services.exporter.pairing import Pair, Pairing
 from services.exporter.resume import Resume
 
@@ -41,6 +42,7 @@ class Latencies:
         peers: int,
         registry: CollectorRegistry,
         name: str = LATENCY,
+        matchers: Mapping[str, str] | None = None,
     ) -> None:
         """Create the metrics.
 
@@ -50,11 +52,14 @@ class Latencies:
             peers: most peers of one workload that have series of their own.
             registry: where the metrics are shown.
             name: the histogram's name.
+            matchers: labels that the signal asks for; None: it takes every series.
         """
         self._critical = frozenset(critical)
         self._most = peers
         self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
-        self._observe: dict[Series, Histogram] = {}
+        self._matchers = matchers or {}
+        self._observe: dict[Series, tuple[Histogram, bool]] = {}
+        """With each series, whether the signal takes it."""
         self._lose: dict[Series, Counter] = {}
         self._latency = Histogram(
             name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
@@ -69,31 +74,42 @@ class Latencies:
             registry=registry,
         )
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
-        """How many latencies each workload has had."""
+        """How many latencies each workload has had that the signal takes."""
+
+    def expect_handshakes(self) -> None:
+        """Have every workload's losses begin at zero: a loss is an increase."""
+        for workload in self._critical:
+            for local in (False, True):
+                self.lose((workload, OTHER, "tcp", "handshake", local), 0)
 
     def pair(self, pair: Pair) -> None:
         """Count a pair for each of its ends that is critical."""
         for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
             if workload in self._critical:
-                self.observe((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local), pair.latency)
+                series: Series = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
+                known = series in self._observe
+                self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
-                    self.lose((workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local))
+                    # Nobody has seen a new series at zero yet.
+                    self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
 
     def observe(self, series: Series, latency: float) -> None:
         """Count one latency, seconds."""
-        child = self._observe.get(series)
-        if child is None:
+        known = self._observe.get(series)
+        if known is None:
             folded = self._fold(series)
             if folded != series:
                 self._folded.labels(*series[0].split("/", 1)).inc()
                 self.observe(folded, latency)
                 return
-            child = self._observe[series] = self._latency.labels(*_values(series))
+            known = self._latency.labels(*_values(series)), matches(self._matchers, series)
+            self._observe[series] = known
             if series[3] != "request":
-                # A loss is an increase: the counter must have been seen at zero.
                 self.lose(series, 0)
+        child, taken = known
         child.observe(latency)
-        self.observations[series[0]] += 1
+        if taken:
+            self.observations[series[0]] += 1
 
     def lose(self, series: Series, number: int = 1) -> None:
         """Count packets or probes that are known to be lost; 0 makes the series appear."""
@@ -115,6 +131,17 @@ class Latencies:
             known.add(peer)
             return series
         return workload, OTHER, protocol, source, local
+
+
+def series_of(probe: Probe, protocol: Transport) -> Series:
+    """Where a probe's latencies go."""
+    return probe.key, probe.peer, protocol, "probe", False
+
+
+def matches(matchers: Mapping[str, str], series: Series) -> bool:
+    """Whether a series has these labels, as far as they are the exporter's: a Prometheus adds some of its own."""
+    labels = dict(zip(_LABELS, _values(series), strict=True))
+    return all(labels.get(label, value) == value for label, value in matchers.items())
 
 
 def _values(series: Series) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ only at the points where the two times enclose the network:
 A server's node sees the same packets the other way round, which encloses the server only; such
 requests are let go.  A TCP request is a SYN and its answer the SYN-ACK; a SYN that comes again keeps
 the time of the first, so that a lost one shows as the second that it cost.  Of UDP, only the first
-packet after a silence counts, and the first one back.
+packet after a silence counts, and the first one back; silence is told by the node's times, because
+Relay holds flows back, some for seconds and others not.
 """
 
 import sys
@@ -24,6 +25,10 @@ VALID_POINTS = _OUTBOUND | {TO_ENDPOINT}
 
 QUIET_NS = 6_000_000_000
 """Monitor aggregation reports a busy conversation every 5 s: a longer silence was a real one."""
+_REMEMBERED_NS = 2 * QUIET_NS
+"""For so long, at least, a conversation is known: flows of several nodes do not come quite in order."""
+_NODES = 5000
+"""More than a cluster has."""
 _GENERATIONS = 3
 _ENTRY_BYTES = 120
 """What an entry takes besides its key: its integer, and its share of the table."""
@@ -36,7 +41,7 @@ class Flow(NamedTuple):
     """What pairing needs to know of one event."""
 
     conversation: str
-    """Node, protocol, addresses and ports, in the direction of the request."""
+    """Protocol, addresses and ports, in the direction of the request, and the node."""
     time: int
     """By that node's clock, UTC ns."""
     point: int
@@ -101,7 +106,8 @@ class Pairing:
         self._turned = 0
         self._heard: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._heard_turned = 0
-        self._deaf_until = 0
+        self._listening: dict[str, int] | None = None
+        """Since when, by its clock, each node has been heard without interruption; None: all of them always."""
         self.counts: Counter[str] = Counter()
         """What became of flows that gave no pair, by reason; see docs/exporter.md."""
 
@@ -115,9 +121,9 @@ class Pairing:
         """What they take, estimated."""
         return sum(generation.bytes for generation in self._generations)
 
-    def interrupted(self, now: int) -> None:
-        """Events may be missing from before ``now`` (monotonic, ns): silence proves nothing for a while."""
-        self._deaf_until = now + QUIET_NS
+    def interrupted(self) -> None:
+        """Events may be missing from before the next ones: silence proves nothing for a while."""
+        self._listening = {}
 
     def expire(self, now: int) -> None:
         """Give up what has waited for too long at ``now`` (monotonic, ns)."""
@@ -137,7 +143,7 @@ class Pairing:
         if flow.point not in VALID_POINTS:
             self.counts["other-point"] += 1
             return None
-        fresh = flow.protocol == "tcp" or self._fresh(flow, now)
+        fresh = flow.protocol == "tcp" or self._fresh(flow)
         if flow.answer:
             return self._answered(flow)
         self._asked(flow, now, fresh=fresh)
@@ -205,20 +211,29 @@ class Pairing:
         kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
         return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server)
 
-    def _fresh(self, flow: Flow, now: int) -> bool:
+    def _fresh(self, flow: Flow) -> bool:
         """Whether nothing was heard of a UDP conversation for longer than a busy one is silent."""
         new, old = self._heard
         full = len(new) >= self._entries // 2
-        if full or now - self._heard_turned >= QUIET_NS:
+        if full or flow.time - self._heard_turned >= _REMEMBERED_NS:
             if full:
                 # What is forgotten early would look new.
                 self.counts["overheard"] += len(old)
-                self.interrupted(now)
+                self.interrupted()
             new, old = self._heard = ({}, new)
-            self._heard_turned = now
+            self._heard_turned = flow.time
         heard = new.get(flow.conversation) or old.get(flow.conversation)
-        new[flow.conversation] = now
-        return now >= self._deaf_until and (heard is None or now - heard >= QUIET_NS)
+        new[flow.conversation] = flow.time
+        return self._listened(flow) and (heard is None or flow.time - heard >= QUIET_NS)
+
+    def _listened(self, flow: Flow) -> bool:
+        """Whether its node has been heard for long enough to know that somebody was silent."""
+        if self._listening is None:
+            return True
+        if len(self._listening) >= _NODES:
+            self._listening.clear()
+        since = self._listening.setdefault(flow.conversation.rpartition(" ")[2], flow.time)
+        return flow.time - since >= QUIET_NS
 
     def _turn(self, now: int) -> None:
         steps, over = divmod(now - self._turned, self._span) if self._turned else (1, 0)

@@ -21,8 +21,9 @@ from typing import Literal, NamedTuple
 from services.exporter.echo import MAGIC, PACKET
 
 _SO_TIMESTAMPING = 37
-_STAMP_WHEN = (1 << 8) | (1 << 4) | (1 << 3) | (1 << 11)
-"""Software times (linux/net_tstamp.h): of sending, before the device's queue; of receiving; without the payload."""
+_STAMP_WHEN = (1 << 8) | (1 << 4) | (1 << 3)
+"""Software times (linux/net_tstamp.h): of sending, before the device's queue; of receiving."""
+_LONGEST = 2048
 _STAMPS = struct.Struct("@qq")
 _TCP_RTT = struct.Struct("@I")
 _RTT_AT, _RETRANSMITTED_AT = 68, 100
@@ -33,6 +34,10 @@ _ANSWERED = 1024
 Outcome = Literal["sent", "answered", "lost", "late", "duplicate", "invalid", "refused", "not-sent", "foreign"]
 GONE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 """Somebody said that nobody is there: that is no loss on the way."""
+_CUT_OFF = (errno.ECONNABORTED, errno.EDESTADDRREQ)
+"""The socket has no other end any more: so Cilium treats sockets whose backend of a Service is gone."""
+_PATIENCE = 2
+"""After so many timeouts without any answer the socket may hang on a backend that is gone."""
 
 
 class Report(NamedTuple):
@@ -77,15 +82,17 @@ class Echoes:
         self._report.tell("sent")
         self._waiting[sequence] = when
 
-    def received(self, data: bytes, when: int) -> None:
-        """A packet came at ``when`` (UTC ns)."""
-        if len(data) < PACKET.size:
-            self._report.tell("foreign")
-            return
-        magic, session, sequence, _, came, went = PACKET.unpack_from(data)
-        if magic != MAGIC or session != self._session:
-            self._report.tell("foreign")
-            return
+    def received(self, data: bytes, when: int) -> bool:
+        """A packet came at ``when`` (UTC ns); gives whether it answers one of these echoes, however late."""
+        if len(data) >= PACKET.size:
+            magic, session, sequence, _, came, went = PACKET.unpack_from(data)
+            if magic == MAGIC and session == self._session:
+                self._answered(sequence, came, went, when)
+                return True
+        self._report.tell("foreign")
+        return False
+
+    def _answered(self, sequence: int, came: int, went: int, when: int) -> None:
         sent = self._waiting.pop(sequence, None)
         if sent is None:
             self._report.tell(self._done.get(sequence, "foreign"))
@@ -139,34 +146,38 @@ class UdpProbe:
     """Sends echoes to one address and listens for them, on the running event loop."""
 
     def __init__(self, address: tuple[str, int], family: int, size: int, timeout: int, report: Report) -> None:
-        """Connect a socket.
+        """Prepare; nothing is sent yet."""
+        self._echoes = Echoes(random.getrandbits(32), size, timeout, report)
+        self._report = report
+        self._address = address
+        self._family = family
+        self._patience = _PATIENCE * timeout
+        self._link: socket.socket
+        self._asked: int | None = None
+        """Since when nothing came back on this socket (monotonic, ns); None while nothing is owed."""
+        self._cut_off = False
+
+    async def run(self, interval: float) -> None:
+        """Probe every ``interval`` seconds on average, on a new socket, for as long as it is of use.
+
+        It is not where nothing comes back on it: whoever balances load may have tied it to a pod that is
+        gone.  What was under way then is lost in its time, in the next run.
 
         Raises:
             OSError: there is no way to that address.
         """
-        self._echoes = Echoes(random.getrandbits(32), size, timeout, report)
-        self._report = report
-        self._link = socket.socket(family, socket.SOCK_DGRAM)
-        self._link.setblocking(False)
-        try:
-            self._link.connect(address)
-        except OSError:
-            self._link.close()
-            raise
-        with contextlib.suppress(OSError):
-            # Without it this process' own clock has to do.
-            self._link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _STAMP_WHEN)
-
-    async def run(self, interval: float) -> None:
-        """Probe until cancelled, every ``interval`` seconds on average."""
+        self._link = self._connected()
+        self._asked, self._cut_off = None, False
         loop = asyncio.get_running_loop()
         loop.add_reader(self._link.fileno(), self._read)
         due = loop.time() + interval * random.random()
         try:
             while True:
                 await asyncio.sleep(due - loop.time())
-                self._send()
                 self._echoes.expire(time.time_ns())
+                if self._cut_off or self._silent(time.monotonic_ns()):
+                    return
+                self._send()
                 # Irregular, so as not to march in step with something periodic (RFC 2330); what is
                 # overdue is left out, because a burst would measure itself.
                 due = max(due + interval * random.uniform(0.5, 1.5), loop.time())
@@ -174,33 +185,64 @@ class UdpProbe:
             loop.remove_reader(self._link.fileno())
             self._link.close()
 
+    def _connected(self) -> socket.socket:
+        link = socket.socket(self._family, socket.SOCK_DGRAM)
+        link.setblocking(False)
+        try:
+            link.connect(self._address)
+        except OSError:
+            link.close()
+            raise
+        with contextlib.suppress(OSError):
+            # Without it this process' own clock has to do.
+            link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _STAMP_WHEN)
+        return link
+
+    def _silent(self, now: int) -> bool:
+        return self._asked is not None and now - self._asked > self._patience
+
     def _send(self) -> None:
         sequence, packet = self._echoes.packet()
+        if self._asked is None:
+            self._asked = time.monotonic_ns()
         before = time.time_ns()
         try:
             self._link.send(packet)
         except OSError as error:
             self._failed(error)
             return
-        self._echoes.sent(sequence, self._stamp_of_sending() or before)
+        self._echoes.sent(sequence, self._left(packet) or before)
 
-    def _stamp_of_sending(self) -> int | None:
-        # The kernel has put it there before send returned.
+    def _left(self, packet: bytes) -> int | None:
+        """When the kernel handed a packet to the network, UTC ns; None where it does not say.
+
+        It says so before ``send`` returns, but of a packet that waits for its neighbour's address it says
+        so later, perhaps in the midst of another one's: each is known by its content.
+        """
+        return next((when for data, when in self._said() if data.endswith(packet)), None)
+
+    def _said(self) -> list[tuple[bytes, int | None]]:
+        """Take all that the kernel has to say of packets that it handed to the network."""
+        said = []
         with contextlib.suppress(BlockingIOError):
-            _, ancillary, _, _ = self._link.recvmsg(0, 512, socket.MSG_ERRQUEUE)
-            return _stamp(ancillary)
-        return None
+            while True:
+                data, ancillary, _, _ = self._link.recvmsg(_LONGEST, 512, socket.MSG_ERRQUEUE)
+                said.append((data, _stamp(ancillary)))
+        return said
 
     def _read(self) -> None:
         while True:
             try:
-                data, ancillary, _, _ = self._link.recvmsg(2048, 512)
+                data, ancillary, _, _ = self._link.recvmsg(_LONGEST, 512)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 self._failed(error)
-                return
-            self._echoes.received(data, _stamp(ancillary) or time.time_ns())
+                break
+            if self._echoes.received(data, _stamp(ancillary) or time.time_ns()):
+                self._asked = None
+        # What nobody takes would wake the loop again and again.
+        self._said()
 
     def _failed(self, error: OSError) -> None:
         if error.errno in GONE:
@@ -208,6 +250,8 @@ class UdpProbe:
             self._report.tell("refused")
         else:
             self._report.tell("not-sent")
+        if error.errno in _CUT_OFF:
+            self._cut_off = True
 
 
 def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:

@@ -1,6 +1,7 @@
 """Keeps one prober running for each address that a critical workload's name has."""
 
 import asyncio
+import contextlib
 import socket
 from typing import Protocol
 
@@ -8,11 +9,13 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from schemas.exporter import Probe
-from services.exporter.metrics import Series, Transport
+from services.exporter.metrics import Series, Transport, series_of
 from services.exporter.prober import Outcome, Report, UdpProbe, repeat_tcp
 
 _RESOLVE_S = 15.0
 """How often a name is looked up: Pods come and go."""
+_AGAIN_S = 1.0
+"""How soon at the earliest, when somebody does not answer or nobody is found."""
 _MOST_ADDRESSES = 64
 _TCP_PATIENCE = 3
 """A handshake may take this many timeouts: one retransmission belongs into the histogram."""
@@ -48,6 +51,8 @@ class Probing:
         self._running: dict[Address, asyncio.Task[None]] = {}
         self._log = structlog.get_logger().bind(workload=probe.key)
         self._unfound: str | None = None
+        self._in_doubt = asyncio.Event()
+        """An address did not answer: its pod may have been replaced."""
         self.key = probe.key
         self.wrong: str | None = "not yet resolved"
         """Why nobody is probed; None while somebody is."""
@@ -56,8 +61,13 @@ class Probing:
         """Probe until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._in_doubt.clear()
                 await self._look_up(group)
-                await asyncio.sleep(_RESOLVE_S if self._running else 1.0)
+                await asyncio.sleep(_AGAIN_S)
+                if self._running:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_RESOLVE_S):
+                            await self._in_doubt.wait()
 
     async def _look_up(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -102,18 +112,21 @@ class Probing:
 
     async def _udp(self, address: tuple[str, int], family: int, interval: float) -> None:
         report = self._report("udp")
+        prober = UdpProbe(address, family, self._probe.size, self._probe.timeout, report)
+        unreached = None
         while True:
             try:
-                prober = UdpProbe(address, family, self._probe.size, self._probe.timeout, report)
+                await prober.run(interval)
             except OSError as error:
                 report.tell("not-sent")
-                self._log.warning("address is not reached", address=address[0], why=str(error))
-                await asyncio.sleep(_RESOLVE_S)
-                continue
-            await prober.run(interval)
+                if str(error) != unreached:
+                    self._log.warning("address is not reached", address=address[0], why=str(error))
+                unreached = str(error)
+                await asyncio.sleep(_AGAIN_S)
+            self._in_doubt.set()
 
     def _report(self, protocol: Transport) -> Report:
-        series: Series = (self._probe.key, self._probe.peer, protocol, "probe", False)
+        series = series_of(self._probe, protocol)
         self._sink.lose(series, 0)
 
         def count(outcome: Outcome) -> None:

@@ -3,8 +3,12 @@
     Relay -> wire -> *resume* -> pairing -> metrics
 
 Relay replays from a given time on.  Each node's flows come in the order of its own clock, so the
-highest time seen of a node, and what was seen at exactly that time, tells old from new.  While a
-stream runs nothing is dropped: a clock that steps back makes no flow a duplicate.
+highest time seen of a node, and what was seen at exactly that time, tells old from new.
+
+A node is also replayed in the midst of a stream: when Relay loses its own connection to it, it asks the
+node again for all that the stream was to begin with.  It says so ten seconds later, if at all, when
+the replay is over.  But a node whose flows go back to where the stream began to resume is replayed; a
+clock that was set back is told by its staying there.
 """
 
 from collections import OrderedDict
@@ -16,6 +20,8 @@ _AT_ONCE = 64
 """How many flows of one nanosecond are told apart."""
 _REPLAY_NS = 30_000_000_000
 """A replay is over by then; what still looks old comes from a clock that stepped back."""
+_BACK_NS = 100_000_000
+"""A clock that is kept right goes back by less."""
 _REACH_NS = 15_000_000_000
 """How far before the cut a replay begins at most: Relay holds flows back for sorting, clocks differ."""
 
@@ -23,12 +29,22 @@ _REACH_NS = 15_000_000_000
 class _Mark:
     """The end of what was seen of one node."""
 
-    __slots__ = ("replaying", "seen", "time")
+    __slots__ = ("dropping", "seen", "time", "until")
 
     def __init__(self, time: int, flow: Hashable) -> None:
+        self.move(time, flow)
+
+    def move(self, time: int, flow: Hashable) -> None:
+        """Nothing is replayed; a flow was seen."""
         self.time = time
         self.seen = [flow]
-        self.replaying = False
+        self.until = 0
+        self.dropping = False
+
+    def expect(self, until: int) -> None:
+        """A replay may come until then (monotonic, ns)."""
+        self.until = until
+        self.dropping = False
 
 
 class Resume:
@@ -38,7 +54,7 @@ class Resume:
         """Nothing was seen yet."""
         self._marks: OrderedDict[str, _Mark] = OrderedDict()
         self._began: int | None = None
-        self._until = 0
+        self._since: int | None = None
         self._last = 0
         self.repeated = 0
         """Flows that were dropped because they had been seen before."""
@@ -56,14 +72,14 @@ class Resume:
         if self._began is None:
             self._began = wall
             return None
-        if not self._marks:
-            return self._began
-        for mark in self._marks.values():
-            mark.replaying = True
-        self._until = now + _REPLAY_NS
-        cut = wall - (now - self._last)
-        # A node that has been quiet for long must not drag the whole replay back to its day.
-        return min(max(min(mark.time for mark in self._marks.values()), cut - _REACH_NS), wall)
+        self._since = self._began
+        if self._marks:
+            for mark in self._marks.values():
+                mark.expect(now + _REPLAY_NS)
+            cut = wall - (now - self._last)
+            # A node that has been quiet for long must not drag the whole replay back to its day.
+            self._since = min(max(min(mark.time for mark in self._marks.values()), cut - _REACH_NS), wall)
+        return self._since
 
     def is_new(self, node: str, time: int, flow: Hashable, now: int) -> bool:
         """Whether a flow was not seen before the stream was cut.
@@ -81,15 +97,25 @@ class Resume:
                 self._marks.popitem(last=False)
             self._marks[node] = _Mark(time, flow)
             return True
-        if mark.replaying:
-            if now < self._until and (time < mark.time or (time == mark.time and flow in mark.seen)):
-                self.repeated += 1
-                return False
-            if time > mark.time or now >= self._until:
-                mark.replaying = False
         if time > mark.time:
-            mark.time = time
-            mark.seen = [flow]
+            mark.move(time, flow)
+            return True
+        repeated = self._replayed(mark, time, flow, now) if time < mark.time else flow in mark.seen
+        if repeated:
+            self.repeated += 1
         elif time == mark.time and len(mark.seen) < _AT_ONCE:
             mark.seen.append(flow)
+        return not repeated
+
+    def _replayed(self, mark: _Mark, time: int, flow: Hashable, now: int) -> bool:
+        """Whether a flow that is older than the last one is part of a replay."""
+        if now >= mark.until:
+            if mark.dropping:
+                # For half a minute all was old: the clock was set back.
+                mark.move(time, flow)
+                return False
+            if self._since is None or not self._since <= time < mark.time - _BACK_NS:
+                return False
+            mark.expect(now + _REPLAY_NS)
+        mark.dropping = True
         return True

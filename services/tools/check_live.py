@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from math import ceil
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.jetstream import Denied
 from services.bus.session import ApiError
-from services.exporter.blindness import COARSE
+from services.exporter.blindness import COARSE, MARGIN
 from services.sampler.resolution import too_coarse
 from services.sampler.samples import sample_of
 from services.sampler.source import Measurements, NoData
@@ -142,6 +143,9 @@ def _of_workload(
         return
     if measure.observations < needed:
         yield Finding("error", where, f"blind: {measure.observations} observations in a window, {needed} needed")
+    elif measure.observations < MARGIN * needed:
+        text = f"{measure.observations} observations in a window, {needed} needed: other windows have fewer"
+        yield Finding("warning", where, f"{text}; {ceil(MARGIN * needed)} on average would do")
     if measure.lost is None:
         yield Finding("warning", where, "nothing measures its loss")
     bounds = measured.latency[critical.key].bounds

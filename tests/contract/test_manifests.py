@@ -150,6 +150,18 @@ def test_no_iperf3_keeps_the_figures_of_its_intervals() -> None:
     assert [command for command in commands if "-i 0" not in command] == []
 
 
+def test_probed_services_show_their_pods() -> None:
+    """An address of its own would tie a UDP probe to the pod that was there when it began."""
+    config = load(MANIFESTS / "config.yaml", {})
+    probed = {probe.address.removesuffix(".svc") for probe in config.exporter.probes}
+    found = {
+        f"{one['metadata']['name']}.{one['metadata']['namespace']}": one["spec"].get("clusterIP")
+        for one in objects()
+        if one["kind"] == "Service"
+    }
+    assert {found[name] for name in probed} == {"None"}
+
+
 def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
     """Traffic inside a node is not limited: each side of the factory keeps away from the other's nodes."""
     side = "factory.example/side"

@@ -55,6 +55,7 @@ class HubbleServer:
         self._news = threading.Condition()
         self._sort = sort
         self._cuts = 0
+        self._recalled: list[str] = []
         self.stalled = False
         """Give nothing to anybody, and keep the connection."""
         self.requests: list[GetFlowsRequest] = []
@@ -107,6 +108,12 @@ class HubbleServer:
             self._cuts += 1
             self._news.notify_all()
 
+    def recall(self, node: str) -> None:
+        """Relay's own connection to a node broke: it asks the node again what each stream asked at first."""
+        with self._news:
+            self._recalled.append(node)
+            self._news.notify_all()
+
     def _write(self, when: int, response: GetFlowsResponse) -> None:
         with self._news:
             self._ring.append((when, response))
@@ -125,18 +132,19 @@ class HubbleServer:
         with self._news:
             replay = request.first or request.HasField("since")
             cuts, at = self._cuts, self._written - (len(self._ring) if replay else 0)
+            recalls = len(self._recalled)
         connected = GetFlowsResponse()
         connected.node_status.state_change = NodeState.NODE_CONNECTED
         connected.node_status.node_names.append("n1")
         yield connected
         try:
-            events = self._events(request, context.is_active, at, cuts)
+            events = self._events(request, context.is_active, at, cuts, recalls)
             yield from self._sorted(events) if self._sort else (event for event in events if event is not None)
         except _Cut:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
 
     def _events(
-        self, request: GetFlowsRequest, active: Callable[[], bool], at: int, cuts: int
+        self, request: GetFlowsRequest, active: Callable[[], bool], at: int, cuts: int, recalls: int
     ) -> Iterator[GetFlowsResponse | None]:
         """What passes the request's filters from place ``at`` on; None now and then while there is nothing."""
         since = request.since.ToNanoseconds() if request.HasField("since") else None
@@ -144,14 +152,32 @@ class HubbleServer:
             fresh = self._fresh(at, cuts, follow=request.follow)
             if fresh is None:
                 return
-            at, responses = fresh
+            before, (at, responses) = at, fresh
+            for node in self._recalled[recalls:]:
+                recalls += 1
+                responses = [*self._again(node, since, before), *responses]
             for when, response in responses:
-                if response.HasField("lost_events"):
+                if not response.HasField("flow"):
                     yield response
                 elif (since is None or when >= since) and passes(request.whitelist, request.blacklist, response.flow):
                     yield self._masked(request, response)
             if not responses:
                 yield None
+
+    def _again(self, node: str, since: int | None, at: int) -> list[tuple[int, GetFlowsResponse]]:
+        """What a node that is asked again gives up to place ``at``, and the error that was the reason.
+
+        Relay keeps the error back for ten seconds, and does not say that the node is connected again.
+        """
+        now = time.time_ns()
+        failed = GetFlowsResponse()
+        failed.time.FromNanoseconds(now)
+        failed.node_status.state_change = NodeState.NODE_ERROR
+        failed.node_status.node_names.append(node)
+        with self._news:
+            kept = list(self._ring)[: at - self._written + len(self._ring)] if since is not None else []
+        flows = [one for one in kept if one[1].HasField("flow") and one[1].node_name == node]
+        return [*flows, (now, failed)]
 
     def _fresh(self, at: int, cuts: int, *, follow: bool) -> tuple[int, list[tuple[int, GetFlowsResponse]]] | None:
         """What was written from place ``at`` on, after a short wait for it, and the next place; None at the end."""

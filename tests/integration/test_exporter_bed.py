@@ -2,10 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from math import sqrt
 from operator import add
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -17,8 +19,6 @@ from services.factory.truth import STEAL, quantile, read_processor
 from services.sampler.quantile import BOUNDS, Latency, increase, latency
 from tests.hubble.harness import Factory, running, until, value
 from tests.hubble.wiretap import Wire
-
-pytestmark = pytest.mark.root
 
 APPS = Apps(
     # Slow enough for what waits on the link to be large beside what programs add.
@@ -35,6 +35,14 @@ APPS = Apps(
     # As small as a SYN: on a slow link a larger packet takes longer by itself.
     probe=32,
 )
+FINE = (
+    *(bound for bound in BOUNDS if bound < 0.05),
+    *(round(0.05 + 0.0025 * step, 4) for step in range(41)),
+    *(bound for bound in BOUNDS if bound > 0.15),
+)
+"""The exporter's buckets here: the default ones would have the whole congested queue in one."""
+EDGES = {"handshake": FINE, "probe": FINE, "plant": BOUNDS}
+"""The bounds that each histogram is read by."""
 HANDSHAKES = 150
 """Connections opened a second."""
 BESIDES = 2_100 + (HANDSHAKES * (74 + 3 * 66) + 100 * 106) * 8 // 1000
@@ -84,7 +92,7 @@ def counted(factory: Factory) -> dict[str, list[float]]:
     """The cumulative counts of both sources and of the plant's instrument, now."""
     page = factory.get("exporter", "/metrics")
     name = "hubble_flow_latency_seconds_bucket"
-    bounds = [*map(repr, BOUNDS), "+Inf"]
+    bounds = [*map(repr, FINE), "+Inf"]
     found = {one: [value(page, name, source=one, le=le) or 0.0 for le in bounds] for one in ("handshake", "probe")}
     return {**found, "plant": list(factory.plant.counters().latency[ROBOT].counts)}
 
@@ -108,15 +116,14 @@ def phase(factory: Factory, wire: Wire) -> Phase:
             for name, total in gained.items():
                 gained[name] = list(map(add, total, increase(before[name], after[name])))
         before, ticks = after, now
-    return Phase(sorted(trips), **{name: latency(BOUNDS, total) for name, total in gained.items()}, stolen=stolen)
+    return Phase(sorted(trips), **{name: latency(EDGES[name], total) for name, total in gained.items()}, stolen=stolen)
 
 
-def width(at: float) -> float:
-    """The width of the widest bucket at or beside a latency."""
-    edges = (0.0, *BOUNDS)
-    place = next((index for index, bound in enumerate(BOUNDS) if at <= bound), len(BOUNDS) - 1)
-    near = range(max(place - 1, 0), min(place + 2, len(BOUNDS)))
-    return max(edges[index + 1] - edges[index] for index in near)
+def width(at: float, bounds: Sequence[float] = FINE) -> float:
+    """The width of the bucket that holds a latency."""
+    edges = (0.0, *bounds)
+    place = min(bisect_left(bounds, at), len(bounds) - 1)
+    return edges[place + 1] - edges[place]
 
 
 def band(trips: list[float], q: float, sample: float) -> tuple[float, float]:
@@ -154,6 +161,18 @@ def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
     until(looked, what, 60)
 
 
+@pytest.mark.parametrize("wrong", [{"p95": 0.0}, {"p95": 0.09}, {"p95": 0.24}, {"jitter": 0.0}, {"jitter": 0.025}])
+def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
+    """A full queue of 98 ms that reads as none, as another one, or without its jitter or with far more."""
+    chance = Random(1)
+    trips = sorted(chance.gauss(0.092, 0.004) for _ in range(2400))
+    right = Latency(quantile(trips, 0.75) - quantile(trips, 0.25), quantile(trips, 0.95), 800)
+    agree("right", right, trips)
+    with pytest.raises(AssertionError):
+        agree("wrong", right._replace(**wrong), trips)
+
+
+@pytest.mark.root
 def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
     """P95 and IQR, by handshakes and by probes, throttled and congested, as every packet's own round trip says."""
     with running(tmp_path, APPS, BESIDES) as factory:
@@ -161,7 +180,7 @@ def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
         factory.sidecar(PEERS[ROBOT], "--tcp", "7009")
         robot, cell = factory.bed.pod(ROBOT), factory.bed.pod(PEERS[ROBOT])
         factory.bed.start(robot.name, sys.executable, "-c", CONNECT, cell.address)
-        factory.configure(probe=True)
+        factory.configure(probe=True, more=f"  buckets: [{', '.join(f'{bound:f}' for bound in FINE)}]\n")
         factory.start("exporter")
         until(lambda: '"ready": true' in factory.get("exporter", "/readyz"), "the exporter is ready")
 
@@ -178,6 +197,6 @@ def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
         agree(f"{name}, handshakes", one.handshake, one.wire)
     assert quantile(congested.wire, 0.95) > 10 * quantile(throttled.wire, 0.95)
     assert congested.plant.p95 is not None
-    assert abs(quantile(congested.wire, 0.95) - congested.plant.p95) < width(congested.plant.p95)
+    assert abs(quantile(congested.wire, 0.95) - congested.plant.p95) < width(congested.plant.p95, BOUNDS)
     assert value(text, "sluice_exporter_unpaired_total", reason="negative") in (None, 0)
     assert TELEMETRY not in text

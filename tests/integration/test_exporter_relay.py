@@ -90,6 +90,10 @@ class Agent:
         self._time = max(time.time_ns(), self._time + 1)
         return self._time
 
+    def later(self, step: int) -> None:
+        """Its next events come that much later (ns)."""
+        self._time += step
+
     def ask(self, talk: Talk, point: int = TO_NETWORK) -> None:
         """A SYN passed."""
         self._server.publish(talk.ask(self.now(), point))
@@ -197,6 +201,27 @@ def test_resets_lose_and_repeat_nothing() -> None:
         agent.handshakes(range(9000, 9001))
         wait(lambda: followed.observed == total + 1, "the last one")
         assert followed.follower._resume.repeated > 0
+
+
+@pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
+def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
+    """Relay loses a node in the midst of a resumed stream and has all of it repeated: each handshake counts once."""
+    with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
+        wait(lambda: followed.follower.status.connected, "connection")
+        server.cut()
+        wait(lambda: followed.follower.status.connections > 1 and followed.follower.status.connected, "a new one")
+        agent = Agent(server)
+        for number in range(3):
+            # Further from the last one than a clock that is kept right goes back.
+            agent.handshakes(range(1000 * number + 1000, 1000 * number + 1060))
+            agent.later(S)
+        wait(lambda: followed.observed >= 180 - 50 * sort, "all but what is held back")
+        server.recall("n1")
+        agent.handshakes(range(8000, 8150))
+        wait(lambda: followed.observed >= 330, "all of them")
+        wait(lambda: followed.follower.status.nodes == {"n1": "error"}, "the reason")
+        assert followed.observed == 330
+        assert followed.follower._resume.repeated > 300
 
 
 def test_a_silent_stream_is_opened_anew() -> None:

@@ -171,7 +171,7 @@ class Stream(RuleBasedStateMachine):
     def a_reconnection(self) -> None:
         """The stream is cut and opened again."""
         self.made._resume.since(self.wall, self.now)
-        self.made._pairing.interrupted(self.now)
+        self.made._pairing.interrupted()
 
     @rule()
     def new_peers(self) -> None:

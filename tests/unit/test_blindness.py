@@ -39,7 +39,7 @@ def test_without_a_probe_the_sidecar_is_advised() -> None:
     [advice] = what_to_switch_on(config())
     assert "factory/robot-control" in advice
     assert "sluice echo" in advice
-    assert "at least 50 a second" in advice
+    assert "at least 60 a second" in advice
 
 
 def test_a_probe_that_is_too_slow_is_named() -> None:
@@ -48,6 +48,40 @@ def test_a_probe_that_is_too_slow_is_named() -> None:
     [advice] = what_to_switch_on(config(slow))
     assert "24 observations" in advice
     assert what_to_switch_on(config(slow.replace("rate: 10", "rate: 100"))) == []
+
+
+def test_probes_that_are_just_enough_on_average_are_too_slow() -> None:
+    """100 UDP and 2 TCP a second for 100 in each second: a fifth of the windows has fewer."""
+    probed = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a, rate: 100}]}\n"
+    [advice] = what_to_switch_on(config(probed + "signal: {window: 1s}\n"))
+    assert "its probe gives 102 observations per window of 1 s" in advice
+    assert advice.endswith("raise its rate to at least 120 a second")
+    assert what_to_switch_on(config(probed.replace("100", "120") + "signal: {window: 1s}\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("matchers", "enough"),
+    [
+        ("{source: handshake}", False),
+        ("{locality: local}", False),
+        ("{peer: somebody-else}", False),
+        ("{protocol: tcp}", False),
+        ("{source: probe, protocol: udp, locality: remote}", True),
+        ("{job: sluice-exporter}", True),
+    ],
+)
+def test_probes_that_the_signal_leaves_out_do_not_count(matchers: str, enough: bool) -> None:
+    """The sampler would not see them; labels that a Prometheus adds leave nothing out."""
+    probed = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a}], relay: {}}\n"
+    assert (what_to_switch_on(config(f"{probed}signal: {{matchers: {matchers}}}\n")) == []) == enough
+
+
+def test_the_advice_names_the_matchers_that_leave_probes_out() -> None:
+    """Nobody needs a second sidecar."""
+    probed = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a}], relay: {}}\n"
+    [advice] = what_to_switch_on(config(f"{probed}signal: {{matchers: {{source: handshake}}}}\n"))
+    assert "blind unless it opens at least that many connections" in advice
+    assert "left out by signal.matchers" in advice
 
 
 @pytest.mark.parametrize("preset", ["netobserv", "obi", "cilium-health"])

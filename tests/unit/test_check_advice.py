@@ -5,8 +5,12 @@ import pytest
 from schemas.config import Config, Prometheus, Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.exporter import Exporter, Probe
+from schemas.messages import CriticalMeasure
 from schemas.units import Duration, Rate
+from services.sampler.quantile import BOUNDS
+from services.sampler.source import Latencies, Measurements
 from services.tools.check_advice import advice, lag_of
+from services.tools.check_live import _of_workload
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -77,3 +81,13 @@ def test_lag_adds_up_what_a_step_waits_for() -> None:
     assert (scrape.appears, scrape.vanishes) == pytest.approx((0.35, 2.15))
     prometheus = lag_of(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
     assert (prometheus.appears, prometheus.vanishes) == pytest.approx((2.2, 5.8))
+
+
+@pytest.mark.parametrize(("observations", "level"), [(99, "error"), (102, "warning"), (120, None)])
+def test_a_window_with_just_enough_says_that_others_have_too_few(observations: int, level: str | None) -> None:
+    """The one window that was looked at is no proof of the next."""
+    robot = Critical(workload="robot")
+    measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
+    measured = Measurements(10, {robot.key: Latencies(bounds=BOUNDS)}, {})
+    found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
+    assert found == [level] * (level is not None)

@@ -47,6 +47,18 @@ def test_a_handshake_of_a_second_lost_a_packet() -> None:
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels(CELL)) == 2
 
 
+def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
+    """A series that begins at one never rose: the loss is counted where zero was shown before."""
+    latencies, registry = make()
+    latencies.expect_handshakes()
+    assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 0
+    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 1
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
+    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 1
+
+
 def test_a_slow_udp_reply_is_no_loss() -> None:
     """Nobody knows what a UDP reply waited for."""
     latencies, registry = make()
@@ -73,3 +85,17 @@ def test_a_peer_outside_of_the_cluster_has_a_name() -> None:
     latencies, registry = make()
     latencies.pair(Pair(0.0015, "tcp", "handshake", False, "", ROBOT))
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("outside")) == 1
+
+
+def test_what_the_signal_leaves_out_is_no_observation_of_it() -> None:
+    """Probes do not make a workload seen whose signal asks for handshakes."""
+    registry = CollectorRegistry()
+    matchers = {"source": "handshake", "job": "added by Prometheus"}
+    latencies = Latencies([ROBOT], (0.001,), 3, registry, matchers=matchers)
+    latencies.observe((ROBOT, "sluice-exporter", "udp", "probe", False), 0.001)
+    assert latencies.observations == {ROBOT: 0}
+    latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    assert latencies.observations == {ROBOT: 1}
+    assert (
+        registry.get_sample_value("hubble_flow_latency_seconds_count", labels("sluice-exporter", "probe", "udp")) == 1
+    )

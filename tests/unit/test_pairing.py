@@ -169,10 +169,34 @@ def test_udp_after_a_real_silence_counts_again() -> None:
 def test_udp_is_not_trusted_after_an_interruption() -> None:
     """What was missed may have been the first packet: for a while no UDP event is taken for one."""
     pairing = table()
-    pairing.interrupted(20 * S)
+    pairing.interrupted()
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True))
     later = QUIET_NS + 2 * S
     assert feed(pairing, udp(TO_NETWORK, later), udp(TO_ENDPOINT, later + MS, answer=True))
+
+
+def test_udp_that_relay_held_back_was_not_silent() -> None:
+    """Sorting lets one report of a busy conversation go at once and the next one late: their own times count."""
+    pairing = table()
+    for number, arrived in enumerate((20 * S, 21 * S, 60 * S, 61 * S, 90 * S)):
+        others = seen(TO_NETWORK, number * 5 * S, talk=f"udp other {number} b 2 n1")
+        pairing.step(others, arrived)
+        pairing.step(udp(TO_NETWORK, number * 5 * S), arrived)
+        pair = pairing.step(udp(TO_ENDPOINT, number * 5 * S + 300 * MS, answer=True), arrived)
+        assert pairing.counts["sampled"] == number
+        assert (pair is None) == (number > 0)
+
+
+def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
+    """A new stream's flows come late by any time: what was before its first one nobody knows, node by node."""
+    pairing = table()
+    pairing.interrupted()
+    other = "udp a 1 b 2 n2"
+    assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True), start=900 * S)
+    assert not feed(
+        pairing, seen(TO_NETWORK, 7 * S, talk=other), seen(TO_ENDPOINT, 7 * S + MS, answer=True, talk=other)
+    )
+    assert feed(pairing, udp(TO_NETWORK, 7 * S), udp(TO_ENDPOINT, 7 * S + MS, answer=True))
 
 
 def test_a_udp_reply_after_the_limit_is_no_reply() -> None:

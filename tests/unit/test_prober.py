@@ -1,12 +1,16 @@
 """Echoes: what is a round trip, what is lost, late or nobody's; and the sidecar that answers them."""
 
 import asyncio
+import ctypes
+import select
 import socket
+import struct
+import time
 from collections import Counter
 
 import pytest
 
-from services.exporter.echo import MAGIC, PACKET, answer
+from services.exporter.echo import MAGIC, PACKET, Echo, answer
 from services.exporter.prober import Echoes, Report, UdpProbe, probe_tcp
 from tests.hubble.sidecar import serving
 
@@ -120,6 +124,12 @@ async def until(fate: Fate, outcome: str, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def again(probe: UdpProbe, interval: float) -> None:
+    """Probe until cancelled, on socket after socket."""
+    while True:
+        await probe.run(interval)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 async def test_udp_round_trips_on_a_real_socket(host: str) -> None:
     """Latencies of loopback by the kernel's own times: above zero and, by far, below a second."""
@@ -153,7 +163,7 @@ async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
     await probe_tcp(("127.0.0.1", port), socket.AF_INET, 2.0, fate.report)
     assert fate.outcomes["refused"] == 1
     probe = UdpProbe(("127.0.0.1", port), socket.AF_INET, 64, 100 * MS, fate.report)
-    task = asyncio.create_task(probe.run(0.002))
+    task = asyncio.create_task(again(probe, 0.002))
     await until(fate, "refused", 20)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -166,7 +176,7 @@ async def test_silence_is_loss() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
         probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
-        task = asyncio.create_task(probe.run(0.005))
+        task = asyncio.create_task(again(probe, 0.005))
         await until(fate, "lost", 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -175,6 +185,71 @@ async def test_silence_is_loss() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await probe_tcp(listener.getsockname(), socket.AF_INET, 0.2, silent.report)
     assert (silent.outcomes["lost"], silent.lost) == (1, 1)
+
+
+async def test_a_socket_that_was_cut_off_is_replaced() -> None:
+    """Cilium takes the other end away when a Service's backend goes: the run ends, and the next one is answered."""
+    fate = Fate()
+    with serving() as ports:
+        probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 3600_000 * MS, fate.report)
+        task = asyncio.create_task(probe.run(0.002))
+        await until(fate, "answered", 5)
+        nowhere = struct.pack("@H14x", socket.AF_UNSPEC)
+        assert ctypes.CDLL(None).connect(probe._link.fileno(), nowhere, len(nowhere)) == 0
+        async with asyncio.timeout(20):
+            await task
+        before = fate.outcomes["answered"]
+        task = asyncio.create_task(probe.run(0.002))
+        await until(fate, "answered", before + 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost() -> None:
+    """It may hang on a pod that is gone.  Whoever is there on the next one, each echo has its fate."""
+    fate = Fate()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
+        async with asyncio.timeout(20):
+            await probe.run(0.005)
+        port = mute.getsockname()[1]
+    unanswered = fate.outcomes["sent"]
+    echo = Echo("127.0.0.1", port, None)
+    task = asyncio.create_task(again(probe, 0.005))
+    async with asyncio.timeout(20):
+        while not fate.outcomes["answered"] or fate.lost < unanswered:
+            echo.turn(0)
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    echo.close()
+    known = sum(fate.outcomes[fate_of] for fate_of in ("answered", "lost"))
+    assert fate.outcomes["sent"] == known + len(probe._echoes._waiting)
+
+
+async def test_a_long_interval_is_no_silence() -> None:
+    """Nobody owes an answer while nothing was asked, however long ago the last one was."""
+    fate = Fate()
+    later = time.monotonic_ns() + 3600_000 * MS
+    with serving() as ports:
+        probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
+        probe._link = probe._connected()
+        probe._send()
+        assert probe._silent(later)
+        assert select.select([probe._link], [], [], 20)[0]
+        probe._read()
+        probe._link.close()
+    assert fate.outcomes == {"sent": 1, "answered": 1}
+    assert not probe._silent(later)
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])
+def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
+    """It gets nothing back."""
+    with serving() as ports, socket.create_connection(("127.0.0.1", ports["tcp"]), 20) as link:
+        link.sendall(data)
+        assert link.recv(100) == b""
 
 
 async def test_the_sidecar_bounds_its_connections() -> None:

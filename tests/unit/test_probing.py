@@ -1,10 +1,14 @@
 """Names become probers: every address is asked, all share the rate, and a name without one is told."""
 
 import asyncio
+import socket
+from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas.exporter import Probe
+from schemas.units import Duration
 from services.exporter.metrics import Latencies
 from services.exporter.probing import Probing, probe_counter
 from tests.hubble.sidecar import serving
@@ -73,3 +77,37 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
         for running in probing._running.values():
             running.cancel()
     assert sorted(shares) == [("a", 1), ("a", 2), ("b", 2)]
+
+
+async def test_a_pod_that_is_replaced_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address falls silent: the name is asked again long before its time, and what was sent there is lost."""
+    registry = CollectorRegistry()
+    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    with serving("127.0.0.3") as ports, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.2", ports["udp"]))
+        answers = iter(["127.0.0.2"])
+
+        async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+            place = (next(answers, "127.0.0.3"), 0)
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", place)]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        probe = Probe(
+            "robot-control",
+            "robot-control.factory.svc",
+            "factory",
+            rate=200.0,
+            udp=ports["udp"],
+            tcp=None,
+            timeout=Duration(50_000_000),
+        )
+        task = asyncio.create_task(Probing(probe, latencies, probe_counter(registry)).run())
+        async with asyncio.timeout(10):
+            while latencies.observations[ROBOT] < 5:  # noqa: ASYNC110 - a counter has no event
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    lost = [
+        one.value for metric in registry.collect() for one in metric.samples if one.name == "hubble_flow_lost_total"
+    ]
+    assert lost[0] > 0

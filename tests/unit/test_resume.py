@@ -71,6 +71,43 @@ def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
     assert resume.is_new("n1", T - 59 * S, "c", 31 * S)
 
 
+def resumed() -> Resume:
+    """A stream that resumed at T, and went on for an hour: a flow every second."""
+    resume = begun()
+    resume.is_new("n1", T, 0, 0)
+    assert resume.since(T, 0) == T
+    assert all(resume.is_new("n1", T + second * S, second, second * S) for second in range(1, 3601))
+    return resume
+
+
+def test_a_node_that_relay_asks_again_is_not_counted_again() -> None:
+    """In the midst of a stream all of it comes once more, from any place on, however often, and then what is new."""
+    resume = resumed()
+    for start, end in ((0, 3601), (3000, 3602)):
+        was = resume.repeated
+        now = (end + 10) * S
+        again = [resume.is_new("n1", T + second * S, second, now) for second in range(start, end + 1)]
+        assert again == [False] * (end - start) + [True]
+        assert resume.repeated == was + end - start
+
+
+def test_a_clock_that_steps_back_in_a_stream_blinds_for_half_a_minute_at_most() -> None:
+    """It looks like a replay until that would be over; one to before the stream's beginning never does."""
+    resume = resumed()
+    now = 3600 * S
+    steps = [resume.is_new("n1", T + (1000 + second) * S, "a", now + second * S) for second in range(60)]
+    assert steps == [False] * 30 + [True] * 30
+    other = resumed()
+    assert all(other.is_new("n1", T + (second - 60) * S, "b", now + second * S) for second in range(60))
+
+
+def test_the_first_stream_repeats_nothing() -> None:
+    """Relay asks a node again for what comes from now on only."""
+    resume = begun()
+    resume.is_new("n1", T, "a", 0)
+    assert resume.is_new("n1", T - 60 * S, "b", S)
+
+
 def test_many_nodes_take_bounded_memory() -> None:
     """Names that an adversary makes up push out the oldest."""
     resume = Resume()
