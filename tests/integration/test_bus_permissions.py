@@ -68,7 +68,9 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
                 await taken.ack()
             assert await decision.last(Decision, subject) is not None
-        async with aclosing(actuator.consume(Decision, "actuator", "actuator")) as decisions:
+        async with aclosing(
+            actuator.consume(Decision, "actuator-1", "actuator", start="latest", fleeting=True)
+        ) as decisions:
             received = await anext(decisions)
             assert received.message.sample == taken.message.id == SAMPLE.id
             await received.ack()
