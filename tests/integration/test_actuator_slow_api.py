@@ -73,6 +73,8 @@ class Bench(Struct):
     hand: Hand
     reports: Reports
     actions: list[Action]
+    causes: list[tuple[str | None, str | None]]
+    """Of each report, the decision that it names, and the one whose headers it carries."""
     acknowledged: list[int]
     passed: list[int]
     """Seconds that passed."""
@@ -81,6 +83,7 @@ class Bench(Struct):
     async def send(self, action: Action, headers: Any) -> None:
         """Take a report, as the bus would."""
         self.actions.append(action)
+        self.causes.append((action.decision, headers.get("of")))
 
     def decide(self, number: int, limit: int) -> None:
         """Offer a decision; each number is a newer one."""
@@ -92,7 +95,7 @@ class Bench(Struct):
         async def acknowledge() -> None:
             self.acknowledged.append(number)
 
-        self.hand.offer(decision, part, end, Duty(acknowledge, {}, 1))
+        self.hand.offer(decision, part, end, Duty(acknowledge, {"of": decision.id}, 1))
 
     async def begin(self, limit: int) -> None:
         """Begin with a decision, and wait until as many of its patches are under way as there can be."""
@@ -122,7 +125,7 @@ async def bench() -> AsyncIterator[Bench]:
         means = Means(
             cluster, reports, Quiet(), "me", clock=lambda: NOW + passed[0] * S, steady=lambda: float(passed[0])
         )
-        it = Bench(api, Hand(domain, TARGET, means), reports, [], [], passed, [])
+        it = Bench(api, Hand(domain, TARGET, means), reports, [], [], [], passed, [])
         it.hand.seen.deployments([main])
         it.hand.seen.all_pods(pods)
         it.hand.begin(None)
@@ -158,6 +161,8 @@ async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, befo
     await until(lambda: bench.acknowledged == [1, 2])
     assert bench.api.stands_at("10M", "250k")
     assert {value for _, value in bench.api.asked[AT_ONCE:]} == {"10M", "250k"}
+    assert len(bench.causes) == 2
+    assert all(named == carried is not None for named, carried in bench.causes)
     assert bench.reported() == {f"app-1-{number}" for number in range(PODS)}
 
 
