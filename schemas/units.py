@@ -6,13 +6,21 @@ written as in Prometheus (``250ms``, ``1m30s``).
 """
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any
 
 _BINARY = {f"{prefix}i": 1024**power for power, prefix in enumerate("KMGT", start=1)}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _MULTIPLIERS = _BINARY | _DECIMAL
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
+_ANY_SUFFIX = {suffix: Decimal(1000) ** power for power, suffix in enumerate(("n", "u", "m", "", *"kMGTPE"), start=-3)}
+_ANY_SUFFIX |= {f"{prefix}i": Decimal(1024) ** power for power, prefix in enumerate("KMGTPE", start=1)}
+_ANY_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]+)|([A-Za-z]*))")
+_BOUND = Decimal(400_000)
+_MOST_BIT = Decimal(2**63 - 1)
+"""Kubernetes makes this of any quantity that is larger."""
+_LEAST_BIT = 8
+"""Cilium counts whole bytes, and none is no limit."""
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 
@@ -44,6 +52,29 @@ class Rate(int):
         if not 1 <= kbit <= MAX_KBIT:
             raise ValueError(f"{text!r} is outside the rates that can be set: 1k to 1T bit/s")
         return cls(kbit)
+
+    @classmethod
+    def enforced(cls, annotation: str | None) -> "Rate | None":
+        """What Cilium makes of a bandwidth annotation that anybody may have written, at least 1 kbit/s.
+
+        Unlike ``parse`` this reads all that Kubernetes takes for a quantity: exponents, signs, every suffix.
+
+        Args:
+            annotation: its value; None where there is none.
+
+        Returns:
+            None where Cilium enforces no limit: without a value, with one that is no quantity, is
+            negative, or rounds up to less than 8 bit/s.
+        """
+        match = _ANY_QUANTITY.fullmatch(annotation or "")
+        factor = _ANY_SUFFIX.get(match[3] or "") if match else None
+        if match is None or factor is None:
+            return None
+        # An annotation has no room for digits enough to make up for a larger exponent.
+        exponent = int(max(-_BOUND, min(Decimal(match[2] or 0), _BOUND)))
+        rate = min(Decimal(match[1]).scaleb(exponent) * factor, _MOST_BIT)
+        bit = int(rate.to_integral_value(ROUND_CEILING))
+        return cls(max(bit // 1000, 1)) if bit >= _LEAST_BIT else None
 
     def __str__(self) -> str:
         """Write the shortest exact quantity: ``50M``, ``2500k``."""

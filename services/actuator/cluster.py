@@ -6,7 +6,7 @@ would cost 25 MiB of a pod's 80.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct
 
 from schemas.config import Kubernetes
-from services.actuator.things import Deployment, Gone, Refused, Stale, Thing, Unavailable
+from services.actuator.things import Deployment, Gone, Refused, Stale, Thing, Unavailable, Unwanted
 
 _AT_ONCE = 12
 """Patches under way at the same time: more connections cost memory, and no API server is faster for them."""
@@ -131,10 +131,16 @@ class Cluster:
         """
         return await self._answer("GET", path)
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
+    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool] = lambda: True) -> T:
         """Apply a JSON Patch to an object; gives what came of it.
 
+        Args:
+            thing: the object as it was seen.
+            operations: the patch.
+            wanted: whether it still is: asked when its turn has come, which may be long after the call.
+
         Raises:
+            Unwanted: it is not.
             Stale: a ``test`` among the operations failed.
             Gone: the object is gone.
             Refused: it is not allowed.
@@ -142,6 +148,8 @@ class Cluster:
         """
         path = _path(type(thing), thing.metadata.namespace, thing.metadata.name)
         async with self._slots:
+            if not wanted():
+                raise Unwanted
             return _decoded(type(thing), await self._answer("PATCH", path, operations, "application/json-patch+json"))
 
     async def tell(self, about: Thing, reason: str, message: str, kind: str, at: str) -> None:

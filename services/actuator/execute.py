@@ -11,7 +11,7 @@ from schemas.messages import Outcome, PodOutcome
 from services.actuator import meters
 from services.actuator.cluster import T
 from services.actuator.plan import Plan, Write
-from services.actuator.things import Deployment, Gone, Pod, Refused, Stale, Unavailable
+from services.actuator.things import Deployment, Gone, Pod, Refused, Stale, Unavailable, Unwanted
 from services.actuator.watch import Seen
 from services.operation import crash
 
@@ -21,8 +21,8 @@ _log = structlog.get_logger()
 class Patches(Protocol):
     """What this needs of the cluster."""
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
-        """Apply a JSON Patch to an object; gives what came of it."""
+    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool]) -> T:
+        """Apply a JSON Patch to an object if it is ``wanted`` when its turn has come; gives what came of it."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """The object as it is now."""
@@ -46,47 +46,53 @@ class Done(Struct, frozen=True):
         return any(isinstance(write.thing, Deployment) and one.outcome == "applied" for write, one in self.answers)
 
 
-async def carry_out(cluster: Patches, seen: Seen, plan: Plan, wanted: Callable[[], bool], *, patient: bool) -> Done:
+async def carry_out(
+    cluster: Patches, seen: Seen, plan: Plan, wanted: Callable[[Write], bool], *, patient: bool
+) -> Done:
     """Write what is planned, phase by phase, each phase at once.
 
     Args:
         cluster: to patch.
         seen: takes what comes back.
         plan: what to write.
-        wanted: whether the plan still is: asked between phases.
+        wanted: whether a write still is: asked right before it is sent.
         patient: whether an object that is not as it was seen is only looked at anew, and not a failure.
     """
     crash.point("actuator.planned")
     answers: list[tuple[Write, PodOutcome]] = []
-    stale = False
+    held: list[Stale | Unwanted] = []
     for phase in plan.phases:
-        results = await asyncio.gather(*(_write(cluster, seen, write, patient=patient) for write in phase))
-        answers += [(write, one) for write, one in zip(phase, results, strict=True) if one is not None]
-        stale = None in results
+        results = await asyncio.gather(*(_write(cluster, seen, write, wanted, patient=patient) for write in phase))
+        answers += [(write, one) for write, one in zip(phase, results, strict=True) if isinstance(one, PodOutcome)]
+        held = [one for one in results if not isinstance(one, PodOutcome)]
         # What follows takes room that these should have made.
-        if stale or not wanted() or any(one.outcome == "failed" for _, one in answers):
+        if held or any(one.outcome == "failed" for _, one in answers):
             break
     crash.point("actuator.written")
-    return Done(answers, stale)
+    return Done(answers, any(isinstance(one, Stale) for one in held))
 
 
-async def _write(cluster: Patches, seen: Seen, write: Write, *, patient: bool) -> PodOutcome | None:
-    """Patch one object; None when it was not as it was seen, and that is no failure."""
+async def _write(
+    cluster: Patches, seen: Seen, write: Write, wanted: Callable[[Write], bool], *, patient: bool
+) -> PodOutcome | Stale | Unwanted:
+    """Patch one object; gives what kept it from being patched where that is no failure."""
     thing = write.thing
     name = thing.metadata.name
     outcome: Outcome = "applied"
     error = None
     try:
-        after = await cluster.patch(thing, write.operations)
+        after = await cluster.patch(thing, write.operations, lambda: wanted(write))
         crash.point("actuator.patched")
-        seen.put(after)
+        seen.answered(after)
         if after.bandwidth != write.record.value:
             outcome, error = "failed", f"{name} came back with {after.bandwidth!r}"
+    except Unwanted as unwanted:
+        return unwanted
     except Stale as stale:
         meters.conflicts.inc()
         await _look_again(cluster, seen, thing)
         if patient:
-            return None
+            return stale
         outcome, error = "failed", f"{name} is never as it was seen: {stale}"
     except Gone:
         seen.remove(thing)
@@ -99,7 +105,11 @@ async def _write(cluster: Patches, seen: Seen, write: Write, *, patient: bool) -
 
 async def _look_again(cluster: Patches, seen: Seen, thing: Deployment | Pod) -> None:
     try:
-        seen.put(await cluster.read(type(thing), thing.metadata.namespace, thing.metadata.name))
+        found = await cluster.read(type(thing), thing.metadata.namespace, thing.metadata.name)
+        if found.uid == thing.uid:
+            seen.answered(found)
+        else:
+            seen.remove(thing)  # another of that name is for the watch to tell
     except Gone:
         seen.remove(thing)
     except (Refused, Unavailable) as failure:

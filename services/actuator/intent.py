@@ -85,6 +85,17 @@ class Intent:
         """Whether the order comes from that decision."""
         return self.order is not None and self.order.decision == decision.id and self.order.end == decision.end
 
+    def allows(self, order: Order, moment: Moment, *, cut: bool) -> bool:
+        """Whether a write for an order may still be sent: while the order is in hand, and not over.
+
+        A cut goes on under an order that took its place and is not lower: it has to be made anyway, and
+        were it begun anew with every order, a slow API server would never get to the last of them.
+        """
+        if order is self.order:
+            return self.deadline is None or moment.steady < self.deadline
+        over = order.expires is not None and moment.now >= order.expires
+        return cut and not over and self.order is not None and order.limit <= self.order.limit
+
     def lapse(self, limit: int | None, moment: Moment, *, seen: bool) -> Order | None:
         """Replace an order that is over by the fail-safe limit; gives the one that is over.
 

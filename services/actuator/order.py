@@ -43,11 +43,9 @@ def in_force(deployment: Deployment) -> int | None:
 
 
 def rate_of(text: str | None) -> int | None:
-    """Read a bandwidth annotation; None where there is none, or none that means a limit."""
-    try:
-        return None if text is None else int(Rate.parse(text))
-    except ValueError:
-        return None
+    """Read a bandwidth annotation, kbit/s; None where there is none, or none that means a limit."""
+    rate = Rate.enforced(text)
+    return None if rate is None else int(rate)
 
 
 def from_decision(target: Target, decision: Decision, part: TargetDecision, published: int) -> Order:

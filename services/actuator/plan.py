@@ -9,6 +9,7 @@ what the Pods may send never adds up to more than the limit.
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
+from math import inf
 from typing import Any
 
 from msgspec import Struct
@@ -53,8 +54,13 @@ class Write(Struct, frozen=True):
     @property
     def cut(self) -> bool:
         """Whether it lowers what the object may send."""
+        return self.drop >= 0
+
+    @property
+    def drop(self) -> float:
+        """By how much it lowers that, kbit/s."""
         before = rate_of(self.thing.bandwidth)
-        return before is None or self.rate <= before
+        return inf if before is None else before - self.rate
 
 
 class Need(Struct, frozen=True):
@@ -75,8 +81,11 @@ class Plan(Struct, frozen=True):
 
     @property
     def phases(self) -> Iterable[tuple[Write, ...]]:
-        """Cuts, then the rest: there is room before anybody takes it."""
-        cuts = tuple(write for write in self.writes if write.cut)
+        """Cuts, then the rest: there is room before anybody takes it.
+
+        The deepest cuts go first: they are done when a lower order ends the plan early, again and again.
+        """
+        cuts = tuple(sorted((write for write in self.writes if write.cut), key=lambda write: -write.drop))
         rest = tuple(write for write in self.writes if not write.cut)
         return [phase for phase in (cuts, rest) if phase]
 

@@ -1,5 +1,8 @@
 """The actuator: decisions in, each handed to the targets it is about; one hand per target.
 
+Every actuator hears every decision through a consumer of its own, whoever else listens: one that is not
+in charge of a target, or that only says what it would do, keeps none from the one that is.
+
 Works without the bus: without decisions the targets fall to their fail-safe limits by themselves,
 and what is done is reported when the bus is there.
 """
@@ -44,6 +47,8 @@ class Actuator:
         self._domains = {domain.name: domain for domain in config.domains}
         self._reports = Reports()
         self._events = Events(cluster, health.note)
+        # Nobody else can name it: who can read the bus could take messages from it.
+        self._durable = f"{NAME}-{secrets.token_hex(16)}"
         means = Means(cluster, self._reports, self._events, secrets.token_hex(6), config.kubernetes.dry_run)
         self._hands = {
             (domain.name, target.key): Hand(domain, target, means)
@@ -110,7 +115,10 @@ class Actuator:
             await back_off.wait()
 
     async def _listen(self, bus: Bus) -> None:
-        decisions: AsyncGenerator[Received[Decision], None] = bus.consume(Decision, NAME, NAME, ack_wait=_ACK_WAIT_S)
+        # Nothing older than the latest of each domain can be put in force.
+        decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
+            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, fleeting=True
+        )
         async with aclosing(decisions):
             async for received in decisions:
                 crash.point("actuator.received")

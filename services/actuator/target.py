@@ -22,7 +22,7 @@ from services.actuator.drift import Drift
 from services.actuator.execute import Patches, carry_out
 from services.actuator.intent import Intent, Moment
 from services.actuator.order import Order, from_decision, in_force, lowest
-from services.actuator.plan import Author, Plan, left_alone, per_pod, planned, recovered, way_back
+from services.actuator.plan import Author, Plan, Write, left_alone, per_pod, planned, recovered, way_back
 from services.actuator.record import Record, newest, readable_record
 from services.actuator.reports import Duty, Reports
 from services.actuator.things import Deployment, Thing
@@ -50,6 +50,8 @@ class Means(Struct, frozen=True):
     """Patch nothing, and report what would be."""
     clock: Callable[[], int] = time.time_ns
     """UTC ns."""
+    steady: Callable[[], float] = time.monotonic
+    """Seconds, by a clock that never steps."""
 
 
 class Hand:
@@ -63,7 +65,7 @@ class Hand:
         self._means = means
         self._reports = means.reports
         self._voice = Voice(domain.name, target, means.reports, means.notices, means.clock)
-        grace_ends = time.monotonic() + min(_GRACE_S, domain.dead_man.seconds)
+        grace_ends = means.steady() + min(_GRACE_S, domain.dead_man.seconds)
         self._intent = Intent(target, domain.dead_man, grace_ends)
         self._awake = asyncio.Event()
         self._duties: list[Duty] = []
@@ -86,7 +88,7 @@ class Hand:
         self._awake.set()
 
     def _moment(self) -> Moment:
-        return Moment(self._means.clock(), time.monotonic())
+        return Moment(self._means.clock(), self._means.steady())
 
     def begin(self, last_action: Action | None) -> None:
         """The bus was asked what it holds, and its decision offered; ``last_action`` is its last report."""
@@ -255,24 +257,26 @@ class Hand:
         """How long what is planned has to wait, seconds; None: not at all."""
         if not plan.writes or (self._reports.full and not any(write.cut for write in plan.writes)):
             return 1.0  # reports have to go first
-        return self._drift.wait_s(plan.writes, time.monotonic())
+        return self._drift.wait_s(plan.writes, self._means.steady())
 
     async def _carry_out(self, order: Order, plan: Plan, author: Author, deployment: Deployment) -> float:
         patient = self._stale_rounds < _STUBBORN
-        # Before the first answer comes, a change of the order ends the plan after the phase under way.
-        done = await carry_out(
-            self._means.cluster, self.seen, plan, lambda: self._intent.order is order, patient=patient
-        )
+        headers = self._headers  # by the time of the report another decision may be in hand
+
+        def wanted(write: Write) -> bool:
+            return self._intent.allows(order, self._moment(), cut=write.cut)
+
+        done = await carry_out(self._means.cluster, self.seen, plan, wanted, patient=patient)
         if done.claimed:
             self._announced = order
             self._term, self._managed = author.term, True
         for write, outcome in done.answers:
             if outcome.outcome == "applied":
                 self._reported[write.thing.uid] = {one.action for one in write.record.writes}
-        self._voice.acted(order, plan, done.answers, deployment, self._headers)
+        self._voice.acted(order, plan, done.answers, deployment, headers)
         self._stale_rounds = self._stale_rounds + 1 if done.stale else 0
         if any(write.record.cause == "drift" for write, _ in done.answers):
-            self._drift.corrected(time.monotonic())
+            self._drift.corrected(self._means.steady())
         if done.failed:
             return self._back_off.next_s()
         return 0.0  # look again: what was written may not be all

@@ -149,5 +149,9 @@ class Stale(Exception):
     """The object is not as it was seen: a precondition failed."""
 
 
+class Unwanted(Exception):
+    """What was to be written is not wanted any more: nothing was asked of the API server."""
+
+
 class Gone(Exception):
     """There is no such object."""

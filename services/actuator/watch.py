@@ -63,6 +63,11 @@ class Seen:
                 self._pods[thing.uid] = thing
         self._changed()
 
+    def answered(self, thing: Deployment | Pod) -> None:
+        """The API server answered with an object: taken if it is still known, since it may be gone by now."""
+        if thing.uid in self._pods or (self.deployment is not None and thing.uid == self.deployment.uid):
+            self.put(thing)
+
     def remove(self, thing: Deployment | Pod) -> None:
         """An object is gone."""
         if isinstance(thing, Pod):

@@ -21,7 +21,7 @@ _EXISTS = 10148
 _NOT_FOUND = 10014
 _STREAM_NOT_FOUND = 10059
 _UNWATCHED_NS = 60 * 10**9
-"""A consumer without a durable name is dropped by the server when its reader was away that long."""
+"""A consumer that outlives no reader is dropped by the server when that was away so long."""
 _MAX_UNACKNOWLEDGED = 8192
 
 
@@ -45,6 +45,8 @@ class Reading:
     start: Start
     batch: int
     ack_wait: float
+    fleeting: bool = False
+    """Whether a durable consumer does not outlive its reader, either."""
 
 
 class Consumer:
@@ -122,7 +124,9 @@ class Consumer:
             config |= {"durable_name": name, "ack_policy": "explicit", "ack_wait": int(reading.ack_wait * 1e9)}
             config |= {"max_deliver": -1, "max_ack_pending": _MAX_UNACKNOWLEDGED}
         else:
-            config |= {"ack_policy": "none", "inactive_threshold": _UNWATCHED_NS, "mem_storage": True}
+            config |= {"ack_policy": "none"}
+        if reading.fleeting or not reading.durable:
+            config |= {"inactive_threshold": _UNWATCHED_NS, "mem_storage": True}
         try:
             await self._write(name, config, "create")
         except ApiError as error:

@@ -134,10 +134,10 @@ class Bus:
         durable: str | None,
         service: str,
         *,
-        subject: str | None = None,
         start: Start = "all",
         batch: int = 256,
         ack_wait: float = 30.0,
+        fleeting: bool = False,
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, for ever.
 
@@ -151,16 +151,16 @@ class Bus:
                 it; each message comes again until it is acknowledged.  None for a reader of its own
                 that begins at ``start``, and that nobody waits for: acknowledging does nothing.
             service: who reads, for dead letters.
-            subject: only this subject or pattern.
             start: where a new consumer begins: "all" that is kept, "new", the "latest" of each
                 subject, after a sequence, or after one that is only computed when it is needed.
             batch: how many messages may be on their way or waiting at once.
             ack_wait: seconds after which a message without acknowledgement comes again.
+            fleeting: whether the server drops a durable consumer whose reader was away for a minute.
         """
         name = _KINDS[kind]
         stream = self.subjects.stream(name)
-        pattern = subject or self.subjects.every(name)
-        reading = Reading(stream, durable, pattern, start, batch, ack_wait)
+        pattern = self.subjects.every(name)
+        reading = Reading(stream, durable, pattern, start, batch, ack_wait, fleeting)
         async with aclosing(Consumer(self._session, reading, self.ensure_streams).taken()) as deliveries:
             async for taken in deliveries:
                 try:

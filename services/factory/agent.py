@@ -184,9 +184,5 @@ class Agent:
 
 def rate_of(annotation: str | None) -> int | None:
     """What is enforced of an annotation, kbit/s: an absent or unreadable one is no limit, as with Cilium."""
-    if annotation is None:
-        return None
-    try:
-        return int(Rate.parse(annotation))
-    except ValueError:
-        return None
+    rate = Rate.enforced(annotation)
+    return None if rate is None else int(rate)

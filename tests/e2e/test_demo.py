@@ -13,6 +13,8 @@ import pytest
 from tests.commands import SLUICE
 
 PATIENCE_S = 90.0
+WHOLE_S = 120.0
+"""What the whole demo may take."""
 
 
 def start(*arguments: str, home: Path) -> "subprocess.Popen[str]":
@@ -56,26 +58,32 @@ def nothing_left(home: Path) -> None:
         time.sleep(0.05)
 
 
-def test_control_keeps_the_slo_and_restarts_no_pod(tmp_path: Path) -> None:
-    """Exit code 0; the JSON names what was compared; with control far fewer seconds are bad than without."""
+def test_the_demo_keeps_what_it_shows(tmp_path: Path) -> None:
+    """With its defaults, within two minutes: learned keeps the SLO and the goodput, and restarts no pod."""
     result, home = tmp_path / "demo.json", tmp_path / "home"
     home.mkdir()
-    with start("--seconds", "15", "--policy", "proportional", "--json", str(result), home=home) as process:
-        printed, _ = process.communicate(timeout=PATIENCE_S)
+    with start("--json", str(result), home=home) as process:
+        printed, _ = process.communicate(timeout=WHOLE_S)
     assert process.returncode == 0, printed
     assert "SLO BROKEN" in printed
     assert "pod restarts" in printed
     runs = json.loads(result.read_text())["runs"]
-    free, held = runs["no control"], runs["proportional"]
-    for run in (free, held):
+    assert set(runs) == {"no control", "learned", "proportional"}
+    for run in runs.values():
         assert {"violation_seconds", "goodput", "oracle", "patches", "restarts", "invalid_windows"} <= set(run)
-        assert run["seconds"] >= 13
+        assert run["seconds"] + run["invalid_windows"] >= 70
         assert run["restarts"] == 0
-    assert free["violation"] > 0.8
-    assert held["violation_seconds"] < free["violation_seconds"] / 2
-    assert held["patches"] > 0
-    assert held["goodput"] > 0.2 * held["oracle"]
     nothing_left(home)
+    if any(run["invalid_windows"] > 0.2 * (run["seconds"] + run["invalid_windows"]) for run in runs.values()):
+        pytest.skip("needs a machine without CPU steal: more than a fifth of the seconds were disturbed")
+    free, learned, proportional = runs["no control"], runs["learned"], runs["proportional"]
+    assert free["violation"] > 0.8
+    assert learned["violation"] < 0.15
+    assert learned["share"] > 0.6
+    assert min(learned["critical_throughput"].values()) > 0.9
+    assert proportional["violation"] < 0.4
+    assert proportional["share"] > 0.3
+    assert min(learned["patches"], proportional["patches"]) > 0
 
 
 def test_an_interrupt_ends_it_in_order(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from schemas.messages import Decision, State, TargetDecision
+from schemas.units import Rate
 from services.actuator.record import MOST_OWED
 from services.factory.emulator import Emulator
 from tests import kubernetes
@@ -172,7 +173,7 @@ async def most_owed(scene: Scene) -> int:
 
 
 async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The one that started later takes over with its first write; the earlier one stands by and says so."""
+    """The one that started later takes over with its first write; the earlier one stands by, says so, and eats none."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
         await decider.say("60M", good_for=2 * S)
@@ -180,17 +181,38 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
         with ActuatorProcess(tmp_path / "new", nats.url, scene.server) as new:
             await new.is_ready()
             async with followed(scene.server) as trail:
-                for number in range(10):
+                number = 0
+                while not any(notes := [process.ready()[1].get("notes") for process in (old, new)]):
+                    # Both hear it, and each may be the first to write.
                     await decider.say(30_000 + 100 * number)
-                    # One of the two receives it from the consumer that they share.
+                    number += 1
                     await asyncio.sleep(0.2)
-                await asyncio.sleep(3)
+                assert notes[1] is None, "the later one is in charge"
+                for limit in ("20M", "40M", "8M", "30M", "6M"):
+                    await decider.say(limit)
+                    await scene.stands_at(limit, [str(Rate(Rate.parse(limit) // 2))] * 2)
             writers = [mark.record["by"] for mark in trail.marks if mark.kind == "Deployment"]
             turns = [by for by, _ in itertools.groupby(writers)]
             assert len(turns) == len(set(writers)), f"they took turns: {turns}"
             trail.check(await scene.actions(), "5M", "80M")
-            notes = [process.ready()[1].get("notes", {}) for process in (old, new)]
-            assert sum(bool(note) for note in notes) <= 1
+            notes = [process.ready()[1].get("notes") for process in (old, new)]
+            assert sum(note is not None for note in notes) == 1
+
+
+async def test_a_dry_run_beside_it_keeps_no_decision_from_an_actuator(
+    scene: Scene, nats: NatsServer, tmp_path: Path
+) -> None:
+    """It says of each decision what it would do, and each comes in force all the same."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    with (
+        ActuatorProcess(tmp_path / "live", nats.url, scene.server) as live,
+        ActuatorProcess(tmp_path / "dry", nats.url, scene.server, dry_run=True) as dry,
+    ):
+        await live.is_ready()
+        await dry.is_ready()
+        for limit in ("20M", "40M", "8M", "30M", "6M"):
+            await decider.say(limit)
+            await scene.stands_at(limit, [str(Rate(Rate.parse(limit) // 2))] * 2)
 
 
 async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:

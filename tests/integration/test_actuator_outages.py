@@ -1,6 +1,7 @@
 """The API server goes away for a while: what waited comes in force at its newest, and late is not never."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from nats.aio.client import Client
 
 from schemas.messages import Decision
 from services.factory.emulator import Emulator
@@ -81,6 +83,7 @@ async def test_the_api_server_is_gone_for_a_while(
             await scene.stands_at("60M", ["30M"] * 2)
             await scene.stands_at("50M", ["25M"] * 2, "two")
             before = len(app.marks), len(two.marks)
+            durable = await consumer_of(nats)
             await outage.down()
             for number in range(20):
                 await decider.publish(decider.decision({"app": 20_000 + number, "two": 30_000 + number}))
@@ -90,7 +93,7 @@ async def test_the_api_server_is_gone_for_a_while(
             last = await scene.bus.stream(Decision)
             assert last is not None
             # Acknowledged is what was overtaken, and not what waits to be put in force.
-            assert await scene.bus.acknowledged(Decision, "actuator") < last.last - 1
+            assert await scene.bus.acknowledged(Decision, durable) < last.last - 1
             await outage.up()
             await scene.stands_at("40M", ["20M"] * 2)
             await scene.stands_at("30019k", ["15009k"] * 2, "two")
@@ -103,14 +106,24 @@ async def test_the_api_server_is_gone_for_a_while(
                 return (len(app.marks) - before[0], len(two.marks) - before[1]) == (3, 3)
 
             await eventually(caught_up)
-            await eventually(lambda: acknowledged(scene, last.last))
+            await eventually(lambda: acknowledged(scene, durable, last.last))
             verdicts = [trail.verdict(await scene.actions(name), "5M", "80M") for name, trail in trails.items()]
     tally.add("API server down", f"{outage.seconds} seconds, 21 decisions queued", judged(*verdicts))
 
 
-async def acknowledged(scene: Scene, seq: int) -> bool:
+async def consumer_of(nats: NatsServer) -> str:
+    """The name of the only consumer of decisions."""
+    client = Client()
+    await client.connect(nats.url)
+    answer = await client.request("$JS.API.CONSUMER.NAMES.SLUICE_DECISION", b"")
+    await client.close()
+    (name,) = json.loads(answer.data)["consumers"]
+    return str(name)
+
+
+async def acknowledged(scene: Scene, durable: str, seq: int) -> bool:
     """Whether all decisions up to a sequence are acknowledged."""
-    return await scene.bus.acknowledged(Decision, "actuator") == seq
+    return await scene.bus.acknowledged(Decision, durable) == seq
 
 
 async def unready(process: ActuatorProcess) -> bool:

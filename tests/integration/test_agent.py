@@ -82,7 +82,17 @@ async def stage() -> AsyncIterator[Stage]:
 
 @pytest.mark.parametrize(
     ("annotation", "kbit"),
-    [("50M", 50_000), ("2500k", 2_500), ("1G", 1_000_000), (None, None), ("fast", None), ("5", None), ("", None)],
+    [
+        ("50M", 50_000),
+        ("2500k", 2_500),
+        ("1G", 1_000_000),
+        ("1e7", 10_000),
+        ("-5M", None),
+        (None, None),
+        ("fast", None),
+        ("5", None),
+        ("", None),
+    ],
 )
 def test_an_unreadable_annotation_is_no_limit(annotation: str | None, kbit: int | None) -> None:
     """As with Cilium, which fails open: the reason why the actuator checks before it patches."""

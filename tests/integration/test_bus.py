@@ -1,6 +1,7 @@
 """The bus on a real nats-server: nothing lost, nothing stopped by what cannot be read."""
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -46,6 +47,20 @@ async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None
         with pytest.raises(Conflict):
             await bus.publish(subject, sample(1), msg_id="a", expect_last=0)
         assert await bus.publish(subject, sample(2), msg_id="b", expect_last=seq) == seq + 1
+
+
+async def test_a_fleeting_consumer_is_a_durable_one_that_the_server_forgets(nats: NatsServer) -> None:
+    """A message comes again until it is acknowledged; a minute after its reader went, the consumer is dropped."""
+    async with joined(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
+        await publish(bus, sample(1), sample(2))
+        async with aclosing(
+            bus.consume(Sample, "own", "test", start="latest", ack_wait=0.2, fleeting=True)
+        ) as messages:
+            first, again = await anext(messages), await anext(messages)
+            assert (first.seq, again.seq, again.deliveries) == (2, 2, 2)
+            await again.ack()
+        info = await bus._session.api("CONSUMER.INFO.SLUICE_SAMPLE.own")
+        assert info["config"]["inactive_threshold"] == 60 * 10**9
 
 
 async def test_look_up_last_and_next(nats: NatsServer) -> None:

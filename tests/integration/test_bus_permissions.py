@@ -73,7 +73,9 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
                 await taken.ack()
             assert await decision.last(Decision, subject) is not None
-        async with aclosing(actuator.consume(Decision, "actuator", "actuator")) as decisions:
+        async with aclosing(
+            actuator.consume(Decision, "actuator-1", "actuator", start="latest", fleeting=True)
+        ) as decisions:
             received = await anext(decisions)
             assert received.message.sample == taken.message.id == SAMPLE.id
             await received.ack()
@@ -122,39 +124,44 @@ async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client
 
 
 async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither point it at another subject nor take a decision away from it; what it may read, it reads on its own."""
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    """Neither point it at another subject, nor take a sample away from it, nor learn another's name.
+
+    What it may read, it reads on its own.
+    """
+    async with (
+        joined(guarded, "actuator", monkeypatch) as actuator,
+        joined(guarded, "decision", monkeypatch) as decision,
+    ):
         await actuator.ensure_streams()
-        async with aclosing(actuator.consume(Decision, "actuator", "actuator")) as decisions:
-            async with joined(guarded, "decision", monkeypatch) as decision:
-                subject = decision.subjects.decision("line")
-                await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-            await (await anext(decisions)).ack()
+        async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+            async with joined(guarded, "sampler", monkeypatch) as sampler:
+                await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
+            await (await anext(samples)).ack()
             async with intruding(guarded, "reader") as (reader, violations):
-                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_DECISION.actuator", b"")
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 config = json.loads(answer.data)["config"]
-                config["filter_subject"] = nobody = "sluice.decision.v1.nobody"
-                request = json.dumps({"stream_name": "SLUICE_DECISION", "config": config, "action": "update"}).encode()
+                config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
+                request = json.dumps({"stream_name": "SLUICE_SAMPLE", "config": config, "action": "update"}).encode()
                 refused = [
-                    "CONSUMER.CREATE.SLUICE_DECISION.actuator",
-                    f"CONSUMER.CREATE.SLUICE_DECISION.actuator.{nobody}",
-                    "CONSUMER.CREATE.SLUICE_DECISION",
-                    "CONSUMER.DURABLE.CREATE.SLUICE_DECISION.actuator",
-                    "CONSUMER.MSG.NEXT.SLUICE_DECISION.actuator",
-                    "CONSUMER.DELETE.SLUICE_DECISION.actuator",
-                    "CONSUMER.CREATE.SLUICE_SAMPLE.decision.sluice.sample.v1.>",
+                    "CONSUMER.CREATE.SLUICE_SAMPLE.decision",
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{nobody}",
+                    "CONSUMER.CREATE.SLUICE_SAMPLE",
+                    "CONSUMER.DURABLE.CREATE.SLUICE_SAMPLE.decision",
                     "CONSUMER.MSG.NEXT.SLUICE_SAMPLE.decision",
+                    "CONSUMER.DELETE.SLUICE_SAMPLE.decision",
+                    "CONSUMER.NAMES.SLUICE_DECISION",
+                    "CONSUMER.LIST.SLUICE_DECISION",
                 ]
                 for what in refused:
                     await reader.publish(f"$JS.API.{what}", request, reply=reader.new_inbox())
                 await until(lambda: len(violations) == len(refused), lambda: violations)
                 assert all("permissions violation for publish" in text.lower() for text in violations), violations
                 # Another name in the subject than in the request does not get around it.
-                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_DECISION.mine.{nobody}", request)
+                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
                 assert "error" in json.loads(answer.data)
-                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_DECISION.actuator", b"")
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 found = json.loads(answer.data)
-                assert found["config"]["filter_subject"] == "sluice.decision.v1.>"
+                assert found["config"]["filter_subject"] == "sluice.sample.v1.>"
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
 
 

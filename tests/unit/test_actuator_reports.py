@@ -1,18 +1,20 @@
 """Reports on their way to the bus, Events on their way to people, and what is seen of the cluster."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import pytest
 
 from schemas.messages import Action, Cause, Outcome
+from services.actuator.cluster import T
+from services.actuator.execute import carry_out
 from services.actuator.notices import Events
 from services.actuator.record import UnreadableRecord, newest, operations, readable_record, record_of
 from services.actuator.reports import Duty, Reports
-from services.actuator.things import BANDWIDTH, Thing, Unavailable
+from services.actuator.things import BANDWIDTH, Deployment, DeploymentSpec, Meta, Selector, Stale, Thing, Unavailable
 from services.actuator.watch import Seen
-from tests.objects import after, deployment, pod, record
+from tests.objects import after, deployment, order, plan_of, pod, record
 
 
 def action(number: int, outcome: Outcome = "applied", cause: Cause = "decision", target: str = "default/app") -> Action:
@@ -157,6 +159,61 @@ def test_what_is_older_is_not_seen_again() -> None:
     assert seen.deployment is not None
     assert (seen.deployment.bandwidth, seen.pods[0].bandwidth) == ("20M", "20M")
     assert changes
+
+
+class Behind:
+    """A cluster whose answer comes after something else was seen."""
+
+    def __init__(self, meanwhile: Callable[[], None], *, stale: bool) -> None:
+        """Patches succeed, or find the object changed and it is read anew."""
+        self._meanwhile = meanwhile
+        self._stale = stale
+
+    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool]) -> T:
+        """Done, and then something happens; or not done."""
+        if self._stale:
+            raise Stale("422")
+        changed: T = after(thing, operations)
+        self._meanwhile()
+        return changed
+
+    async def read(self, kind: type[T], namespace: str, name: str) -> T:
+        """As it was before something happened."""
+        found: Any = deployment() if name == "app" else pod(1)
+        self._meanwhile()
+        return cast("T", found)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, stale: bool) -> None:
+    """A Pod, and a Deployment that another took the place of: the late answer is about nothing that is there."""
+    seen = Seen(lambda: None)
+    seen.deployments([deployment(replicas=1)])
+    seen.all_pods([pod(1)])
+    other = Deployment(Meta("app", "default", "d2", "9"), DeploymentSpec(Selector({"app": "app"}), 1))
+
+    def replaced() -> None:
+        seen.remove(pod(1))
+        seen.deployments([other])
+
+    plan = plan_of(order(20_000), deployment(replicas=1), pod(1))
+    done = await carry_out(Behind(replaced, stale=stale), seen, plan, lambda _: True, patient=True)
+    assert done.stale is stale
+    assert seen.deployment is other
+    seen.put(pod(2))
+    assert [one.uid for one in seen.pods] == ["p2"]
+
+
+async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_successor() -> None:
+    """Read anew, there is another under its name: nothing is patched until the watch tells of that one's Pods."""
+    seen = Seen(lambda: None)
+    old = Deployment(Meta("app", "default", "d0", "1"), DeploymentSpec(Selector({"app": "app"}), 0))
+    seen.deployments([old])
+    done = await carry_out(
+        Behind(lambda: None, stale=True), seen, plan_of(order(20_000), old), lambda _: True, patient=True
+    )
+    assert done.stale
+    assert seen.deployment is None
 
 
 def test_a_new_list_forgets_what_is_gone() -> None:

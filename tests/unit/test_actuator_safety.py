@@ -12,6 +12,7 @@ from schemas.units import Duration
 from services.actuator.cluster import Cluster, ClusterError
 from services.actuator.drift import Drift
 from services.actuator.intent import Intent, Moment
+from services.actuator.order import in_force
 from services.actuator.plan import Plan
 from services.actuator.restore import restore
 from services.actuator.service import Actuator
@@ -41,6 +42,15 @@ def test_a_start_raises_no_pod_that_a_failed_cut_reached(limit: int | None) -> N
     intent.begin(record("3M", 6_000, expires=NOW), limit, Moment(NOW + S, 6.0), bus_said=True)
     assert intent.order is not None
     assert (intent.order.cause, intent.order.limit) == ("start", 6_000)
+
+
+@pytest.mark.parametrize("value", ["6e6", "6E6", "0.006G", "6000000000m", "+6M"])
+def test_a_start_raises_no_limit_in_any_notation(value: str) -> None:
+    """Whatever Kubernetes takes for a quantity, Cilium enforces."""
+    intent = Intent(TARGET, Duration(5 * S), 0.0)
+    intent.begin(None, in_force(deployment(value)), Moment(NOW, 6.0), bus_said=True)
+    assert intent.order is not None
+    assert intent.order.limit == 6_000
 
 
 def drift_of(value: str) -> Plan:

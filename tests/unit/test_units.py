@@ -43,6 +43,82 @@ def test_what_cannot_be_a_limit_is_refused(text: str) -> None:
         Rate.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "kbit"),
+    [
+        ("50M", 50_000),
+        ("1e7", 10_000),
+        ("10E6", 10_000),
+        ("+10e+6", 10_000),
+        ("1e007", 10_000),
+        ("25E-1M", None),
+        ("25e-1", None),
+        ("12.5M", 12_500),
+        ("5.M", 5_000),
+        (".5M", 500),
+        ("1E", 10**15),
+        ("2P", 2 * 10**12),
+        ("2T", 2 * 10**9),
+        ("1Pi", 2**50 // 1000),
+        ("1Ei", 2**60 // 1000),
+        ("9E9", 9 * 10**6),
+        ("99E", (2**63 - 1) // 1000),
+        ("1e999999999999999999999", (2**63 - 1) // 1000),
+        ("9" * 5000, (2**63 - 1) // 1000),
+        ("2000000m", 2),
+        ("2e9u", None),
+        ("5000000000u", 5),
+        ("5000000000000n", 5),
+        ("999", 1),
+        ("8", 1),
+        ("7.5", 1),
+        ("7", None),
+        ("7000m", None),
+        ("1e-999999999999999999999", None),
+        ("0", None),
+        ("-5M", None),
+        (None, None),
+    ],
+)
+def test_an_annotation_is_read_as_cilium_reads_it(annotation: str | None, kbit: int | None) -> None:
+    """Every quantity of Kubernetes, rounded up to bit/s; what comes to less than a byte a second is no limit."""
+    assert Rate.enforced(annotation) == kbit
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "M",
+        ".",
+        "-",
+        "fast",
+        "5MB",
+        "5 M",
+        " 5M",
+        "5M\n",
+        "1e",
+        "1e1.5",
+        "1i",
+        "5K",
+        "1,5M",
+        "0x10",
+        "NaN",
+        "Infinity",
+        "\uff15M",
+    ],
+)
+def test_an_annotation_that_is_no_quantity_is_no_limit(text: str) -> None:
+    """Cilium fails open."""
+    assert Rate.enforced(text) is None
+
+
+@given(st.integers(1, MAX_KBIT))
+def test_what_is_written_is_what_is_enforced(kbit: int) -> None:
+    """The configuration's notation is a part of Kubernetes' own."""
+    assert Rate.enforced(str(Rate(kbit))) == kbit
+
+
 @given(st.integers(1, MAX_KBIT))
 def test_a_rate_is_written_so_that_it_reads_back(kbit: int) -> None:
     """No kbit/s is lost on the way to an annotation and back."""

@@ -15,7 +15,7 @@ import click
 from schemas.config import Bus as Settings
 from schemas.config import Config, Kubernetes, Listen, Scrape, Signal
 from schemas.domain import Critical, Domain, Target
-from schemas.messages import Decision, Sample, State, TargetDecision
+from schemas.messages import Action, Decision, Sample, State, TargetDecision
 from schemas.units import Duration, Rate
 from services.bus.jetstream import Bus
 from services.factory.exposition import MetricsPage
@@ -112,11 +112,12 @@ async def _actuator(messages: int) -> dict[str, float]:
             page, ready_s = await _started(processes, "actuator", config)
             begin = time.time_ns() - messages * 100_000
             for block in range(0, messages, _BLOCK):
-                decisions = [_decision(domain, begin, number) for number in range(block, block + _BLOCK)]
+                numbers = range(block, block + _BLOCK)
+                decisions = [_decision(domain, begin, number, 20_000 + number % 7) for number in numbers]
                 await asyncio.gather(*(_say(bus, decision) for decision in decisions))
-            async with asyncio.timeout(_PATIENCE_S):
-                while await bus.acknowledged(Decision, "actuator") < messages:  # noqa: ASYNC110 - as above
-                    await asyncio.sleep(0.1)
+            last = _decision(domain, begin, messages, 30_000)
+            await _say(bus, last)
+            await _reported(bus, last)
             resident = await page.resident_mib()
         await processes.stop()
     return {
@@ -130,14 +131,21 @@ def _target(name: str) -> Target:
     return Target(name, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
-def _decision(domain: Domain, begin: int, number: int) -> Decision:
+def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
     end = begin + number * 100_000
-    limit = 20_000 + number % 7
     part = TargetDecision(domain.targets[0].key, limit, limit, "none", 0)
     state = State(begin, number + 1, end, {}, "bench/1")
     return Decision(
         domain.name, f"{domain.name}:{end}", end, end + domain.dead_man, (part,), "bench", state, "bench/1", 0.5
     )
+
+
+async def _reported(bus: Bus, decision: Decision) -> None:
+    """Wait until a decision was put in force, and so all before it were dealt with."""
+    subject = bus.subjects.action(decision.domain, decision.targets[0].target)
+    async with asyncio.timeout(_PATIENCE_S):
+        while (action := await bus.last(Action, subject)) is None or action.message.decision != decision.id:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)
 
 
 async def _say(bus: Bus, decision: Decision) -> None:
