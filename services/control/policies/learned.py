@@ -3,8 +3,8 @@
     u = B - F - lambda
 
 B is the largest total load under which no queue stands (``knee.py``), F the critical load to come
-(``forecast.py``), and lambda a margin that grows by ``eta`` with each burst that was too short to be
-followed.  The sum of the limits is u; the shield has the last word.
+(``forecast.py``), and lambda a margin that grows with each burst that was too short to be followed, by
+what it was too small for it.  The sum of the limits is u; the shield has the last word.
 
 What is seen decides what is learned from it:
 
@@ -13,10 +13,13 @@ What is seen decides what is learned from it:
     standing    a queue stays after a cut: the capacity fell to what gets through
     spike       the P95 is above its SLO, but no queue stands and nothing was being raised: a host that
                 stumbled; nothing is learned, and the limit comes back as fast as the shield lets it,
-                unless a queue shows in the next periods: then it was the knee that came down
+                unless a queue shows in the next periods: then it was the knee that came down.  The
+                third in a row is no host: this load is too much in bursts
+    rise        touches that no lower load ends: latency itself rose; what was given up comes back
 
-Where the critical throughput is not measured, F is 0 and B is the largest safe best-effort load itself;
-where the last period's median is not, the window's stress stands in for it.
+Where the critical throughput is never measured, F is 0 and B is the largest safe best-effort load itself;
+where it is not for a while, it is taken to be at its peak.  Where the last period's median is not measured,
+the window's stress stands in for it.  Limits of one pod each count as many times as their pods send.
 """
 
 from schemas.domain import Domain
@@ -104,7 +107,7 @@ class Learned:
 
     def _pods(self, memory: Memory, seen: Observation, bounds: Bounds) -> float:
         """How many times its limits best effort sends; forgotten slowly, so that pods that idle are not."""
-        before = 1 + (memory.pods - 1) * (1 - seen.period / _SECOND / _PODS_FORGET)
+        before = 1 + (memory.pods - 1) * max(1 - seen.period / _SECOND / _PODS_FORGET, 0.0)
         if not seen.effort_recent or not bounds.limit:
             return before
         return max(before, seen.effort_recent / bounds.limit)
