@@ -59,7 +59,7 @@ async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, i
     facts = Facts(source.domains, header.period if header is not None else _HALF_A_SECOND)
     since = max(what.since or 0, header.since if header is not None else 0)
     whole = not what.domains and not (header is not None and header.only)
-    audit = Audit(source.domains, since, whole=whole)
+    audit = Audit(source.domains, since, whole=whole, kinds=source.kinds)
     begin = end = 0
     with bar(f"reading {source.name}", source.size) as told:
         async with aclosing(source.stored(what)) as lines:

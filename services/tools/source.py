@@ -14,7 +14,7 @@ from msgspec import structs
 
 from schemas.config import Bus as Settings
 from schemas.domain import Domain
-from services.bus.subjects import token
+from services.bus.subjects import KINDS, token
 from services.operation import logs
 from services.operation.config import ConfigError, load
 from services.tools.recording import Line, NoRecording, Problem, Reader
@@ -41,6 +41,11 @@ class Source:
     def size(self) -> int:
         """Bytes of the recording; 0 for a bus."""
         return self.reader.size if self.reader is not None else 0
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of message that are kept there."""
+        return self.reader.header.kinds if self.reader is not None else KINDS
 
     def check(self, domains: Sequence[str]) -> None:
         """Refuse a domain that the configuration, where there is one, does not have.

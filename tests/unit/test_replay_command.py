@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from schemas.config import Bus
-from services.tools.recording import Reader
+from services.tools.recording import Line, Reader, Writer, header_of, line_of
 from services.tools.serving import configuration
-from tests.bus_stream import config, record, stream
+from tests.bus_stream import BEGIN, config, record, stream
 from tests.commands import sluice
 
 COUNT = 60
@@ -80,3 +81,47 @@ def test_a_page_that_cannot_be_written(recording: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert "nowhere" in done.stderr
+
+
+def altered(lines: list[Line], change: str) -> list[Line]:
+    """A recording that is not as it was made."""
+    decisions = [line for line in lines if line.kind == "decision"]
+    if change == "no decision":
+        return [line for line in lines if line.kind != "decision"]
+    if change == "decisions stop":
+        return [line for line in lines if line.kind != "decision" or line.seq < COUNT // 2]
+    if change == "one is gone":
+        return [line for line in lines if line is not decisions[30]]
+    if change == "a sample is gone":
+        return [line for line in lines if line.kind != "sample" or line.seq != 30]
+    body = json.loads(decisions[30].payload)
+    body["state"]["seq"] = 999
+    old = decisions[30]
+    new = line_of("decision", old.subject, old.seq, old.time, old.headers, json.dumps(body).encode())
+    return [new if line is old else line for line in lines]
+
+
+@pytest.mark.parametrize(
+    "change", ["no decision", "decisions stop", "one is gone", "a sample is gone", "another number"]
+)
+def test_a_recording_that_is_not_whole_is_no_success(tmp_path: Path, change: str) -> None:
+    """What is missing or has no cause is listed, and the exit code is not 0; nor is the audit's."""
+    lines = altered(list(stream(config(), COUNT)), change)
+    file = record(tmp_path / "run", config(), iter(lines))
+    done = sluice("replay", file)
+    assert done.returncode == 1
+    assert "cell-0: sample cell-0:" in done.stdout
+    assert sluice("audit", file).returncode == 1
+
+
+def test_samples_alone_have_nothing_to_compare(tmp_path: Path) -> None:
+    """A recording of past metrics says in its header that it keeps no decisions, and nothing is missing from it."""
+    file = tmp_path / "run"
+    header = structs.replace(header_of(config(), "prometheus", "0.1.0", BEGIN), kinds=("sample",))
+    with file.open("wb") as out, Writer(out, header) as writer:
+        for line in stream(config(), COUNT):
+            if line.kind == "sample":
+                writer.write(line)
+    for command in ("replay", "audit"):
+        done = sluice(command, file)
+        assert done.returncode == 0, done.stdout + done.stderr

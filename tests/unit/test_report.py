@@ -10,6 +10,7 @@ from msgspec import structs
 
 from schemas.config import Config
 from schemas.messages import Decision, encode
+from services.bus.subjects import KINDS
 from services.tools.auditing import Audit, Findings
 from services.tools.recording import Line, line_of
 from services.tools.report_facts import Facts
@@ -22,18 +23,18 @@ from tests.commands import sluice
 COUNT = 150
 
 
-def gathered(lines: list[Line], of: Config) -> tuple[Facts, Findings]:
-    """Facts and findings on some lines."""
-    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True)
+def gathered(lines: list[Line], of: Config, kinds: tuple[str, ...] = KINDS) -> tuple[Facts, Findings]:
+    """Facts and findings on some lines, where these kinds are kept."""
+    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True, kinds=kinds)
     for line in lines:
         facts.take(line)
         audit.take(line)
     return facts, audit.end()
 
 
-def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = ()) -> str:
+def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = (), kinds: tuple[str, ...] = KINDS) -> str:
     """The page about some lines."""
-    facts, findings = gathered(lines, of)
+    facts, findings = gathered(lines, of, kinds)
     return page(facts, findings, Told("a test", "Made in a test.", BEGIN, BEGIN + 10**9), problems)
 
 
@@ -164,7 +165,7 @@ def test_without_decisions_or_data() -> None:
     """Samples alone, samples that say nothing, and nothing at all each make a page."""
     of = config()
     alone = [line for line in stream(of, 30) if line.kind == "sample"]
-    text = words(paged(alone, of))
+    text = words(paged(alone, of, kinds=("sample",)))
     assert "No action is on record" in text
     assert "no decisions to make again" in text
     empty = [structs.replace(read(line), no_data="gone", critical=()) for line in alone]
