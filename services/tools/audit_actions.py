@@ -60,6 +60,8 @@ class Actions:
         self._alone = False
         """Whether the target is left alone: paused, or restored."""
         self._in_force: Action | None = None
+        self._missing: tuple[int, int | None, Break] | None = None
+        """The link last missed: the limit found and left by it, and the break that it is unless its report comes."""
         self._may_differ = False
         self._newest: Action | None = None
         self._pods = Pods(target)
@@ -98,7 +100,7 @@ class Actions:
         if action.cause == "restore":
             self.notes.append(f"{self.name} was restored at {clock(line.time)}: {action.outcome}")
             self._alone, self._in_force = True, None
-        elif action.outcome in ("applied", "failed"):
+        elif action.outcome in ("applied", "failed") and not self._is_late(action):
             self._may_differ = action.outcome == "failed"
             self._alone, self._in_force = False, action
         elif action.outcome != "skipped":
@@ -172,6 +174,11 @@ class Actions:
             late = (action.applied - decided.expires) / 1e9
             self._broken("fence", f"action {action.id} was applied {late:.1f} s after its decision expired", line.time)
 
+    def _is_late(self, action: Action) -> bool:
+        """Whether an action was carried out before the one that was reported before it: read back after a crash."""
+        before = self._in_force.applied if self._in_force is not None else None
+        return action.applied is not None and before is not None and action.applied < before
+
     def _lies_before(self, action: Action, first: int | None) -> bool:
         """Whether the decision that an action names lies before the stretch, or too far back to be kept here."""
         sampled = action.sampled or 0
@@ -206,6 +213,11 @@ class Actions:
         before = self._in_force
         if before is None or action.outcome not in ("applied", "failed", "dry-run"):
             return
+        if self._is_late(action):
+            if self._missing is not None and (action.was, action.limit) == self._missing[:2]:
+                self.breaks.remove(self._missing[2])
+                self._missing = None
+            return
         found = action.was
         if found == before.limit or (self._may_differ and found == before.was):
             return
@@ -218,6 +230,7 @@ class Actions:
             f"{before.limit}: an action is missing, or somebody else wrote"
         )
         self._broken("chain", told, line.time)
+        self._missing = before.limit, found, self.breaks[-1]
 
     def _check_fence(self, action: Action, line: Line) -> None:
         if action.cause != "decision" or action.outcome != "applied" or action.sampled is None:

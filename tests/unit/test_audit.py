@@ -259,6 +259,17 @@ def added(lines: Lines, at: int, **fields: object) -> Lines:
     return renumbered([*lines[: at + 1], more, *lines[at + 1 :]])
 
 
+def test_a_report_that_comes_late(sound: Lines) -> None:
+    """What a crashed actuator wrote is read back and reported after what came later: no link is missing."""
+    at = nth(sound, "action", 100)
+    target = getattr(read(sound[at]), "target", "")
+    later = next(
+        i for i in range(at + 1, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"
+    )
+    late = structs.replace(sound[at], time=sound[later].time + 1)
+    assert audited(renumbered([*sound[:at], *sound[at + 1 : later + 1], late, *sound[later + 1 :]])).breaks == []
+
+
 @pytest.mark.parametrize("cause", ["drift", "new-pod", "rescale"])
 def test_an_action_that_keeps_a_limit_up(sound: Lines, cause: str) -> None:
     """What puts the limit back on a Pod sets the one that is in order, with its decision or after a fail-safe."""
