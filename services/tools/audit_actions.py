@@ -21,6 +21,10 @@ _PAUSED = "paused: "
 """How the reason begins where the actuator leaves a target alone; it says so once, until that changes."""
 
 
+_READ_BACK = "read back from the objects"
+"""How the reason begins where a report was made after a crash: the Deployment itself may not have been written."""
+
+
 class Decided(Struct, frozen=True, gc=False):
     """A decision about one target."""
 
@@ -101,7 +105,7 @@ class Actions:
             self.notes.append(f"{self.name} was restored at {clock(line.time)}: {action.outcome}")
             self._alone, self._in_force = True, None
         elif action.outcome in ("applied", "failed") and not self._is_late(action):
-            self._may_differ = action.outcome == "failed"
+            self._may_differ = action.outcome == "failed" or action.reason.startswith(_READ_BACK)
             self._alone, self._in_force = False, action
         elif action.outcome != "skipped":
             self._alone = False

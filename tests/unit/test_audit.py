@@ -270,6 +270,20 @@ def test_a_report_that_comes_late(sound: Lines) -> None:
     assert audited(renumbered([*sound[:at], *sound[at + 1 : later + 1], late, *sound[later + 1 :]])).breaks == []
 
 
+def test_a_crash_amid_the_patches(sound: Lines) -> None:
+    """What Pods tell of an action need not have reached their Deployment: the next one finds what was there before."""
+    at = nth(sound, "action", 100)
+    cut = edited(sound[at], lambda body: body.update(id="cut", reason="read back from the objects: its report may"))
+    target, was = (getattr(read(sound[at]), name, "") for name in ("target", "was"))
+    later = next(
+        i for i in range(at + 1, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"
+    )
+    sound[at], sound[later] = cut, edited(sound[later], lambda body: body.update(was=was))
+    assert audited(sound).breaks == []
+    sound[at] = edited(cut, lambda body: body.update(reason="steady"))
+    assert rules(sound) == {"chain"}
+
+
 @pytest.mark.parametrize("cause", ["drift", "new-pod", "rescale"])
 def test_an_action_that_keeps_a_limit_up(sound: Lines, cause: str) -> None:
     """What puts the limit back on a Pod sets the one that is in order, with its decision or after a fail-safe."""
