@@ -33,6 +33,7 @@ from services.tools.rerun import Tally
 from services.tools.serving import served
 from services.tools.stretch import BusError
 from services.tools.whatif import NOT_TOLD, Figures
+from services.tools.words import per_pod
 
 
 @click.command("replay")
@@ -163,5 +164,5 @@ def _what_if(console: Console, reader: Reader, variants: dict[str, tuple[Domain,
         answer: dict[str, Any] = {"seconds": took, "variants": found, "problems": reader.problems, "note": NOT_TOLD}
         click.echo(msgspec.json.encode(answer))
     else:
-        show_what_if(console, found)
+        show_what_if(console, found, {domain.name for domain in reader.header.domains if per_pod(domain)})
     return _some({name: figures for of in found.values() for name, figures in of.items() if figures.samples})

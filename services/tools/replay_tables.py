@@ -1,6 +1,6 @@
 """What a replay found, as tables for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -59,11 +59,12 @@ def _told(remarks: Sequence[Remark]) -> list[str]:
     return [f"sample {one.sample}: {one.what}" for one in remarks]
 
 
-def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -> None:
-    """What several policies would have set, side by side for each domain."""
+def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]], per_pod: Collection[str]) -> None:
+    """What several policies would have set, side by side; ``per_pod`` are the domains with limits for each pod."""
     domains = list(dict.fromkeys(domain for of in found.values() for domain, figures in of.items() if figures.samples))
     for domain in domains[:_MOST_ROWS]:
-        table = _table(f"Domain {domain}: best-effort limits, in Mbit/s", "policy")
+        once = ", those for each pod counted once" if domain in per_pod else ""
+        table = _table(f"Domain {domain}: best-effort limits, in Mbit/s{once}", "policy")
         for column in ("mean", "min", "max", "above", "below", "moves", "cuts", "shield"):
             table.add_column(column, justify="right", no_wrap=True)
         for variant, of in found.items():

@@ -45,6 +45,15 @@ def test_policies_and_configurations_side_by_side(recording: Path) -> None:
     assert "cannot tell" in json.loads(done.stdout)["note"]
 
 
+def test_limits_for_each_pod_are_told(tmp_path: Path) -> None:
+    """Their sum over the targets is not what all replicas might send."""
+    of = config()
+    targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
+    each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
+    told = sluice("replay", record(tmp_path / "run", each, stream(of, COUNT)), "--policy", "aimd").stdout
+    assert "those for each pod counted once" in " ".join(told.split())
+
+
 def test_a_configuration_of_something_else(recording: Path) -> None:
     """A configuration about none of the recorded domains has nothing to say, and that is an error."""
     done = sluice("replay", recording, "--config", written(recording, "strange.yaml", name="elsewhere"))

@@ -92,6 +92,28 @@ def test_how_long_an_answer_took() -> None:
     assert all(26_000_000 <= (spell.answered or 0) < 27_000_000 for spell in spells)
 
 
+def test_a_single_window_lasts_as_long_as_a_period() -> None:
+    """And several of them from the first one's beginning to the last one's end."""
+    facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
+    kept = list(facts.domains[0].broken.kept)
+    assert {spell.lasted for spell in kept if spell.windows == 1} == {PERIOD}
+    assert all(spell.lasted >= spell.windows * PERIOD for spell in kept)
+    assert "0 ms" not in re.findall(r'class="n">([^<]*)</td>', paged(list(stream(config(), COUNT)), config()))
+
+
+def test_limits_for_each_pod_are_not_added_up() -> None:
+    """What all replicas sent is not set against the limit of one of them."""
+    of = config()
+    targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
+    each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
+    lines = list(stream(of, COUNT))
+    text = words(paged(lines, each))
+    assert "that they were allowed" not in text
+    assert "holds for each pod" in text
+    assert "that they were allowed" in words(paged(lines, of))
+    assert "telemetry-upload: limit a pod" in paged(lines, each)
+
+
 def test_a_summary_that_a_plant_manager_can_read() -> None:
     """The sentences say how much of the time, how often, how bad, how fast and how much was left."""
     facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
