@@ -31,6 +31,7 @@ from services.tools.recording import Header, NoRecording, Reader
 from services.tools.replay_tables import show_again, show_what_if
 from services.tools.rerun import Tally
 from services.tools.serving import served
+from services.tools.source import bus_at
 from services.tools.stretch import BusError
 from services.tools.whatif import NOT_TOLD, Figures
 from services.tools.words import per_pod
@@ -114,7 +115,7 @@ def _onto_bus(
     console: Console, reader: Reader, as_json: bool, server: str, prefix: str, serve: bool, speed: str
 ) -> bool:
     logs.configure("replay", "error")
-    settings = Settings(servers=tuple(server.split(",")), prefix=prefix, user=os.environ.get("SLUICE_NATS_USER"))
+    settings = bus_at(Settings(user=os.environ.get("SLUICE_NATS_USER")), server, prefix)
     pace = None if speed == "max" else float(speed)
 
     async def run() -> tuple[dict[str, Tally], float]:

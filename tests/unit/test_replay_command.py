@@ -80,8 +80,50 @@ def test_nothing_is_not_passed_off_as_success(tmp_path: Path, command: tuple[str
 def test_an_unknown_domain_is_an_error(recording: Path, command: tuple[str, ...]) -> None:
     """A domain that the configuration does not have is named, with those that it has."""
     done = sluice(*command, recording, "--domain", "cell-9")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "there is no domain 'cell-9'; the domains are cell-0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("tap --nats ::::", "is no address"),
+        ("tap --prefix Bad.Prefix", "bus prefix 'Bad.Prefix'"),
+        ("replay FILE --nats ::::", "is no address"),
+        ("replay FILE --nats nats://127.0.0.1:1 --prefix Bad.Prefix", "bus prefix 'Bad.Prefix'"),
+        ("audit --since 99999999h", "is before 1970"),
+        ("audit --since 1860-01-01T00:00Z", "is before 1970"),
+    ],
+)
+def test_what_is_typed_wrong_is_told(recording: Path, command: str, why: str) -> None:
+    """In a sentence and with exit code 2, as the documentation says."""
+    done = sluice(*(str(recording) if word == "FILE" else word for word in command.split()))
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recording_with_a_damaged_header(recording: Path) -> None:
+    """The configuration stands in for it: all messages are read, and the damage is an error."""
+    config_file = written(recording, "same.yaml")
+    hurt = bytearray(recording.read_bytes())
+    hurt[100] ^= 1
+    recording.write_bytes(hurt)
+    assert "with --config" in sluice("audit", recording).stderr
+    done = sluice("audit", recording, "--config", config_file)
+    assert done.returncode == 1
+    assert f"{COUNT} samples, {COUNT} decisions" in done.stdout
+    assert "all as it must be" in done.stdout
+    assert "a damaged frame" in done.stderr
+
+
+def test_a_report_on_nothing(tmp_path: Path) -> None:
+    """Is a page that says so, and no success."""
+    page = tmp_path / "x.html"
+    done = sluice("report", record(tmp_path / "empty", config(), iter([])), "-o", page)
+    assert done.returncode == 1
+    assert "there is no message" in done.stderr
+    assert page.exists()
 
 
 def test_a_page_that_cannot_be_written(recording: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from msgspec import structs
+from msgspec import Raw, structs
 
 from schemas.config import Config
 from schemas.messages import Decision, encode
@@ -181,6 +181,15 @@ def test_text_from_messages_stays_text() -> None:
     figures = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', text, re.DOTALL)
     assert len(figures) == 1
     assert json.loads(figures[0])["data"]
+
+
+def test_a_time_that_no_calendar_has() -> None:
+    """A message that was made up does not end the report."""
+    lines = list(stream(config(), 30, actions=True))
+    at = next(i for i, line in enumerate(lines) if line.kind == "action")
+    action = structs.replace(read(lines[at]), applied=10**24)
+    lines[at] = structs.replace(lines[at], body=Raw(encode(action)))
+    assert "9999-12-31" in paged(lines, config())
 
 
 def test_without_decisions_or_data() -> None:
