@@ -15,6 +15,8 @@ from services.tools.when import clock
 
 _LATE_NS = 10 * 10**9
 """A patch may be acknowledged that long after its decision was still good, and clocks may differ."""
+_AT_ONCE_NS = 3 * 10**8
+"""A Deployment that had changed while its Pods were written is written within that time."""
 _KEEPING = ("drift", "new-pod", "rescale")
 """Causes that put back what is in order already."""
 _PAUSED = "paused: "
@@ -227,8 +229,9 @@ class Actions:
             return
         if found is None and action.cause in ("drift", "start", "restore"):
             return
-        if found == before.was and _order(action) == _order(before):
-            return  # the rest of it: an object that had changed meanwhile is written a moment later
+        soon = (action.applied or 0) - (before.applied or 0) < _AT_ONCE_NS
+        if found == before.was and (soon or _order(action) == _order(before)):
+            return  # the rest of it: an object that had changed meanwhile is written at once, by this order or the next
         told = (
             f"action {action.id} found {found} kbit/s, and the one before it, {before.id}, had left "
             f"{before.limit}: an action is missing, or somebody else wrote"

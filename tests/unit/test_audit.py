@@ -243,6 +243,11 @@ def test_a_decision_that_is_carried_out_in_two_parts(sound: Lines) -> None:
     rest = edited(sound[at], lambda body: body.update(id="rest"))
     parts = [*sound[: at + 1], rest, *sound[at + 1 :]]
     assert audited(renumbered(parts)).breaks == []
+    # Or another order comes in between, and finds on the Deployment what was there before.
+    later = edited(sound[at], lambda body: body.update(cause="drift", id="other"))
+    assert audited(renumbered([*sound[: at + 1], later, *sound[at + 1 :]])).breaks == []
+    late = edited(later, lambda body: body.update(applied=body["applied"] + 10**9))  # type: ignore[operator]
+    assert rules(renumbered([*sound[: at + 1], late, *sound[at + 1 :]])) == {"chain"}
     other = edited(rest, lambda body: body.update(was=7))
     assert rules(renumbered([*sound[: at + 1], other, *sound[at + 1 :]])) == {"chain"}
 
