@@ -47,7 +47,7 @@ async def _audited(source: Source, what: Stretch) -> Findings:
     since, only = what.since or 0, bool(what.domains)
     if source.reader is not None:
         since, only = max(since, source.reader.header.since), only or bool(source.reader.header.only)
-    audit = Audit(source.domains, since, whole=not only)
+    audit = Audit(source.domains, since, whole=not only, kinds=source.kinds)
     with bar(f"auditing {source.name}", source.size) as told:
         async with aclosing(source.stored(what)) as lines:
             async for line in lines:

@@ -3,6 +3,8 @@
 The decision is made again from the recorded state before it; what differs by a byte is a break.
 """
 
+import sys
+
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample
 from services.bus.envelope import SAMPLE_SEQ
@@ -14,17 +16,24 @@ from services.tools.rerun import RECORDED, Again
 class Decisions:
     """One domain's decisions."""
 
-    def __init__(self, name: str, domain: Domain | None) -> None:
+    def __init__(self, name: str, domain: Domain | None, since: int, *, answered: bool) -> None:
         """Begin.
 
         Args:
             name: of the domain.
             domain: its configuration; None leaves out what only it can tell.
+            since: decisions from before it (UTC ns) are there for their state.
+            answered: whether decisions are kept at all where this comes from.
         """
         self.name = name
-        self._again = Again(domain) if domain is not None else None
+        self._domain = domain
+        self._since = since
+        self._again = Again(domain, answered=answered, listed=sys.maxsize) if domain is not None else None
         self._bounds = {target.key: target for target in domain.targets} if domain is not None else {}
         self._last: Decision | None = None
+        self._sampled = False
+        self._times = (0, 0)
+        """When the first and the last decision of the stretch were stored, UTC ns."""
         self._seqs: dict[str, int] = {}
         self.breaks: list[Break] = []
         self.remade = 0
@@ -32,6 +41,7 @@ class Decisions:
 
     def sample(self, sample: Sample, line: Line) -> None:
         """The next sample."""
+        self._sampled = True
         self._seqs[sample.id] = line.seq
         bounded(self._seqs)
         if self._again is not None:
@@ -43,6 +53,8 @@ class Decisions:
         self._check_sample(decision, line)
         self._check_bounds(decision, line)
         self._last = decision
+        if line.time >= self._since:
+            self._times = (self._times[0] or line.time, line.time)
         if self._again is not None:
             self._again.decision(RECORDED.decode(line.payload), line.payload, line.time)
 
@@ -89,15 +101,22 @@ class Decisions:
                 told = f"decision {decision.id}: {one.target} has {one.limit} kbit/s, and the state does not say so"
                 self._broken("decision", told, line)
 
-    def end(self) -> list[Break]:
-        """No more messages."""
+    def end(self, now: int) -> list[Break]:
+        """No more messages; ``now`` (UTC ns) is when the last one of all was stored."""
         if self._again is not None:
-            tally = self._again.end()
+            tally = self._again.end(now)
             self.remade = tally.identical + tally.different
-            for difference in tally.differences:
-                told = f"the decision on {difference.sample} does not follow from it: {difference.what}"
-                self.breaks.append(Break("decision", self.name, told))
-            self.breaks += [Break("cause", self.name, f"{sample} was never decided on") for sample in tally.silent]
-            # That the stretch begins in the middle is no fault.
-            self.breaks += [Break("cause", self.name, note) for note in tally.notes if "in the middle" not in note]
+            for one in tally.differences:
+                told = f"the decision on {one.sample} does not follow from it: {one.what}"
+                self.breaks.append(Break("decision", self.name, told, one.time))
+            for one in (*tally.silent, *tally.holes):
+                self.breaks.append(Break("cause", self.name, f"sample {one.sample}: {one.what}", one.time))
+        self._check_samples()
         return self.breaks
+
+    def _check_samples(self) -> None:
+        """Decisions without any sample cannot all answer samples from before the stretch, where they go on for long."""
+        first, last = self._times
+        if not self._sampled and self._domain is not None and last - first > self._domain.dead_man:
+            told = "there are decisions, and not one sample that they could rest on"
+            self.breaks.append(Break("cause", self.name, told, last))

@@ -22,10 +22,12 @@ class Break(Struct, frozen=True):
 _KEPT = 5_000
 
 
-def bounded(entries: dict[str, Any]) -> None:
-    """Forget the oldest of what is kept to look things up: an audit takes constant memory."""
+def bounded(entries: dict[str, Any]) -> bool:
+    """Forget the oldest of what is kept to look things up: an audit takes constant memory.  Whether it did."""
+    full = len(entries) > _KEPT
     while len(entries) > _KEPT:
         del entries[next(iter(entries))]
+    return full
 
 
 class Streams:
@@ -53,7 +55,10 @@ class Streams:
         if line.time < last.time:
             told = f"{line.kind} {line.seq} follows {last.seq}, which the bus stored later: out of order"
             self.breaks.append(Break("whole", line.kind, told, line.time))
-        elif line.seq <= last.seq:
+        elif line.seq == last.seq or (self._whole and 1 < line.seq < last.seq):
+            told = f"{line.kind} {line.seq} follows {last.seq}: repeated, or out of order"
+            self.breaks.append(Break("whole", line.kind, told, line.time))
+        elif line.seq < last.seq:
             self.notes.append(f"the stream of {line.kind}s began anew after {last.seq}: it was wiped")
         elif self._whole and line.seq > last.seq + 1:
             missing = f"{last.seq + 1}" + (f" to {line.seq - 1}" if line.seq > last.seq + 2 else "")

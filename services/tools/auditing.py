@@ -9,12 +9,13 @@ fence     no older decision was put in force over a newer one, none after it exp
 chain     every action found the limit that the one before it left
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct, field
 
 from schemas.domain import Domain
 from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Sample
+from services.bus.subjects import KINDS
 from services.tools.audit_actions import Actions
 from services.tools.audit_decisions import Decisions
 from services.tools.audit_streams import Break, Streams
@@ -43,18 +44,23 @@ class Findings(Struct):
 class Audit:
     """Checks a stretch of the bus, message by message."""
 
-    def __init__(self, domains: Sequence[Domain], since: int, *, whole: bool) -> None:
+    def __init__(self, domains: Sequence[Domain], since: int, *, whole: bool, kinds: Collection[str] = KINDS) -> None:
         """Begin.
 
         Args:
             domains: the configuration; without it, decisions are not made again and bounds not checked.
             since: messages from before it (UTC ns) are there for their state.
             whole: whether all domains are here, so that the streams' sequences have no gaps.
+            kinds: what is kept where this comes from; of another kind, nothing is missing.
         """
         self._configured = {domain.name: domain for domain in domains}
+        self._since = since
+        self._answered = "decision" in kinds
         self._streams = Streams(since, whole=whole)
         self._decisions: dict[str, Decisions] = {}
         self._actions: dict[str, Actions] = {}
+        self._first: dict[str, int] = {}
+        """By domain, where the window of its first sample ends, UTC ns."""
         self._last = 0
         self._found = Findings()
         self._strangers: set[str] = set()
@@ -75,6 +81,7 @@ class Audit:
             self._strangers.add(message.domain)
         if isinstance(message, Sample):
             self._found.samples += 1
+            self._first.setdefault(message.domain, message.end)
             self._of_domain(message.domain).sample(message, line)
         elif isinstance(message, Decision):
             self._found.decisions += 1
@@ -85,15 +92,16 @@ class Audit:
     def _decided(self, decision: Decision, line: Line) -> None:
         self._of_domain(decision.domain).decision(decision, line)
         for one in decision.targets:
-            self._of_target(decision.domain, one.target).decision(decision, one.limit, line)
+            self._of_target(decision.domain, one.target).decision(decision, one, line)
 
     def _acted(self, action: Action, line: Line) -> None:
         self._found.actions += 1
-        self._of_target(action.domain, action.target).action(action, line)
+        self._of_target(action.domain, action.target).action(action, line, self._first.get(action.domain))
 
     def _of_domain(self, name: str) -> Decisions:
         if name not in self._decisions:
-            self._decisions[name] = Decisions(name, self._configured.get(name))
+            configured = self._configured.get(name)
+            self._decisions[name] = Decisions(name, configured, self._since, answered=self._answered)
         return self._decisions[name]
 
     def _of_target(self, domain: str, key: str) -> Actions:
@@ -109,10 +117,14 @@ class Audit:
         found.breaks += self._streams.breaks
         found.notes += self._streams.notes
         for domain in self._decisions.values():
-            found.breaks += domain.end()
+            found.breaks += domain.end(self._last)
             found.remade += domain.remade
         for target in self._actions.values():
-            found.breaks += target.end(self._last)
+            found.breaks += target.end(self._last, acted=found.actions > 0)
+            found.notes += target.notes
+        if self._configured and found.decisions and not self._configured.keys() & self._decisions.keys():
+            told = f"no decision was made again: the configuration is about {', '.join(sorted(self._configured))} alone"
+            found.breaks.append(Break("decision", ", ".join(sorted(self._decisions)), told))
         found.notes += self._said()
         found.breaks.sort(key=lambda one: (one.time or self._last, one.where))
         return found

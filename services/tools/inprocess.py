@@ -27,11 +27,11 @@ class _Decision(Struct, tag="decision", tag_field="kind", gc=False):
 
 
 class _Action(Struct, tag="action", tag_field="kind", gc=False):
-    pass
+    time: int
 
 
 class _Dead(Struct, tag="dead", tag_field="kind", gc=False):
-    pass
+    time: int
 
 
 Lines = _Sample | _Decision | _Action | _Dead
@@ -53,6 +53,7 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
     subjects = Subjects(reader.header.prefix)
     by_subject = {subjects.decision(name): course for name, course in courses.items()}
     strangers: dict[str, Tally] = {}
+    last = 0
     for batch in reader.read(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is _Sample:
@@ -74,13 +75,15 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
                 course = courses.get(recorded.domain)
                 if course is not None:
                     course.decision(recorded, body, line.time)
+        last = max(last, batch[-1].time) if batch else last
         progress(reader.offset)
-    return {name: course.end() for name, course in courses.items()} | strangers
+    return {name: course.end(last) for name, course in courses.items()} | strangers
 
 
 def _courses(header: Header) -> dict[str, Again]:
     """Every recorded domain at its beginning; another version of its policy is noted."""
-    courses = {domain.name: Again(domain) for domain in header.domains}
+    answered = "decision" in header.kinds
+    courses = {domain.name: Again(domain, answered=answered) for domain in header.domains}
     for name, course in courses.items():
         then = header.policies.get(name, course.policy)
         if then != course.policy:

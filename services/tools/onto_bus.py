@@ -24,7 +24,7 @@ from services.control import Controller, StaleSample
 from services.control.admission import FutureSample, admit
 from services.tools.progress import Told
 from services.tools.recording import Header, Line, Reader
-from services.tools.rerun import Difference, Tally, difference
+from services.tools.rerun import Remark, Tally, difference
 from services.tools.stretch import BusError, Tap, opened
 
 _AHEAD = 2000
@@ -99,7 +99,7 @@ class Expected:
             told = difference(recorded, _decision.decode(came))
             if recorded.fault is not None:
                 told += f" (recorded with a fault, which a running service cannot be told: {recorded.fault})"
-            tally.differences.append(Difference(sample, told))
+            tally.differences.append(Remark(sample, told))
 
     def end(self) -> dict[str, Tally]:
         """Nothing more comes."""

@@ -31,6 +31,7 @@ from services.tools.stretch import BusError, Stretch, Tap, opened
 from services.tools.when import Moment, Span
 
 _FLUSH_S = 1.0
+_SETTLE_NS = 10**9
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Recorder:
         """Keep one message."""
         self._writer.write(line)
         self.counts[line.kind] += 1
-        self.after[line.kind] = line.seq
+        # By time, a stream's messages need not be in the order of its sequences.
+        self.after[line.kind] = max(self.after.get(line.kind, 0), line.seq)
 
     async def flush(self) -> None:
         """Put what has come on disk, again and again: a crash costs a second."""
@@ -91,6 +93,7 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
     Without --since or --from-seq everything that arrives is recorded, until Ctrl-C.
     """
     wanted = Wanted(**asked)  # type: ignore[arg-type]
+    _check(wanted, url, step)
     output = output or Path(f"sluice-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst")
     if output.exists() and not force:
         raise click.ClickException(f"{output} exists; --force overwrites it")
@@ -104,6 +107,24 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
             _from_bus(config, wanted, output)
     except (ConfigError, BusError, Denied, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _check(wanted: Wanted, url: str | None, step: int | None) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        click.UsageError: in words.
+    """
+    if url is None:
+        if wanted.since is None and wanted.first is None and (wanted.until is not None or wanted.last is not None):
+            raise click.UsageError("an end needs a beginning: --since or --from-seq")
+        if step is not None:
+            raise click.UsageError("--step goes with --from-prometheus")
+        return
+    if wanted.since is None:
+        raise click.UsageError("--from-prometheus needs --start")
+    if wanted.follow or wanted.lasting is not None or wanted.first is not None or wanted.last is not None:
+        raise click.UsageError("--from-prometheus asks for the past: without --follow, --for, --from-seq and --to-seq")
 
 
 def _from_bus(config: Config, wanted: Wanted, output: Path) -> None:
@@ -134,14 +155,15 @@ async def _record(config: Config, wanted: Wanted, output: Path) -> None:
     async with opened(config.bus, "reader") as tap:
         live = wanted.since is None and wanted.first is None
         what = await _stretch(tap, wanted)
+        coming = wanted.until is not None and wanted.until > time.time_ns()
         since = what.since or 0
         before = await tap.before(since, what.domains)
         with _recording(config, output, "bus", since, wanted.domains) as recorder:
             for line in before:
                 recorder.write(line)
             await _stored(tap, what, recorder)
-            if live or wanted.follow or wanted.lasting is not None:
-                await _followed(tap, what, recorder, wanted.lasting)
+            if live or wanted.follow or wanted.lasting is not None or coming:
+                await _followed(tap, what, recorder, wanted)
 
 
 async def _stretch(tap: Tap, wanted: Wanted) -> Stretch:
@@ -168,14 +190,19 @@ async def _stored(tap: Tap, what: Stretch, recorder: Recorder) -> None:
                 told(line.time - begin)
 
 
-async def _followed(tap: Tap, what: Stretch, recorder: Recorder, lasting: int | None) -> None:
+async def _followed(tap: Tap, what: Stretch, recorder: Recorder, wanted: Wanted) -> None:
+    ends = [time.time_ns() + wanted.lasting] if wanted.lasting is not None else []
+    # What was stored right before the end takes a moment to come here.
+    ends += [what.until + _SETTLE_NS] if what.until is not None else []
     console = Console(stderr=True)
     flushing = asyncio.create_task(recorder.flush())
     try:
         with console.status("recording what arrives; Ctrl-C ends it") as status:
-            async with asyncio.timeout(None if lasting is None else lasting / 1e9):
+            async with asyncio.timeout((min(ends) - time.time_ns()) / 1e9 if ends else None):
                 async with aclosing(tap.followed(what, recorder.after)) as lines:
                     async for line in lines:
+                        if _beyond(line, what, wanted):
+                            return
                         recorder.write(line)
                         counts = sum(recorder.counts.values())
                         status.update(tap.trouble or f"recorded {counts:,} messages; Ctrl-C ends it")
@@ -185,12 +212,18 @@ async def _followed(tap: Tap, what: Stretch, recorder: Recorder, lasting: int | 
         flushing.cancel()
 
 
+def _beyond(line: Line, what: Stretch, wanted: Wanted) -> bool:
+    """Whether what was asked for has ended; the decision on the last sample comes before the next sample."""
+    if what.until is not None and line.time > what.until:
+        return True
+    return wanted.last is not None and line.kind == "sample" and line.seq > wanted.last
+
+
 def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted, output: Path) -> None:
     # Prometheus's client is heavy, and only this needs it.
     from services.tools import history
 
-    if wanted.since is None:
-        raise click.UsageError("--from-prometheus needs --start")
+    assert wanted.since is not None
     until = time.time_ns() if wanted.until is None else wanted.until
     try:
         then = history.as_of_then(config, url, step)
@@ -200,20 +233,22 @@ def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted,
             _recording(then, output, "prometheus", wanted.since, wanted.domains) as recorder,
             bar("asking Prometheus", until - wanted.since) as told,
         ):
-            asyncio.run(_asked(then, wanted.since, until, recorder, told))
+            asyncio.run(_asked(then, wanted, until, recorder, told))
     except (ValueError, history.QueryFailed) as error:
         raise click.ClickException(f"{url}: {error}") from None
 
 
-async def _asked(config: Config, since: int, until: int, recorder: Recorder, told: Told) -> None:
+async def _asked(config: Config, wanted: Wanted, until: int, recorder: Recorder, told: Told) -> None:
     from services.tools import history
 
+    assert wanted.since is not None
     subjects = Subjects(config.bus.prefix)
     seq = 0
-    async for sample in history.samples(config, since, until):
-        seq += 1
-        recorder.write(_line(subjects, sample, seq))
-        told(sample.end - since)
+    async for sample in history.samples(config, wanted.since, until):
+        if not wanted.domains or sample.domain in wanted.domains:
+            seq += 1
+            recorder.write(_line(subjects, sample, seq))
+        told(sample.end - wanted.since)
 
 
 def _line(subjects: Subjects, sample: Sample, seq: int) -> Line:

@@ -9,14 +9,13 @@ take constant memory, and a damaged place costs one frame: the reader names it, 
 Plain JSON lines are read as well.
 """
 
-import base64
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Annotated, Any, BinaryIO, Self, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from schemas.config import Config
 from schemas.domain import Domain
@@ -28,6 +27,7 @@ from services.tools.frames import compress, texts
 FORMAT = 1
 _FRAME = 128 * 1024
 _LONGEST_LINE = 8 * 1024 * 1024
+_HEADER = b'"kind":"recording"'
 
 
 class Header(Struct, frozen=True, tag="recording", tag_field="kind"):
@@ -64,7 +64,7 @@ class Header(Struct, frozen=True, tag="recording", tag_field="kind"):
 class Line(Struct, frozen=True, omit_defaults=True, gc=False):
     """One message as it was on the bus."""
 
-    kind: str
+    kind: Annotated[str, Meta(pattern=f"^({'|'.join(KINDS)})$")]
     """``sample``, ``decision``, ``action`` or ``dead``."""
     subject: str
     seq: int
@@ -74,13 +74,13 @@ class Line(Struct, frozen=True, omit_defaults=True, gc=False):
     headers: dict[str, str] = {}
     body: Raw = Raw()
     """The payload, byte for byte."""
-    raw: str = ""
-    """The payload in base64, where it is not JSON on one line."""
+    raw: bytes = b""
+    """The payload where it is not JSON on one line; in base64."""
 
     @property
     def payload(self) -> bytes:
         """The message's bytes."""
-        return base64.b64decode(self.raw) if self.raw else bytes(self.body)
+        return self.raw or bytes(self.body)
 
 
 class Problem(Struct, frozen=True):
@@ -130,7 +130,7 @@ def line_of(kind: str, subject: str, seq: int, time: int, headers: dict[str, str
     """One message as a line; ``time`` is UTC ns."""
     if _is_one_line_of_json(payload):
         return Line(kind, subject, seq, time, headers, Raw(payload))
-    return Line(kind, subject, seq, time, headers, raw=base64.b64encode(payload).decode())
+    return Line(kind, subject, seq, time, headers, raw=payload)
 
 
 def _is_one_line_of_json(payload: bytes) -> bool:
@@ -190,8 +190,12 @@ T = TypeVar("T")
 class Reader:
     """Reads a recording from its beginning; each reading is independent of the others."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, instead: Header | None = None) -> None:
         """Read the header.
+
+        Args:
+            path: the file.
+            instead: to go on with where the header is damaged.
 
         Raises:
             NoRecording: it is no recording, or of a version that this build does not read.
@@ -202,12 +206,18 @@ class Reader:
         """What the last reading could not read; complete when it has ended."""
         self.offset = 0
         """Bytes of the file taken in by the last reading, to show progress."""
+        damage: list[Problem] = []
         with path.open("rb") as file:
-            first = next(_Lines(file, []).blocks(), (1, b""))[1].split(b"\n", 1)[0]
+            first = next(_Lines(file, damage).blocks(), (1, b""))[1].split(b"\n", 1)[0]
         try:
             self.header = read_header(first)
         except ValueError as error:
-            raise NoRecording(f"{path}: line 1: {error}") from None
+            if instead is None or _HEADER in first:
+                why = (
+                    f": {damage[0].what}; tap, audit, report and explain read the rest with --config" if damage else ""
+                )
+                raise NoRecording(f"{path}: line 1: {error}{why}") from None
+            self.header = instead
 
     @property
     def size(self) -> int:
@@ -257,7 +267,7 @@ class Reader:
                 self._complain(number, line, error)
 
     def _complain(self, number: int, line: bytes, error: Exception) -> None:
-        if b'"kind":"recording"' not in line:
+        if _HEADER not in line:
             raw = b'"raw":"' in line
             self.problems.append(Problem(number, "a message that is not JSON" if raw else f"not a message: {error}"))
             return
@@ -319,7 +329,9 @@ class _Lines:
             left = text[end:]
             yield self._number, block
             self._number += block.count(b"\n")
-        if left:
+        if left and _is_one_line_of_json(left):
+            yield self._number, left
+        elif left:
             self._complain(f"cut: the file ends within a line ({len(left)} bytes)")
 
     def _complain(self, what: str) -> None:
@@ -328,6 +340,9 @@ class _Lines:
 
 def _below_header(lines: _Lines) -> Iterator[tuple[int, bytes]]:
     blocks = lines.blocks()
-    _, block = next(blocks)
-    yield 2, block.partition(b"\n")[2]
+    for number, block in blocks:
+        first, _, rest = block.partition(b"\n")
+        # Where the header is damaged, what follows is no header.
+        yield (number + 1, rest) if _HEADER in first else (number, block)
+        break
     yield from blocks

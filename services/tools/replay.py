@@ -27,12 +27,14 @@ from services.operation.config import ConfigError, load
 from services.tools import onto_bus
 from services.tools.inprocess import again, what_if
 from services.tools.progress import reading
-from services.tools.recording import NoRecording, Reader
+from services.tools.recording import Header, NoRecording, Reader
 from services.tools.replay_tables import show_again, show_what_if
 from services.tools.rerun import Tally
 from services.tools.serving import served
+from services.tools.source import bus_at
 from services.tools.stretch import BusError
 from services.tools.whatif import NOT_TOLD, Figures
+from services.tools.words import per_pod
 
 
 @click.command("replay")
@@ -56,7 +58,8 @@ def command(
 ) -> None:
     """Replay a recording: the same samples give the same decisions.
 
-    Exit code 1: decisions differ from the recorded ones, there is no sample, or some of the file cannot be read.
+    Exit code 1: decisions differ from the recorded ones or are missing, there is nothing to compare although
+    decisions were recorded, there is no sample, or some of the file cannot be read.
     """
     console = Console()
     try:
@@ -105,14 +108,14 @@ def _again(console: Console, reader: Reader, as_json: bool) -> bool:
         tallies = again(reader, progress)
     took = time.perf_counter() - began
     _report(console, reader, tallies, took, as_json, "Replayed under the recorded configuration")
-    return _some(tallies) and all(not tally.different for tally in tallies.values())
+    return _some(tallies) and _sound(reader.header, tallies)
 
 
 def _onto_bus(
     console: Console, reader: Reader, as_json: bool, server: str, prefix: str, serve: bool, speed: str
 ) -> bool:
     logs.configure("replay", "error")
-    settings = Settings(servers=tuple(server.split(",")), prefix=prefix, user=os.environ.get("SLUICE_NATS_USER"))
+    settings = bus_at(Settings(user=os.environ.get("SLUICE_NATS_USER")), server, prefix)
     pace = None if speed == "max" else float(speed)
 
     async def run() -> tuple[dict[str, Tally], float]:
@@ -124,7 +127,16 @@ def _onto_bus(
     with reading(reader) as told:
         tallies, took = asyncio.run(run())
     _report(console, reader, tallies, took, as_json, f"Replayed on {server}")
-    return _some(tallies) and all(not tally.different and not tally.unanswered for tally in tallies.values())
+    return _some(tallies) and _sound(reader.header, tallies)
+
+
+def _sound(header: Header, tallies: Mapping[str, Tally]) -> bool:
+    """Whether all that is on record came out the same, and nothing is missing from it."""
+    compared = any(one.identical or one.different for one in tallies.values())
+    if not compared and "decision" in header.kinds:
+        click.echo("there is no decision to compare, though decisions were recorded", err=True)
+        return False
+    return not any(one.different or one.unanswered or one.missing for one in tallies.values())
 
 
 def _some(found: Mapping[str, Tally | Figures]) -> bool:
@@ -153,5 +165,5 @@ def _what_if(console: Console, reader: Reader, variants: dict[str, tuple[Domain,
         answer: dict[str, Any] = {"seconds": took, "variants": found, "problems": reader.problems, "note": NOT_TOLD}
         click.echo(msgspec.json.encode(answer))
     else:
-        show_what_if(console, found)
+        show_what_if(console, found, {domain.name for domain in reader.header.domains if per_pod(domain)})
     return _some({name: figures for of in found.values() for name, figures in of.items() if figures.samples})

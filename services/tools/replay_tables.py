@@ -1,12 +1,12 @@
 """What a replay found, as tables for people."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from services.tools.rerun import Tally
+from services.tools.rerun import Remark, Tally
 from services.tools.whatif import NOT_TOLD, Figures
 
 _MOST_ROWS = 30
@@ -19,9 +19,9 @@ def show_again(console: Console, title: str, tallies: Mapping[str, Tally], took:
     for column in ("samples", "identical", "different", "as given", "no decision"):
         table.add_column(column, justify="right")
     # What needs to be looked at comes first, where there is not room for all.
-    ranked = sorted(tallies.items(), key=lambda item: (-item[1].different, -len(item[1].notes)))
+    ranked = sorted(tallies.items(), key=lambda item: (-_wrong(item[1]), -len(item[1].notes)))
     for name, tally in ranked[:_MOST_ROWS]:
-        table.add_row(name, *_counts([tally]), style="red" if tally.different else None)
+        table.add_row(name, *_counts([tally]), style="red" if _wrong(tally) else None)
     if len(tallies) > 1:
         table.add_section()
         table.add_row(f"{len(tallies)} domains", *_counts(list(tallies.values())))
@@ -32,6 +32,10 @@ def show_again(console: Console, title: str, tallies: Mapping[str, Tally], took:
         _remarks(console, name, tally)
 
 
+def _wrong(tally: Tally) -> int:
+    return tally.different + tally.missing + tally.unanswered
+
+
 def _counts(tallies: list[Tally]) -> list[str]:
     names = ("samples", "identical", "different", "given")
     unanswered = sum(tally.unanswered + tally.waiting for tally in tallies)
@@ -39,20 +43,28 @@ def _counts(tallies: list[Tally]) -> list[str]:
 
 
 def _remarks(console: Console, name: str, tally: Tally) -> None:
-    differences = [f"sample {one.sample}: {one.what}" for one in tally.differences]
-    for remarks, style, more in ((tally.notes, "yellow", 0), (differences, "red", tally.different - len(differences))):
+    for remarks, style, count in (
+        (tally.notes, "yellow", len(tally.notes)),
+        (_told(tally.holes), "red", tally.missing),
+        (_told(tally.silent), "red", tally.unanswered),
+        (_told(tally.differences), "red", tally.different),
+    ):
         for remark in remarks[:_MOST_REMARKS]:
             console.print(f"{name}: {remark}", style=style, highlight=False, soft_wrap=True, markup=False)
-        left = len(remarks[_MOST_REMARKS:]) + more
-        if left:
-            console.print(f"{name}: and {left:,} more", style=style, highlight=False)
+        if count > _MOST_REMARKS:
+            console.print(f"{name}: and {count - _MOST_REMARKS:,} more", style=style, highlight=False)
 
 
-def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]]) -> None:
-    """What several policies would have set, side by side for each domain."""
+def _told(remarks: Sequence[Remark]) -> list[str]:
+    return [f"sample {one.sample}: {one.what}" for one in remarks]
+
+
+def show_what_if(console: Console, found: Mapping[str, Mapping[str, Figures]], per_pod: Collection[str]) -> None:
+    """What several policies would have set, side by side; ``per_pod`` are the domains with limits for each pod."""
     domains = list(dict.fromkeys(domain for of in found.values() for domain, figures in of.items() if figures.samples))
     for domain in domains[:_MOST_ROWS]:
-        table = _table(f"Domain {domain}: best-effort limits, in Mbit/s", "policy")
+        once = ", those for each pod counted once" if domain in per_pod else ""
+        table = _table(f"Domain {domain}: best-effort limits, in Mbit/s{once}", "policy")
         for column in ("mean", "min", "max", "above", "below", "moves", "cuts", "shield"):
             table.add_column(column, justify="right", no_wrap=True)
         for variant, of in found.items():

@@ -31,7 +31,7 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     """Write a page about a recording FILE, or about a stretch of the bus.
 
     The page needs no network, suits light and dark screens, and prints.
-    Exit code 1: some of the file cannot be read; the page says so, and is about the rest.
+    Exit code 1: there is no message, or some of the file cannot be read; the page says so, and is about the rest.
     """
     try:
         from services.tools import report_page
@@ -51,7 +51,9 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     except OSError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{output}: {len(text) / 1e6:.1f} MB")
-    source.end()
+    if not end:
+        click.echo("there is no message to report on", err=True)
+    source.end(good=bool(end))
 
 
 async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, int]:
@@ -59,7 +61,7 @@ async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, i
     facts = Facts(source.domains, header.period if header is not None else _HALF_A_SECOND)
     since = max(what.since or 0, header.since if header is not None else 0)
     whole = not what.domains and not (header is not None and header.only)
-    audit = Audit(source.domains, since, whole=whole)
+    audit = Audit(source.domains, since, whole=whole, kinds=source.kinds)
     begin = end = 0
     with bar(f"reading {source.name}", source.size) as told:
         async with aclosing(source.stored(what)) as lines:

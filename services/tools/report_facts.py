@@ -14,13 +14,12 @@ from services.control.observe import Observer
 from services.tools.recording import Line
 from services.tools.report_spells import Spell, Spells
 from services.tools.thinned import Curve
-from services.tools.words import read
+from services.tools.words import per_pod, read
 
 _ROWS = 400
 _TIMES = 20_000
 _PATCHES = 3_000
 _OPEN = 2_000
-_GAP_PERIODS = 3
 
 
 @dataclass
@@ -70,8 +69,8 @@ class DomainFacts:
         self.limits: dict[str, Curve] = {}
         """By target, kbit/s; so is the next."""
         self.goodput: dict[str, Curve] = {}
-        self.broken = Spells(_GAP_PERIODS * period)
-        self.unseen = Spells(_GAP_PERIODS * period)
+        self.broken = Spells(period)
+        self.unseen = Spells(period)
         self.rules: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
@@ -87,6 +86,11 @@ class DomainFacts:
         self._open: Spell | None = None
         self._published: dict[str, int] = {}
         self._decided: dict[str, tuple[int, list[Change]]] = {}
+
+    @property
+    def per_pod(self) -> frozenset[str]:
+        """Targets whose limit holds for each of their Pods: it is not what all of them may send."""
+        return per_pod(self.domain)
 
     @property
     def share_within(self) -> float | None:

@@ -105,7 +105,7 @@ def _rates(facts: DomainFacts) -> Iterator[go.Scatter]:
             yield go.Scatter(
                 x=_times(curve),
                 y=[point.last / 1000 for point in curve.points],
-                name=f"{name}: limit",
+                name=f"{name}: limit a pod" if target in facts.per_pod else f"{name}: limit",
                 mode="lines",
                 line={"color": colour, "width": 2, "shape": "hv"},
                 hovertemplate="%{y:.1f} Mbit/s limit",

@@ -111,6 +111,8 @@ def _effort(one: DomainFacts) -> str:
     if sent is None:
         return ""
     allowed = "" if limit is None else f", of {rate(limit)} that they were allowed"
+    if one.per_pod:
+        allowed = f"; the limit of {' and '.join(short(key) for key in sorted(one.per_pod))} holds for each pod"
     return f"The best-effort applications sent {rate(sent)} on average{allowed}."
 
 
@@ -136,8 +138,8 @@ def mean_sent(one: DomainFacts) -> float | None:
 
 
 def mean_limit(one: DomainFacts) -> float | None:
-    """The limits of all targets together, kbit/s."""
-    return _mean(one.limits)
+    """The limits of all targets together, kbit/s; None where one holds for each pod, and there is no such sum."""
+    return None if one.per_pod else _mean(one.limits)
 
 
 def rate(kbit: float | None) -> str:

@@ -41,11 +41,13 @@ class Recorded(Struct, frozen=True, gc=False):
     """An input: the policy was not asked."""
 
 
-class Difference(Struct, frozen=True):
-    """A decision that came out otherwise than the recorded one."""
+class Remark(Struct, frozen=True):
+    """What there is to say of one sample or its decision."""
 
     sample: str
     what: str
+    time: int = 0
+    """When the bus stored the message that shows it, UTC ns; 0 where that is not known."""
 
 
 class Tally(Struct):
@@ -56,16 +58,20 @@ class Tally(Struct):
     different: int = 0
     given: int = 0
     """Decisions taken over from the record, because what they rest on is not in it."""
+    missing: int = 0
+    """Those of them amid the record, where nothing should be missing."""
     refused: int = 0
     """Samples that no service steps on: repeated, not newer than the one before, or from the future."""
     unanswered: int = 0
-    """Samples without a decision on record, though later ones have theirs."""
+    """Samples without a decision on record, though there was time for it."""
     waiting: int = 0
-    """Samples at the end without a decision on record."""
-    silent: list[str] = field(default_factory=list)
+    """Samples at the end without a decision on record: it may have come later, or none was recorded at all."""
+    silent: list[Remark] = field(default_factory=list)
     """The first samples that are unanswered."""
-    differences: list[Difference] = field(default_factory=list)
-    """The first of them."""
+    differences: list[Remark] = field(default_factory=list)
+    """The first decisions that came out otherwise than the recorded ones."""
+    holes: list[Remark] = field(default_factory=list)
+    """The first decisions that something is missing before."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know of the record itself."""
 
@@ -95,9 +101,17 @@ class Again:
     taken, so that each difference stands for itself.
     """
 
-    def __init__(self, domain: Domain) -> None:
-        """Begin before the first message."""
+    def __init__(self, domain: Domain, *, answered: bool = True, listed: int = _MOST_LISTED) -> None:
+        """Begin before the first message.
+
+        Args:
+            domain: the configuration.
+            answered: whether decisions are on record at all.
+            listed: so many remarks of each kind are kept.
+        """
         self._domain = domain
+        self._answered = answered
+        self._listed = listed
         self._controller = Controller(domain)
         self.policy = self._controller.policy.version
         """Name and version of the policy as this build has it."""
@@ -119,11 +133,7 @@ class Again:
         if self._decisions:
             self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
-            oldest = self._samples.pop(next(iter(self._samples))).sample
-            if self._state is None:
-                self.tally.waiting += 1
-            else:
-                self._unanswered(oldest)
+            self._unanswered(self._samples.pop(next(iter(self._samples))))
 
     def expected(self, body: bytes) -> bool:
         """Whether ``body`` is, byte for byte, the decision on the sample that waits; if so, it is dealt with.
@@ -154,8 +164,8 @@ class Again:
         self._decisions.append((recorded, published, body))
         self._settle(0)
 
-    def end(self) -> Tally:
-        """No more messages."""
+    def end(self, now: int) -> Tally:
+        """No more messages; ``now`` (UTC ns) is when the last one of all was stored."""
         self._settle(_FOREVER)
         for arrival in self._samples.values():
             try:
@@ -163,7 +173,7 @@ class Again:
             except (StaleSample, FutureSample):
                 self.tally.refused += 1
             else:
-                self.tally.waiting += 1
+                self._open(arrival, now)
         self._samples.clear()
         return self.tally
 
@@ -182,9 +192,9 @@ class Again:
 
     def _judge(self, recorded: Recorded, published: int, body: bytes) -> None:
         if recorded.sample not in self._samples:
-            missing = f"the sample {recorded.sample} is not in the recording"
             # Before the first sample, decisions are there for their state alone.
-            self._take(body, missing if published > self._first else None)
+            hole = "its sample is not in the recording" if published > self._first else None
+            self._take(recorded, body, published, hole)
             return
         skipped: list[Arrival] = []
         while (name := next(iter(self._samples))) != recorded.sample:
@@ -192,7 +202,7 @@ class Again:
         arrival = self._samples.pop(name)
         replayed = self._answer(self._state, arrival, recorded) if not skipped else None
         if replayed is None or encode(replayed) != body:
-            self._search(recorded, body, arrival, skipped)
+            self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
         self._state = replayed.state
@@ -205,7 +215,9 @@ class Again:
             return None
         return self._controller.step(admitted, arrival.sample, recorded.fault)
 
-    def _search(self, recorded: Recorded, body: bytes, arrival: Arrival, skipped: list[Arrival]) -> None:
+    def _search(
+        self, recorded: Recorded, published: int, body: bytes, arrival: Arrival, skipped: list[Arrival]
+    ) -> None:
         """Find the state that the decision was made from, where it is not simply the one before.
 
         It may have gone over samples whose decisions are lost, or past samples that it never saw, or
@@ -221,10 +233,13 @@ class Again:
                     self._state = replayed.state
                     return
                 best = best or replayed
-        if best is None:
-            self._take(body, self._gap(recorded))
-        else:
-            self._differs(best, recorded, body)
+        if best is None and through is not None and arrival.sample.end - through.end <= arrival.sample.period:
+            # No sample lies between that state and this one: nothing is missing that could explain it.
+            best = self._answer(through, arrival, recorded)
+        elif best is None:
+            self._take(recorded, body, published, self._gap(recorded))
+            return
+        self._differs(best, recorded, published, body)
 
     def _passed(self, skipped: list[Arrival], state: State | None) -> State | None:
         """The state after samples that have no decision on record."""
@@ -234,47 +249,64 @@ class Again:
             except (StaleSample, FutureSample):
                 self.tally.refused += 1
                 continue
-            self._unanswered(arrival.sample)
+            self._unanswered(arrival)
             if state is not None:
                 state = self._controller.step(admitted, arrival.sample).state
         return state
 
-    def _unanswered(self, sample: Sample) -> None:
-        self.tally.unanswered += 1
-        if len(self.tally.silent) < _MOST_LISTED:
-            self.tally.silent.append(sample.id)
+    def _open(self, arrival: Arrival, now: int) -> None:
+        """A sample whose decision has not come by the end."""
+        if arrival.published + self._domain.dead_man < now:
+            self._unanswered(arrival)
+        else:
+            self.tally.waiting += 1
 
-    def _gap(self, recorded: Recorded) -> str:
+    def _unanswered(self, arrival: Arrival) -> None:
+        if not self._answered:
+            self.tally.waiting += 1
+            return
+        self.tally.unanswered += 1
+        self._list(self.tally.silent, arrival.sample.id, "it was never decided on", arrival.published)
+
+    def _list(self, remarks: list[Remark], sample: str, what: str, time: int) -> None:
+        if len(remarks) < self._listed:
+            remarks.append(Remark(sample, what, time))
+
+    def _gap(self, recorded: Recorded) -> str | None:
         if self._state is None:
-            return (
+            self.tally.note(
                 f"the recording begins in the middle: the decision on {recorded.sample} is taken as it is, "
                 "and the ones after it are checked"
             )
+            return None
         return (
-            f"the decision on {recorded.sample} is number {recorded.state.seq} of epoch {recorded.state.epoch}, "
+            f"its decision is number {recorded.state.seq} of epoch {recorded.state.epoch}, "
             f"the one before it number {self._state.seq} of epoch {self._state.epoch}: decisions are missing"
         )
 
-    def _take(self, body: bytes, why: str | None) -> None:
+    def _take(self, recorded: Recorded, body: bytes, published: int, hole: str | None) -> None:
+        """Go on from the state on record; ``hole`` says what is missing before it, where something is."""
         try:
             self._state = _decision.decode(body).state
         except msgspec.DecodeError as error:
             # As the service does: without a readable state it begins anew.
-            self._state, why = None, f"a decision cannot be read: {error}"
+            self._state, hole = None, f"its decision cannot be read: {error}"
         self.tally.given += 1
-        if why is not None:
-            self.tally.note(why)
+        if hole is not None:
+            self.tally.missing += 1
+            self._list(self.tally.holes, recorded.sample, hole, published)
 
-    def _differs(self, replayed: Decision, recorded: Recorded, body: bytes) -> None:
+    def _differs(self, replayed: Decision | None, recorded: Recorded, published: int, body: bytes) -> None:
+        """Count a decision that is not what its sample gives; None: no service would have stepped on that."""
         try:
             decision = _decision.decode(body)
         except msgspec.DecodeError as error:
             self._state, told = None, f"the recorded one cannot be read: {error}"
         else:
-            self._state, told = decision.state, difference(decision, replayed)
+            refused = "a decision is on record, and the sample would be refused"
+            self._state, told = decision.state, refused if replayed is None else difference(decision, replayed)
         self.tally.different += 1
-        if len(self.tally.differences) < _MOST_LISTED:
-            self.tally.differences.append(Difference(recorded.sample, told))
+        self._list(self.tally.differences, recorded.sample, told, published)
 
 
 def difference(recorded: Decision, replayed: Decision) -> str:

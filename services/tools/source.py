@@ -1,5 +1,6 @@
 """Where a reader takes its messages from: a recording, or the bus.  The options that say so are the same for all."""
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ from msgspec import structs
 
 from schemas.config import Bus as Settings
 from schemas.domain import Domain
-from services.bus.subjects import token
+from services.bus.subjects import KINDS, Subjects, token
 from services.operation import logs
 from services.operation.config import ConfigError, load
-from services.tools.recording import Line, NoRecording, Problem, Reader
+from services.tools.recording import Line, NoRecording, Problem, Reader, header_of
 from services.tools.stretch import Stretch, domain_of, opened
 
 
@@ -42,11 +43,16 @@ class Source:
         """Bytes of the recording; 0 for a bus."""
         return self.reader.size if self.reader is not None else 0
 
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of message that are kept there."""
+        return self.reader.header.kinds if self.reader is not None else KINDS
+
     def check(self, domains: Sequence[str]) -> None:
         """Refuse a domain that the configuration, where there is one, does not have.
 
         Raises:
-            click.ClickException: it names the ones that there are.
+            click.UsageError: it names the ones that there are.
         """
         check_domains(self.domains, domains)
 
@@ -77,12 +83,12 @@ def check_domains(known: Sequence[Domain], wanted: Sequence[str]) -> None:
     """Refuse a domain that is not among those that are known, if any are.
 
     Raises:
-        click.ClickException: it names the ones that there are.
+        click.UsageError: it names the ones that there are.
     """
     names = [domain.name for domain in known]
     for name in wanted:
         if names and name not in names:
-            raise click.ClickException(f"there is no domain {name!r}; the domains are {', '.join(names)}")
+            raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(names)}")
 
 
 def _within(line: Line, what: Stretch) -> bool:
@@ -117,21 +123,36 @@ def source_of(file: Path | None, path: Path | None, server: str | None, prefix: 
     """What the options name: the recording; without one, the bus.
 
     Raises:
-        click.ClickException: the recording or the configuration cannot be read.
+        click.ClickException: the recording or the configuration cannot be read, or an option is wrong.
     """
     logs.configure("reader", "error")
     try:
         config = None if path is None else load(path)
-        reader = None if file is None else Reader(file)
+        instead = None if config is None else header_of(config, "bus", importlib.metadata.version("sluice"), 0)
+        reader = None if file is None else Reader(file, instead)
     except (ConfigError, NoRecording) as error:
         raise click.ClickException(str(error)) from None
-    settings = config.bus if config is not None else _bus_of(os.environ)
-    if server is not None:
-        settings = structs.replace(settings, servers=tuple(part.strip() for part in server.split(",")))
-    if prefix is not None:
-        settings = structs.replace(settings, prefix=prefix)
+    settings = bus_at(None if config is None else config.bus, server, prefix)
     known = config if config is not None else reader.header if reader is not None else None
     return Source(reader, settings, known.domains if known is not None else ())
+
+
+def bus_at(bus: Settings | None, server: str | None, prefix: str | None) -> Settings:
+    """The bus of a configuration, or without one of the environment, with what the options name instead.
+
+    Raises:
+        click.UsageError: no address, or no prefix.
+    """
+    try:
+        settings = _bus_of(os.environ) if bus is None else bus
+        if server is not None:
+            settings = structs.replace(settings, servers=tuple(part.strip() for part in server.split(",")))
+        if prefix is not None:
+            settings = structs.replace(settings, prefix=prefix)
+        Subjects(settings.prefix)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return settings
 
 
 def _bus_of(environment: Mapping[str, str]) -> Settings:

@@ -76,7 +76,7 @@ class Tap:
         async with aclosing(self.stored(earlier)) as lines:
             async for line in lines:
                 last[domain_of(line)] = line
-        return list(last.values())
+        return sorted(last.values(), key=_rank)
 
     async def sample_time(self, seq: int) -> int | None:
         """When the first sample with at least this stream sequence was stored, UTC ns; None without one."""
@@ -113,9 +113,10 @@ class Tap:
         return f"{every}.>" if kind == "action" else every
 
     async def followed(self, what: Stretch, after: dict[str, int]) -> AsyncGenerator[Line, None]:
-        """What arrives from now on, or after a stream sequence by kind, for ever."""
+        """What arrives, for ever: after a stream sequence by kind, or from where the stretch begins, or from now on."""
         arrived: asyncio.Queue[tuple[float, Line]] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._pump(kind, what, after.get(kind, "new"), arrived)) for kind in what.kinds]
+        begin: Start = "new" if what.since is None else datetime_of(what.since)
+        tasks = [asyncio.create_task(self._pump(kind, what, after.get(kind, begin), arrived)) for kind in what.kinds]
         try:
             async with aclosing(_in_order(arrived)) as lines:
                 async for line in lines:

@@ -11,7 +11,7 @@ from rich.text import Text
 from schemas.domain import Critical, Target
 from schemas.messages import Action, CriticalMeasure
 from services.tools.tap_view import NEAR, DomainView, View
-from services.tools.words import RULES, mbit, ms, pods_told
+from services.tools.words import RULES, mbit, ms, per_pod, pods_told
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 5.0
@@ -123,6 +123,7 @@ def _against(measure: CriticalMeasure, slo: Critical | None, figure: str) -> Tex
 def _effort(one: DomainView) -> Table:
     found = _plain(("best effort", 8), ("limit", 6), ("", _CURVE), ("goodput", 7), ("last action", 8))
     bounds = {target.key: target for target in one.domain.targets} if one.domain else {}
+    each = per_pod(one.domain)
     for key in one.targets():
         series = one.limits.get(key)
         values = list(series.values)[-_CURVE:] if series else []
@@ -132,7 +133,8 @@ def _effort(one: DomainView) -> Table:
         if action is not None:
             colour = {"applied": "green", "unchanged": "dim", "failed": "red"}.get(action.outcome, "yellow")
             told = Text(_done(action), style=colour)
-        found.add_row(_name(key), mbit(values[-1] if values else None), curve, mbit(one.throughput(key)), told)
+        limit = mbit(values[-1]) + ("/pod" if key in each else "") if values else "-"
+        found.add_row(_name(key), limit, curve, mbit(one.throughput(key)), told)
     return found
 
 
@@ -168,7 +170,7 @@ def _compact(domains: Sequence[DomainView], now: float) -> Table:
             Text(state, style=colour),
             "-" if stress is None else f"{stress:.2f}",
             _curve(list(one.stress.values)[-20:], 1.0),
-            mbit(sum(limits)) if limits else "-",
+            "per pod" if per_pod(one.domain) else mbit(sum(limits)) if limits else "-",
             mbit(sum(sent)) if sent else "-",
             _reason(one) if one.decision else "",
         )

@@ -8,6 +8,10 @@ import click
 
 from schemas.units import Duration
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_NS = 253_402_300_799 * 10**9
+"""The end of the year 9999."""
+
 
 class Moment(click.ParamType[int]):
     """``10m`` (before now), or an RFC 3339 time; UTC ns inside."""
@@ -19,9 +23,15 @@ class Moment(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return time.time_ns() - Duration.parse(value)
+            ago = Duration.parse(value)
         except ValueError:
-            pass
+            return self._at(value, param, ctx)
+        moment = time.time_ns() - ago
+        if moment < 0:
+            self.fail(f"{value!r} is before 1970", param, ctx)
+        return moment
+
+    def _at(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
@@ -30,6 +40,8 @@ class Moment(click.ParamType[int]):
             )
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone: add Z for UTC, or +01:00", param, ctx)
+        if moment.year < _EPOCH.year:
+            self.fail(f"{value!r} is before 1970", param, ctx)
         return nanoseconds(moment)
 
 
@@ -50,12 +62,13 @@ class Span(click.ParamType[int]):
 
 def nanoseconds(moment: datetime) -> int:
     """UTC ns, exact to the microsecond that a datetime has."""
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    since = moment - _EPOCH
     return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
 
 
 def datetime_of(ns: int) -> datetime:
-    """The microsecond that UTC ns lie in."""
+    """The microsecond that UTC ns lie in; for what no calendar has, the nearest that one has."""
+    ns = min(max(ns, 0), _LAST_NS)
     return datetime.fromtimestamp(ns // 10**9, UTC).replace(microsecond=ns % 10**9 // 1000)
 
 

@@ -122,6 +122,11 @@ def mbit(kbit: float | None) -> str:
     return f"{kbit:.0f}k" if 0 < kbit < 1000 else f"{kbit / 1000:.1f}M"
 
 
+def per_pod(domain: Domain | None) -> frozenset[str]:
+    """Targets whose limit holds for each of their Pods: it is not what all of them may send together."""
+    return frozenset(target.key for target in domain.targets if target.scope == "per-pod") if domain else frozenset()
+
+
 def workloads_of(message: Message) -> Sequence[str]:
     """Every workload and target that a message speaks of, ``namespace/name``."""
     if isinstance(message, Sample):

@@ -15,11 +15,16 @@ from schemas.config import Bus as Settings
 from schemas.messages import Action, Decision
 from services.bus.envelope import MSG_ID
 from services.bus.jetstream import Bus
-from services.tools.recording import Line, Reader
+from services.factory.emulator import Emulator
+from services.operation.config import load
+from services.tools.auditing import Audit
+from services.tools.recording import Line, Reader, line_of
 from services.tools.serving import configuration
 from services.tools.words import read
+from tests.actuation import ActuatorProcess, Decider, Scene
 from tests.bus_stream import PERIOD, config, record, stream
 from tests.commands import sluice
+from tests.kubernetes import BANDWIDTH, emulated
 from tests.parts import NatsServer
 from tests.pipeline import joined
 
@@ -158,3 +163,41 @@ async def test_a_limit_of_the_live_bus_is_explained(nats: NatsServer, tmp_path: 
     assert "Made again from its sample: the same, byte for byte" in done.stdout
     acted = [one for line in sound if isinstance(one := read(line), Action) and one.decision == last.id]
     assert acted
+
+
+async def test_a_target_that_is_left_alone_for_a_while(nats: NatsServer, tmp_path: Path) -> None:
+    """While somebody else's value pauses it nothing is due, and the value that was taken away breaks no chain."""
+    async with emulated(Emulator(starts_after=None)) as server, joined(nats.url, "sluice") as bus:
+        await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
+        await server.pods_of("app", 1)
+        path, scene, decider = f"{server.deployments}/app", Scene(server, bus), Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, server):
+            await decider.say("60M")
+            await scene.stands_at("60M", ["60M"])
+            await scene.annotate(path, {BANDWIDTH: "33M"})
+            await scene.reported(outcome="skipped")
+            await decider.say("20M")
+            paused = await everything(bus)
+            await scene.annotate(path, {BANDWIDTH: None})
+            await scene.stands_at("20M", ["20M"])
+            await scene.reported(2, cause="decision", outcome="applied")
+            handed_back = await everything(bus)
+    domains = load(tmp_path / "config.yaml").domains
+    for lines in (paused, handed_back):
+        audit = Audit(domains, 0, whole=True)
+        # A last message from long after: whatever is due was due before it.
+        late = structs.replace(lines[-1], kind="dead", seq=1, time=lines[-1].time + 3600 * 10**9)
+        for line in [*lines, late]:
+            audit.take(line)
+        assert [one for one in audit.end().breaks if one.where == f"{server.namespace}/app"] == []
+    assert any(isinstance(one := read(line), Action) and one.was is None and one.applied for line in handed_back)
+
+
+async def everything(bus: Bus) -> Lines:
+    """What the bus keeps of decisions and actions, by time."""
+    lines = [
+        line_of(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
+        for kind in ("decision", "action")
+        async for raw in bus.read(kind)
+    ]
+    return sorted(lines, key=lambda line: line.time)

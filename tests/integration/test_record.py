@@ -5,11 +5,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.messages import Decision, Sample, State, decode
-from services.bus.envelope import Raw
+from services.bus.envelope import SAMPLE_SEQ, Raw
 from services.bus.jetstream import Bus
+from services.control import Controller
 from services.tools.recording import Line, Reader
 from services.tools.stretch import Stretch, opened
 from tests.commands import running, sluice
@@ -116,6 +118,75 @@ async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tm
     for tally in result["domains"].values():
         assert tally["identical"] >= 5
         assert tally["different"] == 0
+
+
+async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer, tmp_path: Path) -> None:
+    """The states that the stretch begins in are in the order of the bus, and what comes after them comes once."""
+    text = config_text(nats.url, "sluice", "ab")
+    file, begin = tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
+    (tmp_path / "config.yaml").write_text(text)
+    async with joined(nats.url, "sluice") as bus:
+        states: dict[str, State] = {}
+        controllers = {domain.name: Controller(domain) for domain in configured(text).domains}
+
+        async def step(name: str, n: int) -> None:
+            one = sample(name, n, begin)
+            seq = await bus.publish(bus.subjects.sample(name), one, msg_id=one.id)
+            decision = controllers[name].step(states.get(name), one)
+            states[name] = decision.state
+            headers = {SAMPLE_SEQ: str(seq)}
+            await bus.publish(bus.subjects.decision(name), decision, msg_id=decision.id, headers=headers)
+
+        for name in "abba":
+            await step(name, 1 if name not in states else 2)
+        with running("record", "--config", tmp_path / "config.yaml", "-o", file):
+            async with asyncio.timeout(30):
+                n = 2
+                while not file.exists() or len(list(Reader(file).lines())) < 20:
+                    n += 1
+                    await step("b", n)
+                    await step("a", n)
+                    await asyncio.sleep(0.05)
+    decisions = [line.seq for line in Reader(file).lines() if line.kind == "decision"]
+    assert decisions == list(range(decisions[0], decisions[0] + len(decisions)))
+    await run("audit", file)
+    await run("replay", file)
+
+
+async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path) -> None:
+    """At a time or a sample that is still to come, and not before; an end without a beginning is refused."""
+    config, file = tmp_path / "config.yaml", tmp_path / "x.jsonl.zst"
+    config.write_text(config_text(nats.url, "sluice", "a"))
+    for end in (("--until", "5m"), ("--to-seq", "3")):
+        done = await asyncio.to_thread(sluice, "record", "--config", config, *end, "-o", file)
+        assert (done.returncode, "an end needs a beginning" in done.stderr) == (2, True)
+    async with joined(nats.url, "sluice") as bus:
+        begin = time.time_ns() - 1800 * S
+        await send(bus, [sample("a", 1, begin)])
+        until = time.time_ns() // S * S + 3 * S
+        arguments = ("record", "--config", config, "--since", "10m", "--until", _typed(until), "-o", file)
+        recording = asyncio.create_task(asyncio.to_thread(sluice, *arguments))
+        n = 1
+        while not recording.done():
+            n += 1
+            await send(bus, [sample("a", n, begin)])
+            await asyncio.sleep(0.05)
+        assert (await recording).returncode == 0
+        times = {raw.seq: raw.published async for raw in bus.read("sample")}
+        assert [line.seq for line in Reader(file).lines()] == [seq for seq, at in times.items() if at <= until]
+        assert max(times.values()) > until
+        numbers = ("--from-seq", "2", "--to-seq", str(n + 2), "--follow", "--force")
+        recording = asyncio.create_task(asyncio.to_thread(sluice, "record", "--config", config, *numbers, "-o", file))
+        while not recording.done():
+            n += 1
+            await send(bus, [sample("a", n, begin)])
+            await asyncio.sleep(0.2)
+        assert (await recording).returncode == 0
+    assert [str(line.seq) for line in Reader(file).lines()][-1] == numbers[3]
+
+
+def _typed(ns: int) -> str:
+    return datetime.fromtimestamp(ns // S, UTC).isoformat()
 
 
 async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsServer) -> None:

@@ -93,6 +93,24 @@ async def test_a_coarse_past_is_recorded_with_the_installed_configuration(tmp_pa
     assert (figures["samples"], figures["blind"]) == (len(recorded), 0)
 
 
+async def test_only_the_domains_that_are_asked_for(tmp_path: Path, past: str) -> None:
+    """The samples are those of the domains that the header names."""
+    config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
+    second = CONFIG.partition("domains:\n")[2].partition("signal:")[0]
+    second = second.replace("floor", "yard").replace("telemetry-upload", "backup")
+    config.write_text(CONFIG.replace("signal:", f"{second}signal:"))
+    with PrometheusServer(tmp_path / "prometheus", past) as server:
+        done = await asyncio.to_thread(
+            sluice, "record", "--config", config, "--from-prometheus", server.url, "--domain", "yard",
+            "--start", when(FIRST), "--end", when(FIRST + 20), "-o", file,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reader = Reader(file)
+    assert [domain.name for domain in reader.header.domains] == ["yard"]
+    assert {decode(Sample, line.payload).domain for line in reader.lines()} == {"yard"}
+    assert [line.seq for line in reader.lines()] == list(range(1, 22))
+
+
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     """No server or no start: a sentence, and no file."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
@@ -102,4 +120,8 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     assert absent.returncode == 1
     assert "refused" in absent.stderr
     assert "needs --start" in sluice(*ask).stderr
+    for more in (("--follow",), ("--for", "1m"), ("--from-seq", "3"), ("--to-seq", "3")):
+        done = sluice(*ask, "--start", when(FIRST), *more)
+        assert (done.returncode, "asks for the past" in done.stderr) == (2, True)
+    assert sluice("record", "--config", config, "--step", "15s", "-o", file).returncode == 2
     assert not file.exists()

@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from schemas.config import Config
-from schemas.messages import Action, DeadLetter, encode
+from schemas.messages import Action, DeadLetter, Decision, encode
 from services.tools.auditing import Audit, Findings
 from services.tools.recording import Line, line_of
 from services.tools.words import read
@@ -228,8 +228,8 @@ def test_an_action_by_another_cause_keeps_the_chain(sound: Lines) -> None:
     of = config(1)
     domain = of.domains[0]
     key = domain.targets[0].key
-    lines = [line for line in stream(of, 6, actions=True) if line.kind != "action" or key in line.payload.decode()]
-    last = [read(line) for line in lines if line.kind == "action"][-1]
+    lines = list(stream(of, 6, actions=True))
+    last = [one for line in lines if isinstance(one := read(line), Action) and one.target == key][-1]
     assert isinstance(last, Action)
     limit = min(last.limit, domain.targets[0].fail_safe)
     silent = Action("s", domain.name, key, "dead-man", "applied", limit, "silence", was=last.limit, applied=BEGIN * 2)
@@ -243,8 +243,213 @@ def test_a_decision_that_is_carried_out_in_two_parts(sound: Lines) -> None:
     rest = edited(sound[at], lambda body: body.update(id="rest"))
     parts = [*sound[: at + 1], rest, *sound[at + 1 :]]
     assert audited(renumbered(parts)).breaks == []
+    # Or another order comes in between, and finds on the Deployment what was there before.
+    later = edited(sound[at], lambda body: body.update(cause="drift", id="other"))
+    assert audited(renumbered([*sound[: at + 1], later, *sound[at + 1 :]])).breaks == []
+    late = edited(later, lambda body: body.update(applied=body["applied"] + 10**9))  # type: ignore[operator]
+    assert rules(renumbered([*sound[: at + 1], late, *sound[at + 1 :]])) == {"chain"}
     other = edited(rest, lambda body: body.update(was=7))
     assert rules(renumbered([*sound[: at + 1], other, *sound[at + 1 :]])) == {"chain"}
+
+
+def acted(lines: Lines, at: int, change: Callable[[dict[str, object]], object]) -> list[tuple[str, str]]:
+    """What an audit finds where one action is another, as the rules and the words."""
+    return [(one.rule, one.what) for one in audited([*lines[:at], edited(lines[at], change), *lines[at + 1 :]]).breaks]
+
+
+def added(lines: Lines, at: int, **fields: object) -> Lines:
+    """Lines with one more action, right after the one at ``at`` and otherwise like it."""
+    more = edited(lines[at], lambda body: body.update(fields))
+    more = structs.replace(more, time=more.time + 1)
+    return renumbered([*lines[: at + 1], more, *lines[at + 1 :]])
+
+
+def test_a_report_that_comes_late(sound: Lines) -> None:
+    """What a crashed actuator wrote is read back and reported after what came later: no link is missing."""
+    at = nth(sound, "action", 100)
+    target = getattr(read(sound[at]), "target", "")
+    later = next(
+        i for i in range(at + 1, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"
+    )
+    late = structs.replace(sound[at], time=sound[later].time + 1)
+    assert audited(renumbered([*sound[:at], *sound[at + 1 : later + 1], late, *sound[later + 1 :]])).breaks == []
+
+
+def test_a_crash_amid_the_patches(sound: Lines) -> None:
+    """What Pods tell of an action need not have reached their Deployment: the next one finds what was there before."""
+    at = nth(sound, "action", 100)
+    cut = edited(sound[at], lambda body: body.update(id="cut", reason="read back from the objects: its report may"))
+    target, was = (getattr(read(sound[at]), name, "") for name in ("target", "was"))
+    later = next(
+        i for i in range(at + 1, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"
+    )
+    sound[at], sound[later] = cut, edited(sound[later], lambda body: body.update(was=was))
+    assert audited(sound).breaks == []
+    sound[at] = edited(cut, lambda body: body.update(reason="steady"))
+    assert rules(sound) == {"chain"}
+
+
+@pytest.mark.parametrize("cause", ["drift", "new-pod", "rescale"])
+def test_an_action_that_keeps_a_limit_up(sound: Lines, cause: str) -> None:
+    """What puts the limit back on a Pod sets the one that is in order, with its decision or after a fail-safe."""
+    at = nth(sound, "action", 100)
+    limit = getattr(read(sound[at]), "limit", 0)
+    assert audited(added(sound, at, cause=cause, id="again", was=limit)).breaks == []
+    forged: dict[str, object] = {"cause": cause, "id": "forged", "was": limit, "limit": limit + 3_000, "pods": []}
+    found = audited(added(sound, at, **forged)).breaks
+    assert ("cause", "forged") in [(one.rule, one.what.split()[1]) for one in found]
+    found = audited(added(sound, at, **forged, decision=None, sampled=None)).breaks
+    assert any(one.rule == "cause" and f"and {limit} were in force" in one.what for one in found)
+
+
+def test_a_limit_without_a_decision_is_a_fail_safe_one(sound: Lines) -> None:
+    """Whatever its cause: nobody may raise a limit above the fail-safe limit without a decision."""
+    at = nth(sound, "action", 100)
+    target = config(2).domains[0].targets[0]
+    forged: dict[str, object] = {"cause": "new-pod", "decision": None, "limit": int(target.fail_safe) + 1, "pods": []}
+    found = audited(added([sound[at]], 0, **forged)).breaks
+    assert any("is above the fail-safe limit" in one.what for one in found)
+
+
+def test_a_blind_decision_does_not_raise(sound: Lines) -> None:
+    """An actuator keeps a lower limit where a decision without data asks for a higher one, and need not say so."""
+    of = config(1)
+    lines = list(stream(of, COUNT, actions=True))
+    blind = [i for i, line in enumerate(lines) if isinstance(one := read(line), Decision) and one.stress is None]
+    acts = [i for i in range(len(lines)) if lines[i].kind == "action" and lines[i - 1].kind == "decision"]
+    at = next(i for i in acts if i - 1 in blind)
+    lower = edited(lines[at], lambda body: body.update(limit=body["limit"] - 100, pods=[]))  # type: ignore[operator]
+    assert audited([*lines[:at], lower], of).breaks == []
+    sighted = next(i for i in acts if i - 1 not in blind)
+    assert ("cause") in {rule for rule, _ in acted(lines, sighted, lambda body: body.update(limit=body["limit"] - 100))}  # type: ignore[operator]
+
+
+def test_pods_that_do_not_fit_their_action(sound: Lines) -> None:
+    """A Pod that failed makes its action fail, and each is given an even share of the limit."""
+    at = nth(sound, "action", 100)
+
+    def all_pods(**fields: object) -> Callable[[dict[str, object]], object]:
+        return lambda body: [pod.update(fields) for pod in body["pods"]]  # type: ignore[attr-defined]
+
+    assert ("cause", "failed") in [
+        (rule, what.split()[-1])
+        for rule, what in acted(sound, at, lambda body: body["pods"][0].update(outcome="failed"))  # type: ignore[index]
+    ]
+    assert any("no share of" in what for _, what in acted(sound, at, lambda body: body["pods"][0].update(limit=1)))  # type: ignore[index]
+    assert any("no share of" in what for _, what in acted(sound, at, all_pods(limit=4_999)))
+    # Alone it could be that there are many Pods; those before and after tell how many there are.
+    assert any("divided among 3 to 3 pods" in what for _, what in acted(sound, at, all_pods(limit=1)))
+
+
+def test_a_repeated_action(sound: Lines) -> None:
+    """A sequence that comes twice, or a step back that is no new beginning, is no wiped stream."""
+    at = nth(sound, "action", 100)
+    assert rules([*sound[: at + 1], sound[at], *sound[at + 1 :]]) == {"whole"}
+    sound[at] = structs.replace(sound[at], seq=sound[at].seq - 7)
+    assert "whole" in rules(sound)
+
+
+def test_a_wiped_stream_begins_at_one(sound: Lines) -> None:
+    """That is told, and is no fault."""
+    at = nth(sound, "action", 100)
+    for i in range(at, len(sound)):
+        if sound[i].kind == "action":
+            sound[i] = structs.replace(sound[i], seq=sound[i].seq - 100)
+    found = audited(sound)
+    assert found.breaks == []
+    assert any("began anew" in note for note in found.notes)
+
+
+def test_decisions_that_stop(sound: Lines) -> None:
+    """Samples that nobody decides on are found at the end of a stretch as well, but for those that just came."""
+    last = nth(sound, "decision", 300)
+    kept = [line for line in sound[:last] if line.kind != "action"] + [
+        line for line in sound[last:] if line.kind == "sample"
+    ]
+    samples = [line for line in sound[last - 1 :] if line.kind == "sample"]
+    found = [one for one in audited(kept).breaks if "never decided on" in one.what]
+    grace = config(2).domains[0].dead_man
+    assert len(found) == sum(line.time + grace < kept[-1].time for line in samples) > 10
+    assert {one.time for one in found} <= {line.time for line in samples}
+
+
+@pytest.mark.parametrize("kind", ["sample", "decision"])
+def test_a_whole_kind_that_is_missing(sound: Lines, kind: str) -> None:
+    """Without its decisions no action has a cause, and without its samples no decision has."""
+    found = audited([line for line in sound if line.kind != kind])
+    assert {one.rule for one in found.breaks} == {"cause"}
+    assert {one.where for one in found.breaks} >= {"cell-0", "cell-1"}
+
+
+def test_past_metrics_have_no_decisions_to_miss(sound: Lines) -> None:
+    """Where no decisions are kept, none is missing."""
+    audit = Audit(config(2).domains, 0, whole=True, kinds=("sample",))
+    for line in sound:
+        if line.kind == "sample":
+            audit.take(line)
+    assert audit.end().breaks == []
+
+
+def test_no_action_on_one_of_the_targets(sound: Lines) -> None:
+    """A target that nothing is done about, while others are served, is found; or told, where it may lie before."""
+    key = config(2).domains[0].targets[0].key
+    kept = renumbered([line for line in sound if line.kind != "action" or key not in line.payload.decode()])
+    assert [(one.rule, one.where) for one in audited(kept).breaks] == [("cause", key)]
+    late = audited(kept[300:])
+    assert late.breaks == []
+    assert any(key in note and "no action on it at all" in note for note in late.notes)
+
+
+def test_a_configuration_of_something_else(sound: Lines) -> None:
+    """Decisions of which the configuration knows no domain were not made again, and that is no success."""
+    strange = structs.replace(config().domains[0], name="elsewhere")
+    audit = Audit((strange,), 0, whole=True)
+    for line in sound:
+        audit.take(line)
+    assert [one.rule for one in audit.end().breaks] == ["decision"]
+
+
+def test_a_restored_target_is_told(sound: Lines) -> None:
+    """After it, nothing is due on the target and its limit is anybody's, until Sluice sets one again."""
+    at = nth(sound, "action", 100)
+    target = getattr(read(sound[at]), "target", "")
+    later = [i for i in range(at + 1, len(sound)) if sound[i].kind == "action" and target in sound[i].payload.decode()]
+    gone = edited(sound[at], lambda body: body.update(cause="restore", decision=None, limit=0, pods=[]))
+    lines = [gone if i == at else line for i, line in enumerate(sound) if i not in later[:-1]]
+    found = audited(renumbered(lines))
+    assert found.breaks == []
+    assert any(f"{target} was restored" in note for note in found.notes)
+
+
+def test_a_paused_target(sound: Lines) -> None:
+    """An actuator says once that it leaves a target alone: nothing is due, and what it finds later is not its own."""
+    at = nth(sound, "action", 100)
+    target = getattr(read(sound[at]), "target", "")
+    later = [i for i in range(at + 1, len(sound)) if sound[i].kind == "action" and target in sound[i].payload.decode()]
+    skipped: dict[str, object] = {
+        "outcome": "skipped",
+        "reason": "paused: somebody else set 7M",
+        "pods": [],
+        "applied": None,
+        "was": None,
+    }
+    lines = list(sound)
+    lines[at] = edited(sound[at], lambda body: body.update(skipped))
+    lines[later[-1]] = edited(sound[later[-1]], lambda body: body.pop("was"))
+    assert audited(renumbered([line for i, line in enumerate(lines) if i not in later[:-1]])).breaks == []
+    lines[at] = edited(lines[at], lambda body: body.update(reason="it expired before it could be put in force"))
+    found = audited(renumbered([line for i, line in enumerate(lines) if i not in later[:-1]])).breaks
+    assert {one.rule for one in found} == {"cause", "chain"}
+
+
+def test_all_differences_are_counted(sound: Lines) -> None:
+    """However many decisions are not what their samples give, each is a break, with its time."""
+    changed = [
+        edited(line, lambda body: body.update(reason="another")) if line.kind == "decision" else line for line in sound
+    ]
+    found = audited(changed).breaks
+    assert len(found) == 2 * COUNT
+    assert {one.time for one in found} == {line.time for line in sound if line.kind == "decision"}
 
 
 def test_what_is_not_wrong_is_noted(sound: Lines) -> None:

@@ -89,12 +89,45 @@ def test_plain_lines_are_read_and_bad_ones_named(recording: Path, tmp_path: Path
     path = tmp_path / "plain.jsonl"
     path.write_bytes(b"\n".join(lines))
     reader = Reader(path)
-    kept = list(reader.lines())
-    # The last line has no line feed: it may be cut.
-    assert len(kept) == len(lines) - 1 - 2 - 1
-    assert [problem.line for problem in reader.problems] == [11, 21, len(lines)]
+    # The last line has no line feed, and is whole.
+    assert len(list(reader.lines())) == len(lines) - 1 - 2
+    assert [problem.line for problem in reader.problems] == [11, 21]
     assert "seq" in str(reader.problems[1])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(list(reader.lines())) == len(lines) - 1 - 2 - 1
+    assert [problem.line for problem in reader.problems] == [11, 21, len(lines)]
     assert "cut" in str(reader.problems[2])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [(b'"kind":"sample"', b'"kind":"whatever"', "kind"), (b'"body":', b'"raw":"!!!notbase64","body":', "not JSON")],
+)
+def test_a_line_of_another_kind_or_coding_is_named(
+    recording: Path, tmp_path: Path, old: bytes, new: bytes, why: str
+) -> None:
+    """Whoever reads messages is told of it; the others are read."""
+    lines = plain(recording)
+    lines[11] = lines[11].replace(old, new, 1)
+    path = tmp_path / "plain.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    reader = Reader(path)
+    assert len(list(reader.lines())) == len(lines) - 2
+    assert [problem.line for problem in reader.problems] == [12]
+    assert why in str(reader.problems[0])
+
+
+def test_a_damaged_header(recording: Path) -> None:
+    """It is said to be damaged; with a configuration to go on with, every message is read."""
+    whole, header = list(Reader(recording).lines()), Reader(recording).header
+    hurt = bytearray(recording.read_bytes())
+    hurt[100] ^= 1
+    recording.write_bytes(hurt)
+    with pytest.raises(NoRecording, match=r"damaged frame.*--config"):
+        Reader(recording)
+    reader = Reader(recording, header)
+    assert list(reader.lines()) == whole
+    assert ["damaged frame" in problem.what for problem in reader.problems] == [True]
 
 
 def test_two_recordings_in_one_file(recording: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from msgspec import structs
+from msgspec import Raw, structs
 
 from schemas.config import Config
 from schemas.messages import Decision, encode
+from services.bus.subjects import KINDS
 from services.tools.auditing import Audit, Findings
 from services.tools.recording import Line, line_of
 from services.tools.report_facts import Facts
@@ -22,18 +23,18 @@ from tests.commands import sluice
 COUNT = 150
 
 
-def gathered(lines: list[Line], of: Config) -> tuple[Facts, Findings]:
-    """Facts and findings on some lines."""
-    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True)
+def gathered(lines: list[Line], of: Config, kinds: tuple[str, ...] = KINDS) -> tuple[Facts, Findings]:
+    """Facts and findings on some lines, where these kinds are kept."""
+    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True, kinds=kinds)
     for line in lines:
         facts.take(line)
         audit.take(line)
     return facts, audit.end()
 
 
-def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = ()) -> str:
+def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = (), kinds: tuple[str, ...] = KINDS) -> str:
     """The page about some lines."""
-    facts, findings = gathered(lines, of)
+    facts, findings = gathered(lines, of, kinds)
     return page(facts, findings, Told("a test", "Made in a test.", BEGIN, BEGIN + 10**9), problems)
 
 
@@ -89,6 +90,28 @@ def test_how_long_an_answer_took() -> None:
     spells = [spell for spell in facts.domains[0].broken.kept if spell.answered is not None]
     assert spells
     assert all(26_000_000 <= (spell.answered or 0) < 27_000_000 for spell in spells)
+
+
+def test_a_single_window_lasts_as_long_as_a_period() -> None:
+    """And several of them from the first one's beginning to the last one's end."""
+    facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
+    kept = list(facts.domains[0].broken.kept)
+    assert {spell.lasted for spell in kept if spell.windows == 1} == {PERIOD}
+    assert all(spell.lasted >= spell.windows * PERIOD for spell in kept)
+    assert "0 ms" not in re.findall(r'class="n">([^<]*)</td>', paged(list(stream(config(), COUNT)), config()))
+
+
+def test_limits_for_each_pod_are_not_added_up() -> None:
+    """What all replicas sent is not set against the limit of one of them."""
+    of = config()
+    targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
+    each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
+    lines = list(stream(of, COUNT))
+    text = words(paged(lines, each))
+    assert "that they were allowed" not in text
+    assert "holds for each pod" in text
+    assert "that they were allowed" in words(paged(lines, of))
+    assert "telemetry-upload: limit a pod" in paged(lines, each)
 
 
 def test_a_summary_that_a_plant_manager_can_read() -> None:
@@ -160,11 +183,20 @@ def test_text_from_messages_stays_text() -> None:
     assert json.loads(figures[0])["data"]
 
 
+def test_a_time_that_no_calendar_has() -> None:
+    """A message that was made up does not end the report."""
+    lines = list(stream(config(), 30, actions=True))
+    at = next(i for i, line in enumerate(lines) if line.kind == "action")
+    action = structs.replace(read(lines[at]), applied=10**24)
+    lines[at] = structs.replace(lines[at], body=Raw(encode(action)))
+    assert "9999-12-31" in paged(lines, config())
+
+
 def test_without_decisions_or_data() -> None:
     """Samples alone, samples that say nothing, and nothing at all each make a page."""
     of = config()
     alone = [line for line in stream(of, 30) if line.kind == "sample"]
-    text = words(paged(alone, of))
+    text = words(paged(alone, of, kinds=("sample",)))
     assert "No action is on record" in text
     assert "no decisions to make again" in text
     empty = [structs.replace(read(line), no_data="gone", critical=()) for line in alone]

@@ -147,8 +147,8 @@ def test_missing_samples(replay: Replay) -> None:
     left = [line for line in lines if not (line.kind == "sample" and 20 <= line.seq < 23)]
     tally = replay(iter(left))
     assert (tally.identical, tally.different, tally.given) == (57, 0, 3)
-    assert len(tally.notes) == 3
-    assert "is not in the recording" in tally.notes[0]
+    assert tally.missing == len(tally.holes) == 3
+    assert "is not in the recording" in tally.holes[0].what
 
 
 def test_a_missing_stretch(replay: Replay) -> None:
@@ -156,7 +156,38 @@ def test_a_missing_stretch(replay: Replay) -> None:
     lines = list(stream(config(), 60))
     tally = replay(iter(lines[:40] + lines[80:]))
     assert (tally.identical, tally.different, tally.given) == (39, 0, 1)
-    assert "decisions are missing" in tally.notes[0]
+    assert tally.missing == 1
+    assert "decisions are missing" in tally.holes[0].what
+
+
+def test_a_decision_that_nothing_gives(replay: Replay) -> None:
+    """Its number says that others are missing before it, and no sample is: it differs, as the one after it may."""
+    lines = list(stream(config(), 60))
+    old = lines[41]
+    body = msgspec.json.decode(old.payload)
+    body["state"]["seq"] = 999
+    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    tally = replay(iter(lines))
+    assert (tally.different, tally.given) == (2, 0)
+    assert [one.sample for one in tally.differences] == [read_sample(lines[40]), read_sample(lines[42])]
+    assert tally.differences[0].what == "state.seq: 999 recorded, 21 replayed"
+    assert tally.differences[0].time == old.time
+
+
+def read_sample(line: Line) -> str:
+    """The id of a line's sample."""
+    return decode(Sample, line.payload).id
+
+
+def test_samples_at_the_end(replay: Replay) -> None:
+    """One that just came may still be decided on; one that is older than a decision is good for will not be."""
+    lines = list(stream(config(), 60))
+    left = [line for line in lines if line.kind == "sample" or line.seq <= 30]
+    tally = replay(iter(left))
+    waiting = config().domains[0].dead_man // PERIOD + 1
+    assert (tally.identical, tally.waiting, tally.unanswered) == (30, waiting, 30 - waiting)
+    assert tally.silent[0].sample == read_sample(lines[60])
+    assert tally.silent[0].time == lines[60].time
 
 
 def test_stale_samples(replay: Replay) -> None:

@@ -115,3 +115,13 @@ def test_domains_that_stand_alike_keep_their_places() -> None:
         assert one.decision is not None
         one.decision = structs.replace(one.decision, violated=False, stress=stress)
     assert [one.name for one in view.worst_first()] == ["cell-3", "cell-0", "cell-1", "cell-2"]
+
+
+def test_limits_for_each_pod_are_shown_as_such() -> None:
+    """In full and in short: they do not add up to what all replicas may send."""
+    of = config()
+    targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
+    view = filled(structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),)))
+    assert f"{last(view)[1].targets[0].limit / 1000:.1f}M/pod" in shown(view, (180, 60))
+    assert "per pod" in shown(view, (180, 5))
+    assert "/pod" not in shown(filled(of), (180, 60))
