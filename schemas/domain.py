@@ -59,7 +59,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
     namespace: str = "default"
     weight: int = 1
     scope: Literal["aggregate", "per-pod"] = "aggregate"
-    """Whether the limit is for all replicas together or for each one."""
+    """Whether limit, min, max and fail_safe are for all replicas together or for each one."""
 
     @property
     def key(self) -> str:

@@ -48,6 +48,8 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True):
     """What it sent, kbit/s, all replicas together."""
     recent: int | None = None
     """The same over the last signal period alone; None where the source cannot tell."""
+    pods: int | None = None
+    """How many pods that is; None where the source cannot tell."""
 
 
 class Sample(Struct, frozen=True, omit_defaults=True):

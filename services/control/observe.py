@@ -55,6 +55,8 @@ class Observation(Struct, frozen=True, gc=False):
     """
     sent: tuple[int | None, ...]
     """Throughput of each target as in ``effort_recent``; None where not measured."""
+    pods: tuple[int | None, ...]
+    """How many pods each target has; None where not known."""
 
 
 class Observer:
@@ -94,11 +96,12 @@ class Observer:
         effort = [_of_target(sample.targets, index, key) for index, key in enumerate(self._targets)]
         loads = load, recent, *_loads(effort), None if missing else standing
         sent = tuple([_recent(one) for one in effort])
+        pods = tuple([None if one is None else one.pods for one in effort])
         if missing is not None:
-            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0, sent)
+            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0, sent, pods)
         stress = max(jitter, p95)
         return Observation(
-            sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0, sent
+            sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0, sent, pods
         )
 
 

@@ -26,6 +26,8 @@ class Bounds(Struct, frozen=True, gc=False):
     """Whether the targets that want more fill their limits: only then is the load what is allowed."""
     hungry: bool
     """Whether one of those may be given more, too: only then is a higher budget a higher load."""
+    pods: float | None = 1.0
+    """How many times these limits may be sent: above 1 where some are each pod's; None where that is not known."""
 
 
 class Proposal(Struct, frozen=True, gc=False):

@@ -5,6 +5,7 @@ decision, bit for bit: time is what the samples' timestamps say.  ``Controller``
 every step of a domain needs; ``step`` is the same for a single sample.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -56,6 +57,7 @@ class Controller:
         )
         most = sum(limits.max for _, limits in self._limits)
         self._max = most if domain.capacity is None else min(most, int(domain.capacity))
+        self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
         self._min = sum(limits.min for _, limits in self._limits)
         self._fail_safe = sum(limits.fail_safe for _, limits in self._limits)
 
@@ -113,7 +115,7 @@ class Controller:
     def _bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
         limit = waiting = used = wanting = 0
         hungry = False
-        for (key, limits), known, sent in zip(self._limits, before, seen.sent, strict=True):
+        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
             limit += known.limit
             waiting += known.waiting
             # A target that has no use for its limit says nothing: its minimum may be more than it ever sends.
@@ -121,8 +123,29 @@ class Controller:
                 used += known.limit if sent is None else sent
                 wanting += known.limit
                 hungry = hungry or known.limit < limits.max
+        pods = self._pods(before, seen) if self._per_pod else 1.0
         full = filled(used, wanting)
-        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry)
+        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods)
+
+    def _sent(self, seen: Observation) -> Sequence[int | None]:
+        """What was sent under each limit: by one pod on average where the limit is each pod's."""
+        if not self._per_pod:
+            return seen.sent
+        return [
+            sent if sent is None or target.scope == "aggregate" else sent // pods if pods else None
+            for target, sent, pods in zip(self.domain.targets, seen.sent, seen.pods, strict=True)
+        ]
+
+    def _pods(self, before: list[ShieldMemory], seen: Observation) -> float | None:
+        """How many times the sum of the limits in force may be sent; None unless every number of pods is known."""
+        most = limits = 0
+        for target, known, pods in zip(self.domain.targets, before, seen.pods, strict=True):
+            each = target.scope == "per-pod"
+            if each and pods is None:
+                return None
+            most += known.limit * (pods or 1) if each else known.limit
+            limits += known.limit
+        return most / limits if limits else 1.0
 
     def _propose(
         self, memory: Any, before: list[ShieldMemory], seen: Observation, bounds: Bounds, fault: str | None
@@ -142,7 +165,7 @@ class Controller:
         """What each target has a use for, kbit/s; those that want everything are left out."""
         calm = seen.missing is None and not seen.violated
         demand = {}
-        for (key, limits), known, sent in zip(self._limits, before, seen.sent, strict=True):
+        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
             settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
             cap = demanded(caps.get(key, 0), sent, known.limit, limits.max, settled)
             if cap:

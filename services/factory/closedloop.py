@@ -8,7 +8,7 @@ over, how late the sample is, and how long a decision takes to be in force.
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from itertools import count
 from random import Random
 from typing import Any
@@ -209,7 +209,10 @@ class _Loop:
             median = quantile(0.5, BUCKETS, last) if fresh else None
             measure = CriticalMeasure(one.key, *figures, sent[one.key], None, recent.get(one.key), median)
             critical.append(measure)
-        targets = tuple(TargetMeasure(one.key, sent[one.key], recent.get(one.key)) for one in self._domain.targets)
+        pods = Counter(pod.target for pod in self._model.pods)
+        targets = tuple(
+            TargetMeasure(one.key, sent[one.key], recent.get(one.key), pods[one.key]) for one in self._domain.targets
+        )
         return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
 
     def _rates(self, old: tuple[int, Counters], new: tuple[int, Counters]) -> dict[str, int]:

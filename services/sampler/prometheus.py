@@ -22,7 +22,7 @@ from services.sampler.faults import in_words
 from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
 from services.sampler.queries import queries_of
-from services.sampler.source import Latencies, Measurements, NoData
+from services.sampler.source import Latencies, Measurements, NoData, pods_of
 
 _log = structlog.get_logger()
 
@@ -201,7 +201,11 @@ class PrometheusSource:
         return {end: self._measured(end, {figure: by_figure[figure][end] for figure in figures}) for end in ends}
 
     def _measured(self, end: int, vectors: Mapping[str, Vector]) -> Measurements:
-        return Measurements(end - self._signal.window, self._latencies(end, vectors), self._sent(vectors))
+        rates = self._sent(vectors)
+        senders = [(self._workloads.sender_of(labels) or "", labels) for labels, _ in vectors.get("throughput", [])]
+        return Measurements(
+            end - self._signal.window, self._latencies(end, vectors), rates, pods=pods_of(senders, rates)
+        )
 
     def _latencies(self, end: int, vectors: Mapping[str, Vector]) -> dict[str, Latencies]:
         by_key = {figure: _keyed(vectors.get(figure, []), self._workloads.critical_of) for figure in vectors}

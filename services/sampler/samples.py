@@ -32,7 +32,12 @@ def sample_of(domain: Domain, end: int, period: int, source: str, measured: Meas
         source=source,
         critical=tuple(_critical(critical, measured) for critical in domain.critical),
         targets=tuple(
-            TargetMeasure(target.key, measured.sent.get(target.key), measured.recent.get(target.key))
+            TargetMeasure(
+                target.key,
+                measured.sent.get(target.key),
+                measured.recent.get(target.key),
+                measured.pods.get(target.key),
+            )
             for target in domain.targets
         ),
     )

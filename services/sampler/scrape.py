@@ -18,7 +18,7 @@ from services.sampler.history import Gain, History
 from services.sampler.lane import Busy, Lane
 from services.sampler.naming import Workloads
 from services.sampler.quantile import latency, quantile
-from services.sampler.source import Latencies, Measurements, NoData
+from services.sampler.source import Latencies, Measurements, NoData, pods_of
 
 _MAX_BYTES = 8 * 1024 * 1024
 _ONE_PAGE = "seen on one page so far; a window needs two"
@@ -146,7 +146,8 @@ class ScrapeSource:
         found = latencies(gains, self._workloads.critical, self._missing(answered, unknown))
         partly = {key for exporter in unknown for key in exporter.history.workloads("sent")}
         start = min(starts, default=end - self._window)
-        return Measurements(start, found, sent(gains, partly), sent(last, partly), medians(last))
+        rates = sent(gains, partly)
+        return Measurements(start, found, rates, sent(last, partly), medians(last), pods(gains, rates))
 
     def _missing(self, answered: Iterable[Exporter], unknown: Mapping[Exporter, str]) -> dict[str, str]:
         """Why workloads are not measured: none shows them, or one that shows them cannot say what it counted.
@@ -244,3 +245,9 @@ def sent(gains: Iterable[tuple[Series, Gain]], partly: Collection[str] = ()) -> 
         else:
             rates[series.workload] += gain.counts[0] * 8 / 1000 / gain.seconds
     return {key: round(rate) for key, rate in rates.items() if key not in unknown}
+
+
+def pods(gains: Iterable[tuple[Series, Gain]], measured: Collection[str]) -> dict[str, int]:
+    """How many pods the throughput of each measured workload is of."""
+    senders = ((series.workload, dict(series.labels)) for series, _ in gains if series.kind == "sent")
+    return pods_of(senders, measured)

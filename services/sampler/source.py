@@ -1,5 +1,6 @@
 """The port between the sampler and whatever measures: one window in, what is known about it out."""
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -35,6 +36,22 @@ class Measurements(Struct, frozen=True):
     """The same over the last period alone, where the source can tell."""
     medians: dict[str, float] = {}
     """Median latency by critical workload over the last period alone, seconds, where the source can tell."""
+    pods: dict[str, int] = {}
+    """How many pods ``sent`` is of, where the source can tell."""
+
+
+def pods_of(series: Iterable[tuple[str, Mapping[str, str]]], measured: Collection[str]) -> dict[str, int]:
+    """How many pods each measured workload has.
+
+    Args:
+        series: workload and labels of every counter of bytes; a pod may have several.
+        measured: workloads; others are left out, and so are those whose series name no pod.
+    """
+    pods: dict[str, set[str]] = {}
+    for workload, labels in series:
+        if workload in measured and "pod" in labels:
+            pods.setdefault(workload, set()).add(labels["pod"])
+    return {workload: len(names) for workload, names in pods.items()}
 
 
 class NoData(Exception):

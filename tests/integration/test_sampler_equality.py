@@ -18,7 +18,7 @@ from services.sampler.history import History
 from services.sampler.naming import Workloads, names_of
 from services.sampler.prometheus import PrometheusSource
 from services.sampler.quantile import BOUNDS
-from services.sampler.scrape import ScrapeSource, latencies, sent
+from services.sampler.scrape import ScrapeSource, latencies, pods, sent
 from services.sampler.source import Measurements
 from tests.exporter import LiveExporter
 from tests.prometheus_server import PrometheusServer
@@ -106,7 +106,8 @@ def scraped(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, M
         end = (START + at) * S
         history.add(end, float(START + at), reader.read(text.encode()))
         gains = list(history.gains().items())
-        yield end, Measurements(end - window * S, latencies(gains, CRITICAL, {}), sent(gains))
+        rates = sent(gains)
+        yield end, Measurements(end - window * S, latencies(gains, CRITICAL, {}), rates, pods=pods(gains, rates))
 
 
 async def test_same_buckets_same_figures(tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
                         difference = max(difference, abs(a - b) / b)
                         compared += 1
                 assert ours.sent == pytest.approx(theirs.sent, abs=1)
+                assert ours.pods == theirs.pods == {TARGETS[0]: 2}
     _log.info("%d figures compared, largest relative difference %.1e", compared, difference)
     assert compared == 2 * 2 * (PAGES - WINDOW)
     assert difference < 1e-9

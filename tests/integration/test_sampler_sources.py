@@ -320,16 +320,19 @@ async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
         signal = settings("scrape", live.url, one.url, other.url)
         with source_for(signal) as source:
             end = now()
-            rates = []
+            rates, pods = [], []
             for at, status in enumerate(("200 OK", "200 OK", *("503 Busy",) * 30, "200 OK", "200 OK")):
                 live.observe(0.001)
                 one.body = (counter % ("abcde", 10**6 * at)).encode()
                 other.body, other.status = (counter % ("fghij", 10**6 * at)).encode(), status
-                rates.append((await source.measure(end + at * PERIOD)).sent.get(UPLOAD))
+                measured = await source.measure(end + at * PERIOD)
+                rates.append(measured.sent.get(UPLOAD))
+                pods.append(measured.pods.get(UPLOAD))
         assert rates[0] is None
         assert rates[1] is not None
         assert set(rates[2:33]) == {None}
         assert rates[33] is not None
+        assert pods == [None if rate is None else 2 for rate in rates]
 
 
 async def test_a_workload_that_leaves_the_page_is_missing() -> None:

@@ -26,7 +26,7 @@ def seen(index: int, load: int | None = 28_000, effort: int | None = None, **cha
     figures: dict[str, Any] = {
         "end": index * PERIOD, "window": 4 * PERIOD, "period": PERIOD, "jitter": 0.1, "p95": 0.2, "lost": 0.0,
         "critical_load": load, "critical_recent": load, "effort_load": effort, "effort_recent": effort,
-        "standing": QUIET, "missing": None, "stress": 0.2, "violated": False, "sent": (effort,),
+        "standing": QUIET, "missing": None, "stress": 0.2, "violated": False, "sent": (effort,), "pods": (None,),
     }  # fmt: skip
     return Observation(**(figures | changes))
 
@@ -251,6 +251,81 @@ def test_spikes_in_a_row_are_the_loads_doing() -> None:
         for _ in range(12):
             loop.step()
     assert loop.memory.knee.total < known
+
+
+def test_a_burst_that_could_be_followed_adds_the_least() -> None:
+    """After more than two periods it was no matter of the margin."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    for _ in range(3):
+        loop.step(40_000, violated=True, stress=5.0, p95=5.0)
+    after = loop.step(stress=5.0, p95=5.0, violated=True).memory.margin
+    assert after == pytest.approx(before + 1_000, abs=1)
+
+
+@pytest.mark.parametrize("end", ["a touch", "a minute"])
+def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
+    """A touch of the knee in between explains them, and after a minute they are forgotten."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(2):
+        assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+        for _ in range(12):
+            loop.step()
+    if end == "a touch":
+        assert loop.step(standing=QUEUE).reason.startswith("touched")
+        for _ in range(12):
+            loop.step()
+    else:
+        for _ in range(125):
+            loop.step(effort=100)
+    assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+
+
+def test_a_stumble_while_the_knee_is_unknown_is_not_the_knee() -> None:
+    """Without a queue nothing was crossed: the search goes on."""
+    loop = Loop()
+    loop.step()
+    assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+    assert not loop.memory.knee.met
+
+
+def test_a_probe_that_crosses_is_not_soon_repeated() -> None:
+    """An SLO broken by a probe's bursts: the next one waits twice as long."""
+    loop = Loop()
+    loop.until_touched()
+    while not loop.memory.knee.step:
+        loop.step()
+    assert loop.step(violated=True, stress=1.5).reason.startswith("crossed")
+    assert loop.memory.knee.rest == 60.0
+
+
+def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
+    """More than a probe's own step builds up: the limit goes down ahead of it."""
+    loop = Loop()
+    loop.until_touched()
+    while not loop.memory.knee.step:
+        loop.step()
+    loop.step(standing=QUEUE, violated=True, stress=1.1)
+    assert loop.memory.knee.falls > 0
+
+
+def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
+    """Latency that rose stays where it is; a queue under too high a load does not."""
+    loop = Loop()
+    loop.until_touched()
+    told = [loop.step(standing=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)]
+    assert told.count("touched") >= 3
+    assert "latency rose" not in told
+
+
+def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capacity() -> None:
+    """What best effort gets through alone is not what the link carries."""
+    loop = Loop()
+    loop.until_touched()
+    told = [loop.step(None, effort=36_000, violated=True, stress=50.0, standing=31.0).reason for _ in range(4)]
+    assert not [reason for reason in told if reason.startswith("a queue stays")]
 
 
 def test_idle_best_effort_teaches_nothing() -> None:

@@ -17,7 +17,8 @@ DEFAULT_BUCKETS_OF_GO = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 
 def measured(latencies: Latencies) -> Measurements:
     """The robot's latencies, and what both workloads sent."""
-    return Measurements(10, {"default/robot": latencies}, {"default/robot": 200, "default/upload": 7000})
+    sent = {"default/robot": 200, "default/upload": 7000}
+    return Measurements(10, {"default/robot": latencies}, sent, pods={"default/robot": 1, "default/upload": 3})
 
 
 def test_a_sample_holds_what_was_measured() -> None:
@@ -28,7 +29,7 @@ def test_a_sample_holds_what_was_measured() -> None:
     assert sample.critical == (
         CriticalMeasure("default/robot", jitter=0.001, p95=0.0015, observations=120, lost=2.0, throughput=200),
     )
-    assert sample.targets == (TargetMeasure("default/upload", 7000),)
+    assert sample.targets == (TargetMeasure("default/upload", 7000, pods=3),)
     assert blind(DOMAIN, sample) is None
 
 

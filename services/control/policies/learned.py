@@ -40,9 +40,7 @@ _AGAIN = 60.0
 _OFTEN = 2
 """After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue stands."""
 _DOUBTFUL = 3
-"""Touches that a lower load did not end, after which latency itself has risen."""
-_PODS_FORGET = 60.0
-"""Time constant with which a number of pods is forgotten, seconds."""
+"""Touches that a lower load did not change, after which latency itself has risen."""
 
 
 class Learned:
@@ -63,7 +61,6 @@ class Learned:
         self._knee = Finder(self._p.knee, self._scale)
         self._load = Forecaster(self._p.load, self._scale)
         self._scales = Scales(self._p, self._load)
-        self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
 
     def first(self) -> Memory:
         """Nothing is known of knee and load."""
@@ -71,7 +68,8 @@ class Learned:
 
     def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
         """Learn from the sample, then leave room for what is coming."""
-        pods = self._pods(memory, seen, bounds) if self._per_pod else 1.0
+        # As many as there were, where nobody tells.
+        pods = memory.pods if bounds.pods is None else bounds.pods
         if pods > 1:
             bounds = _times(bounds, pods)
         signs = self._scales.weigh(memory, seen, bounds)
@@ -81,7 +79,7 @@ class Learned:
             known = self._knee.fallen(known, signs.seconds, seen.end)
         knee, lesson = self._lesson(memory, known, signs, seen.end)
         doubt = self._doubted(memory.doubt, known, signs, lesson)
-        risen = doubt.touches >= _DOUBTFUL and abs(signs.above - doubt.above) < doubt.above / 4
+        risen = doubt.touches >= _DOUBTFUL
         if risen:
             knee, lesson, doubt = self._knee.restored(knee, doubt.total, seen.end), "latency rose", Doubt()
         margin, load = self._margin(memory.margin, load, signs, seen, knee)
@@ -105,21 +103,16 @@ class Learned:
         )  # fmt: skip
         return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
 
-    def _pods(self, memory: Memory, seen: Observation, bounds: Bounds) -> float:
-        """How many times its limits best effort sends; forgotten slowly, so that pods that idle are not."""
-        before = 1 + (memory.pods - 1) * max(1 - seen.period / _SECOND / _PODS_FORGET, 0.0)
-        if not seen.effort_recent or not bounds.limit:
-            return before
-        return max(before, seen.effort_recent / bounds.limit)
-
     def _doubted(self, doubt: Doubt, known: Knee, signs: Signs, lesson: str) -> Doubt:
-        """Count touches that a lower load does not end."""
+        """Count touches that a lower load does not change: under a queue it would."""
         if signs.above <= self._p.hesitate or signs.fresh:
             return Doubt()
         if lesson not in ("touched", "fell"):
             return doubt
         if not doubt.touches:
             return Doubt(1, known.total, signs.above)
+        if abs(signs.above - doubt.above) > doubt.above / 4:
+            return Doubt(1, doubt.total, signs.above)
         return Doubt(doubt.touches + 1, doubt.total, doubt.above)
 
     def _margin(self, margin: float, load: Load, signs: Signs, seen: Observation, knee: Knee) -> tuple[float, Load]:
@@ -140,8 +133,9 @@ class Learned:
         if lesson == "spike":
             near = end - memory.last_spike < _AGAIN * _SECOND
             return memory.spikes + 1 if near else 1, end, signs.total
-        over = signs.clean or knee.met == end
-        return memory.spikes, memory.last_spike, 0.0 if over else memory.spiked
+        if knee.met == end and lesson != "crossed":
+            return 0, memory.last_spike, 0.0
+        return memory.spikes, memory.last_spike, 0.0 if signs.clean or lesson == "crossed" else memory.spiked
 
     def _least(self, knee: Knee) -> float:
         """The least margin, kbit/s."""
@@ -228,4 +222,4 @@ def _times(bounds: Bounds, pods: float) -> Bounds:
     least, most, fail_safe, limit, level = (
         int(one * pods) for one in (bounds.min, bounds.max, bounds.fail_safe, bounds.limit, bounds.level)
     )
-    return Bounds(least, most, fail_safe, limit, level, bounds.full, bounds.hungry)
+    return Bounds(least, most, fail_safe, limit, level, bounds.full, bounds.hungry, pods)

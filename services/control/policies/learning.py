@@ -37,7 +37,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Doubt(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Touches that lowering the load did not end: it may be that latency itself has risen."""
+    """Touches that lowering the load did not change: it may be that latency itself has risen."""
 
     touches: int = 0
     total: float = 0.0
@@ -67,9 +67,9 @@ class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
     spiked: float = 0.0
     """Total load under which the last spike was seen, until it is over; kbit/s."""
     spikes: int = 0
-    """Spikes since the knee was last met, each soon after the one before."""
+    """Spikes since the knee was last touched, each soon after the one before."""
     last_spike: int = 0
     """When the last one was, ns."""
     doubt: Doubt = Doubt()
     pods: float = 1.0
-    """How many times its limits best effort sent: pods of each target whose limit is one pod's."""
+    """How many times its limits best effort could last send; see ``Bounds.pods``."""
