@@ -72,7 +72,8 @@ class Rate(int):
             return None
         # An annotation has no room for digits enough to make up for a larger exponent.
         exponent = int(max(-_BOUND, min(Decimal(match[2] or 0), _BOUND)))
-        rate = min(Decimal(match[1]).scaleb(exponent) * factor, _MOST_BIT)
+        # Bounded on both sides before it becomes an integer: one of 400,000 digits takes seconds.
+        rate = max(min(Decimal(match[1]).scaleb(exponent) * factor, _MOST_BIT), Decimal(0))
         bit = int(rate.to_integral_value(ROUND_CEILING))
         return cls(max(bit // 1000, 1)) if bit >= _LEAST_BIT else None
 

@@ -9,10 +9,13 @@ from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator import meters
-from services.actuator.order import Order
+from services.actuator.order import Order, in_force
 from services.actuator.plan import Plan, Write, report
 from services.actuator.reports import Reports
-from services.actuator.things import Thing
+from services.actuator.things import Deployment, Thing
+
+PODS_ONLY = "Pods only so far"
+"""How the reason ends where the Deployment still has the limit from before."""
 
 _log = structlog.get_logger()
 
@@ -55,7 +58,8 @@ class Voice:
             done = [(write, one) for write, one in answers if write.record.action == action_id]
             if not done:
                 continue
-            action = report(self._target, self._domain, order, done, why, now)
+            reason = f"{why}; {PODS_ONLY}" if _of_pods(done, about, order) else why
+            action = report(self._target, self._domain, order, done, reason, now)
             if self._repeats(action):
                 continue
             self._reports.put(action, headers)
@@ -153,3 +157,9 @@ def _reason(action: Action) -> str:
 def _text(action: Action) -> str:
     was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
     return f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
+
+
+def _of_pods(done: Sequence[tuple[Write, PodOutcome]], about: Thing, order: Order) -> bool:
+    """Whether the Deployment, as it was, still has another limit than the order's."""
+    written = any(isinstance(write.thing, Deployment) for write, _ in done)
+    return isinstance(about, Deployment) and not written and in_force(about) != order.limit

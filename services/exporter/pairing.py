@@ -232,7 +232,11 @@ class Pairing:
             return True
         if len(self._listening) >= _NODES:
             self._listening.clear()
-        since = self._listening.setdefault(flow.conversation.rpartition(" ")[2], flow.time)
+        node = flow.conversation.rpartition(" ")[2]
+        since = self._listening.setdefault(node, flow.time)
+        if flow.time < since:
+            # Its clock was set back: it listens from then on, and is not deaf until the old time comes again.
+            since = self._listening[node] = flow.time
         return flow.time - since >= QUIET_NS
 
     def _turn(self, now: int) -> None:

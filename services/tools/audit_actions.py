@@ -15,8 +15,6 @@ from services.tools.when import clock
 
 _LATE_NS = 10 * 10**9
 """A patch may be acknowledged that long after its decision was still good, and clocks may differ."""
-_AT_ONCE_NS = 3 * 10**8
-"""A Deployment that had changed while its Pods were written is written within that time."""
 _KEEPING = ("drift", "new-pod", "rescale")
 """Causes that put back what is in order already."""
 _PAUSED = "paused: "
@@ -25,6 +23,13 @@ _PAUSED = "paused: "
 
 _READ_BACK = "read back from the objects"
 """How the reason begins where a report was made after a crash: the Deployment itself may not have been written."""
+_PODS_ONLY = "; Pods only so far"
+"""How it ends where the Deployment was not: it had changed meanwhile, or another order came first."""
+
+
+def _of_pods(action: Action) -> bool:
+    """Whether the Deployment may still have the limit that the action found."""
+    return action.reason.startswith(_READ_BACK) or action.reason.endswith(_PODS_ONLY)
 
 
 class Decided(Struct, frozen=True, gc=False):
@@ -107,7 +112,7 @@ class Actions:
             self.notes.append(f"{self.name} was restored at {clock(line.time)}: {action.outcome}")
             self._alone, self._in_force = True, None
         elif action.outcome in ("applied", "failed") and not self._is_late(action):
-            self._may_differ = action.outcome == "failed" or action.reason.startswith(_READ_BACK)
+            self._may_differ = action.outcome == "failed" or _of_pods(action)
             self._alone, self._in_force = False, action
         elif action.outcome != "skipped":
             self._alone = False
@@ -183,7 +188,8 @@ class Actions:
     def _is_late(self, action: Action) -> bool:
         """Whether an action was carried out before the one that was reported before it: read back after a crash."""
         before = self._in_force.applied if self._in_force is not None else None
-        return action.applied is not None and before is not None and action.applied < before
+        read_back = action.reason.startswith(_READ_BACK)
+        return read_back and action.applied is not None and before is not None and action.applied < before
 
     def _lies_before(self, action: Action, first: int | None) -> bool:
         """Whether the decision that an action names lies before the stretch, or too far back to be kept here."""
@@ -229,9 +235,8 @@ class Actions:
             return
         if found is None and action.cause in ("drift", "start", "restore"):
             return
-        soon = (action.applied or 0) - (before.applied or 0) < _AT_ONCE_NS
-        if found == before.was and (soon or _order(action) == _order(before)):
-            return  # the rest of it: an object that had changed meanwhile is written at once, by this order or the next
+        if found == before.was and _order(action) == _order(before):
+            return  # the rest of it
         told = (
             f"action {action.id} found {found} kbit/s, and the one before it, {before.id}, had left "
             f"{before.limit}: an action is missing, or somebody else wrote"

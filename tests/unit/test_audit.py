@@ -244,10 +244,10 @@ def test_a_decision_that_is_carried_out_in_two_parts(sound: Lines) -> None:
     parts = [*sound[: at + 1], rest, *sound[at + 1 :]]
     assert audited(renumbered(parts)).breaks == []
     # Or another order comes in between, and finds on the Deployment what was there before.
+    pods = edited(sound[at], lambda body: body.update(reason=f"{body['reason']}; Pods only so far"))
     later = edited(sound[at], lambda body: body.update(cause="drift", id="other"))
-    assert audited(renumbered([*sound[: at + 1], later, *sound[at + 1 :]])).breaks == []
-    late = edited(later, lambda body: body.update(applied=body["applied"] + 10**9))  # type: ignore[operator]
-    assert rules(renumbered([*sound[: at + 1], late, *sound[at + 1 :]])) == {"chain"}
+    assert audited(renumbered([*sound[:at], pods, later, *sound[at + 1 :]])).breaks == []
+    assert rules(renumbered([*sound[: at + 1], later, *sound[at + 1 :]])) == {"chain"}
     other = edited(rest, lambda body: body.update(was=7))
     assert rules(renumbered([*sound[: at + 1], other, *sound[at + 1 :]])) == {"chain"}
 
@@ -271,8 +271,24 @@ def test_a_report_that_comes_late(sound: Lines) -> None:
     later = next(
         i for i in range(at + 1, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"
     )
-    late = structs.replace(sound[at], time=sound[later].time + 1)
+    late = structs.replace(
+        edited(sound[at], lambda body: body.update(reason="read back from the objects: its report may")),
+        time=sound[later].time + 1,
+    )
     assert audited(renumbered([*sound[:at], *sound[at + 1 : later + 1], late, *sound[later + 1 :]])).breaks == []
+
+
+def test_an_actuators_clock_that_is_set_back(sound: Lines) -> None:
+    """What it then reports is no report from before: the chain goes on, and a missing link is found."""
+    at = nth(sound, "action", 100)
+    target = getattr(read(sound[at]), "target", "")
+    chain = [i for i in range(at, len(sound)) if target in sound[i].payload.decode() and sound[i].kind == "action"]
+    lines = list(sound)
+    for i in chain[1:]:
+        lines[i] = edited(sound[i], lambda body: body.update(applied=body["applied"] - 10**10))  # type: ignore[operator]
+    assert audited(lines).breaks == []
+    del lines[chain[3]]
+    assert "chain" in rules(renumbered(lines))
 
 
 def test_a_crash_amid_the_patches(sound: Lines) -> None:

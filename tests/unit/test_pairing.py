@@ -199,6 +199,18 @@ def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
     assert feed(pairing, udp(TO_NETWORK, 7 * S), udp(TO_ENDPOINT, 7 * S + MS, answer=True))
 
 
+def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
+    """Not only when the old time comes again."""
+    pairing = table()
+    pairing.interrupted()
+    other, third = "udp a 1 b 2 n1", "udp a 3 b 2 n1"
+    feed(pairing, udp(TO_NETWORK, 3600 * S))
+    feed(pairing, seen(TO_NETWORK, 0, talk=other), start=3700 * S)
+    later = QUIET_NS + S
+    asked = seen(TO_NETWORK, later, talk=third), seen(TO_ENDPOINT, later + MS, answer=True, talk=third)
+    assert feed(pairing, *asked, start=3700 * S)
+
+
 def test_a_udp_reply_after_the_limit_is_no_reply() -> None:
     """Of a one-way stream, something comes back at some time: that is no round trip."""
     pairing = table()
