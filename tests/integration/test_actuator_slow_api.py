@@ -109,9 +109,10 @@ class Bench(Struct):
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    """Forty Pods at 500k each, 20M together."""
-    main, pods = deployment("20M", replicas=PODS), [pod(number, "500k") for number in range(PODS)]
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Forty Pods at 500k each, 20M together, unless a test asks for another value."""
+    each = getattr(request, "param", "500k")
+    main, pods = deployment("20M", replicas=PODS), [pod(number, each) for number in range(PODS)]
     api, passed = SlowApi(main, *pods), [0]
     app = web.Application()
     app.router.add_patch("/apis/apps/v1/namespaces/default/deployments/{name}", api.patch)
@@ -185,3 +186,15 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
     assert [value for _, value in bench.api.asked] == ["10M", *["250k"] * PODS]
     records = [record_of(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
+
+
+@pytest.mark.parametrize("bench", ["2M"], indirect=True)
+async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
+    """Pods are cut before it is raised, and another order comes first: the next finds what was there before."""
+    await bench.begin(30_000)
+    bench.decide(2, 24_000)
+    bench.api.go.set()
+    await until(lambda: bench.acknowledged == [1, 2])
+    (first, *_, last) = [action for action in bench.actions if action.outcome == "applied"]
+    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as told; Pods only so far")
+    assert (last.limit, last.reason) == (24_000, "as told")
