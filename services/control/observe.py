@@ -56,7 +56,7 @@ class Observation(Struct, frozen=True, gc=False):
     sent: tuple[int | None, ...]
     """Throughput of each target as in ``effort_recent``; None where not measured."""
     pods: tuple[int | None, ...]
-    """How many pods each target has; None where not known."""
+    """How many pods each target has, None where not known; empty where no limit is each pod's."""
 
 
 class Observer:
@@ -67,6 +67,7 @@ class Observer:
         self._critical = tuple((one.key, 1e9 / one.jitter, 1e9 / one.p95) for one in domain.critical)
         self._targets = tuple(target.key for target in domain.targets)
         self._least = domain.min_observations
+        self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
 
     def observe(self, sample: Sample) -> Observation:
         """Weigh one sample."""
@@ -96,7 +97,7 @@ class Observer:
         effort = [_of_target(sample.targets, index, key) for index, key in enumerate(self._targets)]
         loads = load, recent, *_loads(effort), None if missing else standing
         sent = tuple([_recent(one) for one in effort])
-        pods = tuple([None if one is None else one.pods for one in effort])
+        pods = tuple([None if one is None else one.pods for one in effort]) if self._per_pod else ()
         if missing is not None:
             return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0, sent, pods)
         stress = max(jitter, p95)

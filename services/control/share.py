@@ -17,9 +17,10 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
         budget: kbit/s for all targets together.
         claims: bounds and weights, in the order of the answer.
     """
-    left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
     if len(claims) == 1:
-        return [left]
+        ((least, most, _),) = claims
+        return [min(max(budget, least), most)]
+    left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
     free = list(range(len(claims)))
     shares = [0] * len(claims)
     while free:
