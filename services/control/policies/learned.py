@@ -42,6 +42,8 @@ _OFTEN = 2
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
+_NO_DOUBT = Doubt()
+
 
 class Learned:
     """See the module's text."""
@@ -91,9 +93,10 @@ class Learned:
         usual = signs.median if risen else self._usual(memory.usual, signs)
         if signs.clean and not signs.queued:
             knee, lesson = self._probe(knee, load, cycle, signs, seen.end, lesson)
-        coming = self._load.coming(memory.load, load)
         if cycle.trusted:
             coming = max(load.last, load_of(forecast(cycle), self._scale))
+        else:
+            coming = self._load.coming(memory.load, load)
         budget = self._budget(knee, coming, margin, signs, bounds) / pods
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._spikes(memory, signs, knee, lesson, seen.end)
@@ -106,7 +109,7 @@ class Learned:
     def _doubted(self, doubt: Doubt, known: Knee, signs: Signs, lesson: str) -> Doubt:
         """Count touches that a lower load does not change: under a queue it would."""
         if signs.above <= self._p.hesitate or signs.fresh:
-            return Doubt()
+            return _NO_DOUBT
         if lesson not in ("touched", "fell"):
             return doubt
         if not doubt.touches:
@@ -195,9 +198,10 @@ class Learned:
             return False
         if knee.rough or self._knee.overdue(knee, end):
             return True
+        if not self._load.calm(load, end):
+            return False
         # A candidate for a season need not be trusted to be heeded.
-        rises = cycle.period and load_of(forecast(cycle), self._scale) > load.last + self._least(knee)
-        return self._load.calm(load, end) and not rises
+        return not cycle.period or load_of(forecast(cycle), self._scale) <= load.last + self._least(knee)
 
     def _budget(self, knee: Knee, coming: float, margin: float, signs: Signs, bounds: Bounds) -> float:
         room = knee.total - coming - (self._least(knee) if knee.step or not knee.met else margin)
