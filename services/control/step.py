@@ -116,8 +116,7 @@ class Controller:
     def _bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
         limit = waiting = used = wanting = 0
         hungry = False
-        sends = self._sent(seen) if self._per_pod else seen.sent
-        for (key, limits), known, sent in zip(self._limits, before, sends, strict=True):
+        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
             limit += known.limit
             waiting += known.waiting
             # A target that has no use for its limit says nothing: its minimum may be more than it ever sends.
@@ -131,6 +130,8 @@ class Controller:
 
     def _sent(self, seen: Observation) -> Sequence[int | None]:
         """What was sent under each limit: by one pod on average where the limit is each pod's."""
+        if not self._per_pod:
+            return seen.sent
         return [
             sent if sent is None or target.scope == "aggregate" else sent // pods if pods else None
             for target, sent, pods in zip(self.domain.targets, seen.sent, seen.pods, strict=True)
@@ -165,8 +166,7 @@ class Controller:
         """What each target has a use for, kbit/s; those that want everything are left out."""
         calm = seen.missing is None and not seen.violated
         demand = {}
-        sends = self._sent(seen) if self._per_pod else seen.sent
-        for (key, limits), known, sent in zip(self._limits, before, sends, strict=True):
+        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
             settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
             cap = demanded(caps.get(key, 0), sent, known.limit, limits.max, settled)
             if cap:

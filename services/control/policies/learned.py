@@ -83,7 +83,7 @@ class Learned:
         doubt = self._doubted(memory.doubt, known, signs, lesson)
         risen = doubt.touches >= _DOUBTFUL
         if risen:
-            knee, lesson, doubt = self._knee.restored(knee, doubt.total, seen.end), "latency rose", Doubt()
+            knee, lesson, doubt = self._knee.restored(knee, doubt.total, seen.end), "latency rose", _NO_DOUBT
         margin, load = self._margin(memory.margin, load, signs, seen, knee)
         settles = seen.end + seen.period + int(_SECOND / 2) if signs.fresh else memory.settles
         if (signs.fresh and self._load.rising(memory.load, load.last)) or (signs.surge and signs.shaken):
