@@ -21,7 +21,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class NatsServer:
+class Server:
+    """A program that can be made to hang."""
+
+    _process: subprocess.Popen[bytes] | None = None
+
+    def freeze(self) -> None:
+        """Let it hang, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+class NatsServer(Server):
     """A nats-server with JetStream on a free port, as a context; ``settings`` is appended to its configuration."""
 
     def __init__(self, home: Path, settings: str = "", arguments: Sequence[str] = ()) -> None:
@@ -65,16 +81,6 @@ class NatsServer:
             os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
             self._process.wait(_PATIENCE_S)
             self._process = None
-
-    def freeze(self) -> None:
-        """Let it hang, with its connections open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
         """Forget all streams; only while it is stopped."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import time
 import urllib.error
@@ -10,12 +9,12 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from tests.parts import free_port
+from tests.parts import Server, free_port
 
 _PATIENCE_S = 30.0
 
 
-class PrometheusServer:
+class PrometheusServer(Server):
     """Debian's prometheus on a free port, as a context."""
 
     def __init__(
@@ -61,16 +60,6 @@ class PrometheusServer:
         with urllib.request.urlopen(f"{self.url}/api/v1/status/buildinfo") as answer:
             text: str = json.load(answer)["data"]["version"]
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-
-    def freeze(self) -> None:
-        """Let it hang, with its connections open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> "PrometheusServer":
         """Start it, and wait until it answers."""
