@@ -16,7 +16,7 @@ Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", 
 Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
 
 
-class CriticalMeasure(Struct, frozen=True, omit_defaults=True):
+class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one window says about one critical workload."""
 
     workload: str
@@ -39,7 +39,7 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True):
     """Median of the L4 latency over the last signal period alone, seconds: whether a queue stands now."""
 
 
-class TargetMeasure(Struct, frozen=True, omit_defaults=True):
+class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one window says about one target."""
 
     target: str
@@ -52,7 +52,12 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True):
     """How many pods that is; None where the source cannot tell."""
 
 
-class Sample(Struct, frozen=True, omit_defaults=True):
+def sample_id(domain: str, end: int) -> str:
+    """The same window of the same domain always has the same id, whoever sampled it."""
+    return f"{domain}:{end}"
+
+
+class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     """One domain's measurements over one signal window, or the reason why there are none."""
 
     domain: str
@@ -72,11 +77,11 @@ class Sample(Struct, frozen=True, omit_defaults=True):
 
     @property
     def id(self) -> str:
-        """The same window of the same domain always has the same id, whoever sampled it."""
-        return f"{self.domain}:{self.end}"
+        """See ``sample_id``."""
+        return sample_id(self.domain, self.end)
 
 
-class TargetDecision(Struct, frozen=True, omit_defaults=True):
+class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """One target's limit, and how it came about."""
 
     target: str
@@ -91,7 +96,7 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True):
     """The limit before, kbit/s."""
 
 
-class ShieldMemory(Struct, frozen=True, omit_defaults=True):
+class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the shield remembers of one target."""
 
     limit: int
@@ -104,7 +109,7 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True):
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
-class State(Struct, frozen=True, omit_defaults=True):
+class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
     epoch: int
@@ -125,7 +130,7 @@ class State(Struct, frozen=True, omit_defaults=True):
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
-class ShadowDecision(Struct, frozen=True, omit_defaults=True):
+class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a policy in the shadow would have done at this step, from the limits in force."""
 
     policy: str
@@ -138,7 +143,7 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True):
     """In words; why it gave no answer, where it raised an error."""
 
 
-class Decision(Struct, frozen=True, omit_defaults=True):
+class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one sample: a limit for every target, and the state to go on from."""
 
     domain: str
@@ -179,7 +184,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
         return self.state.seq
 
 
-class PodOutcome(Struct, frozen=True, omit_defaults=True):
+class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
     """What happened to one Pod's annotation."""
 
     pod: str
@@ -190,7 +195,7 @@ class PodOutcome(Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-class Action(Struct, frozen=True, omit_defaults=True):
+class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the actuator did to one target, and why."""
 
     id: str
@@ -219,7 +224,7 @@ class Action(Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
-class DeadLetter(Struct, frozen=True, omit_defaults=True):
+class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     """A message that could not be used, kept for a person to look at."""
 
     subject: str
@@ -260,6 +265,11 @@ class InvalidMessage(ValueError):
 def encode(message: Message) -> bytes:
     """The message as JSON."""
     return _encoder.encode(message)
+
+
+def encode_into(message: Message, buffer: bytearray) -> None:
+    """The message as JSON, in place of what is in ``buffer``: for many that are looked at once, and not kept."""
+    _encoder.encode_into(message, buffer)
 
 
 class UnknownVersion(InvalidMessage):

@@ -5,8 +5,7 @@ observation *no data*, because nobody can vouch for the workload that is not see
 that cannot be (it ends before it starts, or is longer than an hour) vouches for nothing either.
 """
 
-from collections.abc import Sequence
-from math import isfinite
+from math import inf
 
 from msgspec import Struct
 
@@ -64,90 +63,115 @@ class Observer:
 
     def __init__(self, domain: Domain) -> None:
         """Prepare what every sample needs."""
-        self._critical = tuple((one.key, 1e9 / one.jitter, 1e9 / one.p95) for one in domain.critical)
-        self._targets = tuple(target.key for target in domain.targets)
+        self._critical = tuple((i, one.key, 1e9 / one.jitter, 1e9 / one.p95) for i, one in enumerate(domain.critical))
+        self._targets = tuple((i, target.key) for i, target in enumerate(domain.targets))
         self._least = domain.min_observations
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
 
     def observe(self, sample: Sample) -> Observation:
         """Weigh one sample."""
+        end, period = sample.end, sample.period
+        window = end - sample.start
         missing = sample.no_data
-        window = sample.end - sample.start
-        period = sample.period
         if not 0 < period <= window <= _LONGEST:
-            missing = missing or f"impossible window: from {sample.start} to {sample.end}, a sample every {period} ns"
+            missing = missing or f"impossible window: from {sample.start} to {end}, a sample every {period} ns"
             window = period = 1
+        unseen, jitter, p95, lost, standing, load, recent = self._latency(sample.critical)
+        effort, effort_recent, sent = self._effort(sample.targets)
+        pods = self._pods(sample.targets) if self._per_pod else ()
+        missing = missing or unseen
+        if missing is not None:
+            return Observation(
+                end, window, period, 0.0, 0.0, lost, load, recent, effort, effort_recent, None, missing, None,
+                lost > 0, sent, pods,
+            )  # fmt: skip
+        stress = p95 if p95 > jitter else jitter
+        return Observation(
+            end, window, period, jitter, p95, lost, load, recent, effort, effort_recent, standing, None, stress,
+            stress > 1 or lost > 0, sent, pods,
+        )  # fmt: skip
+
+    # These two run for every sample: comparisons and sums stand where max() and a call would cost several times more.
+
+    def _latency(
+        self, measures: tuple[CriticalMeasure, ...]
+    ) -> tuple[str | None, float, float, float, float | None, int | None, int | None]:
+        """Why there is no data, worst jitter and P95, what was lost, worst median, and the load, whole and recent."""
+        missing: str | None = None
         jitter = p95 = lost = 0.0
         standing: float | None = 0.0
-        critical = []
-        for index, (key, per_jitter, per_p95) in enumerate(self._critical):
-            measure = _of_workload(sample.critical, index, key)
-            critical.append(measure)
+        load = recent = 0
+        measured, given = True, len(measures)
+        for index, key, per_jitter, per_p95 in self._critical:
+            # Samplers write the workloads in the configuration's order: look there first.
+            measure = measures[index] if index < given else None
+            if measure is None or measure.workload != key:
+                measure = next((one for one in measures if one.workload == key), None)
+            if measure is None:
+                measured, missing = False, missing or f"{key}: not in the sample"
+                continue
+            rate, last = measure.throughput, measure.recent
+            if rate is None or rate < 0:
+                measured = False
+            else:
+                load += rate
+                recent += rate if last is None or last < 0 else last
+            loss = measure.lost
+            if loss is not None and 0 < loss < inf:
+                lost += loss
             why = _why_unusable(measure, self._least)
-            if measure is not None and measure.lost is not None and measure.lost > 0 and isfinite(measure.lost):
-                lost += measure.lost
             if why is not None:
                 missing = missing or f"{key}: {why}"
                 continue
-            median = measure.recent_p50  # type: ignore[union-attr]
-            standing = None if standing is None or median is None else max(standing, median * per_p95)
-            jitter = max(jitter, measure.jitter * per_jitter)  # type: ignore[operator, union-attr]  # usable
-            p95 = max(p95, measure.p95 * per_p95)  # type: ignore[operator, union-attr]
-        load, recent = _loads(critical)
-        effort = [_of_target(sample.targets, index, key) for index, key in enumerate(self._targets)]
-        loads = load, recent, *_loads(effort), None if missing else standing
-        sent = tuple([_recent(one) for one in effort])
-        pods = tuple([None if one is None else one.pods for one in effort]) if self._per_pod else ()
-        if missing is not None:
-            return Observation(sample.end, window, period, 0.0, 0.0, lost, *loads, missing, None, lost > 0, sent, pods)
-        stress = max(jitter, p95)
-        return Observation(
-            sample.end, window, period, jitter, p95, lost, *loads, None, stress, stress > 1 or lost > 0, sent, pods
-        )
+            median = measure.recent_p50
+            if median is None:
+                standing = None
+            elif standing is not None and (ratio := median * per_p95) > standing:
+                standing = ratio
+            if (ratio := measure.jitter * per_jitter) > jitter:  # type: ignore[operator]  # usable
+                jitter = ratio
+            if (ratio := measure.p95 * per_p95) > p95:  # type: ignore[operator]  # usable
+                p95 = ratio
+        if not measured:
+            return missing, jitter, p95, lost, standing, None, None
+        return missing, jitter, p95, lost, standing, load, recent
+
+    def _effort(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, int | None, tuple[int | None, ...]]:
+        """Throughput of all targets together, whole and recent, and what each of them sent last."""
+        load = recent = 0
+        measured, given = True, len(measures)
+        sent: list[int | None] = []
+        for index, key in self._targets:
+            measure = measures[index] if index < given else None
+            if measure is None or measure.target != key:
+                measure = _of_target(measures, key)
+            rate, last = (None, None) if measure is None else (measure.throughput, measure.recent)
+            if rate is None or rate < 0:
+                measured = False
+            else:
+                load += rate
+                recent += rate if last is None or last < 0 else last
+            if last is None:
+                last = rate
+            sent.append(last if last is not None and last >= 0 else None)
+        return (load, recent, tuple(sent)) if measured else (None, None, tuple(sent))
+
+    def _pods(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, ...]:
+        found = [_of_target(measures, key) for _, key in self._targets]
+        return tuple([None if one is None else one.pods for one in found])
 
 
-def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
-    # Samplers write the workloads in the configuration's order: look there first.
-    if index < len(measures) and measures[index].workload == key:
-        return measures[index]
-    return next((measure for measure in measures if measure.workload == key), None)
-
-
-def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> TargetMeasure | None:
-    if index < len(measures) and measures[index].target == key:
-        return measures[index]
+def _of_target(measures: tuple[TargetMeasure, ...], key: str) -> TargetMeasure | None:
     return next((measure for measure in measures if measure.target == key), None)
 
 
-def _loads(measures: Sequence[CriticalMeasure | TargetMeasure | None]) -> tuple[int | None, int | None]:
-    """Throughput of all together, over the window and over the last period; None unless each is measured."""
-    total = recent = 0
-    for measure in measures:
-        rate = None if measure is None else measure.throughput
-        if rate is None or rate < 0:
-            return None, None
-        total += rate
-        last = measure.recent  # type: ignore[union-attr]  # a rate comes from a measure
-        recent += rate if last is None or last < 0 else last
-    return total, recent
-
-
-def _recent(measure: TargetMeasure | None) -> int | None:
-    if measure is None:
-        return None
-    rate = measure.throughput if measure.recent is None else measure.recent
-    return rate if rate is not None and rate >= 0 else None
-
-
-def _why_unusable(measure: CriticalMeasure | None, least: int) -> str | None:
-    if measure is None:
-        return "not in the sample"
+def _why_unusable(measure: CriticalMeasure, least: int) -> str | None:
     if measure.missing is not None:
         return measure.missing
     jitter, p95 = measure.jitter, measure.p95
     if jitter is None or p95 is None:
         return "no latency"
-    if not (jitter >= 0 and p95 >= 0 and isfinite(jitter) and isfinite(p95)):
+    if not (0 <= jitter < inf and 0 <= p95 < inf):
         return f"latency is no number: jitter {jitter}, P95 {p95}"
     if measure.observations < least:
         return f"blind: {measure.observations} observations, {least} needed"

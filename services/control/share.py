@@ -18,8 +18,8 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
         claims: bounds and weights, in the order of the answer.
     """
     if len(claims) == 1:
-        ((least, most, _),) = claims
-        return [min(max(budget, least), most)]
+        least, most, _ = claims[0]
+        return [least if budget < least else most if budget > most else budget]
     left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
     free = list(range(len(claims)))
     shares = [0] * len(claims)

@@ -97,8 +97,10 @@ def shield(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) 
 
 def _ceiling(limits: Limits, now: int, proposal: int, moment: Moment, settling: bool) -> tuple[int, Rule]:
     """The proposal under the rules that do not look at the past."""
-    wanted = min(max(proposal, limits.min), limits.max)
-    rule: Rule = "none" if wanted == proposal else "clamp"
+    wanted = proposal
+    rule: Rule = "none"
+    if proposal < limits.min or proposal > limits.max:
+        wanted, rule = min(max(proposal, limits.min), limits.max), "clamp"
     if moment.blind:
         wanted, rule = min(wanted, _decayed(limits, now, moment.elapsed)), "no-data"
     if moment.violated and not settling:

@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Rule, Sample, ShadowDecision, ShieldMemory, State, TargetDecision
+from schemas.messages import (
+    Decision,
+    Rule,
+    Sample,
+    ShadowDecision,
+    ShieldMemory,
+    State,
+    TargetDecision,
+    sample_id,
+)
 from services.control.demand import demanded, divide, eased, filled
 from services.control.observe import Observation, Observer
 from services.control.policies import make_policy
@@ -48,19 +57,19 @@ class Controller:
         """
         self.domain = domain
         self.policy = policy or make_policy(domain)
+        self._version = self.policy.version
         self._shadows = tuple(make_policy(domain, name) for name in domain.shadow)
         self._observer = Observer(domain)
         self._settle = int(domain.shield.settle)
-        self._limits = tuple((target.key, Limits.of(target, domain)) for target in domain.targets)
-        self._claims = tuple(
-            (limits.min, limits.max, target.weight)
-            for target, (_, limits) in zip(domain.targets, self._limits, strict=True)
-        )
-        most = sum(limits.max for _, limits in self._limits)
+        self._dead_man = int(domain.dead_man)
+        # With their places, because to zip lists of one or two costs more than all else that is done with them.
+        self._limits = tuple((i, target.key, Limits.of(target, domain)) for i, target in enumerate(domain.targets))
+        self._claims = tuple((limits.min, limits.max, domain.targets[i].weight) for i, _, limits in self._limits)
+        most = sum(limits.max for _, _, limits in self._limits)
         self._max = most if domain.capacity is None else min(most, int(domain.capacity))
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
-        self._min = sum(limits.min for _, limits in self._limits)
-        self._fail_safe = sum(limits.fail_safe for _, limits in self._limits)
+        self._min = sum(limits.min for _, _, limits in self._limits)
+        self._fail_safe = sum(limits.fail_safe for _, _, limits in self._limits)
 
     def step(self, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
         """Answer one sample.
@@ -74,64 +83,63 @@ class Controller:
         Raises:
             StaleSample: ``sample`` does not end after ``state``.
         """
+        end = sample.end
         if state is None:
-            state = State(sample.end, 0, sample.end, {}, self.policy.version, self.policy.first())
-        elif sample.end <= state.end:
+            state = State(end, 0, end, {}, self._version, self.policy.first())
+        elif end <= state.end:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
         seen = self._observer.observe(sample)
-        before = self._entered(state, sample.end)
+        before = self._entered(state, end)
         bounds = self._bounds(before, state.demand, seen)
-        own = _memory(self.policy, state.policy, state.memory)
+        own = _memory(self.policy, self._version, state.policy, state.memory)
         proposal, fault = self._propose(own, before, seen, bounds, fault)
         moment = Moment(
-            sample.end, sample.end - seen.window, seen.period + self._settle, sample.end - state.end, seen.violated,
+            end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
             seen.missing is not None,
         )  # fmt: skip
         demand = self._demand(state.demand, before, seen) if len(self._claims) > 1 else state.demand
         decided, memory = self._decided(before, proposal.budget, demand, moment)
         shadow, shadows = self._shadowed(state, before, seen, bounds, moment, demand) if self._shadows else ((), {})
         return Decision(
-            self.domain.name, sample.id, sample.end, sample.end + self.domain.dead_man, decided, proposal.reason,
-            State(
-                state.epoch, state.seq + 1, sample.end, memory, self.policy.version, proposal.memory, shadows, demand
-            ),
-            self.policy.version, seen.stress, seen.violated, fault, shadow,
+            self.domain.name, sample_id(sample.domain, end), end, end + self._dead_man, decided, proposal.reason,
+            State(state.epoch, state.seq + 1, end, memory, self._version, proposal.memory, shadows, demand),
+            self._version, seen.stress, seen.violated, fault, shadow,
         )  # fmt: skip
 
     def _entered(self, state: State, end: int) -> list[ShieldMemory]:
         """The shield's memory as this step finds it: carried on, or over a gap or a changed configuration."""
         # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
-        lapsed = end - state.end > self.domain.dead_man
+        lapsed = end - state.end > self._dead_man
         entered = []
-        for key, limits in self._limits:
+        for _, key, limits in self._limits:
             known = state.shield.get(key)
             if known is None:
-                entered.append(ShieldMemory(limits.fail_safe, end))
-                continue
-            limit = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
-            same = limit == known.limit and known.since <= end and not lapsed
-            entered.append(known if same else ShieldMemory(limit, end, known.cut_until))
+                known = ShieldMemory(limits.fail_safe, end)
+            elif lapsed or not limits.min <= known.limit <= limits.max or known.since > end:
+                limit = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
+                known = ShieldMemory(limit, end, known.cut_until)
+            entered.append(known)
         return entered
 
     def _bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
         limit = waiting = used = wanting = 0
         hungry = False
-        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
-            limit += known.limit
-            waiting += known.waiting
+        rates = self._sent(seen) if self._per_pod else seen.sent
+        for i, key, limits in self._limits:
+            now, sent = before[i].limit, rates[i]
+            limit += now
+            waiting += before[i].waiting
             # A target that has no use for its limit says nothing: its minimum may be more than it ever sends.
             if key not in demand:
-                used += known.limit if sent is None else sent
-                wanting += known.limit
-                hungry = hungry or known.limit < limits.max
+                used += now if sent is None else sent
+                wanting += now
+                hungry = hungry or now < limits.max
         pods = self._pods(before, seen) if self._per_pod else 1.0
         full = filled(used, wanting)
         return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods)
 
     def _sent(self, seen: Observation) -> Sequence[int | None]:
         """What was sent under each limit: by one pod on average where the limit is each pod's."""
-        if not self._per_pod:
-            return seen.sent
         return [
             sent if sent is None or target.scope == "aggregate" else sent // pods if pods else None
             for target, sent, pods in zip(self.domain.targets, seen.sent, seen.pods, strict=True)
@@ -166,9 +174,11 @@ class Controller:
         """What each target has a use for, kbit/s; those that want everything are left out."""
         calm = seen.missing is None and not seen.violated
         demand = {}
-        for (key, limits), known, sent in zip(self._limits, before, self._sent(seen), strict=True):
+        rates = self._sent(seen) if self._per_pod else seen.sent
+        for i, key, limits in self._limits:
+            known = before[i]
             settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
-            cap = demanded(caps.get(key, 0), sent, known.limit, limits.max, settled)
+            cap = demanded(caps.get(key, 0), rates[i], known.limit, limits.max, settled)
             if cap:
                 demand[key] = cap
         return demand
@@ -190,9 +200,11 @@ class Controller:
             limits = [known.limit for known in before]
             if budget == sum(limits) and budget <= self._max:
                 return limits
+        if budget > self._max:
+            budget = self._max
         if not demand:
-            return share(min(budget, self._max), self._claims)
-        return divide(min(budget, self._max), self._claims, [demand.get(key, 0) for key, _ in self._limits])
+            return share(budget, self._claims)
+        return divide(budget, self._claims, [demand.get(key, 0) for _, key, _ in self._limits])
 
     def _passed_on(
         self, before: list[ShieldMemory], wanted: list[int], moment: Moment, demand: dict[str, int]
@@ -214,7 +226,7 @@ class Controller:
             (least, limit if late else most, weight)
             for (least, most, weight), limit, late in zip(self._claims, kept, held, strict=True)
         ]
-        again = divide(sum(wanted), claims, [demand.get(key, 0) for key, _ in self._limits])
+        again = divide(sum(wanted), claims, [demand.get(key, 0) for _, key, _ in self._limits])
         if all(rule == "deadband" for (_, rule), late in zip(allowed, held, strict=True) if late):
             highest = [max(known.limit, one) for known, one in zip(before, wanted, strict=True)]
             again = [min(one, most) for one, most in zip(again, highest, strict=True)]
@@ -223,8 +235,8 @@ class Controller:
     def _allowed(self, before: list[ShieldMemory], wanted: list[int], moment: Moment) -> list[tuple[int, Rule]]:
         """What the shield would make of these, and by which rule."""
         return [
-            shield(limits, known, proposal, moment)[:2]
-            for (_, limits), known, proposal in zip(self._limits, before, wanted, strict=True)
+            shield(limits, before[i], wanted[i], moment)[:2]
+            for i, _, limits in self._limits
         ]
 
     def _shielded(
@@ -232,9 +244,9 @@ class Controller:
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
         decided = []
         memories = {}
-        for (key, limits), known, proposal in zip(self._limits, before, wanted, strict=True):
-            limit, rule, after = shield(limits, known, proposal, moment)
-            decided.append(TargetDecision(key, limit, proposal, rule, known.limit))
+        for i, key, limits in self._limits:
+            limit, rule, after = shield(limits, before[i], wanted[i], moment)
+            decided.append(TargetDecision(key, limit, wanted[i], rule, before[i].limit))
             memories[key] = after
         return tuple(decided), memories
 
@@ -251,7 +263,7 @@ class Controller:
         told = []
         memories = {}
         for policy in self._shadows:
-            memory = _memory(policy, policy.version, state.shadows.get(policy.version))
+            memory = _memory(policy, policy.version, policy.version, state.shadows.get(policy.version))
             proposal, fault = None, f"no data: {seen.missing}"
             if seen.missing is None:
                 proposal, fault = _asked(policy, memory, seen, bounds)
@@ -278,15 +290,16 @@ def _asked(policy: Policy, memory: Any, seen: Observation, bounds: Bounds) -> tu
         return None, f"{policy.version} answered with {type(proposal).__name__}"
     if type(proposal.budget) is not int:
         return None, f"{policy.version} proposed {proposal.budget!r}, no whole number of kbit/s"
-    if type(proposal.reason) is not str or type(proposal.memory) is not policy.memory_type:
+    if type(proposal.reason) is not str or type(proposal.memory) is not type(memory):
         return None, f"{policy.version} gave no text as its reason, or a memory that is not its own"
     return proposal, ""
 
 
-def _memory(policy: Policy, version: str, memory: Any) -> Any:
-    if type(memory) is policy.memory_type and version == policy.version:
+def _memory(policy: Policy, version: str, of: str, memory: Any) -> Any:
+    """What a policy of this version remembers, going by a memory that a policy of version ``of`` left."""
+    if type(memory) is policy.memory_type and of == version:
         return memory
-    if version != policy.version or memory is None:
+    if of != version or memory is None:
         return policy.first()
     try:
         return msgspec.convert(memory, policy.memory_type)

@@ -38,6 +38,7 @@ class _Frames:
         self._data = start
         """Compressed bytes from the beginning of the frame that is being read."""
         self._complain = complain
+        self._zstandard = zstandard.ZstdDecompressor()
 
     def texts(self) -> Iterator[bytes | None]:
         while self._data or self._read():
@@ -53,7 +54,7 @@ class _Frames:
         return chunk
 
     def _frame(self) -> Iterator[bytes]:
-        decoder = zstandard.ZstdDecompressor().decompressobj()
+        decoder = self._zstandard.decompressobj()
         pieces = [decoder.decompress(self._data)]
         size = len(pieces[0])
         while not decoder.eof:

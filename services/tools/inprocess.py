@@ -57,11 +57,12 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
     for batch in reader.read(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is _Sample:
-                course = courses.get(line.body.domain)
+                sample = line.body
+                course = courses.get(sample.domain)
                 if course is not None:
-                    course.sample(line.body, line.time)
+                    course.sample(sample, line.time)
                 else:
-                    _stranger(strangers, line.body.domain)
+                    _stranger(strangers, sample.domain)
             elif type(line) is _Decision:
                 body = bytes(line.body)
                 course = by_subject.get(line.subject)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, State, encode
+from schemas.messages import Decision, Sample, State, encode, encode_into
 from services.control import Controller, StaleSample
 from services.control.admission import FutureSample, admit
 
@@ -116,48 +116,58 @@ class Again:
         self.policy = self._controller.policy.version
         """Name and version of the policy as this build has it."""
         self._state: State | None = None
+        self._buffer = bytearray()
         self._first = _FOREVER
+        self._lone: Arrival | None = None
+        """The sample that waits, where it is the only one: the usual case, kept apart because it needs no looking up."""
         self._samples: dict[str, Arrival] = {}
+        """Those that wait, by id, where there are more."""
         self._decisions: deque[tuple[Recorded, int, bytes]] = deque()
         self.tally = Tally()
 
     def sample(self, sample: Sample, published: int) -> None:
         """The next sample of the stream, and when the bus stored it, UTC ns."""
         self.tally.samples += 1
-        self._first = min(self._first, published)
-        name = sample.id
-        if name in self._samples:
+        if published < self._first:
+            self._first = published
+        arrival = Arrival(sample, published)
+        if self._lone is None and not self._samples and not self._decisions:
+            self._lone = arrival
+            return
+        self._join()
+        if self._samples.setdefault(sample.id, arrival) is not arrival:
             self.tally.refused += 1
             return
-        self._samples[name] = Arrival(sample, published)
         if self._decisions:
             self._settle(published)
         elif len(self._samples) > _MOST_WAITING:
             self._unanswered(self._samples.pop(next(iter(self._samples))))
 
     def expected(self, body: bytes) -> bool:
-        """Whether ``body`` is, byte for byte, the decision on the sample that waits; if so, it is dealt with.
+        """Whether ``body`` is, byte for byte, the decision on the only sample that waits; if so, it is dealt with.
 
         That is the usual case, and such a decision need not be read.  Any other goes to ``decision``.
         """
-        if self._decisions or not self._samples:
+        arrival = self._lone
+        if arrival is None:
             return False
-        name = next(iter(self._samples))
-        arrival = self._samples[name]
+        sample = arrival.sample
         try:
-            admitted = admit(self._domain, self._state, arrival.sample, arrival.published)
+            admitted = admit(self._domain, self._state, sample, arrival.published)
         except (StaleSample, FutureSample):
             return False
-        decision = self._controller.step(admitted, arrival.sample)
-        if encode(decision) != body:
+        decision = self._controller.step(admitted, sample)
+        encode_into(decision, self._buffer)
+        if self._buffer != body:
             return False
-        del self._samples[name]
+        self._lone = None
         self._state = decision.state
         self.tally.identical += 1
         return True
 
     def decision(self, recorded: Recorded, body: bytes, published: int) -> None:
         """The next recorded decision, its bytes, and when the bus stored it, UTC ns."""
+        self._join()
         if not self._decisions and recorded.sample in self._samples:
             self._judge(recorded, published, body)
             return
@@ -166,6 +176,7 @@ class Again:
 
     def end(self, now: int) -> Tally:
         """No more messages; ``now`` (UTC ns) is when the last one of all was stored."""
+        self._join()
         self._settle(_FOREVER)
         for arrival in self._samples.values():
             try:
@@ -176,6 +187,12 @@ class Again:
                 self._open(arrival, now)
         self._samples.clear()
         return self.tally
+
+    def _join(self) -> None:
+        """Put the lone sample among those that are looked up."""
+        if self._lone is not None:
+            self._samples[self._lone.sample.id] = self._lone
+            self._lone = None
 
     def _settle(self, now: int) -> None:
         """Judge the decisions whose samples are there, or cannot come any more with the samples at ``now``."""
