@@ -79,7 +79,8 @@ class Observer:
         unseen, jitter, p95, lost, standing, load, recent = self._latency(sample.critical)
         effort, effort_recent, sent = self._effort(sample.targets)
         pods = self._pods(sample.targets) if self._per_pod else ()
-        missing = missing or unseen
+        if unseen is not None and not missing:
+            missing = unseen
         if missing is not None:
             return Observation(
                 end, window, period, 0.0, 0.0, lost, load, recent, effort, effort_recent, None, missing, None,
@@ -91,9 +92,9 @@ class Observer:
             stress > 1 or lost > 0, sent, pods,
         )  # fmt: skip
 
-    # These two run for every sample: comparisons and sums stand where max() and a call would cost several times more.
+    # The next two run for every sample: comparisons and sums stand where calls would cost several times as much.
 
-    def _latency(
+    def _latency(  # noqa: C901 - one pass, with a branch for each figure that may be missing
         self, measures: tuple[CriticalMeasure, ...]
     ) -> tuple[str | None, float, float, float, float | None, int | None, int | None]:
         """Why there is no data, worst jitter and P95, what was lost, worst median, and the load, whole and recent."""

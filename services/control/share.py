@@ -19,7 +19,7 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
     """
     if len(claims) == 1:
         least, most, _ = claims[0]
-        return [least if budget < least else most if budget > most else budget]
+        return [budget if least <= budget <= most else min(max(budget, least), most)]
     left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
     free = list(range(len(claims)))
     shares = [0] * len(claims)

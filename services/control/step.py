@@ -234,10 +234,7 @@ class Controller:
 
     def _allowed(self, before: list[ShieldMemory], wanted: list[int], moment: Moment) -> list[tuple[int, Rule]]:
         """What the shield would make of these, and by which rule."""
-        return [
-            shield(limits, before[i], wanted[i], moment)[:2]
-            for i, _, limits in self._limits
-        ]
+        return [shield(limits, before[i], wanted[i], moment)[:2] for i, _, limits in self._limits]
 
     def _shielded(
         self, before: list[ShieldMemory], wanted: list[int], moment: Moment

@@ -119,7 +119,7 @@ class Again:
         self._buffer = bytearray()
         self._first = _FOREVER
         self._lone: Arrival | None = None
-        """The sample that waits, where it is the only one: the usual case, kept apart because it needs no looking up."""
+        """The sample that waits, where it is the only one: the usual case, which needs no looking up."""
         self._samples: dict[str, Arrival] = {}
         """Those that wait, by id, where there are more."""
         self._decisions: deque[tuple[Recorded, int, bytes]] = deque()
