@@ -4,6 +4,8 @@
 changes its type, unknown fields are ignored.  Times are UTC nanoseconds, rates kbit/s, latencies
 seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
 stands in the headers, so that the payload of a decision is a function of its inputs alone.
+
+No message can be part of a reference cycle: ``gc=False`` spares the garbage collector the look.
 """
 
 from typing import Any, Literal, TypeVar

@@ -92,7 +92,7 @@ class Observer:
             stress > 1 or lost > 0, sent, pods,
         )  # fmt: skip
 
-    # The next two run for every sample: comparisons and sums stand where calls would cost several times as much.
+    # The hot part of every step: comparisons and sums stand where calls would cost several times as much.
 
     def _latency(  # noqa: C901 - one pass, with a branch for each figure that may be missing
         self, measures: tuple[CriticalMeasure, ...]
@@ -145,7 +145,7 @@ class Observer:
         for index, key in self._targets:
             measure = measures[index] if index < given else None
             if measure is None or measure.target != key:
-                measure = _of_target(measures, key)
+                measure = _of_target(measures, index, key)
             rate, last = (None, None) if measure is None else (measure.throughput, measure.recent)
             if rate is None or rate < 0:
                 measured = False
@@ -158,11 +158,15 @@ class Observer:
         return (load, recent, tuple(sent)) if measured else (None, None, tuple(sent))
 
     def _pods(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, ...]:
-        found = [_of_target(measures, key) for _, key in self._targets]
+        """How many pods each target has, by the same measures as ``_effort`` goes by."""
+        found = [_of_target(measures, index, key) for index, key in self._targets]
         return tuple([None if one is None else one.pods for one in found])
 
 
-def _of_target(measures: tuple[TargetMeasure, ...], key: str) -> TargetMeasure | None:
+def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> TargetMeasure | None:
+    """The measure in the target's place, where it is the target's, else the first that is."""
+    if index < len(measures) and measures[index].target == key:
+        return measures[index]
     return next((measure for measure in measures if measure.target == key), None)
 
 

@@ -57,6 +57,7 @@ class Controller:
         """
         self.domain = domain
         self.policy = policy or make_policy(domain)
+        # Read once, because reading them of a policy takes as long as a part of a step.
         self._version = self.policy.version
         self._shadows = tuple(make_policy(domain, name) for name in domain.shadow)
         self._observer = Observer(domain)
@@ -91,7 +92,7 @@ class Controller:
         seen = self._observer.observe(sample)
         before = self._entered(state, end)
         bounds = self._bounds(before, state.demand, seen)
-        own = _memory(self.policy, self._version, state.policy, state.memory)
+        own = _memory(self.policy, state.memory, foreign=state.policy != self._version)
         proposal, fault = self._propose(own, before, seen, bounds, fault)
         moment = Moment(
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
@@ -139,7 +140,7 @@ class Controller:
         return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods)
 
     def _sent(self, seen: Observation) -> Sequence[int | None]:
-        """What was sent under each limit: by one pod on average where the limit is each pod's."""
+        """What was sent under each limit, where some are each pod's: by one pod on average under those."""
         return [
             sent if sent is None or target.scope == "aggregate" else sent // pods if pods else None
             for target, sent, pods in zip(self.domain.targets, seen.sent, seen.pods, strict=True)
@@ -260,7 +261,7 @@ class Controller:
         told = []
         memories = {}
         for policy in self._shadows:
-            memory = _memory(policy, policy.version, policy.version, state.shadows.get(policy.version))
+            memory = _memory(policy, state.shadows.get(policy.version), foreign=False)
             proposal, fault = None, f"no data: {seen.missing}"
             if seen.missing is None:
                 proposal, fault = _asked(policy, memory, seen, bounds)
@@ -287,17 +288,17 @@ def _asked(policy: Policy, memory: Any, seen: Observation, bounds: Bounds) -> tu
         return None, f"{policy.version} answered with {type(proposal).__name__}"
     if type(proposal.budget) is not int:
         return None, f"{policy.version} proposed {proposal.budget!r}, no whole number of kbit/s"
-    if type(proposal.reason) is not str or type(proposal.memory) is not type(memory):
+    if type(proposal.reason) is not str or type(proposal.memory) is not policy.memory_type:
         return None, f"{policy.version} gave no text as its reason, or a memory that is not its own"
     return proposal, ""
 
 
-def _memory(policy: Policy, version: str, of: str, memory: Any) -> Any:
-    """What a policy of this version remembers, going by a memory that a policy of version ``of`` left."""
-    if type(memory) is policy.memory_type and of == version:
-        return memory
-    if of != version or memory is None:
+def _memory(policy: Policy, memory: Any, *, foreign: bool) -> Any:
+    """The policy's memory as a step finds it; ``foreign``: another policy left it, or another version."""
+    if foreign or memory is None:
         return policy.first()
+    if type(memory) is policy.memory_type:
+        return memory
     try:
         return msgspec.convert(memory, policy.memory_type)
     except msgspec.ValidationError:

@@ -119,9 +119,9 @@ class Again:
         self._buffer = bytearray()
         self._first = _FOREVER
         self._lone: Arrival | None = None
-        """The sample that waits, where it is the only one: the usual case, which needs no looking up."""
+        """The sample that waits, where nothing else does: the usual case, which needs no looking up."""
         self._samples: dict[str, Arrival] = {}
-        """Those that wait, by id, where there are more."""
+        """Those that wait in any other case, by id."""
         self._decisions: deque[tuple[Recorded, int, bytes]] = deque()
         self.tally = Tally()
 
@@ -144,9 +144,9 @@ class Again:
             self._unanswered(self._samples.pop(next(iter(self._samples))))
 
     def expected(self, body: bytes) -> bool:
-        """Whether ``body`` is, byte for byte, the decision on the only sample that waits; if so, it is dealt with.
+        """Whether ``body`` is, byte for byte, the decision on the sample that waits alone; if so, it is dealt with.
 
-        That is the usual case, and such a decision need not be read.  Any other goes to ``decision``.
+        That is the usual case, and such a decision need not be read.  In any other it goes to ``decision``.
         """
         arrival = self._lone
         if arrival is None:

@@ -1,6 +1,7 @@
 """What is seen in a sample, held to the plain definition of each figure."""
 
 import math
+from typing import TypeVar
 
 import hypothesis.strategies as st
 from hypothesis import example, given
@@ -11,6 +12,7 @@ from schemas.units import Rate
 from services.control.observe import Observer
 
 S = 10**9
+M = TypeVar("M", CriticalMeasure, TargetMeasure)
 _LATENCY = st.one_of(st.floats(0, 0.01), st.sampled_from([None, math.nan, math.inf, -1.0, -0.0, 0.002]))
 _RATE = st.one_of(st.none(), st.integers(-3, 50_000))
 _WORKLOADS = ("default/a", "default/b")
@@ -26,7 +28,7 @@ _DOMAIN = Domain(
     min_observations=10,
 )
 
-_measures = st.permutations(_WORKLOADS).flatmap(
+_measures = st.one_of(st.permutations(_WORKLOADS), st.lists(st.sampled_from(_WORKLOADS), max_size=4)).flatmap(
     lambda names: st.tuples(
         *(
             st.builds(
@@ -45,7 +47,7 @@ _measures = st.permutations(_WORKLOADS).flatmap(
         )
     )
 )
-_sent = st.permutations(_TARGETS).flatmap(
+_sent = st.one_of(st.permutations(_TARGETS), st.lists(st.sampled_from(_TARGETS), max_size=4)).flatmap(
     lambda names: st.tuples(
         *(
             st.builds(TargetMeasure, st.just(name), throughput=_RATE, recent=_RATE, pods=st.sampled_from([None, 0, 3]))
@@ -54,15 +56,20 @@ _sent = st.permutations(_TARGETS).flatmap(
     )
 )
 _samples = st.builds(
-    lambda window, critical, targets, left, no_data: Sample(
-        "cell", 0, window, S // 2, "test", critical[left[0] :], targets[left[1] :], no_data
-    ),
+    lambda window, critical, targets, no_data: Sample("cell", 0, window, S // 2, "test", critical, targets, no_data),
     st.sampled_from([2 * S, 2 * S, 2 * S, S // 4, 0, -S]),
     _measures,
     _sent,
-    st.tuples(st.sampled_from([0, 0, 0, 1]), st.sampled_from([0, 0, 0, 1])),
     st.sampled_from([None, None, None, "", "nobody knows"]),
 )
+
+
+def _found(keys: tuple[str, ...], measures: tuple[M, ...], names: list[str]) -> list[M | None]:
+    """Each one's measure: of those that name it the one in its own place, else the first."""
+    places = [
+        i if names[i : i + 1] == [key] else names.index(key) if key in names else None for i, key in enumerate(keys)
+    ]
+    return [None if place is None else measures[place] for place in places]
 
 
 def _usable(one: CriticalMeasure | None) -> bool:
@@ -91,10 +98,8 @@ def _sums(measures: list[CriticalMeasure | TargetMeasure | None]) -> tuple[int |
 def test_every_figure_is_what_it_is_said_to_be(sample: Sample) -> None:
     """Worst ratios, sums, and reasons: in whatever order the sampler wrote, and whatever is missing."""
     seen = Observer(_DOMAIN).observe(sample)
-    workloads = {one.workload: one for one in sample.critical}
-    targets = {one.target: one for one in sample.targets}
-    critical = [workloads.get(key) for key in _WORKLOADS]
-    effort = [targets.get(key) for key in _TARGETS]
+    critical = _found(_WORKLOADS, sample.critical, [one.workload for one in sample.critical])
+    effort = _found(_TARGETS, sample.targets, [one.target for one in sample.targets])
     possible = 0 < sample.period <= sample.end
 
     blind = sample.no_data is not None or not possible or not all(_usable(one) for one in critical)
