@@ -151,12 +151,9 @@ class Again:
         arrival = self._lone
         if arrival is None:
             return False
-        sample = arrival.sample
-        try:
-            admitted = admit(self._domain, self._state, sample, arrival.published)
-        except (StaleSample, FutureSample):
+        decision = self._answer(self._state, arrival, None)
+        if decision is None:
             return False
-        decision = self._controller.step(admitted, sample)
         encode_into(decision, self._buffer)
         if self._buffer != body:
             return False
@@ -217,20 +214,20 @@ class Again:
         while (name := next(iter(self._samples))) != recorded.sample:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
-        replayed = self._answer(self._state, arrival, recorded) if not skipped else None
+        replayed = self._answer(self._state, arrival, recorded.fault) if not skipped else None
         if replayed is None or encode(replayed) != body:
             self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
         self._state = replayed.state
 
-    def _answer(self, state: State | None, arrival: Arrival, recorded: Recorded) -> Decision | None:
+    def _answer(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
         """The decision as the service would make it; None where it would refuse the sample."""
         try:
             admitted = admit(self._domain, state, arrival.sample, arrival.published)
         except (StaleSample, FutureSample):
             return None
-        return self._controller.step(admitted, arrival.sample, recorded.fault)
+        return self._controller.step(admitted, arrival.sample, fault)
 
     def _search(
         self, recorded: Recorded, published: int, body: bytes, arrival: Arrival, skipped: list[Arrival]
@@ -243,7 +240,7 @@ class Again:
         through = self._passed(skipped, self._state)
         best: Decision | None = None
         for state in (through, self._state, None):
-            replayed = self._answer(state, arrival, recorded)
+            replayed = self._answer(state, arrival, recorded.fault)
             if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
                 if encode(replayed) == body:
                     self.tally.identical += 1
@@ -252,7 +249,7 @@ class Again:
                 best = best or replayed
         if best is None and through is not None and arrival.sample.end - through.end <= arrival.sample.period:
             # No sample lies between that state and this one: nothing is missing that could explain it.
-            best = self._answer(through, arrival, recorded)
+            best = self._answer(through, arrival, recorded.fault)
         elif best is None:
             self._take(recorded, body, published, self._gap(recorded))
             return
