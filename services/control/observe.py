@@ -102,12 +102,9 @@ class Observer:
         jitter = p95 = lost = 0.0
         standing: float | None = 0.0
         load = recent = 0
-        measured, given = True, len(measures)
+        measured = True
         for index, key, per_jitter, per_p95 in self._critical:
-            # Samplers write the workloads in the configuration's order: look there first.
-            measure = measures[index] if index < given else None
-            if measure is None or measure.workload != key:
-                measure = next((one for one in measures if one.workload == key), None)
+            measure = _of_workload(measures, index, key)
             if measure is None:
                 measured, missing = False, missing or f"{key}: not in the sample"
                 continue
@@ -140,12 +137,10 @@ class Observer:
     def _effort(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, int | None, tuple[int | None, ...]]:
         """Throughput of all targets together, whole and recent, and what each of them sent last."""
         load = recent = 0
-        measured, given = True, len(measures)
+        measured = True
         sent: list[int | None] = []
         for index, key in self._targets:
-            measure = measures[index] if index < given else None
-            if measure is None or measure.target != key:
-                measure = _of_target(measures, index, key)
+            measure = _of_target(measures, index, key)
             rate, last = (None, None) if measure is None else (measure.throughput, measure.recent)
             if rate is None or rate < 0:
                 measured = False
@@ -163,8 +158,14 @@ class Observer:
         return tuple([None if one is None else one.pods for one in found])
 
 
+def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
+    # Samplers write the workloads in the configuration's order: look there first.
+    if index < len(measures) and measures[index].workload == key:
+        return measures[index]
+    return next((measure for measure in measures if measure.workload == key), None)
+
+
 def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> TargetMeasure | None:
-    """The measure in the target's place, where it is the target's, else the first that is."""
     if index < len(measures) and measures[index].target == key:
         return measures[index]
     return next((measure for measure in measures if measure.target == key), None)

@@ -57,7 +57,7 @@ class Controller:
         """
         self.domain = domain
         self.policy = policy or make_policy(domain)
-        # Read once, because reading them of a policy takes as long as a part of a step.
+        # It never changes, and every step needs it three times.
         self._version = self.policy.version
         self._shadows = tuple(make_policy(domain, name) for name in domain.shadow)
         self._observer = Observer(domain)
