@@ -4,9 +4,7 @@ On the samples of the shifting factory, which keep forecast, season and knee bus
 processor; a round over all samples is timed as a whole, and the median of the rounds is told.
 """
 
-import time
 from collections.abc import Callable
-from statistics import median
 
 import msgspec
 
@@ -18,6 +16,7 @@ from services.control.policies import make_policy
 from services.control.policy import Bounds
 from services.factory.closedloop import play
 from services.factory.scenario import SCENARIOS
+from services.tools.bench.rounds import seconds
 from services.tools.bench.verdicts import Goal
 
 _ROUNDS = 21
@@ -53,8 +52,8 @@ def measured() -> list[Goal]:
         for memory, seen, bounds in calls:
             policy.propose(memory, seen, bounds)
 
-    asked = 1e6 * _seconds(proposals) / len(calls)
-    rate = len(controller.heard) / _seconds(_steps(scenario.domain("proportional"), controller.heard))
+    asked = 1e6 * seconds(proposals, _ROUNDS) / len(calls)
+    rate = len(controller.heard) / seconds(_steps(scenario.domain("proportional"), controller.heard), _ROUNDS)
     size = max(len(msgspec.json.encode(one.state.memory)) for one in decisions) / 1024
     return [
         Goal("learned: time of a proposal", "<= 10 us", f"{asked:.1f} us", asked <= 10),
@@ -72,13 +71,3 @@ def _steps(domain: Domain, samples: list[Sample]) -> Callable[[], None]:
             state = controller.step(state, sample).state
 
     return steps
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    """Processor time of a round."""
-    took = []
-    for _ in range(_ROUNDS):
-        began = time.process_time()
-        work()
-        took.append(time.process_time() - began)
-    return median(took)

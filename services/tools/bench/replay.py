@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
@@ -30,6 +29,7 @@ from services.control import POLICIES, Controller
 from services.operation import logs
 from services.tools import onto_bus
 from services.tools.bench.goals import show
+from services.tools.bench.rounds import seconds
 from services.tools.inprocess import Lines, again, what_if
 from services.tools.recording import Reader, Writer, header_of, line_of
 from services.tools.rerun import Tally
@@ -99,13 +99,7 @@ def _sample(domain: Domain, end: int, chance: random.Random) -> Sample:
 
 
 def _rate(count: int, work: Callable[..., Any], *arguments: Any) -> int:
-    """The median of some rounds: others use this machine, too."""
-    took = []
-    for _ in range(_ROUNDS):
-        began = time.process_time()
-        work(*arguments)
-        took.append(time.process_time() - began)
-    return round(count / median(took))
+    return round(count / seconds(lambda: work(*arguments), _ROUNDS))
 
 
 def _silent(_: int) -> None:
