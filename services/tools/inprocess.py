@@ -64,10 +64,10 @@ def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
                 else:
                     _stranger(strangers, sample.domain)
             elif type(line) is _Decision:
-                body = bytes(line.body)
                 course = by_subject.get(line.subject)
-                if course is not None and course.expected(body):
+                if course is not None and course.expected(line.body):
                     continue
+                body = bytes(line.body)
                 try:
                     recorded = RECORDED.decode(body)
                 except msgspec.DecodeError as error:

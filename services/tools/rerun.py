@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State, encode, encode_into
@@ -143,7 +143,7 @@ class Again:
         elif len(self._samples) > _MOST_WAITING:
             self._unanswered(self._samples.pop(next(iter(self._samples))))
 
-    def expected(self, body: bytes) -> bool:
+    def expected(self, body: Raw) -> bool:
         """Whether ``body`` is, byte for byte, the decision on the sample that waits alone; if so, it is dealt with.
 
         That is the usual case, and such a decision need not be read.  In any other it goes to ``decision``.
@@ -155,7 +155,7 @@ class Again:
         if decision is None:
             return False
         encode_into(decision, self._buffer)
-        if self._buffer != body:
+        if self._buffer != body:  # type: ignore[comparison-overlap]  # Raw is a buffer, too
             return False
         self._lone = None
         self._state = decision.state
