@@ -1,7 +1,7 @@
 """The one configuration file that all services read, as types.
 
 Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are
-written ``500ms``.  ``services.operation.config`` reads the file.
+written ``500ms``.  ``services.runtime.config_loader`` reads the file.
 """
 
 from typing import Literal

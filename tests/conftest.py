@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from services.factory import enclosure
-from services.factory.emulator import Emulator
-from tests import apiserver as kube
-from tests import kubernetes
-from tests.parts import NatsServer
-from tests.tally import KEY, Tally
+from services.plant.kube_emulator.emulator import Emulator
+from services.plant.real import namespaces
+from tests.support.fault_tally import KEY, Tally
+from tests.support.kube import apiserver as kube
+from tests.support.kube import servers
+from tests.support.nats_server import NatsServer
 
 PROGRAMS = {
     "prometheus": ("prometheus", "promtool"),
@@ -37,7 +37,7 @@ def _missing(marker: str) -> str | None:
     if marker == "apiserver":
         return None if os.environ.get("KUBEBUILDER_ASSETS") else "a kube-apiserver (set KUBEBUILDER_ASSETS)"
     if marker == "root":
-        return ", ".join(enclosure.lacking(programs)) or None
+        return ", ".join(namespaces.lacking(programs)) or None
     absent = [program for program in programs if shutil.which(program) is None]
     if absent:
         return f"the program{'s' if len(absent) > 1 else ''} {', '.join(absent)}"
@@ -112,11 +112,11 @@ def apiserver() -> Iterator[kube.ApiServer]:
 
 
 @pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[kubernetes.Server]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
     """A Kubernetes API without nodes, first emulated and then a real one, and a fresh namespace on it."""
     if request.param == "emulator":
-        async with kubernetes.emulated(Emulator(starts_after=None)) as one:
+        async with servers.emulated(Emulator(starts_after=None)) as one:
             yield one
     else:
-        async with kubernetes.real(request.getfixturevalue("apiserver")) as one:
+        async with servers.real(request.getfixturevalue("apiserver")) as one:
             yield one

@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 
 from schemas.config import Config
-from services.actuator.cluster import Cluster, ClusterError
 from services.actuator.service import NAME, Actuator
-from services.operation import lifecycle, logs
-from services.operation.config import ConfigError, load
-from services.operation.health import Health, serve
-from services.operation.service import joined
+from services.kube.client import Cluster, ClusterError
+from services.runtime import lifecycle, logging_setup
+from services.runtime.config_loader import ConfigError, load
+from services.runtime.health import Health, serve
+from services.runtime.service import joined
 
 
 async def act(config: Config) -> None:
@@ -30,7 +30,7 @@ def command(path: Path) -> None:
     """Act: put the limits in force on the cluster."""
     try:
         config = load(path)
-        logs.configure(NAME, config.log)
+        logging_setup.configure(NAME, config.log)
         lifecycle.run(act(config))
     except (ConfigError, ClusterError) as error:
         raise click.ClickException(str(error)) from None

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from schemas.domain import Target
 from schemas.messages import Cause, Decision, TargetDecision
 from schemas.units import Rate
-from services.actuator.record import Record
-from services.actuator.things import Deployment
+from services.actuator.ownership import Record
+from services.kube.objects import Deployment
 
 
 class Order(Struct, frozen=True):

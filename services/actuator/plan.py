@@ -18,7 +18,7 @@ from schemas.domain import Target
 from schemas.messages import Action, Cause, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator.order import Order, in_force, rate_of
-from services.actuator.record import (
+from services.actuator.ownership import (
     HAND_OVER,
     KEY,
     MOST_OWED,
@@ -31,7 +31,7 @@ from services.actuator.record import (
     record_of,
     write_record,
 )
-from services.actuator.things import BANDWIDTH, Deployment, Pod, Thing
+from services.kube.objects import BANDWIDTH, Deployment, Pod, Thing
 
 
 class Author(Struct, frozen=True):

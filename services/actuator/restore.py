@@ -17,14 +17,14 @@ from msgspec import Struct
 from schemas.config import Config
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Outcome, PodOutcome
-from services.actuator.cluster import Cluster, ClusterError, T
 from services.actuator.order import in_force, rate_of
-from services.actuator.record import KEY, Record, UnreadableRecord, operations, record_of
-from services.actuator.reports import BusOutlet
-from services.actuator.things import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
-from services.bus.jetstream import Bus
-from services.operation import logs
-from services.operation.config import ConfigError, as_person, load
+from services.actuator.outbox import BusOutlet
+from services.actuator.ownership import KEY, Record, UnreadableRecord, operations, record_of
+from services.bus.bus import Bus
+from services.kube.client import Cluster, ClusterError, T
+from services.kube.objects import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
+from services.runtime import logging_setup
+from services.runtime.config_loader import ConfigError, as_person, load
 
 _TRIES = 5
 _BUS_S = 5.0
@@ -195,7 +195,7 @@ def command(path: Path, *, dry_run: bool) -> None:
     """
     try:
         config = as_person(load(path))
-        logs.configure("restore", "error")
+        logging_setup.configure("restore", "error")
         well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
     except (ConfigError, ClusterError) as error:
         raise click.ClickException(str(error)) from None

@@ -18,16 +18,16 @@ import structlog
 from schemas.config import Config
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, M
-from services.actuator.cluster import Cluster
-from services.actuator.notices import Events
-from services.actuator.reports import BusOutlet, Duty, Reports
-from services.actuator.target import Hand, Means
-from services.actuator.watch import Watch
-from services.bus.jetstream import Bus, Received, Unreadable
-from services.bus.link import Denied
+from services.actuator.informer import Watch
+from services.actuator.kube_events import Events
+from services.actuator.outbox import BusOutlet, Duty, Reports
+from services.actuator.reconciler import Hand, Means
+from services.bus.bus import Bus, Received, Unreadable
+from services.bus.connection import Denied
 from services.bus.session import ApiError, BackOff
-from services.operation import crash
-from services.operation.health import Health
+from services.common import failpoints
+from services.kube.client import Cluster
+from services.runtime.health import Health
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
@@ -76,7 +76,7 @@ class Actuator:
                     for domain in self._domains.values():
                         await self._begin(bus, domain)
                     self._health.good(_DECISIONS)
-                    crash.point("actuator.begun")
+                    failpoints.point("actuator.begun")
                     group.create_task(self._reports.run(BusOutlet(bus)))
                     await self._listen(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
@@ -121,7 +121,7 @@ class Actuator:
         )
         async with aclosing(decisions):
             async for received in decisions:
-                crash.point("actuator.received")
+                failpoints.point("actuator.received")
                 domain = received.message.domain
                 if bus.subjects.decision(domain) != received.subject:
                     await bus.bury(NAME, received, f"a decision of domain {domain!r} on another's subject")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from services.bus.connection import Denied, LinkDown, Msg
 from services.bus.envelope import Delivery, Raw
-from services.bus.link import Denied, LinkDown, Msg
-from services.bus.pull import EXPIRES_S, HEARTBEAT_S, Lost, Pull
+from services.bus.pull_state import EXPIRES_S, HEARTBEAT_S, Lost, Pull
 from services.bus.session import ApiError, BackOff, Session
 
 Start = Literal["all", "new", "latest"] | int | datetime | Callable[[], Awaitable[int]]

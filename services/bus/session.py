@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from schemas.config import Bus as Settings
-from services.bus.link import Link, LinkDown
+from services.bus.connection import Link, LinkDown
 
 ANSWER_S = 2.0
 """A server that takes longer to answer is asked again."""

@@ -5,8 +5,8 @@ No I/O, no clock, no async, no logging: the live service, replay, simulation and
 ``share`` (who gets how much) and ``shield`` (what is allowed).
 """
 
-from services.control.fence import refused
+from services.control.controller import Controller, StaleSample, overruled, step
+from services.control.fencing import refused
 from services.control.policies import POLICIES, make_policy
-from services.control.step import Controller, StaleSample, overruled, step
 
 __all__ = ["POLICIES", "Controller", "StaleSample", "make_policy", "overruled", "refused", "step"]

@@ -13,7 +13,7 @@ that expired long ago, and the fail-safe limit holds meanwhile.
 
 from schemas.domain import Domain
 from schemas.messages import Sample, State
-from services.control.step import StaleSample
+from services.control.controller import StaleSample
 
 
 class FutureSample(ValueError):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from services.control.observe import Observation
+from services.control.observation import Observation
 
 
 class Bounds(Struct, frozen=True, gc=False):

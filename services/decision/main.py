@@ -3,12 +3,12 @@
 from prometheus_client import REGISTRY
 
 from schemas.config import Config
-from services.bus.jetstream import Bus
-from services.decision.ledger import NAME
-from services.decision.meters import LastDecisions
+from services.bus.bus import Bus
+from services.decision.domain_log import NAME
+from services.decision.metrics import LastDecisions
 from services.decision.service import DecisionService
-from services.operation.health import Health
-from services.operation.service import command as service_command
+from services.runtime.health import Health
+from services.runtime.service import command as service_command
 
 
 async def _decide(config: Config, bus: Bus, health: Health) -> None:

@@ -15,13 +15,13 @@ import structlog
 
 from schemas.config import Config
 from schemas.messages import Decision, Sample
-from services.bus.jetstream import Bus, Denied, Received
+from services.bus.bus import Bus, Denied, Received
 from services.bus.session import ApiError, BackOff
-from services.decision import meters
-from services.decision.follower import Follower
-from services.decision.ledger import NAME, BusDecisions, BusSamples
-from services.operation import crash
-from services.operation.health import Health
+from services.common import failpoints
+from services.decision import metrics
+from services.decision.domain_log import NAME, BusDecisions, BusSamples
+from services.decision.domain_worker import Follower
+from services.runtime.health import Health
 
 _IN_HAND = 512
 """Samples taken from the bus and not dealt with: what a crash makes the bus deliver again."""
@@ -70,7 +70,7 @@ class DecisionService:
         async with asyncio.TaskGroup() as group, aclosing(messages):
             group.create_task(self._watch())
             async for received in messages:
-                crash.point("decision.received")
+                failpoints.point("decision.received")
                 await self._slots.acquire()
                 line = self._lines.get(received.message.domain)
                 if line is None or self._bus.subjects.sample(line.name) != received.subject:
@@ -92,7 +92,7 @@ class DecisionService:
 
     async def _refuse(self, received: Received[Sample], line: Line | None) -> None:
         if line is None:
-            meters.unknown.inc()
+            metrics.unknown.inc()
         else:
             await self._bus.bury(NAME, received, f"a sample of domain {line.name!r} on another's subject")
         await received.ack()
@@ -102,12 +102,12 @@ class DecisionService:
         while line.waiting:
             received = line.waiting.popleft()
             await self._taken(line, received)
-            crash.point("decision.taken")
+            failpoints.point("decision.taken")
             await received.ack()
-            crash.point("decision.acknowledged")
+            failpoints.point("decision.acknowledged")
             self._slots.release()
             line.seen = time.monotonic()
-            meters.lag.observe(max(time.time() - received.message.end / 1e9, 0.0))
+            metrics.lag.observe(max(time.time() - received.message.end / 1e9, 0.0))
         line.busy = False
 
     async def _taken(self, line: Line, received: Received[Sample]) -> None:

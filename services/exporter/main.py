@@ -16,17 +16,17 @@ from prometheus_client import REGISTRY
 
 from schemas.config import Config
 from schemas.exporter import Relay
-from services.exporter.blindness import Blindness, matchers_of
+from services.common.histogram import BOUNDS
+from services.exporter.coverage import Blindness, matchers_of
 from services.exporter.metrics import LATENCY, Latencies
-from services.exporter.probing import Probing, probe_counter
-from services.operation.config import ConfigError, load
-from services.operation.health import Health, serve
-from services.operation.lifecycle import run
-from services.operation.logs import configure
-from services.sampler.quantile import BOUNDS
+from services.exporter.probe_manager import Probing, probe_counter
+from services.runtime.config_loader import ConfigError, load
+from services.runtime.health import Health, serve
+from services.runtime.lifecycle import run
+from services.runtime.logging_setup import configure
 
 if TYPE_CHECKING:
-    from services.exporter.follow import Follower
+    from services.exporter.flow_follower import Follower
 
 _SWITCH_S = 0.001
 """Python's default lets the follower's thread hold a probe back for 5 ms."""
@@ -94,10 +94,10 @@ async def _follow(config: Config, relay: Relay, latencies: Latencies, health: He
 def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follower":
     """Wire the stations between Relay and the metrics."""
     # Only who follows flows pays for grpc's memory.
-    from services.exporter.follow import Follower  # noqa: PLC0415
-    from services.exporter.hubble import open_stream  # noqa: PLC0415
+    from services.exporter.flow_follower import Follower  # noqa: PLC0415
+    from services.exporter.flow_reader import Reader, request  # noqa: PLC0415
     from services.exporter.pairing import Pairing  # noqa: PLC0415
-    from services.exporter.wire import Reader, request  # noqa: PLC0415
+    from services.exporter.relay_client import open_stream  # noqa: PLC0415
 
     critical = [one.key for domain in config.domains for one in domain.critical]
     targets = [one.key for domain in config.domains for one in domain.targets]

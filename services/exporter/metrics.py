@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from schemas.exporter import Probe
 from services.exporter.pairing import Pair, Pairing
-from services.exporter.resume import Resume
+from services.exporter.replay_filter import Resume
 
 LATENCY = "hubble_flow_latency_seconds"
 LOST = "hubble_flow_lost_total"

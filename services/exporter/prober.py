@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from services.exporter.echo import MAGIC, PACKET
+from services.exporter.echo_server import MAGIC, PACKET
 
 _SO_TIMESTAMPING = 37
 _STAMP_WHEN = (1 << 8) | (1 << 4) | (1 << 3)

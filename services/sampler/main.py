@@ -4,12 +4,12 @@ import asyncio
 
 from schemas.config import Config
 from schemas.messages import Sample
-from services.bus.jetstream import Bus
-from services.operation.health import Health
-from services.operation.service import command as service_command
+from services.bus.bus import Bus
+from services.runtime.health import Health
+from services.runtime.service import command as service_command
+from services.sampler.loop import Sampler, WallClock
 from services.sampler.outbox import Outbox
-from services.sampler.service import Sampler, WallClock
-from services.sampler.sources import source_of
+from services.sampler.source_factory import source_of
 
 
 async def _sample(config: Config, bus: Bus, health: Health) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from schemas.messages import Sample
-from services.operation import crash
+from services.common import failpoints
 from services.sampler import metrics
 
 _log = structlog.get_logger()
@@ -64,7 +64,7 @@ class Outbox:
                 await self._offer(waiting.popleft())
 
     async def _offer(self, sample: Sample) -> None:
-        crash.point("sampler.publishing")
+        failpoints.point("sampler.publishing")
         try:
             async with asyncio.timeout(self._patience):
                 await self._publish(sample)
@@ -72,6 +72,6 @@ class Outbox:
             metrics.dropped.labels(sample.domain).inc()
             _log.warning("sample not acknowledged in time", sample=sample.id, seconds=self._patience)
             return
-        crash.point("sampler.acknowledged")
+        failpoints.point("sampler.acknowledged")
         metrics.acknowledged.labels(sample.domain).set(sample.end / 1e9)
         metrics.delay.observe(max(time.time() - sample.end / 1e9, 0.0))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import apiserver
-from tests.readme import Installed, commands, typed
+from tests.support.kube import apiserver
+from tests.support.readme import Installed, commands, typed
 
 SETTINGS = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
 """What Cilium's chart makes of cilium-values.yaml, as far as anybody asks."""

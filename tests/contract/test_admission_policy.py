@@ -10,9 +10,9 @@ import pytest
 import yaml
 from celpy.adapter import json_to_cel
 
-from services.actuator.record import KEY
-from services.actuator.things import BANDWIDTH
-from tests.manifests import MANIFESTS, objects
+from services.actuator.ownership import KEY
+from services.kube.objects import BANDWIDTH
+from tests.support.kube.manifests import MANIFESTS, objects
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -7,10 +7,10 @@ from contextlib import aclosing
 import pytest
 
 from schemas.config import Kubernetes
-from services.actuator.cluster import Cluster, ClusterError, Listed, Put, Removed
-from services.actuator.record import operations
-from services.actuator.things import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
-from tests.kubernetes import MERGE_PATCH, Server
+from services.actuator.ownership import operations
+from services.kube.client import Cluster, ClusterError, Listed, Put, Removed
+from services.kube.objects import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
+from tests.support.kube.servers import MERGE_PATCH, Server
 
 
 @pytest.fixture

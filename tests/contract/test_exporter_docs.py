@@ -8,13 +8,13 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from services.common.histogram import BOUNDS
 from services.exporter.metrics import FlowStatus, Latencies
 from services.exporter.pairing import Pairing
+from services.exporter.probe_manager import probe_counter
 from services.exporter.prober import Outcome
-from services.exporter.probing import probe_counter
-from services.exporter.resume import Resume
-from services.operation.config import parse
-from services.sampler.quantile import BOUNDS
+from services.exporter.replay_filter import Resume
+from services.runtime.config_loader import parse
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "exporter.md").read_text(encoding="utf-8")

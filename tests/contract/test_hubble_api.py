@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hubble.flows import CELL, ROBOT, UPLOAD, Talk
-from tests.hubble.server import HubbleServer
+from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, Talk
+from tests.support.hubble.server import HubbleServer
 
 ROOT = Path(__file__).parents[2]
 CLIENT = """
@@ -50,7 +50,7 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sort", [False, True])
 def test_a_client_of_somebody_else_reads_the_server(tmp_path: Path, sort: bool) -> None:
     """Its stubs come from a .proto of its own: it gets the nodes, and the flows that its filters let through."""
-    here = str(Path(__file__).parents[1] / "hubble")
+    here = str(Path(__file__).parents[1] / "support" / "hubble")
     protoc(f"-I{here}", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", f"{here}/other.proto")
     (tmp_path / "client.py").write_text(CLIENT)
     now = time.time_ns() - 2_000_000_000

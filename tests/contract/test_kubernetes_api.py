@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes import BANDWIDTH, JSON_PATCH, MERGE_PATCH, Server, deployment, eventually
+from tests.support.kube.servers import BANDWIDTH, JSON_PATCH, MERGE_PATCH, Server, deployment, eventually
 
 OWN = "/metadata/annotations/sluice.dev~1limit"
 

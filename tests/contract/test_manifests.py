@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from services.bus.subjects import Subjects
-from services.operation.config import load
-from services.tools.cluster_findings import Cluster, findings
-from tests.manifests import MANIFESTS, builtin, kubectl, objects
-from tests.readme import Installed
+from services.runtime.config_loader import load
+from services.tools.check.cluster_rules import Cluster, findings
+from tests.support.kube.manifests import MANIFESTS, builtin, kubectl, objects
+from tests.support.readme import Installed
 
 
 @pytest.mark.apiserver

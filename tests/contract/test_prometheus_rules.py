@@ -8,10 +8,10 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-import services.actuator.meters
-import services.bus.jetstream
+import services.actuator.metrics
+import services.bus.bus
 import services.sampler.metrics  # noqa: F401 - importing a module registers its metrics
-from services.decision.meters import LastDecisions
+from services.decision.metrics import LastDecisions
 from services.exporter.metrics import LATENCY, LOST
 
 RULES = Path(__file__).parents[2] / "manifests" / "prometheus-rules.yaml"

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from schemas.config import Listen, Signal
-from services.sampler.naming import names_of
-from tests.kubernetes import eventually
-from tests.manifests import MANIFESTS
-from tests.readme import Installed
+from services.sampler.workloads import names_of
+from tests.support.kube.manifests import MANIFESTS
+from tests.support.kube.servers import eventually
+from tests.support.readme import Installed
 
 SCRAPE = MANIFESTS / "prometheus-scrape.yaml"
 

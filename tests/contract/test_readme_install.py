@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.operation.config import load
-from tests.manifests import MANIFESTS, objects
-from tests.readme import Installed, Typed, commands
+from services.runtime.config_loader import load
+from tests.support.kube.manifests import MANIFESTS, objects
+from tests.support.readme import Installed, Typed, commands
 
 pytestmark = pytest.mark.apiserver
 

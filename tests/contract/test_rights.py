@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.apiserver import ApiServer
-from tests.readme import Installed
+from tests.support.kube.apiserver import ApiServer
+from tests.support.readme import Installed
 
 pytestmark = pytest.mark.apiserver
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from services.operation.config import parse
-from services.sampler.naming import PRESETS
-from services.sampler.queries import DEFAULTS
-from services.sampler.sources import source_of
+from services.runtime.config_loader import parse
+from services.sampler.prometheus.queries import DEFAULTS
+from services.sampler.source_factory import source_of
+from services.sampler.workloads import PRESETS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
 DOMAINS = [

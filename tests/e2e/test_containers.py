@@ -15,8 +15,8 @@ from testcontainers.community.nats import NatsContainer
 
 from schemas.config import Bus as Settings
 from schemas.messages import Sample
-from services.bus.jetstream import Bus
-from tests.readme import commands
+from services.bus.bus import Bus
+from tests.support.readme import commands
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import SLUICE
+from tests.support.commands import SLUICE
 
 PATIENCE_S = 90.0
 WHOLE_S = 120.0

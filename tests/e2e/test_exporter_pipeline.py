@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.factory.topology import ROBOT
-from tests.hubble.harness import PLACE, SLUICE, Factory, running, until
+from services.plant.topology import ROBOT
+from tests.support.hubble.harness import PLACE, SLUICE, Factory, running, until
 
 pytestmark = pytest.mark.root
 
@@ -84,7 +84,15 @@ def start_prometheus(factory: Factory) -> None:
 def start_cluster(factory: Factory) -> None:
     """An API server in the exporter's place; what its bandwidth agent enforces becomes the pods' qdisc."""
     pods = [f"{pod.name}={pod.target}" for pod in factory.plant.pods]
-    python = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.hubble.cluster", str(factory.config), *pods)
+    python = (
+        "env",
+        f"PYTHONPATH={ROOT}",
+        sys.executable,
+        "-m",
+        "tests.support.hubble.cluster",
+        str(factory.config),
+        *pods,
+    )
     cluster = factory.bed.start(PLACE, *python, stdout=subprocess.PIPE)
 
     def enforce() -> None:

@@ -13,10 +13,10 @@ import pytest
 from schemas import generate
 from schemas.messages import DeadLetter
 from services.bus import envelope
-from services.tools.words import read
-from tests.bus_stream import config, stream
-from tests.parts import NatsServer
-from tests.pipeline import joined
+from services.tools.common.formatting import read
+from tests.support.bus_stream import config, stream
+from tests.support.decision_services import joined
+from tests.support.nats_server import NatsServer
 
 HERE = Path(__file__).parent / "node"
 COUNT = 40

@@ -13,12 +13,12 @@ import pytest
 from msgspec import Struct
 
 from schemas.units import Rate
-from services.actuator.record import KEY
-from services.factory.topology import SCANNER
-from tests.actuation import Decider
-from tests.commands import sluice
-from tests.kubernetes import BANDWIDTH, eventually
-from tests.realcluster import APPS, FIRST, SECOND, TARGETS, Stage, bandwidth, staged
+from services.actuator.ownership import KEY
+from services.plant.topology import SCANNER
+from tests.support.actuators import Decider
+from tests.support.commands import sluice
+from tests.support.kube.real_cluster import APPS, FIRST, SECOND, TARGETS, Stage, bandwidth, staged
+from tests.support.kube.servers import BANDWIDTH, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.apiserver]
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from services.tools.recording import Reader
-from tests.browser import Page, opened
-from tests.bus_stream import config, record, stream
-from tests.commands import sluice
+from services.tools.common.recording import Reader
+from tests.support.browser import Page, opened
+from tests.support.bus_stream import config, record, stream
+from tests.support.commands import sluice
 
 pytestmark = pytest.mark.browser
 DOMAINS = 2

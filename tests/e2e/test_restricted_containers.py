@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from services.exporter.echo import MAGIC, PACKET
-from tests.manifests import BUS_USERS, objects
+from services.exporter.echo_server import MAGIC, PACKET
+from tests.support.kube.manifests import BUS_USERS, objects
 
 pytestmark = pytest.mark.docker
 

@@ -9,11 +9,11 @@ import pytest
 
 from schemas.messages import Action, Decision
 from services.control import POLICIES
-from services.tools.auditing import Audit
-from services.tools.inprocess import AS_RECORDED, again, what_if
-from services.tools.recording import Reader
-from services.tools.replay import variants_of
-from services.tools.words import read
+from services.tools.audit.auditor import Audit
+from services.tools.common.formatting import read
+from services.tools.common.recording import Reader
+from services.tools.replay.command import variants_of
+from services.tools.replay.offline import AS_RECORDED, again, what_if
 
 FILES = sorted(Path(__file__).parent.glob("*.jsonl.zst"))
 LARGEST = 300_000

@@ -11,16 +11,16 @@ from msgspec.structs import replace
 
 from schemas.messages import CriticalMeasure, Decision, Sample
 from schemas.units import Rate
-from services.factory.emulator import Emulator
-from tests import kubernetes
-from tests.actuation import Scene
-from tests.exporter import LiveExporter
-from tests.kubernetes import eventually
-from tests.parts import NatsServer, free_port
-from tests.pipeline import S, ServiceProcess, check, configured, joined, kept
-from tests.prometheus_server import PrometheusServer
-from tests.tally import Broken, Tally, judged, lateness
-from tests.trail import followed
+from services.plant.kube_emulator.emulator import Emulator
+from tests.support.actuators import Scene
+from tests.support.decision_services import S, ServiceProcess, check, configured, joined, kept
+from tests.support.exporter_page import LiveExporter
+from tests.support.fault_tally import Broken, Tally, judged, lateness
+from tests.support.kube import servers
+from tests.support.kube.servers import eventually
+from tests.support.kube.write_trail import followed
+from tests.support.nats_server import NatsServer, free_port
+from tests.support.prometheus_server import PrometheusServer
 
 PERIOD, WINDOW, DEAD_MAN = S // 2, 2 * S, 2 * S
 SERVICES = ("decision", "actuator", "sampler")
@@ -89,7 +89,7 @@ async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, 
         live.traffic(500)
         signal = f"source: {source}, scrape: {{urls: ['{live.url}']}}"
         signal += f", prometheus: {{url: '{server.url}', scrape_interval: 500ms}}"
-        async with kubernetes.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+        async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
             scene = Scene(api, bus)
             await api.deploy(replicas=2)
             await api.pods_of("app", 2)
@@ -123,7 +123,7 @@ def dated(number: int, end: int) -> Sample:
 async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
     """The sampler's clock jumps by hours and minutes, to and fro: honest samples are all answered, in order."""
     emulator = Emulator(starts_after=None)
-    async with kubernetes.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+    async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
         scene = Scene(api, bus)
         await api.deploy(replicas=2)
         await api.pods_of("app", 2)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 
-import services.control.step  # noqa: F401 - loads the shield, which is taken by its module's name below
+import services.control.controller  # noqa: F401 - loads the shield, which is taken by its module's name below
 from tests.proof.claims import CLAIMS
 from tests.proof.enumeration import check_all
 from tests.proof.fences import Admits, Overtaken, explore

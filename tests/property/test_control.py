@@ -11,7 +11,7 @@ from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure, decode, encode
 from schemas.units import Rate
 from services.control import Controller, StaleSample
-from services.control.observe import Observation, Observer
+from services.control.observation import Observation, Observer
 from services.control.policies.proportional import Memory
 from services.control.policy import Bounds, Proposal
 from services.control.shield import Limits

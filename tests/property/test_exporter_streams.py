@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.exporter.follow import Follower
+from services.exporter.flow_follower import Follower
+from services.exporter.flow_reader import Reader, request
 from services.exporter.metrics import Latencies
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
-from services.exporter.wire import Reader, request
-from tests.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
+from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 
 ROBOT_KEY = "factory/robot-control"
 S = 1_000_000_000

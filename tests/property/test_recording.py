@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.tools.recording import NoRecording, Reader, line_of
-from tests.bus_stream import BEGIN, config, record, stream
+from services.tools.common.recording import NoRecording, Reader, line_of
+from tests.support.bus_stream import BEGIN, config, record, stream
 
 messages = st.tuples(st.text(), st.binary(max_size=200), st.dictionaries(st.text(), st.text(), max_size=3))
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from schemas.domain import Domain
 from services.control.policies.aimd import Aimd
 from services.control.policies.heracles import Heracles
-from services.control.policies.learned import Learned
+from services.control.policies.learned.policy import Learned
 from services.control.policies.parties import Parties
 from services.control.policies.proportional import Proportional
 from services.control.policies.static import Static

@@ -10,7 +10,7 @@ ends in a violation.  Source of the rule: Chiu and Jain, Computer Networks 17 (1
 from msgspec import Struct
 
 from schemas.domain import Domain
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import nameplate, parameters
 from services.control.policy import Bounds, Proposal
 

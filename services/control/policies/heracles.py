@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from schemas.units import Rate
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import nameplate, parameters
 from services.control.policy import Bounds, Proposal
 

@@ -10,7 +10,7 @@ Martinez, PARTIES, ASPLOS 2019 (there every 0.5 s, over several resources).
 from msgspec import Struct
 
 from schemas.domain import Domain
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import nameplate, parameters
 from services.control.policy import Bounds, Proposal
 

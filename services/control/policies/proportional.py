@@ -14,7 +14,7 @@ nothing of where the knee is.
 from msgspec import Struct
 
 from schemas.domain import Domain
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import parameters
 from services.control.policy import Bounds, Proposal
 

@@ -8,7 +8,7 @@ What an operator sets by hand.  Safe only as far as the share was chosen for the
 from msgspec import Struct
 
 from schemas.domain import Domain
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import nameplate, parameters
 from services.control.policy import Bounds, Proposal
 

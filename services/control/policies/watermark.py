@@ -10,7 +10,7 @@ Volcano's agent and of openEuler's oncn-bwm (there in eBPF, every 10 ms).
 from msgspec import Struct
 
 from schemas.domain import Domain
-from services.control.observe import Observation
+from services.control.observation import Observation
 from services.control.policies.parameters import nameplate, parameters
 from services.control.policy import Bounds, Proposal
 

@@ -1,0 +1,1 @@
+"""Benches of policies, on the simulated plant and on real packets."""

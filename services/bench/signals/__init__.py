@@ -1,0 +1,1 @@
+"""Benches of signals: their lag and their cost."""

@@ -1,0 +1,54 @@
+"""``sluice bench core``: how many steps a second the pure control core takes, on one core."""
+
+import random
+import time
+from pathlib import Path
+
+import click
+
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import CriticalMeasure, Sample, State, TargetMeasure
+from schemas.units import Rate
+from services.bench.goals import show
+from services.control import Controller
+
+_POLICIES = ("proportional", "learned")
+_PERIOD = 10**9 // 2
+
+
+def samples(domain: Domain, count: int) -> list[Sample]:
+    """Calm windows with a violation now and then."""
+    chance = random.Random(1)  # noqa: S311 - figures must be the same each time
+    made = []
+    for number in range(1, count + 1):
+        p95 = chance.uniform(0.0005, 0.0015) * (4 if chance.random() < 0.02 else 1)
+        measure = CriticalMeasure(domain.critical[0].key, p95 * 0.6, p95, 500, 0.0, 20_000)
+        sent = (TargetMeasure(domain.targets[0].key, chance.randrange(20_000)),)
+        end = 10**18 + number * _PERIOD
+        made.append(Sample(domain.name, end - 4 * _PERIOD, end, _PERIOD, "bench", (measure,), sent))
+    return made
+
+
+def steps_per_second(policy: str, count: int) -> float:
+    """Steps a second of this process's own time."""
+    target = Target("upload", Rate(5_000), Rate(90_000), Rate(20_000))
+    domain = Domain("line", (Critical("robot"),), (target,), policy, capacity=Rate(100_000))
+    taken = samples(domain, count)
+    controller, state = Controller(domain), None
+    began = time.process_time()
+    for sample in taken:
+        state = _state(controller, state, sample)
+    return count / (time.process_time() - began)
+
+
+def _state(controller: Controller, state: State | None, sample: Sample) -> State:
+    return controller.step(state, sample).state
+
+
+@click.command()
+@click.option("--steps", default=200_000, show_default=True, help="How many steps each policy takes.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+def command(steps: int, path: Path | None) -> None:
+    """Steps a second of the pure control core."""
+    figures = {f"{policy}, steps/s a core": steps_per_second(policy, steps) for policy in _POLICIES}
+    show("core", figures, dict.fromkeys(figures, ">= 100,000"), path)

@@ -1,0 +1,264 @@
+"""``sluice bench exporter``: how many flows the exporter takes, and what it costs.
+
+Rates are per second of this process' own CPU time, that is per core: other programs on the machine,
+the sending server among them, do not count.
+"""
+
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from prometheus_client import CollectorRegistry
+
+from schemas.exporter import Relay
+from services.bench.goals import show
+from services.bench.speed.flow_server import messages
+from services.common.histogram import BOUNDS, quantile
+from services.exporter.flow_follower import Follower
+from services.exporter.flow_reader import Reader, request
+from services.exporter.metrics import LATENCY, Latencies
+from services.exporter.observer_pb2 import GetFlowsResponse
+from services.exporter.pairing import Pairing
+from services.exporter.relay_client import open_stream
+
+_CRITICAL = ["factory/robot-control"]
+_S = 1_000_000_000
+_PENDING = 100_000
+_PROBES = 1000
+_CONFIG = """
+domains:
+  - name: floor
+    critical: [{workload: robot-control, namespace: factory}]
+    targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
+exporter:
+  relay: {address: "127.0.0.1:RELAY", silence: 10m}
+  pairing: {handshake: 10m, entries: 400000, bytes: 104857600}
+  buckets: [BUCKETS]
+  probes: [PROBES]
+listen: {host: 127.0.0.1, exporter: LISTEN}
+log: error
+"""
+_PROBE = "{workload: robot-control, namespace: factory, address: 127.0.0.1, udp: PORT, tcp: null, rate: 200}"
+_FINE = [number / 100_000 for number in range(1, 100)]
+"""Bounds fine enough for loopback, seconds."""
+
+
+@click.command()
+@click.option("--flows", default=60_000, show_default=True, help="How many flows each measurement takes.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+def command(flows: int, path: Path | None) -> None:
+    """Flows and pairs a second, memory with many pending pairs."""
+    figures = {**pairing_alone(flows), **all_stations(flows), **through_grpc(flows), **with_many_pending()}
+    figures |= probes_beside(flows)
+    show("exporter", figures, _GOALS, path)
+
+
+_GOALS = {
+    "pairing alone, flows/s a core": ">= 100,000",
+    "pairing alone, p99 us a flow": "< 50",
+    "message to histogram, flows/s a core": "",
+    "message to histogram, p99 us a flow": "",
+    "through gRPC, flows/s a core": ">= 7,000",
+    "through gRPC, flows/s on this machine": "",
+    "resident with 100,000 pending, MiB": "<= 80",
+    "resident before, MiB": "",
+    "probes on loopback, P95 us": "",
+    "probes while flows come, P95 us": "",
+    "flows/s meanwhile": "",
+    "sidecar resident, MiB": "",
+}
+
+
+def _follower(address: str) -> tuple[Follower, Latencies]:
+    latencies = Latencies(_CRITICAL, BOUNDS, 50, CollectorRegistry())
+    follower = Follower(
+        partial(open_stream, Relay(address=address)),
+        partial(request, _CRITICAL, [], ()),
+        Reader(_CRITICAL, [], ()),
+        Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024),
+        latencies,
+        600 * _S,
+    )
+    return follower, latencies
+
+
+def pairing_alone(flows: int) -> dict[str, float]:
+    """Only the pairing, on flows that were read before."""
+    reader = Reader(_CRITICAL, [], ())
+    read = [reader.flow(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
+    pairing = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    now, step = time.monotonic_ns(), pairing.step
+    began = time.process_time()
+    pairs = sum(step(flow, now) is not None for flow in read)
+    took = time.process_time() - began
+    assert pairs == flows // 2, "every handshake is a pair"
+    single = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    return {
+        "pairing alone, flows/s a core": flows / took,
+        "pairing alone, p99 us a flow": _p99(lambda flow: single.step(flow, now), read),
+    }
+
+
+def all_stations(flows: int) -> dict[str, float]:
+    """From an encoded message to the histogram, without a network."""
+    bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
+    follower, latencies = _follower("")
+    now, take, read = time.monotonic_ns(), follower.take, GetFlowsResponse.FromString
+    began = time.process_time()
+    for body in bodies:
+        take(read(body), now)
+    took = time.process_time() - began
+    assert latencies.observations[_CRITICAL[0]] == flows // 2, "every handshake is observed"
+    single, _ = _follower("")
+    return {
+        "message to histogram, flows/s a core": flows / took,
+        "message to histogram, p99 us a flow": _p99(lambda body: single.take(read(body), now), bodies),
+    }
+
+
+def _p99(work: Any, items: list[Any]) -> float:
+    times = []
+    for item in items:
+        began = time.perf_counter_ns()
+        work(item)
+        times.append(time.perf_counter_ns() - began)
+    return sorted(times)[int(len(times) * 0.99)] / 1000
+
+
+def through_grpc(flows: int) -> dict[str, float]:
+    """A whole follower on a server in another process."""
+    with _serving(flows, "handshakes") as port:
+        follower, latencies = _follower(f"127.0.0.1:{port}")
+        thread = threading.Thread(target=follower.run)
+        began, used = time.monotonic(), time.process_time()
+        thread.start()
+        _wait(lambda: latencies.observations[_CRITICAL[0]] >= flows // 2, "all handshakes")
+        took, used = time.monotonic() - began, time.process_time() - used
+        follower.stop()
+        thread.join()
+    return {"through gRPC, flows/s a core": flows / used, "through gRPC, flows/s on this machine": flows / took}
+
+
+def with_many_pending() -> dict[str, float]:
+    """The service itself, on a stream of SYNs that nobody answers."""
+    with tempfile.TemporaryDirectory() as home, _serving(_PENDING, "syns") as port:
+        before = _resident_of_service(Path(home), 0, wanted=0)
+        after = _resident_of_service(Path(home), port, wanted=_PENDING)
+    return {"resident before, MiB": before, "resident with 100,000 pending, MiB": after}
+
+
+def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
+    with _service(home, relay) as (process, listen):
+        _wait(lambda: _shown(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
+        return _resident(process.pid)
+
+
+def _resident(process: int) -> float:
+    """What a process takes, MiB."""
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
+    return int(match[1]) / 1024 if match else 0.0
+
+
+def probes_beside(flows: int) -> dict[str, float]:
+    """The service's own probes, alone and while it takes flows as fast as it can."""
+    with tempfile.TemporaryDirectory() as home, _echoing() as (echo, port):
+        with _service(Path(home), 0, probed=port) as (_, listen):
+            _wait(lambda: (_shown(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
+            alone = _p95(listen)
+        with _serving(flows, "handshakes") as relay, _service(Path(home), relay, probed=port) as (_, listen):
+            _wait(lambda: _shown(listen, "sluice_exporter_flows_total"), "the first flows")
+            began = time.monotonic()
+            _wait(lambda: (_shown(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
+            took, beside = time.monotonic() - began, _p95(listen)
+        sidecar = _resident(echo.pid)
+    return {
+        "probes on loopback, P95 us": alone * 1e6,
+        "probes while flows come, P95 us": beside * 1e6,
+        "flows/s meanwhile": flows / took,
+        "sidecar resident, MiB": sidecar,
+    }
+
+
+@contextmanager
+def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
+    """The exporter as a process, and the port that it listens on."""
+    config, listen = home / "sluice.yaml", _free_port()
+    text = _CONFIG.replace("RELAY", str(relay or _free_port())).replace("LISTEN", str(listen))
+    text = text.replace("BUCKETS", ", ".join(f"{bound:f}" for bound in (_FINE if probed else BOUNDS)))
+    config.write_text(text.replace("PROBES", _PROBE.replace("PORT", str(probed)) if probed else ""), encoding="utf-8")
+    service = subprocess.Popen([Path(sys.executable).parent / "sluice", "exporter", "--config", config])  # noqa: S603
+    try:
+        yield service, listen
+    finally:
+        service.terminate()
+        service.wait(10)
+
+
+@contextmanager
+def _echoing() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
+    """A sidecar as a process, and its port."""
+    port = _free_port()
+    command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE) as echo:  # noqa: S603
+        assert echo.stdout is not None
+        echo.stdout.readline()
+        try:
+            yield echo, port
+        finally:
+            echo.terminate()
+
+
+def _page(listen: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{listen}/metrics", timeout=5) as page:
+            return str(page.read().decode())
+    except OSError:
+        return ""
+
+
+def _shown(listen: int, name: str) -> float | None:
+    """The sum over a metric's series, now; None where there is none."""
+    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", _page(listen), re.MULTILINE)
+    return sum(map(float, found)) if found else None
+
+
+def _p95(listen: int) -> float:
+    """Of all probes so far, seconds."""
+    found = re.findall(rf'^{LATENCY}_bucket{{.*source="probe".*}} (\S+)$', _page(listen), re.MULTILINE)
+    return quantile(0.95, _FINE, list(map(float, found))) or 0.0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _serving(count: int, kind: str) -> Iterator[int]:
+    command_line = [sys.executable, "-m", "services.bench.speed.flow_server", str(count), kind]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
+
+
+def _wait(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"never happened: {what}")
+        time.sleep(0.05)

@@ -1,0 +1,70 @@
+"""A Relay that has nothing to do but send: serves prepared flows as fast as it can.
+
+    python -m services.bench.speed.flow_server COUNT KIND
+
+``handshakes`` are SYN and SYN-ACK in turn, ``syns`` are never answered.  It prints its port, and sends
+COUNT flows on each call, then keeps the stream open.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+from services.exporter.observer_pb2 import Flow, GetFlowsResponse
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
+
+CLIENT = ("factory", "robot-control-6d5f7c8b9d-x2x4z", "robot-control")
+SERVER = ("factory", "robot-cell-7b9c5d6f4-kq8wz", "robot-cell")
+ADDRESS = "10.0.3.7"
+
+
+def messages(count: int, *, answered: bool, start: int) -> Iterator[GetFlowsResponse]:
+    """As many flows as Relay would send them, a microsecond apart from ``start`` (UTC ns) on."""
+    for number in range(count):
+        conversation = number // 2 if answered else number
+        back = answered and number % 2 == 1
+        flow = Flow(node_name="n1", trace_observation_point=TO_ENDPOINT if back else TO_NETWORK)  # type: ignore[arg-type]
+        flow.time.FromNanoseconds(start + number * 1000)
+        flow.event_type.type = 4
+        source, destination = (SERVER, CLIENT) if back else (CLIENT, SERVER)
+        for endpoint, (namespace, pod, workload) in ((flow.source, source), (flow.destination, destination)):
+            endpoint.namespace, endpoint.pod_name = namespace, pod
+            if workload == CLIENT[2]:
+                endpoint.workloads.add(name=workload, kind="Deployment")
+        # Addresses and ports that make each conversation another one.
+        address = f"10.{conversation >> 28 & 255}.{conversation >> 21 & 127}.{conversation >> 14 & 127}"
+        port = 1024 + (conversation & 16383)
+        flow.IP.source, flow.IP.destination = (ADDRESS, address) if back else (address, ADDRESS)
+        tcp = flow.l4.TCP
+        tcp.source_port, tcp.destination_port = (443, port) if back else (port, 443)
+        tcp.flags.SYN, tcp.flags.ACK = True, back
+        flow.is_reply.value = back
+        yield GetFlowsResponse(flow=flow, node_name="n1", time=flow.time)
+
+
+def main() -> None:
+    """Serve until killed."""
+    count, answered = int(sys.argv[1]), sys.argv[2] == "handshakes"
+    prepared = [one.SerializeToString() for one in messages(count, answered=answered, start=time.time_ns())]
+
+    def get_flows(_: bytes, context: Any) -> Iterator[bytes]:
+        yield from prepared
+        while context.is_active():
+            time.sleep(0.1)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    handler = grpc.unary_stream_rpc_method_handler(get_flows)
+    handlers = grpc.method_handlers_generic_handler("observer.Observer", {"GetFlows": handler})
+    server.add_generic_rpc_handlers((handlers,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)  # noqa: T201 - whoever started this waits for it
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

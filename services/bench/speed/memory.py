@@ -1,0 +1,152 @@
+"""``sluice bench memory``: how soon sampler and actuator are ready, and what they hold after many messages.
+
+Each is a process of its own on a real nats-server: the sampler scrapes a page for many domains, the
+actuator takes decisions and patches an emulated API.  The decision service is measured by ``bus``.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+
+from schemas.config import Bus as Settings
+from schemas.config import Config, Kubernetes, Listen, Scrape, Signal
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Action, Decision, Sample, State, TargetDecision
+from schemas.units import Duration, Rate
+from services.bench.goals import show
+from services.bench.signals.lag import Steps
+from services.bench.speed.kube_apis import start_emulator
+from services.bench.speed.service_page import Page
+from services.bus.bus import Bus
+from services.plant.harness.metrics_page import MetricsPage
+from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.processes import Processes
+from services.runtime import logging_setup
+
+_S = 10**9
+_PATIENCE_S = 300
+_BLOCK = 100
+_SAMPLED = 50
+"""Domains of the sampler: so many samples a period."""
+_PERIOD = Duration(_S // 20)
+_GOALS = {
+    "sampler, ready after, s": "<= 1",
+    "sampler, resident, MiB": "<= 64",
+    "actuator, ready after, s": "<= 1",
+    "actuator, resident, MiB": "<= 80",
+}
+
+
+@click.command()
+@click.option("--messages", default=50_000, show_default=True, help="How many the memory is measured after.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+def command(messages: int, path: Path | None) -> None:
+    """Readiness and memory of sampler and actuator."""
+    logging_setup.configure("bench", "error")
+    figures = {**asyncio.run(_sampler(messages)), **asyncio.run(_actuator(messages))}
+    show("memory", figures, _GOALS, path)
+
+
+@asynccontextmanager
+async def _on_bus(processes: Processes) -> AsyncIterator[tuple[Settings, Bus]]:
+    settings = Settings(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
+    async with Bus.connected(settings, "bench", lambda _: None) as bus:
+        await bus.ensure_streams()
+        yield settings, bus
+
+
+async def _started(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[Page, float]:
+    """Start a service; gives its page, and after how many seconds these conditions held."""
+    path = processes.home / "sluice.yaml"
+    path.write_text(written(config), encoding="utf-8")
+    page = Page(getattr(config.listen, name))
+    began = time.monotonic()
+    await processes.start(name, program("sluice"), name, "--config", path)
+    await page.ready(processes, name, *conditions)
+    return page, time.monotonic() - began
+
+
+async def _until(bus: Bus, last: int) -> int:
+    """Wait until the samples' stream has come to a sequence; gives the last one."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while (stream := await bus.stream(Sample)) is None or stream.last < last:  # noqa: ASYNC110 - another process's doing
+            await asyncio.sleep(0.2)
+    return stream.last
+
+
+async def _sampler(messages: int) -> dict[str, float]:
+    domains = tuple(
+        Domain(f"line-{number}", (Critical("robot", "bench"),), (_target(f"upload-{number}"),))
+        for number in range(_SAMPLED)
+    )
+    async with Processes() as processes:
+        with MetricsPage([Steps((), time.time_ns())]) as plant:
+            async with _on_bus(processes) as (settings, bus):
+                signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
+                listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
+                config = Config(domains, settings, signal, listen=listen, log="error")
+                # Good data take a window, however fast the process is.
+                page, ready_s = await _started(processes, "sampler", config, "bus", "streams", "source")
+                count = await _until(bus, messages)
+                resident = await page.resident_mib()
+            await processes.stop()
+    return {
+        "sampler, ready after, s": ready_s,
+        "sampler, samples published": count,
+        "sampler, resident, MiB": resident,
+    }
+
+
+async def _actuator(messages: int) -> dict[str, float]:
+    domain = Domain("line", (Critical("robot"),), (_target("upload"),), dead_man=Duration(60 * _S))
+    async with Processes() as processes:
+        api = await start_emulator(processes)
+        await api.deploy("upload", 3, {})
+        async with _on_bus(processes) as (settings, bus):
+            listen = Listen("127.0.0.1", actuator=free_ports(1)[0])
+            config = Config((domain,), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
+            page, ready_s = await _started(processes, "actuator", config)
+            begin = time.time_ns() - messages * 100_000
+            for block in range(0, messages, _BLOCK):
+                numbers = range(block, block + _BLOCK)
+                decisions = [_decision(domain, begin, number, 20_000 + number % 7) for number in numbers]
+                await asyncio.gather(*(_say(bus, decision) for decision in decisions))
+            last = _decision(domain, begin, messages, 30_000)
+            await _say(bus, last)
+            await _reported(bus, last)
+            resident = await page.resident_mib()
+        await processes.stop()
+    return {
+        "actuator, ready after, s": ready_s,
+        "actuator, decisions dealt with": messages,
+        "actuator, resident, MiB": resident,
+    }
+
+
+def _target(name: str) -> Target:
+    return Target(name, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
+
+
+def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
+    end = begin + number * 100_000
+    part = TargetDecision(domain.targets[0].key, limit, limit, "none", 0)
+    state = State(begin, number + 1, end, {}, "bench/1")
+    return Decision(
+        domain.name, f"{domain.name}:{end}", end, end + domain.dead_man, (part,), "bench", state, "bench/1", 0.5
+    )
+
+
+async def _reported(bus: Bus, decision: Decision) -> None:
+    """Wait until a decision was put in force, and so all before it were dealt with."""
+    subject = bus.subjects.action(decision.domain, decision.targets[0].target)
+    async with asyncio.timeout(_PATIENCE_S):
+        while (action := await bus.last(Action, subject)) is None or action.message.decision != decision.id:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.1)
+
+
+async def _say(bus: Bus, decision: Decision) -> None:
+    await bus.publish(bus.subjects.decision(decision.domain), decision, msg_id=decision.id)

@@ -1,0 +1,1 @@
+"""The Kubernetes API: one client, and the objects as Sluice reads them."""

@@ -1,0 +1,1 @@
+"""What runs around a plant: the pipeline, the bandwidth agent, Prometheus and the view."""

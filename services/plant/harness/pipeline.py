@@ -1,0 +1,132 @@
+"""The pipeline on one machine: a NATS server and the three services, each a process of its own.
+
+Everything between a plant's metrics page and the Kubernetes API.  Demo, factory and tests put a
+plant at the one end and an API server, emulated or real, at the other.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import yaml
+
+from schemas.config import Bus, Config, Kubernetes, Listen, Scrape, Signal
+from schemas.domain import Domain
+from schemas.units import encode_unit
+from services.plant.harness.processes import Processes
+
+SERVICES = ("decision", "actuator", "sampler")
+"""In the order of their start: whoever hears is there before those who speak."""
+_READY_S = 60.0
+_POLL_S = 0.05
+
+_NATS = """\
+listen: "127.0.0.1:-1"
+ports_file_dir: "{home}"
+jetstream {{ store_dir: "{home}/jetstream", max_file_store: 256MB }}
+"""
+
+
+class NotReady(RuntimeError):
+    """A part did not come up in time; the text says what it waits for."""
+
+
+def program(name: str) -> Path:
+    """A program that was installed beside this Python."""
+    return Path(sys.executable).parent / name
+
+
+async def start_nats(processes: Processes) -> str:
+    """Start a nats-server with JetStream on a free port of loopback; gives its address.
+
+    Raises:
+        NotReady: it does not listen in time.
+        ProcessDied: it ended.
+    """
+    home = processes.home
+    config = home / "nats.conf"
+    config.write_text(_NATS.format(home=home), encoding="utf-8")
+    await processes.start("nats", program("nats-server"), "-c", config)
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        processes.check("nats")
+        for ports in home.glob("nats-server_*.ports"):
+            if text := ports.read_text(encoding="utf-8"):
+                return str(json.loads(text)["nats"][0])
+        await asyncio.sleep(_POLL_S)
+    raise NotReady(f"nats-server does not listen after {_READY_S:g} s:\n{processes.tail('nats')}")
+
+
+def configuration(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
+    """What the three services read: these addresses, free ports for their health pages."""
+    listen = Listen("127.0.0.1", *free_ports(3))
+    bus = Bus(servers=(nats,), keep_bytes=64 * 1024 * 1024)
+    return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
+
+
+def scraping(urls: Sequence[str], signal: Signal | None = None) -> Signal:
+    """A signal, the default one if none is given, that scrapes these pages."""
+    return msgspec.structs.replace(signal or Signal(), source="scrape", scrape=Scrape(urls=tuple(urls)))
+
+
+def written(config: Config) -> str:
+    """The configuration as YAML."""
+    return str(yaml.safe_dump(msgspec.to_builtins(config, enc_hook=encode_unit), sort_keys=False))
+
+
+async def start_services(config: Config, processes: Processes) -> None:
+    """Start the three services under a configuration, and wait until all are ready.
+
+    Raises:
+        NotReady: one is not ready in time.
+        ProcessDied: one ended.
+    """
+    path = processes.home / "sluice.yaml"
+    path.write_text(written(config), encoding="utf-8")
+    for name in SERVICES:
+        await processes.start(name, program("sluice"), name, "--config", path)
+    await _ready(config.listen, processes)
+
+
+async def _ready(listen: Listen, processes: Processes) -> None:
+    deadline = time.monotonic() + _READY_S
+    waiting: dict[str, str] = dict.fromkeys(SERVICES, "not asked yet")
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        while waiting:
+            if time.monotonic() > deadline:
+                tails = "\n".join(f"{name}: {why}\n{processes.tail(name)}" for name, why in waiting.items())
+                raise NotReady(f"not ready after {_READY_S:g} s:\n{tails}")
+            for name in list(waiting):
+                processes.check(name)
+                why = await _wrong(session, f"http://127.0.0.1:{getattr(listen, name)}/readyz")
+                if why is None:
+                    del waiting[name]
+                else:
+                    waiting[name] = why
+            await asyncio.sleep(_POLL_S)
+
+
+async def _wrong(session: aiohttp.ClientSession, url: str) -> str | None:
+    try:
+        async with session.get(url) as answer:
+            return None if answer.status == 200 else await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"no answer: {error}"
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,218 @@
+"""The emulator's controllers: what a controller-manager and kubelets do, as far as the pipeline sees it.
+
+Deployments make ReplicaSets, ReplicaSets make Pods with the template's labels and annotations; a
+Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A changed template
+replaces the Pods.  Objects whose owner is gone go too.  The stand-in for kubelets binds Pods to
+nodes, runs them after a delay, and lets deleted ones end.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from services.plant.kube_emulator.store import Key, Objects, Tree, now
+
+NODES = ("node-1", "node-2")
+
+_HASH = "pod-template-hash"
+_REVISION = "deployment.kubernetes.io/revision"
+_NOT_COPIED = ("kubectl.kubernetes.io/last-applied-configuration", _REVISION)
+
+
+async def run(objects: Objects) -> None:
+    """Keep Deployments, ReplicaSets and Pods in step until cancelled."""
+    while True:
+        seen = objects.version
+        _collect(objects)
+        for key, deployment in objects.of("deployments.apps"):
+            _reconcile_deployment(objects, key, deployment)
+        for key, replica_set in objects.of("replicasets.apps"):
+            _reconcile_replica_set(objects, key, replica_set)
+        if objects.version == seen:
+            await objects.changed(seen)
+        else:
+            await asyncio.sleep(0)
+
+
+def _owner(tree: Tree) -> dict[str, Any] | None:
+    references = tree["metadata"].get("ownerReferences") or []
+    return next((one for one in references if one.get("controller")), None)
+
+
+def _owned(objects: Objects, resource: str, owner: Tree) -> Iterator[tuple[Key, Tree]]:
+    for key, tree in objects.of(resource, owner["metadata"]["namespace"]):
+        reference = _owner(tree)
+        if reference is not None and reference["uid"] == owner["metadata"]["uid"]:
+            yield key, tree
+
+
+def _collect(objects: Objects) -> None:
+    """Remove what lost its owner, as the garbage collector does."""
+    for resource, owners in (("replicasets.apps", "deployments.apps"), ("pods", "replicasets.apps")):
+        alive = {tree["metadata"]["uid"] for _, tree in objects.of(owners)}
+        for key, tree in objects.of(resource):
+            reference = _owner(tree)
+            if reference is None or reference["uid"] in alive:
+                continue
+            if resource == "pods":
+                remove_pod(objects, key)
+            else:
+                objects.delete(key)
+
+
+def remove_pod(objects: Objects, key: Key) -> Tree:
+    """Delete a Pod as the API does: at once if no node has it, else when its node lets it end."""
+    tree = objects.get(key)
+    return objects.delete(key, grace=bool(tree and tree.get("spec", {}).get("nodeName")))
+
+
+def _reference(kind: str, owner: Tree) -> list[dict[str, Any]]:
+    meta = owner["metadata"]
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": kind,
+            "name": meta["name"],
+            "uid": meta["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+
+
+def _reconcile_deployment(objects: Objects, key: Key, deployment: Tree) -> None:
+    spec, meta = deployment["spec"], deployment["metadata"]
+    digest = hashlib.sha256(json.dumps(spec["template"], sort_keys=True).encode()).hexdigest()[:10]
+    copied = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in _NOT_COPIED}
+    current: Key = ("replicasets.apps", key[1], f"{meta['name']}-{digest}")
+    if objects.get(current) is None:
+        revision = str(1 + sum(1 for _ in _owned(objects, "replicasets.apps", deployment)))
+        objects.create(current, _replica_set(deployment, digest, copied | {_REVISION: revision}))
+    sets = []
+    for one, tree in _owned(objects, "replicasets.apps", deployment):
+        replicas = spec.get("replicas", 1) if one == current else 0
+        annotations = (tree["metadata"].get("annotations") or {}) | (copied if one == current else {})
+        sets.append(_set_replica_set(objects, one, replicas, annotations))
+        if one == current:
+            revision = annotations[_REVISION]
+    _set_status(objects, key, deployment, sets, {_REVISION: revision})
+
+
+def _replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> Tree:
+    spec, template = deployment["spec"], deployment["spec"]["template"]
+    labels = {**(template["metadata"].get("labels") or {}), _HASH: digest}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": _reference("Deployment", deployment),
+        },
+        "spec": {
+            "replicas": spec.get("replicas", 1),
+            "selector": {"matchLabels": {**spec["selector"].get("matchLabels", {}), _HASH: digest}},
+            "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
+        },
+    }
+
+
+def _set_replica_set(objects: Objects, key: Key, replicas: int, annotations: dict[str, str]) -> Tree:
+    def change(tree: Tree) -> Tree:
+        meta = tree["metadata"] | {"annotations": annotations}
+        return tree | {"metadata": meta, "spec": tree["spec"] | {"replicas": replicas}}
+
+    return objects.update(key, change)
+
+
+def _reconcile_replica_set(objects: Objects, key: Key, replica_set: Tree) -> None:
+    pods = [one for one in _owned(objects, "pods", replica_set) if "deletionTimestamp" not in one[1]["metadata"]]
+    wanted = replica_set["spec"].get("replicas", 1)
+    template = replica_set["spec"]["template"]
+    for _ in range(wanted - len(pods)):
+        meta = {
+            "generateName": f"{replica_set['metadata']['name']}-",
+            "labels": dict(template["metadata"].get("labels") or {}),
+            "ownerReferences": _reference("ReplicaSet", replica_set),
+        }
+        if template["metadata"].get("annotations"):
+            meta["annotations"] = dict(template["metadata"]["annotations"])
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": dict(template.get("spec") or {})}
+        objects.create(("pods", key[1], ""), body | {"status": {"phase": "Pending"}})
+    # The youngest go first, and before them those that do not run yet.
+    pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
+    pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
+    for one, _ in pods[: max(0, len(pods) - wanted)]:
+        remove_pod(objects, one)
+    _set_status(objects, key, replica_set, [replica_set], {})
+
+
+def _set_status(objects: Objects, key: Key, owner: Tree, sets: list[Tree], annotations: dict[str, str]) -> None:
+    """Count the Pods of some ReplicaSets into their owner's status."""
+    pods = [tree for one in sets for _, tree in _owned(objects, "pods", one)]
+    live = [tree for tree in pods if "deletionTimestamp" not in tree["metadata"]]
+    ready = sum(tree["status"]["phase"] == "Running" for tree in live)
+    status = {
+        "observedGeneration": owner["metadata"].get("generation", 1),
+        "replicas": len(live),
+        "updatedReplicas": len(live),
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+    }
+
+    def change(tree: Tree) -> Tree:
+        own = {**(tree["metadata"].get("annotations") or {}), **annotations}
+        return tree | {"status": status, "metadata": tree["metadata"] | ({"annotations": own} if own else {})}
+
+    objects.update(key, change, status=True)
+
+
+async def run_kubelets(objects: Objects, delay: float) -> None:
+    """Bind and run Pods, and end deleted ones, each ``delay`` seconds after it is due, until cancelled."""
+    due: dict[str, asyncio.Task[None]] = {}
+    numbers = itertools.count(1)
+    try:
+        while True:
+            seen = objects.version
+            for key, pod in objects.of("pods"):
+                ending = "deletionTimestamp" in pod["metadata"]
+                step = f"{pod['metadata']['uid']}/{ending}"
+                if step not in due and (ending or pod["status"]["phase"] == "Pending"):
+                    due[step] = asyncio.create_task(_later(objects, key, pod, delay, numbers))
+            due = {step: task for step, task in due.items() if not task.done()}
+            await objects.changed(seen)
+    finally:
+        for task in due.values():
+            task.cancel()
+
+
+async def _later(objects: Objects, key: Key, pod: Tree, delay: float, numbers: Iterator[int]) -> None:
+    await asyncio.sleep(delay)
+    current = objects.get(key)
+    if current is None or current["metadata"]["uid"] != pod["metadata"]["uid"]:
+        return
+    if "deletionTimestamp" in current["metadata"]:
+        objects.delete(key)
+        return
+    number = next(numbers)
+    bind(objects, key, NODES[number % len(NODES)])
+    objects.update(key, lambda tree: tree | {"status": running_status(number)}, status=True)
+
+
+def bind(objects: Objects, key: Key, node: str) -> Tree:
+    """Assign a Pod to a node, as a scheduler does."""
+    return objects.update(key, lambda tree: tree | {"spec": tree["spec"] | {"nodeName": node}})
+
+
+def running_status(number: int) -> dict[str, Any]:
+    """The status of a Pod that runs; ``number`` tells addresses apart."""
+    moment = now()
+    return {
+        "phase": "Running",
+        "podIP": f"10.244.{number // 250 % 250}.{number % 250 + 2}",
+        "startTime": moment,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": moment}],
+    }

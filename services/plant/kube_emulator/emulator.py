@@ -1,0 +1,112 @@
+"""A Kubernetes API for machines without a cluster: what the actuator, the plant and the tests need of one.
+
+    clients --HTTP--> kubeapi.py (on kmock) --> Objects <-- controllers.py
+
+What a real API server answers is the measure: one contract suite runs on both.  There are no
+credentials, no server-side apply and no validation of specifications.
+
+    emulator = Emulator()
+    async with emulator as url:
+        emulator.apply(manifests)
+        emulator.scale("default/telemetry-upload", 3)
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from functools import partial
+
+import kmock
+
+from services.plant.kube_emulator.controllers import run, run_kubelets
+from services.plant.kube_emulator.http_api import KubeApi
+from services.plant.kube_emulator.patch import merge
+from services.plant.kube_emulator.resources import key_of
+from services.plant.kube_emulator.store import Key, Objects, Tree
+
+
+class Emulator:
+    """An emulated cluster; ``async with`` serves it and gives its address."""
+
+    def __init__(self, *, starts_after: float | None = 0.5, host: str = "127.0.0.1", port: int | None = None) -> None:
+        """Describe the cluster.
+
+        Args:
+            starts_after: seconds from a Pod's creation until it runs, and from its deletion until it
+                is gone; None: nobody binds or runs Pods, as on an API server without nodes.
+            host: address to listen on.
+            port: to listen on; None takes a free one.
+        """
+        self.objects = Objects()
+        self._delay = starts_after
+        self._listen = (host, port)
+        self._server = KubeApi(self.objects)
+        self._running = contextlib.AsyncExitStack()
+        for namespace in ("default", "kube-system"):
+            self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
+
+    async def __aenter__(self) -> str:
+        """Serve; gives the address, ``http://127.0.0.1:PORT``.  Left and entered again, it is as it was."""
+        self._server.closing.clear()
+        await self._running.enter_async_context(self._server)
+        server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
+        controllers = [asyncio.create_task(run(self.objects))]
+        if self._delay is not None:
+            controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
+        for controller in controllers:
+            self._running.push_async_callback(_stopped, controller)
+        self._listen = (self._listen[0], server.port)
+        return str(server.url).rstrip("/")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop; watches end."""
+        self._server.closing.set()
+        await self._running.aclose()
+
+    def apply(self, manifests: Iterable[Tree]) -> None:
+        """Create each object, or merge it into the one that is there.
+
+        Raises:
+            Refusal: a manifest cannot be stored; the ones before it are.
+        """
+        for tree in manifests:
+            key = key_of(tree)
+            if self.objects.get(key) is None:
+                self._server.create(key, tree)
+            else:
+                self.objects.update(key, partial(merge, patch=tree))
+
+    def scale(self, deployment: str, replicas: int) -> None:
+        """Set the replicas of ``namespace/deployment``.
+
+        Raises:
+            Refusal: there is no such Deployment.
+        """
+        namespace, _, name = deployment.partition("/")
+        key: Key = ("deployments.apps", namespace, name)
+        self.objects.update(key, lambda tree: merge(tree, {"spec": {"replicas": replicas}}))
+
+    def pods(self, deployment: str) -> list[Tree]:
+        """The Pods of ``namespace/deployment`` that its ReplicaSets own, ending ones included."""
+        namespace, _, name = deployment.partition("/")
+        owner = self.objects.get(("deployments.apps", namespace, name))
+        if owner is None:
+            return []
+        sets = {
+            tree["metadata"]["uid"] for _, tree in self.objects.of("replicasets.apps", namespace) if _owns(owner, tree)
+        }
+        return [tree for _, tree in self.objects.of("pods", namespace) if any(_is(tree, uid) for uid in sets)]
+
+
+def _is(tree: Tree, uid: str) -> bool:
+    return any(one.get("uid") == uid for one in tree["metadata"].get("ownerReferences") or [])
+
+
+def _owns(owner: Tree, tree: Tree) -> bool:
+    return _is(tree, owner["metadata"]["uid"])
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

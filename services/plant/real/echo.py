@@ -1,0 +1,21 @@
+"""The far end of the probe: sends every datagram back as it came.
+
+Runs in a peer's namespace of the bed: ``python -m services.plant.real.echo ADDRESS PORT``.
+"""
+
+import socket
+import sys
+
+
+def main() -> None:
+    """Echo until killed; says ``listening`` once it does."""
+    address, port = sys.argv[1:]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind((address, int(port)))
+        print("listening", flush=True)  # noqa: T201 - whoever started this waits for it
+        while True:
+            listener.sendto(*listener.recvfrom(2048))
+
+
+if __name__ == "__main__":
+    main()

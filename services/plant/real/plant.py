@@ -1,0 +1,269 @@
+"""The plant on real packets: the bed, its traffic and its instruments behind the plant's interface.
+
+    with Bed(parameters(apps)) as bed, RealPlant(bed, apps) as plant:
+        plant.limit("telemetry-upload-0", 60_000)
+
+Needs root, iperf3 and nginx.  Threads read the instruments; all calls are safe from any thread.
+"""
+
+import bisect
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
+from typing import IO
+
+from services.plant.interface import BUCKETS, Counters, Histogram, Pod, Second
+from services.plant.real.ground_truth import SECOND, Crossings, Delivered, Ledger, Mark, bin_of, read_processor
+from services.plant.real.probe import LOST, RECORD
+from services.plant.real.testbed import Bed, Devices
+from services.plant.real.traffic import Datagrams, Generator, Pages, Streams
+from services.plant.topology import (
+    BOTTLENECK,
+    ERP,
+    FABRIC,
+    NAMESPACE,
+    NODES,
+    ROBOT,
+    SCANNER,
+    TELEMETRY,
+    Bands,
+    Parameters,
+    bottleneck,
+    pod_limit,
+)
+from services.plant.workloads import Apps, CriticalApp, TargetApp
+
+PEERS = {
+    ROBOT: f"{NAMESPACE}/robot-cell",
+    SCANNER: f"{NAMESPACE}/safety-plc",
+    TELEMETRY: f"{NAMESPACE}/telemetry-store",
+    ERP: f"{NAMESPACE}/office",
+}
+"""Who each workload sends to."""
+TRAFFIC = ("iperf3", "nginx")
+"""Programs that the apps are made of."""
+_ECHO_PORT = "7007"
+
+
+def parameters(apps: Apps, fifo: float = 0.1, bands: Bands = "off") -> Parameters:
+    """The bed that these apps need."""
+    replicas = {one.target: one.replicas for one in apps.targets}
+    return Parameters(capacity=apps.capacity, fifo=fifo, uploads=replicas.get(TELEMETRY, 1), bands=bands)
+
+
+class Tally:
+    """A histogram that grows."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+        self._lost = 0
+
+    def add(self, trip: int) -> None:
+        """Count one round trip, ns, or ``LOST``."""
+        if trip == LOST:
+            self._lost += 1
+            return
+        self._counts[bisect.bisect_left(BUCKETS, trip / 1e9)] += 1
+        self._sum += trip / 1e9
+
+    def read(self, also_lost: int) -> Histogram:
+        """The cumulative counts now, with losses that were counted elsewhere."""
+        counts = []
+        total = 0
+        for count in self._counts:
+            total += count
+            counts.append(total)
+        return Histogram(tuple(counts), self._sum, self._lost + also_lost)
+
+
+class RealPlant:
+    """See the module's text."""
+
+    def __init__(self, bed: Bed, apps: Apps, absent: Collection[str] = ()) -> None:
+        """Take a bed that was entered; nothing runs before the context is entered.
+
+        The best-effort pods in ``absent`` send nothing before they are started.
+        """
+        self._bed = bed
+        self._absent = set(absent)
+        self._apps = apps
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._tallies = {one.workload: Tally() for one in apps.critical}
+        self._crossings = Crossings()
+        self._ledger = Ledger(apps)
+        self._seconds: list[Second] = []
+        self._capacity = bed.parameters.capacity
+        self._loads: dict[str, int | None] = {}
+        targets = [one.target for one in apps.targets]
+        self.pods: Sequence[Pod] = [Pod(place.name, place.workload) for place in bed.pods if place.workload in targets]
+        self._limits: dict[str, int | None] = {pod.name: None for pod in self.pods}
+        self._devices: dict[str, Devices] = {}
+        self._generators: dict[str, list[Generator]] = {}
+        self._recorder = threading.Thread(target=self._record, daemon=True)
+
+    def __enter__(self) -> "RealPlant":
+        """Start instruments, then traffic, then the first second."""
+        self._devices = {node: self._bed.devices(node) for node in NODES}
+        for critical in self._apps.critical:
+            self._watch(critical)
+            self._generators[critical.workload] = [self._critical(critical)]
+            self.load(critical.workload, critical.load)
+        for target in self._apps.targets:
+            self._generators[target.target] = self._best_effort(target)
+            for pod in self.pods:
+                if pod.target == target.target:
+                    self.limit(pod.name, target.limit)
+            self.load(target.target, target.load)
+        self._recorder.start()
+        return self
+
+    def _critical(self, app: CriticalApp) -> Generator:
+        source, sink = self._bed.pod(app.workload), self._bed.pod(PEERS[app.workload])
+        if app.protocol == "tcp":
+            return Streams(self._bed, source, sink, flows=1)
+        return Datagrams(self._bed, source, sink, app.packet)
+
+    def _best_effort(self, app: TargetApp) -> list[Generator]:
+        sources = [one for one in self._bed.pods if one.workload == app.target and one.name not in self._absent]
+        sink = self._bed.pod(PEERS[app.target])
+        if app.target == ERP:
+            return [Pages(self._bed, source, sink) for source in sources]
+        return [Streams(self._bed, source, sink, app.flows) for source in sources]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what runs."""
+        self._stop.set()
+        self._recorder.join()
+        for generators in self._generators.values():
+            for generator in generators:
+                generator.load(0)
+        for devices in self._devices.values():
+            devices.close()
+
+    @property
+    def limits(self) -> Mapping[str, int | None]:
+        """In force now, by pod name."""
+        return dict(self._limits)
+
+    def limit(self, pod: str, kbit: int | None) -> None:
+        """Put a limit in force on a pod's egress, or lift it with None.
+
+        Raises:
+            KeyError: no such pod.
+        """
+        with self._lock:
+            if self._limits[pod] != kbit:
+                self._bed.run(pod, "tc", *pod_limit(kbit))
+                self._limits[pod] = kbit
+
+    def load(self, workload: str, kbit: int | None) -> None:
+        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
+
+        Raises:
+            KeyError: no such workload.
+        """
+        for generator in self._generators[workload]:
+            generator.load(kbit)
+        self._loads[workload] = kbit
+
+    def start(self, pod: str) -> None:
+        """Let an absent replica of telemetry-upload send what its workload wants to; starting twice is no error.
+
+        Raises:
+            KeyError: no such pod.
+        """
+        source = next((one for one in self._bed.pods if one.name == pod), None)
+        if source is None:
+            raise KeyError(pod)
+        if pod in self._absent:
+            self._absent.remove(pod)
+            app = next(one for one in self._apps.targets if one.target == source.workload)
+            generator = Streams(self._bed, source, self._bed.pod(PEERS[source.workload]), app.flows)
+            generator.load(self._loads[source.workload])
+            self._generators[source.workload].append(generator)
+
+    def capacity(self, kbit: int) -> None:
+        """Change the bottleneck's rate; its queue keeps its size in bytes."""
+        commands = "\n".join(bottleneck(self._bed.parameters, kbit))
+        self._bed.run(FABRIC, "tc", "-batch", "-", text=commands)
+        self._capacity = kbit
+
+    def counters(self) -> Counters:
+        """What an exporter publishes, now."""
+        with self._lock:
+            latency = {name: tally.read(self._datagrams_lost(name)) for name, tally in self._tallies.items()}
+        # A node's device receives what its pod sends.
+        traffic = {node: devices.read() for node, devices in self._devices.items()}
+        sent = {place.name: traffic[place.node][place.device].received for place in self._bed.pods}
+        critical = {name: sent[self._bed.pod(name).name] for name in self._tallies}
+        return Counters(latency, critical | {pod.name: sent[pod.name] for pod in self.pods})
+
+    def crossings(self) -> Sequence[int]:
+        """When, since the last call, robot-control's latency rose above 2 ms and stayed there: UTC ns."""
+        with self._lock:
+            found, self._crossings.found = self._crossings.found, []
+        return found
+
+    def recoveries(self) -> Sequence[int]:
+        """When, after each crossing, robot-control's latency was back below 2 ms and stayed there: UTC ns, all."""
+        with self._lock:
+            return list(self._crossings.calm)
+
+    def seconds(self) -> Sequence[Second]:
+        """The seconds completed since the last call; a second completes one second after its end."""
+        with self._lock:
+            done, self._seconds = self._seconds, []
+        return done
+
+    def _datagrams_lost(self, workload: str) -> int:
+        return sum(one.lost for one in self._generators.get(workload, ()) if isinstance(one, Datagrams))
+
+    def _watch(self, app: CriticalApp) -> None:
+        workload, peer = app.workload, self._bed.pod(PEERS[app.workload])
+        self._bed.instrument(peer.name, "services.plant.real.echo", peer.address, _ECHO_PORT).stdout.readline()
+        arguments = (peer.address, _ECHO_PORT, str(app.probe_hz), str(self._apps.probe))
+        probe = self._bed.instrument(self._bed.pod(workload).name, "services.plant.real.probe", *arguments)
+        threading.Thread(target=self._read, args=(workload, probe.stdout), daemon=True).start()
+
+    def _read(self, workload: str, records: IO[bytes]) -> None:
+        tally = self._tallies[workload]
+        while len(record := records.read(RECORD.size)) == RECORD.size:
+            sent, trip = RECORD.unpack(record)
+            with self._lock:
+                self._ledger.trip(workload, sent, trip)
+                tally.add(trip)
+                if workload == ROBOT:
+                    self._crossings.trip(sent, trip)
+
+    def _record(self) -> None:
+        due = bin_of(time.time_ns()) + SECOND
+        while not self._stop.wait(max(due - time.time_ns(), 0) / 1e9):
+            mark = self._mark()
+            with self._lock:
+                second = self._ledger.mark(mark)
+                if second is not None:
+                    self._seconds.append(second)
+            due += SECOND
+
+    def _mark(self) -> Mark:
+        peers = self._devices[BOTTLENECK].read()
+        delivered = {}
+        for workload in self._generators:
+            # A node's device sends what its pod receives.
+            device = peers[self._bed.pod(PEERS[workload]).device]
+            delivered[workload] = Delivered(device.sent, device.sent_packets)
+        return Mark(
+            time=time.time_ns(),
+            delivered=delivered,
+            datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},
+            processor=read_processor(),
+            limits=self.limits,
+            loads={workload: kbit or 0 for workload, kbit in self._loads.items()},
+            capacity=self._capacity,
+        )

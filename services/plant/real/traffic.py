@@ -1,0 +1,165 @@
+"""What the factory's apps send: iperf3 for streams and datagrams, nginx for the dashboard.
+
+Each generator runs in its pod's namespace and knows one thing: ``load(kbit)`` makes its workload want
+to send that much payload, None as much as it can get.
+"""
+
+import itertools
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+
+from services.plant.real.testbed import Bed, Inside
+from services.plant.topology import PodPlace
+
+_PORTS = itertools.count(5201)
+PAGE = 16_384
+"""Payload of a page of the dashboard, bytes."""
+_READERS = 4
+"""Who fetch reports when the dashboard is to send as much as it can."""
+_INTERVAL = "0.25"
+_FIRST = ("chrt", "-f", "10")
+"""In line for a processor after the probes, before everything else."""
+
+_REPORT = re.compile(rb"\s(\d+)/(\d+) \([^)]*%\)\s*$")
+_SITE = f"""
+mkdir -p /run/erp/site && cd /run/erp && truncate -s {PAGE} site/page && truncate -s 1G site/report
+cat > nginx.conf <<'END'
+daemon off; worker_processes 1; pid /run/erp/pid; error_log stderr error; user root;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 1000000; default_type application/octet-stream;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  server {{ listen 8080; root /run/erp/site; }}
+}}
+END
+exec nginx -p /run/erp -c nginx.conf
+"""
+
+
+def losses(line: bytes) -> int | None:
+    """The datagrams that one of an iperf3 server's interval lines reports lost; None for other lines.
+
+    The summary at the end, which repeats all intervals, ends in ``receiver`` and is none.
+    """
+    found = _REPORT.search(line)
+    return int(found[1]) if found else None
+
+
+class Streams:
+    """TCP with CUBIC by iperf3.  A raised load adds a stream and lets the others run on."""
+
+    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, flows: int) -> None:
+        """Send from one pod to another, each stream in ``flows`` connections."""
+        self._bed = bed
+        self._source = source
+        self._sink = sink
+        self._flows = flows
+        self._running: list[tuple[int | None, Inside]] = []
+
+    def load(self, kbit: int | None) -> None:
+        """Change the payload rate, kbit/s."""
+        if kbit is None or any(rate is None for rate, _ in self._running):
+            self._shrink(0)
+        has = self._shrink(kbit or 0)
+        if kbit is None or kbit > has:
+            self._add(None if kbit is None else kbit - has)
+
+    def _shrink(self, kbit: int) -> int:
+        while (has := sum(rate or 0 for rate, _ in self._running)) > kbit or (self._running and not kbit):
+            self._running.pop()[1].stop()
+        return has
+
+    def _add(self, kbit: int | None) -> None:
+        # A server takes one client at a time, so each stream has its own, which ends with it.
+        port = str(next(_PORTS))
+        listening(self._bed, self._sink, port)
+        # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
+        pace = [] if kbit is None else ["--fq-rate", f"{kbit // self._flows}k"]
+        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
+        inside = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
+        self._running.append((kbit, inside))
+
+
+class Datagrams:
+    """UDP at a constant rate by iperf3, whose server counts what never came."""
+
+    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, packet: int) -> None:
+        """Send packets with ``packet`` bytes of payload from one pod to another."""
+        self._bed = bed
+        self._source = source
+        self._sink = sink
+        self._packet = packet
+        self._client: Inside | None = None
+        self.lost = 0
+        """Since the beginning."""
+
+    def load(self, kbit: int | None) -> None:
+        """Change the payload rate, kbit/s; UDP knows no "as much as it can get".
+
+        Raises:
+            ValueError: no rate.
+        """
+        if kbit is None:
+            raise ValueError("datagrams need a rate")
+        if self._client is not None:
+            self._client.stop()
+            self._client = None
+        if kbit:
+            port = str(next(_PORTS))
+            # Both ends come before other processes: what a descheduled receiver drops, the network did not lose.
+            server = listening(self._bed, self._sink, port, _INTERVAL, _FIRST)
+            threading.Thread(target=self._count, args=(server,), daemon=True).start()
+            client = [*_FIRST, "iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]
+            self._client = self._bed.start(self._source.name, *client, "-b", f"{kbit}k", "-l", str(self._packet))
+
+    def _count(self, server: Inside) -> None:
+        for line in _lines(server):
+            self.lost += losses(line) or 0
+
+
+class Pages:
+    """The dashboard: nginx, and its readers in the office."""
+
+    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace) -> None:
+        """Start the server."""
+        self._bed = bed
+        self._office = sink
+        self._server = (source.address, "8080")
+        self._readers: list[Inside] = []
+        bed.start(source.name, "sh", "-ec", _SITE)
+
+    def load(self, kbit: int | None) -> None:
+        """Change the payload rate, kbit/s, in whole pages at a time."""
+        for reader in self._readers:
+            reader.stop()
+        if kbit is None:
+            self._readers = [self._reader("/report", 0.0) for _ in range(_READERS)]
+        else:
+            self._readers = [self._reader("/page", PAGE * 8 / 1000 / kbit)] if kbit else []
+
+    def _reader(self, path: str, pace: float) -> Inside:
+        return self._bed.python(self._office.name, "services.plant.real.http_clients", *self._server, path, str(pace))
+
+
+Generator = Streams | Datagrams | Pages
+
+
+def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0", first: Sequence[str] = ()) -> Inside:
+    """An iperf3 server for one client, once it listens; it reports every ``report`` seconds, 0 for never."""
+    command = [*first, "iperf3", "-s", "-1", "-p", port, "-i", report, "--forceflush", "-f", "k"]
+    server = bed.start(sink.name, *command, stdout=subprocess.PIPE)
+    for line in _lines(server):
+        if b"listening" in line:
+            return server
+    raise RuntimeError(f"iperf3 does not listen in {sink.name} on port {port}")
+
+
+def _lines(process: Inside) -> Iterator[bytes]:
+    # The stream is closed by whoever stops the process, perhaps while it is read here.
+    try:
+        yield from iter(process.stdout.readline, b"")
+    except ValueError:
+        return

@@ -1,0 +1,173 @@
+"""What a run was worth: harm and gain, from the plant's own seconds and never from the controller's signal.
+
+A second is *bad* when a critical workload's jitter or P95 is above its SLO, when it lost something, or
+when nothing of it came back at all.  Goodput is compared with the scenario's oracle over the same
+seconds.  Demo, factory and benches judge with this module.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import quantiles
+
+from msgspec import Struct
+
+from schemas.domain import Domain
+from services.plant.interface import Second
+from services.plant.reaction_time import Reaction
+from services.plant.scenario import Phase, Scenario
+
+_NS = 10**9
+AFTERMATH = 5.0
+"""Bad seconds that begin this long after an unpredicted event are put down to it, seconds."""
+
+
+class Effort(Struct, frozen=True):
+    """What the control did."""
+
+    patches: int = 0
+    """Changes of a pod's limit."""
+    restarts: int = 0
+    """Pods that were started anew."""
+    reactions: tuple[Reaction, ...] = ()
+
+
+class Spread(Struct, frozen=True):
+    """Of durations, seconds."""
+
+    p50: float
+    p95: float
+    max: float
+
+
+class Score(Struct, frozen=True):
+    """The result of one run, or of a part of it."""
+
+    seconds: int
+    """Whole seconds that were judged."""
+    invalid_windows: int
+    """Seconds left out because the machine itself was disturbed."""
+    violation_seconds: int
+    """Bad seconds, all together."""
+    steps: int
+    """Unpredicted events."""
+    step_violation_seconds: int
+    """Bad seconds right after unpredicted events; the others are the policy's own."""
+    goodput: int
+    """What arrived of all targets, kbit/s of payload, mean."""
+    oracle: int
+    """What the best safe limit of each phase would have delivered over the same seconds, kbit/s."""
+    critical_throughput: dict[str, float]
+    """By workload: what arrived, as a share of what it wanted to send."""
+    patches: int
+    """See ``Effort``, as for restarts."""
+    restarts: int
+    reaction: Spread | None = None
+    """From the true crossing to a safe limit in force."""
+    sense: Spread | None = None
+    """Its first part: from the crossing to the end of the window that showed it."""
+    decide: Spread | None = None
+    """Its second part: until the decision."""
+    act: Spread | None = None
+    """Its last part: until the limit was in force."""
+
+    @property
+    def violation(self) -> float:
+        """Share of the judged seconds that were bad."""
+        return self.violation_seconds / self.seconds if self.seconds else 0.0
+
+    @property
+    def share(self) -> float:
+        """Goodput as a share of the oracle's."""
+        return self.goodput / self.oracle if self.oracle else 0.0
+
+
+def is_bad(second: Second, domain: Domain) -> bool:
+    """Whether an SLO was broken in that second."""
+    for critical in domain.critical:
+        truth = second.critical[critical.key]
+        if truth.jitter is None or truth.p95 is None or truth.lost > 0:
+            return True
+        if truth.jitter * _NS > critical.jitter or truth.p95 * _NS > critical.p95:
+            return True
+    return False
+
+
+def score(
+    seconds: Iterable[Second],
+    domain: Domain,
+    scenario: Scenario,
+    started: int,
+    since: float = 0.0,
+    effort: Effort = Effort(),  # noqa: B008 - frozen
+) -> Score:
+    """Judge the seconds that lie wholly between ``since`` and the scenario's end.
+
+    Args:
+        seconds: the plant's.
+        domain: has the SLOs.
+        scenario: what was played.
+        started: when it began, UTC ns.
+        since: seconds after the start; what lies before is not judged.
+        effort: counted by the caller over the same time.
+    """
+    phases = scenario.phases()
+    surprises = [event.at for event in scenario.events if event.unpredicted and event.at >= since]
+    judged, invalid, bad, excused = [], 0, 0, 0
+    best = 0.0
+    for second in seconds:
+        at = (second.start - started) / _NS
+        if at < since or at + 1 > scenario.seconds + 1e-6:
+            continue
+        if second.invalid is not None:
+            invalid += 1
+            continue
+        judged.append(second)
+        best += _oracle(phases, at)
+        if is_bad(second, domain):
+            bad += 1
+            excused += any(step - 1 < at < step + AFTERMATH for step in surprises)
+    count = len(judged)
+    return Score(
+        seconds=count,
+        invalid_windows=invalid,
+        violation_seconds=bad,
+        steps=len(surprises),
+        step_violation_seconds=excused,
+        goodput=round(sum(sum(second.goodput.values()) for second in judged) / count) if count else 0,
+        oracle=round(best / count) if count else 0,
+        critical_throughput=_delivered(judged),
+        patches=effort.patches,
+        restarts=effort.restarts,
+        reaction=spread([(one.in_force - one.crossed) / _NS for one in effort.reactions]),
+        sense=spread([(one.sampled - one.crossed) / _NS for one in effort.reactions]),
+        decide=spread([(one.decided - one.sampled) / _NS for one in effort.reactions]),
+        act=spread([(one.in_force - one.decided) / _NS for one in effort.reactions]),
+    )
+
+
+def spread(durations: Sequence[float]) -> Spread | None:
+    """Median, 95th percentile and maximum; None of nothing."""
+    if not durations:
+        return None
+    if len(durations) == 1:
+        return Spread(durations[0], durations[0], durations[0])
+    cuts = quantiles(durations, n=20, method="inclusive")
+    return Spread(cuts[9], cuts[18], max(durations))
+
+
+def _oracle(phases: Sequence[Phase], at: float) -> float:
+    """Its mean goodput over the second that begins at ``at``, kbit/s."""
+    return sum(
+        phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
+        for phase in phases
+        if phase.start < at + 1 and phase.end > at
+    )
+
+
+def _delivered(judged: Sequence[Second]) -> dict[str, float]:
+    wanted: dict[str, int] = {}
+    got: dict[str, int] = {}
+    for second in judged:
+        for workload, truth in second.critical.items():
+            wanted[workload] = wanted.get(workload, 0) + truth.load
+            got[workload] = got.get(workload, 0) + truth.throughput
+    return {workload: got[workload] / load if load else 1.0 for workload, load in wanted.items()}

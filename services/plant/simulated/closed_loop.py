@@ -1,0 +1,246 @@
+"""The whole loop in one process and without waiting: hours of a scenario in minutes.
+
+    model -> counters -> (scrape) -> sample -> (lag) -> control.step -> (actuation) -> model
+
+The same step function as in the live service, on samples made as the sampler makes them, with every
+delay of the real loop written out: how often counters are read, how long a window they are taken
+over, how late the sample is, and how long a decision takes to be in force.
+"""
+
+import heapq
+from collections import Counter, deque
+from itertools import count
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from schemas.domain import Domain
+from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure
+from services.common.histogram import increase, latency, quantile
+from services.control import Controller
+from services.plant.interface import BUCKETS, Counters, Second
+from services.plant.reaction_time import Reaction, Watch
+from services.plant.scenario import Event, Scenario
+from services.plant.score import Effort, Score, score
+from services.plant.simulated.plant import Model, Parameters
+
+_NS = 10**9
+_START = 1_800_000_000 * _NS
+"""Some UTC second; only its being a round number matters."""
+
+
+class Delays(Struct, frozen=True):
+    """The loop's own time, seconds."""
+
+    period: float = 0.5
+    """From one sample to the next."""
+    window: float = 2.0
+    """What a sample averages over."""
+    scrape: float | None = None
+    """How often counters are read; None: at each sample.  A Prometheus of its own reads out of step."""
+    lag: float = 0.03
+    """From the end of a window to the decision."""
+    actuation: float = 0.05
+    """From the decision to the limit in force, at least."""
+    actuation_jitter: float = 0.05
+    """And at most this much more."""
+
+
+class Run(Struct, frozen=True):
+    """What happened."""
+
+    scenario: Scenario
+    domain: Domain
+    started: int
+    """UTC ns."""
+    seconds: list[Second]
+    decisions: list[Decision]
+    patches: list[int]
+    """When each change of a pod's limit came into force, UTC ns."""
+    reactions: list[Reaction]
+
+    def score(self, since: float = 0.0) -> Score:
+        """Judge it from ``since`` seconds after its start."""
+        edge = self.started + round(since * _NS)
+        effort = Effort(
+            patches=sum(at >= edge for at in self.patches),
+            reactions=tuple(one for one in self.reactions if one.crossed >= edge),
+        )
+        return score(self.seconds, self.domain, self.scenario, self.started, since, effort)
+
+
+def play(
+    scenario: Scenario,
+    domain: Domain,
+    controller: Controller | None,
+    *,
+    delays: Delays = Delays(),  # noqa: B008 - frozen
+    seed: int = 0,
+    limits: dict[str, int] | None = None,
+    parameters: Parameters | None = None,
+) -> Run:
+    """Play a scenario on the simulated plant.
+
+    Args:
+        scenario: what happens.
+        domain: SLOs, targets and bounds.
+        controller: who decides; None: nobody.
+        delays: of the loop.
+        seed: of plant and actuation.
+        limits: in force at the start by target, kbit/s a pod; without it the fail-safe limits where
+            somebody decides, and none at all where nobody does.
+        parameters: of the model, but for the apps, which are the scenario's; None: the defaults.
+    """
+    loop = _Loop(scenario, domain, controller, delays, Model.of(scenario.apps, parameters, seed, _START), seed)
+    if limits is None:
+        limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
+    loop.begin(limits)
+    loop.run()
+    return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions())
+
+
+class _Loop:
+    def __init__(
+        self,
+        scenario: Scenario,
+        domain: Domain,
+        controller: Controller | None,
+        delays: Delays,
+        model: Model,
+        seed: int,
+    ) -> None:
+        self._scenario = scenario
+        self._domain = domain
+        self._controller = controller
+        self._delays = delays
+        self._model = model
+        self._random = Random(seed)  # noqa: S311 - delays, not secrets
+        self._watch = Watch(scenario.apps)
+        self._state: State | None = None
+        self._blind = ""
+        self._readings: deque[tuple[int, Counters]] = deque()
+        self._agenda: list[tuple[int, int, Any]] = []
+        self._order = count()
+        self._wished: dict[str, int] = {}
+        self.seconds: list[Second] = []
+        self.decisions: list[Decision] = []
+        self.patches: list[int] = []
+
+    def reactions(self) -> list[Reaction]:
+        return self._watch.reactions
+
+    # -- the course of time
+
+    def begin(self, limits: dict[str, int]) -> None:
+        for pod in self._model.pods:
+            if pod.target in limits:
+                self._model.limit(pod.name, limits[pod.target])
+                self._wished[pod.name] = limits[pod.target]
+        for event in self._scenario.events:
+            self._at(_START + round(event.at * _NS), self._happen, event)
+        if self._controller is not None:
+            self._at(_START, self._read)
+            self._at(_START + round(self._delays.period * _NS), self._sample)
+
+    def run(self) -> None:
+        end = _START + round(self._scenario.seconds * _NS)
+        while self._agenda and self._agenda[0][0] <= end:
+            at, _, (action, arguments) = heapq.heappop(self._agenda)
+            self._advance(at)
+            action(*arguments)
+        self._advance(end)
+
+    def _at(self, when: int, action: Any, *arguments: Any) -> None:
+        heapq.heappush(self._agenda, (when, next(self._order), (action, arguments)))
+
+    def _advance(self, until: int) -> None:
+        model = self._model
+        if until > model.now:
+            model.advance(until - model.now)
+            self.seconds += model.seconds()
+            self._watch.crossed(model.crossings(), model.limits.values())
+
+    # -- what happens
+
+    def _happen(self, event: Event) -> None:
+        for workload, kbit in event.loads.items():
+            self._model.load(workload, kbit)
+        if event.capacity is not None:
+            self._model.capacity(event.capacity)
+        if event.blind is not None:
+            self._blind = event.blind
+        self._watch.happened(event, self._model.limits.values())
+
+    def _read(self) -> None:
+        now = self._model.now
+        self._readings.append((now, self._model.counters()))
+        oldest = now - round((self._delays.window + 2 * (self._delays.scrape or 0) + 1) * _NS)
+        while self._readings[0][0] < oldest:
+            self._readings.popleft()
+        if self._delays.scrape is not None:
+            self._at(now + round(self._delays.scrape * _NS), self._read)
+
+    def _sample(self) -> None:
+        if self._delays.scrape is None:
+            self._read()
+        now = self._model.now
+        self._at(now + round(self._delays.lag * _NS), self._decide, self._measured(now))
+        self._at(now + round(self._delays.period * _NS), self._sample)
+
+    def _measured(self, end: int) -> Sample:
+        start = end - round(self._delays.window * _NS)
+        period = round(self._delays.period * _NS)
+        inside = [reading for reading in self._readings if reading[0] >= start]
+        why = self._blind or ("" if len(inside) > 1 else f"{len(inside)} readings in the window, 2 needed")
+        if why:
+            return Sample(self._domain.name, start, end, period, "simulation", no_data=why)
+        old, new = inside[0][1], inside[-1][1]
+        sent = self._rates(inside[0], inside[-1])
+        # Read at each sample, the last two readings lie one period apart.
+        fresh = self._delays.scrape is None
+        recent = self._rates(*inside[-2:]) if fresh else {}
+        critical = []
+        for one in self._domain.critical:
+            was, now = old.latency[one.key], new.latency[one.key]
+            seen = latency(BUCKETS, increase(was.counts, now.counts))
+            figures = (seen.jitter, seen.p95, int(seen.observations), now.lost - was.lost)
+            last = increase(inside[-2][1].latency[one.key].counts, now.counts)
+            median = quantile(0.5, BUCKETS, last) if fresh else None
+            measure = CriticalMeasure(one.key, *figures, sent[one.key], None, recent.get(one.key), median)
+            critical.append(measure)
+        pods = Counter(pod.target for pod in self._model.pods)
+        targets = tuple(
+            TargetMeasure(one.key, sent[one.key], recent.get(one.key), pods[one.key]) for one in self._domain.targets
+        )
+        return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
+
+    def _rates(self, old: tuple[int, Counters], new: tuple[int, Counters]) -> dict[str, int]:
+        """What each workload sent between two readings, kbit/s."""
+        pods = {pod.name: pod.target for pod in self._model.pods}
+        sent: dict[str, int] = {}
+        for name, total in new[1].sent.items():
+            key = pods.get(name, name)
+            sent[key] = sent.get(key, 0) + total - old[1].sent[name]
+        return {key: round(total * 8 * 1_000_000 / (new[0] - old[0])) for key, total in sent.items()}
+
+    def _decide(self, sample: Sample) -> None:
+        assert self._controller is not None
+        decision = self._controller.step(self._state, sample)
+        self._state = decision.state
+        self.decisions.append(decision)
+        now = self._model.now
+        for target, decided in zip(self._domain.targets, decision.targets, strict=True):
+            pods = [pod.name for pod in self._model.pods if pod.target == target.key]
+            each = decided.limit if target.scope == "per-pod" else max(decided.limit // len(pods), 1)
+            for pod in pods:
+                if self._wished.get(pod) == each:
+                    continue
+                self._wished[pod] = each
+                delay = self._delays.actuation + self._random.uniform(0, self._delays.actuation_jitter)
+                self._at(now + round(delay * _NS), self._enforce, pod, each, (sample.end, now))
+
+    def _enforce(self, pod: str, kbit: int, decision: tuple[int, int]) -> None:
+        self._model.limit(pod, kbit)
+        self.patches.append(self._model.now)
+        self._watch.enforced(self._model.now, *decision, self._model.limits.values())

@@ -1,0 +1,331 @@
+"""The simulated plant: a bottleneck's queue and its senders, in plain steps of time.
+
+Stands where the real packets would: limits come in as from the agent, latencies go out as to the
+exporter, and each second's truth goes to the score.  A FIFO of fixed size in front of a fixed rate;
+best-effort pods that send as much as their limit lets through and CUBIC makes of losses; a paced TCP
+stream that a full FIFO crushes; datagrams that it loses.  ``senders.py`` moves bytes tick by tick,
+``packets.py`` makes round trips of them, ``probed.py`` counts those.
+
+Time is the caller's: nothing happens but in ``advance``.  The same parameters, seed and calls give the
+same numbers.  ``sidebyside.py`` compares it with the real plant.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from services.plant.interface import Counters, Pod, Second
+from services.plant.simulated.bursts import Bursts, Noise, Stretch
+from services.plant.simulated.critical_workload import Probed
+from services.plant.simulated.senders import DatagramMix, Datagrams, Limiter, Path, Stream
+from services.plant.workloads import UDP_HEADERS, Apps
+
+_NS = 10**9
+_BLINK = 1e-9
+"""Seconds too short to be a tick."""
+
+
+class Parameters(Struct, frozen=True):
+    """The plant's size; the defaults are the bed's, and those of bursts and noise were fitted to it."""
+
+    apps: Apps = Apps()
+    fifo: int = 1_250_000
+    """The bottleneck's queue, bytes: 100 ms of 100 Mbit/s."""
+    limiter_queue: int = 200_000
+    """Of each pod's limiter, bytes."""
+    limiter_burst: int = 4_000
+    """Bytes that a limiter lets pass at once after a pause."""
+    bucket: int = 4_000
+    """Bytes that the bottleneck, a token bucket too, lets pass at once after a pause."""
+    pod_burst: int = 1514
+    """Bytes that leave a busy pod at once: a packet."""
+    critical_burst: int = 4542
+    """Bytes that a paced critical stream lets go at once."""
+    exposure: float = 2.3
+    """How much likelier than a best-effort packet one of a critical stream is dropped by a full queue."""
+    forgiving: bool = False
+    """Whether a changed limit forgives the backlog, as Cilium's does, or keeps it, as TBF does."""
+    jitter: float = 0.0001
+    """How far from its time a burst may come, seconds: the hosts' timers."""
+    noise: Noise = Noise()
+    tick: float = 0.005
+    """One step while a queue stands, seconds."""
+    calm_tick: float = 0.02
+    """One step while none does, seconds."""
+    watch: float = 0.002
+    """Queueing delay whose crossings are reported, seconds: the usual SLO."""
+    bin_offset: float = 0.37
+    """Where the truth's seconds begin, seconds after the start: not where samples do."""
+
+
+class Ledger(Struct, frozen=True):
+    """A sender's bytes on the wire: what it offered is the sum of the others."""
+
+    offered: float
+    delivered: float
+    dropped: float
+    queued: float
+
+
+class Model:
+    """See the module's text.  Implements ``Plant``."""
+
+    def __init__(self, parameters: Parameters = Parameters(), seed: int = 0, start: int = 0) -> None:  # noqa: B008 - frozen
+        """Begin with empty queues.
+
+        Args:
+            parameters: sizes, loads and noise.
+            seed: of everything random.
+            start: the clock's first moment, UTC ns.
+        """
+        self._parameters = parameters
+        self._start = start
+        self._time = 0.0
+        self._random = np.random.default_rng(seed)
+        self._rate = parameters.apps.capacity * 125.0
+        self._queue = 0.0
+        draws = Random(seed)  # noqa: S311 - losses, not secrets
+        apps, base = parameters.apps, parameters.noise.base
+        critical_path = Path(base, parameters.exposure, draws)
+        self._probed = [Probed(app, apps, critical_path, draws) for app in apps.critical]
+        self._pods = dict(_pods(parameters, Path(base, 1.0, draws)))
+        critical = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
+        self._streams = [*critical, *(stream for _, stream in self._pods.values())]
+        sizes = [parameters.critical_burst] * len(critical) + [parameters.pod_burst] * len(self._pods)
+        datagrams = [one.sender for one in self._probed if isinstance(one.sender, Datagrams)]
+        self._datagrams = DatagramMix([*datagrams, *(one.probes for one in self._probed)])
+        self._bursts = Bursts(sizes, parameters.jitter, self._random)
+        self._bin_end = parameters.bin_offset
+        self._marks = dict.fromkeys(self._pods, 0.0)
+        self._seconds: list[Second] = []
+        self._above = False
+        self._crossed: list[int] = []
+        self._open()
+
+    @classmethod
+    def of(cls, apps: Apps, parameters: Parameters | None = None, seed: int = 0, start: int = 0) -> "Model":
+        """A plant with these apps, its FIFO as deep in time as the parameters' is."""
+        parameters = parameters or Parameters()
+        fifo = parameters.fifo * apps.capacity // parameters.apps.capacity
+        return cls(msgspec.structs.replace(parameters, apps=apps, fifo=fifo), seed, start)
+
+    def crossings(self) -> Sequence[int]:
+        """When, since the last call, the queue's delay rose above ``watch``: UTC ns, to a tick."""
+        crossed, self._crossed = self._crossed, []
+        return crossed
+
+    # -- the plant's interface
+
+    @property
+    def now(self) -> int:
+        """The clock, UTC ns."""
+        return self._start + round(self._time * _NS)
+
+    @property
+    def pods(self) -> Sequence[Pod]:
+        """The best-effort pods there are."""
+        return [pod for pod, _ in self._pods.values()]
+
+    @property
+    def limits(self) -> Mapping[str, int | None]:
+        """In force now, by pod name, kbit/s."""
+        rates = {name: stream.limiter.rate for name, (_, stream) in self._pods.items()}
+        return {name: None if rate is None else round(rate / 125) for name, rate in rates.items()}
+
+    def limit(self, pod: str, kbit: int | None) -> None:
+        """Put a limit in force on a pod's egress, or lift it with None.
+
+        Raises:
+            KeyError: no such pod.
+        """
+        self._pods[pod][1].limiter.change(None if kbit is None else kbit * 125.0)
+
+    def load(self, workload: str, kbit: int | None) -> None:
+        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
+
+        Raises:
+            KeyError: no such workload or target.
+        """
+        self._measure()
+        found = False
+        for one in self._probed:
+            if one.app.workload == workload:
+                one.load = kbit or 0
+                one.sender.wants(one.load)
+                found = True
+        for pod, stream in self._pods.values():
+            if pod.target == workload:
+                stream.wants(kbit)
+                found = True
+        if not found:
+            raise KeyError(workload)
+        self._datagrams.open()
+
+    def capacity(self, kbit: int) -> None:
+        """Change the bottleneck's rate."""
+        self._measure()
+        self._rate = kbit * 125.0
+
+    def counters(self) -> Counters:
+        """The counters now."""
+        self._measure()
+        sent = {one.app.workload: int(one.sender.offered) for one in self._probed}
+        sent |= {name: int(stream.sent) for name, (_, stream) in self._pods.items()}
+        return Counters({one.app.workload: one.histogram() for one in self._probed}, sent)
+
+    def seconds(self) -> Sequence[Second]:
+        """The seconds that were completed since the last call, oldest first."""
+        done, self._seconds = self._seconds, []
+        return done
+
+    def ledger(self) -> dict[str, Ledger]:
+        """Where every sender's bytes are; all datagrams together are under ``udp``."""
+        self._measure()
+        names = [one.app.workload for one in self._probed if isinstance(one.sender, Stream)] + list(self._pods)
+        books = {
+            name: Ledger(
+                one.offered, one.delivered, one.dropped + one.limiter.dropped, one.in_fifo + one.limiter.queued
+            )
+            for name, one in zip(names, self._streams, strict=True)
+        }
+        mix = self._datagrams
+        flows = mix.flows
+        books["udp"] = Ledger(
+            sum(flow.offered for flow in flows),
+            sum(flow.delivered for flow in flows),
+            sum(flow.dropped for flow in flows),
+            mix.in_fifo,
+        )
+        return books
+
+    # -- time
+
+    def advance(self, ns: int) -> None:
+        """Let time pass.
+
+        Args:
+            ns: how long; limits and loads stay as they are meanwhile.
+        """
+        until = self._time + ns / _NS
+        calm, tick = self._parameters.calm_tick, self._parameters.tick
+        while until - self._time > _BLINK:
+            stop = min(until, self._bin_end)
+            while stop - self._time > _BLINK:
+                self._tick(min(tick if self._queue else calm, stop - self._time))
+            if stop == self._bin_end:
+                self._measure()
+                self._close_second()
+
+    def _open(self) -> None:
+        """Begin a stretch."""
+        self._datagrams.open()
+        self._times = [self._time]
+        self._service = [0.0]
+        self._accepted = [[stream.sent - stream.dropped] for stream in self._streams]
+        self._losing = [0.0]
+
+    def _tick(self, dt: float) -> None:
+        now, mix, capacity = self._time, self._datagrams, self._rate * dt
+        delay = self._queue / self._rate
+        if delay > self._parameters.watch and not self._above:
+            self._crossed.append(self.now)
+        self._above = delay > self._parameters.watch
+        datagrams, exposed = mix.emit(dt)
+        outs = [stream.emit(dt, now, delay) for stream in self._streams]
+        total = self._queue + datagrams + sum(outs)
+        served = min(total, capacity)
+        over = total - served - self._parameters.fifo
+        losing = udp_dropped = 0.0
+        if over > 0:
+            losing = self._chance(over, outs, exposed)
+            udp_dropped = losing * exposed
+            total -= over
+        # What leaves is a fair mixture of what is queued.
+        share = served / total if total else 0.0
+        held = mix.in_fifo + datagrams - udp_dropped
+        mix.in_fifo = held - held * share
+        mix.settle(udp_dropped, held * share, losing, dt)
+        service = self._service[-1] + max(capacity - datagrams + udp_dropped, 0.0)
+        for stream, out, accepted in zip(self._streams, outs, self._accepted, strict=True):
+            dropped = out * min(losing * stream.exposure, 1.0)
+            held = stream.in_fifo + out - dropped
+            stream.in_fifo = held - held * share
+            stream.settle(dropped, held * share, now, dt)
+            accepted.append(stream.sent - stream.dropped)
+        self._queue = total - served
+        self._time = now + dt
+        self._times.append(self._time)
+        self._service.append(service)
+        self._losing.append(losing)
+
+    def _chance(self, over: float, outs: list[float], exposed: float) -> float:
+        """A full-size packet's chance to be dropped, such that ``over`` bytes are; the most exposed go first."""
+        by_exposure = sorted(zip(self._streams, outs, strict=True), key=lambda pair: -pair[0].exposure)
+        weight = exposed + sum(stream.exposure * out for stream, out in by_exposure)
+        for stream, out in by_exposure:
+            if over * stream.exposure <= weight:
+                break
+            over -= out
+            weight -= out * stream.exposure
+        return over / weight if weight > 0 else 1.0
+
+    # -- what is seen of it
+
+    def _measure(self) -> None:
+        """End the stretch: send its probes through its packets.
+
+        Several limits may have changed within one, but no load and not the capacity.
+        """
+        if len(self._times) < 2:
+            return
+        self._datagrams.close()
+        stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
+        begin, end = self._times[0], self._times[-1]
+        sent = [one.sent_between(begin, end) for one in self._probed]
+        probes = np.concatenate(sent)
+        rate = max(float(stretch.service[-1]) / (end - begin), 1.0)
+        backlog = np.maximum(self._bursts.backlog_at(probes, stretch) - self._parameters.bucket, 0.0)
+        queued = np.minimum(backlog / rate, self._parameters.fifo / self._rate)
+        own = (self._parameters.apps.probe + UDP_HEADERS) / self._rate
+        trips = queued + own + self._parameters.noise.drawn(probes.size, self._random)
+        losing = np.array(self._losing)[stretch.times.searchsorted(probes)]
+        arrived = self._random.random(probes.size) >= losing * self._probed[0].probes.exposure
+        place = 0
+        for one, times in zip(self._probed, sent, strict=True):
+            mine = slice(place, place + times.size)
+            place += times.size
+            one.take(times, trips[mine], arrived[mine])
+            one.passed(end, end - begin)
+        self._open()
+
+    def _close_second(self) -> None:
+        goodput: dict[str, float] = {}
+        for name, (pod, stream) in self._pods.items():
+            got = (stream.delivered - self._marks[name]) * stream.payload
+            self._marks[name] = stream.delivered
+            goodput[pod.target] = goodput.get(pod.target, 0.0) + got
+        critical = {one.app.workload: one.close_second() for one in self._probed}
+        if self._bin_end > 1:  # what lies before the first whole second is left out
+            self._seconds.append(
+                Second(
+                    start=self.now - _NS,
+                    critical=critical,
+                    goodput={target: round(got / 125) for target, got in goodput.items()},
+                    limits=dict(self.limits),
+                    capacity=round(self._rate / 125),
+                )
+            )
+        self._bin_end += 1.0
+
+
+def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, Stream]]]:
+    """Every replica of every target, with the limit it has at the start, by name."""
+    for app in parameters.apps.targets:
+        for replica in range(app.replicas):
+            limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
+            limiter.change(None if app.limit is None else app.limit * 125.0)
+            pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
+            yield pod.name, (pod, Stream(app.flows, app.load, limiter, path))

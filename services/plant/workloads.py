@@ -1,0 +1,99 @@
+"""Who shares the bottleneck, and how much of it is left: the sizes that plant, scenario and oracle agree on.
+
+Loads are kbit/s of payload, as applications count them; limits and the capacity count the wire.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from services.plant.topology import ROBOT, SCANNER, TELEMETRY
+
+MTU_WIRE = 1514
+"""Ethernet bytes of a full TCP segment, which carries ``MSS`` bytes of payload."""
+MSS = 1448
+TCP_SHARE = MSS / MTU_WIRE
+"""Payload as a share of the wire's bytes."""
+UDP_HEADERS = 42
+"""Bytes that Ethernet, IP and UDP add to a datagram."""
+
+
+class CriticalApp(Struct, frozen=True):
+    """A critical workload on the bottleneck."""
+
+    workload: str
+    """``namespace/name``."""
+    protocol: Literal["udp", "tcp"]
+    load: int
+    """What it sends."""
+    packet: int = MSS
+    """Payload bytes of a packet."""
+    probe_hz: int = 250
+    """Probes of it a second."""
+
+    def wire(self) -> float:
+        """Its load on the wire, kbit/s."""
+        if self.protocol == "tcp":
+            return self.load / TCP_SHARE
+        return self.load * (self.packet + UDP_HEADERS) / self.packet
+
+
+class TargetApp(Struct, frozen=True):
+    """A best-effort Deployment."""
+
+    target: str
+    """``namespace/deployment``."""
+    load: int | None = None
+    """What each replica wants to send; None is as much as it can get."""
+    replicas: int = 1
+    flows: int = 4
+    """TCP connections of each replica."""
+    limit: int | None = None
+    """In force on each pod at the start; None until somebody annotates it."""
+
+
+class Apps(Struct, frozen=True):
+    """Everybody on one bottleneck.  The defaults are the bed's."""
+
+    capacity: int = 100_000
+    """kbit/s on the wire."""
+    critical: tuple[CriticalApp, ...] = (
+        CriticalApp(ROBOT, "udp", 2_000, packet=200),
+        CriticalApp(SCANNER, "tcp", 25_000, probe_hz=100),
+    )
+    targets: tuple[TargetApp, ...] = (TargetApp(TELEMETRY),)
+    probe: int = 200
+    """Payload bytes of a probe."""
+
+    def critical_wire(self) -> float:
+        """What the critical workloads and their probes put on the wire, kbit/s."""
+        probes = sum(one.probe_hz for one in self.critical) * (self.probe + UDP_HEADERS) * 8 / 1000
+        return sum(one.wire() for one in self.critical) + probes
+
+    def safe_budget(self) -> int:
+        """The best safe sum of all best-effort limits, kbit/s on the wire: just no queue builds up."""
+        return max(int(self.capacity - self.critical_wire()), 0)
+
+    def goodput(self, budget: int) -> int:
+        """What the targets deliver under that sum of limits, kbit/s of payload, if they want it."""
+        most = round(budget * TCP_SHARE)
+        if any(one.load is None for one in self.targets):
+            return most
+        return min(most, sum((one.load or 0) * one.replicas for one in self.targets))
+
+    def changed(self, loads: dict[str, int | None], capacity: int | None = None) -> "Apps":
+        """The same with other loads, by workload or target, and perhaps another capacity."""
+        replace = msgspec.structs.replace
+        return replace(
+            self,
+            capacity=capacity or self.capacity,
+            critical=tuple(replace(one, load=loads.get(one.workload, one.load)) for one in self.critical),
+            targets=tuple(replace(one, load=loads.get(one.target, one.load)) for one in self.targets),
+        )
+
+    def scaled(self, share: float) -> "Apps":
+        """Every rate but the probes' times ``share``."""
+        loads: dict[str, int | None] = {one.workload: round(one.load * share) for one in self.critical}
+        loads |= {one.target: None if one.load is None else round(one.load * share) for one in self.targets}
+        return self.changed(loads, round(self.capacity * share))

@@ -1,0 +1,1 @@
+"""``sluice check``: check a configuration before it is used."""

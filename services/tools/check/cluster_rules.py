@@ -1,0 +1,239 @@
+"""What a cluster's objects say about whether Sluice would work there.  Pure: objects in, findings out.
+
+``sluice check --cluster`` reads the objects; each function here knows one way in which a limit or a
+priority is silently not enforced, and says what to do about it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct, convert
+
+from schemas.domain import Domain, Target
+from services.actuator.ownership import record_of
+from services.actuator.plan import left_alone, way_back
+from services.kube.objects import BANDWIDTH, Deployment
+from services.tools.check.selectors import (
+    Object,
+    annotations,
+    keeps_away,
+    labels,
+    peers,
+    pod_to_be,
+    pods_of,
+    proxied,
+    rules_about,
+)
+
+PRIORITY = "bandwidth.cilium.io/priority"
+_PRIORITY_KERNEL = (6, 7)
+_PRIORITY_CILIUM = (1, 17)
+_GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
+
+
+class Finding(Struct, frozen=True):
+    """One thing that a user should know before the install."""
+
+    level: Literal["error", "warning"]
+    """An error: a limit would not hold, or not be set.  A warning: something works less well."""
+    where: str
+    """The object."""
+    what: str
+    """What is wrong, and what to do."""
+
+
+class Cluster(Struct, frozen=True):
+    """The objects that the findings rest on."""
+
+    cilium: Mapping[str, str] | None
+    """Data of the ConfigMap ``kube-system/cilium-config``; None where there is none."""
+    nodes: Sequence[Object]
+    deployments: Mapping[str, Object]
+    """By ``namespace/name``, those that the configuration names and that exist."""
+    pods: Sequence[Object]
+    """All pods of the namespaces that the configuration names."""
+    policies: Sequence[Object]
+    """CiliumNetworkPolicies of those namespaces, and the clusterwide ones."""
+    agent: str | None = None
+    """The image of Cilium's agent, where it runs as its chart has it."""
+    volumes: bool = True
+    """Whether there is a default StorageClass, or the bus needs none."""
+    absent: Mapping[str, tuple[str, str]] = {}
+    """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
+
+
+def findings(domains: Iterable[Domain], cluster: Cluster) -> list[Finding]:
+    """Everything that is worth saying, errors first."""
+    found = [*_of_cilium(cluster), *_of_nodes(cluster), *_of_services(cluster)]
+    for domain in domains:
+        found += _of_workloads(domain, cluster)
+        for target in domain.targets:
+            found += _of_target(target, cluster)
+    return sorted(found, key=lambda one: one.level != "error")
+
+
+def _of_cilium(cluster: Cluster) -> Iterator[Finding]:
+    where = "kube-system/cilium-config"
+    if cluster.cilium is None:
+        yield Finding("error", where, "not found: without Cilium nothing enforces the annotation")
+        return
+    if cluster.cilium.get("enable-bandwidth-manager") != "true":
+        yield Finding(
+            "error",
+            where,
+            "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true",
+        )
+    if cluster.cilium.get("enable-ipsec") == "true":
+        yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
+    if cluster.cilium.get("enable-hubble") != "true":
+        yield Finding("warning", where, "Hubble is off: the exporter sees probes only (Helm value hubble.enabled=true)")
+    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
+    if version is not None and (int(version[1]), int(version[2])) < _PRIORITY_CILIUM:
+        text = f"{cluster.agent} is older than 1.17: limits work, packet priorities ({PRIORITY}) do not"
+        yield Finding("warning", "kube-system/cilium", text)
+
+
+def _of_services(cluster: Cluster) -> Iterator[Finding]:
+    if not cluster.volumes:
+        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
+        yield Finding("error", "storageclasses", text)
+    for who, (service, why) in cluster.absent.items():
+        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
+        yield Finding(level, who, f"there is no Service {service}: {why}")
+
+
+def _of_nodes(cluster: Cluster) -> Iterator[Finding]:
+    if len(cluster.nodes) == 1:
+        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
+    for node in cluster.nodes:
+        version = node["status"]["nodeInfo"]["kernelVersion"]
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
+            yield Finding(
+                "warning",
+                f"node {node['metadata']['name']}",
+                f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not",
+            )
+
+
+def _of_workloads(domain: Domain, cluster: Cluster) -> Iterator[Finding]:
+    for kind, wanted, workloads in (
+        ("target", "bestEffort", [target.key for target in domain.targets]),
+        ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
+    ):
+        for key in workloads:
+            deployment = cluster.deployments.get(key)
+            if deployment is None:
+                level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
+                yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
+                continue
+            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
+            if priority != wanted:
+                yield Finding(
+                    "warning",
+                    f"deployment {key}",
+                    f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better, "
+                    "and must be set when a pod is created",
+                )
+
+
+def _of_target(target: Target, cluster: Cluster) -> Iterator[Finding]:
+    where = f"deployment {target.key}"
+    deployment = cluster.deployments.get(target.key)
+    if deployment is None:
+        return
+    yield from _of_owner(target, deployment)
+    if BANDWIDTH not in annotations(deployment["spec"]["template"]):
+        yield Finding(
+            "warning",
+            where,
+            f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it; "
+            f"set {target.fail_safe} there once",
+        )
+    yield from _of_network(target, deployment, cluster)
+    pods = pods_of(deployment, cluster.pods)
+    yield from _of_placement(target, deployment, pods, cluster)
+    for policy in cluster.policies:
+        if any(proxied(rule) for pod in (*pods, pod_to_be(deployment)) for rule in rules_about(policy, pod)):
+            yield Finding("error", _policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit")
+
+
+def _of_network(target: Target, deployment: Object, cluster: Cluster) -> Iterator[Finding]:
+    why = "uses the host's network: Cilium limits pods with their own only"
+    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
+        yield Finding("error", f"deployment {target.key}", why)
+        return
+    for pod in pods_of(deployment, cluster.pods):
+        if pod["spec"].get("hostNetwork"):
+            yield Finding("error", f"pod {_name(pod)}", why)
+
+
+def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
+    """A value that is there already: the actuator's own judgement tells what it will do about it."""
+    where = f"deployment {target.key}"
+    seen = convert(deployment, type=Deployment)
+    paused = left_alone(seen, managed=False)
+    if paused is not None:
+        text = f"it is paused: {paused}{_setter(deployment)}; to hand it back: {way_back(seen)}"
+        yield Finding("error", where, text + _source(deployment))
+    elif seen.bandwidth is not None and record_of(seen) is None:
+        text = (
+            f"{BANDWIDTH} is {seen.bandwidth} already{_setter(deployment)}: Sluice takes it over and remembers it, and "
+            "`sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+        )
+        yield Finding("warning", where, text + _source(deployment))
+
+
+def _setter(deployment: Object) -> str:
+    """Who set the bandwidth, as far as the API server knows."""
+    setters = {
+        entry.get("manager", "?")
+        for entry in deployment["metadata"].get("managedFields", ())
+        if f"f:{BANDWIDTH}" in entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
+    }
+    return f", set by {', '.join(sorted(setters))}" if setters else ""
+
+
+def _source(deployment: Object) -> str:
+    """Who would set the bandwidth again, and what to do about it."""
+    known = {**annotations(deployment), **labels(deployment)}
+    tools = [tool for key, tool in _GITOPS.items() if key in known]
+    return "".join(f"; {tool} manages it: take {BANDWIDTH} out of its source, or it is set again" for tool in tools)
+
+
+def _of_placement(target: Target, deployment: Object, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
+    """Pods that run beside whom they send to, or may: whom that is stands in their policies only."""
+    where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
+    named = [
+        (pod, peer)
+        for policy in cluster.policies
+        for pod in pods
+        for rule in rules_about(policy, pod)
+        for peer in peers(policy, rule, cluster.pods)
+    ]
+    beside = sorted(
+        {_name(peer) for pod, peer in named if peer is not pod and _node(pod) and _node(pod) == _node(peer)}
+    )
+    nodes = sorted({_node(pod) for pod in pods} - {""})
+    if beside:
+        yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
+    elif nodes and not named and not keeps_away(deployment):
+        text = f"peers unknown: no policy names them; should one of them run on {', '.join(nodes)} too: {advice}"
+        yield Finding("warning", where, text)
+
+
+def _node(pod: Object) -> str:
+    node: str = pod["spec"].get("nodeName") or ""
+    return node
+
+
+def _policy(policy: Object) -> str:
+    if "namespace" in policy["metadata"]:
+        return f"CiliumNetworkPolicy {_name(policy)}"
+    return f"CiliumClusterwideNetworkPolicy {policy['metadata']['name']}"
+
+
+def _name(thing: Object) -> str:
+    return f"{thing['metadata'].get('namespace', 'default')}/{thing['metadata']['name']}"

@@ -1,0 +1,160 @@
+"""Looks at the servers that a configuration names, as far as they can be reached from here.  Changes nothing."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from math import ceil
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from schemas.config import Config, Signal
+from schemas.domain import Critical
+from schemas.messages import Action, CriticalMeasure, Decision, Sample
+from services.bus.bus import Denied
+from services.bus.session import ApiError
+from services.common.resolution import too_coarse
+from services.exporter.coverage import COARSE, MARGIN
+from services.sampler.sample_builder import sample_of
+from services.sampler.source import Measurements, NoData
+from services.sampler.source_factory import source_of
+from services.tools.check.cluster_rules import Finding
+from services.tools.common import formatting
+from services.tools.common.bus_reader import BusError, opened
+
+_CONNECT_S = 3.0
+_PORTS = {"http": 80, "https": 443, "nats": 4222, "tls": 4222}
+
+
+class Look(Struct, frozen=True):
+    """What one server showed."""
+
+    what: str
+    where: str
+    state: str
+    """In words: what works, or why it could not be looked at."""
+    reached: bool
+    findings: tuple[Finding, ...] = ()
+
+
+async def look(config: Config) -> list[Look]:
+    """Look at the bus and at the source of measurements."""
+    return list(await asyncio.gather(_bus(config), _signal(config)))
+
+
+async def _unreachable(addresses: Iterable[str]) -> str | None:
+    """Why none of these addresses takes connections; None when one does."""
+    reasons = []
+    for address in addresses:
+        parts = urlsplit(address if "://" in address else f"nats://{address}")
+        port = parts.port or _PORTS.get(parts.scheme, 4222)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, writer = await asyncio.open_connection(parts.hostname, port)
+            writer.close()
+        except TimeoutError:
+            reasons.append(f"no answer within {_CONNECT_S:g} s")
+        except socket.gaierror:
+            reasons.append(f"the name {parts.hostname} is not known here")
+        except OSError as error:
+            reasons.append(os.strerror(error.errno).lower() if error.errno else str(error))
+        else:
+            return None
+    return "; ".join(dict.fromkeys(reasons))
+
+
+async def _bus(config: Config) -> Look:
+    where = ", ".join(config.bus.servers)
+    reason = await _unreachable(config.bus.servers)
+    if reason is not None:
+        return Look("bus", where, reason, reached=False)
+    try:
+        async with opened(config.bus, "check") as tap:
+            streams = {
+                "samples": await tap.bus.stream(Sample),
+                "decisions": await tap.bus.stream(Decision),
+                "actions": await tap.bus.stream(Action),
+            }
+    except (BusError, Denied, ApiError) as error:
+        return Look("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
+    there = [f"{info.last:,} {kind}" for kind, info in streams.items() if info is not None]
+    return Look("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
+
+
+def addresses_of(signal: Signal) -> tuple[str, ...]:
+    """Where the measurements come from."""
+    return signal.scrape.urls if signal.source == "scrape" else (signal.prometheus.url,)
+
+
+async def _signal(config: Config) -> Look:
+    signal = config.signal
+    addresses = addresses_of(signal)
+    where = ", ".join(addresses)
+    reason = await _unreachable(addresses)
+    if reason is not None:
+        return Look(signal.source, where, reason, reached=False)
+    try:
+        measured, end, took = await _measured(config)
+    except NoData as error:
+        return Look(signal.source, where, "", reached=True, findings=(Finding("error", signal.source, str(error)),))
+    found, told = [], []
+    if took > signal.period.seconds:
+        text = f"takes {took:.2f} s to answer, longer than the period of {signal.period}: windows will be left out"
+        found.append(Finding("warning", "signal.period", text))
+    for domain in config.domains:
+        sample = sample_of(domain, end, signal.period, signal.source, measured)
+        for critical, measure in zip(domain.critical, sample.critical, strict=True):
+            found += _of_workload(critical, measure, measured, domain.min_observations)
+            told += [formatting.measured(measure, critical)] if measure.missing is None else []
+        unmeasured = [target.target for target in sample.targets if target.throughput is None]
+        if unmeasured:
+            text = f"not measured for {', '.join(unmeasured)}: policies work in a reduced form"
+            found.append(Finding("warning", f"domain {domain.name}: throughput", text))
+    return Look(signal.source, where, "; ".join(told) or "answers", reached=True, findings=tuple(found))
+
+
+async def _measured(config: Config) -> tuple[Measurements, int, float]:
+    """One whole window, its end (UTC ns), and how long the source took to answer (seconds).
+
+    Raises:
+        NoData: the source knows nothing.
+    """
+    signal = config.signal
+    end = time.time_ns() // signal.period * signal.period
+    with source_of(config) as source:
+        if signal.source == "scrape":
+            # It needs a page at either end of the window; a Prometheus has been there all along.
+            await source.measure(end)
+            end += signal.window
+            await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
+        asked = time.monotonic()
+        measured = await source.measure(end)
+        return measured, end, time.monotonic() - asked
+
+
+def _of_workload(
+    critical: Critical, measure: CriticalMeasure, measured: Measurements, needed: int
+) -> Iterator[Finding]:
+    where = f"workload {critical.key}"
+    if measure.missing is not None:
+        yield Finding("error", where, measure.missing)
+        return
+    if measure.observations < needed:
+        yield Finding("error", where, f"blind: {measure.observations} observations in a window, {needed} needed")
+    elif measure.observations < MARGIN * needed:
+        text = f"{measure.observations} observations in a window, {needed} needed: other windows have fewer"
+        yield Finding("warning", where, f"{text}; {ceil(MARGIN * needed)} on average would do")
+    if measure.lost is None:
+        yield Finding("warning", where, "nothing measures its loss")
+    bounds = measured.latency[critical.key].bounds
+    for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
+        why = too_coarse(bounds, slo.seconds, COARSE) if bounds is not None else None
+        if why is not None:
+            yield Finding("warning", where, f"{figure}: {why}")
+
+
+def sees(look: Look) -> bool:
+    """Whether a source was reached and measured every critical workload often enough."""
+    return look.reached and all(finding.level != "error" for finding in look.findings)

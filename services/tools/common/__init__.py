@@ -1,0 +1,1 @@
+"""What several tools share: recordings, readers of the bus, formats and options."""

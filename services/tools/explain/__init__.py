@@ -1,0 +1,1 @@
+"""``sluice explain``: tell in words why a limit changed."""

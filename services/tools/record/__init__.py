@@ -1,0 +1,1 @@
+"""``sluice record``: write messages of the bus to a file."""

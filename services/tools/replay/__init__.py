@@ -1,0 +1,1 @@
+"""``sluice replay``: decide on recorded samples again."""

@@ -1,0 +1,72 @@
+"""A decision service for the time of a replay, under a prefix that nobody else uses."""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from schemas.config import Bus as Settings
+from schemas.units import encode_unit
+from services.tools.common.bus_reader import opened
+from services.tools.common.recording import Header
+
+_PROGRAM = (sys.executable, "-c", "from services.cli import main; main()")
+_STOP_S = 10.0
+
+
+@asynccontextmanager
+async def served(header: Header, settings: Settings) -> AsyncIterator[Settings]:
+    """Run ``sluice decision`` on a recording's configuration; gives the bus's settings with its prefix.
+
+    The streams under that prefix are deleted in the end.
+    """
+    own = structs.replace(settings, prefix=f"replay-{secrets.token_hex(4)}")
+    with tempfile.TemporaryDirectory(prefix="sluice-replay-") as folder:
+        path = Path(folder) / "config.yaml"
+        # Every JSON document is a YAML document.
+        path.write_text(json.dumps(configuration(header, own)))
+        environment = {key: value for key, value in os.environ.items() if key != "SLUICE_BUS_PREFIX"}
+        process = await asyncio.create_subprocess_exec(
+            *_PROGRAM, "decision", "--config", str(path), env=environment, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            yield own
+        finally:
+            await _stop(process)
+            async with opened(own, "replay") as tap:
+                await tap.bus.drop_streams()
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def configuration(header: Header, settings: Settings) -> dict[str, Any]:
+    """The configuration file of a decision service, as a tree."""
+    tree: dict[str, Any] = msgspec.to_builtins(
+        {
+            "domains": header.domains,
+            "bus": settings,
+            "signal": {"period": header.period, "window": header.window},
+            "listen": {"host": "127.0.0.1", "decision": 0},
+            "log": "error",
+        },
+        enc_hook=encode_unit,
+    )
+    return tree

@@ -1,0 +1,1 @@
+"""``sluice report``: a page about a recording."""

@@ -1,0 +1,1 @@
+"""``sluice tap``: follow the bus."""

@@ -1,0 +1,137 @@
+"""Actuators that are killed: no patch without a report, nothing older in force over something newer."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.actuators import ActuatorProcess, Decider, Scene
+from tests.support.decision_services import joined
+from tests.support.fault_tally import Tally, judged
+from tests.support.kube.servers import BANDWIDTH, Server, eventually
+from tests.support.kube.write_trail import Trail, Verdict, followed
+from tests.support.nats_server import NatsServer
+
+POINTS = (
+    "actuator.begun",
+    "actuator.received",
+    "actuator.planned",
+    "actuator.patched",
+    "actuator.written",
+    "actuator.reported",
+    "actuator.acknowledged",
+    "actuator.recovered",
+)
+
+
+@pytest.fixture
+async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
+    """A Deployment with three Pods, and a bus."""
+    await server.deploy(replicas=3, template={BANDWIDTH: "10M"})
+    await server.pods_of("app", 3)
+    async with joined(nats.url, "sluice") as bus:
+        yield Scene(server, bus)
+
+
+async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
+    """Decisions, with Pods that come and go and are tampered with in between, until cancelled."""
+    for number in itertools.count():
+        await decider.say(20_000 + 600 * (number * 37 % 100))
+        if number % 4 == 1:
+            await scene.scale(2 + number % 3)
+        if number % 4 == 3:
+            pods = (await scene.server.must("GET", f"{scene.server.pods}?labelSelector=app%3Dapp"))["items"]
+            path = f"{scene.server.pods}/{pods[0]['metadata']['name']}"
+            await scene.server.request(
+                "PATCH", path, {"metadata": {"annotations": {BANDWIDTH: "999M"}}}, "application/merge-patch+json"
+            )
+        await asyncio.sleep(pause_s)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
+    """Killed at the same point, early and later, while decisions come and Pods churn, it always goes on."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    # What is passed once in a life, or only when a report was lost, does not come a fourth time.
+    plan = {
+        "actuator.begun": ["actuator.begun:1"] * 2,
+        "actuator.recovered": ["actuator.written:3", "actuator.recovered:1", "actuator.recovered:1"],
+    }.get(point, [f"{point}:1", f"{point}:4"])
+    async with followed(scene.server) as trail:
+        for crash_at in plan:
+            with ActuatorProcess(tmp_path, nats.url, scene.server, crash_at=crash_at) as process:
+                busy = asyncio.create_task(churn(scene, decider, 0.1))
+                assert await process.crashed(), process.log
+                await cancelled(busy)
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            verdict = await concluded(scene, decider, process, trail)
+    tally.add("kill -9 at injected points", f"{len(plan)} kills, {verdict.writes} writes", judged(verdict))
+
+
+async def concluded(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> Verdict:
+    """Let an actuator that is not killed come to rest, and judge the trail."""
+    await scene.scale(3)
+    await decider.say("63M")
+    await scene.stands_at("63M", ["21M"] * 3)
+    # Reports follow patches: wait until none is on its way.
+    await eventually(lambda: nothing_pending(process))
+    assert process.stop() == 0
+    return trail.verdict(await scene.actions(), "5M", "80M")
+
+
+async def cancelled(task: "asyncio.Task[None]") -> None:
+    """Stop a task."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def answering(process: ActuatorProcess) -> bool:
+    """Whether the process has come far enough to be asked."""
+    return "http" not in process.ready()[1]["wrong"]
+
+
+async def nothing_pending(process: ActuatorProcess) -> bool:
+    """Whether the bus has every report."""
+    return process.metric("sluice_reports_pending ") == {"": 0.0}
+
+
+async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
+    """SIGKILL within a second of its start, wherever it is; reports, order and bounds hold."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    chance = random.Random(5)
+    kills = 0
+    async with followed(scene.server) as trail:
+        busy = asyncio.create_task(churn(scene, decider, 0.1))
+        while kills < 8:
+            with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+                await eventually(lambda: answering(process))
+                await asyncio.sleep(chance.uniform(0.0, 1.0))
+            kills += 1
+        await cancelled(busy)
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            verdict = await concluded(scene, decider, process, trail)
+    tally.add("kill -9 at random", f"{kills} kills, {verdict.writes} writes", judged(verdict))
+
+
+async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
+    """Sixty decisions while replicas come and go and annotations are tampered with: nothing is killed."""
+    decider = Decider(scene.bus, scene.server.namespace)
+    async with followed(scene.server) as trail:
+        with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
+            await process.is_ready()
+            busy = asyncio.create_task(churn(scene, decider, 0.03))
+            await eventually(lambda: enough(decider, 60))
+            await cancelled(busy)
+            verdict = await concluded(scene, decider, process, trail)
+    tried = f"{len(decider.said)} decisions, {verdict.writes} writes"
+    tally.add("pods churn while limits change", tried, judged(verdict))
+
+
+async def enough(decider: Decider, count: int) -> bool:
+    """Whether so many decisions were published."""
+    return len(decider.said) >= count

@@ -1,0 +1,118 @@
+"""The actuator with the rights that the manifests give it, and without them, on a real API server."""
+
+import copy
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from schemas.config import Kubernetes
+from tests.support.actuators import ActuatorProcess, Decider, Scene
+from tests.support.decision_services import joined
+from tests.support.kube import servers
+from tests.support.kube.apiserver import ApiServer
+from tests.support.kube.servers import BANDWIDTH, Server, eventually
+from tests.support.nats_server import NatsServer
+
+RBAC = Path(__file__).parents[3] / "manifests" / "ml_controller_rbac.yaml"
+PATHS = {
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+}
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture
+async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
+    """A namespace on the real server for workloads and services both."""
+    async with servers.real(apiserver) as one:
+        yield one
+
+
+async def install(server: Server) -> None:
+    """The manifest's accounts and roles, in the test's namespace."""
+    text = re.sub(r"namespace: \w+", f"namespace: {server.namespace}", RBAC.read_text(encoding="utf-8"))
+    for tree in yaml.safe_load_all(text):
+        await server.must("POST", PATHS[tree["kind"]].format(server.namespace), tree)
+
+
+def as_account(server: Server, apiserver: ApiServer, account: str) -> Server:
+    """The same server, configured for a ServiceAccount's token."""
+    token = apiserver.token_of(server.namespace, account)
+    one = copy.copy(server)
+    one.config = Kubernetes(kubeconfig=str(apiserver.kubeconfig(token)))
+    return one
+
+
+async def test_the_manifests_rights_are_enough(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
+) -> None:
+    """With its ServiceAccount's token the actuator limits Deployment and Pods, and writes Events."""
+    await install(server)
+    await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
+    await server.pods_of("app", 2)
+    async with joined(nats.url, "sluice") as bus:
+        scene = Scene(server, bus)
+        decider = Decider(bus, server.namespace)
+        account = as_account(server, apiserver, "sluice-actuator")
+        with ActuatorProcess(tmp_path, nats.url, account) as process:
+            await process.is_ready()
+            await decider.say("60M")
+            await scene.stands_at("60M", ["30M"] * 2)
+
+            async def event() -> Any:
+                query = "fieldSelector=involvedObject.name%3Dapp"
+                events = await server.must("GET", f"/api/v1/namespaces/{server.namespace}/events?{query}")
+                return [one for one in events["items"] if one["reason"] == "LimitRaised"] or None
+
+            assert len(await eventually(event)) == 1
+
+
+@pytest.mark.parametrize("account", ["sluice-decision", "sluice-sampler"])
+async def test_without_rights_it_says_so(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path, account: str
+) -> None:
+    """Another service's account may not even look: the actuator is not ready, names the reason, and goes on trying."""
+    await install(server)
+    await server.deploy(replicas=1)
+    with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, account)) as process:
+
+        async def told() -> bool:
+            return "403 Forbidden" in process.ready()[1]["wrong"].get(f"{server.namespace}/app", "")
+
+        await eventually(told)
+        assert process.stop() == 0
+
+
+async def test_a_right_that_is_missing_is_reported(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
+) -> None:
+    """Without the right to patch Pods, the report says what failed; once it is granted, the rest is done."""
+    await install(server)
+    await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
+    await server.pods_of("app", 1)
+    role = f"{PATHS['Role'].format(server.namespace)}/sluice-actuator"
+    whole = await server.must("GET", role)
+    rules = [dict(one) for one in whole["rules"]]
+    for one in rules:
+        if one["resources"] == ["pods"]:
+            one["verbs"] = [verb for verb in one["verbs"] if verb != "patch"]
+    await server.must("PATCH", role, {"rules": rules}, "application/merge-patch+json")
+    async with joined(nats.url, "sluice") as bus:
+        scene = Scene(server, bus)
+        decider = Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, "sluice-actuator")):
+            await decider.say("60M")
+            (failed, *_) = await scene.reported(outcome="failed", cause="decision")
+            assert [pod.outcome for pod in failed.pods] == ["failed"]
+            assert "403 Forbidden" in failed.reason
+            await scene.stands_at("60M", ["10M"])
+            await server.must("PATCH", role, {"rules": whole["rules"]}, "application/merge-patch+json")
+            await scene.stands_at("60M", ["60M"])
+            (healed,) = await scene.reported(outcome="applied", limit=60_000)
+            assert [pod.outcome for pod in healed.pods] == ["applied"]

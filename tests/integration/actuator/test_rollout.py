@@ -1,0 +1,100 @@
+"""Rollouts and rollbacks by kubectl while the actuator runs, on a real API server.
+
+A Deployment's annotations are copied to its newest ReplicaSet, and ``kubectl rollout undo`` copies an
+old ReplicaSet's back: the limit of another time, or none at all.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.actuator.ownership import KEY
+from tests.support.actuators import ActuatorProcess, Decider, Scene
+from tests.support.decision_services import joined
+from tests.support.kube import servers
+from tests.support.kube.apiserver import ApiServer
+from tests.support.kube.manifests import kubectl
+from tests.support.kube.servers import BANDWIDTH, Server, eventually
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.apiserver
+
+AT_ONCE = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
+"""Nobody runs Pods on this server, so none would ever be ready to take another's place."""
+
+
+@pytest.fixture
+async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
+    """A namespace on the real server."""
+    async with servers.real(apiserver) as one:
+        yield one
+
+
+async def deployed(server: Server) -> None:
+    """A Deployment whose template has the fail-safe limit, and its two Pods."""
+    await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
+    await server.must("PATCH", f"{server.deployments}/app", AT_ONCE, servers.MERGE_PATCH)
+    await server.pods_of("app", 2)
+
+
+async def rolled(server: Server, apiserver: ApiServer, *words: str) -> None:
+    """Change the template by kubectl, and wait for the Pods that come of it."""
+    old = {pod["metadata"]["uid"] for pod in await server.pods_of("app", 2)}
+    await asyncio.to_thread(kubectl, apiserver, "-n", server.namespace, *words)
+
+    async def replaced() -> bool:
+        return not old & {pod["metadata"]["uid"] for pod in await server.pods_of("app", 2)}
+
+    await eventually(replaced)
+
+
+async def test_a_rollback_does_not_bring_an_old_limit_back(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
+) -> None:
+    """The Deployment comes back with the limit of its old ReplicaSet, and gets the one that is in force."""
+    await deployed(server)
+    async with joined(nats.url, "sluice") as bus:
+        scene, decider = Scene(server, bus), Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, server) as actuator:
+            await actuator.is_ready()
+            await decider.say("60M")
+            await scene.stands_at("60M", ["30M", "30M"])
+            await rolled(server, apiserver, "set", "image", "deployment/app", "app=app:2")
+            await scene.stands_at("60M", ["30M", "30M"])
+            await decider.say("40M")
+            await scene.stands_at("40M", ["20M", "20M"])
+            await rolled(server, apiserver, "rollout", "undo", "deployment/app")
+            await scene.stands_at("40M", ["20M", "20M"])
+            await decider.say("50M")
+            await scene.stands_at("50M", ["25M", "25M"])
+            assert actuator.ready()[1].get("notes", {}) == {}
+
+
+async def test_a_rollback_to_before_sluice_is_told(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
+) -> None:
+    """The old ReplicaSet knows nothing of Sluice: the target is left alone, and the note says how to go on."""
+    await deployed(server)
+    await rolled(server, apiserver, "set", "image", "deployment/app", "app=app:2")
+    async with joined(nats.url, "sluice") as bus:
+        scene, decider = Scene(server, bus), Decider(bus, server.namespace)
+        with ActuatorProcess(tmp_path, nats.url, server) as actuator:
+            await actuator.is_ready()
+            await decider.say("60M")
+            await scene.stands_at("60M", ["30M", "30M"])
+            await rolled(server, apiserver, "rollout", "undo", "deployment/app")
+            name = f"{server.namespace}/app"
+
+            async def noted() -> Any:
+                return actuator.ready()[1].get("notes", {}).get(name)
+
+            note = await eventually(noted)
+            assert KEY in note
+            assert await scene.bandwidth() is None
+            assert await scene.pod_bandwidths() == ["10M", "10M"]
+            command = note.partition("kubectl ")[2].replace("'", "").split()
+            await asyncio.to_thread(kubectl, apiserver, *command)
+            await scene.stands_at("60M", ["30M", "30M"])

@@ -1,0 +1,201 @@
+"""A plan that takes long: what is still sent of it once its decision is over, or another one is in hand."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from msgspec import Struct
+
+from schemas.config import Kubernetes
+from schemas.domain import Critical, Domain
+from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.units import Duration
+from services.actuator.outbox import Duty, Reports
+from services.actuator.ownership import record_of
+from services.actuator.reconciler import Hand, Means
+from services.kube.client import Cluster
+from services.kube.objects import BANDWIDTH, Deployment, Pod, Thing
+from tests.support.kube.objects import NOW, TARGET, after, deployment, pod
+from tests.support.waiting import until
+
+S = 10**9
+PODS = 40
+AT_ONCE = 12
+"""As many patches as the actuator has under way at once."""
+
+
+class SlowApi:
+    """An API server that answers no patch before it is let go."""
+
+    def __init__(self, *things: Thing) -> None:
+        """Hold these objects."""
+        self.things = {thing.metadata.name: thing for thing in things}
+        self.asked: list[tuple[str, str]] = []
+        """The object and the bandwidth of every patch, in the order in which they came."""
+        self.go = asyncio.Event()
+
+    async def patch(self, request: web.Request) -> web.Response:
+        """Take a JSON Patch, and answer late."""
+        name = request.match_info["name"]
+        operations: list[dict[str, Any]] = json.loads(await request.read())
+        changed = after(self.things[name], operations)
+        self.asked.append((name, changed.annotations[BANDWIDTH]))
+        await self.go.wait()
+        self.things[name] = changed
+        return web.Response(body=msgspec.json.encode(changed), content_type="application/json")
+
+    def stands_at(self, limit: str, share: str) -> bool:
+        """Whether Deployment and Pods carry these values."""
+        found = {name: thing.bandwidth for name, thing in self.things.items()}
+        return found.pop("app") == limit and set(found.values()) == {share}
+
+
+class Quiet:
+    """Tells nobody."""
+
+    def tell(self, about: Thing, reason: str, message: str, *, warning: bool = False) -> None:
+        """No Event."""
+
+    def note(self, target: str, text: str | None) -> None:
+        """No note."""
+
+
+class Bench(Struct):
+    """One target's hand on a slow API server, with clocks that the test moves."""
+
+    api: SlowApi
+    hand: Hand
+    reports: Reports
+    actions: list[Action]
+    causes: list[tuple[str | None, str | None]]
+    """Of each report, the decision that it names, and the one whose headers it carries."""
+    acknowledged: list[int]
+    passed: list[int]
+    """Seconds that passed."""
+    running: list[asyncio.Task[None]]
+
+    async def send(self, action: Action, headers: Any) -> None:
+        """Take a report, as the bus would."""
+        self.actions.append(action)
+        self.causes.append((action.decision, headers.get("of")))
+
+    def decide(self, number: int, limit: int) -> None:
+        """Offer a decision; each number is a newer one."""
+        end = NOW + number
+        part = TargetDecision(TARGET.key, limit, limit, "none", 0)
+        state = State(1, number, end, {}, "test/1")
+        decision = Decision("line", f"line:{end}", end, NOW + 3 * S, (part,), "as told", state, "test/1", stress=0.5)
+
+        async def acknowledge() -> None:
+            self.acknowledged.append(number)
+
+        self.hand.offer(decision, part, end, Duty(acknowledge, {"of": decision.id}, 1))
+
+    async def begin(self, limit: int) -> None:
+        """Begin with a decision, and wait until as many of its patches are under way as there can be."""
+        self.decide(1, limit)
+        self.running += [asyncio.create_task(self.hand.run()), asyncio.create_task(self.reports.run(self))]
+        await until(lambda: len(self.api.asked) == AT_ONCE)
+
+    def reported(self) -> set[str]:
+        """The Pods that reports name as patched."""
+        return {one.pod for action in self.actions for one in action.pods if one.outcome == "applied"}
+
+
+@pytest.fixture
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Forty Pods at 500k each, 20M together, unless a test asks for another value."""
+    each = getattr(request, "param", "500k")
+    main, pods = deployment("20M", replicas=PODS), [pod(number, each) for number in range(PODS)]
+    api, passed = SlowApi(main, *pods), [0]
+    app = web.Application()
+    app.router.add_patch("/apis/apps/v1/namespaces/default/deployments/{name}", api.patch)
+    app.router.add_patch("/api/v1/namespaces/default/pods/{name}", api.patch)
+    async with (
+        TestServer(app) as server,
+        Cluster.connected(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as cluster,
+    ):
+        reports = Reports()
+        domain = Domain("line", (Critical("robot-control"),), (TARGET,), dead_man=Duration(3 * S))
+        means = Means(
+            cluster, reports, Quiet(), "me", clock=lambda: NOW + passed[0] * S, steady=lambda: float(passed[0])
+        )
+        it = Bench(api, Hand(domain, TARGET, means), reports, [], [], [], passed, [])
+        it.hand.seen.deployments([main])
+        it.hand.seen.all_pods(pods)
+        it.hand.begin(None)
+        yield it
+        api.go.set()
+        for task in it.running:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> None:
+    """It expires amid its raises: the rest stays, what was raised falls to the fail-safe limit, all is reported."""
+    await bench.begin(60_000)
+    bench.passed[0] = 3
+    bench.api.go.set()
+    await until(lambda: bench.api.stands_at("10M", "250k"))
+    first, rest = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE:]
+    assert {value for _, value in first} == {"60M", "1500k"}
+    assert {value for _, value in rest} == {"10M", "250k"}
+    await until(lambda: bench.acknowledged == [1] and len(bench.reported()) == PODS)
+    raised = next(action for action in bench.actions if action.decision is not None)
+    assert {one.pod for one in raised.pods} == {name for name, _ in first} - {"app"}
+    assert [action.cause for action in bench.actions if action.outcome == "skipped"] == ["decision"]
+
+
+@pytest.mark.parametrize("before", [60_000, 12_000])
+async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, before: int) -> None:
+    """Whether it comes amid raises or amid cuts that are not as deep."""
+    await bench.begin(before)
+    bench.decide(2, 10_000)
+    bench.api.go.set()
+    await until(lambda: bench.acknowledged == [1, 2])
+    assert bench.api.stands_at("10M", "250k")
+    assert {value for _, value in bench.api.asked[AT_ONCE:]} == {"10M", "250k"}
+    assert len(bench.causes) == 2
+    assert all(named == carried is not None for named, carried in bench.causes)
+    assert bench.reported() == {f"app-1-{number}" for number in range(PODS)}
+
+
+async def test_cut_after_cut_reaches_every_pod(bench: Bench) -> None:
+    """The Pods that no cut has reached yet go first."""
+    await bench.begin(12_000)
+    bench.decide(2, 10_000)
+    bench.api.go.set()
+    await until(lambda: bench.acknowledged == [1, 2])
+    first, second = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE : 2 * AT_ONCE]
+    assert {name for name, _ in first} & {name for name, _ in second} <= {"app"}
+
+
+async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: Bench) -> None:
+    """With a decision a second, a slow API server would never get to the last Pod."""
+    await bench.begin(10_000)
+    bench.decide(2, 10_000)
+    bench.api.go.set()
+    await until(lambda: bench.acknowledged == [1, 2])
+    # Each object once; requests that are under way at once arrive in any order.
+    assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
+    records = [record_of(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
+    assert {one.end for one in records if one is not None} == {NOW + 1}
+
+
+@pytest.mark.parametrize("bench", ["2M"], indirect=True)
+async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
+    """Pods are cut before it is raised, and another order comes first: the next finds what was there before."""
+    await bench.begin(30_000)
+    bench.decide(2, 24_000)
+    bench.api.go.set()
+    await until(lambda: bench.acknowledged == [1, 2])
+    (first, *_, last) = [action for action in bench.actions if action.outcome == "applied"]
+    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as told; Pods only so far")
+    assert (last.limit, last.reason) == (24_000, "as told")

@@ -1,0 +1,459 @@
+"""What breaks the bus from outside: nothing acknowledged is lost, nothing else stops, and it is said."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from nats.aio.client import Client
+
+from schemas.config import Bus as Settings
+from schemas.messages import DeadLetter, Sample, encode
+from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
+from services.bus.envelope import Raw
+from services.bus.session import ApiError
+from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.fault_tally import Broken, Tally
+from tests.support.nats_server import NatsServer, free_port
+
+
+@asynccontextmanager
+async def stranger(server: NatsServer) -> AsyncIterator[Client]:
+    """A plain client, to do what Sluice would not."""
+    client = Client()
+    await client.connect(server.url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another task, or the server, brings about."""
+    while not condition():  # noqa: ASYNC110 - what changes is no event of ours
+        await asyncio.sleep(0.02)
+
+
+async def asked(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
+    """Ask JetStream's API."""
+    answer = await client.request(f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=5)
+    told: dict[str, object] = json.loads(answer.data)
+    assert "error" not in told, told
+    return told
+
+
+def malformed(chance: random.Random) -> bytes:
+    """Something that is no sample: noise, half a sample, a sample with one wrong value, or too deep."""
+    good = encode(sample(chance.randrange(1, 1000)))
+    match chance.randrange(6):
+        case 0:
+            return chance.randbytes(chance.randrange(200))
+        case 1:
+            return good[: chance.randrange(len(good))]
+        case 2:
+            return good.replace(b'"end":', b'"end":"x",', 1)
+        case 3:
+            return good[:-1] + b',"v":7}'
+        case 4:
+            return good.replace(b'"test"', chance.choice([b"null", b"1", b"[]", b"{}", b'"\xff"']), 1)
+    return b'{"domain":' + b"[" * chance.randrange(1, 100_000)
+
+
+async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServer, tally: Tally) -> None:
+    """Malformed and adversarial messages between good ones: each is a dead letter once, each good one arrives."""
+    chance = random.Random(1)
+    bad = [malformed(chance) for _ in range(10_000)]
+    async with joined(nats) as (bus, _), stranger(nats) as client:
+        for n, body in enumerate(bad, start=1):
+            await client.publish(bus.subjects.sample("line"), body)
+            if n % 100 == 0:
+                await publish(bus, sample(n // 100))
+        await client.drain()
+        await publish(bus, sample(101))
+        taken = await take(bus, 101)
+        assert [one.message for one in taken] == [sample(n) for n in range(1, 102)]
+        async with asyncio.timeout(PATIENCE_S):
+            while await bus.acknowledged(Sample, "reader") < len(bad) + 101:  # noqa: ASYNC110 - the server's
+                await asyncio.sleep(0.05)
+        letters = await bus.stream(DeadLetter)
+        assert letters is not None
+        assert letters.last == len(bad)
+        last = await bus.last(DeadLetter, bus.subjects.dead("test"))
+        assert last is not None
+        assert last.message.service == "test"
+        assert "Sample" in last.message.reason
+    tally.add("malformed and adversarial messages", f"{len(bad)} samples", Broken(lost=101 - len(taken)))
+
+
+async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsServer) -> None:
+    """Whoever only looks on leaves nothing on the bus."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1))
+        await bus._session.send(bus.subjects.sample("line"), b"nonsense")
+        await publish(bus, sample(2))
+        assert [one.message for one in await take(bus, 2, durable=None)] == [sample(1), sample(2)]
+        letters = await bus.stream(DeadLetter)
+        assert letters is not None
+        assert letters.last == 0
+
+
+async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: NatsServer) -> None:
+    """The caller can put it aside and go on after it."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1))
+        await bus._session.send(bus.subjects.sample("line"), b"nonsense")
+        await publish(bus, sample(2))
+        with pytest.raises(Unreadable) as caught:
+            await bus.next_after(Sample, bus.subjects.sample("line"), 1)
+        assert caught.value.raw.body == b"nonsense"
+        assert caught.value.raw.seq == 2
+
+
+async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsServer) -> None:
+    """By the server's stream when published, and by the reader where a foreign stream took it."""
+    large = Sample("line", 0, 1, 1, "x" * 600_000)
+    async with joined(nats) as (bus, _):
+        with pytest.raises(TooLarge, match="maximum"):
+            await publish(bus, large)
+        with pytest.raises(TooLarge):
+            await publish(bus, Sample("line", 0, 1, 1, "x" * 2_000_000))
+        await publish(bus, sample(1))
+    nats.stop()
+    nats.wipe()
+    nats.start()
+    settings = Settings(servers=(nats.url,))
+    async with stranger(nats) as client, Bus.connected(settings, "test", lambda _: None) as bus:
+        await asked(
+            client, "STREAM.CREATE.SLUICE_SAMPLE", {"name": "SLUICE_SAMPLE", "subjects": ["sluice.sample.v1.>"]}
+        )
+        await bus.ensure_streams()
+        await publish(bus, large, sample(1))
+        assert [one.message for one in await take(bus, 1)] == [sample(1)]
+        letter = await bus.last(DeadLetter, bus.subjects.dead("test"))
+        assert letter is not None
+        assert letter.message.reason == f"{len(encode(large))} bytes, at most 524288 are read"
+
+
+async def test_a_stream_with_another_configuration_is_reported_and_left_alone(nats: NatsServer) -> None:
+    """What somebody set up by hand stays, with its messages."""
+    async with stranger(nats) as client:
+        theirs = {
+            "name": "SLUICE_SAMPLE",
+            "subjects": ["sluice.sample.v1.>"],
+            "max_age": 60 * 10**9,
+            "max_bytes": 10**6,
+        }
+        await asked(client, "STREAM.CREATE.SLUICE_SAMPLE", {**theirs, "duplicate_window": 10**9})
+        await client.publish("sluice.sample.v1.line", encode(sample(1)))
+        await client.flush()
+        async with Bus.connected(Settings(servers=(nats.url,)), "test", lambda _: None) as bus:
+            reports = await bus.ensure_streams()
+            assert len(reports) == 1
+            assert "stream SLUICE_SAMPLE exists with max_age 60000000000, max_bytes 1000000" in reports[0]
+            assert "max_age 86400000000000, max_bytes 268435456" in reports[0]
+            info = await asked(client, "STREAM.INFO.SLUICE_SAMPLE")
+            assert info["config"]["max_age"] == 60 * 10**9  # type: ignore[index]
+            assert (await take(bus, 1))[0].message == sample(1)
+
+
+async def test_a_stream_that_cannot_be_made_is_reported(nats: NatsServer) -> None:
+    """More copies than there are servers, or a subject that another stream has."""
+    async with stranger(nats) as client:
+        await asked(client, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["sluice.decision.>"]})
+        async with Bus.connected(Settings(servers=(nats.url,)), "test", lambda _: None) as bus:
+            reports = await bus.ensure_streams()
+            assert [report.split(":")[0] for report in reports] == ["stream SLUICE_DECISION"]
+            assert "overlap" in reports[0]
+    async with Bus.connected(Settings(servers=(nats.url,), prefix="three", replicas=3), "t", lambda _: None) as bus:
+        assert all("replicas > 1 not supported" in report for report in await bus.ensure_streams())
+
+
+Break = Callable[[NatsServer, Client], Awaitable[None]]
+
+
+async def restart(server: NatsServer, _: Client) -> None:
+    """The server goes down in order and comes back."""
+    server.stop()
+    server.start()
+
+
+async def crash(server: NatsServer, _: Client) -> None:
+    """The server is killed and comes back."""
+    server.stop(kill=True)
+    server.start()
+
+
+async def no_consumer(_: NatsServer, client: Client) -> None:
+    """Somebody deletes the durable consumer."""
+    await asked(client, "CONSUMER.DELETE.SLUICE_SAMPLE.reader")
+
+
+async def lame_duck(server: NatsServer, client: Client) -> None:
+    """Every client is thrown out."""
+    server.stop()
+    await asyncio.sleep(0.3)
+    server.start()
+
+
+@pytest.mark.parametrize("fault", [restart, crash, no_consumer, lame_duck])
+async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, fault: Break) -> None:
+    """Publisher and reader run on; every acknowledged sample is read."""
+    read: set[int] = set()
+    total = 300
+    async with joined(nats) as (bus, states), joined(nats, "reader") as (reader, _):
+
+        async def reading() -> None:
+            async with aclosing(reader.consume(Sample, "reader", "test", ack_wait=2)) as messages:
+                async for one in messages:
+                    read.add(one.message.end)
+                    await one.ack()
+                    if len(read) == total:
+                        return
+
+        async def publishing() -> None:
+            for n in range(1, total + 1):
+                await publish(bus, sample(n))
+                await asyncio.sleep(0.005)
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(reading())
+            group.create_task(publishing())
+            for _ in range(3):
+                await asyncio.sleep(0.3)
+                # A client of its own, because the server throws this one out, too.
+                async with stranger(nats) as client:
+                    await fault(nats, client)
+        lost = {sample(n).end for n in range(1, total + 1)} - read
+        assert states[-1] is None
+        stored = await bus.stream(Sample)
+        assert stored is not None
+        assert stored.last == total
+    tally.add("nats-server killed and restarted", f"3 faults, {total} samples", Broken(lost=len(lost)))
+
+
+async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsServer) -> None:
+    """What was on it is gone; what comes after is read."""
+    async with joined(nats) as (bus, states), stranger(nats) as client:
+        async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "reader", "test")) as messages:
+            await publish(bus, sample(1))
+            assert (await anext(messages)).message == sample(1)
+            await asked(client, "STREAM.DELETE.SLUICE_SAMPLE")
+            next_one = asyncio.create_task(anext(messages))
+            assert await publish(bus, sample(2)) == [1]
+            assert (await next_one).message == sample(2)
+        # Whoever of the two is first to notice says it: the reader's consumer is gone, or the publisher's stream.
+        assert any(state is not None and ("no stream" in state or "Consumer Deleted" in state) for state in states)
+        assert states[-1] is None
+
+
+async def test_a_server_that_is_not_there_yet_is_waited_for(nats: NatsServer) -> None:
+    """A service may start before its bus; it says why it waits."""
+    nats.stop()
+    states: list[str | None] = []
+    async with asyncio.timeout(PATIENCE_S):
+        waiting = asyncio.create_task(_joined_at_last(nats, states))
+        await until(lambda: bool(states))
+        assert states[0] is not None
+        assert nats.url in states[0]
+        nats.start()
+        await waiting
+    assert states[-1] is None
+
+
+async def _joined_at_last(server: NatsServer, states: list[str | None]) -> None:
+    async with Bus.connected(Settings(servers=(server.url,)), "test", states.append) as bus:
+        await bus.ensure_streams()
+        await publish(bus, sample(1))
+
+
+async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServer) -> None:
+    """Addresses are alternatives."""
+    settings = Settings(servers=(f"nats://127.0.0.1:{free_port()}", nats.url))
+    async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "test", lambda _: None) as bus:
+        await bus.ensure_streams()
+        assert await publish(bus, sample(1)) == [1]
+
+
+async def test_what_is_not_acknowledged_comes_again(nats: NatsServer) -> None:
+    """After the wait, or at once when it is asked for; the count of deliveries says so."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1))
+        # Far longer than the test's patience: what comes again by then was asked for.
+        patient = bus.consume(Sample, "patient", "test", ack_wait=10 * PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S), aclosing(patient) as messages:
+            await (await anext(messages)).nak()
+            again = await anext(messages)
+            assert (again.seq, again.deliveries) == (1, 2)
+            await again.nak(0.05)
+            third = await anext(messages)
+            assert (third.seq, third.deliveries) == (1, 3)
+            await third.ack()
+        brief = bus.consume(Sample, "brief", "test", ack_wait=0.2)
+        async with asyncio.timeout(PATIENCE_S), aclosing(brief) as messages:
+            assert (await anext(messages)).deliveries == 1
+            late = await anext(messages)
+            assert (late.seq, late.deliveries) == (1, 2)
+            await late.ack()
+
+
+async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: NatsServer) -> None:
+    """Each message goes to one of them, and ``since`` never claims a message that went to the other."""
+    async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
+        own: dict[str, list[Received[Sample]]] = {"one": [], "two": []}
+
+        async def reading(name: str, at: Bus) -> None:
+            async with aclosing(at.consume(Sample, "shared", "test", batch=4)) as messages:
+                async for one in messages:
+                    own[name].append(one)
+                    await one.ack()
+                    if sum(map(len, own.values())) == 200:
+                        return
+
+        readers = [asyncio.create_task(reading("one", bus)), asyncio.create_task(reading("two", other))]
+        await publish(bus, *(sample(n) for n in range(1, 201)))
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        for reader in readers:
+            reader.cancel()
+        assert sorted(one.seq for taken in own.values() for one in taken) == list(range(1, 201))
+        assert all(own.values()), {name: len(taken) for name, taken in own.items()}
+        for taken in own.values():
+            seen = {one.seq for one in taken}
+            for one in taken:
+                assert set(range(one.since, one.seq + 1)) <= seen
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"), [("all", [1, 2, 3, 4]), ("latest", [3, 4]), (2, [3, 4]), (99, [1, 2, 3, 4])]
+)
+async def test_where_a_new_consumer_begins(nats: NatsServer, start: str | int, expected: list[int]) -> None:
+    """At the beginning, at the latest of each subject, after a sequence; one beyond the end is of another stream."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1), sample(2), sample(3), sample(1, "other"))
+        for begin in (start, _computed(start)) if isinstance(start, int) else (start,):
+            durable = f"r-{isinstance(begin, int)}"
+            taken = []
+            async with asyncio.timeout(PATIENCE_S):
+                async with aclosing(bus.consume(Sample, durable, "test", start=begin)) as messages:  # type: ignore[arg-type]
+                    async for one in messages:
+                        taken.append(one.seq)
+                        await one.ack()
+                        if len(taken) == len(expected):
+                            break
+            assert taken == expected
+
+
+def _computed(start: int) -> Callable[[], Awaitable[int]]:
+    async def compute() -> int:
+        return start
+
+    return compute
+
+
+async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats: NatsServer) -> None:
+    """Afterwards the durable consumer knows where it is."""
+    asked_for = 0
+
+    async def compute() -> int:
+        nonlocal asked_for
+        asked_for += 1
+        return 0
+
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1), sample(2))
+        for _ in range(2):
+            async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "r", "t", start=compute)) as messages:
+                await (await anext(messages)).ack()
+    assert asked_for == 1
+
+
+async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> None:
+    """Its consumer does not outlive the server, its position does."""
+    async with joined(nats) as (bus, _):
+        await publish(bus, sample(1), sample(2))
+        async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, None, "test")) as messages:
+            assert [(await anext(messages)).message for _ in range(2)] == [sample(1), sample(2)]
+            nats.stop(kill=True)
+            nats.start()
+            next_one = asyncio.create_task(anext(messages))
+            await publish(bus, sample(3))
+            assert (await next_one).message == sample(3)
+
+
+async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServer) -> None:
+    """It would be silent for ever: said, mended, and what came meanwhile is read."""
+    async with joined(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
+        await publish(bus, sample(1))
+        await take(bus, 1)
+        config = (await asked(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
+        nobody = "sluice.sample.v1.nobody"
+        request: dict[str, object] = {"stream_name": "SLUICE_SAMPLE", "action": "update"}
+        request["config"] = {**config, "filter_subject": nobody}  # type: ignore[dict-item]
+        await asked(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
+        await publish(bus, sample(2), sample(3))
+        assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
+        assert states[-2:] == [f"consumer reader read {nobody}, not sluice.sample.v1.>: it is put right", None]
+
+
+async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
+    """The publisher repeats under the same id; with an expected last sequence the repetition is a conflict."""
+    async with joined(nats) as (bus, _):
+        first = await publish(bus, sample(1))
+        assert await publish(bus, sample(1)) == first
+        subject = bus.subjects.sample("line")
+        await bus.publish(subject, sample(2), msg_id="x", expect_last=first[0])
+        with pytest.raises(Conflict):
+            await bus.publish(subject, sample(2), msg_id="x", expect_last=first[0])
+        stored = await bus.stream(Sample)
+        assert stored is not None
+        assert stored.last == 2
+
+
+async def test_a_full_server_is_reported_until_it_takes_messages_again(nats: NatsServer) -> None:
+    """The publisher waits, says why, and goes on."""
+    async with joined(nats) as (bus, states), stranger(nats) as client:
+        info = await asked(client, "STREAM.INFO.SLUICE_SAMPLE")
+        config = info["config"]
+        full = {**config, "discard": "new", "max_msgs": 1}  # type: ignore[dict-item]
+        await asked(client, "STREAM.UPDATE.SLUICE_SAMPLE", full)
+        await publish(bus, sample(1))
+        waiting = asyncio.create_task(publish(bus, sample(2)))
+        async with asyncio.timeout(PATIENCE_S):
+            await until(lambda: states[-1] is not None)
+            assert "maximum messages exceeded" in str(states[-1])
+            await asked(client, "STREAM.UPDATE.SLUICE_SAMPLE", config)  # type: ignore[arg-type]
+            assert await waiting == [2]
+        assert states[-1] is None
+
+
+async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServer) -> None:
+    """A wrong request is a programming error, not a reason to wait."""
+    async with joined(nats) as (bus, _):
+        with pytest.raises(ApiError):
+            await bus._session.api("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
+
+
+async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
+    monkeypatch.setattr("services.bus.bus._BURY_S", 4.0)
+    async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
+        (seq,) = await publish(bus, sample(1))
+        subject = bus.subjects.sample("line")
+        letter = Raw(subject, {}, b"junk", seq, 1)
+        nats.freeze()
+        burying = asyncio.create_task(bus.bury("test", letter, "not a Sample"))
+        asking = asyncio.create_task(bus.acknowledged(Sample, "nobody"))
+        writing = asyncio.create_task(bus.publish(subject, sample(2), msg_id="late", expect_last=seq + 1))
+        for what in (bus.subjects.dead("test"), "CONSUMER.INFO", subject):
+            await until(lambda: any(what in (state or "") for state in states))  # noqa: B023
+        await burying
+        assert bus.subjects.dead("test") not in (states[-1] or "")
+        nats.thaw()
+        assert await asking == 0
+        with pytest.raises(Conflict):
+            await writing
+        assert states[-1] is None

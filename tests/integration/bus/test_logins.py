@@ -1,0 +1,243 @@
+"""Every way to log in to a guarded server, and what happens to who may not."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+from msgspec.structs import replace
+
+from schemas.config import Bus as Settings
+from services.bus.bus import Bus
+from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.nats_server import NatsServer
+
+NOT_LET_IN = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
+"""The server says why and hangs up; the second may overtake the first."""
+USERS = """
+authorization {
+  users: [
+    {user: decision, password: right}
+    {user: watcher, password: right, permissions: {
+      publish: {allow: ["$JS.API.STREAM.INFO.>"]}, subscribe: {allow: ["_INBOX_watcher.>"]}
+    }}
+    {user: deaf, password: right, permissions: {
+      publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}, subscribe: {allow: ["_INBOX_deaf.>"]}
+    }}
+  ]
+}
+"""
+
+
+@contextmanager
+def server(home: Path, settings: str) -> Iterator[NatsServer]:
+    """A nats-server with these settings."""
+    with NatsServer(home / "nats", settings) as started:
+        yield started
+
+
+async def works(at: NatsServer, settings: Settings, name: str = "decision") -> None:
+    """Publish and read something."""
+    async with asyncio.timeout(PATIENCE_S), joined(at, name, settings) as (bus, _):
+        await publish(bus, sample(1))
+        assert (await take(bus, 1))[0].message == sample(1)
+
+
+async def refused(at: NatsServer, settings: Settings) -> str:
+    """Why the server does not let one in; the service waits meanwhile, and may be let in later."""
+    states: list[str | None] = []
+    said = asyncio.Event()
+
+    def on_state(state: str | None) -> None:
+        states.append(state)
+        said.set()
+
+    async def join() -> None:
+        async with Bus.connected(replace(settings, servers=(at.url,)), "decision", on_state):
+            pass
+
+    waiting = asyncio.create_task(join())
+    async with asyncio.timeout(PATIENCE_S):
+        await said.wait()
+    assert not waiting.done()
+    waiting.cancel()
+    assert states[-1] is not None
+    return states[-1]
+
+
+async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password comes from the environment; a wrong one, or none, is said and tried again."""
+    with server(tmp_path, USERS) as at:
+        monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
+        await works(at, Settings(user="decision"))
+        monkeypatch.setenv("SLUICE_NATS_PASSWORD", "wrong")
+        assert NOT_LET_IN.search(await refused(at, Settings(user="decision")))
+        monkeypatch.delenv("SLUICE_NATS_PASSWORD")
+        assert NOT_LET_IN.search(await refused(at, Settings(user="decision")))
+        assert NOT_LET_IN.search(await refused(at, Settings()))
+
+
+async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service says which subject, and waits for the permission; streams that it may not make are reported."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
+    states: list[str | None] = []
+    with server(tmp_path, USERS) as at:
+        settings = Settings(servers=(at.url,), user="watcher")
+        async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "watcher", states.append) as bus:
+            reports = await bus.ensure_streams()
+            assert len(reports) == 4
+            assert "this user may not publish to $JS.API.STREAM.CREATE.SLUICE_SAMPLE" in reports[0]
+            waiting = asyncio.create_task(publish(bus, sample(1)))
+            while states[-1] is None:  # noqa: ASYNC110 - the server's doing
+                await asyncio.sleep(0.02)
+            waiting.cancel()
+    assert states[-1] == "this user may not publish to sluice.sample.v1.line"
+
+
+async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader says which subject, rather than that the server is silent, and goes on saying it while it tries."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
+    with server(tmp_path, USERS) as at:
+        async with joined(at, "deaf", Settings(user="deaf")) as (bus, states):
+            reading = asyncio.create_task(take(bus, 1))
+            denied = "this user may not publish to $JS.API.CONSUMER.MSG.NEXT.SLUICE_SAMPLE.reader"
+            async with asyncio.timeout(PATIENCE_S):
+                while denied not in states:  # noqa: ASYNC110 - the server's doing
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(1)
+            assert not reading.done()
+            reading.cancel()
+        assert states[states.index(denied) :] == [denied]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and a server's and a client's certificate from it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    home = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=home, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
+    for authority in ("ca", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.crt", "-subj", "/CN=a")
+    (home / "names").write_text("subjectAltName=IP:127.0.0.1")
+    for owner in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{owner}.key", "-out", f"{owner}.csr", "-subj", f"/CN={owner}")
+        signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
+        openssl("x509", "-req", "-in", f"{owner}.csr", "-out", f"{owner}.crt", *signing)
+    return home
+
+
+def tls_block(home: Path, more: str = "") -> str:
+    """The server's side."""
+    return f'tls {{ cert_file: "{home}/server.crt", key_file: "{home}/server.key", ca_file: "{home}/ca.crt"{more} }}'
+
+
+async def test_tls(tmp_path: Path, tls: Path) -> None:
+    """The server's certificate must come from the configured authority."""
+    with server(tmp_path, tls_block(tls)) as at:
+        await works(at, Settings(ca=str(tls / "ca.crt")))
+        assert "certificate verify failed" in await refused(at, Settings(ca=str(tls / "other.crt")))
+        assert "certificate verify failed" in await refused(at, Settings())
+
+
+async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
+    """The server lets in who shows a certificate from the same authority."""
+    with server(tmp_path, tls_block(tls, ", verify: true")) as at:
+        stranger = Settings(ca=str(tls / "ca.crt"))
+        await works(at, replace(stranger, certificate=str(tls / "client.crt"), key=str(tls / "client.key")))
+        assert await refused(at, stranger)
+
+
+@pytest.mark.parametrize("field", ["ca", "certificate", "key"])
+async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tls: Path, field: str) -> None:
+    """The reason names the file."""
+    good = Settings(ca=str(tls / "ca.crt"), certificate=str(tls / "client.crt"), key=str(tls / "client.key"))
+    wrong = tmp_path / "wrong.pem"
+    with server(tmp_path, tls_block(tls)) as at:
+        assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
+        wrong.write_text("nothing of the kind")
+        assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
+
+
+async def test_no_password_goes_over_a_line_in_the_clear(
+    tmp_path: Path, tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an authority is configured, a server without TLS gets neither the password nor a message."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
+    with server(tmp_path, USERS) as at:
+        assert "offers no TLS" in await refused(at, Settings(user="decision", ca=str(tls / "ca.crt")))
+
+
+def pair(prefix: int) -> nkeys.KeyPair:
+    """A new key pair."""
+    return nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), prefix)))
+
+
+async def test_nkey(tmp_path: Path) -> None:
+    """A seed in a file; the server knows the public key only."""
+    own, other = pair(nkeys.PREFIX_BYTE_USER), pair(nkeys.PREFIX_BYTE_USER)
+    for name, keys in (("own.nk", own), ("other.nk", other)):
+        (tmp_path / name).write_text(keys.seed.decode())
+    with server(tmp_path, f"authorization {{ users: [ {{ nkey: {own.public_key.decode()} }} ] }}") as at:
+        await works(at, Settings(credentials=str(tmp_path / "own.nk")))
+        assert NOT_LET_IN.search(await refused(at, Settings(credentials=str(tmp_path / "other.nk"))))
+        assert "missing.nk" in await refused(at, Settings(credentials=str(tmp_path / "missing.nk")))
+
+
+def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]) -> str:
+    """A JSON Web Token as NATS's operator mode wants it."""
+
+    def part(content: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+    body: dict[str, Any] = {
+        "iss": issuer.public_key.decode(),
+        "sub": subject.public_key.decode(),
+        "iat": int(time.time()),
+    }
+    body |= {"name": "test", "nats": {"version": 2, **claims}}
+    body["jti"] = base64.b32encode(hashlib.sha256(json.dumps(body).encode()).digest()).decode().rstrip("=")
+    text = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(body)}"
+    return f"{text}.{base64.urlsafe_b64encode(issuer.sign(text.encode())).decode().rstrip('=')}"
+
+
+async def test_creds_file(tmp_path: Path) -> None:
+    """A user's token and seed in one file, checked against operator and account."""
+    operator, account, user = map(pair, (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER))
+    system = pair(nkeys.PREFIX_BYTE_ACCOUNT)
+    unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+    limits = {**unlimited, "wildcards": True}
+    of_account = signed(operator, account, {"type": "account", "limits": {**limits, **storage}})
+    of_system = signed(operator, system, {"type": "account", "limits": limits})
+    of_user = signed(account, user, {"type": "user", "subs": -1, "data": -1, "payload": -1})
+    creds = tmp_path / "decision.creds"
+    creds.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    accounts = {account.public_key.decode(): of_account, system.public_key.decode(): of_system}
+    settings = f"""
+        operator: {signed(operator, operator, {"type": "operator"})}
+        system_account: {system.public_key.decode()}
+        resolver: MEMORY
+        resolver_preload: {{ {", ".join(f"{public}: {token}" for public, token in accounts.items())} }}
+    """
+    with server(tmp_path, settings) as at:
+        await works(at, Settings(credentials=str(creds)))
+        assert await refused(at, Settings())

@@ -1,0 +1,209 @@
+"""The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from nats.aio.client import Client
+from nats.errors import Error
+
+from schemas.config import Bus as Settings
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Decision, Sample, encode
+from schemas.units import Rate
+from services.bus.bus import Bus
+from services.control import Controller
+from services.decision.domain_log import BusDecisions
+from tests.support.decision_services import stored
+from tests.support.nats_server import NatsServer
+from tests.support.waiting import until
+
+MANIFEST = Path(__file__).parents[3] / "manifests" / "nats.conf"
+USERS = ("sampler", "decision", "actuator", "reader")
+STREAMS = ("sample", "decision", "action", "dead")
+S = 10**9
+PATIENCE_S = 30
+SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
+TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
+DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))).step(None, SAMPLE)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
+    """A nats-server with the manifest's users; each one's password is its name."""
+    text = MANIFEST.read_text()
+    monkeypatch.setenv("POD_NAME", "nats-0")
+    for user in USERS:
+        monkeypatch.setenv(f"{user.upper()}_PASSWORD", f"p-{user}")
+    with NatsServer(tmp_path / "nats", text[text.index("authorization {") :]) as server:
+        yield server
+
+
+@asynccontextmanager
+async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+    """A service's place on the guarded bus."""
+    monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Bus.connected(Settings(servers=(server.url,), user=user), user, lambda _: None) as bus,
+    ):
+        yield bus
+
+
+async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actuator makes the streams; sample and decision travel to who waits for them; the reader sees both."""
+    async with joined(guarded, "sampler", monkeypatch) as sampler:
+        reports = await sampler.ensure_streams()
+        assert len(reports) == len(STREAMS)
+        assert all("this user may not publish" in report for report in reports), reports
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        assert await actuator.ensure_streams() == []
+        async with joined(guarded, "sampler", monkeypatch) as sampler:
+            assert await sampler.ensure_streams() == []
+            await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
+        async with joined(guarded, "decision", monkeypatch) as decision:
+            async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+                taken = await anext(samples)
+                subject = decision.subjects.decision("line")
+                await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
+                await taken.ack()
+            assert await decision.last(Decision, subject) is not None
+        async with aclosing(
+            actuator.consume(Decision, "actuator-1", "actuator", start="latest", fleeting=True)
+        ) as decisions:
+            received = await anext(decisions)
+            assert received.message.sample == taken.message.id == SAMPLE.id
+            await received.ack()
+        async with joined(guarded, "reader", monkeypatch) as reader:
+            assert await reader.last(Sample, reader.subjects.sample("line")) is not None
+            async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
+                assert (await anext(decisions)).message.sample == SAMPLE.id
+
+
+@pytest.mark.parametrize("intruder", ["sampler", "reader"])
+async def test_a_forged_decision_is_refused(
+    guarded: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
+) -> None:
+    """A well-formed decision from a sampler that was taken over, or from a reader, never gets onto the stream."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        violations: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            violations.append(str(error))
+
+        forger = Client()
+        await forger.connect(guarded.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
+        await forger.publish("sluice.decision.v1.line", encode(DECISION))
+        await forger.drain()
+        assert any("permissions violation for publish" in text.lower() for text in violations), violations
+        info = await actuator.stream(Decision)
+        assert info is not None
+        assert info.last == 0
+
+
+@asynccontextmanager
+async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A plain client with a service's password, and what the server refused it."""
+    violations: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        violations.append(str(error))
+
+    client = Client()
+    await client.connect(server.url, user=user, password=f"p-{user}", inbox_prefix=f"_INBOX_{user}", error_cb=on_error)
+    try:
+        yield client, violations
+    finally:
+        await client.close()
+
+
+async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither point it at another subject, nor take a sample away from it, nor learn another's name.
+
+    What it may read, it reads on its own.
+    """
+    async with (
+        joined(guarded, "actuator", monkeypatch) as actuator,
+        joined(guarded, "decision", monkeypatch) as decision,
+    ):
+        await actuator.ensure_streams()
+        async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+            async with joined(guarded, "sampler", monkeypatch) as sampler:
+                await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
+            await (await anext(samples)).ack()
+            async with intruding(guarded, "reader") as (reader, violations):
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
+                config = json.loads(answer.data)["config"]
+                config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
+                request = json.dumps({"stream_name": "SLUICE_SAMPLE", "config": config, "action": "update"}).encode()
+                refused = [
+                    "CONSUMER.CREATE.SLUICE_SAMPLE.decision",
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{nobody}",
+                    "CONSUMER.CREATE.SLUICE_SAMPLE",
+                    "CONSUMER.DURABLE.CREATE.SLUICE_SAMPLE.decision",
+                    "CONSUMER.MSG.NEXT.SLUICE_SAMPLE.decision",
+                    "CONSUMER.DELETE.SLUICE_SAMPLE.decision",
+                    "CONSUMER.NAMES.SLUICE_DECISION",
+                    "CONSUMER.LIST.SLUICE_DECISION",
+                ]
+                for what in refused:
+                    await reader.publish(f"$JS.API.{what}", request, reply=reader.new_inbox())
+                await until(lambda: len(violations) == len(refused), lambda: violations)
+                assert all("permissions violation for publish" in text.lower() for text in violations), violations
+                # Another name in the subject than in the request does not get around it.
+                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
+                assert "error" in json.loads(answer.data)
+                answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
+                found = json.loads(answer.data)
+                assert found["config"]["filter_subject"] == "sluice.sample.v1.>"
+                assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
+
+
+async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's answers can be sent among the decisions, but are none: control goes on from the last one."""
+    async with joined(guarded, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        async with joined(guarded, "decision", monkeypatch) as decision:
+            subject = decision.subjects.decision("line")
+            ledger = BusDecisions(decision, "line")
+            await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
+            async with intruding(guarded, "reader") as (reader, _), intruding(guarded, "sampler") as (sampler, _):
+                await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
+                await sampler.publish("sluice.sample.v1.line", encode(SAMPLE), reply=subject)
+                await reader.flush()
+                await sampler.flush()
+                await stored(actuator, Decision, 3)
+            head = await ledger.head()
+            assert head.state is not None
+            assert (head.state.epoch, head.state.seq, head.seq) == (DECISION.epoch, DECISION.seq, 3)
+            following = replace(DECISION, sample="line:next")
+            assert await decision.publish(subject, following, msg_id=following.id, expect_last=head.seq) == 4
+
+
+async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
+    """Neither without a user nor with a wrong password."""
+    refusals: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refusals.append(str(error))
+
+    for user, password in ((None, None), ("decision", "guess")):
+        stranger = Client()
+        with pytest.raises(Error):
+            await stranger.connect(
+                guarded.url,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                error_cb=on_error,
+                user=user,
+                password=password,
+            )
+        await stranger.close()
+        # The server says why and hangs up; the second may overtake the first.
+        assert re.search("authorization|reset by peer", refusals.pop().lower())

@@ -1,0 +1,50 @@
+"""A replica of the decision service that takes samples and never comes back."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+from schemas.config import Bus as Settings
+from schemas.messages import Sample
+from services.bus.bus import Bus
+from services.decision.domain_log import NAME
+from tests.support.decision_services import (
+    DecisionProcess,
+    S,
+    check,
+    config_text,
+    configured,
+    decided,
+    joined,
+    sample,
+    send,
+)
+from tests.support.nats_server import NatsServer
+
+ACK_WAIT_S = 3.0
+
+
+async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsServer, tmp_path: Path) -> None:
+    """One of its samples comes again before the others do: the next new one does not hide those in between."""
+    text = config_text(nats.url, "frozen", ("press",))
+    begin = time.time_ns() - 3600 * S
+    settings = Settings(servers=(nats.url,), prefix="frozen")
+    async with joined(nats.url, "frozen") as bus:
+        async with Bus.connected(settings, NAME, lambda _: None) as frozen:
+            # The first to come makes the consumer that all replicas share.
+            taken = frozen.consume(Sample, NAME, NAME, batch=8, ack_wait=ACK_WAIT_S)
+            async with aclosing(taken) as samples:
+                await send(bus, [sample("press", 1, begin)])
+                assert (await anext(samples)).seq == 1
+                await asyncio.sleep(ACK_WAIT_S / 2)
+                await send(bus, [sample("press", number, begin) for number in (2, 3, 4)])
+                assert [(await anext(samples)).seq for _ in range(3)] == [2, 3, 4]
+                held = asyncio.get_running_loop().time()
+        with DecisionProcess(tmp_path, text) as process:
+            # Meanwhile the first is due again, and the others are not yet.
+            await asyncio.sleep(max(held + ACK_WAIT_S / 2 + 0.1 - asyncio.get_running_loop().time(), 0))
+            await send(bus, [sample("press", 5, begin)])
+            await decided(bus, 5)
+            assert process.stop() == 0
+        assert await check(bus, configured(text)) == 5

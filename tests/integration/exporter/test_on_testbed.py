@@ -1,0 +1,202 @@
+"""Real packets to the histogram: flows captured at the bed's devices, probes through its bottleneck."""
+
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from math import sqrt
+from operator import add
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from services.common.histogram import BOUNDS, Latency, increase, latency
+from services.plant.real.ground_truth import STEAL, quantile, read_processor
+from services.plant.real.plant import PEERS
+from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
+from services.plant.workloads import Apps, CriticalApp, TargetApp
+from tests.support.hubble.harness import Factory, running, until, value
+from tests.support.hubble.wiretap import Wire
+
+APPS = Apps(
+    # Slow enough for what waits on the link to be large beside what programs add.
+    capacity=10_000,
+    critical=(
+        # No rate is a multiple of another, nor of iperf3's tick of a millisecond: packets that march in
+        # step meet always or never, and neither is what an independent observer sees.
+        CriticalApp(ROBOT, "udp", 500, packet=200, probe_hz=307),
+        CriticalApp(SCANNER, "tcp", 2_500, probe_hz=97),
+    ),
+    # Its pages make a queue of some milliseconds, and an empty one, in turn.  Paced streams alone leave the
+    # queue empty most of the time: there would be next to nothing to measure, in the narrowest buckets.
+    targets=(TargetApp(TELEMETRY), TargetApp(ERP, load=2_000, limit=5_000)),
+    # As small as a SYN: on a slow link a larger packet takes longer by itself.
+    probe=32,
+)
+FINE = (
+    *(bound for bound in BOUNDS if bound < 0.05),
+    *(round(0.05 + 0.0025 * step, 4) for step in range(41)),
+    *(bound for bound in BOUNDS if bound > 0.15),
+)
+"""The exporter's buckets here: the default ones would have the whole congested queue in one."""
+EDGES = {"handshake": FINE, "probe": FINE, "plant": BOUNDS}
+"""The bounds that each histogram is read by."""
+HANDSHAKES = 150
+"""Connections opened a second."""
+BESIDES = 2_100 + (HANDSHAKES * (74 + 3 * 66) + 100 * 106) * 8 // 1000
+"""What pages, handshakes and the exporter's probes put on the bottleneck, kbit/s on the wire."""
+
+CONNECT = f"""
+import asyncio, random, sys
+
+async def connect():
+    try:
+        _, writer = await asyncio.open_connection(sys.argv[1], 7009)
+        writer.close()
+    except OSError:
+        pass
+
+async def main():
+    async with asyncio.TaskGroup() as group:
+        while True:
+            group.create_task(connect())
+            await asyncio.sleep(random.uniform(0, 2) / {HANDSHAKES})
+
+asyncio.run(main())
+"""
+"""Opens connections irregularly, and does not wait for a slow one before the next."""
+
+STRETCH_S = 2.0
+STRETCHES = 4
+"""So many stretches make a phase."""
+MOST = 20
+"""So many may be left out, because somebody else took the machine."""
+
+
+class Phase(NamedTuple):
+    """What the wire, the plant and the exporter say of the same stretches of time."""
+
+    wire: list[float]
+    """Each of the plant's probes, its round trip on the wire, ascending."""
+    plant: Latency
+    """The same as the plant's instrument felt it, wake-ups of two programs included."""
+    handshake: Latency
+    probe: Latency
+    stolen: int
+    """Stretches that were left out."""
+
+
+def counted(factory: Factory) -> dict[str, list[float]]:
+    """The cumulative counts of both sources and of the plant's instrument, now."""
+    page = factory.get("exporter", "/metrics")
+    name = "hubble_flow_latency_seconds_bucket"
+    bounds = [*map(repr, FINE), "+Inf"]
+    found = {one: [value(page, name, source=one, le=le) or 0.0 for le in bounds] for one in ("handshake", "probe")}
+    return {**found, "plant": list(factory.plant.counters().latency[ROBOT].counts)}
+
+
+def phase(factory: Factory, wire: Wire) -> Phase:
+    """Look at several stretches from now on, and leave out those in which the machine was taken away."""
+    trips: list[float] = []
+    before, ticks = counted(factory), read_processor()
+    gained = {name: [0.0] * len(counts) for name, counts in before.items()}
+    taken = stolen = 0
+    wire.trips()
+    while taken < STRETCHES:
+        time.sleep(STRETCH_S)  # The stretch that is measured: nothing else ends it.
+        seen, after, now = wire.trips(), counted(factory), read_processor()
+        if now[0] - ticks[0] > STEAL * (now[1] - ticks[1]):
+            stolen += 1
+            assert stolen < MOST, f"the machine was taken away in {stolen} stretches"
+        else:
+            taken += 1
+            trips += seen
+            for name, total in gained.items():
+                gained[name] = list(map(add, total, increase(before[name], after[name])))
+        before, ticks = after, now
+    return Phase(sorted(trips), **{name: latency(EDGES[name], total) for name, total in gained.items()}, stolen=stolen)
+
+
+def width(at: float, bounds: Sequence[float] = FINE) -> float:
+    """The width of the bucket that holds a latency."""
+    edges = (0.0, *bounds)
+    place = min(bisect_left(bounds, at), len(bounds) - 1)
+    return edges[place + 1] - edges[place]
+
+
+def band(trips: list[float], q: float, sample: float) -> tuple[float, float]:
+    """Between which true quantiles that of so large a sample lies, 19 times out of 20."""
+    off = 2 * sqrt(q * (1 - q) / sample)
+    return quantile(trips, max(q - off, 0.0)), quantile(trips, min(q + off, 1.0))
+
+
+def agree(name: str, measured: Latency, trips: list[float]) -> None:
+    """P95 and IQR are those of the ground truth, within a bucket's width."""
+    assert measured.p95 is not None, f"{name}: nothing was measured"
+    assert measured.jitter is not None
+    low, high = band(trips, 0.95, measured.observations)
+    said = f"{name}: P95 {measured.p95:.6f}, true {quantile(trips, 0.95):.6f} ({low:.6f} to {high:.6f})"
+    print(said)
+    assert low - width(low) <= measured.p95 <= high + width(high), said
+    (first, second), (third, fourth) = (band(trips, q, measured.observations) for q in (0.25, 0.75))
+    low, high = max(third - second, 0.0), fourth - first
+    said = f"{name}: IQR {measured.jitter:.6f}, true {low:.6f} to {high:.6f}"
+    print(said)
+    assert low - width(fourth) <= measured.jitter <= high + width(fourth), said
+
+
+def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
+    """Wait until the plant's own P95 has been so for two seconds in a row."""
+    row = 0
+
+    def looked() -> bool:
+        nonlocal row
+        for second in factory.plant.seconds():
+            p95 = second.critical[ROBOT].p95
+            row = row + 1 if second.invalid is None and p95 is not None and holds(p95) else 0
+        return row >= 2
+
+    until(looked, what, 60)
+
+
+@pytest.mark.parametrize("wrong", [{"p95": 0.0}, {"p95": 0.09}, {"p95": 0.24}, {"jitter": 0.0}, {"jitter": 0.025}])
+def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
+    """A full queue of 98 ms that reads as none, as another one, or without its jitter or with far more."""
+    chance = Random(1)
+    trips = sorted(chance.gauss(0.092, 0.004) for _ in range(2400))
+    right = Latency(quantile(trips, 0.75) - quantile(trips, 0.25), quantile(trips, 0.95), 800)
+    agree("right", right, trips)
+    with pytest.raises(AssertionError):
+        agree("wrong", right._replace(**wrong), trips)
+
+
+@pytest.mark.root
+def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
+    """P95 and IQR, by handshakes and by probes, throttled and congested, as every packet's own round trip says."""
+    with running(tmp_path, APPS, BESIDES) as factory:
+        factory.sidecar(ROBOT, "--udp", "7007", "--tcp", "7007")
+        factory.sidecar(PEERS[ROBOT], "--tcp", "7009")
+        robot, cell = factory.bed.pod(ROBOT), factory.bed.pod(PEERS[ROBOT])
+        factory.bed.start(robot.name, sys.executable, "-c", CONNECT, cell.address)
+        factory.configure(probe=True, more=f"  buckets: [{', '.join(f'{bound:f}' for bound in FINE)}]\n")
+        factory.start("exporter")
+        until(lambda: '"ready": true' in factory.get("exporter", "/readyz"), "the exporter is ready")
+
+        wire = Wire(factory.bed, ROBOT, 7007)
+        stands(factory, lambda p95: p95 < 0.01, "the queue has drained")
+        throttled = phase(factory, wire)
+        factory.unleash()
+        stands(factory, lambda p95: p95 > 0.05, "the queue has filled")
+        congested = phase(factory, wire)
+        text = factory.get("exporter", "/metrics")
+    for name, one in (("throttled", throttled), ("congested", congested)):
+        print(f"{name}: {one.stolen} stretches left out; as felt by the plant: {one.plant}")
+        agree(f"{name}, probes", one.probe, one.wire)
+        agree(f"{name}, handshakes", one.handshake, one.wire)
+    assert quantile(congested.wire, 0.95) > 10 * quantile(throttled.wire, 0.95)
+    assert congested.plant.p95 is not None
+    assert abs(quantile(congested.wire, 0.95) - congested.plant.p95) < width(congested.plant.p95, BOUNDS)
+    assert value(text, "sluice_exporter_unpaired_total", reason="negative") in (None, 0)
+    assert TELEMETRY not in text

@@ -1,0 +1,128 @@
+"""``sluice exporter`` and ``sluice echo`` as processes: what a scrape and the probes of a kubelet see."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
+from tests.support.hubble.flows import Talk
+from tests.support.hubble.harness import SLUICE, until, value
+from tests.support.hubble.server import HubbleServer
+from tests.support.nats_server import free_port
+
+DOMAIN = """
+domains:
+  - name: floor
+    critical: [{workload: robot-control, namespace: factory}]
+    targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
+"""
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a page; status 0 while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as page:
+            return page.status, page.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def sidecar() -> tuple["subprocess.Popen[str]", dict[str, str]]:
+    """A running ``sluice echo`` and its ports."""
+    process = subprocess.Popen(
+        [SLUICE, "echo", "--udp", "0", "--tcp", "0", "--host", "127.0.0.1"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    words = process.stdout.readline().split()
+    assert words[0] == "listening"
+    return process, dict(zip(words[1::2], words[2::2], strict=True))
+
+
+def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_path: Path) -> None:
+    """Blind at first and ready once both speak; on SIGTERM it ends in order."""
+    echo, ports = sidecar()
+    listen = free_port()
+    with HubbleServer() as server:
+        config = tmp_path / "sluice.yaml"
+        config.write_text(
+            DOMAIN + "exporter:\n"
+            f"  relay: {{address: '{server.address}'}}\n"
+            "  probes: [{workload: robot-control, namespace: factory, address: 127.0.0.1, rate: 20, tcp_rate: 5, "
+            f"udp: {ports['udp']}, tcp: {ports['tcp']}}}]\n"
+            f"listen: {{host: 127.0.0.1, exporter: {listen}}}\n"
+        )
+        exporter = subprocess.Popen([SLUICE, "exporter", "--config", config])
+        try:
+            until(lambda: "blind: factory/robot-control" in get(listen, "/readyz")[1], "blindness")
+            status, body = get(listen, "/readyz")
+            assert status == 503
+            assert "observations, 100 needed" in json.loads(body)["wrong"]["observations"]
+            until(lambda: value(get(listen, "/metrics")[1], "sluice_exporter_relay_connected") == 1, "connection")
+
+            def publish_and_look() -> bool:
+                for port in range(1000, 1060):
+                    server.publish(Talk(port=port).ask(time.time_ns(), TO_NETWORK))
+                    server.publish(Talk(port=port).answer(time.time_ns(), TO_ENDPOINT))
+                return get(listen, "/readyz")[0] == 200
+
+            until(publish_and_look, "readiness")
+            page = get(listen, "/metrics")[1]
+            for source, protocol in (("handshake", "tcp"), ("probe", "udp"), ("probe", "tcp")):
+                name = "hubble_flow_latency_seconds_count"
+                assert value(
+                    page, name, namespace="factory", workload="robot-control", source=source, protocol=protocol
+                )
+            assert value(page, "hubble_flow_lost_total", source="probe") == 0
+            assert page.count('source="handshake"') >= 29
+        finally:
+            for process in (exporter, echo):
+                process.send_signal(signal.SIGTERM)
+            codes = [process.wait(10) for process in (exporter, echo)]
+            if echo.stdout is not None:
+                echo.stdout.close()
+    assert codes == [0, 0]
+
+
+def test_a_configuration_without_a_source_is_refused(tmp_path: Path) -> None:
+    """Neither Relay nor a probe: there would be nothing to measure."""
+    config = tmp_path / "sluice.yaml"
+    config.write_text(DOMAIN)
+    done = subprocess.run([SLUICE, "exporter", "--config", config], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "set 'relay', 'probes' or both" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--udp", "99999"]])
+def test_a_sidecar_without_a_port_is_refused(arguments: list[str]) -> None:
+    """The error says what to give."""
+    done = subprocess.run([SLUICE, "echo", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--udp" in done.stderr
+
+
+def test_a_sidecar_is_small() -> None:
+    """It runs beside every critical pod, and imports nothing that it does not need."""
+    echo, _ = sidecar()
+    resident = Path(f"/proc/{echo.pid}/status").read_text()
+    heavy = subprocess.run(
+        [sys.executable, "-c", "import sys, services.exporter.echo_server; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    echo.terminate()
+    echo.wait(10)
+    assert echo.stdout is not None
+    echo.stdout.close()
+    match = re.search(r"VmRSS:\s+(\d+) kB", resident)
+    assert match is not None
+    assert int(match[1]) < 24 * 1024
+    assert not {"grpc", "google.protobuf", "prometheus_client", "msgspec", "asyncio", "yaml"} & set(heavy)

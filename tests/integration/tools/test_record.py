@@ -1,0 +1,247 @@
+"""Recording a real bus, and replaying what a real decision service decided on it."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from schemas.messages import Decision, Sample, State, decode
+from services.bus.bus import Bus
+from services.bus.envelope import SAMPLE_SEQ, Raw
+from services.control import Controller
+from services.tools.common.bus_reader import Stretch, opened
+from services.tools.common.recording import Line, Reader
+from tests.support.commands import running, sluice
+from tests.support.decision_services import DecisionProcess, config_text, configured, decided, joined, sample, send
+from tests.support.nats_server import NatsServer
+
+S = 10**9
+COUNT = 60
+
+
+@asynccontextmanager
+async def decided_bus(nats: NatsServer, home: Path, domains: str = "ab") -> AsyncIterator[tuple[Bus, Path]]:
+    """A bus with samples of the last minute and a decision service's answers; gives the configuration file, too."""
+    text = config_text(nats.url, "sluice", domains)
+    begin = time.time_ns() - 3600 * S
+    with DecisionProcess(home, text):
+        async with joined(nats.url, "sluice") as bus:
+            for n in range(1, COUNT + 1):
+                await send(bus, (sample(domain, n, begin) for domain in domains))
+            await decided(bus, COUNT * len(domains))
+            yield bus, home / "config.yaml"
+
+
+async def run(*arguments: str | Path) -> str:
+    """Run a subcommand that succeeds; gives what it printed."""
+    done = await asyncio.to_thread(sluice, *arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+async def test_a_recorded_bus_replays_to_the_same_decisions(nats: NatsServer, tmp_path: Path) -> None:
+    """What the live service decided is decided again from the recording alone, byte for byte."""
+    file = tmp_path / "x.jsonl.zst"
+    async with decided_bus(nats, tmp_path) as (_, config):
+        told = await run("record", "--config", config, "--since", "10m", "-o", file)
+    assert "120 samples, 120 decisions" in told
+    result = json.loads(await run("replay", file, "--json"))
+    for domain in "ab":
+        tally = result["domains"][domain]
+        assert (tally["samples"], tally["identical"], tally["different"], tally["given"]) == (COUNT, COUNT, 0, 0)
+    assert result["problems"] == []
+
+
+async def test_a_recording_holds_what_the_bus_held(nats: NatsServer, tmp_path: Path) -> None:
+    """Subjects, sequences, times, headers and bodies are those of the bus, each cause before its effect."""
+    file = tmp_path / "x.jsonl.zst"
+    async with decided_bus(nats, tmp_path) as (bus, config):
+        await run("record", "--config", config, "--since", "10m", "-o", file)
+        stored = {(kind, raw.seq): raw async for kind, raw in _everything(bus)}
+    lines = list(Reader(file).lines())
+    assert len(lines) == len(stored)
+    for line in lines:
+        raw = stored[line.kind, line.seq]
+        assert (line.subject, line.time, line.payload) == (raw.subject, raw.published, raw.body)
+        assert line.headers == dict(raw.headers)
+    seen = set()
+    for line in lines:
+        if line.kind == "sample":
+            seen.add(decode(Sample, line.payload).id)
+        else:
+            assert decode(Decision, line.payload).sample in seen
+
+
+async def _everything(bus: Bus) -> AsyncIterator[tuple[str, Raw]]:
+    for kind in ("sample", "decision"):
+        async for raw in bus.read(kind):
+            yield kind, raw
+
+
+async def test_a_stretch_by_sequence_and_of_one_domain(nats: NatsServer, tmp_path: Path) -> None:
+    """Only the asked samples are recorded; the state that they begin in comes with them."""
+    file = tmp_path / "x.jsonl.zst"
+    async with decided_bus(nats, tmp_path) as (bus, config):
+        # A decision answers each sample before the next one comes, as in life.
+        begin = time.time_ns() - 1800 * S
+        for n in range(1, 11):
+            await send(bus, [sample("a", n, begin)])
+            await decided(bus, 2 * COUNT + n)
+        first, last = str(2 * COUNT + 4), str(2 * COUNT + 7)
+        arguments = ("--from-seq", first, "--to-seq", last, "--domain", "a")
+        await run("record", "--config", config, *arguments, "-o", file)
+    reader = Reader(file)
+    kinds = [(line.kind, line.seq) for line in reader.lines()]
+    assert kinds[0] == ("decision", 2 * COUNT + 3)
+    assert [seq for kind, seq in kinds if kind == "sample"] == list(range(2 * COUNT + 4, 2 * COUNT + 8))
+    assert [domain.name for domain in reader.header.domains] == ["a"]
+    tally = json.loads(await run("replay", file, "--json"))["domains"]["a"]
+    assert (tally["given"], tally["identical"], tally["different"]) == (1, 4, 0)
+
+
+async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tmp_path: Path) -> None:
+    """A live recording can be read while it grows, ends in order on Ctrl-C, and replays."""
+    file = tmp_path / "x.jsonl.zst"
+    async with decided_bus(nats, tmp_path) as (bus, config):
+        with running("record", "--config", config, "-o", file) as process:
+            async with asyncio.timeout(30):
+                begin, n = time.time_ns() - 1800 * S, 0
+                while not file.exists() or len(list(Reader(file).lines())) < 30:
+                    n += 1
+                    await send(bus, (sample(domain, n, begin) for domain in "ab"))
+                    await asyncio.sleep(0.02)
+        assert process.returncode == 0
+    result = json.loads(await run("replay", file, "--json"))
+    for tally in result["domains"].values():
+        assert tally["identical"] >= 5
+        assert tally["different"] == 0
+
+
+async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer, tmp_path: Path) -> None:
+    """The states that the stretch begins in are in the order of the bus, and what comes after them comes once."""
+    text = config_text(nats.url, "sluice", "ab")
+    file, begin = tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
+    (tmp_path / "config.yaml").write_text(text)
+    async with joined(nats.url, "sluice") as bus:
+        states: dict[str, State] = {}
+        controllers = {domain.name: Controller(domain) for domain in configured(text).domains}
+
+        async def step(name: str, n: int) -> None:
+            one = sample(name, n, begin)
+            seq = await bus.publish(bus.subjects.sample(name), one, msg_id=one.id)
+            decision = controllers[name].step(states.get(name), one)
+            states[name] = decision.state
+            headers = {SAMPLE_SEQ: str(seq)}
+            await bus.publish(bus.subjects.decision(name), decision, msg_id=decision.id, headers=headers)
+
+        for name in "abba":
+            await step(name, 1 if name not in states else 2)
+        with running("record", "--config", tmp_path / "config.yaml", "-o", file):
+            async with asyncio.timeout(30):
+                n = 2
+                while not file.exists() or len(list(Reader(file).lines())) < 20:
+                    n += 1
+                    await step("b", n)
+                    await step("a", n)
+                    await asyncio.sleep(0.05)
+    decisions = [line.seq for line in Reader(file).lines() if line.kind == "decision"]
+    assert decisions == list(range(decisions[0], decisions[0] + len(decisions)))
+    await run("audit", file)
+    await run("replay", file)
+
+
+async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path) -> None:
+    """At a time or a sample that is still to come, and not before; an end without a beginning is refused."""
+    config, file = tmp_path / "config.yaml", tmp_path / "x.jsonl.zst"
+    config.write_text(config_text(nats.url, "sluice", "a"))
+    for end in (("--until", "5m"), ("--to-seq", "3")):
+        done = await asyncio.to_thread(sluice, "record", "--config", config, *end, "-o", file)
+        assert (done.returncode, "an end needs a beginning" in done.stderr) == (2, True)
+    async with joined(nats.url, "sluice") as bus:
+        begin = time.time_ns() - 1800 * S
+        await send(bus, [sample("a", 1, begin)])
+        until = time.time_ns() // S * S + 3 * S
+        arguments = ("record", "--config", config, "--since", "10m", "--until", _typed(until), "-o", file)
+        recording = asyncio.create_task(asyncio.to_thread(sluice, *arguments))
+        n = 1
+        while not recording.done():
+            n += 1
+            await send(bus, [sample("a", n, begin)])
+            await asyncio.sleep(0.05)
+        assert (await recording).returncode == 0
+        times = {raw.seq: raw.published async for raw in bus.read("sample")}
+        assert [line.seq for line in Reader(file).lines()] == [seq for seq, at in times.items() if at <= until]
+        assert max(times.values()) > until
+        numbers = ("--from-seq", "2", "--to-seq", str(n + 2), "--follow", "--force")
+        recording = asyncio.create_task(asyncio.to_thread(sluice, "record", "--config", config, *numbers, "-o", file))
+        while not recording.done():
+            n += 1
+            await send(bus, [sample("a", n, begin)])
+            await asyncio.sleep(0.2)
+        assert (await recording).returncode == 0
+    assert [str(line.seq) for line in Reader(file).lines()][-1] == numbers[3]
+
+
+def _typed(ns: int) -> str:
+    return datetime.fromtimestamp(ns // S, UTC).isoformat()
+
+
+async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsServer) -> None:
+    """Readers of two streams may be one ahead of the other: the merged stream is in the order of the times."""
+    config = configured(config_text(nats.url, "sluice", "a"))
+    async with joined(nats.url, "sluice") as bus, opened(config.bus, "reader") as tap:
+        begin = time.time_ns()
+        lines: list[Line] = []
+        complete = asyncio.Event()
+
+        async def follow() -> None:
+            async for line in tap.followed(Stretch(("decision", "sample")), {"sample": 0, "decision": 0}):
+                lines.append(line)
+                if len(lines) == 100:
+                    complete.set()
+
+        reading = asyncio.create_task(follow())
+        for n in range(1, 51):
+            one = sample("a", n, begin)
+            await send(bus, [one])
+            await bus.publish(bus.subjects.decision("a"), _answer(one, n), msg_id=f"d{n}")
+        async with asyncio.timeout(20):
+            await complete.wait()
+        reading.cancel()
+    assert [line.kind for line in lines] == ["sample", "decision"] * 50
+    assert [line.time for line in lines] == sorted(line.time for line in lines)
+
+
+def _answer(one: Sample, n: int) -> Decision:
+    state = State(one.end, n, one.end, {}, "none/1")
+    return Decision(one.domain, one.id, one.end, one.end + S, (), "a test", state, "none/1")
+
+
+async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> None:
+    """No server, no stream, an existing file: each ends with a sentence and without a file of its own."""
+    text = config_text(nats.url, "sluice", "a")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    file = tmp_path / "x.jsonl.zst"
+    nothing = await asyncio.to_thread(sluice, "record", "--config", config, "--from-seq", "5", "-o", file)
+    assert nothing.returncode == 1
+    assert "no sample with sequence 5" in nothing.stderr
+    strange = await asyncio.to_thread(sluice, "record", "--config", config, "--domain", "z", "-o", file)
+    assert "there is no domain 'z'; the domains are a" in strange.stderr
+    nowhere = await asyncio.to_thread(
+        sluice, "record", "--config", config, "--since", "1m", "-o", tmp_path / "nowhere" / "x"
+    )
+    assert (nowhere.returncode, nowhere.stderr[:6]) == (1, "Error:")
+    assert not file.exists()
+    nats.stop()
+    absent = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
+    assert absent.returncode == 1
+    assert nats.url in absent.stderr
+    assert not file.exists()
+    file.write_text("precious")
+    taken = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
+    assert "exists" in taken.stderr
+    assert file.read_text() == "precious"

@@ -1,0 +1,112 @@
+"""The tap on a real bus: filters, JSON, the past, and what comes."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.messages import Action
+from services.bus.bus import Bus
+from tests.support.commands import SLUICE, sluice
+from tests.support.decision_services import joined, sample, send
+from tests.support.nats_server import NatsServer
+
+PATIENCE_S = 30
+
+
+def action(n: int, outcome: Any, target: str = "default/upload-a") -> Action:
+    """An actuator's report."""
+    return Action(f"a{n}", "a", target, "decision", outcome, 5_000 + n, "a test", f"a:{n}:none/1", 1, n)
+
+
+@asynccontextmanager
+async def filled(nats: NatsServer) -> AsyncIterator[Bus]:
+    """A bus with samples of two domains, actions and a message that nobody can read."""
+    async with joined(nats.url, "sluice") as bus:
+        await bus._session.send(bus.subjects.sample("a"), b"nonsense")
+        begin = time.time_ns()
+        for n in range(1, 6):
+            await send(bus, [sample("a", n, begin), sample("b", n, begin)])
+        for n, outcome in enumerate(("applied", "failed", "applied"), 1):
+            target = "default/upload-a" if n < 3 else "default/other"
+            one = action(n, outcome, target)
+            await bus.publish(bus.subjects.action("a", target), one, msg_id=one.id)
+        yield bus
+
+
+async def tapped(nats: NatsServer, *arguments: str) -> list[dict[str, Any]]:
+    """What ``sluice tap --json`` prints of what is stored."""
+    command = ("tap", "--nats", nats.url, "--since", "5m", "--no-follow", "--json", *arguments)
+    done = await asyncio.to_thread(sluice, *command)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+async def test_everything_and_filtered(nats: NatsServer) -> None:
+    """Domain, kind, workload and outcome each narrow down what is shown."""
+    async with filled(nats):
+        everything = await tapped(nats)
+        assert len(everything) == 14
+        assert [line["time"] for line in everything] == sorted(line["time"] for line in everything)
+        assert {line["subject"].split(".")[3] for line in await tapped(nats, "--domain", "b")} == {"b"}
+        assert {line["kind"] for line in await tapped(nats, "--kind", "action")} == {"action"}
+        failed = await tapped(nats, "--outcome", "failed")
+        assert [line["body"]["id"] for line in failed] == ["a2"]
+        assert {line["kind"] for line in await tapped(nats, "--workload", "robot-control")} == {"sample"}
+        assert [line["body"]["id"] for line in await tapped(nats, "--workload", "default/other")] == ["a3"]
+
+
+async def test_what_cannot_be_read_is_shown(nats: NatsServer) -> None:
+    """A message that is no message stops nothing, and is shown for what it is."""
+    async with filled(nats):
+        assert [line["raw"] for line in await tapped(nats, "--kind", "sample", "--domain", "a") if "raw" in line]
+        told = await asyncio.to_thread(sluice, "tap", "--nats", nats.url, "--since", "5m", "--no-follow")
+        assert "cannot be read: not a Sample" in told.stdout
+
+
+async def test_what_comes_is_followed(nats: NatsServer) -> None:
+    """Without an end, messages are printed as they come, in words."""
+    async with joined(nats.url, "sluice") as bus:
+        process = await asyncio.create_subprocess_exec(
+            SLUICE, "tap", "--nats", nats.url, "--since", "1m", stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                begin = time.time_ns()
+                for n in range(1, 4):
+                    await send(bus, [sample("a", n, begin)])
+                    line = (await process.stdout.readline()).decode()
+                    assert "robot-control jitter" in line
+        finally:
+            process.terminate()
+            assert await process.wait() == 0
+
+
+async def test_a_recording_is_tapped_like_the_bus(nats: NatsServer, tmp_path: Path) -> None:
+    """Recorded messages are shown with the same filters."""
+    file = tmp_path / "x.jsonl.zst"
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "domains: [{name: a, critical: [{workload: robot-control}], "
+        "targets: [{deployment: upload-a, min: 5M, max: 80M, fail_safe: 10M}]}]\n"
+        f'bus: {{servers: ["{nats.url}"]}}\n'
+    )
+    async with filled(nats):
+        done = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "5m", "-o", file)
+        assert done.returncode == 0, done.stderr
+    told = await asyncio.to_thread(sluice, "tap", file, "--outcome", "failed")
+    assert "5.0M failed: a test" in told.stdout
+    assert len(told.stdout.splitlines()) == 1
+
+
+async def test_no_bus_is_an_error(nats: NatsServer) -> None:
+    """A tap on nothing ends with the address and the reason."""
+    nats.stop()
+    done = await asyncio.to_thread(sluice, "tap", "--nats", nats.url, "--since", "1m", "--no-follow")
+    assert done.returncode == 1
+    assert nats.url in done.stderr
+    assert "refused" in done.stderr or "Connect call failed" in done.stderr

@@ -1,0 +1,133 @@
+"""One target's order under any history of decisions, silence and clocks."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from schemas.messages import Decision, Rule, State, TargetDecision
+from schemas.units import Duration
+from services.actuator.desired_limit import Intent, Moment
+from services.actuator.order import Order
+from services.control.fencing import AHEAD
+from tests.support.kube.objects import NOW, TARGET
+
+S = 10**9
+DEAD_MAN = Duration(5 * S)
+
+
+class History(RuleBasedStateMachine):
+    """Decisions honest and forged, in any order; time passes, the wall clock steps."""
+
+    def __init__(self) -> None:
+        """Begin at some time."""
+        super().__init__()
+        self.now = NOW
+        self.steady = 100.0
+        self.limit: int | None = None
+        self.accepted_at: float | None = None
+
+    @initialize(limit=st.none() | st.integers(1, 10**6))
+    def begin(self, limit: int | None) -> None:
+        """Some limit is in force, or none."""
+        self.limit = limit
+        self.intent = Intent(TARGET, DEAD_MAN, self.steady + 2)
+
+    @property
+    def moment(self) -> Moment:
+        """Now."""
+        return Moment(self.now, self.steady)
+
+    @rule(
+        age=st.integers(-30 * S, 30 * S),
+        good_for=st.integers(-10 * S, 10**12),
+        limit=st.integers(-(2**63), 2**63 - 1),
+        rule_=st.sampled_from(("none", "no-data")),
+        stress=st.none() | st.just(0.5),
+        violated=st.booleans(),
+    )
+    def offer(
+        self,
+        age: int,
+        good_for: int,
+        limit: int,
+        rule_: Rule,
+        stress: float | None,
+        violated: bool,
+    ) -> None:
+        """A decision comes."""
+        before = self.intent.order
+        end = self.now - age
+        part = TargetDecision(TARGET.key, limit, limit, rule_, 0)
+        state = State(1, 1, end, {}, "p")
+        decision = Decision("d", f"d:{end}", end, end + good_for, (part,), "", state, "p", stress, violated)
+        why = self.intent.offer(decision, part, end, None, self.moment)
+        if why is not None:
+            assert self.intent.order is before
+            return
+        self.intent.hold(self.limit)
+        order = self.intent.order
+        assert order is not None
+        if self.limit is not None and (rule_ == "no-data" or violated or stress is None):
+            assert order.limit <= max(self.limit, TARGET.min), "a raise without data"
+        assert self.now < decision.expires
+        if before is not None and before.end is not None and before.end <= self.now + AHEAD:
+            assert order.end is not None
+            assert order.end > before.end, "older over newer"
+        self.accepted_at = self.steady
+        self.apply(order)
+
+    @rule(seconds=st.floats(0, 8))
+    def wait(self, seconds: float) -> None:
+        """Time passes; the actuator looks."""
+        self.steady += seconds
+        self.now += int(seconds * 1e9)
+        self.look()
+
+    @rule(seconds=st.integers(-10_000, 10_000))
+    def step_clock(self, seconds: int) -> None:
+        """The wall clock is set; the steady one is not."""
+        self.now = max(self.now + seconds * S, S)
+        self.look()
+
+    def look(self) -> None:
+        """What the actuator does when it wakes."""
+        over = self.intent.lapse(self.limit, self.moment, seen=True)
+        if over is not None:
+            self.check_fail_safe()
+        was = self.intent.order
+        self.intent.begin(None, self.limit, self.moment, bus_said=False)
+        if was is None and self.intent.order is not None:
+            self.check_fail_safe()
+
+    def check_fail_safe(self) -> None:
+        """The fail-safe limit raises nothing, except to the configured minimum."""
+        order = self.intent.order
+        assert order is not None
+        assert order.cause in ("dead-man", "start")
+        assert order.limit <= TARGET.fail_safe
+        if self.limit is not None:
+            assert order.limit <= max(self.limit, TARGET.min)
+        self.apply(order)
+
+    def apply(self, order: Order) -> None:
+        """The order is put in force."""
+        self.limit = order.limit
+
+    @invariant()
+    def bounded(self) -> None:
+        """Whatever was decided, the bounds hold."""
+        order = getattr(self, "intent", None) and self.intent.order
+        if order:
+            assert TARGET.min <= order.limit <= TARGET.max
+
+    @invariant()
+    def never_held_for_longer(self) -> None:
+        """No decision holds beyond the dead-man time, whatever it says and whatever the clocks do."""
+        intent = getattr(self, "intent", None)
+        if intent is None or intent.order is None or intent.order.cause != "decision":
+            return
+        assert intent.deadline is not None
+        assert self.accepted_at is not None
+        assert intent.deadline <= self.accepted_at + DEAD_MAN.seconds + 1e-6
+
+
+TestHistory = History.TestCase

@@ -1,0 +1,242 @@
+"""Replicas of the decision service in every order of events: the decisions are those of one that never failed.
+
+The bus is a model that keeps what the real one promises (at-least-once delivery, compare-and-set), and
+that stops before and after every effect, so that Hypothesis can run another replica, deliver again,
+or kill at that moment.  ``tests/integration`` does the same to real processes on a real server.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Coroutine, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import CriticalMeasure, Decision, Sample, decode, encode
+from schemas.units import Rate
+from services.bus.bus import Conflict, Received
+from services.bus.envelope import Delivery, Raw
+from services.bus.pull_state import Pull
+from services.decision.domain_worker import Follower, Head
+from tests.support.decision_services import replayed
+
+S = 10**9
+NOW = 1_790_000_000 * S
+REPLICAS = 3
+DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate(9000), Rate(2000)),))
+
+
+class Pause(Awaitable[None]):
+    """Hands control to the scheduler."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Once."""
+        yield
+
+
+@dataclass
+class World:
+    """One domain's streams, and the consumer that all replicas share."""
+
+    samples: list[Received[Sample]]
+    decisions: list[tuple[bytes, int]] = field(default_factory=list)
+    """The message, and the sequence of the sample that it answers."""
+    buried: list[int] = field(default_factory=list)
+    acknowledged: set[int] = field(default_factory=set)
+    delivered: int = 0
+    deliveries: int = 0
+    times: Counter[int] = field(default_factory=Counter)
+    """How often each sample was delivered."""
+
+    async def head(self) -> Head:
+        """The follower's port: what stands on the bus."""
+        await Pause()
+        if not self.decisions:
+            floor = next(n for n in range(len(self.samples) + 1) if n + 1 not in self.acknowledged)
+            found = Head(None, floor, 0)
+        else:
+            body, position = self.decisions[-1]
+            found = Head(decode(Decision, body).state, position, len(self.decisions))
+        await Pause()
+        return found
+
+    async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
+        """The follower's port: compare and set."""
+        await Pause()
+        if expected != len(self.decisions):
+            raise Conflict("another decision is the last")
+        self.decisions.append((encode(decision), answered.seq))
+        seq = len(self.decisions)
+        await Pause()
+        return seq
+
+    async def after(self, position: int) -> Received[Sample] | None:
+        """The follower's port: the next sample."""
+        await Pause()
+        found = self.samples[position] if position < len(self.samples) else None
+        await Pause()
+        return found
+
+    async def bury(self, sample: Received[Sample], reason: str) -> None:
+        """The follower's port: a dead letter."""
+        await Pause()
+        self.buried.append(sample.seq)
+        await Pause()
+
+
+class Replica:
+    """One process: a follower, and the samples that were delivered to it."""
+
+    def __init__(self, world: World) -> None:
+        """Start."""
+        self._world = world
+        self.crash()
+
+    def crash(self) -> None:
+        """Forget everything."""
+        self._follower = Follower(DOMAIN, self._world, self._world)
+        self._pull = Pull(1000)
+        self._waiting: list[Received[Sample]] = []
+        self._taking: Coroutine[Any, Any, None] | None = None
+
+    def deliver(self, seq: int) -> None:
+        """A sample comes, for the first time or again."""
+        world = self._world
+        world.deliveries += 1
+        world.times[seq] += 1
+        sample = world.samples[seq - 1]
+        since = self._pull.arrived(Delivery(seq, world.times[seq], world.deliveries, sample.published))
+        self._waiting.append(Received(sample.message, sample.raw, world.times[seq], since))
+
+    def step(self) -> bool:
+        """Go on to the next pause; False when there is nothing to do."""
+        if not self._waiting:
+            return False
+        if self._taking is None:
+            self._taking = self._follower.take(self._waiting[0])
+        try:
+            self._taking.send(None)
+        except StopIteration:
+            self._world.acknowledged.add(self._waiting.pop(0).seq)
+            self._taking = None
+        return True
+
+    def stop(self) -> None:
+        """Close what still runs."""
+        if self._taking is not None:
+            self._taking.close()
+
+
+def received(seq: int, end: int, published: int) -> Received[Sample]:
+    """A stored sample."""
+    measure = CriticalMeasure("default/robot", 0.001, 0.0015 if seq % 3 else 0.005, 500)
+    sample = Sample("line", end - 2 * S, end, S, "test", (measure,))
+    return Received(sample, Raw("sluice.sample.v1.line", {}, encode(sample), seq, published))
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Received[Sample]]:
+    """Samples in order, with repetitions, gaps, samples out of order and samples from the future."""
+    made = []
+    newest = 0
+    for seq in range(1, draw(st.integers(1, 12)) + 1):
+        kind = draw(st.sampled_from(["next"] * 6 + ["gap", "again", "old", "future"]))
+        newest += {"next": 1, "gap": 7}.get(kind, 0)
+        now = NOW + newest * S
+        end = {"old": now - 2 * S, "future": now + 3600 * S}.get(kind, now)
+        made.append(received(seq, end, now))
+    return made
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["step"] * 8 + ["new"] * 4 + ["again"] * 2 + ["crash"]),
+        st.integers(0, REPLICAS - 1),
+        st.integers(0, 100),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams(), ACTIONS)
+def test_replicas_that_fail_decide_as_one_that_does_not(
+    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
+) -> None:
+    """Each sample that can be answered is answered once, in order, with the same bytes."""
+    world = World(samples)
+    replicas = [Replica(world) for _ in range(REPLICAS)]
+    for action, which, pick in actions:
+        replica = replicas[which]
+        if action == "step":
+            replica.step()
+        elif action == "new" and world.delivered < len(samples):
+            world.delivered += 1
+            replica.deliver(world.delivered)
+        elif action == "again" and (missing := unacknowledged(world)):
+            replica.deliver(missing[pick % len(missing)])
+        elif action == "crash":
+            replica.stop()
+            replica.crash()
+    finish(world, replicas)
+    wanted = replayed(DOMAIN, samples, [])
+    assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
+    answered = [seq for _, seq in world.decisions]
+    assert answered == sorted(set(answered))
+    assert set(world.buried) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+
+
+def test_repetitions_out_of_order_leave_nothing_out() -> None:
+    """What a dead process held comes again to the others, and not in order: consecutive, but with one between them."""
+    world = World([received(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
+    replicas = [Replica(world) for _ in range(REPLICAS)]
+    for seq in (1, 2, 3):
+        replicas[0].deliver(seq)
+    replicas[0].crash()
+    world.delivered = 3
+    for seq in (1, 3):
+        replicas[1].deliver(seq)
+    while replicas[1].step():
+        pass
+    finish(world, replicas)
+    assert [seq for _, seq in world.decisions] == [1, 2, 3, 4]
+
+
+def unacknowledged(world: World) -> list[int]:
+    """What was delivered, and may come again."""
+    return [seq for seq in range(1, world.delivered + 1) if seq not in world.acknowledged]
+
+
+def finish(world: World, replicas: list[Replica]) -> None:
+    """All replicas run on; what is missing comes again until everything is acknowledged."""
+    for _ in range(5000):
+        if any(replica.step() for replica in replicas):
+            continue
+        if world.delivered < len(world.samples):
+            # All at once, so that the first replica goes on where the others have not been yet.
+            while world.delivered < len(world.samples):
+                world.delivered += 1
+                replicas[world.delivered % REPLICAS].deliver(world.delivered)
+        elif missing := unacknowledged(world):
+            for seq in missing:
+                replicas[seq % REPLICAS].deliver(seq)
+        else:
+            return
+    raise AssertionError("samples are never acknowledged")
+
+
+def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
+    """A sample on which the core fails is put aside, and the next one is answered."""
+    world = World([received(1, NOW, NOW), received(2, NOW + S, NOW + S), received(3, NOW + 2 * S, NOW + 2 * S)])
+    broken = replace(world.samples[1].message, critical=(1, 2, 3))
+    world.samples[1] = Received(broken, world.samples[1].raw)
+    replica = Replica(world)
+    for seq in (1, 2, 3):
+        replica.deliver(seq)
+    while replica.step():
+        pass
+    assert [seq for _, seq in world.decisions] == [1, 3]
+    assert world.buried == [2]

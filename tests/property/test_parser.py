@@ -1,0 +1,80 @@
+"""Pages and answers out of nowhere: read or refused, and nothing else."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.config import Signal
+from services.sampler.prometheus.source import QueryFailed, _keyed, _layout, _vector
+from services.sampler.scrape.parser import MalformedPage, PageReader
+from services.sampler.scrape.source import latencies, sent
+from services.sampler.scrape.window import History
+from services.sampler.workloads import Workloads, names_of
+
+WORKLOADS = Workloads(names_of(Signal()), ("f/robot",), ("f/upload",))
+PAGE = b"".join(
+    [
+        *(
+            b'hubble_flow_latency_seconds_bucket{namespace="f",workload="robot",le="%s"} %d\n' % (le, count)
+            for le, count in ((b"0.001", 5), (b"0.002", 9), (b"+Inf", 12))
+        ),
+        b'hubble_flow_lost_total{namespace="f",workload="robot"} 1\n',
+        b'container_network_transmit_bytes_total{namespace="f",pod="upload-5d4-abcde"} 1e6 1700000000123\n',
+    ]
+)
+json = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["metric", "value", "le", "namespace", "workload"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def read(text: bytes, history: History, end: int) -> None:
+    """Take a page as far as a sample, or refuse it."""
+    try:
+        page = PageReader(WORKLOADS).read(text)
+    except MalformedPage:
+        return
+    history.add(end, end * 1e-9, page)
+    gains = list(history.gains().items())
+    found = latencies(gains, WORKLOADS.critical, page.faults)["f/robot"]
+    assert found.missing is not None or (found.p95 is not None and 0 <= found.p95 <= 1e308)
+    assert all(rate >= 0 for rate in sent(gains).values())
+
+
+@given(st.lists(st.binary(max_size=200) | st.just(PAGE), max_size=4))
+def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
+    """No page brings the sampler down, whatever came before it."""
+    history = History(10)
+    for end, text in enumerate(pages):
+        read(text, history, end)
+
+
+@given(st.data())
+def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
+    """Bytes of a good page cut, changed and put in: figures stay numbers, and rates stay positive."""
+    history = History(10)
+    read(PAGE, history, 0)
+    text = bytearray(PAGE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(text) - 1, 0)))
+        until = data.draw(st.integers(at, min(at + 20, len(text))))
+        text[at:until] = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b"\n", b"}", b'"', b"NaN", b"-1", b"1e999"])
+        )
+    read(bytes(text), history, 1)
+
+
+@given(json)
+def test_any_json_is_an_instant_vector_or_refused(answer: Any) -> None:
+    """A gateway may answer anything: labels become text, values numbers, or the query has failed."""
+    try:
+        vector = _vector("p95", answer)
+    except QueryFailed:
+        return
+    _keyed(vector, WORKLOADS.critical_of)
+    _layout(vector, WORKLOADS)

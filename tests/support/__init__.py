@@ -1,0 +1,1 @@
+"""What tests share: real parts on loopback, made-up messages, waits."""

@@ -1,0 +1,223 @@
+"""Actuators as processes, decisions for them, and what must hold of what they do."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+from msgspec import Struct
+
+from schemas.config import Kubernetes
+from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.units import Rate
+from services.actuator.ownership import KEY
+from services.bus.bus import Bus, Received
+from tests.support.decision_services import ServiceProcess, kept
+from tests.support.kube.servers import BANDWIDTH, Server, eventually
+from tests.support.nats_server import free_port
+
+S = 10**9
+DOMAIN = "line"
+
+
+class Aim(Struct, frozen=True):
+    """A target for tests; rates as people write them."""
+
+    deployment: str = "app"
+    min: str = "5M"
+    max: str = "80M"
+    fail_safe: str = "10M"
+    scope: str = "aggregate"
+
+
+def config_text(
+    bus: str,
+    cluster: Kubernetes,
+    namespace: str,
+    aims: Sequence[Aim] = (Aim(),),
+    *,
+    dead_man: str = "60s",
+    dry_run: bool = False,
+    port: int = 0,
+) -> str:
+    """A configuration file with one domain."""
+    where = f"server: '{cluster.server}'" if cluster.server else f"kubeconfig: '{cluster.kubeconfig}'"
+    lines = [
+        f"bus: {{servers: ['{bus}']}}",
+        f"kubernetes: {{{where}, dry_run: {str(dry_run).lower()}, timeout: 2s}}",
+        f"listen: {{host: 127.0.0.1, actuator: {port}}}",
+        "domains:",
+        f"- name: {DOMAIN}",
+        "  critical: [{workload: robot-control}]",
+        f"  dead_man: {dead_man}",
+        "  targets:",
+    ]
+    lines += [
+        f"  - {{deployment: {aim.deployment}, namespace: {namespace}, min: {aim.min}, max: {aim.max}, "
+        f"fail_safe: {aim.fail_safe}, scope: {aim.scope}}}"
+        for aim in aims
+    ]
+    return "\n".join(lines)
+
+
+class ActuatorProcess(ServiceProcess):
+    """``sluice actuator``."""
+
+    def __init__(
+        self,
+        home: Path,
+        bus: str,
+        server: Server,
+        aims: Sequence[Aim] = (Aim(),),
+        crash_at: str | None = None,
+        **more: Any,
+    ) -> None:
+        """Write its configuration below ``home``; arm one crash point; ``more`` is for ``config_text``."""
+        self.port = free_port()
+        text = config_text(bus, server.config, server.namespace, aims, port=self.port, **more)
+        super().__init__("actuator", home, text, crash_at)
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """What ``/readyz`` says."""
+        try:
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=20)
+        except requests.ConnectionError as error:
+            return False, {"wrong": {"http": str(error)}, "notes": {}}
+        return answer.status_code == 200, answer.json()
+
+    def metric(self, name: str) -> dict[str, float]:
+        """Values of a metric, by what stands in its braces."""
+        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=20).text
+        rows = [line.rpartition(" ") for line in page.splitlines() if line.startswith(name)]
+        return {row.partition("{")[2].rstrip("}"): float(value) for row, _, value in rows}
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory in use."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    async def is_ready(self) -> None:
+        """Wait until it is."""
+
+        async def ready() -> bool:
+            return self.ready()[0]
+
+        await eventually(ready)
+
+
+class Decider:
+    """Speaks as the decision service would."""
+
+    def __init__(self, bus: Bus, namespace: str, domain: str = DOMAIN) -> None:
+        """Publish there, about Deployments in that namespace."""
+        self._domain = domain
+        self._bus = bus
+        self._namespace = namespace
+        self._epoch = 0
+        self._seq = 0
+        self.said: list[Decision] = []
+
+    def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
+        """The next decision: a limit per Deployment, on a sample that ends at ``end`` (now)."""
+        end = time.time_ns() if end is None else end
+        self._epoch = self._epoch or end
+        self._seq += 1
+        targets = tuple(
+            TargetDecision(f"{self._namespace}/{name}", _kbit(limit), _kbit(limit), "none", 0)
+            for name, limit in limits.items()
+        )
+        state = State(self._epoch, self._seq, end, {}, "test/1")
+        return Decision(
+            self._domain,
+            f"{self._domain}:{end}",
+            end,
+            end + good_for,
+            targets,
+            "as the test says",
+            state,
+            "test/1",
+            0.5,
+        )
+
+    async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
+        """Decide on one Deployment and publish it."""
+        decision = self.decision({deployment: limit}, **more)
+        await self.publish(decision)
+        return decision
+
+    async def publish(self, decision: Decision) -> None:
+        """Put a decision on the bus."""
+        self.said.append(decision)
+        await self._bus.publish(self._bus.subjects.decision(self._domain), decision, msg_id=decision.id)
+
+
+def _kbit(limit: str | int) -> int:
+    return limit if isinstance(limit, int) else int(Rate.parse(limit))
+
+
+class Scene(Struct, frozen=True):
+    """A cluster and a bus to look at."""
+
+    server: Server
+    bus: Bus
+
+    async def bandwidth(self, name: str = "app") -> str | None:
+        """The Deployment's annotation."""
+        tree = await self.server.must("GET", f"{self.server.deployments}/{name}")
+        value: str | None = (tree["metadata"].get("annotations") or {}).get(BANDWIDTH)
+        return value
+
+    async def pod_bandwidths(self, name: str = "app") -> list[str | None]:
+        """The annotations of its Pods that are not going away."""
+        items = (await self.server.must("GET", f"{self.server.pods}?labelSelector=app%3D{name}"))["items"]
+        live = [item["metadata"] for item in items if "deletionTimestamp" not in item["metadata"]]
+        return [(meta.get("annotations") or {}).get(BANDWIDTH) for meta in live]
+
+    async def stands_at(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
+        """Wait until Deployment and Pods carry these values."""
+
+        async def there() -> bool:
+            now = (await self.bandwidth(name), sorted(map(str, await self.pod_bandwidths(name))))
+            return now == (limit, sorted(map(str, pods)))
+
+        await eventually(there)
+
+    async def annotate(self, path: str, annotations: Mapping[str, str | None]) -> Any:
+        """Change annotations as a person would."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        return await self.server.must("PATCH", path, body, "application/merge-patch+json")
+
+    async def scale(self, replicas: int, name: str = "app") -> None:
+        """Set a Deployment's replicas."""
+        body = {"spec": {"replicas": replicas}}
+        await self.server.must("PATCH", f"{self.server.deployments}/{name}", body, "application/merge-patch+json")
+
+    async def actions(self, name: str = "app") -> list[Action]:
+        """All reports on a target so far."""
+        target = f"{self.server.namespace}/{name}"
+        return [one.message for one in await self.received() if one.message.target == target]
+
+    async def received(self) -> list[Received[Action]]:
+        """All reports so far, as they came."""
+        return await kept(self.bus, Action)
+
+    async def reported(self, count: int = 1, **fields: Any) -> list[Action]:
+        """Wait for so many reports with these fields; gives all of those."""
+
+        async def enough() -> list[Action] | None:
+            fitting = [
+                one
+                for one in await self.actions()
+                if all(getattr(one, name) == value for name, value in fields.items())
+            ]
+            return fitting if len(fitting) >= count else None
+
+        return await eventually(enough)
+
+    async def records(self, name: str = "app") -> dict[str, str | None]:
+        """Sluice's own annotation on the Deployment and its Pods, by object name."""
+        trees = [await self.server.must("GET", f"{self.server.deployments}/{name}")]
+        trees += (await self.server.must("GET", f"{self.server.pods}?labelSelector=app%3D{name}"))["items"]
+        return {tree["metadata"]["name"]: (tree["metadata"].get("annotations") or {}).get(KEY) for tree in trees}

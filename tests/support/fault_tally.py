@@ -1,0 +1,136 @@
+"""What the fault tests tried, and how often a promise was broken: one table at the end of a session."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec import Struct, structs
+
+from schemas.messages import Action
+from tests.support.kube.write_trail import Verdict
+
+FAULTS = (
+    "kill -9 at injected points",
+    "kill -9 at random",
+    "nats-server killed and restarted",
+    "nats-server wiped",
+    "JetStream cluster loses a node",
+    "bus away",
+    "API server down",
+    "Prometheus or exporter down",
+    "sampler silent",
+    "clocks jump",
+    "malformed and adversarial messages",
+    "duplicated and reordered delivery",
+    "pods churn while limits change",
+    "foreign owner",
+)
+"""Every fault that some test brings about, in the order of the table."""
+LATE_S = 2.0
+"""A fail-safe limit that comes later than this after it is due is late: the dead-man time of these tests, so that
+one that takes twice as long is found."""
+
+
+class Broken(Struct, frozen=True):
+    """How often each promise was broken; None where a fault does not put it to the test."""
+
+    lost: int | None = None
+    """Samples that the bus had acknowledged and that were never answered, or never delivered."""
+    older: int | None = None
+    """Limits that replaced a newer one."""
+    outside: int | None = None
+    """Limits out of the target's bounds."""
+    late: int | None = None
+    """Fail-safe limits more than ``LATE_S`` after they were due."""
+    unreported: int | None = None
+    """Patches without a report."""
+
+    def __add__(self, other: "Broken") -> "Broken":
+        """Both together."""
+        both = zip(structs.astuple(self), structs.astuple(other), strict=True)
+        return Broken(*(None if a is None and b is None else (a or 0) + (b or 0) for a, b in both))
+
+
+class Row(Struct):
+    """One fault's line of the table."""
+
+    tried: list[str]
+    broken: Broken = Broken()
+    worst: float | None = None
+    """How long after it was due the last of all fail-safe limits came, seconds; negative: before."""
+
+
+class Tally:
+    """Collects what the tests of one session tried."""
+
+    def __init__(self) -> None:
+        """Begin with nothing tried."""
+        self._rows: dict[str, Row] = {}
+
+    def add(self, fault: str, tried: str, broken: Broken, after: float | None = None) -> None:
+        """A test brought a fault about; fails where a promise was broken.
+
+        Args:
+            fault: one of ``FAULTS``.
+            tried: what was tried how often: ``3 kills, 120 samples``.
+            broken: the promises that were put to the test.
+            after: how long after it was due a fail-safe limit came, seconds.
+        """
+        assert fault in FAULTS, fault
+        row = self._rows.setdefault(fault, Row([]))
+        row.tried.append(tried)
+        if after is not None:
+            broken += Broken(late=int(after > LATE_S))
+            row.worst = after if row.worst is None else max(row.worst, after)
+        row.broken += broken
+        assert not any(structs.astuple(broken)), (fault, tried, broken, after)
+
+    @property
+    def missing(self) -> list[str]:
+        """The faults that no test has brought about."""
+        return [fault for fault in FAULTS if fault not in self._rows]
+
+    def lines(self) -> Iterator[str]:
+        """The table; nothing where no fault test ran."""
+        if not self._rows:
+            return
+        yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'worst':>9}{'unreported':>12}   tried"
+        for fault in FAULTS:
+            row = self._rows.get(fault, Row([]))
+            lost, older, outside, late, unreported = (_shown(count) for count in structs.astuple(row.broken))
+            worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
+            figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"
+            yield f"{figures}   {_summed(row.tried) or 'not in this session'}"
+
+
+def _shown(count: Any) -> str:
+    return "-" if count is None else str(count)
+
+
+def _summed(tried: list[str]) -> str:
+    """``2 kills, 5 writes`` and ``1 kills, 7 samples`` are ``3 kills, 5 writes, 7 samples``."""
+    sums: dict[str, int] = {}
+    for text in tried:
+        for part in text.split(", "):
+            count, _, what = part.partition(" ")
+            sums[what] = sums.get(what, 0) + int(count)
+    return ", ".join(f"{count:,} {what}" for what, count in sums.items())
+
+
+def judged(*verdicts: Verdict, lost: int | None = None) -> Broken:
+    """What the trails of some targets come to."""
+    return Broken(
+        lost,
+        sum(one.older for one in verdicts),
+        sum(one.outside for one in verdicts),
+        unreported=sum(one.unreported for one in verdicts),
+    )
+
+
+def lateness(action: Action, due: int) -> float:
+    """How long after it was ``due``, UTC ns, a fail-safe limit came into force, seconds by the actuator's clock."""
+    assert action.applied is not None
+    return (action.applied - due) / 1e9
+
+
+KEY = pytest.StashKey[Tally]()

@@ -1,0 +1,45 @@
+"""A Kubernetes API in the exporter's place, and the bandwidth agent's orders for the bed.
+
+Runs in the bed: ``python -m tests.support.hubble.cluster CONFIG POD=TARGET...``.  It serves an emulated API
+on port 8001 with the factory's Deployments, and writes a line ``POD KBIT`` for each limit that the
+agent puts in force: whoever started it has the plant.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from services.plant.harness.bandwidth_agent import Agent
+from services.plant.harness.manifests import manifests
+from services.plant.interface import Pod
+from services.plant.kube_emulator.emulator import Emulator
+from services.plant.workloads import Apps
+from services.runtime.config_loader import load
+
+API = 8001
+
+
+class Orders:
+    """A plant that is elsewhere."""
+
+    def __init__(self, pods: list[Pod]) -> None:
+        """Name its pods."""
+        self.pods = pods
+
+    def limit(self, pod: str, kbit: int | None) -> None:
+        """Pass the order on."""
+        print(pod, kbit, flush=True)
+
+
+async def main() -> None:
+    """Serve until killed."""
+    config = load(Path(sys.argv[1]))
+    pods = [Pod(*pair.split("=", 1)) for pair in sys.argv[2:]]
+    emulator = Emulator(port=API)
+    emulator.apply(manifests(Apps(), config.domains[0]))
+    async with emulator as url:
+        await Agent(url, [Orders(pods)]).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

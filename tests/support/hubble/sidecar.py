@@ -1,0 +1,26 @@
+"""A real echo sidecar inside of a test."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.exporter.echo_server import Echo
+
+
+@contextmanager
+def serving(host: str = "127.0.0.1") -> Iterator[dict[str, int]]:
+    """A sidecar in a thread, on an address or, for an empty one, on all; gives its ports."""
+    echo, stop = Echo(host, 0, 0), threading.Event()
+
+    def turn() -> None:
+        while not stop.is_set():
+            echo.turn(0.02)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        yield echo.ports
+    finally:
+        stop.set()
+        thread.join()
+        echo.close()

@@ -1,0 +1,1 @@
+"""Kubernetes for tests: servers, objects, kubelets and manifests."""

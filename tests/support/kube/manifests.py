@@ -1,0 +1,52 @@
+"""The manifests as kubectl sees them, and on a real API server.
+
+Cilium's own policies are left out there: the API server of these tests (v1.20 built with Go 1.19)
+dies of any custom resource, in its JSON library.  They are checked as text instead.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.kube.apiserver import ApiServer
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+BUS_USERS = ("sampler", "decision", "actuator", "reader")
+
+
+def kubectl(server: ApiServer, *words: str, stdin: str | None = None) -> str:
+    """Run kubectl as the administrator; gives what it printed."""
+    program = shutil.which("kubectl")
+    assert program is not None, "kubectl is not on PATH"
+    config = {"KUBECONFIG": str(server.kubeconfig())}
+    done = subprocess.run(
+        [program, *words], input=stdin, capture_output=True, text=True, check=False, env=os.environ | config
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(folder: Path = MANIFESTS) -> list[dict[str, Any]]:
+    """Every object that ``kubectl apply -k`` applies."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("needs the program kubectl")
+    return list(yaml.safe_load_all(subprocess.check_output([program, "kustomize", str(folder)])))
+
+
+def builtin() -> str:
+    """The objects that need no custom resource definition, as YAML."""
+    return yaml.safe_dump_all(one for one in objects() if "cilium.io" not in one["apiVersion"])
+
+
+def install(server: ApiServer) -> None:
+    """Put everything on a server as README says; each bus user's password is its name."""
+    kubectl(server, "create", "namespace", "sluice")
+    users = [f"--from-literal={user}=p-{user}" for user in BUS_USERS]
+    kubectl(server, "-n", "sluice", "create", "secret", "generic", "sluice-bus", *users)
+    kubectl(server, "apply", "-f", "-", stdin=builtin())

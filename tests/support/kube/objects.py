@@ -1,0 +1,116 @@
+"""Deployments and Pods for tests of the actuator's pure parts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.domain import Target
+from schemas.units import Rate
+from services.actuator.order import Order
+from services.actuator.ownership import KEY, Record, write_record
+from services.actuator.plan import Author, Plan, planned
+from services.kube.objects import (
+    BANDWIDTH,
+    Deployment,
+    DeploymentSpec,
+    Meta,
+    Owner,
+    Pod,
+    PodStatus,
+    Selector,
+)
+
+NOW = 1_000 * 10**9
+ME = Author("me", 3)
+TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
+
+
+def annotated(bandwidth: str | None, record: Record | str | None = None) -> dict[str, str] | None:
+    """An object's annotations; None where it has none."""
+    found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
+    if record is not None:
+        found[KEY] = record if isinstance(record, str) else write_record(record)
+    return found or None
+
+
+def deployment(
+    bandwidth: str | None = None, record: Record | str | None = None, replicas: int = 2, version: int = 1
+) -> Deployment:
+    """The target's Deployment."""
+    meta = Meta("app", "default", "d", str(version), annotated(bandwidth, record))
+    return Deployment(meta, DeploymentSpec(Selector({"app": "app"}), replicas))
+
+
+def pod(
+    number: int,
+    bandwidth: str | None = "10M",
+    record: Record | str | None = None,
+    *,
+    phase: str = "Running",
+    going: bool = False,
+    version: int = 1,
+    annotations: Mapping[str, str] | None = None,
+) -> Pod:
+    """One of its Pods."""
+    meta = Meta(
+        f"app-1-{number}",
+        "default",
+        f"p{number}",
+        str(version),
+        dict(annotations) if annotations is not None else annotated(bandwidth, record),
+        {"app": "app", "pod-template-hash": "1"},
+        (Owner("ReplicaSet", "app-1", "r", controller=True),),
+        "2026-11-23T12:00:00Z" if going else None,
+    )
+    return Pod(meta, PodStatus(phase))
+
+
+def record(value: str, limit: int, **fields: Any) -> Record:
+    """What Sluice left on an object."""
+    defaults: dict[str, Any] = {"action": "a1", "cause": "decision", "at": NOW, "end": NOW, "found": "10M"}
+    return Record(value=value, limit=limit, **(defaults | fields))
+
+
+def order(limit: int, **fields: Any) -> Order:
+    """A decision's order."""
+    defaults: dict[str, Any] = {"cause": "decision", "reason": "as decided", "decision": "line:1:p/1", "end": NOW}
+    return Order(limit=limit, **(defaults | fields))
+
+
+def plan_of(
+    wanted: Order, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
+) -> Plan:
+    """What is to be written."""
+    return planned(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
+
+
+def after(thing: Any, operations: list[dict[str, Any]]) -> Any:
+    """An object as an API server makes it of a JSON Patch on annotations.
+
+    Raises:
+        AssertionError: a ``test`` failed.
+    """
+    found = thing.metadata.annotations
+    for one in operations:
+        key = one["path"].removeprefix("/metadata/annotations").removeprefix("/").replace("~1", "/")
+        if one["op"] == "test":
+            assert (found if not key else (found or {}).get(key)) == one["value"], one
+        elif not key:
+            found = dict(one["value"])
+        elif one["op"] == "add":
+            assert found is not None
+            found = {**found, key: one["value"]}
+        else:
+            assert found is not None
+            found = {name: value for name, value in found.items() if name != key}
+    old = thing.metadata
+    meta = Meta(
+        old.name,
+        old.namespace,
+        old.uid,
+        str(thing.version + 1),
+        found,
+        old.labels,
+        old.owner_references,
+        old.deletion_timestamp,
+    )
+    return Deployment(meta, thing.spec) if isinstance(thing, Deployment) else Pod(meta, thing.status)

@@ -1,0 +1,58 @@
+"""README's commands, as somebody who follows it would type them."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msgspec import Struct
+
+from tests.support.kube.apiserver import ApiServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands(section: str) -> list[str]:
+    """The indented commands of a section, in order: continued lines joined, comments gone."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"README has no section {section!r}"
+    block = "\n".join(line[4:] for line in found[1].splitlines() if line.startswith("    "))
+    lines = re.sub(r"\\\n\s*", "", block).splitlines()
+    return [command for line in lines if (command := re.sub(r"\s+# .*$", "", line).strip())]
+
+
+class Typed(Struct, frozen=True):
+    """One of README's commands, and what came of it."""
+
+    command: str
+    code: int
+    output: str
+
+
+class Installed(Struct, frozen=True):
+    """A cluster that somebody installed Sluice on."""
+
+    server: ApiServer
+    typed: tuple[Typed, ...]
+
+    def type(self, command: str) -> Typed:
+        """Run a command as the administrator would."""
+        return typed(self.server, command)
+
+
+def typed(server: ApiServer, command: str) -> Typed:
+    """Run a command in a shell at the top of the checkout."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLUICE_", "MAKE", "MFLAGS"))}
+    environment.pop("KUBECONFIG", None)
+    with TemporaryDirectory() as home:
+        # Where kubectl looks when nobody says anything, as on most people's machines.
+        (Path(home) / ".kube").mkdir()
+        shutil.copy(server.kubeconfig(), Path(home) / ".kube" / "config")
+        environment |= {"HOME": home, "COLUMNS": "200"}
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+        )
+    return Typed(command, done.returncode, done.stdout + done.stderr)

@@ -1,0 +1,77 @@
+"""Who is given how much, when not everybody wants everything."""
+
+import itertools
+
+from services.control.allocation import demanded, divide, eased
+
+CLAIMS = [(1_000, 100_000, 1), (1_000, 100_000, 1)]
+
+
+def test_without_measurement_everybody_wants_everything() -> None:
+    """Nobody is capped on a guess."""
+    assert demanded(5_000, None, 20_000, 100_000, settled=True) == 0
+
+
+def test_an_idle_target_is_capped_at_what_it_sends_and_some_room() -> None:
+    """A quarter more, and 2 % of its maximum."""
+    assert demanded(0, 4_000, 35_000, 100_000, settled=True) == 7_000
+
+
+def test_a_limit_that_just_changed_says_nothing() -> None:
+    """The throughput belongs to another limit."""
+    assert demanded(0, 4_000, 35_000, 100_000, settled=False) == 0
+
+
+def test_a_capped_target_that_fills_its_limit_wants_everything_again() -> None:
+    """At once, settled or not."""
+    assert demanded(7_000, 6_400, 7_000, 100_000, settled=False) == 0
+
+
+def test_small_changes_of_demand_keep_the_cap() -> None:
+    """They are not worth a patch; large ones are."""
+    assert demanded(7_000, 3_000, 7_000, 100_000, settled=True) == 7_000
+    assert demanded(7_000, 500, 7_000, 100_000, settled=True) == 2_625
+    assert demanded(7_000, 6_000, 30_000, 100_000, settled=True) == 9_500
+
+
+def test_what_one_leaves_idle_the_other_gets() -> None:
+    """And the limits still add up to the budget."""
+    assert divide(70_000, CLAIMS, [0, 2_000]) == [68_000, 2_000]
+    assert divide(70_000, CLAIMS, [0, 0]) == [35_000, 35_000]
+
+
+def test_when_nobody_wants_more_the_rest_is_shared_out_too() -> None:
+    """Nothing of the budget is kept back."""
+    assert divide(70_000, CLAIMS, [10_000, 2_000]) == [35_000, 35_000]
+
+
+def test_what_is_divided_never_exceeds_the_budget() -> None:
+    """Every cap from nothing to everything, on a small grid."""
+    claims = [(1, 9, 1), (1, 7, 3), (2, 5, 2)]
+    for budget in range(4, 25):
+        for caps in ((0, 0, 0), (3, 0, 0), (0, 2, 4), (1, 1, 2), (9, 9, 9), (0, 20, 1)):
+            shares = divide(budget, claims, caps)
+            assert min(budget, 21) - 3 < sum(shares) <= min(budget, 21)
+            assert all(low <= one <= high for one, (low, high, _) in zip(shares, claims, strict=True))
+
+
+def test_nobody_rises_into_what_another_has_not_given_up_yet() -> None:
+    """Limits come into force in any order: rises wait for cuts by one step.
+
+    What the shield cuts short anyway leaves room for the rest.
+    """
+    assert eased([70_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 2_000]
+    assert eased([40_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 30_000]
+    assert eased([40_000, 2_000], [35_000, 15_000], [35_000, 15_000]) == [35_000, 10_000]
+
+
+def test_at_no_moment_do_limits_add_up_to_more_than_before_and_after() -> None:
+    """Every step on a small grid, whatever is in force first."""
+    for before, wanted in itertools.product(itertools.product(range(4), repeat=3), repeat=2):
+        for shortened in range(4):
+            allowed = [min(new, old + shortened) for old, new in zip(before, wanted, strict=True)]
+            after = eased(before, wanted, allowed)
+            limits = [min(new, ok) for new, ok in zip(after, allowed, strict=True)]
+            meanwhile = sum(max(old, new) for old, new in zip(before, limits, strict=True))
+            assert meanwhile <= max(sum(before), sum(allowed))
+            assert all(new <= max(old, want) for old, new, want in zip(before, after, wanted, strict=True))

@@ -1,0 +1,315 @@
+"""One step of control, case by case."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from schemas.domain import Critical, Domain, Shield, Target
+from schemas.messages import CriticalMeasure, Decision, Sample, TargetMeasure, decode, encode
+from schemas.units import Rate
+from services.control import Controller, StaleSample, make_policy, overruled, step
+from services.control.observation import Observation
+from services.control.policies.proportional import Memory
+from services.control.policy import Bounds, Proposal
+
+PERIOD = 10**9 // 2
+DOMAIN = Domain(
+    "factory",
+    (Critical("robot"), Critical("scanner")),
+    (
+        Target("telemetry", Rate(1000), Rate(90_000), Rate(20_000), weight=3),
+        Target("backup", Rate(1000), Rate(30_000), Rate(5_000)),
+    ),
+    "proportional",
+)
+
+
+def sample(index: int, latency: float | None = 0.0005, **fields: Any) -> Sample:
+    """Sample number ``index`` of the factory: two workloads with the same latency, seconds."""
+    measures = tuple(CriticalMeasure(one.key, latency, latency, 500, 0.0, 1000) for one in DOMAIN.critical)
+    targets = tuple(TargetMeasure(one.key) for one in DOMAIN.targets)
+    whole = Sample("factory", (index - 4) * PERIOD, index * PERIOD, PERIOD, "test", measures, targets)
+    return replace(whole, **fields)
+
+
+def run(controller: Controller, *samples: Sample) -> list[Decision]:
+    """Step through samples, each state over the wire as JSON."""
+    decisions: list[Decision] = []
+    for one in samples:
+        state = decode(Decision, encode(decisions[-1])).state if decisions else None
+        decisions.append(controller.step(state, one))
+    return decisions
+
+
+def limits(decision: Decision) -> list[int]:
+    """The targets' limits, kbit/s."""
+    return [one.limit for one in decision.targets]
+
+
+class Fixed:
+    """A policy that answers what it is told, or raises it."""
+
+    version = "fixed/1"
+    memory_type = Memory
+
+    def __init__(self, answer: Any) -> None:
+        """Take the answer."""
+        self.answer = answer
+
+    def first(self) -> Memory:
+        """Nothing."""
+        return Memory()
+
+    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+        """The answer."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if isinstance(self.answer, int):
+            return Proposal(self.answer, "fixed", memory)
+        return self.answer  # type: ignore[no-any-return]
+
+
+def test_a_run_begins_at_the_fail_safe_limits() -> None:
+    """The first decision raises nothing, whatever is proposed."""
+    (first,) = run(Controller(DOMAIN, Fixed(10**9)), sample(10))
+    assert limits(first) == [20_000, 5_000]
+    assert (first.epoch, first.seq) == (10 * PERIOD, 1)
+
+
+def test_slack_raises_and_a_violation_cuts() -> None:
+    """The loop in its simplest form."""
+    decisions = run(Controller(DOMAIN), *(sample(i) for i in range(10, 20)), sample(20, 0.05))
+    assert sum(limits(decisions[-2])) > sum(limits(decisions[0]))
+    assert decisions[-1].violated
+    assert sum(limits(decisions[-1])) <= sum(limits(decisions[-2])) / 2
+
+
+def test_one_violation_cuts_once() -> None:
+    """A policy that cuts by itself is not cut again by the shield while the window still sees the violation."""
+    controller = Controller(DOMAIN)
+    rise = [sample(i) for i in range(10, 20)]
+    late = [sample(20 + i, 0.05) for i in range(4)]  # windows of four periods, all begun before the cut showed
+    decisions = run(controller, *rise, *late)
+    assert len({tuple(limits(one)) for one in decisions[-4:]}) == 1
+    again = run(controller, *rise, *late, sample(25, 0.05))
+    assert sum(limits(again[-1])) <= sum(limits(decisions[-1])) / 2
+
+
+def test_loss_is_a_violation_even_without_latency() -> None:
+    """A lost packet needs no quantile."""
+    lossy = sample(11, None)
+    lossy = replace(lossy, critical=tuple(replace(one, lost=1.0, missing="too few") for one in lossy.critical))
+    before, after = run(Controller(DOMAIN), sample(10), lossy)
+    assert after.violated
+    assert after.stress is None
+    assert sum(limits(after)) <= sum(limits(before)) / 2
+
+
+@pytest.mark.parametrize(
+    ("what", "bad"),
+    [
+        ("no_data", replace(sample(30), no_data="timeout")),
+        ("missing", replace(sample(30), critical=())),
+        ("nan", sample(30, float("nan"))),
+        ("infinite", sample(30, float("inf"))),
+        ("negative", sample(30, -1.0)),
+        ("backwards", replace(sample(30), start=31 * PERIOD)),
+        ("no period", replace(sample(30), period=0)),
+        ("too long", replace(sample(30), start=-(10**18))),
+        ("few", replace(sample(30), critical=tuple(replace(m, observations=99) for m in sample(30).critical))),
+    ],
+)
+def test_no_data_lowers_toward_the_fail_safe_limit(what: str, bad: Sample) -> None:
+    """Every kind of missing data: no rise, a fall, and the reason in words."""
+    decisions = run(Controller(DOMAIN), *(sample(i) for i in range(10, 30)), bad)
+    assert sum(limits(decisions[-1])) < sum(limits(decisions[-2]))
+    assert decisions[-1].reason.startswith("no data: "), what
+    assert {one.rule for one in decisions[-1].targets} == {"no-data"}
+
+
+def test_without_data_the_fail_safe_limit_is_reached_within_decay_and_kept() -> None:
+    """From max, in ten samples of half a second, and no further."""
+    controller = Controller(DOMAIN, Fixed(10**9))
+    full = run(controller, *(sample(i) for i in range(10, 100)))
+    assert limits(full[-1]) == [90_000, 30_000]
+    blind = run(controller, *(sample(i) for i in range(10, 100)), *(sample(i, None) for i in range(100, 115)))
+    assert limits(blind[-6]) == [20_000, 5_000] == limits(blind[-1])
+
+
+def test_a_gap_longer_than_the_dead_man_time_goes_on_from_the_fail_safe_limit() -> None:
+    """The actuator applied it by itself meanwhile."""
+    decisions = run(Controller(DOMAIN, Fixed(10**9)), *(sample(i) for i in range(10, 60)), sample(200))
+    assert limits(decisions[-1]) == [20_000, 5_000]
+    assert decisions[-1].seq == decisions[-2].seq + 1
+
+
+def test_a_sample_is_stepped_on_once() -> None:
+    """The same sample, and an older one, are refused."""
+    controller = Controller(DOMAIN)
+    (first,) = run(controller, sample(10))
+    for index in (10, 9):
+        with pytest.raises(StaleSample, match="not newer"):
+            controller.step(first.state, sample(index))
+
+
+def test_limits_never_add_up_to_more_than_the_capacity() -> None:
+    """With 60M of capacity for targets of 90M and 30M."""
+    decisions = run(
+        Controller(replace(DOMAIN, capacity=Rate(60_000)), Fixed(10**9)), *(sample(i) for i in range(10, 120))
+    )
+    assert max(sum(limits(one)) for one in decisions) == 60_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RuntimeError("no idea"), RecursionError(), None, "much", object(),
+        Proposal(float("nan"), "", Memory()), Proposal(1e9, "", Memory()), Proposal(True, "", Memory()),  # type: ignore[arg-type]
+        Proposal(5, None, Memory()), Proposal(5, "", {"mine": 1}),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_broken_learner_is_replaced_for_the_step(answer: Any) -> None:
+    """Whatever it raises or answers, ``proportional`` stands in and the decision says why."""
+    decision = run(Controller(DOMAIN, Fixed(answer)), sample(10), sample(14))[-1]
+    assert decision.fault is not None
+    assert decision.fault.startswith("fixed/1 ")
+    assert "stands in" in decision.reason
+    assert sum(limits(decision)) > 25_000
+
+
+def test_the_stand_in_cuts_once_a_window_too() -> None:
+    """A learner that always fails must not make every late window a cut of its own."""
+    controller = Controller(DOMAIN, Fixed(RuntimeError()))
+    rise = [sample(i) for i in range(10, 30)]
+    decisions = run(controller, *rise, *(sample(30 + i, 0.05) for i in range(4)))
+    assert len({tuple(limits(one)) for one in decisions[-4:]}) == 1
+
+
+def test_a_recorded_fault_takes_the_same_branch() -> None:
+    """Replaying a decision with its fault gives it again, though the policy would answer now."""
+    live = step(DOMAIN, Fixed(10**6), None, sample(10), fault="took 80 ms")
+    assert live.fault == "took 80 ms"
+    assert step(DOMAIN, Fixed(10**6), None, sample(10), fault=live.fault) == live
+
+
+def test_small_rises_add_up_under_the_deadband() -> None:
+    """A policy whose single step is below the deadband is slowed to the deadband's pace, never frozen."""
+    slow = replace(DOMAIN, parameters={"k_up": 0.002}, shield=Shield(deadband=0.01))
+    decisions = run(Controller(slow), *(sample(i) for i in range(10, 300)))
+    rises = {tuple(limits(one)) for one in decisions}
+    assert sum(limits(decisions[-1])) > 40_000
+    assert len(rises) < 60
+
+
+def test_shadow_policies_tell_what_they_would_do() -> None:
+    """Their proposals and limits stand beside the live ones, and change nothing."""
+    shadowed = Controller(replace(DOMAIN, shadow=("aimd",)))
+    with_shadow = run(shadowed, *(sample(i) for i in range(10, 20)))
+    alone = run(Controller(DOMAIN), *(sample(i) for i in range(10, 20)))
+    assert [limits(one) for one in with_shadow] == [limits(one) for one in alone]
+    assert {one.policy for decision in with_shadow for one in decision.shadow} == {"aimd/1"}
+    told = with_shadow[-1].shadow[0]
+    assert told.proposal > sum(one.was for one in with_shadow[-1].targets)
+
+
+def test_overruled_names_what_the_shield_changed() -> None:
+    """A proposal of max is changed; one that keeps the limits is not."""
+    greedy = run(Controller(DOMAIN, Fixed(10**9)), sample(10))[-1]
+    assert [one.target for one in overruled(greedy)] == ["default/telemetry", "default/backup"]
+    single = replace(DOMAIN, targets=DOMAIN.targets[:1])
+    assert overruled(run(Controller(single, Fixed(20_000)), sample(10))[-1]) == ()
+
+
+def test_a_changed_configuration_is_entered_in_bounds() -> None:
+    """Limits from the state are brought within new bounds; a new target begins at its fail-safe limit."""
+    state = run(Controller(DOMAIN, Fixed(10**9)), *(sample(i) for i in range(10, 100)))[-1].state
+    tight = replace(
+        DOMAIN, targets=(replace(DOMAIN.targets[0], max=Rate(50_000)), replace(DOMAIN.targets[1], deployment="x"))
+    )
+    decision = Controller(tight, Fixed(10**9)).step(state, sample(100))
+    assert limits(decision) == [50_000, 5_000]
+
+
+def test_another_policys_memory_is_not_read() -> None:
+    """After a change of policy it begins afresh; unreadable memory of the same version likewise."""
+    state = run(Controller(DOMAIN), sample(10))[-1].state
+    assert Controller(DOMAIN, Fixed(5)).step(state, sample(11)).state.memory == Memory()
+    odd = replace(state, memory={"quiet_until": "never"})
+    assert Controller(DOMAIN).step(odd, sample(11)).state.memory == Memory()
+
+
+def test_unknown_policies_and_parameters_are_named() -> None:
+    """The error says which domain, which policy, and what there is."""
+    with pytest.raises(ValueError, match=r"'factory'.*no policy 'magic'; there are .*proportional"):
+        make_policy(replace(DOMAIN, policy="magic"))
+    with pytest.raises(ValueError, match=r"'factory': policy 'proportional': .*k_sideways"):
+        make_policy(replace(DOMAIN, parameters={"k_sideways": 1.0}))
+
+
+def test_shield_settings_are_checked() -> None:
+    """A deadband above what may rise in a second would freeze the limit."""
+    with pytest.raises(ValueError, match="no rise would ever be large enough"):
+        Shield(rise_per_second=0.01, deadband=0.02)
+
+
+def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
+    """A target that may rise only slowly to its share draws nobody below what the budget leaves."""
+    targets = (
+        Target("telemetry", Rate(1000), Rate(100_000), Rate(40_000)),
+        Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),
+    )
+    domain = replace(DOMAIN, targets=targets, shield=Shield(rise_per_second=0.05))
+    controller = Controller(domain, Fixed(Proposal(42_400, "keep", Memory())))
+    first = controller.step(None, sample(10))
+    again = Controller(domain, Fixed(Proposal(43_000, "rise", Memory()))).step(first.state, sample(12))
+    telemetry, dashboard = again.targets
+    assert dashboard.rule == "rise"
+    assert dashboard.limit < dashboard.proposal == 6_000
+    assert telemetry.limit >= telemetry.was
+    assert 42_400 < telemetry.limit + dashboard.limit <= 43_000
+
+
+@pytest.mark.parametrize("late", ["telemetry", "backup"])
+def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> None:
+    """Neither up, by what the one does not take, nor down, step by step, by what it would take later."""
+    idle = Target("backup", Rate(10), Rate(6_000), Rate(120))
+    apart = replace(
+        DOMAIN,
+        targets=(Target("telemetry", Rate(1000), Rate(90_000), Rate(45_000)), idle),
+        shield=Shield(deadband=0.01),
+    )
+    fixed = Fixed(Proposal(45_120, "", Memory()))
+    controller = Controller(apart, fixed)
+
+    def sent(index: int, backup: int) -> Sample:
+        sends = (TargetMeasure("default/telemetry", 45_000, 45_000), TargetMeasure("default/backup", backup, backup))
+        return sample(index, targets=sends)
+
+    settled = run(controller, *(sent(index, 0) for index in range(10, 40)))[-1]
+    assert limits(settled) == [45_000, 120]
+    if late == "telemetry":
+        fixed.answer = Proposal(45_420, "", Memory())
+    state = settled.state
+    rules = set()
+    for index in range(40, 60):
+        decision = controller.step(state, sent(index, 40 if late == "backup" else 0))
+        assert limits(decision) == [45_000, 120], index
+        rules |= {one.rule for one in decision.targets if one.target.endswith(late)}
+        state = decision.state
+    assert rules == {"deadband"}
+
+
+def test_a_target_that_idles_below_its_minimum_does_not_keep_the_others_down() -> None:
+    """The dashboard may send 5M and sends 1M; telemetry fills what it gets, and gets more."""
+    upload = Target("telemetry", Rate(5_000), Rate(90_000), Rate(20_000), weight=4)
+    idle = Target("dashboard", Rate(5_000), Rate(10_000), Rate(5_000))
+    controller = Controller(replace(DOMAIN, policy="learned", targets=(upload, idle), capacity=Rate(100_000)))
+    state, limit = None, 20_000
+    for index in range(10, 90):
+        sent = (TargetMeasure(upload.key, limit, recent=limit), TargetMeasure(idle.key, 1_000, recent=1_000))
+        decision = controller.step(state, sample(index, targets=sent))
+        state = decision.state
+        limit = decision.targets[0].limit
+        assert sum(one.limit for one in decision.targets) <= 100_000
+    assert limit == upload.max

@@ -1,0 +1,415 @@
+"""What ``learned`` learns from what, and what it makes of it."""
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.domain import Critical, Domain, Target
+from schemas.units import Rate
+from services.control.observation import Observation
+from services.control.policies.learned.memory import Memory
+from services.control.policies.learned.policy import Learned
+from services.control.policy import Bounds, Proposal
+
+PERIOD = 10**9 // 2
+DOMAIN = Domain(
+    "d", (Critical("robot"),), (Target("up", Rate(1_000), Rate(100_000), Rate(40_000)),), capacity=Rate(100_000)
+)
+QUIET, QUEUE = 0.1, 0.6
+"""Median latency without and with a beginning queue, as a ratio to the SLO."""
+
+
+def seen(index: int, load: int | None = 28_000, effort: int | None = None, **changes: Any) -> Observation:
+    """One observation; by default calm, with best effort filling the limit that the loop knows."""
+    figures: dict[str, Any] = {
+        "end": index * PERIOD, "window": 4 * PERIOD, "period": PERIOD, "jitter": 0.1, "p95": 0.2, "lost": 0.0,
+        "critical_load": load, "critical_recent": load, "effort_load": effort, "effort_recent": effort,
+        "standing": QUIET, "missing": None, "stress": 0.2, "violated": False, "sent": (effort,), "pods": (None,),
+    }  # fmt: skip
+    return Observation(**(figures | changes))
+
+
+class Loop:
+    """Learned, with every proposal put in force as it is."""
+
+    def __init__(self, policy: Learned | None = None, limit: int = 40_000) -> None:
+        """Begin at a limit."""
+        self.policy = policy or Learned(DOMAIN)
+        self.memory: Memory = self.policy.first()
+        self.limit = limit
+        self.index = 10
+
+    def step(self, load: int | None = 28_000, **changes: Any) -> Proposal:
+        """One period."""
+        self.index += 1
+        effort = changes.pop("effort", self.limit)
+        observation = seen(self.index, load, effort, **changes)
+        full = effort is None or effort > 0.9 * self.limit
+        bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full, full and self.limit < 100_000)
+        proposal = self.policy.propose(self.memory, observation, bounds)
+        assert type(proposal.memory) is Memory
+        self.memory, self.limit = proposal.memory, min(proposal.budget, 100_000)
+        return proposal
+
+    def until_touched(self, knee: int = 99_000) -> Proposal:
+        """Explore a plant whose queue begins to stand above ``knee``."""
+        for _ in range(200):
+            total = 28_000 + self.limit
+            proposal = self.step(standing=QUEUE if total > knee else QUIET)
+            if total > knee:
+                return proposal
+        raise AssertionError("never touched")
+
+
+def test_it_explores_fast_where_the_knee_is_far_and_slowly_where_it_may_be_near() -> None:
+    """Steps of 8 % a second at first, of a quarter of a per cent from 90 % of the nameplate on."""
+    loop = Loop()
+    limits = [loop.limit, *(loop.step().budget for _ in range(30))]
+    rises = [after - before for before, after in itertools.pairwise(limits)]
+    assert max(rises) > 3_500
+    assert max(rise for limit, rise in zip(limits, rises, strict=False) if limit + 28_000 > 90_000) < 300
+
+
+def test_a_touch_is_taken_back_and_remembered() -> None:
+    """Without a violation: the limit goes below the knee and stays there."""
+    loop = Loop()
+    touched = loop.until_touched()
+    assert touched.reason.startswith("touched")
+    assert 0.96 * 99_000 < touched.budget + 28_000 < 99_000
+    rest = {loop.step().budget for _ in range(50)}
+    assert rest == {touched.budget}
+
+
+def test_probes_become_rarer_while_they_find_nothing_new() -> None:
+    """Each fruitless probe doubles the time to the next."""
+    loop = Loop()
+    touches: list[int] = []
+    while len(touches) < 4:
+        total = 28_000 + loop.limit
+        reason = loop.step(standing=QUEUE if total > 99_000 else QUIET).reason
+        if reason.startswith("touched"):
+            touches.append(loop.index)
+    gaps = [after - before for before, after in itertools.pairwise(touches)]
+    assert gaps[1] > 1.6 * gaps[0]
+    assert gaps[2] > 1.6 * gaps[1]
+
+
+def test_new_room_is_found_and_taken() -> None:
+    """After the capacity grew by a fifth, the next probe goes on until it touches the new knee."""
+    loop = Loop()
+    loop.until_touched(80_000)
+    for _ in range(300):
+        loop.step(standing=QUEUE if 28_000 + loop.limit > 96_000 else QUIET)
+    assert 93_000 < loop.limit + 28_000 < 96_000
+
+
+def test_a_knee_that_falls_is_followed_down() -> None:
+    """Met twice at rest, it is taken to go on falling: the limit goes down ahead of it, then holds."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    loop.step(standing=QUEUE)
+    for _ in range(8):
+        loop.step()
+    again = loop.step(standing=QUEUE)
+    ahead = [loop.step().budget for _ in range(12)]
+    assert loop.memory.knee.falls > 0
+    assert ahead[-1] < again.budget - 1_000
+    later = [loop.step().budget for _ in range(40)]
+    assert min(later) == later[-1]
+
+
+def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
+    """However far the new room reaches, a step builds up less than an SLO of queue before it shows."""
+    loop = Loop()
+    loop.until_touched(80_000)
+    totals = [28_000 + loop.limit]
+    for _ in range(200):
+        loop.step()
+        totals.append(28_000 + loop.limit)
+    steps = [(after - before) / after for before, after in itertools.pairwise(totals)]
+    assert totals[-1] > 90_000
+    assert max(steps) * 0.5 < 0.002
+
+
+def test_load_to_come_is_left_room() -> None:
+    """When the critical load rises, best effort gives way by as much, and a little more while it goes on rising."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().budget
+    rising = loop.step(31_000).budget
+    risen = loop.step(31_000).budget
+    assert rising < risen
+    assert before - 3_500 < risen <= before - 2_500
+
+
+def test_room_comes_back_only_after_the_peak_was_held() -> None:
+    """A load that falls is not believed for two seconds."""
+    loop = Loop()
+    loop.until_touched()
+    calm = loop.step().budget
+    loop.step(40_000)
+    loop.step(40_000)
+    held = [loop.step().budget for _ in range(4)]
+    assert max(held) < calm - 10_000
+    assert [loop.step().budget for _ in range(20)][-1] == pytest.approx(calm, rel=0.02)
+
+
+def test_a_surge_teaches_nothing_about_the_knee() -> None:
+    """The load is above what was expected: that explains the violation."""
+    loop = Loop()
+    loop.until_touched()
+    knee = loop.memory.knee.total
+    surge = loop.step(50_000, violated=True, stress=20.0, standing=5.0)
+    assert surge.reason.startswith("load surged")
+    assert surge.budget <= 35_000
+    assert loop.memory.knee.total == knee
+
+
+def test_a_host_that_stumbles_teaches_nothing() -> None:
+    """P95 above its SLO, but no queue and nothing raised: the limit comes back to where it was."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().budget
+    spike = loop.step(27_000, violated=True, stress=1.7)
+    assert spike.reason.startswith("spike")
+    assert spike.budget <= before / 2
+    for _ in range(6):
+        loop.step(violated=True, stress=1.7)
+    after = [loop.step().budget for _ in range(10)]
+    assert after[-1] == pytest.approx(before, rel=0.02)
+
+
+def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
+    """The P95 was first to show it; the limit does not come back to where it would break the SLO again."""
+    loop = Loop()
+    loop.until_touched()
+    assert loop.step(violated=True, stress=23.0).reason.startswith("spike")
+    fell = loop.step(violated=True, stress=107.0, standing=60.0)
+    assert fell.reason.startswith("fell")
+    for _ in range(6):
+        loop.step(violated=True, stress=107.0)
+    assert max(loop.step().budget for _ in range(10)) < 45_000
+
+
+def test_a_queue_that_stays_shows_the_capacity() -> None:
+    """After a cut that does not help, what gets through is taken for the capacity."""
+    loop = Loop()
+    loop.until_touched()
+    loop.step(27_000, violated=True, stress=50.0, standing=30.0)
+    loop.step(12_000, effort=36_000, violated=True, stress=50.0, standing=31.0)
+    reason = loop.step(12_000, effort=36_000, violated=True, stress=50.0, standing=31.0).reason
+    assert "a queue stays" in reason or loop.memory.knee.total < 50_000
+    assert 40_000 < loop.memory.knee.total < 50_000
+
+
+def test_bursts_widen_the_margin() -> None:
+    """A surge that is over at once leaves a wider margin, up to a limit."""
+    loop = Loop()
+    loop.until_touched()
+    margins = [loop.memory.margin]
+    for _ in range(20):
+        loop.step(40_000, violated=True, stress=3.0)
+        for _ in range(12):
+            loop.step()
+        margins.append(loop.memory.margin)
+    assert margins[1] > margins[0]
+    assert margins[-1] <= 10_000
+
+
+def test_a_burst_that_nearly_broke_an_slo_widens_the_margin_too() -> None:
+    """A window's P95 hides bad seconds: what comes close counts."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    loop.step(33_000, stress=0.9, p95=0.9)
+    after = loop.step(p95=0.9).memory.margin
+    assert after == pytest.approx(before + 1_000, abs=1)
+
+
+def test_a_short_burst_widens_the_margin_by_what_it_was_too_small() -> None:
+    """A queue of 10 ms that grew within a quarter of a second: 4 % too much."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    loop.step(40_000, violated=True, stress=5.0, p95=5.0)
+    after = loop.step(stress=5.0, p95=5.0, violated=True).memory.margin
+    assert after == pytest.approx(before + 0.04 * loop.memory.knee.total, abs=1)
+
+
+def test_spikes_in_a_row_are_the_loads_doing() -> None:
+    """Two stumbles teach nothing; the third within a minute shows that this load is too much in bursts."""
+    loop = Loop()
+    loop.until_touched()
+    known = loop.step().memory.knee.total
+    for number in range(3):
+        reason = loop.step(violated=True, stress=1.5).reason
+        assert reason.startswith("crossed" if number == 2 else "spike")
+        for _ in range(12):
+            loop.step()
+    assert loop.memory.knee.total < known
+
+
+def test_a_burst_that_could_be_followed_adds_the_least() -> None:
+    """After more than two periods it was no matter of the margin."""
+    loop = Loop()
+    loop.until_touched()
+    before = loop.step().memory.margin
+    for _ in range(3):
+        loop.step(40_000, violated=True, stress=5.0, p95=5.0)
+    after = loop.step(stress=5.0, p95=5.0, violated=True).memory.margin
+    assert after == pytest.approx(before + 1_000, abs=1)
+
+
+@pytest.mark.parametrize("end", ["a touch", "a minute"])
+def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
+    """A touch of the knee in between explains them, and after a minute they are forgotten."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(2):
+        assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+        for _ in range(12):
+            loop.step()
+    if end == "a touch":
+        assert loop.step(standing=QUEUE).reason.startswith("touched")
+        for _ in range(12):
+            loop.step()
+    else:
+        for _ in range(125):
+            loop.step(effort=100)
+    assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+
+
+def test_a_stumble_while_the_knee_is_unknown_is_not_the_knee() -> None:
+    """Without a queue nothing was crossed: the search goes on."""
+    loop = Loop()
+    loop.step()
+    assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
+    assert not loop.memory.knee.met
+
+
+def test_a_probe_that_crosses_is_not_soon_repeated() -> None:
+    """An SLO broken by a probe's bursts: the next one waits twice as long."""
+    loop = Loop()
+    loop.until_touched()
+    while not loop.memory.knee.step:
+        loop.step()
+    assert loop.step(violated=True, stress=1.5).reason.startswith("crossed")
+    assert loop.memory.knee.rest == 60.0
+
+
+def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
+    """More than a probe's own step builds up: the limit goes down ahead of it."""
+    loop = Loop()
+    loop.until_touched()
+    while not loop.memory.knee.step:
+        loop.step()
+    loop.step(standing=QUEUE, violated=True, stress=1.1)
+    assert loop.memory.knee.falls > 0
+
+
+def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
+    """Latency that rose stays where it is; a queue under too high a load does not."""
+    loop = Loop()
+    loop.until_touched()
+    told = [loop.step(standing=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)]
+    assert told.count("touched") >= 3
+    assert "latency rose" not in told
+
+
+def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capacity() -> None:
+    """What best effort gets through alone is not what the link carries."""
+    loop = Loop()
+    loop.until_touched()
+    told = [loop.step(None, effort=36_000, violated=True, stress=50.0, standing=31.0).reason for _ in range(4)]
+    assert not [reason for reason in told if reason.startswith("a queue stays")]
+
+
+def test_idle_best_effort_teaches_nothing() -> None:
+    """While nothing is sent, the limit neither explores nor probes."""
+    loop = Loop()
+    limits = {loop.step(effort=100).budget for _ in range(200)}
+    assert max(limits) <= 62_000
+    assert not loop.memory.knee.met
+
+
+def test_without_throughput_the_safe_limit_itself_is_learned() -> None:
+    """The reduced form: the critical load is unknown, the knee is one of the limit."""
+    loop = Loop()
+    for _ in range(300):
+        loop.step(None, effort=None, standing=QUEUE if loop.limit > 70_000 else QUIET)
+    assert 65_000 < loop.limit <= 70_000
+
+
+def test_without_the_last_periods_median_the_stress_stands_in() -> None:
+    """A source such as Prometheus tells no median: the knee is still touched, by the P95."""
+    loop = Loop()
+    for _ in range(100):
+        queued = loop.limit > 70_000
+        loop.step(standing=None, stress=0.8 if queued else 0.2)
+    assert 65_000 < loop.limit <= 70_500
+
+
+def test_memory_survives_the_wire_bit_for_bit() -> None:
+    """As JSON and back, at every step of a lively run, and it stays small."""
+    loop = Loop()
+    for index in range(400):
+        load = 28_000 + 12_000 * (index // 20 % 2)
+        loop.step(load, standing=QUEUE if load + loop.limit > 97_000 else QUIET, stress=0.3 + index % 7 / 10)
+        body = msgspec.json.encode(loop.memory)
+        assert msgspec.json.decode(body, type=Memory) == loop.memory
+        assert len(body) < 2_000
+
+
+def test_parameters_are_read_and_checked() -> None:
+    """Nested ones too; an unknown one is named."""
+    policy = Learned(msgspec.structs.replace(DOMAIN, parameters={"margin": 0.05, "knee": {"rest": 10.0}}))
+    assert Loop(policy).step().memory.margin == 5_000
+    with pytest.raises(ValueError, match="patience"):
+        Learned(msgspec.structs.replace(DOMAIN, parameters={"knee": {"patience": 1}}))
+
+
+def test_noise_in_the_load_is_worth_no_patch() -> None:
+    """A load that seems half a per cent higher, since one reading came late, moves nothing, in a probe neither."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(6):
+        rest = loop.step().budget
+    assert {loop.step(load).budget for load in (28_000, 27_600, 28_450, 28_000, 28_000)} == {rest}
+    while not loop.step().reason.startswith("probes"):
+        assert loop.index < 1_000
+    climbing = [loop.limit, *(loop.step(load).budget for load in (28_000, 28_400, 28_000, 28_000))]
+    assert climbing == sorted(climbing)
+    assert climbing[-1] > climbing[0]
+
+
+def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
+    """The limit that makes room for it is not in force yet: nothing is learned of the knee."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    knee = loop.memory.knee.total
+    loop.step(31_200)
+    loop.step(31_200, standing=QUEUE)
+    assert loop.memory.knee.total == knee
+
+
+def test_a_rise_to_a_load_that_is_known_teaches_nothing_about_the_knee() -> None:
+    """It comes back within the held peak and breaks an SLO on its way: the rise explains the queue."""
+    loop = Loop()
+    loop.until_touched()
+    for _ in range(8):
+        loop.step()
+    loop.step(48_000, violated=True, stress=20.0, standing=5.0)
+    for _ in range(8):
+        loop.step(48_000)
+    for _ in range(5):
+        loop.step()
+    knee = loop.memory.knee.total
+    assert loop.step(42_000, violated=True, stress=1.4, standing=QUEUE).reason.startswith("load rose")
+    loop.step(48_000, violated=True, stress=2.0, standing=QUEUE)
+    assert loop.memory.knee.total == knee

@@ -1,0 +1,113 @@
+"""Names become probers: every address is asked, all share the rate, and a name without one is told."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from schemas.exporter import Probe
+from schemas.units import Duration
+from services.exporter.metrics import Latencies
+from services.exporter.probe_manager import Probing, probe_counter
+from tests.support.hubble.sidecar import serving
+
+ROBOT = "factory/robot-control"
+
+
+async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
+    """Observations come from UDP and TCP, loss is shown as zero, and cancelling ends everything."""
+    registry = CollectorRegistry()
+    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    with serving() as ports:
+        probe = Probe(
+            "robot-control", "127.0.0.1", "factory", rate=200.0, tcp_rate=50.0, udp=ports["udp"], tcp=ports["tcp"]
+        )
+        probing = Probing(probe, latencies, probe_counter(registry))
+        assert str(probing.wrong) == "not yet resolved"
+        task = asyncio.create_task(probing.run())
+        labels = {"namespace": "factory", "workload": "robot-control"}
+
+        def answered(protocol: str) -> float:
+            name, more = "sluice_exporter_probes_total", {"protocol": protocol, "outcome": "answered"}
+            return registry.get_sample_value(name, labels | more) or 0
+
+        async with asyncio.timeout(10):
+            while min(answered("udp"), answered("tcp")) < 5:  # noqa: ASYNC110 - a counter has no event
+                await asyncio.sleep(0.01)
+        assert probing.wrong is None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert latencies.observations[ROBOT] >= 10
+    more = {"peer": "sluice-exporter", "source": "probe", "locality": "remote"}
+    for protocol in ("udp", "tcp"):
+        assert registry.get_sample_value("hubble_flow_lost_total", labels | more | {"protocol": protocol}) == 0
+
+
+async def test_a_name_without_an_address_is_told() -> None:
+    """The reason names it; nothing is counted as lost."""
+    registry = CollectorRegistry()
+    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    probing = Probing(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
+    task = asyncio.create_task(probing.run())
+    async with asyncio.timeout(10):
+        while "nowhere.invalid" not in (probing.wrong or ""):  # noqa: ASYNC110 - a reason has no event
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert latencies.observations[ROBOT] == 0
+
+
+async def test_all_addresses_of_a_name_share_the_rate() -> None:
+    """A change of addresses begins anew with the right share; the same addresses change nothing."""
+    latencies = Latencies([ROBOT], (0.001, 0.1), 5, CollectorRegistry())
+    probing = Probing(Probe("robot-control", "any", "factory"), latencies, probe_counter(CollectorRegistry()))
+    shares: list[tuple[str, int]] = []
+
+    async def probe_address(address: tuple[int, str], sharing: int) -> None:
+        shares.append((address[1], sharing))
+        await asyncio.Event().wait()
+
+    probing._probe_address = probe_address  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as group:
+        for addresses in ({(2, "a")}, {(2, "a")}, {(2, "a"), (2, "b")}):
+            probing._keep(set(addresses), group)
+            await asyncio.sleep(0)
+        for running in probing._running.values():
+            running.cancel()
+    assert sorted(shares) == [("a", 1), ("a", 2), ("b", 2)]
+
+
+async def test_a_pod_that_is_replaced_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address falls silent: the name is asked again long before its time, and what was sent there is lost."""
+    registry = CollectorRegistry()
+    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    with serving("127.0.0.3") as ports, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.2", ports["udp"]))
+        answers = iter(["127.0.0.2"])
+
+        async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+            place = (next(answers, "127.0.0.3"), 0)
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", place)]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        probe = Probe(
+            "robot-control",
+            "robot-control.factory.svc",
+            "factory",
+            rate=200.0,
+            udp=ports["udp"],
+            tcp=None,
+            timeout=Duration(50_000_000),
+        )
+        task = asyncio.create_task(Probing(probe, latencies, probe_counter(registry)).run())
+        async with asyncio.timeout(10):
+            while latencies.observations[ROBOT] < 5:  # noqa: ASYNC110 - a counter has no event
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    lost = [
+        one.value for metric in registry.collect() for one in metric.samples if one.name == "hubble_flow_lost_total"
+    ]
+    assert lost[0] > 0

@@ -1,0 +1,271 @@
+"""Echoes: what is a round trip, what is lost, late or nobody's; and the sidecar that answers them."""
+
+import asyncio
+import ctypes
+import select
+import socket
+import struct
+import time
+from collections import Counter
+
+import pytest
+
+from services.exporter.echo_server import MAGIC, PACKET, Echo, answer
+from services.exporter.prober import Echoes, Report, UdpProbe, probe_tcp
+from tests.support.hubble.sidecar import serving
+
+MS = 1_000_000
+T = 1_800_000_000_000_000_000
+
+
+class Fate:
+    """Where a probe reports to."""
+
+    def __init__(self) -> None:
+        """Nothing happened yet."""
+        self.latencies: list[float] = []
+        self.lost = 0
+        self.outcomes: Counter[str] = Counter()
+        self.report = Report(self.latencies.append, self._lose, self._tell)
+
+    def _lose(self, number: int) -> None:
+        self.lost += number
+
+    def _tell(self, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+
+
+def echoes(fate: Fate) -> Echoes:
+    """Echoes of session 7 with a timeout of one second."""
+    return Echoes(7, 64, 1000 * MS, fate.report)
+
+
+def test_a_round_trip_is_less_what_the_sidecar_kept() -> None:
+    """10 ms there and back, of which 7 in the sidecar by its own clock, however wrong that is."""
+    fate = Fate()
+    probe = echoes(fate)
+    sequence, packet = probe.packet()
+    assert len(packet) == 64
+    probe.sent(sequence, T)
+    probe.received(answer(packet, 5 * MS, 12 * MS) or b"", T + 10 * MS)
+    assert fate.latencies == [0.003]
+    assert fate.outcomes == {"sent": 1, "answered": 1}
+
+
+def test_a_lost_probe_and_its_late_and_its_second_answer() -> None:
+    """Lost after its time, once; what comes afterwards is counted, but observed no more."""
+    fate = Fate()
+    probe = echoes(fate)
+    numbers = [probe.packet() for _ in range(3)]
+    for sequence, _ in numbers:
+        probe.sent(sequence, T + sequence * MS)
+    probe.expire(T + 1001 * MS)
+    assert fate.lost == 1
+    reply = [answer(packet, 0, 0) or b"" for _, packet in numbers]
+    probe.received(reply[0], T + 1002 * MS)
+    probe.received(reply[1], T + 5 * MS)
+    probe.received(reply[1], T + 6 * MS)
+    probe.received(reply[2], T + 1500 * MS)
+    assert fate.outcomes == {"sent": 3, "lost": 2, "late": 2, "answered": 1, "duplicate": 1}
+    assert fate.lost == 2
+    assert fate.latencies == [0.004]
+
+
+def test_clocks_that_are_set_give_no_latency() -> None:
+    """A negative round trip, one that the sidecar kept longer than it took, and a probe from the future."""
+    fate = Fate()
+    probe = echoes(fate)
+    numbers = [probe.packet() for _ in range(3)]
+    for sequence, _ in numbers:
+        probe.sent(sequence, T)
+    probe.received(answer(numbers[0][1], 0, 0) or b"", T - MS)
+    probe.received(answer(numbers[1][1], 0, 50 * MS) or b"", T + 5 * MS)
+    probe.expire(T - 10 * MS)
+    assert fate.outcomes["invalid"] == 3
+    assert (fate.latencies, fate.lost) == ([], 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 64, PACKET.pack(MAGIC, 8, 0, 0, 0, 0), PACKET.pack(MAGIC, 7, 9, 0, 0, 0)])
+def test_other_packets_are_foreign(data: bytes) -> None:
+    """Too short, of another kind, of another session, never sent."""
+    fate = Fate()
+    probe = echoes(fate)
+    probe.sent(*(probe.packet()[0], T))
+    probe.received(data, T + MS)
+    assert fate.outcomes == {"sent": 1, "foreign": 1}
+
+
+def test_nobody_there_is_no_loss() -> None:
+    """A refused probe says that the sidecar is missing, not that the network loses packets."""
+    fate = Fate()
+    probe = echoes(fate)
+    probe.sent(probe.packet()[0], T)
+    probe.gone()
+    probe.expire(T + 5000 * MS)
+    assert (fate.lost, fate.outcomes["refused"]) == (0, 1)
+
+
+def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
+    """So it cannot be used to flood somebody else."""
+    packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + b"padding"
+    reply = answer(packet, 4, 5)
+    assert reply is not None
+    assert len(reply) == len(packet)
+    assert PACKET.unpack_from(reply) == (MAGIC, 1, 2, 3, 4, 5)
+    assert reply.endswith(b"padding")
+    for other in (b"", b"hello", b"x" * 500, packet[:20]):
+        assert answer(other, 4, 5) is None
+
+
+async def until(fate: Fate, outcome: str, number: int) -> None:
+    """Wait until something has happened this often; twenty seconds at most."""
+    async with asyncio.timeout(20):
+        while fate.outcomes[outcome] < number:  # noqa: ASYNC110 - a counter has no event
+            await asyncio.sleep(0.01)
+
+
+async def again(probe: UdpProbe, interval: float) -> None:
+    """Probe until cancelled, on socket after socket."""
+    while True:
+        await probe.run(interval)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+async def test_udp_round_trips_on_a_real_socket(host: str) -> None:
+    """Latencies of loopback by the kernel's own times: above zero and, by far, below a second."""
+    fate = Fate()
+    with serving(host) as ports:
+        probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
+        task = asyncio.create_task(probe.run(0.002))
+        await until(fate, "answered", 50)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert fate.lost == 0
+    assert all(0 < latency < 0.5 for latency in fate.latencies)
+
+
+async def test_tcp_handshakes_on_a_real_socket() -> None:
+    """The kernel's own measure of the handshake, and an echo through the connection."""
+    fate = Fate()
+    with serving() as ports:
+        for _ in range(5):
+            await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
+    assert fate.outcomes == {"sent": 5, "answered": 5}
+    assert all(0 < latency < 0.5 for latency in fate.latencies)
+
+
+async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
+    """The counters say so, and nothing counts as lost."""
+    fate = Fate()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    await probe_tcp(("127.0.0.1", port), socket.AF_INET, 2.0, fate.report)
+    assert fate.outcomes["refused"] == 1
+    probe = UdpProbe(("127.0.0.1", port), socket.AF_INET, 64, 100 * MS, fate.report)
+    task = asyncio.create_task(again(probe, 0.002))
+    await until(fate, "refused", 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert fate.lost == 0
+
+
+async def test_silence_is_loss() -> None:
+    """Somebody listens and says nothing: every probe is lost, on UDP and, after the handshake, on TCP."""
+    fate = Fate()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
+        task = asyncio.create_task(again(probe, 0.005))
+        await until(fate, "lost", 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert fate.lost >= 5
+    silent = Fate()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await probe_tcp(listener.getsockname(), socket.AF_INET, 0.2, silent.report)
+    assert (silent.outcomes["lost"], silent.lost) == (1, 1)
+
+
+async def test_a_socket_that_was_cut_off_is_replaced() -> None:
+    """Cilium takes the other end away when a Service's backend goes: the run ends, and the next one is answered."""
+    fate = Fate()
+    with serving() as ports:
+        probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 3600_000 * MS, fate.report)
+        task = asyncio.create_task(probe.run(0.002))
+        await until(fate, "answered", 5)
+        nowhere = struct.pack("@H14x", socket.AF_UNSPEC)
+        assert ctypes.CDLL(None).connect(probe._link.fileno(), nowhere, len(nowhere)) == 0
+        async with asyncio.timeout(20):
+            await task
+        before = fate.outcomes["answered"]
+        task = asyncio.create_task(probe.run(0.002))
+        await until(fate, "answered", before + 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost() -> None:
+    """It may hang on a pod that is gone.  Whoever is there on the next one, each echo has its fate."""
+    fate = Fate()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
+        async with asyncio.timeout(20):
+            await probe.run(0.005)
+        port = mute.getsockname()[1]
+    unanswered = fate.outcomes["sent"]
+    echo = Echo("127.0.0.1", port, None)
+    task = asyncio.create_task(again(probe, 0.005))
+    async with asyncio.timeout(20):
+        while not fate.outcomes["answered"] or fate.lost < unanswered:
+            echo.turn(0)
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    echo.close()
+    known = sum(fate.outcomes[fate_of] for fate_of in ("answered", "lost"))
+    assert fate.outcomes["sent"] == known + len(probe._echoes._waiting)
+
+
+async def test_a_long_interval_is_no_silence() -> None:
+    """Nobody owes an answer while nothing was asked, however long ago the last one was."""
+    fate = Fate()
+    later = time.monotonic_ns() + 3600_000 * MS
+    with serving() as ports:
+        probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
+        probe._link = probe._connected()
+        probe._send()
+        assert probe._silent(later)
+        assert select.select([probe._link], [], [], 20)[0]
+        probe._read()
+        probe._link.close()
+    assert fate.outcomes == {"sent": 1, "answered": 1}
+    assert not probe._silent(later)
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])
+def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
+    """It gets nothing back."""
+    with serving() as ports, socket.create_connection(("127.0.0.1", ports["tcp"]), 20) as link:
+        link.sendall(data)
+        assert link.recv(100) == b""
+
+
+async def test_the_sidecar_bounds_its_connections() -> None:
+    """More connections than it keeps are closed at once; probes still get through afterwards."""
+    fate = Fate()
+    with serving() as ports:
+        many = [socket.create_connection(("127.0.0.1", ports["tcp"])) for _ in range(80)]
+        refused = 0
+        for link in many[64:]:
+            link.settimeout(20)
+            refused += link.recv(1) == b""
+        for link in many:
+            link.close()
+        assert refused == 16
+        async with asyncio.timeout(20):
+            # Once the sidecar has seen that the others are gone.
+            while not fate.outcomes["answered"]:
+                await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
+    assert fate.outcomes["answered"] == 1

@@ -1,0 +1,116 @@
+"""After a reconnection nothing is counted twice, and nothing is missed that Relay still has."""
+
+from services.exporter.replay_filter import Resume
+
+S = 1_000_000_000
+T = 1_800_000_000 * S
+
+
+def begun() -> Resume:
+    """The first stream is open."""
+    resume = Resume()
+    resume.since(T, 0)
+    return resume
+
+
+def test_the_first_stream_starts_now() -> None:
+    """There is nothing to repeat; a second stream repeats from there on what the first one did not bring."""
+    resume = Resume()
+    assert resume.since(T, 0) is None
+    assert resume.since(T + 5 * S, 5 * S) == T
+
+
+def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
+    """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
+    resume = begun()
+    resume.is_new("gone", T - 3600 * S, 1, 90 * S)
+    resume.is_new("n1", T, 2, 100 * S)
+    assert resume.since(T + 2 * S, 101 * S) == T + S - 15 * S
+    near = begun()
+    near.is_new("n1", T, 1, 100 * S)
+    near.is_new("n2", T - S, 2, 100 * S)
+    assert near.since(T + S, 101 * S) == T - S
+
+
+def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
+    """A replay from tomorrow on would be empty."""
+    resume = begun()
+    resume.is_new("n1", T + 3600 * S, 1, 0)
+    assert resume.since(T, 0) == T
+
+
+def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
+    """Flows up to the mark are repeated ones, flows of the very same time are told apart, later ones are new."""
+    resume = begun()
+    assert resume.is_new("n1", T, "a", 0)
+    assert resume.is_new("n1", T, "b", 0)
+    resume.since(T, 0)
+    assert not resume.is_new("n1", T - 5, "old", 1)
+    assert not resume.is_new("n1", T, "a", 1)
+    assert not resume.is_new("n1", T, "b", 1)
+    assert resume.is_new("n1", T, "c", 1)
+    assert resume.is_new("n1", T + 1, "d", 1)
+    assert resume.is_new("n1", T, "late but live", 1)
+    assert resume.repeated == 3
+
+
+def test_nodes_are_told_apart() -> None:
+    """One node's mark says nothing about another's flows."""
+    resume = begun()
+    resume.is_new("n1", T, "a", 0)
+    resume.since(T, 0)
+    assert resume.is_new("n2", T - S, "b", 1)
+
+
+def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
+    """After a replay's time, what looks old is new."""
+    resume = begun()
+    resume.is_new("n1", T, "a", 0)
+    resume.since(T, 0)
+    assert not resume.is_new("n1", T - 60 * S, "b", 29 * S)
+    assert resume.is_new("n1", T - 59 * S, "c", 31 * S)
+
+
+def resumed() -> Resume:
+    """A stream that resumed at T, and went on for an hour: a flow every second."""
+    resume = begun()
+    resume.is_new("n1", T, 0, 0)
+    assert resume.since(T, 0) == T
+    assert all(resume.is_new("n1", T + second * S, second, second * S) for second in range(1, 3601))
+    return resume
+
+
+def test_a_node_that_relay_asks_again_is_not_counted_again() -> None:
+    """In the midst of a stream all of it comes once more, from any place on, however often, and then what is new."""
+    resume = resumed()
+    for start, end in ((0, 3601), (3000, 3602)):
+        was = resume.repeated
+        now = (end + 10) * S
+        again = [resume.is_new("n1", T + second * S, second, now) for second in range(start, end + 1)]
+        assert again == [False] * (end - start) + [True]
+        assert resume.repeated == was + end - start
+
+
+def test_a_clock_that_steps_back_in_a_stream_blinds_for_half_a_minute_at_most() -> None:
+    """It looks like a replay until that would be over; one to before the stream's beginning never does."""
+    resume = resumed()
+    now = 3600 * S
+    steps = [resume.is_new("n1", T + (1000 + second) * S, "a", now + second * S) for second in range(60)]
+    assert steps == [False] * 30 + [True] * 30
+    other = resumed()
+    assert all(other.is_new("n1", T + (second - 60) * S, "b", now + second * S) for second in range(60))
+
+
+def test_the_first_stream_repeats_nothing() -> None:
+    """Relay asks a node again for what comes from now on only."""
+    resume = begun()
+    resume.is_new("n1", T, "a", 0)
+    assert resume.is_new("n1", T - 60 * S, "b", S)
+
+
+def test_many_nodes_take_bounded_memory() -> None:
+    """Names that an adversary makes up push out the oldest."""
+    resume = Resume()
+    for number in range(20_000):
+        resume.is_new(f"node-{number}", T, number, 0)
+    assert len(resume._marks) == 5000

@@ -1,0 +1,60 @@
+"""The plants' metrics page, read as the sampler reads it."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+
+from services.plant.harness.metrics_page import MetricsPage
+from services.plant.scenario import SCENARIOS
+from services.plant.simulated.plant import Model
+from services.plant.simulated.realtime import Live
+from services.plant.topology import ROBOT, SCANNER, TELEMETRY
+from services.sampler.scrape.parser import PageReader
+from services.sampler.workloads import PRESETS, Names, Workloads
+
+_HUBBLE = PRESETS["hubble"]
+NAMES = Names(
+    metric=_HUBBLE.metric,
+    lost=_HUBBLE.lost,
+    throughput="container_network_transmit_bytes_total",
+    namespace=_HUBBLE.namespace,
+    workload=_HUBBLE.workload,
+    matchers={},
+)
+
+
+def test_the_sampler_finds_every_workload_on_the_page() -> None:
+    """Latency and loss of the critical ones, bytes of all, for two plants on one page."""
+    scenario = SCENARIOS["steady"]
+    twin = scenario.within("twin")
+    models = [Model.of(one.apps) for one in (scenario, twin)]
+    for model in models:
+        model.advance(3 * 10**9)
+    plants = [Live(model) for model in models]
+    with MetricsPage(plants) as page, urllib.request.urlopen(page.url) as answer:
+        body = answer.read()
+    critical = [ROBOT, SCANNER, "twin/robot-control", "twin/safety-scanner"]
+    targets = [TELEMETRY, "twin/telemetry-upload"]
+    read = PageReader(Workloads(NAMES, critical, targets)).read(body)
+    assert not read.faults
+    found = {(series.kind, series.workload) for series in read.counters}
+    assert {("latency", one) for one in critical} <= found
+    assert {("lost", one) for one in critical} <= found
+    assert {("sent", one) for one in (*critical, *targets)} <= found
+    counts = next(value for series, value in read.counters.items() if series.kind == "latency")
+    assert counts[-1] > 200
+
+
+def test_a_blind_page_says_why() -> None:
+    """What a scenario's outage looks like to whoever scrapes."""
+    with MetricsPage([]) as page:
+        page.blind = "the exporter does not answer"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(page.url)
+        assert caught.value.code == 503
+        assert caught.value.read() == b"the exporter does not answer\n"
+        caught.value.close()
+        page.blind = ""
+        with urllib.request.urlopen(page.url) as answer:
+            assert answer.status == 200

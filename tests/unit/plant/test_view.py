@@ -1,0 +1,117 @@
+"""What a person sees of a run, with and without a terminal."""
+
+import time
+from io import StringIO
+
+from rich.console import Console
+
+from schemas.messages import Action, Decision, State, TargetDecision
+from services.bus.bus import Received
+from services.bus.envelope import Raw
+from services.plant.harness.bandwidth_agent import Enforced
+from services.plant.harness.results_table import Report, table
+from services.plant.harness.run import Run
+from services.plant.harness.view import LineView, TerminalView, view_of
+from services.plant.scenario import SCENARIOS, Event
+from services.plant.simulated.plant import Model
+from services.plant.simulated.realtime import Live
+from services.plant.topology import SCANNER, TELEMETRY
+
+S = 10**9
+SCENARIO = SCENARIOS["demo"].lasting(6)
+
+
+def two_runs() -> list[Run]:
+    """A run without control and one at a safe limit, six seconds old."""
+    runs = []
+    for title, limit in (("no control", None), ("proportional", 40_000)):
+        model = Model.of(SCENARIO.apps, start=time.time_ns() - 6 * S)
+        if limit is not None:
+            model.limit("telemetry-upload-0", limit)
+            model.limit("erp-dashboard-0", 6_000)
+        plant = Live(model)
+        run = Run(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
+        run.begin(model.now)
+        model.advance(6 * S)
+        runs.append(run)
+    return runs
+
+
+def decided(run: Run) -> Decision:
+    """A cut."""
+    target = TargetDecision(TELEMETRY, 20_000, 20_000, "cut", 40_000)
+    state = State(1, 1, 1, {}, "proportional/1")
+    return Decision(
+        run.domain.name, "floor:1", 1, 2, (target,), "latency at 1.70 of its limit", state, "proportional/1"
+    )
+
+
+def test_the_terminal_shows_each_run_and_why() -> None:
+    """The worst latency, the limit, the bad seconds, the last decision and what came of it."""
+    runs = two_runs()
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, width=110, height=30)
+    view = view_of(console, runs)
+    assert isinstance(view, TerminalView)
+    runs[1].decided(Received(decided(runs[1]), Raw("", {}, b"", 1, 1)))
+    runs[1].action = Action(
+        "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
+    )
+    with view:
+        view.say("Starting")
+        view.show(0.0, [[], []])
+        for run in runs:
+            run.observe()
+        view.show(3.0, [[], []])
+    shown = out.getvalue()
+    assert "safety-scanner 50M on 100M" in shown
+    assert "none" in shown
+    assert "46.0M" in shown
+    assert "latency at 1.70 of its limit [cut]" in shown
+    assert "telemetry-upload 40.0M -> 20.0M, applied, 80 ms" in shown
+
+
+def test_without_a_terminal_there_is_a_line_a_second_and_run() -> None:
+    """Plain text that can be read in a log."""
+    runs = two_runs()
+    out = StringIO()
+    view = view_of(Console(file=out, width=80), runs)
+    assert isinstance(view, LineView)
+    with view:
+        view.show(6.0, [run.observe() for run in runs])
+    lines = out.getvalue().splitlines()
+    assert len(lines) == sum(len(run.seconds) for run in runs)
+    assert any("no control" in line and "SLO BROKEN" in line for line in lines)
+    assert any("proportional" in line and line.endswith("ok") for line in lines)
+
+
+def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
+    """A limit that came into force before the scenario began is nobody's patch; a crossing is answered once."""
+    run = two_runs()[0]
+    assert run.started is not None
+    run.enforced(Enforced(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
+    run.happen(Event(at=1.0, loads={SCANNER: 30_000}))
+    run.observe()
+    for pod, kbit in (("telemetry-upload-0", 30_000), ("erp-dashboard-0", 1_000)):
+        run.plant.limit(pod, kbit)
+        at = run.started + 7 * S
+        run.enforced(Enforced(at, TELEMETRY, pod, kbit, at))
+    score = run.score()
+    assert score.patches == 2
+    assert score.reaction is not None
+
+
+def test_the_report_is_a_table_and_json() -> None:
+    """Every run has a column; the JSON has the same figures under their names."""
+    runs = two_runs()
+    for run in runs:
+        run.observe()
+    report = Report("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
+    out = StringIO()
+    Console(file=out, width=80).print(table(report, SCENARIO))
+    assert "pod restarts" in out.getvalue()
+    assert "…" not in out.getvalue()
+    tree = report.as_json()
+    assert set(tree["runs"]) == {"no control", "proportional"}
+    assert tree["runs"]["no control"]["violation"] == 1.0
+    assert tree["runs"]["proportional"]["violation_seconds"] == 0

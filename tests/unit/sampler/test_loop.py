@@ -1,0 +1,253 @@
+"""The sampler's loop on a clock that the test turns: stalls, jumps and failures."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from schemas.config import Config, Signal
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Sample
+from schemas.units import Duration, Rate
+from services.runtime.health import Health
+from services.sampler.loop import Sampler
+from services.sampler.source import Latencies, Measurements, NoData
+
+MS = 10**6
+PERIOD = 500 * MS
+START = 1_000_000 * MS
+ROBOT, CAMERA = "default/robot", "default/camera"
+
+
+def domain(name: str, workload: str) -> Domain:
+    """One critical workload and one target."""
+    target = Target(deployment=f"upload-{name}", min=Rate(1), max=Rate(10), fail_safe=Rate(5))
+    return Domain(name=name, critical=(Critical(workload=workload),), targets=(target,))
+
+
+CONFIG = Config(
+    domains=(domain("press", "robot"), domain("paint", "camera")),
+    signal=Signal(period=Duration(PERIOD), window=Duration(4 * PERIOD)),
+)
+
+
+class ManualClock:
+    """Time that passes only by sleeping, or when a test moves it; what was planned happens on the way."""
+
+    def __init__(self) -> None:
+        """Begin between two windows."""
+        self.time = START + 123 * MS
+        self.plans: list[tuple[int, Callable[[], None]]] = []
+
+    def now(self) -> int:
+        """UTC ns."""
+        return self.time
+
+    async def sleep(self, duration: int) -> None:
+        """Let time pass, and give others their turn."""
+        self.time += duration
+        due = [plan for plan in self.plans if plan[0] <= self.time]
+        self.plans = [plan for plan in self.plans if plan[0] > self.time]
+        for _, act in due:
+            act()
+        await asyncio.sleep(0)
+
+    def set(self, time: int) -> None:
+        """Somebody sets the clock."""
+        self.time = time
+
+
+class ManualSource:
+    """Measures what it is told to, and takes as long as it is told to."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        """Measure well and at once."""
+        self.clock = clock
+        self.takes = 5 * MS
+        self.observations = 400
+        self.failure: str | None = None
+        self.lost: float | None = None
+        self.blind_to: str | None = None
+        self.asked: list[int] = []
+
+    async def measure(self, end: int) -> Measurements:
+        """Take so long, then answer.
+
+        Raises:
+            NoData: when it has been told a reason.
+        """
+        self.asked.append(end)
+        await self.clock.sleep(self.takes)
+        if self.failure is not None:
+            raise NoData(self.failure)
+        found = Latencies(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
+        latency = {ROBOT: found, CAMERA: found}
+        if self.blind_to is not None:
+            latency[self.blind_to] = Latencies(lost=self.lost, missing="stale")
+        return Measurements(end - 4 * PERIOD, latency, {})
+
+
+class Rig:
+    """A sampler with everything around it in the test's hands."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self.clock = ManualClock()
+        self.source = ManualSource(self.clock)
+        self.health = Health()
+        self.samples: list[Sample] = []
+        self.after: list[tuple[str, int]] = []
+        """Which domain's sample was handed over how long after its window's end, ns."""
+        self._enough = asyncio.Event()
+        self._count = 0
+
+    def _put(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        self.after.append((sample.domain, self.clock.time - sample.end))
+        if len(self.samples) >= self._count:
+            self._enough.set()
+
+    async def run(self, windows: int) -> list[int]:
+        """Run for so many windows; gives the ends of the first domain's samples."""
+        self._count = windows * len(CONFIG.domains)
+        sampler = Sampler(CONFIG, self.source, self._put, self.health, self.clock)
+        running = asyncio.create_task(sampler.run())
+        await self._enough.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return [sample.end for sample in self.samples if sample.domain == "press"][:windows]
+
+
+def ends(first: int, count: int) -> list[int]:
+    """Window ends, one period after another."""
+    return [START + (first + number) * PERIOD for number in range(count)]
+
+
+async def test_every_window_gives_one_sample_per_domain() -> None:
+    """Ends are whole periods; what the very first window said is not published."""
+    rig = Rig()
+    assert await rig.run(5) == ends(2, 5)
+    assert rig.source.asked[0] == START + PERIOD
+    assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
+    assert {sample.source for sample in rig.samples} == {"scrape"}
+    assert rig.health.wrong == {}
+
+
+async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
+    """A measurement that takes 1.2 s: every third window is sampled, on time."""
+    rig = Rig()
+    rig.source.takes = 1200 * MS
+    assert await rig.run(3) == [START + (4 + 3 * number) * PERIOD for number in range(3)]
+    assert rig.source.asked == sorted(set(rig.source.asked))
+
+
+async def test_a_stalled_process_goes_on_with_the_next_window() -> None:
+    """The machine slept for a minute: one sample then, not a hundred and twenty."""
+    rig = Rig()
+    rig.clock.plans = [(START + 3 * PERIOD, lambda: rig.clock.set(START + 60_000 * MS + 100 * MS))]
+    found = await rig.run(4)
+    assert found == [START + 2 * PERIOD, *(START + 60_000 * MS + number * PERIOD for number in (1, 2, 3))]
+
+
+async def test_a_small_delay_is_still_the_same_window() -> None:
+    """Waking up a little late is usual."""
+    rig = Rig()
+    rig.clock.plans = [(START + 3 * PERIOD, lambda: rig.clock.set(START + 3 * PERIOD + 200 * MS))]
+    assert await rig.run(4) == ends(2, 4)
+
+
+async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
+    """No window end is ever repeated or passed backwards; /readyz tells what it waits for."""
+    rig = Rig()
+    seen: list[dict[str, str]] = []
+    rig.clock.plans = [
+        (START + 4 * PERIOD, lambda: rig.clock.set(START + 4 * PERIOD - 10_000 * MS)),
+        (START + 3 * PERIOD + 1, lambda: None),
+    ]
+    original = rig.clock.sleep
+
+    async def watched(duration: int) -> None:
+        await original(duration)
+        seen.append(rig.health.wrong)
+
+    rig.clock.sleep = watched  # type: ignore[method-assign]
+    found = await rig.run(6)
+    assert found == sorted(set(found))
+    assert found[:2] == ends(2, 2)
+    assert any("set back" in wrong.get("clock", "") for wrong in seen)
+    assert "clock" not in rig.health.wrong
+
+
+async def test_a_source_without_data_makes_samples_that_say_so() -> None:
+    """Every domain gets one, with the reason; /readyz has it too; recovery clears both."""
+    rig = Rig()
+    rig.source.failure = "connection refused"
+    await rig.run(1)
+    assert [sample.no_data for sample in rig.samples[:2]] == ["connection refused"] * 2
+    assert rig.samples[0].start == rig.samples[0].end - 4 * PERIOD
+    assert rig.health.wrong == {
+        "source": "connection refused",
+        "domain press": "connection refused",
+        "domain paint": "connection refused",
+    }
+
+
+async def test_what_tells_nothing_is_handed_over_late() -> None:
+    """Half a period after its window's end: a sampler that sees more comes first, and no other domain waits."""
+    rig = Rig()
+    rig.source.blind_to = ROBOT
+    await rig.run(2)
+    assert rig.after == [("paint", 5 * MS), ("press", PERIOD // 2)] * 2
+    rig = Rig()
+    rig.source.failure = "connection refused"
+    await rig.run(1)
+    assert rig.after == [("press", PERIOD // 2), ("paint", PERIOD // 2)]
+    rig = Rig()
+    rig.source.takes = 300 * MS
+    rig.source.observations = 12
+    await rig.run(1)
+    assert rig.after == [("press", 300 * MS), ("paint", 300 * MS)]
+
+
+async def test_a_loss_is_handed_over_at_once() -> None:
+    """Nobody waits for a latency to hear that packets are lost."""
+    rig = Rig()
+    rig.source.blind_to, rig.source.lost = ROBOT, 2.0
+    await rig.run(1)
+    assert rig.after == [("press", 5 * MS), ("paint", 5 * MS)]
+
+
+async def test_a_clock_set_back_while_a_sample_waits_holds_nothing_up() -> None:
+    """The sample goes out after half a period of waiting, whatever the clock says."""
+    rig = Rig()
+    rig.source.failure = "connection refused"
+    rig.source.takes = 0
+    jump = 10_000 * MS
+    original = rig.source.measure
+
+    async def measured(end: int) -> Measurements:
+        if len(rig.source.asked) == 1:
+            rig.clock.set(rig.clock.time - jump)
+        return await original(end)
+
+    rig.source.measure = measured  # type: ignore[method-assign]
+    await rig.run(1)
+    assert rig.after[0] == ("press", PERIOD // 2 - jump)
+
+
+async def test_blindness_shows_on_readyz_with_its_number() -> None:
+    """The sample has the figures and the number; the condition says what is missing."""
+    rig = Rig()
+    rig.source.observations = 12
+    await rig.run(1)
+    assert rig.samples[0].critical[0].observations == 12
+    assert rig.health.wrong["domain press"] == "default/robot: blind: 12 observations of 100"
+    assert "source" not in rig.health.wrong
+
+
+async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
+    """Ready means that every domain is seen."""
+    rig = Rig()
+    Sampler(CONFIG, rig.source, rig.samples.append, rig.health, rig.clock)
+    assert rig.health.wrong == {"domain press": "not yet", "domain paint": "not yet"}

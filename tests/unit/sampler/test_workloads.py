@@ -1,0 +1,68 @@
+"""Which metrics are read, and whom a series speaks of."""
+
+import pytest
+
+from schemas.config import Signal
+from services.sampler.workloads import PRESETS, Workloads, names_of
+
+CRITICAL = ("factory/robot-control", "factory/safety-scanner")
+TARGETS = ("factory/telemetry-upload", "factory/telemetry", "factory/db", "factory/agent")
+
+
+def workloads(signal: Signal | None = None) -> Workloads:
+    """The workloads above, as series of this signal name them."""
+    return Workloads(names_of(signal or Signal()), CRITICAL, TARGETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_can_be_overridden(preset: str) -> None:
+    """What the configuration says goes before the preset's, and matchers add to its own."""
+    signal = Signal(preset=preset, metric="m", labels={"workload": "w"}, matchers={"a": "b"}, lost="")  # type: ignore[arg-type]
+    names = names_of(signal)
+    assert (names.metric, names.workload, names.lost) == ("m", "w", "")
+    assert names.namespace == PRESETS[preset].namespace
+    assert names.matchers == {**PRESETS[preset].matchers, "a": "b"}
+
+
+def test_a_series_is_known_by_namespace_and_workload() -> None:
+    """Another namespace's workload of the same name is not ours."""
+    known = workloads()
+    assert known.critical_of({"namespace": "factory", "workload": "robot-control"}) == "factory/robot-control"
+    assert known.critical_of({"namespace": "other", "workload": "robot-control"}) is None
+    assert known.critical_of({"workload": "robot-control"}) is None
+    assert known.critical_of({"namespace": "factory", "workload": "telemetry-upload"}) is None
+
+
+def test_an_exporter_without_namespaces_names_workloads_alone() -> None:
+    """cilium-health knows nodes only."""
+    known = workloads(Signal(preset="cilium-health"))
+    assert known.critical_of({"source_node_name": "robot-control"}) == "factory/robot-control"
+    assert known.matches({"source_node_name": "robot-control", "type": "node", "protocol": "icmp"})
+    assert not known.matches({"source_node_name": "robot-control", "type": "endpoint", "protocol": "icmp"})
+
+
+def test_two_workloads_of_one_name_need_namespaces() -> None:
+    """Without a namespace label nobody could tell them apart."""
+    with pytest.raises(ValueError, match="critical workloads need different names"):
+        Workloads(names_of(Signal(preset="cilium-health")), ("a/x", "b/x"), ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "owner"),
+    [
+        ({"pod": "telemetry-upload-7d9f8c6b5-x2x4z"}, "factory/telemetry-upload"),
+        ({"pod": "telemetry-7d9f8c6b5-x2x4z"}, "factory/telemetry"),
+        ({"pod": "db-0"}, "factory/db"),
+        ({"pod": "agent-x2x4z"}, "factory/agent"),
+        ({"pod": "robot-control"}, "factory/robot-control"),
+        ({"workload": "telemetry"}, "factory/telemetry"),
+        ({"workload": "nobody", "pod": "db-0"}, None),
+        ({"pod": "telemetry-upload-extra-7d9f8c6b5-x2x4z"}, None),
+        ({"pod": "nobody-7d9f8c6b5-x2x4z"}, None),
+        ({}, None),
+    ],
+)
+def test_a_pod_is_known_by_its_owner(labels: dict[str, str], owner: str | None) -> None:
+    """Pods of Deployments, StatefulSets and DaemonSets are named after them; a label says it outright."""
+    assert workloads().sender_of({"namespace": "factory", **labels}) == owner
+    assert workloads().sender_of({"namespace": "other", **labels}) is None

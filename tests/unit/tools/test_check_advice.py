@@ -1,0 +1,93 @@
+"""What `sluice check` says of a configuration without asking anybody."""
+
+import pytest
+
+from schemas.config import Config, Prometheus, Signal
+from schemas.domain import Critical, Domain, Target
+from schemas.exporter import Exporter, Probe
+from schemas.messages import CriticalMeasure
+from schemas.units import Duration, Rate
+from services.common.histogram import BOUNDS
+from services.sampler.source import Latencies, Measurements
+from services.tools.check.advice import advice, lag_of
+from services.tools.check.connectivity import _of_workload
+
+S = 10**9
+TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
+PROBED = Exporter(probes=(Probe(workload="robot", address="robot.default.svc"),))
+
+
+def config(signal: Signal | None = None, domain: Domain | None = None, exporter: Exporter = PROBED) -> Config:
+    """A configuration with nothing to say about, but for the part that is given."""
+    usual = Domain(name="cell", critical=(Critical(workload="robot"),), targets=(TARGET,))
+    return Config(domains=(domain or usual,), signal=signal or Signal(), exporter=exporter)
+
+
+def test_a_sound_configuration_has_nothing_to_say_about() -> None:
+    """No warning without a cause."""
+    assert advice(config(), seen=False) == []
+
+
+@pytest.mark.parametrize(
+    ("signal", "where", "what"),
+    [
+        (Signal(window=Duration(10 * S)), "signal.window", "up to 10.0 s late"),
+        (
+            Signal(
+                source="prometheus",
+                window=Duration(60 * S),
+                prometheus=Prometheus(scrape_interval=Duration(15 * S)),
+            ),
+            "signal.prometheus.scrape_interval",
+            "unseen for 18.5 s",
+        ),
+        (Signal(lost=""), "signal.lost", "nothing measures loss"),
+        (Signal(throughput=""), "signal.throughput", "reduced form"),
+        (Signal(preset="obi", lost="x"), "exporter", "long-lived connections give nothing"),
+        (Signal(preset="netobserv", lost="x"), "buckets", "netobserv comes with, the SLO of 2 ms"),
+    ],
+)
+def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
+    """By the setting, and with what it costs."""
+    told = {finding.where: finding for finding in advice(config(signal), seen=False)}
+    assert what in told[where].what
+    assert told[where].level == "warning"
+
+
+def test_what_the_source_shows_is_not_guessed_about() -> None:
+    """Where every workload is measured, nobody needs to be told to switch something on."""
+    blind = config(exporter=Exporter())
+    assert "blind unless it is probed" in advice(blind, seen=False)[0].what
+    assert advice(blind, seen=True) == []
+
+
+def test_what_is_unwise_in_a_domain_is_told() -> None:
+    """Too few observations for a P95, a dead man who is too quick."""
+    domain = Domain(
+        name="cell",
+        critical=(Critical(workload="robot"),),
+        targets=(TARGET,),
+        min_observations=20,
+        dead_man=Duration(3 * S // 2),
+    )
+    told = {finding.where.partition(": ")[2]: finding for finding in advice(config(domain=domain), seen=False)}
+    assert "1.4 to 2.8 ms" in told["min_observations"].what
+    assert "one slow answer" in told["dead_man"].what
+
+
+def test_lag_adds_up_what_a_step_waits_for() -> None:
+    """A twentieth of the window to show, the rest of it to vanish, and the waits in between."""
+    scrape = lag_of(Signal(period=Duration(S // 4), window=Duration(2 * S)))
+    assert (scrape.appears, scrape.vanishes) == pytest.approx((0.35, 2.15))
+    prometheus = lag_of(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
+    assert (prometheus.appears, prometheus.vanishes) == pytest.approx((2.2, 5.8))
+
+
+@pytest.mark.parametrize(("observations", "level"), [(99, "error"), (102, "warning"), (120, None)])
+def test_a_window_with_just_enough_says_that_others_have_too_few(observations: int, level: str | None) -> None:
+    """The one window that was looked at is no proof of the next."""
+    robot = Critical(workload="robot")
+    measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
+    measured = Measurements(10, {robot.key: Latencies(bounds=BOUNDS)}, {})
+    found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
+    assert found == [level] * (level is not None)

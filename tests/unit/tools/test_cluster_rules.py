@@ -1,0 +1,330 @@
+"""What `sluice check --cluster` finds wrong, one thing at a time on a cluster that is otherwise right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.domain import Critical, Domain, Target
+from schemas.units import Rate
+from services.actuator.plan import left_alone
+from services.kube.objects import BANDWIDTH, Deployment
+from services.tools.check.cluster_rules import PRIORITY, Cluster, Finding, findings
+from tests.support.kube.objects import after, order, plan_of
+
+TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000), namespace="floor")
+DOMAIN = Domain(name="floor", critical=(Critical(workload="robot", namespace="floor"),), targets=(TARGET,))
+
+
+SEVEN = {"rules": {"http": [{"method": "GET"}]}}
+"""What sends a port's traffic through the proxy."""
+
+
+def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
+    """A Deployment whose template has a priority and the fail-safe limit."""
+    template = {PRIORITY: priority} | ({BANDWIDTH: "2M"} if priority == "bestEffort" else {})
+    metadata = {"name": name, "namespace": "floor", "uid": name, "resourceVersion": "1", "managedFields": []}
+    labels = {"app": name}
+    return {
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"annotations": template, "labels": labels}, "spec": {"containers": []}},
+        },
+    }
+
+
+def node(name: str) -> dict[str, Any]:
+    """A Node with a kernel that is new enough."""
+    return {"metadata": {"name": name}, "status": {"nodeInfo": {"kernelVersion": "6.8.0-40-generic"}}}
+
+
+def pod(app: str, node: str, namespace: str = "floor") -> dict[str, Any]:
+    """A Pod of an app on a node."""
+    return {
+        "metadata": {"name": f"{app}-1", "namespace": namespace, "labels": {"app": app}},
+        "spec": {"nodeName": node},
+    }
+
+
+def policy(app: str, port: dict[str, Any], peer: str = "store", namespace: str | None = "floor") -> dict[str, Any]:
+    """A CiliumNetworkPolicy with one egress port toward one peer; without a namespace a clusterwide one."""
+    egress = {"toEndpoints": [{"matchLabels": {"any:app": peer}}], "toPorts": [port]}
+    return {
+        "metadata": {"name": "allow"} | ({"namespace": namespace} if namespace else {}),
+        "spec": {"endpointSelector": {"matchLabels": {"k8s:app": app}}, "egress": [egress]},
+    }
+
+
+def cluster() -> dict[str, Any]:
+    """A cluster on which everything would work."""
+    return {
+        "cilium": {"enable-bandwidth-manager": "true", "enable-hubble": "true"},
+        "nodes": [node("w1"), node("w2")],
+        "deployments": {
+            "floor/upload": deployment("upload", "bestEffort"),
+            "floor/robot": deployment("robot", "guaranteed"),
+        },
+        "pods": [pod("upload", "w1"), pod("robot", "w2"), pod("store", "w2"), pod("upload", "w2", "elsewhere")],
+        "policies": [policy("upload", {"ports": [{"port": "5203"}]}), policy("robot", {"rules": {"http": [{}]}})],
+    }
+
+
+def test_nothing_is_found_where_all_is_well() -> None:
+    """Layer 4 rules, layer 7 rules of others (of the same name in another namespace, too), a second node."""
+    tree = cluster()
+    tree["policies"] += [policy("upload", SEVEN, namespace="elsewhere"), policy("other", SEVEN, namespace=None)]
+    assert findings([DOMAIN], Cluster(**tree)) == []
+    assert findings([DOMAIN], Cluster(**cluster())) == []
+
+
+def manager_off(tree: dict[str, Any]) -> None:
+    """The chart's default."""
+    tree["cilium"]["enable-bandwidth-manager"] = "false"
+
+
+def no_cilium(tree: dict[str, Any]) -> None:
+    """Another network plugin."""
+    tree["cilium"] = None
+
+
+def ipsec(tree: dict[str, Any]) -> None:
+    """Encryption that the manager cannot work with."""
+    tree["cilium"]["enable-ipsec"] = "true"
+
+
+def no_hubble(tree: dict[str, Any]) -> None:
+    """Nothing to follow."""
+    del tree["cilium"]["enable-hubble"]
+
+
+def old_kernel(tree: dict[str, Any]) -> None:
+    """A kernel from before FQ had bands."""
+    tree["nodes"][0]["status"]["nodeInfo"]["kernelVersion"] = "6.1.0-28-amd64"
+
+
+def no_target(tree: dict[str, Any]) -> None:
+    """A slip of the pen in the configuration."""
+    del tree["deployments"]["floor/upload"]
+
+
+def no_priority(tree: dict[str, Any]) -> None:
+    """A critical workload like any other."""
+    tree["deployments"]["floor/robot"]["spec"]["template"]["metadata"]["annotations"] = {}
+
+
+def born_unlimited(tree: dict[str, Any]) -> None:
+    """A template without the fail-safe limit."""
+    del tree["deployments"]["floor/upload"]["spec"]["template"]["metadata"]["annotations"][BANDWIDTH]
+
+
+def host_network(tree: dict[str, Any]) -> None:
+    """A pod without a network of its own."""
+    tree["pods"][0]["spec"]["hostNetwork"] = True
+
+
+def host_network_to_be(tree: dict[str, Any]) -> None:
+    """The same before there is a pod."""
+    del tree["pods"][0]
+    tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["hostNetwork"] = True
+
+
+def unknown_peers(tree: dict[str, Any]) -> None:
+    """No policy says whom the target sends to: its store may be beside it, as it is here."""
+    tree["policies"] = []
+    tree["pods"][2]["spec"]["nodeName"] = "w1"
+
+
+def beside_its_peer(tree: dict[str, Any]) -> None:
+    """The target runs where its store does; others run elsewhere."""
+    tree["pods"][2]["spec"]["nodeName"] = "w1"
+
+
+def only_node(tree: dict[str, Any]) -> None:
+    """A cluster on a laptop, nothing runs yet."""
+    del tree["nodes"][1]
+    tree["pods"] = []
+
+
+def layer_seven(tree: dict[str, Any]) -> None:
+    """A policy that sends the target through the proxy."""
+    tree["policies"][0] = policy("upload", SEVEN)
+
+
+def layer_seven_to_be(tree: dict[str, Any]) -> None:
+    """The same before there is a pod."""
+    layer_seven(tree)
+    del tree["pods"][0]
+
+
+def layer_seven_clusterwide(tree: dict[str, Any]) -> None:
+    """The same for every namespace."""
+    tree["policies"].append(policy("upload", SEVEN, namespace=None))
+
+
+def layer_seven_by_namespace(tree: dict[str, Any]) -> None:
+    """The same for all pods of the target's namespace."""
+    one = policy("upload", SEVEN, namespace=None)
+    one["spec"]["endpointSelector"] = {"matchLabels": {"k8s:io.kubernetes.pod.namespace": "floor"}}
+    tree["policies"].append(one)
+
+
+def old_cilium(tree: dict[str, Any]) -> None:
+    """A release from before priorities."""
+    tree["agent"] = "quay.io/cilium/cilium:v1.16.4@sha256:00"
+
+
+def no_relay(tree: dict[str, Any]) -> None:
+    """Hubble without Relay."""
+    tree["absent"] = {"exporter.relay.address": ("kube-system/hubble-relay", "the exporter sees probes only")}
+
+
+def no_prometheus(tree: dict[str, Any]) -> None:
+    """A source that is not there."""
+    tree["absent"] = {"signal.prometheus.url": ("monitoring/prometheus", "nothing is measured")}
+
+
+def foreign_owner(tree: dict[str, Any]) -> None:
+    """Somebody's own limit."""
+    metadata = tree["deployments"]["floor/upload"]["metadata"]
+    metadata["annotations"][BANDWIDTH] = "7M"
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{BANDWIDTH}": {}}}}
+    metadata["managedFields"] = [{"manager": "kubectl-edit", "fieldsV1": fields}]
+
+
+def no_volumes(tree: dict[str, Any]) -> None:
+    """A cluster as kubeadm leaves it."""
+    tree["volumes"] = False
+
+
+@pytest.mark.parametrize(
+    ("broken", "level", "words"),
+    [
+        (manager_off, "error", "bandwidthManager.enabled=true"),
+        (no_cilium, "error", "without Cilium"),
+        (ipsec, "error", "IPsec"),
+        (no_hubble, "warning", "hubble.enabled=true"),
+        (old_kernel, "warning", "kernel 6.1.0-28-amd64 is below 6.7"),
+        (no_target, "error", "the configuration names it as a target"),
+        (no_priority, "warning", "guaranteed protects"),
+        (born_unlimited, "warning", "set 2M there once"),
+        (host_network, "error", "host's network"),
+        (host_network_to_be, "error", "host's network"),
+        (unknown_peers, "warning", "peers unknown: no policy names them; should one of them run on w1 too"),
+        (beside_its_peer, "warning", "runs on one node with whom it sends to (floor/store-1)"),
+        (only_node, "warning", "is the only node"),
+        (layer_seven, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_to_be, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_clusterwide, "error", "L7 rule at egress of floor/upload"),
+        (layer_seven_by_namespace, "error", "L7 rule at egress of floor/upload"),
+        (old_cilium, "warning", "v1.16.4@sha256:00 is older than 1.17"),
+        (no_relay, "warning", "there is no Service kube-system/hubble-relay"),
+        (no_volumes, "error", "components/volatile-bus"),
+        (no_prometheus, "error", "there is no Service monitoring/prometheus: nothing is measured"),
+        (foreign_owner, "warning", "is 7M already, set by kubectl-edit: Sluice takes it over and remembers it"),
+    ],
+)
+def test_each_thing_that_is_wrong_is_found_alone(
+    broken: Callable[[dict[str, Any]], None], level: str, words: str
+) -> None:
+    """One finding, of the right level, that names the object and the remedy."""
+    tree = cluster()
+    broken(tree)
+    found = findings([DOMAIN], Cluster(**tree))
+    assert [(one.level, words in one.what) for one in found] == [(level, True)], found
+    assert msgspec.json.encode(found[0])
+
+
+def of_upload(tree: dict[str, Any]) -> list[Finding]:
+    """The findings, all of which are about the target."""
+    found = findings([DOMAIN], Cluster(**tree))
+    assert {one.where for one in found} <= {"deployment floor/upload"}
+    return found
+
+
+def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
+    """A value from before Sluice is taken over and kept for ``restore``; set again it pauses; handed back it does not.
+
+    The actuator's own plan and judgement, on the very object that the check reads.
+    """
+    tree = cluster()
+    foreign_owner(tree)
+    raw = tree["deployments"]["floor/upload"]
+
+    def seen() -> Deployment:
+        return msgspec.convert(raw, type=Deployment)
+
+    (before,) = of_upload(tree)
+    assert (before.level, "whoever sets it again meanwhile pauses" in before.what) == ("warning", True)
+    assert left_alone(seen(), managed=False) is None
+    (write,) = plan_of(order(5000), seen()).writes
+    assert (write.record.found, write.record.value) == ("7M", "5M")
+
+    raw["metadata"]["annotations"] = after(seen(), write.operations).annotations
+    assert of_upload(tree) == []
+
+    raw["metadata"]["annotations"][BANDWIDTH] = "7M"
+    why = left_alone(seen(), managed=False)
+    (paused,) = of_upload(tree)
+    assert why is not None
+    assert (paused.level, why in paused.what) == ("error", True)
+    assert "set by kubectl-edit" in paused.what
+    assert paused.what.endswith(f"kubectl -n floor annotate deployment upload {BANDWIDTH}-")
+
+    del raw["metadata"]["annotations"][BANDWIDTH]
+    assert of_upload(tree) == []
+    assert left_alone(seen(), managed=False) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
+    """Before the first write and after it: who manages the Deployment, and where the value must go."""
+    tree = cluster()
+    foreign_owner(tree)
+    raw = tree["deployments"]["floor/upload"]
+    raw["metadata"]["labels"] = {"kustomize.toolkit.fluxcd.io/name": "floor"}
+    if again:
+        main = msgspec.convert(raw, type=Deployment)
+        (write,) = plan_of(order(5000), main).writes
+        raw["metadata"]["annotations"] = {**after(main, write.operations).annotations, BANDWIDTH: "7M"}
+    (found,) = of_upload(tree)
+    assert found.level == ("error" if again else "warning")
+    assert found.what.endswith(f"Flux manages it: take {BANDWIDTH} out of its source, or it is set again")
+
+
+@pytest.mark.parametrize(("others", "told"), [("store", False), ("upload", True)])
+def test_unknown_peers_that_something_is_kept_away_from(*, others: str, told: bool) -> None:
+    """The advice was taken already; replicas that keep away from each other only say nothing of peers."""
+    tree = cluster()
+    unknown_peers(tree)
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": others}}}
+    anti = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["affinity"] = anti
+    assert ["peers unknown" in one.what for one in of_upload(tree)] == [True] * told
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        {"listener": {"envoyConfig": {"name": "own"}, "name": "out"}},
+        {"terminatingTLS": {"secret": {"name": "certificate"}}},
+        {"originatingTLS": {"secret": {"name": "authority"}}},
+        {"serverNames": ["store.example"]},
+    ],
+    ids=lambda port: next(iter(port)),
+)
+def test_what_redirects_to_a_proxy_without_rules(port: dict[str, Any]) -> None:
+    """Cilium sends such a port's traffic through Envoy as well."""
+    tree = cluster()
+    tree["policies"][0] = policy("upload", {"ports": [{"port": "443"}], **port})
+    (found,) = findings([DOMAIN], Cluster(**tree))
+    assert (found.level, "L7 rule at egress of floor/upload" in found.what) == ("error", True)
+
+
+def test_errors_come_first() -> None:
+    """A person reads the top of the list."""
+    tree = cluster()
+    for broken in (old_kernel, no_priority, host_network, manager_off):
+        broken(tree)
+    assert [one.level for one in findings([DOMAIN], Cluster(**tree))] == ["error", "error", "warning", "warning"]

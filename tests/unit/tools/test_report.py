@@ -1,0 +1,249 @@
+"""The report's facts and page: figures that are right, words that are true, and text that stays text."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from msgspec import Raw, structs
+
+from schemas.config import Config
+from schemas.messages import Decision, encode
+from services.bus.subjects import KINDS
+from services.tools.audit.auditor import Audit, Findings
+from services.tools.common.formatting import read
+from services.tools.common.recording import Line, line_of
+from services.tools.report.downsampling import Curve
+from services.tools.report.page import Told, page, sentences, span, verdict
+from services.tools.report.statistics import Facts
+from tests.support.bus_stream import BEGIN, PERIOD, config, record, sample_line, samples, stream
+from tests.support.commands import sluice
+
+COUNT = 150
+
+
+def gathered(lines: list[Line], of: Config, kinds: tuple[str, ...] = KINDS) -> tuple[Facts, Findings]:
+    """Facts and findings on some lines, where these kinds are kept."""
+    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True, kinds=kinds)
+    for line in lines:
+        facts.take(line)
+        audit.take(line)
+    return facts, audit.end()
+
+
+def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = (), kinds: tuple[str, ...] = KINDS) -> str:
+    """The page about some lines."""
+    facts, findings = gathered(lines, of, kinds)
+    return page(facts, findings, Told("a test", "Made in a test.", BEGIN, BEGIN + 10**9), problems)
+
+
+class _Text(HTMLParser):
+    """The words on a page, and its elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.elements: list[str] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.words.append(data)
+
+
+def words(text: str) -> str:
+    """What a reader reads."""
+    parser = _Text()
+    parser.feed(text)
+    return re.sub(r"\s+", " ", " ".join(parser.words))
+
+
+def test_figures_are_those_of_the_messages() -> None:
+    """Windows, violations, changes, patches and means are counted as the messages say."""
+    lines = list(stream(config(), COUNT, actions=True))
+    facts, findings = gathered(lines, config())
+    one = facts.domains[0]
+    decisions = [found for line in lines if isinstance(found := read(line), Decision)]
+    assert findings.breaks == []
+    assert one.windows == COUNT
+    assert one.violated == sum(decision.violated for decision in decisions)
+    assert one.blind == sum(decision.stress is None for decision in decisions)
+    assert one.changed == sum(target.limit != target.was for decision in decisions for target in decision.targets)
+    assert one.pods == 3 * sum(line.kind == "action" for line in lines)
+    limits = [decision.targets[0].limit for decision in decisions]
+    curve = one.limits["cell-0/telemetry-upload"]
+    assert [point.last for point in curve.points] == limits
+    assert one.broken.worst is not None
+    assert one.broken.worst.worst == max(decision.stress or 0 for decision in decisions)
+    assert list(one.act) == [20_000_000 + line.seq - 1_000_000 for line in lines if line.kind == "action"]
+
+
+def test_how_long_an_answer_took() -> None:
+    """From the end of the first window over an SLO to the patch that lowers a limit."""
+    lines = list(stream(config(), COUNT, actions=True))
+    facts, _ = gathered(lines, config())
+    spells = [spell for spell in facts.domains[0].broken.kept if spell.answered is not None]
+    assert spells
+    assert all(26_000_000 <= (spell.answered or 0) < 27_000_000 for spell in spells)
+
+
+def test_a_single_window_lasts_as_long_as_a_period() -> None:
+    """And several of them from the first one's beginning to the last one's end."""
+    facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
+    kept = list(facts.domains[0].broken.kept)
+    assert {spell.lasted for spell in kept if spell.windows == 1} == {PERIOD}
+    assert all(spell.lasted >= spell.windows * PERIOD for spell in kept)
+    assert "0 ms" not in re.findall(r'class="n">([^<]*)</td>', paged(list(stream(config(), COUNT)), config()))
+
+
+def test_limits_for_each_pod_are_not_added_up() -> None:
+    """What all replicas sent is not set against the limit of one of them."""
+    of = config()
+    targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
+    each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
+    lines = list(stream(of, COUNT))
+    text = words(paged(lines, each))
+    assert "that they were allowed" not in text
+    assert "holds for each pod" in text
+    assert "that they were allowed" in words(paged(lines, of))
+    assert "telemetry-upload: limit a pod" in paged(lines, each)
+
+
+def test_a_summary_that_a_plant_manager_can_read() -> None:
+    """The sentences say how much of the time, how often, how bad, how fast and how much was left."""
+    facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
+    one = facts.domains[0]
+    text = " ".join(sentences(one))
+    assert one.share_within is not None
+    assert f"within their latency limits in {one.share_within:.1%} of the windows" in text
+    assert f"{one.broken.count} times they were not" in text
+    assert "Mbit/s on average" in text
+    assert f"Limits moved {one.changed:,} times" in text
+    assert "no patch failed" in text
+
+
+@pytest.mark.parametrize(
+    ("violated", "blind", "mood"),
+    [(0, 0, "good"), (1, 0, "good"), (4, 0, "fair"), (6, 0, "bad"), (0, 100, "unknown"), (1, 95, "bad")],
+)
+def test_verdicts(violated: int, blind: int, mood: str) -> None:
+    """Windows without data do not make it look better."""
+    facts, _ = gathered(list(stream(config(), 3)), config())
+    one = facts.domains[0]
+    one.windows, one.violated, one.blind = 100, violated, blind
+    assert verdict([one])[0] == mood
+
+
+def test_the_page_says_it() -> None:
+    """Summary, tables of violations and of gaps, reasons and the audit are on the page, in words."""
+    lines = list(stream(config(), COUNT, actions=True))
+    text = words(paged(lines, config(), ("line 7: cut",)))
+    facts, _ = gathered(lines, config())
+    assert verdict(facts.domains)[1] in text
+    for sentence in sentences(facts.domains[0]):
+        assert sentence in text
+    assert "the exporter did not answer" in text
+    assert f"each of {COUNT} decisions was made again" in text
+    assert "The recording is not whole: line 7: cut" in text
+    assert any(read(line).reason in text for line in lines if line.kind == "decision")  # type: ignore[union-attr]
+
+
+def test_what_the_audit_finds_is_on_the_page() -> None:
+    """A missing decision is told, not hidden behind good figures."""
+    lines = list(stream(config(), 40, actions=True))
+    at = [i for i, line in enumerate(lines) if line.kind == "decision"][20]
+    text = words(paged(lines[:at] + lines[at + 1 :], config()))
+    assert "The audit found" in text
+    assert "never decided on" in text
+
+
+def test_text_from_messages_stays_text() -> None:
+    """Names and reasons that look like markup or script are shown, and do nothing."""
+    evil = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"'
+    of = config()
+    domain = structs.replace(of.domains[0], name=evil)
+    lines = []
+    for i, sample in enumerate(samples(domain, 20), 1):
+        measure = structs.replace(sample.critical[0], workload=f"cell-0/{evil}")
+        changed = structs.replace(sample, domain=evil, critical=(measure,), no_data=evil if i % 5 == 0 else None)
+        lines.append(sample_line(changed, i))
+    text = paged(lines, Config((domain,)))
+    assert "alert(1)" in words(text)
+    parser = _Text()
+    parser.feed(text)
+    assert "img" not in parser.elements
+    assert text.count("<script>alert") == 0
+    figures = re.findall(r'<script type="application/json" id="figure-\d+">(.*?)</script>', text, re.DOTALL)
+    assert len(figures) == 1
+    assert json.loads(figures[0])["data"]
+
+
+def test_a_time_that_no_calendar_has() -> None:
+    """A message that was made up does not end the report."""
+    lines = list(stream(config(), 30, actions=True))
+    at = next(i for i, line in enumerate(lines) if line.kind == "action")
+    action = structs.replace(read(lines[at]), applied=10**24)
+    lines[at] = structs.replace(lines[at], body=Raw(encode(action)))
+    assert "9999-12-31" in paged(lines, config())
+
+
+def test_without_decisions_or_data() -> None:
+    """Samples alone, samples that say nothing, and nothing at all each make a page."""
+    of = config()
+    alone = [line for line in stream(of, 30) if line.kind == "sample"]
+    text = words(paged(alone, of, kinds=("sample",)))
+    assert "No action is on record" in text
+    assert "no decisions to make again" in text
+    empty = [structs.replace(read(line), no_data="gone", critical=()) for line in alone]
+    blind = [line_of("sample", "sluice.sample.v1.cell-0", 1, BEGIN, {}, encode(one)) for one in empty]
+    assert "Nothing was measured" in words(paged(blind, of))
+    assert "Nothing was measured" in words(paged([], of))
+
+
+def test_many_domains() -> None:
+    """A table of all, those that fared worst first, and plots of so many as a browser can bear."""
+    of = config(20)
+    text = paged(list(stream(of, 10)), of)
+    assert text.count('class="plot"') == 12
+    facts, _ = gathered(list(stream(of, 10)), of)
+    shares = [one.share_within for one in facts.domains]
+    assert shares == sorted(shares, key=lambda share: 2.0 if share is None else share)
+    assert "Plots of the 12 domains" in words(text)
+
+
+def test_a_curve_of_any_length_takes_constant_memory() -> None:
+    """Neighbours are merged; extremes, count, sum and the last value survive."""
+    curve = Curve(most=100)
+    values = [float((i * 7919) % 1000) for i in range(100_003)]
+    for i, value in enumerate(values):
+        curve.add(i, value)
+    assert len(curve.points) <= 200
+    assert max(point.high for point in curve.points) == max(values)
+    assert min(point.low for point in curve.points) == min(values)
+    assert sum(point.count for point in curve.points) == len(values)
+    assert sum(point.total for point in curve.points) == sum(values)
+    assert curve.points[-1].last == values[-1]
+    assert [point.time for point in curve.points] == sorted(point.time for point in curve.points)
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(0, "0 ms"), (64_000_000, "64 ms"), (1_500_000_000, "1.5 s"), (82 * 10**9, "82 s"), (150 * 10**9, "2 min 30 s")],
+)
+def test_spans_of_time(ns: int, text: str) -> None:
+    """Written with the unit that fits."""
+    assert span(ns) == text
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """It writes one file, from a recording alone."""
+    file = record(tmp_path / "x", config(), stream(config(), 30, actions=True))
+    done = sluice("report", file, "-o", tmp_path / "r.html")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "r.html").read_text()
+    assert "Domain cell-0" in words(text)
