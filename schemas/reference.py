@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from textwrap import dedent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,9 +30,10 @@ class Field(Struct, frozen=True):
     """The only values, where there are few; else empty."""
     meaning: str
     section: type[Struct] | None
-    """The struct that the field holds, or holds a list of: its fields are documented in turn."""
+    """The struct that the field holds, or holds a list or mapping of: its fields are documented in turn."""
 
 
+@cache
 def describe(kind: type[Struct]) -> tuple[Field, ...]:
     """Every field of a struct, in order."""
     hints = get_type_hints(kind, include_extras=True)
@@ -65,14 +67,15 @@ def _describe(field: msgspec.structs.FieldInfo, annotation: Any, meaning: str) -
     default: Any = field.default
     if field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
-    item = _bare(get_args(bare)[0]) if get_origin(bare) is tuple else bare
+    # Of a list the items, of a mapping the values.
+    item = _bare(get_args(bare)[get_origin(bare) is dict]) if get_origin(bare) in (tuple, dict) else bare
     return Field(
         name=field.encode_name,
         kind=_word(bare),
         unit=extra.get("unit", ""),
         default=None if default is msgspec.NODEFAULT else _text(default),
-        minimum=_text(extra["minimum"]) if "minimum" in extra else None,
-        maximum=_text(extra["maximum"]) if "maximum" in extra else None,
+        minimum=_text(extra["minimum"]) if extra else None,
+        maximum=_text(extra["maximum"]) if extra.get("maximum") is not None else None,
         choices=tuple(map(str, get_args(bare))) if get_origin(bare) is Literal else (),
         meaning=meaning,
         section=item if isinstance(item, type) and issubclass(item, Struct) else None,

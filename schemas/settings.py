@@ -14,18 +14,13 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct
 
-from schemas.units import Duration, Rate
-
 
 def between(low: float, high: float | None = None, unit: str = "") -> Meta:
     """The range of a field, both ends included; without ``high`` it is open above.  None always passes."""
-    limits = {"minimum": low} if high is None else {"minimum": low, "maximum": high}
-    # A rate or a duration is a string in the file: JSON Schema has no range for it.
-    schema = None if isinstance(low, Rate | Duration) else limits
-    return Meta(extra={**limits, "unit": unit}, extra_json_schema=schema)
+    return Meta(extra={"minimum": low, "maximum": high, "unit": unit})
 
 
-Share = Annotated[float, between(0, 1)]
+Share = Annotated[float, between(0, 1, unit="share")]
 Seconds = Annotated[float, between(0, 86_400, unit="s")]
 
 
@@ -52,13 +47,13 @@ def _ranges(kind: type[Settings]) -> tuple[tuple[str, Any, Any], ...]:
     found = []
     for name, annotation in get_type_hints(kind, include_extras=True).items():
         extra = metadata(annotation)
-        if "minimum" in extra:
-            found.append((name, extra["minimum"], extra.get("maximum")))
+        if extra:
+            found.append((name, extra["minimum"], extra["maximum"]))
     return tuple(found)
 
 
 def metadata(annotation: Any) -> dict[str, Any]:
-    """What ``between`` declared of a field: minimum, maximum and unit, as far as there are such."""
+    """What ``between`` declared of a field: minimum, maximum and unit; empty without."""
     if get_origin(annotation) is not Annotated:
         return {}
     return next((one.extra or {} for one in get_args(annotation)[1:] if isinstance(one, Meta)), {})
