@@ -47,7 +47,7 @@ class _Plant:
         self._seconds = 0.0
         self._bytes = 0
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """Everything up to now: 500 round trips a second, slow where the target sends more than fits."""
         with self._lock:
             now = time.time_ns()
