@@ -28,7 +28,7 @@ def _check_url(what: str, url: str) -> None:
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
-class Bus(Settings, frozen=True):
+class BusConfig(Settings, frozen=True):
     """The NATS server and the streams on it."""
 
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -205,7 +205,7 @@ class Config(Settings, frozen=True):
 
     domains: tuple[Domain, ...]
     """Who shares a bottleneck, and whose limits may move."""
-    bus: Bus = Bus()
+    bus: BusConfig = BusConfig()
     """The NATS server and the streams on it."""
     signal: Signal = Signal()
     """Where measurements come from."""

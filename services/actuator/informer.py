@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from services.bus.session import BackOff
+from services.common.backoff import BackOff
 from services.kube.client import Listed, Put, Removed, T
 from services.kube.objects import Deployment, Gone, Pod, Refused, Unavailable
 

@@ -141,7 +141,7 @@ class BusOutlet:
         pods = blake2b(" ".join(sorted(pod.uid for pod in action.pods)).encode(), digest_size=4).hexdigest()
         msg_id = f"{action.id}:{action.outcome}:{pods}"
         subject = self._bus.subjects.action(action.domain, action.target)
-        trace = {envelope.TRACE: envelope.continued(headers, msg_id)}
+        trace = {envelope.TRACE: envelope.continue_trace(headers, msg_id)}
         try:
             await self._bus.publish(subject, action, msg_id=msg_id, headers=trace)
         except (TooLarge, InvalidMessage) as error:

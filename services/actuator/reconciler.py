@@ -27,8 +27,8 @@ from services.actuator.outbox import Duty, Reports
 from services.actuator.ownership import Record, newest, readable_record
 from services.actuator.plan import Author, Plan, Write, left_alone, per_pod, planned, recovered, way_back
 from services.actuator.reporter import Notices, Voice
-from services.bus.session import BackOff
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.control.fencing import AHEAD
 from services.kube.objects import Deployment, Thing
 

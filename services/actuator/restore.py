@@ -24,7 +24,7 @@ from services.bus.bus import Bus
 from services.kube.client import Cluster, ClusterError, T
 from services.kube.objects import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 
 _TRIES = 5
 _BUS_S = 5.0
@@ -177,7 +177,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
 
 async def _report(config: Config, actions: Sequence[Action]) -> None:
     try:
-        async with asyncio.timeout(_BUS_S), Bus.connected(config.bus, "actuator", lambda _: None) as bus:
+        async with asyncio.timeout(_BUS_S), Bus.connect(config.bus, "actuator", lambda _: None) as bus:
             for action in actions:
                 await BusOutlet(bus).send(action, {})
     except TimeoutError:
@@ -194,7 +194,7 @@ def command(path: Path, *, dry_run: bool) -> None:
     takes it up again.
     """
     try:
-        config = as_person(load(path))
+        config = with_default_kubeconfig(load(path))
         logging_setup.configure("restore", "error")
         well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
     except (ConfigError, ClusterError) as error:

@@ -24,8 +24,9 @@ from services.actuator.outbox import BusOutlet, Duty, Reports
 from services.actuator.reconciler import Hand, Means
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
-from services.bus.session import ApiError, BackOff
+from services.bus.session import ApiError
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.kube.client import Cluster
 from services.runtime.health import Health
 
@@ -46,7 +47,7 @@ class Actuator:
         self._cluster = cluster
         self._domains = {domain.name: domain for domain in config.domains}
         self._reports = Reports()
-        self._events = Events(cluster, health.note)
+        self._events = Events(cluster, health.set_note)
         # Nobody else can name it: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         means = Means(cluster, self._reports, self._events, secrets.token_hex(6), config.kubernetes.dry_run)
@@ -75,20 +76,20 @@ class Actuator:
                 async with joined() as bus, asyncio.TaskGroup() as group:
                     for domain in self._domains.values():
                         await self._begin(bus, domain)
-                    self._health.good(_DECISIONS)
+                    self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.begun")
                     group.create_task(self._reports.run(BusOutlet(bus)))
                     await self._listen(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
                 # The dead-man works without the bus, and must not end with it.
                 _log.exception("the bus side failed and begins again")
-                self._health.bad(_DECISIONS, f"{type(error).__name__}: {error}")
+                self._health.set_failed(_DECISIONS, f"{type(error).__name__}: {error}")
             await back_off.wait()
 
     def _state(self, hand: Hand, trouble: str | None) -> None:
         if trouble is None and hand.seen.looked and hand.seen.deployment is None:
             trouble = "there is no such Deployment"
-        self._health.state(hand.target.key, trouble)
+        self._health.set_condition(hand.target.key, trouble)
 
     async def _begin(self, bus: Bus, domain: Domain) -> None:
         """Ask the bus what is in force and what was reported."""
@@ -104,27 +105,27 @@ class Actuator:
         back_off = BackOff()
         while True:
             try:
-                return await bus.last(kind, subject)
+                return await bus.get_last(kind, subject)
             except Unreadable as error:
                 _log.warning("last message cannot be read", subject=subject, reason=str(error))
                 return None
             except (Denied, ApiError) as error:
                 reason = f"the last message on {subject} cannot be looked up: {error}"
                 _log.warning("look-up refused", subject=subject, reason=str(error))
-                self._health.bad(_DECISIONS, reason)
+                self._health.set_failed(_DECISIONS, reason)
             await back_off.wait()
 
     async def _listen(self, bus: Bus) -> None:
         # Nothing older than the latest of each domain can be put in force.
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
-            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, fleeting=True
+            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True
         )
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
                 if bus.subjects.decision(domain) != received.subject:
-                    await bus.bury(NAME, received, f"a decision of domain {domain!r} on another's subject")
+                    await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
                 elif not self._hand_out(received):
                     _log.warning("decision about nothing configured", domain=domain)

@@ -1,7 +1,7 @@
 """Quantiles of a classic histogram, computed as Prometheus does.
 
-The last station before a figure enters a sample when the exporter is scraped directly, and what the
-simulated factory and the benches use, so that all of them name the same latency by the same number.
+The sampler computes its figures here when it scrapes the exporter directly.  The simulated plant and the
+benches use the same functions, so that all of them report the same latency as the same number.
 
 A histogram is given as its finite upper bounds, ascending, and one cumulative count more than there
 are bounds: the last is the ``+Inf`` bucket, that is all observations.
@@ -9,8 +9,8 @@ are bounds: the last is the ``+Inf`` bucket, that is all observations.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
-from math import isfinite
+from itertools import accumulate, pairwise
+from math import inf, isfinite
 from typing import NamedTuple
 
 BOUNDS = (
@@ -18,7 +18,7 @@ BOUNDS = (
     *(0.001, 0.00125, 0.0015, 0.00175, 0.002, 0.00225, 0.0025, 0.003, 0.0035, 0.004, 0.005, 0.0075),
     *(0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
-"""Upper bounds in seconds that keep the error at a 2 ms line within 3 %."""
+"""Upper bounds in seconds that keep the error around 2 ms within 3 %."""
 
 
 class Latency(NamedTuple):
@@ -32,7 +32,7 @@ class Latency(NamedTuple):
 
 
 def increase(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """What each counter gained between two readings; one that fell was reset, and began again from zero."""
+    """How much each counter rose between two readings; one that fell was reset and restarted from zero."""
     return [new - old if new >= old else new for old, new in zip(before, after, strict=True)]
 
 
@@ -88,3 +88,28 @@ def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> floa
         return bounds[0] * (rank / rising[0]) if bounds[0] > 0 else bounds[0]
     start, below = bounds[at - 1], rising[at - 1]
     return start + (bounds[at] - start) * ((rank - below) / (rising[at] - below))
+
+
+def check_resolution(bounds: Sequence[float], slo: float, widest: float) -> str | None:
+    """Why a histogram's buckets cannot show whether an SLO is kept; None where they can.
+
+    Inside a bucket Prometheus interpolates linearly, so a quantile can be off by the bucket's width; and
+    no quantile exceeds the highest finite bound, however bad latency is.
+
+    Args:
+        bounds: upper bounds, seconds, ascending; ``+Inf`` may be among them.
+        slo: seconds.
+        widest: largest width of the bucket around the SLO, as a share of the SLO.
+    """
+    edges = [0.0, *(bound for bound in bounds if bound < inf)]
+    around = next(((low, high) for low, high in pairwise(edges) if low < slo <= high), None)
+    if around is None or slo == edges[-1]:
+        return f"the SLO of {slo * 1e3:g} ms is not below the highest bucket, {edges[-1] * 1e3:g} ms"
+    low, high = around
+    # The bounds are decimal fractions: a bucket exactly as wide as allowed may come out a little wider.
+    if high - low <= widest * slo * (1 + 1e-9):
+        return None
+    return (
+        f"the SLO of {slo * 1e3:g} ms lies in the bucket from {low * 1e3:g} to {high * 1e3:g} ms: a quantile "
+        f"there can be off by {(high - low) / slo:.0%} of the SLO"
+    )

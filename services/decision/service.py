@@ -16,8 +16,9 @@ import structlog
 from schemas.config import Config
 from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Denied, Received
-from services.bus.session import ApiError, BackOff
+from services.bus.session import ApiError
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
@@ -89,7 +90,7 @@ class DecisionService:
         positions = []
         for name in self._queues:
             seq = (await BusDecisionLog(self._bus, name).find_position()).sample_seq
-            if seq or await BusSampleLog(self._bus, name).next_after(0) is not None:
+            if seq or await BusSampleLog(self._bus, name).get_next(0) is not None:
                 positions.append(seq)
         return min(positions, default=0)
 
@@ -97,7 +98,7 @@ class DecisionService:
         if queue is None:
             metrics.unknown.inc()
         else:
-            await self._bus.bury(NAME, received, f"a sample of domain {queue.name!r} on another's subject")
+            await self._bus.dead_letter(NAME, received, f"a sample of domain {queue.name!r} on another's subject")
         await received.ack()
         self._slots.release()
 
@@ -122,14 +123,14 @@ class DecisionService:
             except (ApiError, Denied) as error:
                 # The bus answers with an error: it would be the same for the next sample.
                 _log.error("cannot decide", domain=queue.name, error=str(error))
-                self._health.bad("samples", f"{queue.name}: {error}")
+                self._health.set_failed("samples", f"{queue.name}: {error}")
                 await back_off.wait()
             else:
                 return
 
     async def _watch(self) -> None:
         while True:
-            self._health.state("samples", self._describe_problems())
+            self._health.set_condition("samples", self._describe_problems())
             await asyncio.sleep(1)
 
     def _describe_problems(self) -> str | None:

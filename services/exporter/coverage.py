@@ -11,7 +11,7 @@ from typing import Protocol
 
 from schemas.config import Config, Signal
 from schemas.domain import Critical
-from services.common.resolution import too_coarse
+from services.common.histogram import check_resolution
 from services.exporter.metrics import matches, series_of
 
 COARSE = 0.25
@@ -131,7 +131,7 @@ def coarse_preset(config: Config) -> list[str]:
     for domain in config.domains:
         for one in domain.critical:
             for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
-                why = too_coarse(bounds, slo.seconds, COARSE) if bounds else None
+                why = check_resolution(bounds, slo.seconds, COARSE) if bounds else None
                 if why:
                     wrong.append(f"{one.key}: {figure}: {whose}{why}")
     return wrong

@@ -11,10 +11,8 @@ from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.stop import stop_when_event_set
-from tenacity.wait import wait_random_exponential
 
+from services.common.backoff import BackOff
 from services.exporter.flow_reader import Reader, Unusable
 from services.exporter.metrics import FlowStatus, Latencies
 from services.exporter.observer_pb2 import (
@@ -36,6 +34,8 @@ _LOSSES = 256
 _MOST_NODES = 5000
 _SETTLED_NS = 5_000_000_000
 """A stream that held this long was no failed attempt."""
+_FIRST_WAIT_S = 0.2
+_MOST_WAIT_S = 10.0
 
 
 class Messages(Protocol):
@@ -93,17 +93,17 @@ class Follower:
 
     def run(self) -> None:
         """Follow until stopped; the thread's whole life."""
+        back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
         while not self._stopping.is_set():
-            # Back-off grows over streams that fail at once, and begins again after one that held.
-            attempts = Retrying(
-                retry=retry_if_exception_type(RelayError),
-                wait=wait_random_exponential(multiplier=0.2, max=10),
-                stop=stop_when_event_set(self._stopping),
-                sleep=self._sleep,
-                before_sleep=self._failed,
-                retry_error_callback=lambda _: None,
-            )
-            attempts(self._follow)
+            try:
+                self._follow()
+                # The stream held for a while, so the next failure is a new one.
+                back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
+            except RelayError as error:
+                wait_s = back_off.next_s()
+                self.wrong = str(error)
+                self._log.warning("relay cannot be followed", why=str(error), wait=round(wait_s, 2))
+                self._stopping.wait(wait_s)
 
     def stop(self) -> None:
         """End ``run``, from any thread."""
@@ -222,12 +222,3 @@ class Follower:
 
     def _unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1
-
-    def _sleep(self, seconds: float) -> None:
-        self._stopping.wait(seconds)
-
-    def _failed(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self.wrong = str(error)
-        wait = round(state.upcoming_sleep, 2)
-        self._log.warning("relay cannot be followed", why=str(error), attempt=state.attempt_number, wait=wait)

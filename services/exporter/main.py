@@ -22,8 +22,8 @@ from services.exporter.metrics import LATENCY, Latencies
 from services.exporter.probe_manager import Probing, probe_counter
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.health import Health, serve
-from services.runtime.lifecycle import run
 from services.runtime.logging_setup import configure
+from services.runtime.service import run
 
 if TYPE_CHECKING:
     from services.exporter.flow_follower import Follower
@@ -82,7 +82,7 @@ async def _follow(config: Config, relay: Relay, latencies: Latencies, health: He
     try:
         while thread.is_alive():
             follower.check()
-            health.state("relay", follower.wrong)
+            health.set_condition("relay", follower.wrong)
             await asyncio.sleep(_LOOK_S)
         raise RuntimeError("the follower's thread died: see the log")
     finally:
@@ -114,8 +114,8 @@ def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follow
 
 async def _watch(blindness: Blindness, probings: list[Probing], health: Health) -> None:
     while True:
-        health.state("observations", blindness.look(time.monotonic()))
+        health.set_condition("observations", blindness.look(time.monotonic()))
         if probings:
             wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
-            health.state("probes", "; ".join(wrong) or None)
+            health.set_condition("probes", "; ".join(wrong) or None)
         await asyncio.sleep(_LOOK_S)

@@ -91,7 +91,7 @@ def _moved(config: Config) -> Config:
     return msgspec.msgpack.decode(compact, type=Config, dec_hook=decode_unit)
 
 
-def as_person(config: Config, environment: Mapping[str, str] = os.environ) -> Config:
+def with_default_kubeconfig(config: Config, environment: Mapping[str, str] = os.environ) -> Config:
     """The configuration for a command that a person runs: where it names no cluster, kubectl's own is meant.
 
     A service never guesses: outside of a Pod it must be told.

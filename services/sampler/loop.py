@@ -68,7 +68,7 @@ class Sampler:
             clock: the time.
         """
         for domain in config.domains:
-            health.bad(condition(domain.name), "not yet")
+            health.set_failed(condition(domain.name), "not yet")
             for outcome in ("data", "blind"):
                 metrics.samples.labels(domain.name, outcome)
         self._domains = config.domains
@@ -165,7 +165,7 @@ class Sampler:
 
     def _tell(self, what: str, reason: str | None) -> None:
         """Show a condition; log it when it changes, for a reason may hold a number that changes every time."""
-        self._health.state(what, reason)
+        self._health.set_condition(what, reason)
         if self._wrong.get(what) != (reason is not None):
             self._wrong[what] = reason is not None
             if reason is None:

@@ -6,13 +6,21 @@ from schemas.config import Config
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.runtime.health import Health
-from services.runtime.service import command as service_command
+from services.runtime.service import service_command
 from services.sampler.loop import Sampler, WallClock
 from services.sampler.outbox import Outbox
 from services.sampler.source_factory import source_of
 
 
-async def _sample(config: Config, bus: Bus, health: Health) -> None:
+def _check(config: Config) -> None:
+    with source_of(config):
+        pass
+
+
+@service_command("sampler", "clock", "source", check=_check)
+async def command(config: Config, bus: Bus, health: Health) -> None:
+    """Measure: publish one sample per domain and signal period."""
+
     async def publish(sample: Sample) -> None:
         await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
@@ -24,13 +32,3 @@ async def _sample(config: Config, bus: Bus, health: Health) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
             group.create_task(sampler.run())
-
-
-def _check(config: Config) -> None:
-    with source_of(config):
-        pass
-
-
-command = service_command(
-    "sampler", "Measure: publish one sample per domain and signal period.", _sample, "clock", "source", check=_check
-)

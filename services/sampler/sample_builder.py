@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from schemas.domain import Critical, Domain
 from schemas.messages import CriticalMeasure, Sample, TargetMeasure
-from services.common.resolution import too_coarse
+from services.common.histogram import check_resolution
 from services.sampler.source import Latencies, Measurements
 
 COARSEST = 0.5
@@ -75,7 +75,7 @@ def tells(domain: Domain, sample: Sample) -> bool:
 
 def _coarse(critical: Critical, bounds: Sequence[float]) -> str | None:
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-        why = too_coarse(bounds, slo.seconds, COARSEST)
+        why = check_resolution(bounds, slo.seconds, COARSEST)
         if why is not None:
             return f"buckets too coarse for {figure}: {why}"
     return None

@@ -18,8 +18,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, decode, encode
 from schemas.units import Rate
 from services.bus.bus import Conflict, Received
-from services.bus.envelope import Delivery, Raw
-from services.bus.pull_state import Pull
+from services.bus.consumer import PullState
+from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
 from tests.support.decision_services import replayed
 
@@ -73,7 +73,7 @@ class World:
         await Pause()
         return seq
 
-    async def next_after(self, position: int) -> Received[Sample] | None:
+    async def get_next(self, position: int) -> Received[Sample] | None:
         """The follower's port: the next sample."""
         await Pause()
         found = self.samples[position] if position < len(self.samples) else None
@@ -98,7 +98,7 @@ class Replica:
     def crash(self) -> None:
         """Forget everything."""
         self._worker = DomainWorker(DOMAIN, self._world, self._world)
-        self._pull = Pull(1000)
+        self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
 
@@ -108,7 +108,7 @@ class Replica:
         world.deliveries += 1
         world.times[seq] += 1
         sample = world.samples[seq - 1]
-        since = self._pull.arrived(Delivery(seq, world.times[seq], world.deliveries, sample.published))
+        since = self._pull.record_delivery(Delivery(seq, world.times[seq], world.deliveries, sample.published))
         self._waiting.append(Received(sample.message, sample.raw, world.times[seq], since))
 
     def step(self) -> bool:
@@ -134,7 +134,7 @@ def received(seq: int, end: int, published: int) -> Received[Sample]:
     """A stored sample."""
     measure = CriticalMeasure("default/robot", 0.001, 0.0015 if seq % 3 else 0.005, 500)
     sample = Sample("line", end - 2 * S, end, S, "test", (measure,))
-    return Received(sample, Raw("sluice.sample.v1.line", {}, encode(sample), seq, published))
+    return Received(sample, RawMessage("sluice.sample.v1.line", {}, encode(sample), seq, published))
 
 
 @st.composite

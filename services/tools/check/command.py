@@ -18,7 +18,7 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.sampler.source_factory import source_of
 from services.tools.check.advice import Lag, advice, lag_of
 from services.tools.check.cluster_rules import Finding
@@ -66,7 +66,7 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     if cluster:
         from services.tools.check.cluster_reader import look_at_cluster  # noqa: PLC0415 - its client is slow to load
 
-        looks.append(asyncio.run(look_at_cluster(as_person(config))))
+        looks.append(asyncio.run(look_at_cluster(with_default_kubeconfig(config))))
     seen = any(one.what == config.signal.source and sees(one) for one in looks)
     found = [*advice(config, seen=seen), *(finding for one in looks for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")
@@ -83,7 +83,7 @@ async def _look(config: Config, *, cluster: bool) -> list[Look]:
         return await look(config)
     from services.tools.check.api_proxy import reachable  # noqa: PLC0415 - its client is slow to load
 
-    async with reachable(as_person(config)) as there:
+    async with reachable(with_default_kubeconfig(config)) as there:
         looks = await look(there)
     if there.signal == config.signal:
         return looks

@@ -15,7 +15,7 @@ from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.bus import Denied
 from services.bus.session import ApiError
-from services.common.resolution import too_coarse
+from services.common.histogram import check_resolution
 from services.exporter.coverage import COARSE, MARGIN
 from services.sampler.sample_builder import sample_of
 from services.sampler.source import Measurements, NoData
@@ -73,9 +73,9 @@ async def _bus(config: Config) -> Look:
     try:
         async with opened(config.bus, "check") as tap:
             streams = {
-                "samples": await tap.bus.stream(Sample),
-                "decisions": await tap.bus.stream(Decision),
-                "actions": await tap.bus.stream(Action),
+                "samples": await tap.bus.stream_info(Sample),
+                "decisions": await tap.bus.stream_info(Decision),
+                "actions": await tap.bus.stream_info(Action),
             }
     except (BusError, Denied, ApiError) as error:
         return Look("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
@@ -150,7 +150,7 @@ def _of_workload(
         yield Finding("warning", where, "nothing measures its loss")
     bounds = measured.latency[critical.key].bounds
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-        why = too_coarse(bounds, slo.seconds, COARSE) if bounds is not None else None
+        why = check_resolution(bounds, slo.seconds, COARSE) if bounds is not None else None
         if why is not None:
             yield Finding("warning", where, f"{figure}: {why}")
 

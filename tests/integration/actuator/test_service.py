@@ -55,7 +55,7 @@ async def test_a_decision_reaches_deployment_and_pods(scene: Scene, nats: NatsSe
     assert action.decided is not None
     assert action.applied is not None
     assert action.sampled <= action.decided <= action.applied
-    cause = await scene.bus.last(Decision, scene.bus.subjects.decision(decision.domain))
+    cause = await scene.bus.get_last(Decision, scene.bus.subjects.decision(decision.domain))
     (effect,) = [one for one in await scene.received() if one.message.id == action.id]
     assert cause is not None
     assert effect.headers["traceparent"].split("-")[1] == cause.headers["traceparent"].split("-")[1]

@@ -254,7 +254,7 @@ async def test_an_exporter_that_dies_shows_on_readyz_and_on_the_bus(nats: NatsSe
         await until(lambda: "connection refused" in (sampler.wrong() or {}).get("source", ""))
         async with joined(nats.url, "sluice") as bus:
             await until(lambda: sampler.metric('sluice_sampler_samples_total{domain="cell-0",outcome="blind"}') >= 5)
-            last = await bus.last(Sample, bus.subjects.sample("cell-0"))
+            last = await bus.get_last(Sample, bus.subjects.sample("cell-0"))
         assert last is not None
         assert "connection refused" in str(last.message.no_data)
         assert sampler.stop() == 0

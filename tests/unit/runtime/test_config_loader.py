@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.config import Config
-from services.runtime.config_loader import ConfigError, as_person, load, parse
+from services.runtime.config_loader import ConfigError, load, parse, with_default_kubeconfig
 
 TARGET = "{deployment: upload, min: 5M, max: 80M, fail_safe: 10M}"
 GOOD = f"""
@@ -162,11 +162,11 @@ def test_a_person_need_not_name_the_cluster(tmp_path: Path, monkeypatch: pytest.
     """Kubectl's own file counts, unless the file or the environment says otherwise, or it runs in a Pod."""
     monkeypatch.setenv("HOME", str(tmp_path))
     config = parse(GOOD, "f", {})
-    assert as_person(config, {}) == config, "there is no such file"
+    assert with_default_kubeconfig(config, {}) == config, "there is no such file"
     usual = tmp_path / ".kube" / "config"
     usual.parent.mkdir()
     usual.write_text("{}")
-    assert as_person(config, {}).kubernetes.kubeconfig == str(usual)
-    assert as_person(config, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) == config
+    assert with_default_kubeconfig(config, {}).kubernetes.kubeconfig == str(usual)
+    assert with_default_kubeconfig(config, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) == config
     for told in ({"KUBECONFIG": "/my/own"}, {"SLUICE_KUBERNETES_URL": "http://127.0.0.1:8001"}):
-        assert as_person(parse(GOOD, "f", told), {}) == parse(GOOD, "f", told)
+        assert with_default_kubeconfig(parse(GOOD, "f", told), {}) == parse(GOOD, "f", told)

@@ -131,7 +131,7 @@ async def test_every_window_gives_one_sample_per_domain() -> None:
     assert rig.source.asked[0] == START + PERIOD
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
-    assert rig.health.wrong == {}
+    assert rig.health.problems == {}
 
 
 async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
@@ -169,14 +169,14 @@ async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
 
     async def watched(duration: int) -> None:
         await original(duration)
-        seen.append(rig.health.wrong)
+        seen.append(rig.health.problems)
 
     rig.clock.sleep = watched  # type: ignore[method-assign]
     found = await rig.run(6)
     assert found == sorted(set(found))
     assert found[:2] == ends(2, 2)
     assert any("set back" in wrong.get("clock", "") for wrong in seen)
-    assert "clock" not in rig.health.wrong
+    assert "clock" not in rig.health.problems
 
 
 async def test_a_source_without_data_makes_samples_that_say_so() -> None:
@@ -186,7 +186,7 @@ async def test_a_source_without_data_makes_samples_that_say_so() -> None:
     await rig.run(1)
     assert [sample.no_data for sample in rig.samples[:2]] == ["connection refused"] * 2
     assert rig.samples[0].start == rig.samples[0].end - 4 * PERIOD
-    assert rig.health.wrong == {
+    assert rig.health.problems == {
         "source": "connection refused",
         "domain press": "connection refused",
         "domain paint": "connection refused",
@@ -242,12 +242,12 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
     rig.source.observations = 12
     await rig.run(1)
     assert rig.samples[0].critical[0].observations == 12
-    assert rig.health.wrong["domain press"] == "default/robot: blind: 12 observations, 100 needed"
-    assert "source" not in rig.health.wrong
+    assert rig.health.problems["domain press"] == "default/robot: blind: 12 observations, 100 needed"
+    assert "source" not in rig.health.problems
 
 
 async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
     """Ready means that every domain is seen."""
     rig = Rig()
     Sampler(CONFIG, rig.source, rig.samples.append, rig.health, rig.clock)
-    assert rig.health.wrong == {"domain press": "not yet", "domain paint": "not yet"}
+    assert rig.health.problems == {"domain press": "not yet", "domain paint": "not yet"}
