@@ -124,7 +124,7 @@ class Refusing:
         self.subjects = Subjects("sluice")
         self.errors = list(errors)
 
-    async def last(self, kind: Any, subject: str) -> None:
+    async def get_last(self, kind: Any, subject: str) -> None:
         """Refused, or nothing there."""
         if self.errors:
             raise self.errors.pop(0)
