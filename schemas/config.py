@@ -224,21 +224,24 @@ class Config(Settings, frozen=True):
         Raises:
             ValueError: two domains share a name or a target, or the dead-man time is too short for the signal.
         """
+        problems = [] if self.domains else ["domains: at least one is needed"]
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
-                raise ValueError(f"{what} named twice: {', '.join(twice)}")
-        if not self.domains:
-            raise ValueError("domains: at least one is needed")
-        for domain in self.domains:
-            if domain.dead_man < 3 * self.signal.period:
-                raise ValueError(
-                    f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
-                    f"of {self.signal.period}: one late sample would set the fail-safe limit"
-                )
+                problems.append(f"{what} named twice: {', '.join(twice)}")
+        problems += [
+            f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
+            f"of {self.signal.period}: one late sample would set the fail-safe limit"
+            for domain in self.domains
+            if domain.dead_man < 3 * self.signal.period
+        ]
         critical = {one.key for domain in self.domains for one in domain.critical}
-        for probe in self.exporter.probes:
-            if probe.key not in critical:
-                raise ValueError(f"exporter: the probed workload {probe.key} is not critical in any domain")
+        problems += [
+            f"exporter: the probed workload {probe.key} is not critical in any domain"
+            for probe in self.exporter.probes
+            if probe.key not in critical
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
