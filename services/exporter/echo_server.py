@@ -29,7 +29,7 @@ _IDLE_S = 5.0
 _LONGEST = 2048
 
 
-def answer(data: bytes, received: int, now: int) -> bytes | None:
+def build_answer(data: bytes, received: int, now: int) -> bytes | None:
     """The answer to a packet of the prober, as long as the packet; None for any other packet.
 
     Args:
@@ -37,17 +37,17 @@ def answer(data: bytes, received: int, now: int) -> bytes | None:
         received: when it was received, ns.
         now: when it is answered, ns, by the same clock.
     """
-    if not _asks(data):
+    if not _is_probe(data):
         return None
     return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
 
 
-def _asks(data: bytes) -> bool:
+def _is_probe(data: bytes) -> bool:
     """Whether this is a packet of the prober."""
     return len(data) >= PACKET.size and data.startswith(MAGIC)
 
 
-class Echo:
+class EchoServer:
     """Both listeners, on one selector."""
 
     def __init__(self, host: str, udp: int | None, tcp: int | None) -> None:
@@ -90,7 +90,7 @@ class Echo:
             self._selector.register(listener, selectors.EVENT_READ, self._accept)
         return int(listener.getsockname()[1])
 
-    def turn(self, timeout: float = 1.0) -> None:
+    def serve_once(self, timeout: float = 1.0) -> None:
         """Serve what has come, or wait for it for ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
             key.data(key.fileobj)
@@ -111,7 +111,7 @@ class Echo:
                 data, ancillary, _, sender = listener.recvmsg(_LONGEST, 64)
                 stamp = _stamp(ancillary)
                 now = time.time_ns()
-                reply = answer(data, stamp or now, now)
+                reply = build_answer(data, stamp or now, now)
                 if reply is not None:
                     # A lost answer is what the prober is there to notice.
                     with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ class Echo:
     def _bytes(self, connection: socket.socket) -> None:
         try:
             data = connection.recv(_LONGEST)
-            whole = _asks(data) and connection.send(data) == len(data)
+            whole = _is_probe(data) and connection.send(data) == len(data)
         except OSError:
             whole = False
         if whole:
@@ -165,7 +165,7 @@ def command(udp: int | None, tcp: int | None, host: str) -> None:
     if udp is None and tcp is None:
         raise click.UsageError("nothing to listen on: give --udp PORT, --tcp PORT or both")
     try:
-        echo = Echo(host, udp, tcp)
+        echo = EchoServer(host, udp, tcp)
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None
     # As the first process of a container it is not ended by a signal that it does not handle.
@@ -173,4 +173,4 @@ def command(udp: int | None, tcp: int | None, host: str) -> None:
     click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            echo.turn()
+            echo.serve_once()

@@ -15,8 +15,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.stop import stop_when_event_set
 from tenacity.wait import wait_random_exponential
 
-from services.exporter.flow_reader import Reader, Unusable
-from services.exporter.metrics import FlowStatus, Latencies
+from services.exporter.flow_reader import FlowReader, UnusableFlow
+from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
     GetFlowsRequest,
     GetFlowsResponse,
@@ -25,9 +25,9 @@ from services.exporter.observer_pb2 import (
     NodeState,
     NodeStatusEvent,
 )
-from services.exporter.pairing import Pairing
+from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import RelayError
-from services.exporter.replay_filter import Resume
+from services.exporter.replay_filter import ReplayFilter
 
 _AHEAD_NS = 60_000_000_000
 """No clock of a node is that far ahead; what claims so must not move the mark from which to resume."""
@@ -51,16 +51,16 @@ class Messages(Protocol):
         """Drop the connection."""
 
 
-class Follower:
+class FlowFollower:
     """Owns the stream and the stations behind it."""
 
     def __init__(
         self,
         open_stream: Callable[[bytes], Messages],
         request: Callable[[int | None], GetFlowsRequest],
-        reader: Reader,
-        pairing: Pairing,
-        latencies: Latencies,
+        reader: FlowReader,
+        pairing: PairingTable,
+        latencies: LatencyMetrics,
         silence: int,
     ) -> None:
         """Wire the stations; nothing is opened yet.
@@ -78,9 +78,9 @@ class Follower:
         self._reader = reader
         self._pairing = pairing
         self._latencies = latencies
-        self._latencies.expect_handshakes()
+        self._latencies.initialize_losses()
         self._silence = silence
-        self._resume = Resume()
+        self._resume = ReplayFilter()
         self._losses: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._stream: Messages | None = None
         self._heard = 0
@@ -100,7 +100,7 @@ class Follower:
                 wait=wait_random_exponential(multiplier=0.2, max=10),
                 stop=stop_when_event_set(self._stopping),
                 sleep=self._sleep,
-                before_sleep=self._failed,
+                before_sleep=self._log_retry,
                 retry_error_callback=lambda _: None,
             )
             attempts(self._follow)
@@ -112,7 +112,7 @@ class Follower:
         if stream is not None:
             stream.cancel()
 
-    def check(self) -> None:
+    def enforce_timeouts(self) -> None:
         """Give up old requests, and a stream that has been silent for too long; called every second or so.
 
         From any thread: while nothing comes the follower's own is asleep.
@@ -132,8 +132,8 @@ class Follower:
             RelayError: it ended before it had settled.
         """
         opened = time.monotonic_ns()
-        since = self._resume.since(time.time_ns(), opened)
-        self._pairing.interrupted()
+        since = self._resume.start_stream(time.time_ns(), opened)
+        self._pairing.mark_interrupted()
         self._heard = opened
         stream = self._open(self._request(since).SerializeToString())
         self._stream = stream
@@ -182,8 +182,8 @@ class Follower:
     def _flow(self, message: GetFlowsResponse, now: int) -> None:
         self.status.received += 1
         try:
-            seen = self._reader.flow(message)
-        except Unusable as reason:
+            seen = self._reader.read(message)
+        except UnusableFlow as reason:
             self._unusable(str(reason))
             return
         flow = seen.flow
@@ -192,12 +192,12 @@ class Follower:
             return
         if not self._resume.is_new(seen.node, flow.time, (flow.conversation, flow.point, flow.answer), now):
             # A node that repeats itself may have forgotten a part.
-            self._pairing.interrupted()
+            self._pairing.mark_interrupted()
             return
         with self._table:
             pair = self._pairing.step(flow, now)
         if pair is not None:
-            self._latencies.pair(pair)
+            self._latencies.count_pair(pair)
 
     def _node_status(self, event: NodeStatusEvent) -> None:
         known = NodeState.values()
@@ -218,7 +218,7 @@ class Follower:
         known = LostEventSource.values()
         where = LostEventSource.Name(event.source) if event.source in known else "UNKNOWN_LOST_EVENT_SOURCE"
         self.status.lost[where.lower()] = self.status.lost.get(where.lower(), 0) + event.num_events_lost
-        self._pairing.interrupted()
+        self._pairing.mark_interrupted()
 
     def _unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1
@@ -226,7 +226,7 @@ class Follower:
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _failed(self, state: RetryCallState) -> None:
+    def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self.wrong = str(error)
         wait = round(state.upcoming_sleep, 2)

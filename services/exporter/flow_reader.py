@@ -61,7 +61,7 @@ _POD_OF_STATEFUL_SET = re.compile(r"(.+)-[0-9]{1,5}")
 _POD_OF_DAEMON_SET = re.compile(rf"(.+)-{_SAFE}{{5}}")
 
 
-def workload_of(pod: str) -> str:
+def guess_workload(pod: str) -> str:
     """The workload that a pod's name points to, by how Kubernetes builds such names; else the name itself."""
     for pattern in (_POD_OF_DEPLOYMENT, _POD_OF_STATEFUL_SET, _POD_OF_DAEMON_SET):
         match = pattern.fullmatch(pod)
@@ -70,18 +70,18 @@ def workload_of(pod: str) -> str:
     return pod
 
 
-class Seen(NamedTuple):
+class ReceivedFlow(NamedTuple):
     """A flow, where it came from, and when."""
 
     node: str
     flow: Flow
 
 
-class Unusable(ValueError):
+class UnusableFlow(ValueError):
     """A flow that says nothing about latency; the text is the reason under which it is counted."""
 
 
-def request(
+def build_request(
     critical: Iterable[str], targets: Iterable[str], exclude_ports: Sequence[int], since: int | None
 ) -> GetFlowsRequest:
     """What to ask Relay for.
@@ -122,7 +122,7 @@ def _leave_out(asked: GetFlowsRequest, targets: Iterable[str], ports: Sequence[i
         asked.blacklist.append(FlowFilter(destination_port=numbers))
 
 
-class Reader:
+class FlowReader:
     """Turns messages into flows, for a set of workloads."""
 
     def __init__(self, critical: Iterable[str], targets: Iterable[str], exclude_ports: Iterable[int]) -> None:
@@ -132,66 +132,63 @@ class Reader:
         self._excluded = frozenset(exclude_ports)
         self._names: dict[tuple[str, str, str], str] = {}
 
-    def flow(self, message: GetFlowsResponse) -> Seen:
+    def read(self, message: GetFlowsResponse) -> ReceivedFlow:
         """Read the flow in a message.
 
         Raises:
-            Unusable: it could not be part of a pair.
+            UnusableFlow: it could not be part of a pair.
         """
         wire = message.flow
         if wire.event_type.type != _TRACE:
-            raise Unusable("other-event")
-        protocol, asker_port, answerer_port, is_answer, known = _transport(wire)
+            raise UnusableFlow("other-event")
+        protocol, asker_port, answerer_port, is_answer, known = _parse_transport(wire)
         asker, answerer = wire.IP.source, wire.IP.destination
-        client, server = self._workload(wire.source), self._workload(wire.destination)
+        client, server = self._find_workload(wire.source), self._find_workload(wire.destination)
         if is_answer:
             asker, answerer = answerer, asker
             asker_port, answerer_port = answerer_port, asker_port
             client, server = server, client
         if client in self._targets or server in self._targets:
-            raise Unusable("throttled")
+            raise UnusableFlow("throttled")
         if client not in self._critical and server not in self._critical:
-            raise Unusable("not-critical")
+            raise UnusableFlow("not-critical")
         if answerer_port in self._excluded or asker_port in self._excluded:
-            raise Unusable("excluded-port")
+            raise UnusableFlow("excluded-port")
         node = wire.node_name or message.node_name
         if not (node and asker and answerer and wire.HasField("time")):
-            raise Unusable("incomplete")
+            raise UnusableFlow("incomplete")
         if len(node) > _LONGEST_NAME or len(asker) > _LONGEST_ADDRESS or len(answerer) > _LONGEST_ADDRESS:
-            raise Unusable("malformed")
+            raise UnusableFlow("malformed")
         time = wire.time.seconds * 1_000_000_000 + wire.time.nanos
         conversation = f"{protocol} {asker} {asker_port} {answerer} {answerer_port} {node}"
         answer = is_answer if known else None
-        return Seen(node, Flow(conversation, time, wire.trace_observation_point, protocol, answer, client, server))
+        return ReceivedFlow(
+            node, Flow(conversation, time, wire.trace_observation_point, protocol, answer, client, server)
+        )
 
-    def _workload(self, endpoint: Endpoint) -> str:
-        namespace, pod = endpoint.namespace, endpoint.pod_name
+    def _find_workload(self, endpoint: Endpoint) -> str:
         named = endpoint.workloads[0].name if endpoint.workloads else ""
-        key = (namespace, pod, named)
+        key = (endpoint.namespace, endpoint.pod_name, named)
         name = self._names.get(key)
         if name is None:
-            name = self._names_of(key)
-        return name
-
-    def _names_of(self, key: tuple[str, str, str]) -> str:
-        namespace, pod, named = key
-        if max(len(namespace), len(pod), len(named)) > _LONGEST_NAME:
-            raise Unusable("malformed")
-        workload = named or workload_of(pod)
-        name = f"{namespace}/{workload}" if namespace and workload else ""
-        if len(self._names) >= _NAMES:
-            self._names.clear()
-        self._names[key] = name
+            namespace, pod, _ = key
+            if max(len(namespace), len(pod), len(named)) > _LONGEST_NAME:
+                raise UnusableFlow("malformed")
+            workload = named or guess_workload(pod)
+            name = f"{namespace}/{workload}" if namespace and workload else ""
+            if len(self._names) >= _NAMES:
+                self._names.clear()
+            self._names[key] = name
         return name
 
 
-def _transport(wire: WireFlow) -> tuple[Protocol, int, int, bool, bool]:
+def _parse_transport(wire: WireFlow) -> tuple[Protocol, int, int, bool, bool]:
     """Protocol, source and destination port, whether it is an answer, and whether Hubble is sure of that."""
     if wire.l4.HasField("TCP"):
         tcp = wire.l4.TCP
         flags = tcp.flags
         if not flags.SYN:
-            raise Unusable("other-flags")
+            raise UnusableFlow("other-flags")
         is_answer = flags.ACK
         # A SYN is a request whoever sent it; of an answer, connection tracking must know the request.
         known = wire.is_reply.value == is_answer if wire.HasField("is_reply") else not is_answer
@@ -199,4 +196,4 @@ def _transport(wire: WireFlow) -> tuple[Protocol, int, int, bool, bool]:
     if wire.l4.HasField("UDP"):
         udp = wire.l4.UDP
         return "udp", udp.source_port, udp.destination_port, wire.is_reply.value, wire.HasField("is_reply")
-    raise Unusable("other-protocol")
+    raise UnusableFlow("other-protocol")

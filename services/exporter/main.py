@@ -17,16 +17,16 @@ from prometheus_client import REGISTRY
 from schemas.config import Config
 from schemas.exporter import Relay
 from services.common.histogram import BOUNDS
-from services.exporter.coverage import Blindness, matchers_of
-from services.exporter.metrics import LATENCY, Latencies
-from services.exporter.probe_manager import Probing, probe_counter
+from services.exporter.coverage import CoverageMonitor, matchers_of
+from services.exporter.metrics import LATENCY, LatencyMetrics
+from services.exporter.probe_manager import ProbeManager, probe_counter
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.health import Health, serve
 from services.runtime.lifecycle import run
 from services.runtime.logging_setup import configure
 
 if TYPE_CHECKING:
-    from services.exporter.flow_follower import Follower
+    from services.exporter.flow_follower import FlowFollower
 
 _SWITCH_S = 0.001
 """Python's default lets the follower's thread hold a probe back for 5 ms."""
@@ -51,21 +51,21 @@ def command(path: Path) -> None:
 async def _serve(config: Config) -> None:
     critical = [one.key for domain in config.domains for one in domain.critical]
     settings = config.exporter
-    latencies = Latencies(
+    latencies = LatencyMetrics(
         critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config), matchers_of(config.signal)
     )
     conditions = ["observations"]
     conditions += ["relay"] if settings.relay else []
     health = Health(*conditions, *(["probes"] if settings.probes else []))
-    blindness = Blindness(config, latencies)
+    monitor = CoverageMonitor(config, latencies)
     counter = probe_counter(REGISTRY)
-    probings = [Probing(probe, latencies, counter) for probe in settings.probes]
+    probings = [ProbeManager(probe, latencies, counter) for probe in settings.probes]
     async with serve(health, config.listen.host, config.listen.exporter), asyncio.TaskGroup() as group:
         if settings.relay is not None:
             group.create_task(_follow(config, settings.relay, latencies, health))
         for probing in probings:
             group.create_task(probing.run())
-        group.create_task(_watch(blindness, probings, health))
+        group.create_task(_watch(monitor, probings, health))
 
 
 def metric_name(config: Config) -> str:
@@ -74,14 +74,14 @@ def metric_name(config: Config) -> str:
     return signal.metric if signal.preset == "hubble" and signal.metric else LATENCY
 
 
-async def _follow(config: Config, relay: Relay, latencies: Latencies, health: Health) -> None:
-    follower = make_follower(config, relay, latencies)
+async def _follow(config: Config, relay: Relay, latencies: LatencyMetrics, health: Health) -> None:
+    follower = build_follower(config, relay, latencies)
     REGISTRY.register(follower.status)
     thread = threading.Thread(target=follower.run, name="follower", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
-            follower.check()
+            follower.enforce_timeouts()
             health.state("relay", follower.wrong)
             await asyncio.sleep(_LOOK_S)
         raise RuntimeError("the follower's thread died: see the log")
@@ -91,30 +91,30 @@ async def _follow(config: Config, relay: Relay, latencies: Latencies, health: He
         REGISTRY.unregister(follower.status)
 
 
-def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follower":
+def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "FlowFollower":
     """Wire the stations between Relay and the metrics."""
     # Only who follows flows pays for grpc's memory.
-    from services.exporter.flow_follower import Follower  # noqa: PLC0415
-    from services.exporter.flow_reader import Reader, request  # noqa: PLC0415
-    from services.exporter.pairing import Pairing  # noqa: PLC0415
+    from services.exporter.flow_follower import FlowFollower  # noqa: PLC0415
+    from services.exporter.flow_reader import FlowReader, build_request  # noqa: PLC0415
+    from services.exporter.pairing import PairingTable  # noqa: PLC0415
     from services.exporter.relay_client import open_stream  # noqa: PLC0415
 
     critical = [one.key for domain in config.domains for one in domain.critical]
     targets = [one.key for domain in config.domains for one in domain.targets]
     bounds = config.exporter.pairing
-    return Follower(
+    return FlowFollower(
         partial(open_stream, relay),
-        partial(request, critical, targets, relay.exclude_ports),
-        Reader(critical, targets, relay.exclude_ports),
-        Pairing(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
+        partial(build_request, critical, targets, relay.exclude_ports),
+        FlowReader(critical, targets, relay.exclude_ports),
+        PairingTable(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
         latencies,
         relay.silence,
     )
 
 
-async def _watch(blindness: Blindness, probings: list[Probing], health: Health) -> None:
+async def _watch(monitor: CoverageMonitor, probings: list[ProbeManager], health: Health) -> None:
     while True:
-        health.state("observations", blindness.look(time.monotonic()))
+        health.state("observations", monitor.check(time.monotonic()))
         if probings:
             wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
             health.state("probes", "; ".join(wrong) or None)

@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from schemas.exporter import Probe
-from services.exporter.pairing import Pair, Pairing
-from services.exporter.replay_filter import Resume
+from services.exporter.pairing import Pair, PairingTable
+from services.exporter.replay_filter import ReplayFilter
 
 LATENCY = "hubble_flow_latency_seconds"
 LOST = "hubble_flow_lost_total"
@@ -28,11 +28,11 @@ RETRANSMITTED_S = 1.0
 """The first retransmission of a SYN comes after one second (RFC 6298): a handshake this long lost a packet."""
 
 Transport = Literal["tcp", "udp"]
-Source = Literal["handshake", "request", "probe"]
-Series = tuple[str, str, Transport, Source, bool]
+LatencySource = Literal["handshake", "request", "probe"]
+SeriesKey = tuple[str, str, Transport, LatencySource, bool]
 
 
-class Latencies:
+class LatencyMetrics:
     """The latency histogram and the loss counter."""
 
     def __init__(
@@ -58,9 +58,9 @@ class Latencies:
         self._most = peers
         self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
         self._matchers = matchers or {}
-        self._observe: dict[Series, tuple[Histogram, bool]] = {}
+        self._observe: dict[SeriesKey, tuple[Histogram, bool]] = {}
         """With each series, whether the signal takes it."""
-        self._lose: dict[Series, Counter] = {}
+        self._lose: dict[SeriesKey, Counter] = {}
         self._latency = Histogram(
             name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
         )
@@ -76,24 +76,24 @@ class Latencies:
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
         """How many latencies each workload has had that the signal takes."""
 
-    def expect_handshakes(self) -> None:
+    def initialize_losses(self) -> None:
         """Have every workload's losses begin at zero: a loss is an increase."""
         for workload in self._critical:
             for local in (False, True):
                 self.lose((workload, OTHER, "tcp", "handshake", local), 0)
 
-    def pair(self, pair: Pair) -> None:
+    def count_pair(self, pair: Pair) -> None:
         """Count a pair for each of its ends that is critical."""
         for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
             if workload in self._critical:
-                series: Series = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
+                series: SeriesKey = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
                 known = series in self._observe
                 self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
                     # Nobody has seen a new series at zero yet.
                     self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
 
-    def observe(self, series: Series, latency: float) -> None:
+    def observe(self, series: SeriesKey, latency: float) -> None:
         """Count one latency, seconds."""
         known = self._observe.get(series)
         if known is None:
@@ -102,7 +102,7 @@ class Latencies:
                 self._folded.labels(*series[0].split("/", 1)).inc()
                 self.observe(folded, latency)
                 return
-            known = self._latency.labels(*_values(series)), matches(self._matchers, series)
+            known = self._latency.labels(*_label_values(series)), has_labels(series, self._matchers)
             self._observe[series] = known
             if series[3] != "request":
                 self.lose(series, 0)
@@ -111,17 +111,17 @@ class Latencies:
         if taken:
             self.observations[series[0]] += 1
 
-    def lose(self, series: Series, number: int = 1) -> None:
+    def lose(self, series: SeriesKey, number: int = 1) -> None:
         """Count packets or probes that are known to be lost; 0 makes the series appear."""
         child = self._lose.get(series)
         if child is None:
             folded = self._fold(series)
             child = self._lose.get(folded)
             if child is None:
-                child = self._lose[folded] = self._lost.labels(*_values(folded))
+                child = self._lose[folded] = self._lost.labels(*_label_values(folded))
         child.inc(number)
 
-    def _fold(self, series: Series) -> Series:
+    def _fold(self, series: SeriesKey) -> SeriesKey:
         """The series itself while its workload has room for the peer, else the one of all other peers."""
         workload, peer, protocol, source, local = series
         known = self._peers[workload]
@@ -133,18 +133,18 @@ class Latencies:
         return workload, OTHER, protocol, source, local
 
 
-def series_of(probe: Probe, protocol: Transport) -> Series:
+def probe_series(probe: Probe, protocol: Transport) -> SeriesKey:
     """Where a probe's latencies go."""
     return probe.key, probe.peer, protocol, "probe", False
 
 
-def matches(matchers: Mapping[str, str], series: Series) -> bool:
+def has_labels(series: SeriesKey, matchers: Mapping[str, str]) -> bool:
     """Whether a series has these labels, as far as they are the exporter's: a Prometheus adds some of its own."""
-    labels = dict(zip(_LABELS, _values(series), strict=True))
+    labels = dict(zip(_LABELS, _label_values(series), strict=True))
     return all(labels.get(label, value) == value for label, value in matchers.items())
 
 
-def _values(series: Series) -> tuple[str, ...]:
+def _label_values(series: SeriesKey) -> tuple[str, ...]:
     workload, peer, protocol, source, local = series
     namespace, _, name = workload.partition("/")
     return namespace, name, peer, protocol, source, "local" if local else "remote"
@@ -153,7 +153,7 @@ def _values(series: Series) -> tuple[str, ...]:
 class FlowStatus(Collector):
     """Shows what the stations before count for themselves, when it is asked for."""
 
-    def __init__(self, pairing: Pairing, resume: Resume) -> None:
+    def __init__(self, pairing: PairingTable, resume: ReplayFilter) -> None:
         """Take the stations; the rest is set by the follower."""
         self._pairing = pairing
         self._resume = resume

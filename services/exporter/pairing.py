@@ -86,7 +86,7 @@ class _Generation:
         self.bytes = 0
 
 
-class Pairing:
+class PairingTable:
     """The table of requests that wait, bounded in time, entries and bytes."""
 
     def __init__(self, handshake: int, request: int, entries: int, most_bytes: int) -> None:
@@ -121,14 +121,14 @@ class Pairing:
         """What they take, estimated."""
         return sum(generation.bytes for generation in self._generations)
 
-    def interrupted(self) -> None:
+    def mark_interrupted(self) -> None:
         """Events may be missing from before the next ones: silence proves nothing for a while."""
         self._listening = {}
 
     def expire(self, now: int) -> None:
         """Give up what has waited for too long at ``now`` (monotonic, ns)."""
         if now - self._turned >= self._span:
-            self._turn(now)
+            self._rotate(now)
 
     def step(self, flow: Flow, now: int) -> Pair | None:
         """Take one event in; ``now`` is when it arrived (monotonic, ns).
@@ -143,13 +143,13 @@ class Pairing:
         if flow.point not in VALID_POINTS:
             self.counts["other-point"] += 1
             return None
-        fresh = flow.protocol == "tcp" or self._fresh(flow)
+        fresh = flow.protocol == "tcp" or self._is_new_conversation(flow)
         if flow.answer:
-            return self._answered(flow)
-        self._asked(flow, now, fresh=fresh)
+            return self._match_answer(flow)
+        self._add_request(flow, now, fresh=fresh)
         return None
 
-    def _asked(self, flow: Flow, now: int, *, fresh: bool) -> None:
+    def _add_request(self, flow: Flow, now: int, *, fresh: bool) -> None:
         waiting = flow.time << _FLAGS | (_LOCAL if flow.point == TO_ENDPOINT else 0)
         for generation in self._generations:
             before = generation.requests.get(flow.conversation)
@@ -187,7 +187,7 @@ class Pairing:
         young.requests[conversation] = waiting
         young.bytes += size
 
-    def _answered(self, flow: Flow) -> Pair | None:
+    def _match_answer(self, flow: Flow) -> Pair | None:
         for generation in self._generations:
             before = generation.requests.get(flow.conversation)
             if before is not None:
@@ -211,7 +211,7 @@ class Pairing:
         kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
         return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server)
 
-    def _fresh(self, flow: Flow) -> bool:
+    def _is_new_conversation(self, flow: Flow) -> bool:
         """Whether nothing was heard of a UDP conversation for longer than a busy one is silent."""
         new, old = self._heard
         full = len(new) >= self._entries // 2
@@ -219,14 +219,14 @@ class Pairing:
             if full:
                 # What is forgotten early would look new.
                 self.counts["overheard"] += len(old)
-                self.interrupted()
+                self.mark_interrupted()
             new, old = self._heard = ({}, new)
             self._heard_turned = flow.time
         heard = new.get(flow.conversation) or old.get(flow.conversation)
         new[flow.conversation] = flow.time
-        return self._listened(flow) and (heard is None or flow.time - heard >= QUIET_NS)
+        return self._is_heard(flow) and (heard is None or flow.time - heard >= QUIET_NS)
 
-    def _listened(self, flow: Flow) -> bool:
+    def _is_heard(self, flow: Flow) -> bool:
         """Whether its node has been heard for long enough to know that somebody was silent."""
         if self._listening is None:
             return True
@@ -239,7 +239,7 @@ class Pairing:
             since = self._listening[node] = flow.time
         return flow.time - since >= QUIET_NS
 
-    def _turn(self, now: int) -> None:
+    def _rotate(self, now: int) -> None:
         steps, over = divmod(now - self._turned, self._span) if self._turned else (1, 0)
         for _ in range(min(steps, _GENERATIONS)):
             self._drop_oldest("unanswered")

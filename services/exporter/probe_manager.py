@@ -9,8 +9,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from schemas.exporter import Probe
-from services.exporter.metrics import Series, Transport, series_of
-from services.exporter.prober import Outcome, Report, UdpProbe, repeat_tcp
+from services.exporter.metrics import SeriesKey, Transport, probe_series
+from services.exporter.prober import Outcome, ProbeReport, UdpProbe, repeat_tcp
 
 _RESOLVE_S = 15.0
 """How often a name is looked up: Pods come and go."""
@@ -24,20 +24,20 @@ Address = tuple[int, str]
 """Family and IP address."""
 
 
-class Sink(Protocol):
+class LatencySink(Protocol):
     """Where latencies and losses go."""
 
-    def observe(self, series: Series, latency: float) -> None:
+    def observe(self, series: SeriesKey, latency: float) -> None:
         """Count one latency, seconds."""
 
-    def lose(self, series: Series, number: int = 1) -> None:
+    def lose(self, series: SeriesKey, number: int = 1) -> None:
         """Count lost probes; 0 makes the series appear."""
 
 
-class Probing:
+class ProbeManager:
     """All probers of one configured probe."""
 
-    def __init__(self, probe: Probe, sink: Sink, probes: Counter) -> None:
+    def __init__(self, probe: Probe, sink: LatencySink, probes: Counter) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
@@ -62,14 +62,14 @@ class Probing:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._in_doubt.clear()
-                await self._look_up(group)
+                await self._resolve(group)
                 await asyncio.sleep(_AGAIN_S)
                 if self._running:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_RESOLVE_S):
                             await self._in_doubt.wait()
 
-    async def _look_up(self, group: asyncio.TaskGroup) -> None:
+    async def _resolve(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
@@ -78,7 +78,7 @@ class Probing:
             return
         self.wrong = None
         addresses = {(int(family), str(place[0])) for family, _, _, _, place in found}
-        self._keep(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
+        self._reconcile(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
 
     def _unresolved(self, why: str) -> None:
         if why != self._unfound:
@@ -87,7 +87,7 @@ class Probing:
         # Who was found before is still the best guess.
         self.wrong = None if self._running else why
 
-    def _keep(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
+    def _reconcile(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
         """Have exactly these probed; when they change, all begin anew, because they share the rate."""
         if addresses == set(self._running):
             return
@@ -118,21 +118,21 @@ class Probing:
             try:
                 await prober.run(interval)
             except OSError as error:
-                report.tell("not-sent")
+                report.record("not-sent")
                 if str(error) != unreached:
                     self._log.warning("address is not reached", address=address[0], why=str(error))
                 unreached = str(error)
                 await asyncio.sleep(_AGAIN_S)
             self._in_doubt.set()
 
-    def _report(self, protocol: Transport) -> Report:
-        series = series_of(self._probe, protocol)
+    def _report(self, protocol: Transport) -> ProbeReport:
+        series = probe_series(self._probe, protocol)
         self._sink.lose(series, 0)
 
         def count(outcome: Outcome) -> None:
             self._probes.labels(self._probe.namespace, self._probe.workload, protocol, outcome).inc()
 
-        return Report(
+        return ProbeReport(
             lambda latency: self._sink.observe(series, latency), lambda lost: self._sink.lose(series, lost), count
         )
 

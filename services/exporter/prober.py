@@ -40,21 +40,21 @@ _PATIENCE = 2
 """After so many timeouts without any answer the socket may hang on a backend that is gone."""
 
 
-class Report(NamedTuple):
+class ProbeReport(NamedTuple):
     """Where a probe's fate goes."""
 
     observe: Callable[[float], None]
     """A round trip, seconds."""
     lose: Callable[[int], None]
     """Packets that did not come back."""
-    tell: Callable[[Outcome], None]
+    record: Callable[[Outcome], None]
     """Everything that happened, for the probe's own counters."""
 
 
-class Echoes:
+class EchoTracker:
     """The echoes that are under way to one address.  Pure: no socket, no clock."""
 
-    def __init__(self, session: int, size: int, timeout: int, report: Report) -> None:
+    def __init__(self, session: int, size: int, timeout: int, report: ProbeReport) -> None:
         """Start at sequence 0.
 
         Args:
@@ -71,44 +71,44 @@ class Echoes:
         self._waiting: OrderedDict[int, int] = OrderedDict()
         self._done: OrderedDict[int, Literal["late", "duplicate"]] = OrderedDict()
 
-    def packet(self) -> tuple[int, bytes]:
+    def next_packet(self) -> tuple[int, bytes]:
         """The next packet and its sequence."""
         sequence = self._next
         self._next = (self._next + 1) & 0xFFFFFFFF
         return sequence, PACKET.pack(MAGIC, self._session, sequence, 0, 0, 0) + self._padding
 
-    def sent(self, sequence: int, when: int) -> None:
+    def record_sent(self, sequence: int, when: int) -> None:
         """A packet is on its way since ``when`` (UTC ns)."""
-        self._report.tell("sent")
+        self._report.record("sent")
         self._waiting[sequence] = when
 
-    def received(self, data: bytes, when: int) -> bool:
+    def receive(self, data: bytes, when: int) -> bool:
         """A packet came at ``when`` (UTC ns); gives whether it answers one of these echoes, however late."""
         if len(data) >= PACKET.size:
             magic, session, sequence, _, came, went = PACKET.unpack_from(data)
             if magic == MAGIC and session == self._session:
-                self._answered(sequence, came, went, when)
+                self._match_answer(sequence, came, went, when)
                 return True
-        self._report.tell("foreign")
+        self._report.record("foreign")
         return False
 
-    def _answered(self, sequence: int, came: int, went: int, when: int) -> None:
+    def _match_answer(self, sequence: int, came: int, went: int, when: int) -> None:
         sent = self._waiting.pop(sequence, None)
         if sent is None:
-            self._report.tell(self._done.get(sequence, "foreign"))
+            self._report.record(self._done.get(sequence, "foreign"))
             return
         took, kept = when - sent, went - came
         if took > self._timeout:
             # Its time was up, only nobody had looked yet.
             self._give_up(sequence)
-            self._report.tell("late")
+            self._report.record("late")
             return
         self._finish(sequence, "duplicate")
         if took < 0 or not 0 <= kept <= took:
             # A clock was set while the packet was under way.
-            self._report.tell("invalid")
+            self._report.record("invalid")
             return
-        self._report.tell("answered")
+        self._report.record("answered")
         self._report.observe((took - kept) / 1e9)
 
     def expire(self, now: int) -> None:
@@ -119,20 +119,20 @@ class Echoes:
                 return
             del self._waiting[sequence]
             if now < sent:
-                self._report.tell("invalid")
+                self._report.record("invalid")
                 self._finish(sequence, "late")
             else:
                 self._give_up(sequence)
 
-    def gone(self) -> None:
+    def refuse_all(self) -> None:
         """Nobody listens there: what is under way is not lost on the way."""
         for sequence in self._waiting:
-            self._report.tell("refused")
+            self._report.record("refused")
             self._finish(sequence, "late")
         self._waiting.clear()
 
     def _give_up(self, sequence: int) -> None:
-        self._report.tell("lost")
+        self._report.record("lost")
         self._report.lose(1)
         self._finish(sequence, "late")
 
@@ -145,9 +145,9 @@ class Echoes:
 class UdpProbe:
     """Sends echoes to one address and listens for them, on the running event loop."""
 
-    def __init__(self, address: tuple[str, int], family: int, size: int, timeout: int, report: Report) -> None:
+    def __init__(self, address: tuple[str, int], family: int, size: int, timeout: int, report: ProbeReport) -> None:
         """Prepare; nothing is sent yet."""
-        self._echoes = Echoes(random.getrandbits(32), size, timeout, report)
+        self._echoes = EchoTracker(random.getrandbits(32), size, timeout, report)
         self._report = report
         self._address = address
         self._family = family
@@ -166,7 +166,7 @@ class UdpProbe:
         Raises:
             OSError: there is no way to that address.
         """
-        self._link = self._connected()
+        self._link = self._connect()
         self._asked, self._cut_off = None, False
         loop = asyncio.get_running_loop()
         loop.add_reader(self._link.fileno(), self._read)
@@ -175,7 +175,7 @@ class UdpProbe:
             while True:
                 await asyncio.sleep(due - loop.time())
                 self._echoes.expire(time.time_ns())
-                if self._cut_off or self._silent(time.monotonic_ns()):
+                if self._cut_off or self._is_silent(time.monotonic_ns()):
                     return
                 self._send()
                 # Irregular, so as not to march in step with something periodic (RFC 2330); what is
@@ -185,7 +185,7 @@ class UdpProbe:
             loop.remove_reader(self._link.fileno())
             self._link.close()
 
-    def _connected(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         link = socket.socket(self._family, socket.SOCK_DGRAM)
         link.setblocking(False)
         try:
@@ -198,30 +198,30 @@ class UdpProbe:
             link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _STAMP_WHEN)
         return link
 
-    def _silent(self, now: int) -> bool:
+    def _is_silent(self, now: int) -> bool:
         return self._asked is not None and now - self._asked > self._patience
 
     def _send(self) -> None:
-        sequence, packet = self._echoes.packet()
+        sequence, packet = self._echoes.next_packet()
         if self._asked is None:
             self._asked = time.monotonic_ns()
         before = time.time_ns()
         try:
             self._link.send(packet)
         except OSError as error:
-            self._failed(error)
+            self._handle_error(error)
             return
-        self._echoes.sent(sequence, self._left(packet) or before)
+        self._echoes.record_sent(sequence, self._read_sent_time(packet) or before)
 
-    def _left(self, packet: bytes) -> int | None:
+    def _read_sent_time(self, packet: bytes) -> int | None:
         """When the kernel handed a packet to the network, UTC ns; None where it does not say.
 
         It says so before ``send`` returns, but of a packet that waits for its neighbour's address it says
         so later, perhaps in the midst of another one's: each is known by its content.
         """
-        return next((when for data, when in self._said() if data.endswith(packet)), None)
+        return next((when for data, when in self._drain_error_queue() if data.endswith(packet)), None)
 
-    def _said(self) -> list[tuple[bytes, int | None]]:
+    def _drain_error_queue(self) -> list[tuple[bytes, int | None]]:
         """Take all that the kernel has to say of packets that it handed to the network."""
         said = []
         with contextlib.suppress(BlockingIOError):
@@ -237,19 +237,19 @@ class UdpProbe:
             except BlockingIOError:
                 break
             except OSError as error:
-                self._failed(error)
+                self._handle_error(error)
                 break
-            if self._echoes.received(data, _stamp(ancillary) or time.time_ns()):
+            if self._echoes.receive(data, _stamp(ancillary) or time.time_ns()):
                 self._asked = None
         # What nobody takes would wake the loop again and again.
-        self._said()
+        self._drain_error_queue()
 
-    def _failed(self, error: OSError) -> None:
+    def _handle_error(self, error: OSError) -> None:
         if error.errno in GONE:
-            self._echoes.gone()
-            self._report.tell("refused")
+            self._echoes.refuse_all()
+            self._report.record("refused")
         else:
-            self._report.tell("not-sent")
+            self._report.record("not-sent")
         if error.errno in _CUT_OFF:
             self._cut_off = True
 
@@ -262,39 +262,39 @@ def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-async def probe_tcp(address: tuple[str, int], family: int, patience: float, report: Report) -> None:
+async def probe_tcp(address: tuple[str, int], family: int, timeout_s: float, report: ProbeReport) -> None:
     """One connection: its handshake is measured, and one echo shows that somebody answers.
 
     Args:
         address: of the sidecar.
         family: of the address.
-        patience: for all of it, seconds.
+        timeout_s: of the whole connection, seconds.
         report: told of the fate.
     """
     loop = asyncio.get_running_loop()
     message = PACKET.pack(MAGIC, 0, 0, 0, 0, 0)
     with socket.socket(family, socket.SOCK_STREAM) as link:
         link.setblocking(False)
-        report.tell("sent")
+        report.record("sent")
         began = loop.time()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_s):
                 await loop.sock_connect(link, address)
-                took, lost = loop.time() - began, _again(link)
+                took, lost = loop.time() - began, _retransmissions(link)
                 # A handshake with a retransmission is as slow as it was for the application.
                 report.observe(took if lost else _round_trip(link))
                 await loop.sock_sendall(link, message)
                 if not await loop.sock_recv(link, len(message)):
                     raise ConnectionResetError(errno.ECONNREFUSED, "closed")
         except TimeoutError:
-            report.tell("lost")
-            report.lose(max(_again(link), 1))
+            report.record("lost")
+            report.lose(max(_retransmissions(link), 1))
             return
         except OSError as error:
-            report.tell("refused" if error.errno in (*GONE, errno.ECONNRESET) else "not-sent")
+            report.record("refused" if error.errno in (*GONE, errno.ECONNRESET) else "not-sent")
             return
-        report.tell("answered")
-        if lost := _again(link):
+        report.record("answered")
+        if lost := _retransmissions(link):
             report.lose(lost)
 
 
@@ -302,7 +302,7 @@ def _round_trip(link: socket.socket) -> float:
     return float(_info(link, _RTT_AT)) / 1e6
 
 
-def _again(link: socket.socket) -> int:
+def _retransmissions(link: socket.socket) -> int:
     return _info(link, _RETRANSMITTED_AT)
 
 
@@ -311,8 +311,10 @@ def _info(link: socket.socket, offset: int) -> int:
     return int(_TCP_RTT.unpack_from(info, offset)[0]) if len(info) >= offset + 4 else 0
 
 
-async def repeat_tcp(address: tuple[str, int], family: int, patience: float, interval: float, report: Report) -> None:
+async def repeat_tcp(
+    address: tuple[str, int], family: int, timeout_s: float, interval: float, report: ProbeReport
+) -> None:
     """Probe until cancelled, every ``interval`` seconds on average."""
     while True:
         await asyncio.sleep(interval * random.uniform(0.5, 1.5))
-        await probe_tcp(address, family, patience, report)
+        await probe_tcp(address, family, timeout_s, report)

@@ -20,7 +20,7 @@ class RelayError(RuntimeError):
     """The stream could not be opened, or ended; the text says why."""
 
 
-class Stream:
+class RelayStream:
     """The messages of one call, undecoded.  ``cancel`` may be called from another thread."""
 
     def __init__(self, channel: grpc.Channel, request: bytes) -> None:
@@ -49,7 +49,7 @@ class Stream:
         self._channel.close()
 
 
-def open_stream(relay: Relay, request: bytes) -> Stream:
+def open_stream(relay: Relay, request: bytes) -> RelayStream:
     """Connect and ask.  Each stream has a connection of its own, so that a dead one is never used again.
 
     Raises:
@@ -63,12 +63,12 @@ def open_stream(relay: Relay, request: bytes) -> Stream:
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if relay.tls is None:
-        return Stream(grpc.insecure_channel(relay.address, options), request)
+        return RelayStream(grpc.insecure_channel(relay.address, options), request)
     if relay.tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", relay.tls.server_name))
     # Read anew each time: certificates are renewed while the service runs.
     credentials = grpc.ssl_channel_credentials(*_material(relay.tls))
-    return Stream(grpc.secure_channel(relay.address, credentials, options), request)
+    return RelayStream(grpc.secure_channel(relay.address, credentials, options), request)
 
 
 def _material(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:

@@ -26,7 +26,7 @@ _REACH_NS = 15_000_000_000
 """How far before the cut a replay begins at most: Relay holds flows back for sorting, clocks differ."""
 
 
-class _Mark:
+class _NodeMark:
     """The end of what was seen of one node."""
 
     __slots__ = ("dropping", "seen", "time", "until")
@@ -47,19 +47,19 @@ class _Mark:
         self.dropping = False
 
 
-class Resume:
+class ReplayFilter:
     """Where each node's stream was left."""
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
-        self._marks: OrderedDict[str, _Mark] = OrderedDict()
+        self._marks: OrderedDict[str, _NodeMark] = OrderedDict()
         self._began: int | None = None
         self._since: int | None = None
         self._last = 0
         self.repeated = 0
         """Flows that were dropped because they had been seen before."""
 
-    def since(self, wall: int, now: int) -> int | None:
+    def start_stream(self, wall: int, now: int) -> int | None:
         """Prepare for a new stream.
 
         Args:
@@ -95,19 +95,19 @@ class Resume:
         if mark is None:
             if len(self._marks) >= _NODES:
                 self._marks.popitem(last=False)
-            self._marks[node] = _Mark(time, flow)
+            self._marks[node] = _NodeMark(time, flow)
             return True
         if time > mark.time:
             mark.move(time, flow)
             return True
-        repeated = self._replayed(mark, time, flow, now) if time < mark.time else flow in mark.seen
+        repeated = self._is_replay(mark, time, flow, now) if time < mark.time else flow in mark.seen
         if repeated:
             self.repeated += 1
         elif time == mark.time and len(mark.seen) < _AT_ONCE:
             mark.seen.append(flow)
         return not repeated
 
-    def _replayed(self, mark: _Mark, time: int, flow: Hashable, now: int) -> bool:
+    def _is_replay(self, mark: _NodeMark, time: int, flow: Hashable, now: int) -> bool:
         """Whether a flow that is older than the last one is part of a replay."""
         if now >= mark.until:
             if mark.dropping:

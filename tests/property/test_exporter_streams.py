@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
-from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 
 ROBOT_KEY = "factory/robot-control"
@@ -20,15 +20,15 @@ S = 1_000_000_000
 ENTRIES, BYTES, PEERS = 300, 60_000, 4
 
 
-def follower() -> Follower:
+def follower() -> FlowFollower:
     """All stations behind the stream, with small bounds."""
     registry = CollectorRegistry()
-    latencies = Latencies([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
-    made = Follower(
+    latencies = LatencyMetrics([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
+    made = FlowFollower(
         lambda _: iter(()),  # type: ignore[arg-type,return-value]
-        lambda since: request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
-        Reader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
-        Pairing(5 * S, S, ENTRIES, BYTES),
+        lambda since: build_request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
+        FlowReader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
+        PairingTable(5 * S, S, ENTRIES, BYTES),
         latencies,
         30 * S,
     )
@@ -37,7 +37,7 @@ def follower() -> Follower:
     return made
 
 
-def accounted(made: Follower) -> int:
+def accounted(made: FlowFollower) -> int:
     """Flows whose fate is counted, waits, or became an observation or the half of one."""
     counts = made._pairing.counts
     silent = ("unanswered", "evicted", "server-side", "overheard")
@@ -170,8 +170,8 @@ class Stream(RuleBasedStateMachine):
     @rule()
     def a_reconnection(self) -> None:
         """The stream is cut and opened again."""
-        self.made._resume.since(self.wall, self.now)
-        self.made._pairing.interrupted()
+        self.made._resume.start_stream(self.wall, self.now)
+        self.made._pairing.mark_interrupted()
 
     @rule()
     def new_peers(self) -> None:

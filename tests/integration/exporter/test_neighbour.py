@@ -14,13 +14,13 @@ pytestmark = pytest.mark.root
 PROBE = """
 import json, select, subprocess, sys, time
 from pathlib import Path
-from services.exporter.prober import Report, UdpProbe
+from services.exporter.prober import ProbeReport, UdpProbe
 
 address, node, device = sys.argv[1:]
 gateway = address.rpartition(".")[0] + ".254"
 trips, stamps, found = [], [], []
-probe = UdpProbe((address, 7007), 2, 64, 10**12, Report(trips.append, int, str))
-probe._link = probe._connected()
+probe = UdpProbe((address, 7007), 2, 64, 10**12, ProbeReport(trips.append, int, str))
+probe._link = probe._connect()
 sent = probe._echoes.sent
 probe._echoes.sent = lambda sequence, when: (stamps.append(when), sent(sequence, when))
 left = probe._left

@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 from schemas.exporter import Relay, Tls
 from schemas.units import Duration
 from services.common.histogram import BOUNDS
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import LostEvent
-from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from services.exporter.relay_client import RelayError, open_stream
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.server import Certificates, HubbleServer
@@ -33,12 +33,12 @@ class Followed:
 
     def __init__(self, relay: Relay) -> None:
         """Wire it as the service does."""
-        self.latencies = Latencies([ROBOT], BOUNDS, 50, CollectorRegistry())
-        self.pairing = Pairing(5 * S, S, 1000, 1 << 20)
-        self.follower = Follower(
+        self.latencies = LatencyMetrics([ROBOT], BOUNDS, 50, CollectorRegistry())
+        self.pairing = PairingTable(5 * S, S, 1000, 1 << 20)
+        self.follower = FlowFollower(
             partial(open_stream, relay),
-            partial(request, [ROBOT], [], ()),
-            Reader([ROBOT], [], ()),
+            partial(build_request, [ROBOT], [], ()),
+            FlowReader([ROBOT], [], ()),
             self.pairing,
             self.latencies,
             relay.silence,
@@ -112,7 +112,7 @@ class Agent:
 
 def checked(followed: Followed) -> bool:
     """Look for silence, as the service does every half second."""
-    followed.follower.check()
+    followed.follower.enforce_timeouts()
     return True
 
 

@@ -14,8 +14,8 @@ from schemas.units import Duration
 from services.common.histogram import BOUNDS
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.scrape.source import ScrapeSource
-from services.sampler.source import Latencies, NoData, Source
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.source import LatencyStats, NoData, Source
+from services.sampler.workloads import Workloads, metric_names
 from tests.support.broken_server import BrokenServer
 from tests.support.exporter_page import LiveExporter
 from tests.support.nats_server import free_port
@@ -44,7 +44,7 @@ def settings(source: Name, *urls: str, timeout_s: float = 10) -> Signal:
 @contextmanager
 def source_for(signal: Signal, *critical: str) -> Iterator[Source]:
     """The source of this signal."""
-    workloads = Workloads(names_of(signal), critical or (ROBOT,), (UPLOAD,))
+    workloads = Workloads(metric_names(signal), critical or (ROBOT,), (UPLOAD,))
     kind = ScrapeSource if signal.source == "scrape" else PrometheusSource
     with closing(kind(signal, workloads)) as source:
         yield source
@@ -55,12 +55,12 @@ def now() -> int:
     return time.time_ns() // PERIOD * PERIOD
 
 
-async def robot(source: Source, end: int) -> Latencies:
+async def robot(source: Source, end: int) -> LatencyStats:
     """What the source says of the robot."""
     return (await source.measure(end)).latency[ROBOT]
 
 
-async def until(source: Source, true: Callable[[Latencies], bool]) -> Latencies:
+async def until(source: Source, true: Callable[[LatencyStats], bool]) -> LatencyStats:
     """Measure until it is true."""
     async with asyncio.timeout(30):
         while True:
@@ -99,7 +99,7 @@ async def test_a_call_that_is_stuck_is_not_joined_by_more(name: Name) -> None:
     with BrokenServer("dribble") as server, source_for(settings(name, server.url, timeout_s=0.3)) as source:
         with pytest.raises(NoData, match="no answer within"):
             await source.measure(now())
-        with pytest.raises(NoData, match="the call before has not come back"):
+        with pytest.raises(NoData, match="the previous request is still running"):
             await source.measure(now() + PERIOD)
 
 
@@ -205,7 +205,7 @@ async def test_scrape_of_a_live_exporter() -> None:
         assert (found.missing, found.observations, found.lost, found.bounds) == (None, 100, 2.0, BOUNDS)
         assert found.p95 == pytest.approx(0.00099)
         assert found.jitter == pytest.approx(0.0001)
-        assert measured.sent[UPLOAD] > 0
+        assert measured.throughput[UPLOAD] > 0
         assert measured.start == end
 
 
@@ -326,7 +326,7 @@ async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
                 one.body = (counter % ("abcde", 10**6 * at)).encode()
                 other.body, other.status = (counter % ("fghij", 10**6 * at)).encode(), status
                 measured = await source.measure(end + at * PERIOD)
-                rates.append(measured.sent.get(UPLOAD))
+                rates.append(measured.throughput.get(UPLOAD))
                 pods.append(measured.pods.get(UPLOAD))
         assert rates[0] is None
         assert rates[1] is not None
@@ -433,7 +433,7 @@ async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -
         assert (await source.measure(end)).latency[ROBOT].missing is None
         server.freeze()
         for _ in range(3):
-            with pytest.raises(NoData, match=r"no answer within 2 s|has not come back"):
+            with pytest.raises(NoData, match=r"no answer within 2 s|is still running"):
                 await source.measure(end)
         server.thaw()
         async with asyncio.timeout(30):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from services.exporter.pairing import QUIET_NS, TO_ENDPOINT, TO_NETWORK, TO_OVERLAY, TO_STACK, Flow, Pair, Pairing
+from services.exporter.pairing import QUIET_NS, TO_ENDPOINT, TO_NETWORK, TO_OVERLAY, TO_STACK, Flow, Pair, PairingTable
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -12,9 +12,9 @@ T = 1_800_000_000 * S
 CLIENT, SERVER = "factory/robot-control", "factory/robot-cell"
 
 
-def table(entries: int = 1000, most_bytes: int = 1 << 20) -> Pairing:
+def table(entries: int = 1000, most_bytes: int = 1 << 20) -> PairingTable:
     """A table with the usual times."""
-    return Pairing(5 * S, 1 * S, entries, most_bytes)
+    return PairingTable(5 * S, 1 * S, entries, most_bytes)
 
 
 def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a 1 b 2 n1") -> Flow:
@@ -23,7 +23,7 @@ def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a
     return Flow(talk, T + at, point, protocol, answer, CLIENT, SERVER)
 
 
-def feed(pairing: Pairing, *flows: Flow, start: int = 20 * S) -> list[Pair]:
+def feed(pairing: PairingTable, *flows: Flow, start: int = 20 * S) -> list[Pair]:
     """The pairs that these events give, each arriving at its own time."""
     pairs = [pairing.step(flow, start + flow.time - T) for flow in flows]
     return [pair for pair in pairs if pair is not None]
@@ -169,7 +169,7 @@ def test_udp_after_a_real_silence_counts_again() -> None:
 def test_udp_is_not_trusted_after_an_interruption() -> None:
     """What was missed may have been the first packet: for a while no UDP event is taken for one."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True))
     later = QUIET_NS + 2 * S
     assert feed(pairing, udp(TO_NETWORK, later), udp(TO_ENDPOINT, later + MS, answer=True))
@@ -190,7 +190,7 @@ def test_udp_that_relay_held_back_was_not_silent() -> None:
 def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
     """A new stream's flows come late by any time: what was before its first one nobody knows, node by node."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     other = "udp a 1 b 2 n2"
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True), start=900 * S)
     assert not feed(
@@ -202,7 +202,7 @@ def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
 def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
     """Not only when the old time comes again."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     other, third = "udp a 1 b 2 n1", "udp a 3 b 2 n1"
     feed(pairing, udp(TO_NETWORK, 3600 * S))
     feed(pairing, seen(TO_NETWORK, 0, talk=other), start=3700 * S)

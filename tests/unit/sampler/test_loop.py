@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import REGISTRY
 
 from schemas.config import Config, Signal
 from schemas.domain import Critical, Domain, Target
@@ -11,7 +12,7 @@ from schemas.messages import Sample
 from schemas.units import Duration, Rate
 from services.runtime.health import Health
 from services.sampler.loop import Sampler
-from services.sampler.source import Latencies, Measurements, NoData
+from services.sampler.source import LatencyStats, Measurements, NoData
 
 MS = 10**6
 PERIOD = 500 * MS
@@ -80,10 +81,10 @@ class ManualSource:
         await self.clock.sleep(self.takes)
         if self.failure is not None:
             raise NoData(self.failure)
-        found = Latencies(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
+        found = LatencyStats(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
         latency = {ROBOT: found, CAMERA: found}
         if self.blind_to is not None:
-            latency[self.blind_to] = Latencies(lost=self.lost, missing="stale")
+            latency[self.blind_to] = LatencyStats(lost=self.lost, missing="stale")
         return Measurements(end - 4 * PERIOD, latency, {})
 
 
@@ -110,7 +111,7 @@ class Rig:
     async def run(self, windows: int) -> list[int]:
         """Run for so many windows; gives the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
-        sampler = Sampler(CONFIG, self.source, self._put, self.health, self.clock)
+        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock)
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
@@ -124,10 +125,17 @@ def ends(first: int, count: int) -> list[int]:
     return [START + (first + number) * PERIOD for number in range(count)]
 
 
+def skipped() -> float:
+    """The metric of skipped windows."""
+    return REGISTRY.get_sample_value("sluice_sampler_skipped_windows_total") or 0.0
+
+
 async def test_every_window_gives_one_sample_per_domain() -> None:
     """Ends are whole periods; what the very first window said is not published."""
     rig = Rig()
+    before = skipped()
     assert await rig.run(5) == ends(2, 5)
+    assert skipped() == before
     assert rig.source.asked[0] == START + PERIOD
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
@@ -138,7 +146,9 @@ async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
     """A measurement that takes 1.2 s: every third window is sampled, on time."""
     rig = Rig()
     rig.source.takes = 1200 * MS
+    before = skipped()
     assert await rig.run(3) == [START + (4 + 3 * number) * PERIOD for number in range(3)]
+    assert skipped() - before == 6
     assert rig.source.asked == sorted(set(rig.source.asked))
 
 
@@ -249,5 +259,5 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
 async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
     """Ready means that every domain is seen."""
     rig = Rig()
-    Sampler(CONFIG, rig.source, rig.samples.append, rig.health, rig.clock)
+    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health, rig.clock)
     assert rig.health.wrong == {"domain press": "not yet", "domain paint": "not yet"}

@@ -4,7 +4,7 @@ import pytest
 
 from schemas.config import Signal
 from services.sampler.scrape.parser import MalformedPage, PageReader, Series
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.workloads import Workloads, metric_names
 
 ROBOT = 'namespace="factory",workload="robot"'
 HISTOGRAM = (
@@ -17,7 +17,7 @@ NAMED = (("namespace", "factory"), ("workload", "robot"))
 
 def reader(signal: Signal | None = None) -> PageReader:
     """A reader for one critical workload and one target."""
-    return PageReader(Workloads(names_of(signal or Signal()), ("factory/robot",), ("factory/upload",)))
+    return PageReader(Workloads(metric_names(signal or Signal()), ("factory/robot",), ("factory/upload",)))
 
 
 def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
@@ -30,7 +30,7 @@ def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
         + b'container_network_transmit_bytes_total{namespace="factory",pod="upload-5d4-abcde"} 1e6 1700000000123\n'
         + b"this is not even a metric\n"
     )
-    sent = Series("sent", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
+    sent = Series("throughput", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
     assert page.counters == {
         Series("latency", "factory/robot", NAMED, (0.001, 0.002)): (3.0, 7.0, 9.0),
         Series("lost", "factory/robot", NAMED): (2.0,),

@@ -4,15 +4,15 @@ import pytest
 
 from schemas.config import Prometheus, Signal
 from schemas.units import Duration
-from services.sampler.prometheus.queries import queries_of
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.prometheus.queries import build_queries
+from services.sampler.workloads import Workloads, metric_names
 
 S = 10**9
 
 
 def queries(signal: Signal, critical: tuple[str, ...] = ("factory/robot", "other/robot.v2")) -> dict[str, str]:
     """The queries of a signal for these workloads and one target."""
-    texts = queries_of(signal, Workloads(names_of(signal), critical, ("batch/upload",)))
+    texts = build_queries(signal, Workloads(metric_names(signal), critical, ("batch/upload",)))
     return {str(figure): text for figure, text in texts.items()}
 
 
