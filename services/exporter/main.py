@@ -1,7 +1,4 @@
-"""``sluice exporter``: follows Hubble's flows, probes the echo sidecars, shows the latencies.
-
-The composition root: the one place that knows all stations.
-"""
+"""``sluice exporter``: wires the flow follower, the probers and the latency metrics."""
 
 import asyncio
 import sys
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
     from services.exporter.flow_follower import FlowFollower
 
 _SWITCH_S = 0.001
-"""Python's default lets the follower's thread hold a probe back for 5 ms."""
-_LOOK_S = 0.5
+"""With Python's default of 5 ms the follower's thread would delay probes."""
+_CHECK_S = 0.5
 
 
 @click.command()
@@ -52,24 +49,29 @@ async def _serve(config: Config) -> None:
     critical = [one.key for domain in config.domains for one in domain.critical]
     settings = config.exporter
     latencies = LatencyMetrics(
-        critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config), matchers_of(config.signal)
+        critical=critical,
+        bounds=settings.buckets or BOUNDS,
+        peers=settings.peers,
+        registry=REGISTRY,
+        name=metric_name(config),
+        matchers=matchers_of(config.signal),
     )
     conditions = ["observations"]
     conditions += ["relay"] if settings.relay else []
     health = Health(*conditions, *(["probes"] if settings.probes else []))
     monitor = CoverageMonitor(config, latencies)
     counter = probe_counter(REGISTRY)
-    probings = [ProbeManager(probe, latencies, counter) for probe in settings.probes]
+    probers = [ProbeManager(probe, latencies, counter) for probe in settings.probes]
     async with serve(health, config.listen.host, config.listen.exporter), asyncio.TaskGroup() as group:
         if settings.relay is not None:
             group.create_task(_follow(config, settings.relay, latencies, health))
-        for probing in probings:
-            group.create_task(probing.run())
-        group.create_task(_watch(monitor, probings, health))
+        for prober in probers:
+            group.create_task(prober.run())
+        group.create_task(_watch(monitor, probers, health))
 
 
 def metric_name(config: Config) -> str:
-    """The histogram's name: what the sampler reads, where it reads ours."""
+    """The histogram's name: the configured one, unless the sampler reads another exporter's."""
     signal = config.signal
     return signal.metric if signal.preset == "hubble" and signal.metric else LATENCY
 
@@ -82,8 +84,8 @@ async def _follow(config: Config, relay: Relay, latencies: LatencyMetrics, healt
     try:
         while thread.is_alive():
             follower.enforce_timeouts()
-            health.state("relay", follower.wrong)
-            await asyncio.sleep(_LOOK_S)
+            health.state("relay", follower.problem)
+            await asyncio.sleep(_CHECK_S)
         raise RuntimeError("the follower's thread died: see the log")
     finally:
         follower.stop()
@@ -92,8 +94,8 @@ async def _follow(config: Config, relay: Relay, latencies: LatencyMetrics, healt
 
 
 def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "FlowFollower":
-    """Wire the stations between Relay and the metrics."""
-    # Only who follows flows pays for grpc's memory.
+    """Wire the chain from Relay to the metrics."""
+    # An exporter without Relay does not need grpc, which takes much memory.
     from services.exporter.flow_follower import FlowFollower  # noqa: PLC0415
     from services.exporter.flow_reader import FlowReader, build_request  # noqa: PLC0415
     from services.exporter.pairing import PairingTable  # noqa: PLC0415
@@ -103,19 +105,19 @@ def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "
     targets = [one.key for domain in config.domains for one in domain.targets]
     bounds = config.exporter.pairing
     return FlowFollower(
-        partial(open_stream, relay),
-        partial(build_request, critical, targets, relay.exclude_ports),
-        FlowReader(critical, targets, relay.exclude_ports),
-        PairingTable(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
-        latencies,
-        relay.silence,
+        open_stream=partial(open_stream, relay),
+        request=partial(build_request, critical, targets, relay.exclude_ports),
+        reader=FlowReader(critical, targets, relay.exclude_ports),
+        pairing=PairingTable(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
+        latencies=latencies,
+        silence=relay.silence,
     )
 
 
-async def _watch(monitor: CoverageMonitor, probings: list[ProbeManager], health: Health) -> None:
+async def _watch(monitor: CoverageMonitor, probers: list[ProbeManager], health: Health) -> None:
     while True:
         health.state("observations", monitor.check(time.monotonic()))
-        if probings:
-            wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
-            health.state("probes", "; ".join(wrong) or None)
-        await asyncio.sleep(_LOOK_S)
+        if probers:
+            problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
+            health.state("probes", "; ".join(problems) or None)
+        await asyncio.sleep(_CHECK_S)

@@ -1,10 +1,10 @@
-"""Last station of a latency: the histogram that Prometheus and the sampler read.
+"""The latency histogram and the loss counter that Prometheus and the sampler read.
 
-    Relay -> wire -> resume -> pairing -> *metrics*
-    prober -----------------------------> *metrics*
+    relay_client -> flow_reader -> replay_filter -> pairing -> *metrics*
+    prober --------------------------------------------------> *metrics*
 
-Every label is bounded: workloads are the configured ones, peers are counted and beyond a bound become
-``other``; the rest has two or three values.
+Every label is bounded: workloads are the configured ones, peers beyond a bound become ``other``, and the
+other labels have two or three values.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -47,19 +47,19 @@ class LatencyMetrics:
         """Create the metrics.
 
         Args:
-            critical: the workloads that have series, ``namespace/workload``.
+            critical: the workloads to have series, ``namespace/workload``.
             bounds: upper bounds of the buckets, seconds.
-            peers: most peers of one workload that have series of their own.
-            registry: where the metrics are shown.
+            peers: most peers of one workload to have series of their own.
+            registry: exposes the metrics.
             name: the histogram's name.
-            matchers: labels that the signal asks for; None: it takes every series.
+            matchers: labels by which the signal selects series; None: it selects all.
         """
         self._critical = frozenset(critical)
         self._most = peers
         self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
         self._matchers = matchers or {}
         self._observe: dict[SeriesKey, tuple[Histogram, bool]] = {}
-        """With each series, whether the signal takes it."""
+        """The histogram of each series, and whether the signal selects it."""
         self._lose: dict[SeriesKey, Counter] = {}
         self._latency = Histogram(
             name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
@@ -74,10 +74,10 @@ class LatencyMetrics:
             registry=registry,
         )
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
-        """How many latencies each workload has had that the signal takes."""
+        """Number of latencies of each workload in series that the signal selects."""
 
     def initialize_losses(self) -> None:
-        """Have every workload's losses begin at zero: a loss is an increase."""
+        """Start every workload's losses at zero, because only an increase counts as a loss."""
         for workload in self._critical:
             for local in (False, True):
                 self.lose((workload, OTHER, "tcp", "handshake", local), 0)
@@ -90,7 +90,7 @@ class LatencyMetrics:
                 known = series in self._observe
                 self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
-                    # Nobody has seen a new series at zero yet.
+                    # A new series was never scraped at zero, so its first count would be no increase.
                     self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
 
     def observe(self, series: SeriesKey, latency: float) -> None:
@@ -106,13 +106,13 @@ class LatencyMetrics:
             self._observe[series] = known
             if series[3] != "request":
                 self.lose(series, 0)
-        child, taken = known
+        child, selected = known
         child.observe(latency)
-        if taken:
+        if selected:
             self.observations[series[0]] += 1
 
     def lose(self, series: SeriesKey, number: int = 1) -> None:
-        """Count packets or probes that are known to be lost; 0 makes the series appear."""
+        """Count lost packets or probes; 0 creates the series."""
         child = self._lose.get(series)
         if child is None:
             folded = self._fold(series)
@@ -134,12 +134,12 @@ class LatencyMetrics:
 
 
 def probe_series(probe: Probe, protocol: Transport) -> SeriesKey:
-    """Where a probe's latencies go."""
+    """The series of a probe's latencies."""
     return probe.key, probe.peer, protocol, "probe", False
 
 
 def has_labels(series: SeriesKey, matchers: Mapping[str, str]) -> bool:
-    """Whether a series has these labels, as far as they are the exporter's: a Prometheus adds some of its own."""
+    """Whether a series has these labels; labels that are not the exporter's, such as Prometheus's own, do not count."""
     labels = dict(zip(_LABELS, _label_values(series), strict=True))
     return all(labels.get(label, value) == value for label, value in matchers.items())
 
@@ -151,30 +151,30 @@ def _label_values(series: SeriesKey) -> tuple[str, ...]:
 
 
 class FlowStatus(Collector):
-    """Shows what the stations before count for themselves, when it is asked for."""
+    """Exposes the counts of the follower, the replay filter and the pairing."""
 
-    def __init__(self, pairing: PairingTable, resume: ReplayFilter) -> None:
-        """Take the stations; the rest is set by the follower."""
+    def __init__(self, pairing: PairingTable, replay_filter: ReplayFilter) -> None:
+        """Read these two at each scrape; the follower sets the attributes below."""
         self._pairing = pairing
-        self._resume = resume
+        self._replay_filter = replay_filter
         self.connected = False
         self.connections = 0
         self.received = 0
-        """Flows that came from Relay."""
+        """Flows received from Relay."""
         self.unusable: dict[str, int] = {}
-        """Flows that could be no part of a pair, by reason."""
+        """Flows that cannot be part of a pair, by reason."""
         self.lost: dict[str, int] = {}
-        """Events that Hubble says it lost, by where."""
+        """Events that Hubble reports as lost, by where."""
         self.nodes: dict[str, str] = {}
-        """The state of each node that Relay told."""
+        """Each node's state as reported by Relay."""
 
     def collect(self) -> Iterable[Metric]:
-        """All figures now."""
+        """The current metrics."""
         prefix = "sluice_exporter_"
         yield GaugeMetricFamily(f"{prefix}relay_connected", "Whether a stream from Relay is open.", self.connected)
         yield CounterMetricFamily(f"{prefix}relay_connections", "Streams opened to Relay.", self.connections)
         yield CounterMetricFamily(f"{prefix}flows", "Flows received from Relay.", self.received)
-        yield CounterMetricFamily(f"{prefix}replayed", "Flows dropped as seen before.", self._resume.repeated)
+        yield CounterMetricFamily(f"{prefix}replayed", "Flows dropped as seen before.", self._replay_filter.repeated)
         yield GaugeMetricFamily(f"{prefix}pending", "Requests that wait for an answer.", self._pairing.pending)
         yield GaugeMetricFamily(f"{prefix}pending_bytes", "What they take, estimated.", self._pairing.pending_bytes)
         unpaired = CounterMetricFamily(f"{prefix}unpaired", "Flows that gave no latency.", labels=["reason"])

@@ -139,7 +139,7 @@ class Sampler:
                     no_data=no_data,
                 )
             blind = explain_blindness(domain, sample)
-            self._record_metrics(domain, sample, blind)
+            metrics.record_sample(domain, sample, blind)
             self._report(f"domain {domain.name}", blind)
             results.append((domain, sample, blind))
         return results
@@ -161,16 +161,6 @@ class Sampler:
             await self._clock.sleep(min(max(end + half - self._clock.now(), 0), half))
         for sample in late:
             self._put(sample)
-
-    def _record_metrics(self, domain: Domain, sample: Sample, blind: str | None) -> None:
-        metrics.samples.labels(domain.name, "data" if blind is None else "blind").inc()
-        measures = {measure.workload: measure for measure in sample.critical}
-        for critical in domain.critical:
-            measure = measures.get(critical.key)
-            metrics.observations.labels(critical.key).set(measure.observations if measure else 0)
-            for figure in ("jitter", "p95"):
-                value = getattr(measure, figure, None)
-                metrics.latency.labels(critical.key, figure).set(float("nan") if value is None else value)
 
     def _report(self, condition: str, reason: str | None) -> None:
         """Set a health condition; log only changes, because a reason may hold a number that always differs."""

@@ -24,7 +24,7 @@ DOMAIN = {
     "targets": [{"deployment": "upload", "min": "1M", "max": "9M", "fail_safe": "2M"}],
 }
 REASON = re.compile(
-    r'(?:UnusableFlow|_unusable|_drop_oldest|counts)[\[(]"([a-z-]+)"|"([a-z-]+)" if fresh else "([a-z-]+)"'
+    r'(?:UnusableFlow|_count_unusable|_drop_oldest|counts)[\[(]"([a-z-]+)"|"([a-z-]+)" if fresh else "([a-z-]+)"'
 )
 
 

@@ -114,16 +114,16 @@ def all_stations(flows: int) -> dict[str, float]:
     """From an encoded message to the histogram, without a network."""
     bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
     follower, latencies = _follower("")
-    now, take, read = time.monotonic_ns(), follower.take, GetFlowsResponse.FromString
+    now, process, read = time.monotonic_ns(), follower.process, GetFlowsResponse.FromString
     began = time.process_time()
     for body in bodies:
-        take(read(body), now)
+        process(read(body), now)
     took = time.process_time() - began
     assert latencies.observations[_CRITICAL[0]] == flows // 2, "every handshake is observed"
     single, _ = _follower("")
     return {
         "message to histogram, flows/s a core": flows / took,
-        "message to histogram, p99 us a flow": _p99(lambda body: single.take(read(body), now), bodies),
+        "message to histogram, p99 us a flow": _p99(lambda body: single.process(read(body), now), bodies),
     }
 
 

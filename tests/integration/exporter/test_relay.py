@@ -150,7 +150,7 @@ def test_handshakes_become_latencies_and_relay_filters() -> None:
         Agent(server).handshakes(range(2000, 2001))
         wait(lambda: followed.observed == 51, "51 observations")
         assert followed.follower.status.received == 102
-        assert followed.follower.wrong is None
+        assert followed.follower.problem is None
         assert followed.follower.status.nodes == {"n1": "connected"}
 
 
@@ -200,7 +200,7 @@ def test_resets_lose_and_repeat_nothing() -> None:
             wait(partial(more, followed, connections, total), f"a new connection and {total} observations")
         agent.handshakes(range(9000, 9001))
         wait(lambda: followed.observed == total + 1, "the last one")
-        assert followed.follower._resume.repeated > 0
+        assert followed.follower._replay_filter.repeated > 0
 
 
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
@@ -221,7 +221,7 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
         wait(lambda: followed.observed >= 330, "all of them")
         wait(lambda: followed.follower.status.nodes == {"n1": "error"}, "the reason")
         assert followed.observed == 330
-        assert followed.follower._resume.repeated > 300
+        assert followed.follower._replay_filter.repeated > 300
 
 
 def test_a_silent_stream_is_opened_anew() -> None:
@@ -276,8 +276,8 @@ def test_nobody_there_is_told_and_tried_again() -> None:
     with HubbleServer() as gone:
         address = gone.address
     with following(Relay(address=address)) as followed:
-        wait(lambda: "UNAVAILABLE" in (followed.follower.wrong or ""), "the reason")
+        wait(lambda: "UNAVAILABLE" in (followed.follower.problem or ""), "the reason")
         with HubbleServer(address=address) as server:
-            wait(lambda: followed.follower.wrong is None, "connection")
+            wait(lambda: followed.follower.problem is None, "connection")
             Agent(server).handshakes(range(1000, 1003))
             wait(lambda: followed.observed == 3, "3 observations")

@@ -164,10 +164,10 @@ async def test_a_page_of_something_else_leaves_the_workload_missing(body: bytes)
     [
         (b"<html>a login page</html>", "the answer is not Prometheus's"),
         (b'{"status":"success"}', "the answer is not Prometheus's"),
-        (b'{"data":{"result":[1,2]}}', "no instant vector"),
-        (b'{"data":{"result":[{"metric":{},"value":[0,"many"]}]}}', "no instant vector"),
-        (b'{"data":{"result":[{"metric":{},"values":[]}]}}', "no instant vector"),
-        (b'{"data":{"result":null}}', "no instant vector"),
+        (b'{"data":{"result":[1,2]}}', "not an instant vector"),
+        (b'{"data":{"result":[{"metric":{},"value":[0,"many"]}]}}', "not an instant vector"),
+        (b'{"data":{"result":[{"metric":{},"values":[]}]}}', "not an instant vector"),
+        (b'{"data":{"result":null}}', "not an instant vector"),
         (b"\xff\xfe", "the answer is not Prometheus's"),
     ],
 )

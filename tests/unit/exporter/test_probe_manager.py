@@ -25,7 +25,7 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
             "robot-control", "127.0.0.1", "factory", rate=200.0, tcp_rate=50.0, udp=ports["udp"], tcp=ports["tcp"]
         )
         probing = ProbeManager(probe, latencies, probe_counter(registry))
-        assert str(probing.wrong) == "not yet resolved"
+        assert str(probing.problem) == "not yet resolved"
         task = asyncio.create_task(probing.run())
         labels = {"namespace": "factory", "workload": "robot-control"}
 
@@ -36,7 +36,7 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
         async with asyncio.timeout(10):
             while min(answered("udp"), answered("tcp")) < 5:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0.01)
-        assert probing.wrong is None
+        assert probing.problem is None
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert latencies.observations[ROBOT] >= 10
@@ -52,7 +52,7 @@ async def test_a_name_without_an_address_is_told() -> None:
     probing = ProbeManager(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
     task = asyncio.create_task(probing.run())
     async with asyncio.timeout(10):
-        while "nowhere.invalid" not in (probing.wrong or ""):  # noqa: ASYNC110 - a reason has no event
+        while "nowhere.invalid" not in (probing.problem or ""):  # noqa: ASYNC110 - a reason has no event
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
