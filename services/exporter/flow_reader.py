@@ -155,15 +155,11 @@ class FlowReader:
             raise UnusableFlow("incomplete")
         if len(node) > _LONGEST_NAME or len(client_ip) > _LONGEST_ADDRESS or len(server_ip) > _LONGEST_ADDRESS:
             raise UnusableFlow("malformed")
-        flow = Flow(
-            conversation=f"{protocol} {client_ip} {client_port} {server_ip} {server_port} {node}",
-            time=wire.time.seconds * 1_000_000_000 + wire.time.nanos,
-            point=wire.trace_observation_point,
-            protocol=protocol,
-            answer=is_answer if known else None,
-            client=client,
-            server=server,
-        )
+        time = wire.time.seconds * 1_000_000_000 + wire.time.nanos
+        conversation = f"{protocol} {client_ip} {client_port} {server_ip} {server_port} {node}"
+        answer = is_answer if known else None
+        # Positional, as in pairing: keywords cost a tenth of the time of a flow.
+        flow = Flow(conversation, time, wire.trace_observation_point, protocol, answer, client, server)
         return ReceivedFlow(node, flow)
 
     def _find_workload(self, endpoint: Endpoint) -> str:

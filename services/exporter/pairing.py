@@ -211,14 +211,7 @@ class PairingTable:
             self.counts["absurd"] += 1
             return None
         kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
-        return Pair(
-            latency=took / 1e9,
-            protocol=flow.protocol,
-            kind=kind,
-            local=bool(before & _LOCAL),
-            client=flow.client,
-            server=flow.server,
-        )
+        return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server)
 
     def _is_new_conversation(self, flow: Flow) -> bool:
         """Whether a UDP conversation was silent for longer than aggregation keeps a busy one silent."""
