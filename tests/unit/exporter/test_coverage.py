@@ -46,7 +46,7 @@ def test_too_few_observations_in_the_window_are_blind() -> None:
         ("buckets: [0.002, 0.001]", "ascend"),
         ("buckets: []", "ascend"),
         ("peers: 0", "peers"),
-        ("pairing: {entries: 1}", "16 entries"),
+        ("pairing: {entries: 1}", "below 16"),
         ("relay: {adress: a}", "adress"),
     ],
 )
