@@ -109,7 +109,7 @@ class EchoServer:
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, ancillary, _, sender = listener.recvmsg(_LONGEST, 64)
-                stamp = _parse_stamp(ancillary)
+                stamp = parse_stamp(ancillary, _SO_TIMESTAMPNS)
                 now = time.time_ns()
                 reply = build_answer(data, stamp or now, now)
                 if reply is not None:
@@ -147,12 +147,17 @@ class EchoServer:
         connection.close()
 
 
-def _parse_stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    """When the kernel received a datagram, UTC ns; None without a timestamp."""
+def parse_stamp(ancillary: list[tuple[int, int, bytes]], option: int) -> int | None:
+    """The kernel's time of a datagram, UTC ns; None without one.
+
+    Args:
+        ancillary: from ``recvmsg``.
+        option: the socket option that requested the time.
+    """
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _TIMESPEC.size:
+        if level == socket.SOL_SOCKET and kind == option and len(data) >= _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack_from(data)
-            return int(seconds * 1_000_000_000 + nanoseconds)
+            return int(seconds * 1_000_000_000 + nanoseconds) or None
     return None
 
 

@@ -143,8 +143,14 @@ class FlowFollower:
         self.status.connections += 1
         why = "the stream ended"
         try:
-            if not self._stopping.is_set():
-                self._process_all(stream)
+            for body in stream if not self._stopping.is_set() else ():
+                self._last_message = time.monotonic_ns()
+                self.status.connected = True
+                self.problem = None
+                try:
+                    self.process(GetFlowsResponse.FromString(body), self._last_message)
+                except DecodeError:
+                    self._count_unusable("undecodable")
         except RelayError as error:
             why = str(error)
         finally:
@@ -157,18 +163,6 @@ class FlowFollower:
             raise RelayError(why)
         self.problem = why
         self._log.info("relay ended the stream: reconnecting", why=why)
-
-    def _process_all(self, stream: Messages) -> None:
-        for body in stream:
-            now = time.monotonic_ns()
-            self._last_message = now
-            if not self.status.connected:
-                self.status.connected = True
-                self.problem = None
-            try:
-                self.process(GetFlowsResponse.FromString(body), now)
-            except DecodeError:
-                self._count_unusable("undecodable")
 
     def process(self, message: GetFlowsResponse, now: int) -> None:
         """Process one message that arrived at ``now`` (monotonic, ns)."""

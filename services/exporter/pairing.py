@@ -226,12 +226,10 @@ class PairingTable:
             self._heard_since = flow.time
         last = new.get(flow.conversation) or old.get(flow.conversation)
         new[flow.conversation] = flow.time
-        return self._is_complete(flow) and (last is None or flow.time - last >= QUIET_NS)
-
-    def _is_complete(self, flow: Flow) -> bool:
-        """Whether its node's events are complete for long enough to prove a silence."""
+        silent = last is None or flow.time - last >= QUIET_NS
         if self._complete_since is None:
-            return True
+            return silent
+        # The node's events must have been complete for as long, to prove the silence.
         if len(self._complete_since) >= _NODES:
             self._complete_since.clear()
         node = flow.conversation.rpartition(" ")[2]
@@ -239,7 +237,7 @@ class PairingTable:
         if flow.time < since:
             # Its clock was set back: start again from there, rather than wait for the old time to return.
             since = self._complete_since[node] = flow.time
-        return flow.time - since >= QUIET_NS
+        return silent and flow.time - since >= QUIET_NS
 
     def _drop_oldest(self, reason: str) -> None:
         oldest = self._generations.pop()

@@ -18,13 +18,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from services.exporter.echo_server import MAGIC, PACKET
+from services.exporter.echo_server import MAGIC, PACKET, parse_stamp
 
 _SO_TIMESTAMPING = 37
 _STAMP_WHEN = (1 << 8) | (1 << 4) | (1 << 3)
 """Software times (linux/net_tstamp.h): of sending, before the device's queue; of receiving."""
 _LONGEST = 2048
-_STAMPS = struct.Struct("@qq")
 _TCP_INFO_FIELD = struct.Struct("@I")
 _RTT_AT, _RETRANSMITTED_AT = 68, 100
 """Offsets in struct tcp_info: smoothed round trip, microseconds; segments sent again."""
@@ -88,32 +87,31 @@ class EchoTracker:
         Returns:
             Whether it answers one of these echoes, however late.
         """
-        if len(data) >= PACKET.size:
-            magic, session, sequence, _, came, went = PACKET.unpack_from(data)
-            if magic == MAGIC and session == self._session:
-                self._match_answer(sequence, came, went, when)
-                return True
-        self._report.record("foreign")
-        return False
-
-    def _match_answer(self, sequence: int, came: int, went: int, when: int) -> None:
+        if len(data) < PACKET.size:
+            self._report.record("foreign")
+            return False
+        magic, session, sequence, _, came, went = PACKET.unpack_from(data)
+        if magic != MAGIC or session != self._session:
+            self._report.record("foreign")
+            return False
         sent = self._waiting.pop(sequence, None)
         if sent is None:
             self._report.record(self._done.get(sequence, "foreign"))
-            return
+            return True
         took, kept = when - sent, went - came
         if took > self._timeout:
             # It had timed out before ``expire`` was called.
             self._give_up(sequence)
             self._report.record("late")
-            return
+            return True
         self._finish(sequence, "duplicate")
         if took < 0 or not 0 <= kept <= took:
             # A clock was set in the meantime.
             self._report.record("invalid")
-            return
+            return True
         self._report.record("answered")
         self._report.observe((took - kept) / 1e9)
+        return True
 
     def expire(self, now: int) -> None:
         """Count echoes as lost that are unanswered for too long at ``now`` (UTC ns)."""
@@ -227,7 +225,7 @@ class UdpProbe:
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, ancillary, _, _ = self._link.recvmsg(_LONGEST, 512, socket.MSG_ERRQUEUE)
-                reports.append((data, _parse_stamp(ancillary)))
+                reports.append((data, parse_stamp(ancillary, _SO_TIMESTAMPING)))
         return reports
 
     def _read(self) -> None:
@@ -239,7 +237,7 @@ class UdpProbe:
             except OSError as error:
                 self._handle_error(error)
                 break
-            if self._echoes.receive(data, _parse_stamp(ancillary) or time.time_ns()):
+            if self._echoes.receive(data, parse_stamp(ancillary, _SO_TIMESTAMPING) or time.time_ns()):
                 self._silent_since = None
         # Unread reports would wake the event loop again and again.
         self._drain_error_queue()
@@ -252,14 +250,6 @@ class UdpProbe:
             self._report.record("not-sent")
         if error.errno in _DISCONNECTED:
             self._disconnected = True
-
-
-def _parse_stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPING and len(data) >= _STAMPS.size:
-            seconds, nanoseconds = _STAMPS.unpack_from(data)
-            return int(seconds * 1_000_000_000 + nanoseconds) or None
-    return None
 
 
 async def probe_tcp(address: tuple[str, int], family: int, timeout_s: float, report: ProbeReport) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol
 import structlog
 
 from schemas.config import Config
-from schemas.domain import Domain
 from schemas.messages import Sample
 from services.common import failpoints
 from services.runtime.health import Health
@@ -83,16 +82,28 @@ class Sampler:
         The first window is not published: a source that has just started may know less about it than
         another sampler does, and the bus keeps whichever sample comes first.
         """
+        period = self._signal.period
         last = await self._wait_for_window(0)
         await self._sample(last)
         while True:
             end = await self._wait_for_window(last)
-            skipped = (end - last) // self._signal.period - 1
+            skipped = (end - last) // period - 1
             if skipped:
                 metrics.skipped.inc(skipped)
                 _log.warning("windows skipped", windows=skipped)
             last = end
-            await self._hand_over(await self._sample(end), end)
+            uninformative = []
+            for sample, informative in await self._sample(end):
+                if informative:
+                    self._put(sample)
+                else:
+                    uninformative.append(sample)
+            # The bus keeps the first sample of a window, and failing is quicker than measuring: published at
+            # once, a blind sampler's sample would displace that of one that sees.
+            if uninformative:
+                await self._clock.sleep(min(max(end + period // 2 - self._clock.now(), 0), period // 2))
+            for sample in uninformative:
+                self._put(sample)
 
     async def _wait_for_window(self, last: int) -> int:
         """Wait for the end of the next window after ``last``; return that end, UTC ns.
@@ -110,11 +121,11 @@ class Sampler:
             if -remaining <= period // 2:  # later, the measurement would belong to the next window
                 return end
 
-    async def _sample(self, end: int) -> list[tuple[Domain, Sample, str | None]]:
+    async def _sample(self, end: int) -> list[tuple[Sample, bool]]:
         """Measure one window.
 
         Returns:
-            Every domain with its sample, and why control cannot act on that; None when it can.
+            Each domain's sample, and whether it is informative: control can act on it, or it reports a loss.
         """
         signal = self._signal
         no_data, measured = None, None
@@ -141,26 +152,8 @@ class Sampler:
             blind = explain_blindness(domain, sample)
             metrics.record_sample(domain, sample, blind)
             self._report(f"domain {domain.name}", blind)
-            results.append((domain, sample, blind))
+            results.append((sample, blind is None or any(measure.lost for measure in sample.critical)))
         return results
-
-    async def _hand_over(self, results: list[tuple[Domain, Sample, str | None]], end: int) -> None:
-        """Hand informative samples over at once, the others after half a period.
-
-        The bus keeps the first sample of a window, and failing is quicker than measuring: otherwise a blind
-        sampler would displace one that sees.  A sample that reports a loss is informative.
-        """
-        late = []
-        for _, sample, blind in results:
-            if blind is None or any(measure.lost for measure in sample.critical):
-                self._put(sample)
-            else:
-                late.append(sample)
-        if late:
-            half = self._signal.period // 2
-            await self._clock.sleep(min(max(end + half - self._clock.now(), 0), half))
-        for sample in late:
-            self._put(sample)
 
     def _report(self, condition: str, reason: str | None) -> None:
         """Set a health condition; log only changes, because a reason may hold a number that always differs."""

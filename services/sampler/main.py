@@ -9,7 +9,7 @@ from services.runtime.health import Health
 from services.runtime.service import command as service_command
 from services.sampler.loop import Sampler, WallClock
 from services.sampler.outbox import Outbox
-from services.sampler.source_factory import open_source
+from services.sampler.source_factory import check_source, open_source
 
 
 async def _run(config: Config, bus: Bus, health: Health) -> None:
@@ -26,11 +26,6 @@ async def _run(config: Config, bus: Bus, health: Health) -> None:
             group.create_task(sampler.run())
 
 
-def _check(config: Config) -> None:
-    with open_source(config):
-        pass
-
-
 command = service_command(
-    "sampler", "Measure: publish one sample per domain and signal period.", _run, "clock", "source", check=_check
+    "sampler", "Measure: publish one sample per domain and signal period.", _run, "clock", "source", check=check_source
 )

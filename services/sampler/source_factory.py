@@ -31,3 +31,13 @@ def open_source(config: Config) -> Iterator[Source]:
     """
     with closing(source_class(config.signal.source)(config.signal, Workloads.from_config(config))) as source:
         yield source
+
+
+def check_source(config: Config) -> None:
+    """Build the configured source and close it.
+
+    Raises:
+        ValueError: the configuration does not fit together; says where.
+    """
+    with open_source(config):
+        pass

@@ -18,7 +18,7 @@ _LE = re.compile(rb'[{,]le="([0-9A-Za-z.+-]*)"')
 SeriesKind = Literal["latency", "lost", "throughput"]
 
 
-class Series(NamedTuple):
+class CounterSeries(NamedTuple):
     """One series of counters: a histogram's buckets together, or one counter."""
 
     kind: SeriesKind
@@ -29,12 +29,12 @@ class Series(NamedTuple):
     """A histogram's finite bounds, ascending."""
 
 
-class Page(NamedTuple):
+class ScrapedPage(NamedTuple):
     """The counters of one page."""
 
-    counters: dict[Series, tuple[float, ...]]
+    counters: dict[CounterSeries, tuple[float, ...]]
     """One number of a counter; of a histogram the cumulative buckets, ``+Inf`` last."""
-    stamps: dict[Series, int]
+    stamps: dict[CounterSeries, int]
     """When bytes were counted, Unix ms, where the page says so: cAdvisor counts less often than it is scraped."""
     faults: dict[str, str]
     """Why its series cannot be used, by workload."""
@@ -44,8 +44,8 @@ class MalformedPage(ValueError):
     """The page is not in the text format; says where and why."""
 
 
-class _Line(NamedTuple):
-    series: Series
+class _KnownLine(NamedTuple):
+    series: CounterSeries
     bound: float | None
     """Of a histogram's bucket; None for a counter."""
 
@@ -64,10 +64,10 @@ class PageReader:
             self._kinds[f"{names.throughput}{{".encode()] = "throughput"
         # Only these lines of a page, which may be megabytes long, are ever copied.
         self._wanted = re.compile(rb"^(?:%s)[^\n]*" % b"|".join(map(re.escape, self._kinds)), re.MULTILINE)
-        self._known: dict[bytes, _Line | None] = {}
-        self._histograms: dict[bytes, Series | None] = {}
+        self._known: dict[bytes, _KnownLine | None] = {}
+        self._histograms: dict[bytes, CounterSeries | None] = {}
 
-    def read(self, text: bytes) -> Page:
+    def read(self, text: bytes) -> ScrapedPage:
         """Read one page.
 
         Raises:
@@ -80,8 +80,8 @@ class PageReader:
             # Pods come and go: drop the cache, and parse anew what is still there.
             self._known.clear()
             self._histograms.clear()
-        histograms: dict[Series, dict[float, float]] = {}
-        page = Page({}, {}, {})
+        histograms: dict[CounterSeries, dict[float, float]] = {}
+        page = ScrapedPage({}, {}, {})
         for line in lines:
             name, brace, rest = line.rpartition(b"}")
             if not brace:
@@ -102,12 +102,12 @@ class PageReader:
             _add_histogram(page, series, buckets)
         return page
 
-    def _parse_name(self, name: bytes) -> _Line | None:
+    def _parse_name(self, name: bytes) -> _KnownLine | None:
         """Find the series of a line by its name and labels; None where it belongs to no configured workload."""
         kind = next(kind for prefix, kind in self._kinds.items() if name.startswith(prefix))
         if kind != "latency":
             series = self._find_series(kind, name)
-            return None if series is None else _Line(series, None)
+            return None if series is None else _KnownLine(series, None)
         bucket = _LE.search(name)
         # The buckets of one histogram differ in their bounds alone: parse its labels once.
         whole = name if bucket is None else name[: bucket.start(1)] + b"0" + name[bucket.end(1) :]
@@ -123,9 +123,9 @@ class PageReader:
             bound = nan
         if isnan(bound):
             raise MalformedPage(f"bucket with the bound {text!r}: {name.decode(errors='replace')}")
-        return _Line(histogram, bound)
+        return _KnownLine(histogram, bound)
 
-    def _find_series(self, kind: SeriesKind, name: bytes) -> Series | None:
+    def _find_series(self, kind: SeriesKind, name: bytes) -> CounterSeries | None:
         try:
             families = list(text_string_to_metric_families(name.decode() + " 0\n"))
             labels: dict[str, str] = dict(families[0].samples[0].labels)
@@ -138,7 +138,7 @@ class PageReader:
         if key is None:
             return None
         labels.pop("le", None)
-        return Series(kind, key, tuple(sorted(labels.items())))
+        return CounterSeries(kind, key, tuple(sorted(labels.items())))
 
 
 def _parse_numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
@@ -152,7 +152,7 @@ def _parse_numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
     return value, stamps[0] if stamps else None
 
 
-def _add_histogram(page: Page, series: Series, buckets: dict[float, float]) -> None:
+def _add_histogram(page: ScrapedPage, series: CounterSeries, buckets: dict[float, float]) -> None:
     """Add a histogram with its buckets in order, or the reason why they are not usable."""
     bounds = sorted(buckets)
     if bounds[-1] != inf:

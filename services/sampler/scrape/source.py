@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
 from services.sampler.http_worker import HttpWorker, RequestFailed
-from services.sampler.scrape.parser import MalformedPage, Page, PageReader, Series
+from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
@@ -59,7 +59,7 @@ class Scraper:
         self.window.add(end, at, page)
         return None
 
-    def _fetch(self) -> tuple[Page, float]:
+    def _fetch(self) -> tuple[ScrapedPage, float]:
         """Read the page.
 
         Returns:
@@ -183,7 +183,7 @@ class ScrapeSource(Source):
 
 
 def measure_latency(
-    increases: Sequence[tuple[Series, Increase]], critical: Iterable[str], missing: Mapping[str, str]
+    increases: Sequence[tuple[CounterSeries, Increase]], critical: Iterable[str], missing: Mapping[str, str]
 ) -> dict[str, LatencyStats]:
     """Add up the series of each workload, bucket by bucket, and compute its figures.
 
@@ -216,7 +216,7 @@ def measure_latency(
     return stats
 
 
-def _sum_histograms(increases: Iterable[tuple[Series, Increase]]) -> dict[str, tuple[list[float], list[float]]]:
+def _sum_histograms(increases: Iterable[tuple[CounterSeries, Increase]]) -> dict[str, tuple[list[float], list[float]]]:
     """Bounds and cumulative counts by workload, its series added up."""
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     totals: dict[str, float] = defaultdict(float)
@@ -233,7 +233,7 @@ def _sum_histograms(increases: Iterable[tuple[Series, Increase]]) -> dict[str, t
 
 
 def measure_throughput(
-    increases: Iterable[tuple[Series, Increase]], partly: Collection[str] = ()
+    increases: Iterable[tuple[CounterSeries, Increase]], partly: Collection[str] = ()
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Throughput (kbit/s) and number of pods by workload, over all its pods.
 

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from services.common.histogram import increase
-from services.sampler.scrape.parser import Page, Series, SeriesKind
+from services.sampler.scrape.parser import CounterSeries, ScrapedPage, SeriesKind
 
 
 class Increase(NamedTuple):
@@ -26,9 +26,9 @@ class Increase(NamedTuple):
 class _Snapshot(NamedTuple):
     end: int
     at: float
-    increases: dict[Series, list[float]]
+    increases: dict[CounterSeries, list[float]]
     """Since the page before."""
-    stamps: dict[Series, int]
+    stamps: dict[CounterSeries, int]
 
 
 class PageWindow:
@@ -38,10 +38,10 @@ class PageWindow:
         """Keep as many pages as a window of that many ns needs."""
         self._window = window
         self._snapshots: deque[_Snapshot] = deque()
-        self._last: dict[Series, tuple[int, tuple[float, ...]]] = {}
+        self._last: dict[CounterSeries, tuple[int, tuple[float, ...]]] = {}
         self._newest: set[tuple[SeriesKind, str]] = set()
 
-    def add(self, end: int, at: float, page: Page) -> None:
+    def add(self, end: int, at: float, page: ScrapedPage) -> None:
         """Add the page that was read for the window ending at ``end``.
 
         Args:
@@ -93,24 +93,26 @@ class PageWindow:
         """The workloads with a latency histogram, usable or not, on the newest page."""
         return {workload for kind, workload in self._newest if kind == "latency"}
 
-    def increases(self) -> dict[Series, Increase]:
+    def increases(self) -> dict[CounterSeries, Increase]:
         """The increase of each series over the window; a series that is on one page only is left out."""
-        sums: dict[Series, list[float]] = {}
+        sums: dict[CounterSeries, list[float]] = {}
         for page in islice(self._snapshots, 1, None):
             for series, added in page.increases.items():
                 so_far = sums.get(series)
                 sums[series] = added if so_far is None else [a + b for a, b in zip(so_far, added, strict=True)]
-        return {series: Increase(counts, _elapsed(self._snapshots, series)) for series, counts in sums.items()}
+        return {series: Increase(counts, _seconds_between(self._snapshots, series)) for series, counts in sums.items()}
 
-    def last_increases(self) -> dict[Series, Increase]:
+    def last_increases(self) -> dict[CounterSeries, Increase]:
         """The increase of each series between the last two pages; nothing before there are two."""
         if len(self._snapshots) < 2:
             return {}
         pages = (self._snapshots[-2], self._snapshots[-1])
-        return {series: Increase(counts, _elapsed(pages, series)) for series, counts in pages[1].increases.items()}
+        return {
+            series: Increase(counts, _seconds_between(pages, series)) for series, counts in pages[1].increases.items()
+        }
 
 
-def _elapsed(pages: Sequence[_Snapshot], series: Series) -> float:
+def _seconds_between(pages: Sequence[_Snapshot], series: CounterSeries) -> float:
     """Seconds from the first to the last count of a series, by the page's own timestamps where it has them."""
     stamps = [page.stamps[series] for page in pages if series in page.stamps]
     if stamps:

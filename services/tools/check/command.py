@@ -20,7 +20,7 @@ from schemas.units import encode_unit
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, as_person, load
 from services.sampler.source import Lag
-from services.sampler.source_factory import open_source, source_class
+from services.sampler.source_factory import check_source, source_class
 from services.tools.check.advice import advice
 from services.tools.check.cluster_rules import Finding
 from services.tools.check.connectivity import Look, look, sees
@@ -56,8 +56,7 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     """
     try:
         config = load(path)
-        with open_source(config):
-            pass
+        check_source(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:

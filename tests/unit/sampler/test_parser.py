@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.config import Signal
-from services.sampler.scrape.parser import MalformedPage, PageReader, Series
+from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader
 from services.sampler.workloads import Workloads, metric_names
 
 ROBOT = 'namespace="factory",workload="robot"'
@@ -30,10 +30,10 @@ def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
         + b'container_network_transmit_bytes_total{namespace="factory",pod="upload-5d4-abcde"} 1e6 1700000000123\n'
         + b"this is not even a metric\n"
     )
-    sent = Series("throughput", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
+    sent = CounterSeries("throughput", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
     assert page.counters == {
-        Series("latency", "factory/robot", NAMED, (0.001, 0.002)): (3.0, 7.0, 9.0),
-        Series("lost", "factory/robot", NAMED): (2.0,),
+        CounterSeries("latency", "factory/robot", NAMED, (0.001, 0.002)): (3.0, 7.0, 9.0),
+        CounterSeries("lost", "factory/robot", NAMED): (2.0,),
         sent: (1e6,),
     }
     assert page.stamps == {sent: 1700000000123}

@@ -1,20 +1,22 @@
 """What counters gained over a window of pages."""
 
-from services.sampler.scrape.parser import Page, Series
+from services.sampler.scrape.parser import CounterSeries, ScrapedPage
 from services.sampler.scrape.window import PageWindow
 
 WINDOW = 4
-ROBOT = Series("latency", "f/robot", (), (1.0,))
-LOST = Series("lost", "f/robot", ())
-SENT = Series("throughput", "f/upload", (("pod", "a"),))
+ROBOT = CounterSeries("latency", "f/robot", (), (1.0,))
+LOST = CounterSeries("lost", "f/robot", ())
+SENT = CounterSeries("throughput", "f/upload", (("pod", "a"),))
 
 
-def page(counters: dict[Series, tuple[float, ...]], stamps: dict[Series, int] | None = None) -> Page:
+def page(
+    counters: dict[CounterSeries, tuple[float, ...]], stamps: dict[CounterSeries, int] | None = None
+) -> ScrapedPage:
     """A page without faults."""
-    return Page(counters, stamps or {}, {})
+    return ScrapedPage(counters, stamps or {}, {})
 
 
-def after(*pages: Page) -> PageWindow:
+def after(*pages: ScrapedPage) -> PageWindow:
     """A history whose pages were read one ns after another, ending at 1, 2, 3 and so on."""
     history = PageWindow(WINDOW)
     for at, one in enumerate(pages, start=1):
