@@ -67,7 +67,7 @@ points = st.sampled_from([0, 3, 4, 5, 10, 11, 101, 999, -7])
 
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_refused_or_taken(body: bytes) -> None:
+def test_any_bytes_are_refused_or_processed(body: bytes) -> None:
     """Bytes that are no message are a decoding error; those that happen to be one do no harm."""
     made = follower()
     try:
@@ -79,7 +79,7 @@ def test_any_bytes_are_refused_or_taken(body: bytes) -> None:
 
 @given(st.lists(st.tuples(talks, wild_times, points, st.sampled_from([True, False, "unknown"]), st.booleans())))
 @settings(max_examples=150, deadline=None)
-def test_any_flows_are_taken(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
+def test_any_flows_are_processed(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
     """Wild times, points, names, ports and directions: each flow is counted under a reason or kept."""
     made = follower()
     for number, (talk, when, point, reply, back) in enumerate(events):

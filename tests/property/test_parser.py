@@ -1,4 +1,4 @@
-"""Pages and answers out of nowhere: read or refused, and nothing else."""
+"""Arbitrary pages and answers are read or refused, and never crash."""
 
 from typing import Any
 

@@ -141,7 +141,7 @@ def tls(certificates: Certificates, *, mutual: bool) -> Tls:
 
 
 def test_handshakes_become_latencies_and_relay_filters() -> None:
-    """Each handshake is one observation; what nobody asked for does not even come."""
+    """Each handshake is one observation; Relay filters all other flows."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1050))
@@ -183,7 +183,7 @@ def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates,
 
 
 def test_resets_lose_and_repeat_nothing() -> None:
-    """Connections are cut again and again, in the midst of handshakes: each one still counts exactly once."""
+    """Connections are cut repeatedly during handshakes: each one still counts exactly once."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         total, agent = 0, Agent(server)
@@ -205,7 +205,7 @@ def test_resets_lose_and_repeat_nothing() -> None:
 
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
-    """Relay loses a node in the midst of a resumed stream and has all of it repeated: each handshake counts once."""
+    """Relay loses a node during a resumed stream and replays all of it: each handshake counts once."""
     with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.cut()
@@ -236,7 +236,7 @@ def test_a_silent_stream_is_opened_anew() -> None:
 
 
 def test_a_flood_that_ends_is_forgotten() -> None:
-    """SYNs that nobody answers, and then silence: they are given up and counted although nothing comes."""
+    """Unanswered SYNs, then silence: they expire and are counted although no flow arrives."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         agent = Agent(server)
@@ -271,7 +271,7 @@ def test_lost_events_are_counted_once() -> None:
         assert followed.follower.status.lost == {"perf_event_ring_buffer": 40, "hubble_ring_buffer": 2}
 
 
-def test_nobody_there_is_told_and_tried_again() -> None:
+def test_an_unreachable_relay_is_reported_and_retried() -> None:
     """Until Relay answers the reason is shown; when it does, the follower is there."""
     with HubbleServer() as gone:
         address = gone.address

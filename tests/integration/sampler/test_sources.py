@@ -1,4 +1,4 @@
-"""Both sources against real servers that fail in every way they know: no data, and why."""
+"""Both sources against real servers that fail in many ways: no data, with the reason."""
 
 import asyncio
 import time
@@ -76,7 +76,7 @@ FAULTS = {
     "reset": (10, "reset by peer|[Aa]borted|RemoteDisconnected|ProtocolError"),
     "garbage": (10, "BadStatusLine"),
 }
-"""How long to wait for the server, and what is then said."""
+"""How long to wait for the server, and the reason then."""
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
@@ -94,8 +94,8 @@ async def test_a_server_that_breaks_off_is_no_data(name: Name, fault: str) -> No
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
-async def test_a_call_that_is_stuck_is_not_joined_by_more(name: Name) -> None:
-    """While the first answer dribbles in, the next windows are told so at once; no threads pile up."""
+async def test_requests_do_not_pile_up_behind_a_stuck_one(name: Name) -> None:
+    """While the first answer arrives byte by byte, the next windows fail at once; no threads pile up."""
     with BrokenServer("dribble") as server, source_for(settings(name, server.url, timeout_s=0.3)) as source:
         with pytest.raises(NoData, match="no answer within"):
             await source.measure(now())
@@ -104,8 +104,8 @@ async def test_a_call_that_is_stuck_is_not_joined_by_more(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
-async def test_nobody_listening_is_no_data(name: Name) -> None:
-    """The reason says what to look for."""
+async def test_a_closed_port_is_no_data(name: Name) -> None:
+    """The reason names the error."""
     nobody = f"http://127.0.0.1:{free_port()}"
     with source_for(settings(name, nobody)) as source, pytest.raises(NoData, match="connection refused"):
         await source.measure(now())
@@ -133,7 +133,7 @@ async def test_an_error_status_is_no_data(name: Name, status: str) -> None:
     ],
 )
 async def test_a_page_that_is_malformed_is_no_data(body: bytes, why: str) -> None:
-    """Nothing of such a page is taken."""
+    """All of such a page is rejected."""
     with (
         BrokenServer("body", body) as server,
         source_for(settings("scrape", server.url)) as source,
@@ -239,7 +239,7 @@ async def test_an_exporter_that_restarts_counts_from_zero() -> None:
 
 
 async def test_an_exporter_that_dies_is_no_data_at_once_and_recovers() -> None:
-    """Its counters from before its death are not taken for fresh ones."""
+    """Its counters from before its death do not count as new."""
     with LiveExporter() as exporter:
         exporter.observe(*[0.001] * 200)
         async with warm(exporter) as (source, end):
@@ -254,7 +254,7 @@ async def test_an_exporter_that_dies_is_no_data_at_once_and_recovers() -> None:
 
 
 async def test_one_of_two_exporters_gone_silences_only_its_workloads() -> None:
-    """Nobody can vouch for a workload whose exporter was there a moment ago; the other one is measured."""
+    """A workload whose exporter has just failed is missing; the other one is measured."""
     with LiveExporter() as one, BrokenServer("body", b"") as other:
         page = "".join(
             f'hubble_flow_latency_seconds_bucket{{namespace="factory",workload="scanner",le="{le}"}} 1\n'
@@ -349,7 +349,7 @@ async def test_a_workload_that_leaves_the_page_is_missing() -> None:
 
 
 async def test_missing_buckets_are_a_reason() -> None:
-    """Without +Inf nobody knows how many observations there were."""
+    """Without +Inf the number of observations is not known."""
     with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:
         server.body = b'hubble_flow_latency_seconds_bucket{namespace="factory",workload="robot-control",le="0.001"} 1\n'
         assert (await robot(source, now())).missing == "histogram without a +Inf bucket"

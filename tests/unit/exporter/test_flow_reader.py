@@ -50,7 +50,7 @@ def test_what_cannot_be_paired_stays_with_relay() -> None:
         assert not through(flow)
 
 
-def test_a_pods_prefix_is_looked_at_more_closely() -> None:
+def test_a_pods_prefix_is_not_enough() -> None:
     """Relay lets another workload of a longer name through; the reader does not."""
     longer = End("10.0.1.6", "factory", "robot-control-spare-6d5f7c8b9d-x2x4z", "robot-control-spare")
     flow = Talk(client=longer).ask(T, TO_NETWORK)
@@ -122,7 +122,7 @@ def test_endless_names_are_refused() -> None:
     ],
 )
 def test_workloads_by_the_names_of_their_pods(pod: str, workload: str) -> None:
-    """Deployment, StatefulSet and DaemonSet build names that give them away."""
+    """Deployments, StatefulSets and DaemonSets name their pods by known schemes."""
     assert guess_workload(pod) == workload
 
 

@@ -23,7 +23,7 @@ def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality
 
 
 def test_a_pair_is_counted_for_each_critical_end() -> None:
-    """As client and as server, once each; nobody else has series."""
+    """As client and as server, once each; other workloads have no series."""
     latencies, registry = make()
     latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
     latencies.count_pair(Pair(0.0005, "tcp", "handshake", True, CELL, ROBOT))
@@ -48,7 +48,7 @@ def test_a_handshake_of_a_second_lost_a_packet() -> None:
 
 
 def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
-    """A series that begins at one never rose: the loss is counted where zero was shown before."""
+    """A series that starts at one has no increase: the loss is counted in a series that was at zero before."""
     latencies, registry = make()
     latencies.initialize_losses()
     assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 0
@@ -60,7 +60,7 @@ def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
 
 
 def test_a_slow_udp_reply_is_no_loss() -> None:
-    """Nobody knows what a UDP reply waited for."""
+    """The delay of a UDP reply has unknown causes."""
     latencies, registry = make()
     latencies.count_pair(Pair(0.9, "udp", "request", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL, "request", "udp")) is None
@@ -87,8 +87,8 @@ def test_a_peer_outside_of_the_cluster_has_a_name() -> None:
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("outside")) == 1
 
 
-def test_what_the_signal_leaves_out_is_no_observation_of_it() -> None:
-    """Probes do not make a workload seen whose signal asks for handshakes."""
+def test_series_that_the_signal_does_not_select_are_not_observations() -> None:
+    """Probes do not count for a workload whose signal selects handshakes."""
     registry = CollectorRegistry()
     matchers = {"source": "handshake", "job": "added by Prometheus"}
     latencies = LatencyMetrics([ROBOT], (0.001,), 3, registry, matchers=matchers)

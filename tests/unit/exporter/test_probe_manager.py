@@ -45,7 +45,7 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
         assert registry.get_sample_value("hubble_flow_lost_total", labels | more | {"protocol": protocol}) == 0
 
 
-async def test_a_name_without_an_address_is_told() -> None:
+async def test_a_name_without_an_address_is_reported() -> None:
     """The reason names it; nothing is counted as lost."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
@@ -60,7 +60,7 @@ async def test_a_name_without_an_address_is_told() -> None:
 
 
 async def test_all_addresses_of_a_name_share_the_rate() -> None:
-    """A change of addresses begins anew with the right share; the same addresses change nothing."""
+    """A change of addresses restarts the probers with the right share; the same addresses change nothing."""
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, CollectorRegistry())
     probing = ProbeManager(Probe("robot-control", "any", "factory"), latencies, probe_counter(CollectorRegistry()))
     shares: list[tuple[str, int]] = []
@@ -79,7 +79,7 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
     assert sorted(shares) == [("a", 1), ("a", 2), ("b", 2)]
 
 
-async def test_a_pod_that_is_replaced_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replaced_pod_is_resolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its address falls silent: the name is asked again long before its time, and what was sent there is lost."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)

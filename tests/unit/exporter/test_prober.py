@@ -95,7 +95,7 @@ def test_other_packets_are_foreign(data: bytes) -> None:
     assert fate.outcomes == {"sent": 1, "foreign": 1}
 
 
-def test_nobody_there_is_no_loss() -> None:
+def test_a_refusal_is_not_a_loss() -> None:
     """A refused probe says that the sidecar is missing, not that the network loses packets."""
     fate = Fate()
     probe = echoes(fate)
@@ -106,7 +106,7 @@ def test_nobody_there_is_no_loss() -> None:
 
 
 def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
-    """So it cannot be used to flood somebody else."""
+    """So it cannot amplify an attack."""
     packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + b"padding"
     reply = build_answer(packet, 4, 5)
     assert reply is not None
@@ -171,7 +171,7 @@ async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
 
 
 async def test_silence_is_loss() -> None:
-    """Somebody listens and says nothing: every probe is lost, on UDP and, after the handshake, on TCP."""
+    """A silent listener: every probe is lost, on UDP and, after the handshake, on TCP."""
     fate = Fate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
@@ -188,7 +188,7 @@ async def test_silence_is_loss() -> None:
 
 
 async def test_a_socket_that_was_cut_off_is_replaced() -> None:
-    """Cilium takes the other end away when a Service's backend goes: the run ends, and the next one is answered."""
+    """Cilium disconnects the socket when a Service's backend is gone: the run ends, and the next one is answered."""
     fate = Fate()
     with serving() as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 3600_000 * MS, fate.report)
@@ -205,7 +205,7 @@ async def test_a_socket_that_was_cut_off_is_replaced() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost() -> None:
+async def test_a_silent_socket_is_replaced_and_its_echoes_are_lost() -> None:
     """It may hang on a pod that is gone.  Whoever is there on the next one, each echo has its fate."""
     fate = Fate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
@@ -228,8 +228,8 @@ async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost(
     assert fate.outcomes["sent"] == known + len(probe._echoes._waiting)
 
 
-async def test_a_long_interval_is_no_silence() -> None:
-    """Nobody owes an answer while nothing was asked, however long ago the last one was."""
+async def test_a_long_interval_is_not_silence() -> None:
+    """A socket without unanswered echoes is not silent, however old the last answer is."""
     fate = Fate()
     later = time.monotonic_ns() + 3600_000 * MS
     with serving() as ports:

@@ -20,7 +20,7 @@ def test_the_first_stream_starts_now() -> None:
     assert resume.start_stream(T + 5 * S, 5 * S) == T
 
 
-def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
+def test_a_replay_starts_at_the_slowest_node() -> None:
     """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
     resume = begun()
     resume.is_new("gone", T - 3600 * S, 1, 90 * S)
@@ -40,7 +40,7 @@ def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
 
 
 def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
-    """Flows up to the mark are repeated ones, flows of the very same time are told apart, later ones are new."""
+    """Flows before the latest are replayed, flows at the same time are compared, later ones are new."""
     resume = begun()
     assert resume.is_new("n1", T, "a", 0)
     assert resume.is_new("n1", T, "b", 0)
@@ -54,7 +54,7 @@ def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
     assert resume.repeated == 3
 
 
-def test_nodes_are_told_apart() -> None:
+def test_each_node_has_its_own_mark() -> None:
     """One node's mark says nothing about another's flows."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)

@@ -33,7 +33,7 @@ CONFIG = Config(
 
 
 class ManualClock:
-    """Time that passes only by sleeping, or when a test moves it; what was planned happens on the way."""
+    """A clock that advances only by sleeping or when a test sets it; planned events happen on the way."""
 
     def __init__(self) -> None:
         """Begin between two windows."""
@@ -59,7 +59,7 @@ class ManualClock:
 
 
 class ManualSource:
-    """Measures what it is told to, and takes as long as it is told to."""
+    """Returns the figures that the test sets, after the delay that the test sets."""
 
     def __init__(self, clock: ManualClock) -> None:
         """Measure well and at once."""
@@ -89,7 +89,7 @@ class ManualSource:
 
 
 class Rig:
-    """A sampler with everything around it in the test's hands."""
+    """A sampler whose dependencies the test controls."""
 
     def __init__(self) -> None:
         """Nothing runs yet."""
@@ -131,7 +131,7 @@ def skipped() -> float:
 
 
 async def test_every_window_gives_one_sample_per_domain() -> None:
-    """Ends are whole periods; what the very first window said is not published."""
+    """Ends are whole periods; the very first window is not published."""
     rig = Rig()
     before = skipped()
     assert await rig.run(5) == ends(2, 5)
@@ -168,7 +168,7 @@ async def test_a_small_delay_is_still_the_same_window() -> None:
 
 
 async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
-    """No window end is ever repeated or passed backwards; /readyz tells what it waits for."""
+    """No window end repeats or goes back; /readyz says what the sampler waits for."""
     rig = Rig()
     seen: list[dict[str, str]] = []
     rig.clock.plans = [
@@ -203,7 +203,7 @@ async def test_a_source_without_data_makes_samples_that_say_so() -> None:
     }
 
 
-async def test_what_tells_nothing_is_handed_over_late() -> None:
+async def test_uninformative_samples_are_published_late() -> None:
     """Half a period after its window's end: a sampler that sees more comes first, and no other domain waits."""
     rig = Rig()
     rig.source.blind_to = ROBOT
@@ -220,8 +220,8 @@ async def test_what_tells_nothing_is_handed_over_late() -> None:
     assert rig.after == [("press", 300 * MS), ("paint", 300 * MS)]
 
 
-async def test_a_loss_is_handed_over_at_once() -> None:
-    """Nobody waits for a latency to hear that packets are lost."""
+async def test_a_loss_is_published_at_once() -> None:
+    """A loss is reported even without a latency."""
     rig = Rig()
     rig.source.blind_to, rig.source.lost = ROBOT, 2.0
     await rig.run(1)

@@ -83,7 +83,7 @@ async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
     assert dropped("away") == 7
 
 
-async def test_a_sample_that_nobody_takes_is_given_up() -> None:
+async def test_an_unacknowledged_sample_is_dropped() -> None:
     """It would be too old to be of use, and the newer one waits."""
     taken: list[int] = []
     done = asyncio.Event()

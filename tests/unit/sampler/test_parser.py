@@ -21,7 +21,7 @@ def reader(signal: Signal | None = None) -> PageReader:
 
 
 def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
-    """One page gives one series each; other metrics, other workloads and comments are not looked at."""
+    """One page gives one series each; other metrics, other workloads and comments are skipped."""
     page = reader().read(
         b"# HELP whatever {{{ is not parsed\n"
         + HISTOGRAM.encode()
@@ -108,7 +108,7 @@ def test_an_incomplete_histogram_is_a_fault_of_its_workload(text: str, fault: st
     ],
 )
 def test_malformed_pages_are_refused_with_the_line(text: str, why: str) -> None:
-    """Half a page could pass for a whole one with less on it, so nothing of it is taken."""
+    """Half a page could pass for a whole one with fewer series, so all of it is rejected."""
     with pytest.raises(MalformedPage, match=why):
         reader().read(text.encode())
 

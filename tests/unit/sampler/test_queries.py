@@ -1,4 +1,4 @@
-"""The texts that Prometheus is asked."""
+"""The PromQL queries."""
 
 import pytest
 
@@ -63,6 +63,6 @@ def test_figures_that_nothing_measures_are_not_asked_for() -> None:
     [("rate(x[$windw])", "query 'p95': unknown placeholder: 'windw'"), ("", "query 'p95': cannot be empty")],
 )
 def test_texts_that_cannot_work_are_refused(text: str, why: str) -> None:
-    """A slip of the pen is told at the start, by figure."""
+    """A typing mistake is reported at the start, by figure."""
     with pytest.raises(ValueError, match=why):
         queries(Signal(prometheus=Prometheus(queries={"p95": text})))

@@ -24,7 +24,7 @@ def measured(stats: LatencyStats) -> Measurements:
 
 
 def test_a_sample_holds_what_was_measured() -> None:
-    """Latency, loss and throughput of the domain's workloads, and nobody else's."""
+    """Latency, loss and throughput of the domain's workloads only."""
     stats = LatencyStats(jitter=0.001, p95=0.0015, observations=120, lost=2.0, bounds=BOUNDS)
     sample = build_sample(DOMAIN, SIGNAL, 30, measured(stats))
     assert (sample.id, sample.start, sample.end, sample.period, sample.source) == ("cell:30", 10, 30, 10**7, "scrape")
@@ -36,7 +36,7 @@ def test_a_sample_holds_what_was_measured() -> None:
 
 
 def test_missing_latency_has_a_reason() -> None:
-    """A loss is told even where latency is not known."""
+    """A loss is reported even where latency is not known."""
     sample = build_sample(DOMAIN, SIGNAL, 30, measured(LatencyStats(lost=1.0, missing="exporter away")))
     (critical,) = sample.critical
     assert (critical.jitter, critical.p95, critical.lost) == (None, None, 1.0)

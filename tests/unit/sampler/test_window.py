@@ -1,4 +1,4 @@
-"""What counters gained over a window of pages."""
+"""Increases of counters over a window of pages."""
 
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage
 from services.sampler.scrape.window import PageWindow
@@ -29,7 +29,7 @@ def test_one_page_says_nothing() -> None:
     assert after(page({ROBOT: (5, 9)})).increases() == {}
 
 
-def test_gain_is_from_the_first_page_of_the_window_to_the_last() -> None:
+def test_increase_is_from_the_first_page_of_the_window_to_the_last() -> None:
     """Pages before the window do not count."""
     history = after(*(page({ROBOT: (at, 2 * at)}) for at in range(10)))
     assert history.increases()[ROBOT].counts == [4, 8]
@@ -43,7 +43,7 @@ def test_a_reset_counts_from_zero_bucket_by_bucket() -> None:
 
 
 def test_a_new_series_counts_from_its_second_page() -> None:
-    """Nobody knows since when it has been counting; Prometheus does the same."""
+    """Its start is not known; Prometheus does the same."""
     history = after(page({}), page({ROBOT: (5, 10)}), page({ROBOT: (6, 12)}))
     assert history.increases()[ROBOT].counts == [1, 2]
 
@@ -114,8 +114,8 @@ def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
     assert anew.increases()[SENT].seconds == 2.5
 
 
-def test_last_gains_are_those_of_the_newest_page() -> None:
-    """What came between the last two pages, over the time between them; nothing after a single page."""
+def test_last_increases_are_those_of_the_newest_page() -> None:
+    """The increase between the last two pages, over the time between them; none after a single page."""
     history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
     gain = history.last_increases()[SENT]
     assert gain.counts == [7]
@@ -123,7 +123,7 @@ def test_last_gains_are_those_of_the_newest_page() -> None:
     assert after(page({SENT: (1,)})).last_increases() == {}
 
 
-def test_last_gains_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
+def test_last_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
     """Millisecond stamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})

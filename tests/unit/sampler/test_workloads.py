@@ -1,4 +1,4 @@
-"""Which metrics are read, and whom a series speaks of."""
+"""Which metrics are read, and which workload a series belongs to."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_an_exporter_without_namespaces_names_workloads_alone() -> None:
 
 
 def test_two_workloads_of_one_name_need_namespaces() -> None:
-    """Without a namespace label nobody could tell them apart."""
+    """Without a namespace label they cannot be distinguished."""
     with pytest.raises(ValueError, match="critical workloads need different names"):
         Workloads(metric_names(Signal(preset="cilium-health")), ("a/x", "b/x"), ())
 

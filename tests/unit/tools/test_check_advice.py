@@ -1,4 +1,4 @@
-"""What `sluice check` says of a configuration without asking anybody."""
+"""What `sluice check` says about a configuration without any request."""
 
 import pytest
 
