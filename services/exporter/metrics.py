@@ -185,7 +185,7 @@ class FlowStatus(Collector):
         for where, count in sorted(self.lost.items()):
             lost.add_metric([where], count)
         yield lost
-        nodes = GaugeMetricFamily(f"{prefix}nodes", "Nodes by the state that Relay told.", labels=["state"])
+        nodes = GaugeMetricFamily(f"{prefix}nodes", "Nodes by the state that Relay reports.", labels=["state"])
         states = list(self.nodes.values())
         for state in sorted(set(states)):
             nodes.add_metric([state], states.count(state))

@@ -213,11 +213,15 @@ class UdpProbe:
         except OSError as error:
             self._handle_error(error)
             return
-        # The kernel reports the time before ``send`` returns, unless the packet waits for its neighbour's
-        # address: so each report is matched by its packet's content.
-        reports = self._drain_error_queue()
-        sent = next((when for data, when in reports if data.endswith(packet)), None)
-        self._echoes.record_sent(sequence, sent or before)
+        self._echoes.record_sent(sequence, self._find_sent_time(packet) or before)
+
+    def _find_sent_time(self, packet: bytes) -> int | None:
+        """When the kernel handed a packet to the network, UTC ns; None where it has not reported that.
+
+        It reports before ``send`` returns, unless the packet waits for its neighbour's address: so each
+        report is matched by its packet's content.
+        """
+        return next((when for data, when in self._drain_error_queue() if data.endswith(packet)), None)
 
     def _drain_error_queue(self) -> list[tuple[bytes, int | None]]:
         """Read the kernel's reports: packets that it handed to the network, and when (UTC ns)."""
