@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from schemas.config import Config
 from services.kube.client import Cluster, ClusterError
 from services.kube.objects import Gone, Refused, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_reader import service_of
 
 
@@ -30,12 +31,9 @@ async def reachable(config: Config) -> AsyncIterator[Config]:
         except ClusterError:
             yield config
             return
-        if signal.source == "prometheus":
-            (url,) = await _opened(stack, api, [signal.prometheus.url])
-            signal = replace(signal, prometheus=replace(signal.prometheus, url=url))
-        else:
-            signal = replace(signal, scrape=replace(signal.scrape, urls=await _opened(stack, api, signal.scrape.urls)))
-        yield replace(config, signal=signal)
+        source = source_class(signal.source)
+        urls = await _opened(stack, api, source.addresses(signal))
+        yield replace(config, signal=source.with_addresses(signal, urls))
 
 
 async def _opened(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]) -> tuple[str, ...]:

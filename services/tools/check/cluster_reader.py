@@ -14,6 +14,7 @@ from schemas.config import Config
 from services.kube.client import Cluster as Api
 from services.kube.client import ClusterError
 from services.kube.objects import Gone, Refused, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Cluster, Finding, findings
 from services.tools.check.connectivity import Look
 from services.tools.check.selectors import annotations
@@ -61,8 +62,8 @@ async def _read(api: Api, config: Config) -> Cluster:
 def _needs(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
     """Services of the cluster that the configuration names: who needs which, and what goes without."""
     asked: list[tuple[str, str, str]] = []
-    if config.signal.source == "prometheus":
-        asked.append(("signal.prometheus.url", config.signal.prometheus.url, "nothing is measured"))
+    servers = source_class(config.signal.source).prerequisites(config.signal)
+    asked += [(key, address, "nothing is measured") for key, address in servers.items()]
     if config.exporter.relay is not None:
         text = "the exporter sees probes only (Helm value hubble.relay.enabled=true)"
         asked.append(("exporter.relay.address", config.exporter.relay.address, text))
