@@ -84,7 +84,7 @@ async def _follow(config: Config, relay: Relay, latencies: LatencyMetrics, healt
     try:
         while thread.is_alive():
             follower.enforce_timeouts()
-            health.state("relay", follower.problem)
+            health.set_condition("relay", follower.problem)
             await asyncio.sleep(_CHECK_S)
         raise RuntimeError("the follower's thread died: see the log")
     finally:
@@ -116,8 +116,8 @@ def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "
 
 async def _watch(monitor: CoverageMonitor, probers: list[ProbeManager], health: Health) -> None:
     while True:
-        health.state("observations", monitor.check(time.monotonic()))
+        health.set_condition("observations", monitor.check(time.monotonic()))
         if probers:
             problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
-            health.state("probes", "; ".join(problems) or None)
+            health.set_condition("probes", "; ".join(problems) or None)
         await asyncio.sleep(_CHECK_S)

@@ -72,7 +72,7 @@ class Sampler:
         self._clock = clock
         self._failed: dict[str, bool] = {}
         for domain in config.domains:
-            health.bad(f"domain {domain.name}", "not yet")
+            health.set_failed(f"domain {domain.name}", "not yet")
             for outcome in ("data", "blind"):
                 metrics.samples.labels(domain.name, outcome)
 
@@ -157,7 +157,7 @@ class Sampler:
 
     def _report(self, condition: str, reason: str | None) -> None:
         """Set a health condition; log only changes, because a reason may hold a number that always differs."""
-        self._health.state(condition, reason)
+        self._health.set_condition(condition, reason)
         if self._failed.get(condition) != (reason is not None):
             self._failed[condition] = reason is not None
             if reason is None:

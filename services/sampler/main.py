@@ -12,7 +12,10 @@ from services.sampler.outbox import Outbox
 from services.sampler.source_factory import check_source, open_source
 
 
-async def _run(config: Config, bus: Bus, health: Health) -> None:
+@service_command("sampler", "clock", "source", check=check_source)
+async def command(config: Config, bus: Bus, health: Health) -> None:
+    """Measure: publish one sample per domain and signal period."""
+
     async def publish(sample: Sample) -> None:
         await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
@@ -24,8 +27,3 @@ async def _run(config: Config, bus: Bus, health: Health) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
             group.create_task(sampler.run())
-
-
-command = service_command(
-    "sampler", "Measure: publish one sample per domain and signal period.", _run, "clock", "source", check=check_source
-)

@@ -18,7 +18,7 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.sampler.source import Lag
 from services.sampler.source_factory import check_source, source_class
 from services.tools.check.advice import advice

@@ -260,4 +260,4 @@ async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
     """Ready means that every domain is seen."""
     rig = Rig()
     Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health, rig.clock)
-    assert rig.health.wrong == {"domain press": "not yet", "domain paint": "not yet"}
+    assert rig.health.problems == {"domain press": "not yet", "domain paint": "not yet"}
