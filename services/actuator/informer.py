@@ -1,6 +1,6 @@
-"""First station on the cluster's side: keeps a target's Deployment and Pods as they are now.
+"""Keeps a target's workload and Pods as the API server last showed them: lists them, then watches.
 
-cluster.py --> here --> target.py
+API server --> here --> observed state --> reconciler.py
 """
 
 import asyncio
@@ -12,171 +12,175 @@ from typing import Protocol
 import structlog
 
 from services.bus.session import BackOff
-from services.kube.client import Listed, Put, Removed, T
-from services.kube.objects import Deployment, Gone, Pod, Refused, Unavailable
+from services.kube.client import Deleted, Listed, T, Updated
+from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
 
 _STEADY_S = 5.0
-"""A watch that lasted longer is begun anew without much ado."""
+"""After a watch that lasted longer, back-off begins anew."""
 
 _log = structlog.get_logger()
 
 
-class Follows(Protocol):
-    """What this needs of the cluster."""
+class Watcher(Protocol):
+    """What the informer needs of the API client."""
 
-    def follow(
-        self, kind: type[T], namespace: str, *, name: str | None = None, labels: str | None = None
-    ) -> AsyncGenerator[Listed[T] | Put[T] | Removed[T], None]:
-        """All objects there are, then every change."""
+    def list_and_watch(
+        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+    ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
+        """Yield all objects, then every change."""
 
 
-class Seen:
-    """A target's objects as they were seen last."""
+class ObservedState:
+    """A target's objects as they were last seen."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called at every change."""
-        self._changed = changed
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called at every change."""
+        self._on_change = on_change
         self._pods: dict[str, Pod] = {}
-        self.deployment: Deployment | None = None
-        self.looked = False
-        """Whether the Deployment was looked for."""
-        self.complete = False
-        """Whether all Pods of the Deployment are known."""
+        self.workload: Workload | None = None
+        self.is_listed = False
+        """Whether the workload was looked for."""
+        self.has_all_pods = False
+        """Whether all Pods of the workload are known."""
 
     @property
     def pods(self) -> list[Pod]:
-        """The Deployment's Pods, by name."""
-        owner = self.deployment
+        """The workload's Pods, by name."""
+        owner = self.workload
         if owner is None:
             return []
-        return sorted((pod for pod in self._pods.values() if pod.belongs_to(owner)), key=lambda pod: pod.metadata.name)
+        return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
 
-    def put(self, thing: Deployment | Pod) -> None:
-        """An object is new or changed; a state older than the one that is known is ignored."""
-        if isinstance(thing, Deployment):
-            known = self.deployment
+    def update(self, thing: Workload | Pod) -> None:
+        """Take a new or changed object, unless a newer state of it is known."""
+        if isinstance(thing, Workload):
+            known = self.workload
             if known is None or known.uid != thing.uid or known.version < thing.version:
-                self.deployment = thing
+                self.workload = thing
         else:
             before = self._pods.get(thing.uid)
             if before is None or before.version < thing.version:
                 self._pods[thing.uid] = thing
-        self._changed()
+        self._on_change()
 
-    def answered(self, thing: Deployment | Pod) -> None:
-        """The API server answered with an object: taken if it is still known, since it may be gone by now."""
-        if thing.uid in self._pods or (self.deployment is not None and thing.uid == self.deployment.uid):
-            self.put(thing)
+    def update_known(self, thing: Workload | Pod) -> None:
+        """Take an object from an answer of the API server, unless it is gone by now."""
+        if thing.uid in self._pods or (self.workload is not None and thing.uid == self.workload.uid):
+            self.update(thing)
 
-    def remove(self, thing: Deployment | Pod) -> None:
-        """An object is gone."""
+    def remove(self, thing: Workload | Pod) -> None:
+        """Drop an object that is gone."""
         if isinstance(thing, Pod):
             self._pods.pop(thing.uid, None)
-        elif self.deployment is not None and self.deployment.uid == thing.uid:
-            self.deployment = None
-        self._changed()
+        elif self.workload is not None and self.workload.uid == thing.uid:
+            self.workload = None
+        self._on_change()
 
-    def deployments(self, found: Sequence[Deployment]) -> None:
-        """The Deployment was looked for: it is the only one found, or there is none."""
-        self.looked = True
+    def replace_workload(self, found: Sequence[Workload]) -> None:
+        """Take the result of looking for the workload: itself, or nothing."""
+        self.is_listed = True
         if not found:
-            self.deployment = None
+            self.workload = None
         for one in found:
-            self.put(one)
-        self._changed()
+            self.update(one)
+        self._on_change()
 
-    def all_pods(self, pods: Sequence[Pod]) -> None:
-        """These are all Pods with the Deployment's labels."""
+    def replace_pods(self, pods: Sequence[Pod]) -> None:
+        """Take a list of all Pods that the workload's selector matches."""
         current = {pod.uid for pod in pods}
         self._pods = {uid: pod for uid, pod in self._pods.items() if uid in current}
-        self.complete = True
+        self.has_all_pods = True
         for pod in pods:
-            self.put(pod)
-        self._changed()
+            self.update(pod)
+        self._on_change()
 
-    def look_again(self) -> None:
-        """There is another Deployment: its Pods are not known."""
+    def forget_pods(self) -> None:
+        """Drop all Pods: another workload took the place of the one that they belong to."""
         self._pods.clear()
-        self.complete = False
-        self._changed()
+        self.has_all_pods = False
+        self._on_change()
 
 
-class Watch:
-    """Keeps one target's ``Seen`` up to date."""
+class Informer:
+    """Keeps one target's observed state up to date."""
 
-    def __init__(self, cluster: Follows, key: str, seen: Seen, state: Callable[[str | None], None]) -> None:
-        """Watch ``namespace/deployment``; ``state`` hears why it does not work, or None."""
-        self._cluster = cluster
+    def __init__(
+        self,
+        client: Watcher,
+        kind: type[Workload],
+        key: str,
+        observed: ObservedState,
+        set_trouble: Callable[[str | None], None],
+    ) -> None:
+        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` is told why that fails, or None."""
+        self._client = client
+        self._kind = kind
         self._namespace, _, self._name = key.partition("/")
-        self._seen = seen
-        self._state = state
+        self._observed = observed
+        self._set_trouble = set_trouble
         self._troubles: dict[str, str] = {}
-        self._found: asyncio.Queue[Deployment] = asyncio.Queue()
+        self._found: asyncio.Queue[Workload] = asyncio.Queue()
 
     async def run(self) -> None:
         """Watch, for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._again("deployment", self._deployments))
-            group.create_task(self._pods_of_each())
+            group.create_task(self._repeat("workload", self._watch_workload))
+            group.create_task(self._watch_pods_of_current())
 
-    async def _again(self, what: str, watch: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, what: str, watch: Callable[[], Awaitable[None]]) -> None:
         back_off = BackOff(0.2)
         while True:
             began = asyncio.get_running_loop().time()
             try:
                 await watch()
-            except (Unavailable, Refused, Gone) as error:
-                _log.warning("watch", target=f"{self._namespace}/{self._name}", what=what, reason=str(error))
-                self._tell(what, str(error))
+            except (Unavailable, Rejected, NotFound) as error:
+                _log.warning("watch failed", target=f"{self._namespace}/{self._name}", what=what, reason=str(error))
+                self._report(what, f"cannot watch its {what}: {error}")
             if asyncio.get_running_loop().time() - began > _STEADY_S:
                 back_off = BackOff(0.2)
             await back_off.wait()
 
-    def _tell(self, what: str, trouble: str | None) -> None:
+    def _report(self, what: str, trouble: str | None) -> None:
         if trouble is None:
             self._troubles.pop(what, None)
         else:
             self._troubles[what] = trouble
-        self._state(next(iter(self._troubles.values()), None))
+        self._set_trouble(next(iter(self._troubles.values()), None))
 
-    async def _deployments(self) -> None:
-        async with aclosing(self._cluster.follow(Deployment, self._namespace, name=self._name)) as changes:
+    async def _watch_workload(self) -> None:
+        async with aclosing(self._client.list_and_watch(self._kind, self._namespace, name=self._name)) as changes:
             async for change in changes:
-                if isinstance(change, Removed):
-                    self._seen.remove(change.thing)
+                if isinstance(change, Deleted):
+                    self._observed.remove(change.object)
                 else:
-                    things = change.things if isinstance(change, Listed) else (change.thing,)
-                    self._seen.deployments(things)
-                    for thing in things:
-                        self._found.put_nowait(thing)
-                self._tell("deployment", None)
+                    found = change.objects if isinstance(change, Listed) else (change.object,)
+                    self._observed.replace_workload(found)
+                    for one in found:
+                        self._found.put_nowait(one)
+                self._report("workload", None)
 
-    async def _pods_of_each(self) -> None:
-        """Follow the Pods of the Deployment that is there, and of the next one when it is replaced."""
-        deployment = await self._found.get()
+    async def _watch_pods_of_current(self) -> None:
+        """Watch the workload's Pods, and those of the next one when it is replaced."""
+        workload = await self._found.get()
         while True:
-            following = asyncio.create_task(self._again("pods", partial(self._pods, deployment)))
+            watching = asyncio.create_task(self._repeat("pods", partial(self._watch_pods, workload)))
             try:
-                deployment = await self._other_than(deployment.uid)
+                uid = workload.uid
+                while workload.uid == uid:
+                    workload = await self._found.get()
             finally:
-                following.cancel()
-                await asyncio.wait([following])
-            self._seen.look_again()
+                watching.cancel()
+                await asyncio.wait([watching])
+            self._observed.forget_pods()
 
-    async def _other_than(self, uid: str) -> Deployment:
-        while True:
-            deployment = await self._found.get()
-            if deployment.uid != uid:
-                return deployment
-
-    async def _pods(self, deployment: Deployment) -> None:
-        labels = deployment.spec.selector.query()
-        async with aclosing(self._cluster.follow(Pod, self._namespace, labels=labels)) as changes:
+    async def _watch_pods(self, workload: Workload) -> None:
+        selector = workload.spec.selector.query()
+        async with aclosing(self._client.list_and_watch(Pod, self._namespace, selector=selector)) as changes:
             async for change in changes:
                 if isinstance(change, Listed):
-                    self._seen.all_pods(change.things)
-                elif isinstance(change, Put):
-                    self._seen.put(change.thing)
+                    self._observed.replace_pods(change.objects)
+                elif isinstance(change, Updated):
+                    self._observed.update(change.object)
                 else:
-                    self._seen.remove(change.thing)
-                self._tell("pods", None)
+                    self._observed.remove(change.object)
+                self._report("pods", None)

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.messages import Decision, State, TargetDecision
 from schemas.units import Rate
-from services.actuator.ownership import MOST_OWED
+from services.actuator.ownership import RAISE_BACKLOG
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import DOMAIN, ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import joined
@@ -149,12 +149,12 @@ async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path:
         async with followed(server) as trail:
             with ActuatorProcess(tmp_path, nats.url, server):
                 await scene.stands_at("10M", ["5M"] * 2)
-                while await most_owed(scene) < MOST_OWED:
+                while await most_owed(scene) < RAISE_BACKLOG:
                     emulator.scale(f"{server.namespace}/app", 3)
                     await scene.stands_at("10M", ["3333k"] * 3)
                     emulator.scale(f"{server.namespace}/app", 2)
                     await server.pods_of("app", 2)
-                    if await most_owed(scene) < MOST_OWED:
+                    if await most_owed(scene) < RAISE_BACKLOG:
                         await scene.stands_at("10M", ["5M"] * 2)
                 await asyncio.sleep(2)
                 assert await scene.pod_bandwidths() == ["3333k"] * 2

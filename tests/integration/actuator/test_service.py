@@ -12,7 +12,7 @@ import pytest
 from schemas.messages import Decision
 from services.actuator.ownership import KEY
 from services.actuator.restore import restore as restore_target
-from services.kube.client import Cluster, T
+from services.kube.client import KubeClient, T
 from services.kube.objects import Unavailable
 from services.runtime.config_loader import load
 from tests.support.actuators import ActuatorProcess, Aim, Decider, Scene
@@ -226,10 +226,10 @@ async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: 
 class CutShort:
     """A cluster that is out of reach after some patches."""
 
-    def __init__(self, cluster: Cluster, patches: int) -> None:
+    def __init__(self, client: KubeClient, patches: int) -> None:
         """Let so many through."""
-        self.read, self.all = cluster.read, cluster.all
-        self._cluster = cluster
+        self.read, self.list_by_labels = client.read, client.list_by_labels
+        self._client = client
         self._left = patches
 
     async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
@@ -237,7 +237,7 @@ class CutShort:
         if self._left == 0:
             raise Unavailable("connection refused")
         self._left -= 1
-        return await self._cluster.patch(thing, operations)
+        return await self._client.patch(thing, operations)
 
 
 async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
@@ -252,11 +252,11 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
         await scene.stands_at("60M", ["20M"] * 3)
         assert process.stop() == 0
     (domain,) = load(tmp_path / "config.yaml", {}).domains
-    async with Cluster.connected(scene.server.config) as cluster:
+    async with KubeClient.connect(scene.server.config) as client:
         for stands in (["20M"] * 3, ["10M", "20M", "20M"]):
-            backs = await restore_target(CutShort(cluster, 1), domain.targets[0], dry_run=False)
-            assert sum(back.outcome == "applied" for back in backs) == 1
-            assert any(back.outcome == "failed" for back in backs)
+            results = await restore_target(CutShort(client, 1), domain.targets[0], dry_run=False)
+            assert sum(one.outcome == "applied" for one in results) == 1
+            assert any(one.outcome == "failed" for one in results)
             await scene.stands_at("44M", stands)
     done = await restore(tmp_path)
     assert done.returncode == 0, done.stderr

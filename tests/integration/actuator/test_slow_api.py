@@ -16,11 +16,11 @@ from schemas.config import Kubernetes
 from schemas.domain import Critical, Domain
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
-from services.actuator.outbox import Duty, Reports
-from services.actuator.ownership import record_of
-from services.actuator.reconciler import Hand, Means
-from services.kube.client import Cluster
-from services.kube.objects import BANDWIDTH, Deployment, Pod, Thing
+from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.ownership import parse_record
+from services.actuator.reconciler import Dependencies, Reconciler
+from services.kube.client import KubeClient
+from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Pod
 from tests.support.kube.objects import NOW, TARGET, after, deployment, pod
 from tests.support.waiting import until
 
@@ -33,7 +33,7 @@ AT_ONCE = 12
 class SlowApi:
     """An API server that answers no patch before it is let go."""
 
-    def __init__(self, *things: Thing) -> None:
+    def __init__(self, *things: KubeObject) -> None:
         """Hold these objects."""
         self.things = {thing.metadata.name: thing for thing in things}
         self.asked: list[tuple[str, str]] = []
@@ -56,22 +56,19 @@ class SlowApi:
         return found.pop("app") == limit and set(found.values()) == {share}
 
 
-class Quiet:
-    """Tells nobody."""
+class NoEvents:
+    """Writes no Event."""
 
-    def tell(self, about: Thing, reason: str, message: str, *, warning: bool = False) -> None:
-        """No Event."""
-
-    def note(self, target: str, text: str | None) -> None:
-        """No note."""
+    def record(self, about: KubeObject, reason: str, message: str, *, is_warning: bool = False) -> None:
+        """Drop it."""
 
 
 class Bench(Struct):
-    """One target's hand on a slow API server, with clocks that the test moves."""
+    """One target's reconciler on a slow API server, with clocks that the test moves."""
 
     api: SlowApi
-    hand: Hand
-    reports: Reports
+    reconciler: Reconciler
+    outbox: ActionOutbox
     actions: list[Action]
     causes: list[tuple[str | None, str | None]]
     """Of each report, the decision that it names, and the one whose headers it carries."""
@@ -80,7 +77,7 @@ class Bench(Struct):
     """Seconds that passed."""
     running: list[asyncio.Task[None]]
 
-    async def send(self, action: Action, headers: Any) -> None:
+    async def publish(self, action: Action, headers: Any) -> None:
         """Take a report, as the bus would."""
         self.actions.append(action)
         self.causes.append((action.decision, headers.get("of")))
@@ -95,12 +92,12 @@ class Bench(Struct):
         async def acknowledge() -> None:
             self.acknowledged.append(number)
 
-        self.hand.offer(decision, part, end, Duty(acknowledge, {"of": decision.id}, 1))
+        self.reconciler.offer(decision, part, end, PendingAck(acknowledge, {"of": decision.id}, 1))
 
     async def begin(self, limit: int) -> None:
         """Begin with a decision, and wait until as many of its patches are under way as there can be."""
         self.decide(1, limit)
-        self.running += [asyncio.create_task(self.hand.run()), asyncio.create_task(self.reports.run(self))]
+        self.running += [asyncio.create_task(self.reconciler.run()), asyncio.create_task(self.outbox.run(self.publish))]
         await until(lambda: len(self.api.asked) == AT_ONCE)
 
     def reported(self) -> set[str]:
@@ -119,17 +116,23 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     app.router.add_patch("/api/v1/namespaces/default/pods/{name}", api.patch)
     async with (
         TestServer(app) as server,
-        Cluster.connected(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as cluster,
+        KubeClient.connect(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as client,
     ):
-        reports = Reports()
+        outbox = ActionOutbox()
         domain = Domain("line", (Critical("robot-control"),), (TARGET,), dead_man=Duration(3 * S))
-        means = Means(
-            cluster, reports, Quiet(), "me", clock=lambda: NOW + passed[0] * S, steady=lambda: float(passed[0])
+        shared = Dependencies(
+            client=client,
+            outbox=outbox,
+            events=NoEvents(),
+            set_note=lambda _target, _text: None,
+            process="me",
+            clock=lambda: NOW + passed[0] * S,
+            steady=lambda: float(passed[0]),
         )
-        it = Bench(api, Hand(domain, TARGET, means), reports, [], [], [], passed, [])
-        it.hand.seen.deployments([main])
-        it.hand.seen.all_pods(pods)
-        it.hand.begin(None)
+        it = Bench(api, Reconciler(domain, TARGET, shared), outbox, [], [], [], passed, [])
+        it.reconciler.observed.replace_workload([main])
+        it.reconciler.observed.replace_pods(pods)
+        it.reconciler.resume(None)
         yield it
         api.go.set()
         for task in it.running:
@@ -185,7 +188,7 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
     await until(lambda: bench.acknowledged == [1, 2])
     # Each object once; requests that are under way at once arrive in any order.
     assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
-    records = [record_of(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
+    records = [parse_record(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 
 

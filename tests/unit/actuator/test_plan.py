@@ -4,8 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.units import Rate
-from services.actuator.ownership import KEY, MOST_OWED, record_of
-from services.actuator.plan import Plan, left_alone, per_pod, recovered, way_back
+from services.actuator.ownership import KEY, RAISE_BACKLOG, parse_record, pause_reason, resume_command
+from services.actuator.plan import Plan, share_per_pod
+from services.actuator.reporter import recover_actions
 from services.kube.objects import BANDWIDTH
 from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
@@ -38,14 +39,14 @@ def test_nothing_is_written_twice() -> None:
         things = [after(write.thing, write.operations) for write in plan.writes]
         main, *pods = things
         assert plan_of(order(limit, end=limit), main, *pods).writes == ()  # type: ignore[arg-type]
-    found = [one.found if (one := record_of(thing)) else None for thing in things]
+    found = [one.found if (one := parse_record(thing)) else None for thing in things]
     assert found == ["44M", "10M", "10M"]
 
 
 def test_the_same_rate_in_other_words_is_no_difference() -> None:
     """50M and 50000k are one value: nobody has to be overrun for it."""
     main = deployment("60000k", record("60M", 60_000), replicas=1)
-    assert left_alone(main, managed=True) is None
+    assert pause_reason(main, managed=True) is None
     assert plan_of(order(60_000), main, pod(1, "60000k", record("60M", 60_000))).writes == ()
 
 
@@ -87,8 +88,8 @@ def test_pods_that_ended_or_end_are_not_patched() -> None:
 def test_shares(limit: int, replicas: int, pods: int, share: int) -> None:
     """Divided by the replicas that are there or to come, rounded down, never nothing."""
     main = deployment(replicas=replicas)
-    assert per_pod(TARGET, limit, main, [pod(n) for n in range(pods)]) == share
-    assert per_pod(replace(TARGET, scope="per-pod"), limit, main, [pod(n) for n in range(pods)]) == limit
+    assert share_per_pod(TARGET, limit, main, [pod(n) for n in range(pods)]) == share
+    assert share_per_pod(replace(TARGET, scope="per-pod"), limit, main, [pod(n) for n in range(pods)]) == limit
 
 
 def test_cuts_come_before_raises() -> None:
@@ -129,15 +130,17 @@ def test_what_the_bus_has_not_heard_of_travels_along() -> None:
 
 def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
     """Raises wait, on all objects, until the bus has taken some; cuts go on, and no report gives way to them."""
-    owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(MOST_OWED))
+    owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(RAISE_BACKLOG))
     ids = frozenset(one.action for one in owed) | {"last"}
     main = deployment("60M", record("60M", 60_000), replicas=2)
     pods = [pod(n, "30M", record("30M", 60_000, action="last", owed=owed)) for n in (1, 2)]
-    assert plan_of(order(70_000), main, *pods, owed=ids).bearable.writes == ()
-    assert plan_of(order(70_000), main, *pods).bearable.writes
-    cut = plan_of(order(50_000), main, *pods, owed=ids).bearable
+    raises = plan_of(order(70_000), main, *pods, owed=ids)
+    assert raises.has_backlog
+    assert raises.without_raises().writes == ()
+    assert not plan_of(order(70_000), main, *pods).has_backlog
+    cut = plan_of(order(50_000), main, *pods, owed=ids).without_raises()
     assert [write.thing.uid for write in cut.writes] == ["d", "p1", "p2"]
-    assert [len(write.record.owed) for write in cut.writes] == [1, MOST_OWED + 1, MOST_OWED + 1]
+    assert [len(write.record.owed) for write in cut.writes] == [1, RAISE_BACKLOG + 1, RAISE_BACKLOG + 1]
 
 
 def test_reports_are_read_back_from_the_objects() -> None:
@@ -145,7 +148,9 @@ def test_reports_are_read_back_from_the_objects() -> None:
     early = record("20M", 40_000, action="early", at=5)
     main = deployment("60M", record("60M", 60_000, action="late", at=9, decision="d", was=40_000))
     pods = [pod(n, "30M", record("30M", 60_000, action="late", at=9, decision="d", owed=(early,))) for n in (1, 2)]
-    actions = recovered(TARGET, "line", [main, *pods], lambda thing, action: thing.uid == "p2" and action == "early")
+    actions = recover_actions(
+        "line", TARGET, [main, *pods], lambda thing, action: thing.uid == "p2" and action == "early"
+    )
     assert [(one.id, one.limit, one.outcome, len(one.pods)) for one in actions] == [
         ("early", 40_000, "applied", 1),
         ("late", 60_000, "applied", 2),
@@ -171,15 +176,15 @@ def test_reports_are_read_back_from_the_objects() -> None:
 )
 def test_what_is_left_alone(main: object, managed: bool, why: str | None) -> None:
     """Somebody else's value, a record that vanished or cannot be read; not what was there before Sluice."""
-    found = left_alone(main, managed=managed)  # type: ignore[arg-type]
+    found = pause_reason(main, managed=managed)  # type: ignore[arg-type]
     assert (found is None) if why is None else (why in (found or ""))
 
 
 def test_the_way_back() -> None:
     """What a person types to give a target back to Sluice, depending on why it is left alone."""
-    foreign = way_back(deployment("33M", record("60M", 60_000)))
+    foreign = resume_command(deployment("33M", record("60M", 60_000)))
     assert foreign == f"kubectl -n default annotate deployment app {BANDWIDTH}-"
-    assert way_back(deployment("33M")) == f"kubectl -n default annotate deployment app {KEY}='{{}}' --overwrite"
+    assert resume_command(deployment("33M")) == f"kubectl -n default annotate deployment app {KEY}='{{}}' --overwrite"
 
 
 def test_values_are_what_cilium_reads() -> None:
