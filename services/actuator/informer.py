@@ -38,8 +38,6 @@ class ObservedState:
         self._on_change = on_change
         self._pods: dict[str, Pod] = {}
         self.workload: Workload | None = None
-        self.is_listed = False
-        """Whether the workload was looked for."""
         self.has_all_pods = False
         """Whether all Pods of the workload are known."""
 
@@ -78,7 +76,6 @@ class ObservedState:
 
     def replace_workload(self, found: Sequence[Workload]) -> None:
         """Take the result of looking for the workload: itself, or nothing."""
-        self.is_listed = True
         if not found:
             self.workload = None
         for one in found:
@@ -119,13 +116,24 @@ class Informer:
         self._observed = observed
         self._set_trouble = set_trouble
         self._troubles: dict[str, str] = {}
+        self._is_absent = False
         self._found: asyncio.Queue[Workload] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Watch, for ever."""
+        """Watch the workload and its Pods, for ever, and those of the next workload when it is replaced."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat("workload", self._watch_workload))
-            group.create_task(self._watch_pods_of_current())
+            workload = await self._found.get()
+            while True:
+                uid = workload.uid
+                watching = asyncio.create_task(self._repeat("pods", partial(self._watch_pods, workload)))
+                try:
+                    while workload.uid == uid:
+                        workload = await self._found.get()
+                finally:
+                    watching.cancel()
+                    await asyncio.wait([watching])
+                self._observed.forget_pods()
 
     async def _repeat(self, what: str, watch: Callable[[], Awaitable[None]]) -> None:
         back_off = BackOff(0.2)
@@ -145,33 +153,22 @@ class Informer:
             self._troubles.pop(what, None)
         else:
             self._troubles[what] = trouble
-        self._set_trouble(next(iter(self._troubles.values()), None))
+        absent = f"there is no such {self._kind.kind}" if self._is_absent else None
+        self._set_trouble(next(iter(self._troubles.values()), absent))
 
     async def _watch_workload(self) -> None:
         async with aclosing(self._client.list_and_watch(self._kind, self._namespace, name=self._name)) as changes:
             async for change in changes:
                 if isinstance(change, Deleted):
+                    found: Sequence[Workload] = ()
                     self._observed.remove(change.object)
                 else:
                     found = change.objects if isinstance(change, Listed) else (change.object,)
                     self._observed.replace_workload(found)
-                    for one in found:
-                        self._found.put_nowait(one)
+                self._is_absent = not found
+                for one in found:
+                    self._found.put_nowait(one)
                 self._report("workload", None)
-
-    async def _watch_pods_of_current(self) -> None:
-        """Watch the workload's Pods, and those of the next one when it is replaced."""
-        workload = await self._found.get()
-        while True:
-            watching = asyncio.create_task(self._repeat("pods", partial(self._watch_pods, workload)))
-            try:
-                uid = workload.uid
-                while workload.uid == uid:
-                    workload = await self._found.get()
-            finally:
-                watching.cancel()
-                await asyncio.wait([watching])
-            self._observed.forget_pods()
 
     async def _watch_pods(self, workload: Workload) -> None:
         selector = workload.spec.selector.query()

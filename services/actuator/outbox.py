@@ -71,7 +71,13 @@ class ActionOutbox:
         if action.outcome in ("applied", "failed"):  # an object may have changed
             self._unacknowledged[action.id] = self._unacknowledged.get(action.id, 0) + 1
         else:
-            self._drop_older(action)
+            kind = (action.target, action.cause, action.outcome)
+            # The first may be on its way already.
+            for place in range(1, len(self._waiting)):
+                one = self._waiting[place]
+                if isinstance(one, _Report) and (one.action.target, one.action.cause, one.action.outcome) == kind:
+                    del self._waiting[place]
+                    break
         self._waiting.append(_Report(action, headers))
         self._announce()
 
@@ -79,15 +85,6 @@ class ActionOutbox:
         """Finish a decision for one target once everything reported before is on the bus."""
         self._waiting.append(pending)
         self._announce()
-
-    def _drop_older(self, action: Action) -> None:
-        kind = (action.target, action.cause, action.outcome)
-        # The first may be on its way already.
-        for place in range(1, len(self._waiting)):
-            one = self._waiting[place]
-            if isinstance(one, _Report) and (one.action.target, one.action.cause, one.action.outcome) == kind:
-                del self._waiting[place]
-                return
 
     def _announce(self) -> None:
         metrics.pending.set(len(self._waiting))

@@ -200,7 +200,16 @@ class Reconciler:
         writer = Writer(self._shared.process, self._term or 1 + (record.term if record is not None else 0))
         plan = build_plan(self.target, order, workload, self.observed.pods, writer, self._outbox.owes, now)
         if not plan.writes:
-            self._settle(order, workload)
+            # The order is in force.
+            self._back_off = BackOff()
+            if order.cause != "decision" and order is not self._announced:
+                self._announced = order
+                if order.limit == workload.limit:
+                    self._reporter.report_unwritten(order, "unchanged", order.reason, {})
+            self._finish_pending()
+            share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
+            metrics.limit.labels(self.target.key).set(order.limit)
+            metrics.pod_limit.labels(self.target.key).set(share)
             return None
         if plan.has_backlog:
             plan = plan.without_raises()
@@ -281,18 +290,6 @@ class Reconciler:
         if any(write.record.cause == "drift" for write, _ in result.outcomes):
             self._drift.count(self._shared.steady())
         return self._back_off.next_s() if result.has_failed else 0.0  # what was written may not be all
-
-    def _settle(self, order: LimitOrder, workload: Workload) -> None:
-        """Finish an order that is in force."""
-        self._back_off = BackOff()
-        if order.cause != "decision" and order is not self._announced:
-            self._announced = order
-            if order.limit == workload.limit:
-                self._reporter.report_unwritten(order, "unchanged", order.reason, {})
-        self._finish_pending()
-        metrics.limit.labels(self.target.key).set(order.limit)
-        share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
-        metrics.pod_limit.labels(self.target.key).set(share)
 
     def _instant(self) -> Instant:
         return Instant(self._shared.clock(), self._shared.steady())

@@ -154,19 +154,19 @@ class Reporter:
                 pods=tuple(one for write, one in done if isinstance(write.thing, Pod)),
                 applied=now if "applied" in kinds else None,
             )
-            if not self._is_repetition(action):
-                self._outbox.put(action, headers)
-                self._log(action)
-                self._observe_delays(action)
+            attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
+            # An attempt that changes nothing, and is the same as the last one, is no news.
+            if action.applied is not None or attempt != self._last_attempt:
+                self._send(action, headers)
                 self._record_event(workload, action)
+            self._last_attempt = () if action.applied is not None else attempt
 
     def report_unwritten(self, order: LimitOrder, outcome: Outcome, reason: str, headers: Mapping[str, str]) -> None:
         """Report that nothing was written for an order, and why."""
         place = str(order.end or self._clock())
         action_id = ":".join([self._target.key, order.cause, order.decision or "-", outcome, place])
         action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason)
-        self._outbox.put(action, headers)
-        self._log(action)
+        self._send(action, headers)
 
     def report_recovered(self, action: Action) -> None:
         """Report an action again whose report may have been lost."""
@@ -186,16 +186,9 @@ class Reporter:
             self._events.record(workload, "LimitPaused", f"Sluice leaves this alone: {why}", is_warning=True)
             _log.warning("paused", target=key, reason=why)
 
-    def _is_repetition(self, action: Action) -> bool:
-        """Whether an attempt that changed nothing is the same as the last one."""
-        if action.applied is not None:
-            self._last_attempt = ()
-            return False
-        attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
-        is_same, self._last_attempt = attempt == self._last_attempt, attempt
-        return is_same
-
-    def _log(self, action: Action) -> None:
+    def _send(self, action: Action, headers: Mapping[str, str]) -> None:
+        """Report an action on the bus, in the log and in the metrics."""
+        self._outbox.put(action, headers)
         level = {"failed": _log.error, "skipped": _log.warning}.get(action.outcome, _log.info)
         level(
             action.outcome,
@@ -206,8 +199,6 @@ class Reporter:
             reason=action.reason,
             action=action.id,
         )
-
-    def _observe_delays(self, action: Action) -> None:
         if action.outcome == "applied" and action.cause == "decision" and action.applied is not None:
             if action.sampled is not None:
                 metrics.since_sample.observe(max(action.applied - action.sampled, 0) / 1e9)

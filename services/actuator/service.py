@@ -16,7 +16,6 @@ from functools import partial
 import structlog
 
 from schemas.config import Config
-from schemas.domain import Domain
 from schemas.messages import Action, Decision, M
 from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
@@ -45,7 +44,7 @@ class Actuator:
         """Prepare; ``run`` does the work."""
         self._health = health
         self._client = client
-        self._domains = {domain.name: domain for domain in config.domains}
+        self._domains = config.domains
         self._outbox = ActionOutbox()
         self._events = EventRecorder(client)
         # A random name, which nobody else can guess: who can read the bus could take messages from it.
@@ -68,8 +67,10 @@ class Actuator:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
             for one in self._reconcilers.values():
-                kind, set_trouble = workload_kind(one.target), partial(self._set_health, one)
-                group.create_task(Informer(self._client, kind, one.target.key, one.observed, set_trouble).run())
+                key = one.target.key
+                set_trouble = partial(self._health.state, key)
+                informer = Informer(self._client, workload_kind(one.target), key, one.observed, set_trouble)
+                group.create_task(informer.run())
                 group.create_task(one.run())
             group.create_task(self._events.run())
             await self._use_bus(join)
@@ -80,8 +81,15 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
-                    for domain in self._domains.values():
-                        await self._resume(bus, domain)
+                    for domain in self._domains:
+                        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
+                        if decision is not None and decision.message.domain == domain.name:
+                            self._dispatch(decision)
+                        for target in domain.targets:
+                            subject = bus.subjects.action(domain.name, target.key)
+                            action = await self._fetch_last(bus, Action, subject)
+                            reconciler = self._reconcilers[domain.name, target.key]
+                            reconciler.resume(None if action is None else action.message)
                     self._health.good(_DECISIONS)
                     failpoints.point("actuator.begun")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
@@ -91,21 +99,6 @@ class Actuator:
                 _log.exception("the bus side failed and begins again")
                 self._health.bad(_DECISIONS, f"{type(error).__name__}: {error}")
             await back_off.wait()
-
-    def _set_health(self, reconciler: Reconciler, trouble: str | None) -> None:
-        observed, key = reconciler.observed, reconciler.target.key
-        if trouble is None and observed.is_listed and observed.workload is None:
-            trouble = f"there is no such {workload_kind(reconciler.target).kind}"
-        self._health.state(key, trouble)
-
-    async def _resume(self, bus: Bus, domain: Domain) -> None:
-        """Ask the bus which decision is in force, and what was reported last."""
-        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
-        if decision is not None and decision.message.domain == domain.name:
-            self._dispatch(decision)
-        for target in domain.targets:
-            action = await self._fetch_last(bus, Action, bus.subjects.action(domain.name, target.key))
-            self._reconcilers[domain.name, target.key].resume(None if action is None else action.message)
 
     async def _fetch_last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
         """Fetch the last message on a subject; tries until the bus answers."""

@@ -94,7 +94,21 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        async with ApiClient(await _load_configuration(config)) as client:
+        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        settings = Configuration(connection_pool_maxsize=0)
+        try:
+            if config.server is not None:
+                settings.host = config.server.rstrip("/")
+            elif config.kubeconfig is not None:
+                await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+            else:
+                load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            if config.kubeconfig is not None:
+                raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
+            remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
+            raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
+        async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             yield cls(client, config.timeout.seconds)
 
@@ -216,35 +230,31 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer, or the connection was lost.
         """
+        path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
         objects, version = await self._list(kind, namespace, query)
         yield Listed(objects)
         while True:
-            async for event in self._watch(kind, namespace, query, version):
-                if event.type == "ERROR":
-                    # Mostly 410: the server no longer has the changes since then, so the caller lists again.
-                    return
-                version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
-                if event.type == "DELETED":
-                    yield Deleted(_decode(kind, event.object))
-                elif event.type != "BOOKMARK":
-                    yield Updated(_decode(kind, event.object))
+            seconds = random.randint(*_WATCH_S)  # noqa: S311 - spreads load
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _WATCH_SLACK_S)
+            options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
+            options.append(("timeoutSeconds", str(seconds)))
+            async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
+                async for line in response.content:
+                    event = msgspec.json.decode(line, type=_WatchEvent)
+                    if event.type == "ERROR":
+                        # Mostly 410: the server no longer has the changes since then, so the caller lists again.
+                        return
+                    version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
+                    if event.type == "DELETED":
+                        yield Deleted(_decode(kind, event.object))
+                    elif event.type != "BOOKMARK":
+                        yield Updated(_decode(kind, event.object))
 
     async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
         answer = msgspec.json.decode(await self.fetch(kind.path(namespace), query), type=_List)
         return tuple(_decode(kind, item) for item in answer.items), answer.metadata.resource_version
-
-    async def _watch(
-        self, kind: type[T], namespace: str, query: Query, version: str
-    ) -> AsyncGenerator[_WatchEvent, None]:
-        seconds = random.randint(*_WATCH_S)  # noqa: S311 - spreads load
-        query = [*query, ("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
-        query.append(("timeoutSeconds", str(seconds)))
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _WATCH_SLACK_S)
-        async with self._request("GET", kind.path(namespace), query=query, limits=limits) as response:
-            async for line in response.content:
-                yield msgspec.json.decode(line, type=_WatchEvent)
 
     @asynccontextmanager
     async def _request(
@@ -273,24 +283,6 @@ class KubeClient:
                 response.close()  # a connection whose response was read to its end is kept
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
-
-
-async def _load_configuration(config: Kubernetes) -> Configuration:
-    # Every target holds two watches open: patches must not wait for one of a limited number of connections.
-    settings = Configuration(connection_pool_maxsize=0)
-    try:
-        if config.server is not None:
-            settings.host = config.server.rstrip("/")
-        elif config.kubeconfig is not None:
-            await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
-        else:
-            load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        if config.kubeconfig is not None:
-            raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
-        remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
-        raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
-    return settings
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

@@ -63,17 +63,17 @@ def parse_selector(query: str) -> list[Requirement]:
     Raises:
         ValueError: a part of it is no requirement.
     """
+    found: list[Requirement] = []
     # Commas inside of parentheses separate values, not requirements.
-    parts = (part.strip() for part in re.split(r",(?![^(]*\))", query))
-    return [_parse_requirement(part) for part in parts if part]
-
-
-def _parse_requirement(part: str) -> Requirement:
-    if match := _SET.fullmatch(part):
-        values = tuple(value.strip() for value in match[3].split(","))
-        return Requirement(match[1], "In" if match[2] == "in" else "NotIn", values)
-    if match := _EQUALITY.fullmatch(part):
-        return Requirement(match[1], "NotIn" if match[2] == "!=" else "In", (match[3],))
-    if match := _EXISTENCE.fullmatch(part):
-        return Requirement(match[2], "DoesNotExist" if match[1] else "Exists")
-    raise ValueError(f"unable to parse requirement: {part!r}")
+    for part in re.split(r",(?![^(]*\))", query):
+        text = part.strip()
+        if match := _SET.fullmatch(text):
+            values = tuple(value.strip() for value in match[3].split(","))
+            found.append(Requirement(match[1], "In" if match[2] == "in" else "NotIn", values))
+        elif match := _EQUALITY.fullmatch(text):
+            found.append(Requirement(match[1], "NotIn" if match[2] == "!=" else "In", (match[3],)))
+        elif match := _EXISTENCE.fullmatch(text):
+            found.append(Requirement(match[2], "DoesNotExist" if match[1] else "Exists"))
+        elif text:
+            raise ValueError(f"unable to parse requirement: {text!r}")
+    return found
