@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
         """Apply a JSON Patch to an object if it ``is_wanted`` when its turn comes; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -44,7 +44,7 @@ class ApplyResult(Struct, frozen=True):
     @property
     def has_written_workload(self) -> bool:
         """Whether the workload was written."""
-        return any(isinstance(write.thing, Workload) and one.outcome == "applied" for write, one in self.outcomes)
+        return any(isinstance(write.obj, Workload) and one.outcome == "applied" for write, one in self.outcomes)
 
 
 async def apply_plan(
@@ -79,12 +79,12 @@ async def _patch(
     client: Patcher, observed: ObservedState, write: Write, is_wanted: Callable[[Write], bool], *, tolerate_stale: bool
 ) -> PodOutcome | StaleObject | Superseded:
     """Patch one object; returns the exception that stopped it where that is no failure."""
-    thing = write.thing
-    name = thing.metadata.name
+    obj = write.obj
+    name = obj.metadata.name
     outcome: Outcome = "applied"
     error = None
     try:
-        after = await client.patch(thing, write.operations, lambda: is_wanted(write))
+        after = await client.patch(obj, write.operations, lambda: is_wanted(write))
         failpoints.point("actuator.patched")
         observed.update_known(after)
         if after.bandwidth != write.record.value:
@@ -93,29 +93,29 @@ async def _patch(
         return superseded
     except StaleObject as stale:
         metrics.conflicts.inc()
-        await _read_again(client, observed, thing)
+        await _read_again(client, observed, obj)
         if tolerate_stale:
             return stale
         outcome, error = "failed", f"{name} changes faster than it can be patched: {stale}"
     except NotFound:
-        observed.remove(thing)
+        observed.remove(obj)
         outcome, error = "skipped", f"{name} is gone"
     except (Rejected, Unavailable) as failure:
         outcome, error = "failed", f"{name}: {failure}"
     metrics.patches.labels(write.record.cause, outcome).inc()
     return PodOutcome(
-        pod=name, uid=thing.uid, outcome=outcome, limit=write.rate if outcome == "applied" else None, error=error
+        pod=name, uid=obj.uid, outcome=outcome, limit=write.rate if outcome == "applied" else None, error=error
     )
 
 
-async def _read_again(client: Patcher, observed: ObservedState, thing: Workload | Pod) -> None:
+async def _read_again(client: Patcher, observed: ObservedState, obj: Workload | Pod) -> None:
     try:
-        found = await client.read(type(thing), thing.metadata.namespace, thing.metadata.name)
-        if found.uid == thing.uid:
+        found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
+        if found.uid == obj.uid:
             observed.update_known(found)
         else:
-            observed.remove(thing)  # the informer sees the new object of that name
+            observed.remove(obj)  # the informer sees the new object of that name
     except NotFound:
-        observed.remove(thing)
+        observed.remove(obj)
     except (Rejected, Unavailable) as failure:
-        _log.warning("cannot read again", object=thing.metadata.name, reason=str(failure))
+        _log.warning("cannot read again", object=obj.metadata.name, reason=str(failure))

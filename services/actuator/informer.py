@@ -49,28 +49,28 @@ class ObservedState:
             return []
         return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
 
-    def update(self, thing: Workload | Pod) -> None:
+    def update(self, obj: Workload | Pod) -> None:
         """Take a new or changed object, unless a newer state of it is known."""
-        if isinstance(thing, Workload):
+        if isinstance(obj, Workload):
             known = self.workload
-            if known is None or known.uid != thing.uid or known.version < thing.version:
-                self.workload = thing
+            if known is None or known.uid != obj.uid or known.version < obj.version:
+                self.workload = obj
         else:
-            before = self._pods.get(thing.uid)
-            if before is None or before.version < thing.version:
-                self._pods[thing.uid] = thing
+            before = self._pods.get(obj.uid)
+            if before is None or before.version < obj.version:
+                self._pods[obj.uid] = obj
         self._on_change()
 
-    def update_known(self, thing: Workload | Pod) -> None:
+    def update_known(self, obj: Workload | Pod) -> None:
         """Take an object from an answer of the API server, unless it is gone by now."""
-        if thing.uid in self._pods or (self.workload is not None and thing.uid == self.workload.uid):
-            self.update(thing)
+        if obj.uid in self._pods or (self.workload is not None and obj.uid == self.workload.uid):
+            self.update(obj)
 
-    def remove(self, thing: Workload | Pod) -> None:
+    def remove(self, obj: Workload | Pod) -> None:
         """Drop an object that is gone."""
-        if isinstance(thing, Pod):
-            self._pods.pop(thing.uid, None)
-        elif self.workload is not None and self.workload.uid == thing.uid:
+        if isinstance(obj, Pod):
+            self._pods.pop(obj.uid, None)
+        elif self.workload is not None and self.workload.uid == obj.uid:
             self.workload = None
         self._on_change()
 

@@ -84,13 +84,13 @@ class UnreadableRecord(ValueError):
 _decoder = msgspec.json.Decoder(OwnershipRecord)
 
 
-def parse_record(thing: KubeObject) -> OwnershipRecord | None:
+def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     """Read an object's record; None where Sluice never wrote, or where a person handed the object back.
 
     Raises:
         UnreadableRecord: somebody else wrote the annotation, or another version of Sluice.
     """
-    text = thing.annotations.get(KEY)
+    text = obj.annotations.get(KEY)
     if text is None or text.strip() == HAND_BACK:
         return None
     try:
@@ -102,22 +102,22 @@ def parse_record(thing: KubeObject) -> OwnershipRecord | None:
     return record
 
 
-def find_record(thing: KubeObject | None) -> OwnershipRecord | None:
+def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
     """Read an object's record; None also where it cannot be read, and without an object."""
     try:
-        return None if thing is None else parse_record(thing)
+        return None if obj is None else parse_record(obj)
     except UnreadableRecord:
         return None
 
 
-def newest_record(things: Iterable[KubeObject], latest: int) -> OwnershipRecord | None:
+def newest_record(objects: Iterable[KubeObject], latest: int) -> OwnershipRecord | None:
     """Find the record of the newest decision, and of those of the same decision the last one written.
 
     Args:
-        things: the objects to look at.
+        objects: the objects to look at.
         latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
     """
-    records = (find_record(thing) for thing in things)
+    records = (find_record(obj) for obj in objects)
     valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
     return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
 
@@ -154,18 +154,18 @@ def resume_command(workload: Workload) -> str:
     return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {key}"
 
 
-def build_patch(thing: KubeObject, desired: dict[str, str | None]) -> list[dict[str, Any]]:
+def build_patch(obj: KubeObject, desired: dict[str, str | None]) -> list[dict[str, Any]]:
     """Build a JSON Patch that sets or removes (None) annotations if they still are as they were seen.
 
     Args:
-        thing: the object as it was seen.
+        obj: the object as it was seen.
         desired: the annotations to change; each is guarded by a test, whether its value differs or not.
     """
-    if thing.metadata.annotations is None:
+    if obj.metadata.annotations is None:
         added = {key: value for key, value in desired.items() if value is not None}
         whole = "/metadata/annotations"
         return [{"op": "test", "path": whole, "value": None}, {"op": "add", "path": whole, "value": added}]
-    seen = thing.annotations
+    seen = obj.annotations
     paths = {key: f"/metadata/annotations/{key.replace('~', '~0').replace('/', '~1')}" for key in desired}
     operations: list[dict[str, Any]] = [{"op": "test", "path": paths[key], "value": seen.get(key)} for key in desired]
     for key, value in desired.items():

@@ -42,7 +42,7 @@ class Writer(Struct, frozen=True):
 class Mismatch(Struct, frozen=True):
     """An object whose bandwidth is not the one that is desired."""
 
-    thing: Workload | Pod
+    obj: Workload | Pod
     rate: int
     """Its desired bandwidth, kbit/s."""
     cause: Cause
@@ -52,7 +52,7 @@ class Mismatch(Struct, frozen=True):
 class Write(Struct, frozen=True):
     """One patch."""
 
-    thing: Workload | Pod
+    obj: Workload | Pod
     rate: int
     """The object's new bandwidth, kbit/s."""
     record: OwnershipRecord
@@ -61,7 +61,7 @@ class Write(Struct, frozen=True):
     @property
     def drop(self) -> float:
         """By how much it lowers what the object may send, kbit/s; negative for a raise."""
-        return inf if self.thing.limit is None else self.thing.limit - self.rate
+        return inf if self.obj.limit is None else self.obj.limit - self.rate
 
     @property
     def is_cut(self) -> bool:
@@ -132,16 +132,14 @@ def build_plan(
     for cause in {one.cause for one in mismatches}:
         # The same action of one process on the same state has the same id.  Two processes that act at
         # once each report their own part: under one id the bus would drop one.
-        seen = sorted(
-            f"{one.thing.uid} {one.thing.metadata.resource_version}" for one in mismatches if one.cause == cause
-        )
+        seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in mismatches if one.cause == cause)
         digest = blake2b("\n".join([*seen, str(order.limit), writer.by]).encode(), digest_size=6).hexdigest()
         actions[cause] = ":".join([target.key, cause, order.decision or "-", digest])
     writes = []
     for one in mismatches:
-        before = find_record(one.thing)
+        before = find_record(one.obj)
         owed = [write for write in before.writes if is_owed(write.action)] if before else []
-        is_workload = isinstance(one.thing, Workload)
+        is_workload = isinstance(one.obj, Workload)
         record = OwnershipRecord(
             action=actions[one.cause],
             cause=one.cause,
@@ -149,14 +147,14 @@ def build_plan(
             limit=order.limit,
             at=now,
             was=workload.limit,
-            found=before.found if before else one.thing.bandwidth,
+            found=before.found if before else one.obj.bandwidth,
             term=writer.term if is_workload else 0,
             by=writer.by if is_workload else "",
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in owed[-MAX_BACKLOG:]),
             **order.provenance(),
         )
-        operations = build_patch(one.thing, {BANDWIDTH: record.value, KEY: encode_record(record)})
-        writes.append(Write(one.thing, one.rate, record, operations))
+        operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: encode_record(record)})
+        writes.append(Write(one.obj, one.rate, record, operations))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 

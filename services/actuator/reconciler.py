@@ -219,7 +219,7 @@ class Reconciler:
         if wait_s is not None:
             return wait_s
         if self._shared.dry_run:
-            outcomes = [(one, PodOutcome(one.thing.metadata.name, one.thing.uid, "dry-run")) for one in plan.writes]
+            outcomes = [(one, PodOutcome(one.obj.metadata.name, one.obj.uid, "dry-run")) for one in plan.writes]
             self._reporter.report_writes(order, plan, outcomes, workload, self._headers)
             self._finish_pending()
             return None
@@ -244,14 +244,14 @@ class Reconciler:
         if self._shared.dry_run or self._is_deposed(workload):
             return
 
-        def is_reported(thing: KubeObject, action: str) -> bool:
-            return action in self._on_bus or action in self._reported.get(thing.uid, ())
+        def is_reported(obj: KubeObject, action: str) -> bool:
+            return action in self._on_bus or action in self._reported.get(obj.uid, ())
 
-        things = [workload, *self.observed.pods]
-        for action in recover_actions(self._domain.name, self.target, things, is_reported):
+        objects = [workload, *self.observed.pods]
+        for action in recover_actions(self._domain.name, self.target, objects, is_reported):
             self._reporter.report_recovered(action)
             failpoints.point("actuator.recovered")
-        records = {thing.uid: find_record(thing) for thing in things}
+        records = {obj.uid: find_record(obj) for obj in objects}
         self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
 
     def _is_left_alone(self, workload: Workload) -> bool:
@@ -284,7 +284,7 @@ class Reconciler:
             self._term, self._is_managed = writer.term, True
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
-                self._reported[write.thing.uid] = {one.action for one in write.record.writes}
+                self._reported[write.obj.uid] = {one.action for one in write.record.writes}
         self._reporter.report_writes(order, plan, result.outcomes, workload, headers)
         self._stale_rounds = self._stale_rounds + 1 if result.is_stale else 0
         if any(write.record.cause == "drift" for write, _ in result.outcomes):

@@ -67,25 +67,25 @@ def build_action(
 
 
 def recover_actions(
-    domain: str, target: Target, things: Iterable[KubeObject], is_reported: Callable[[KubeObject, str], bool]
+    domain: str, target: Target, objects: Iterable[KubeObject], is_reported: Callable[[KubeObject, str], bool]
 ) -> list[Action]:
     """Rebuild the actions whose reports may have been lost from what the objects carry, oldest first.
 
     Args:
         domain: the target's domain.
         target: what was acted on.
-        things: its objects.
+        objects: its objects.
         is_reported: whether an action was reported for an object.
     """
     found: dict[str, tuple[WriteRecord, list[PodOutcome]]] = {}
-    for thing in things:
-        record = find_record(thing)
+    for obj in objects:
+        record = find_record(obj)
         for write in record.writes if record else ():
-            if not is_reported(thing, write.action):
+            if not is_reported(obj, write.action):
                 _, pods = found.setdefault(write.action, (write, []))
-                if isinstance(thing, Pod):
+                if isinstance(obj, Pod):
                     limit = int(Rate.parse(write.value))
-                    pods.append(PodOutcome(pod=thing.metadata.name, uid=thing.uid, outcome="applied", limit=limit))
+                    pods.append(PodOutcome(pod=obj.metadata.name, uid=obj.uid, outcome="applied", limit=limit))
     reason = "read back from the objects: its report may have been lost"
     return [
         build_action(
@@ -140,7 +140,7 @@ class Reporter:
                 continue
             kinds = {one.outcome for _, one in done}
             reasons = [why, *sorted({one.error for _, one in done if one.error})]
-            if workload.limit != order.limit and not any(isinstance(write.thing, Workload) for write, _ in done):
+            if workload.limit != order.limit and not any(isinstance(write.obj, Workload) for write, _ in done):
                 reasons.insert(1, PODS_ONLY)
             record = done[0][0].record
             action = build_action(
@@ -151,7 +151,7 @@ class Reporter:
                 next((kind for kind in _WORST_FIRST if kind in kinds), "skipped"),
                 reason="; ".join(reasons),
                 was=record.was,
-                pods=tuple(one for write, one in done if isinstance(write.thing, Pod)),
+                pods=tuple(one for write, one in done if isinstance(write.obj, Pod)),
                 applied=now if "applied" in kinds else None,
             )
             attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)

@@ -49,14 +49,14 @@ class Restorer(Protocol):
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches."""
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object, and return the object that results."""
 
 
 class RestoreResult(Struct, frozen=True):
     """One object, and what became of it."""
 
-    thing: Workload | Pod
+    obj: Workload | Pod
     outcome: Outcome
     text: str
 
@@ -85,23 +85,23 @@ async def restore(client: Restorer, target: Target, *, dry_run: bool) -> list[Re
     return [one for one in results if one is not None]
 
 
-async def _restore_object(client: Restorer, thing: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
+async def _restore_object(client: Restorer, obj: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
     """Restore one object, again where it changes meanwhile; None without a record on it, or where it is gone."""
     try:
         for _ in range(_ATTEMPTS):
-            record = parse_record(thing)
-            if record is None and KEY not in thing.annotations:
+            record = parse_record(obj)
+            if record is None and KEY not in obj.annotations:
                 return None
-            desired, text = _plan_restore(thing, record)
+            desired, text = _plan_restore(obj, record)
             if dry_run:
-                return RestoreResult(thing, "dry-run", f"would be {text}")
+                return RestoreResult(obj, "dry-run", f"would be {text}")
             try:
-                after = await client.patch(thing, build_patch(thing, desired))
+                after = await client.patch(obj, build_patch(obj, desired))
             except StaleObject:
-                thing = await client.read(type(thing), thing.metadata.namespace, thing.metadata.name)
+                obj = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
                 continue
             if all(after.annotations.get(key) == value for key, value in desired.items()):
-                return RestoreResult(thing, "applied", text)
+                return RestoreResult(obj, "applied", text)
             failure = f"came back as {after.bandwidth}"
             break
         else:
@@ -112,26 +112,26 @@ async def _restore_object(client: Restorer, thing: Workload | Pod, *, dry_run: b
         failure = f"{error}; left as it is"
     except (Rejected, Unavailable) as error:
         failure = f"{error}; may be left as it is"
-    return RestoreResult(thing, "failed", failure)
+    return RestoreResult(obj, "failed", failure)
 
 
-def _plan_restore(thing: KubeObject, record: OwnershipRecord | None) -> tuple[dict[str, str | None], str]:
+def _plan_restore(obj: KubeObject, record: OwnershipRecord | None) -> tuple[dict[str, str | None], str]:
     """The annotations to set or remove, and the same in words."""
     if record is None:
         return {KEY: None}, "let go; it carried nothing to put back"
-    if thing.bandwidth is not None and thing.limit != Rate.enforced(record.value):
-        return {KEY: None}, f"let go; {thing.bandwidth} was set by somebody else and stays"
-    text = f"{thing.bandwidth or 'no limit'} -> {record.found or 'no limit, as it was found'}"
+    if obj.bandwidth is not None and obj.limit != Rate.enforced(record.value):
+        return {KEY: None}, f"let go; {obj.bandwidth} was set by somebody else and stays"
+    text = f"{obj.bandwidth or 'no limit'} -> {record.found or 'no limit, as it was found'}"
     return {KEY: None, BANDWIDTH: record.found}, text
 
 
 def build_restore_action(domain: Domain, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
     """Build the report of restoring one target; ``now`` is in UTC ns."""
-    workload = next((one for one in results if isinstance(one.thing, Workload)), None)
+    workload = next((one for one in results if isinstance(one.obj, Workload)), None)
     found = None
-    if workload is not None and workload.outcome == "applied" and (record := parse_record(workload.thing)) is not None:
+    if workload is not None and workload.outcome == "applied" and (record := parse_record(workload.obj)) is not None:
         found = Rate.enforced(record.found)
-    seen = sorted(f"{one.thing.uid} {one.thing.metadata.resource_version}" for one in results)
+    seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in results)
     digest = blake2b("\n".join(seen).encode(), digest_size=6).hexdigest()
     return Action(
         id=f"{target.key}:restore:-:{digest}",
@@ -140,12 +140,10 @@ def build_restore_action(domain: Domain, target: Target, results: Sequence[Resto
         cause="restore",
         outcome="failed" if any(one.outcome == "failed" for one in results) else "applied",
         limit=int(found or 0),
-        reason="; ".join(f"{one.thing.kind} {one.thing.metadata.name}: {one.text}" for one in results)[:2000],
-        was=workload.thing.limit if workload is not None else None,
+        reason="; ".join(f"{one.obj.kind} {one.obj.metadata.name}: {one.text}" for one in results)[:2000],
+        was=workload.obj.limit if workload is not None else None,
         pods=tuple(
-            PodOutcome(one.thing.metadata.name, one.thing.uid, one.outcome)
-            for one in results
-            if isinstance(one.thing, Pod)
+            PodOutcome(one.obj.metadata.name, one.obj.uid, one.outcome) for one in results if isinstance(one.obj, Pod)
         ),
         applied=now,
     )
@@ -169,7 +167,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
                 click.echo(f"{target.key}: nothing of Sluice's on it")
                 continue
             for one in results:
-                click.echo(f"{target.key}: {one.thing.kind} {one.thing.metadata.name}: {one.text}")
+                click.echo(f"{target.key}: {one.obj.kind} {one.obj.metadata.name}: {one.text}")
                 is_well = is_well and one.outcome != "failed"
             actions.append(build_restore_action(domain, target, results, time.time_ns()))
     if actions and not dry_run:

@@ -143,13 +143,11 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await response.read()
 
-    async def patch(
-        self, thing: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True
-    ) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
 
         Args:
-            thing: the object as it was seen.
+            obj: the object as it was seen.
             operations: the patch.
             is_wanted: asked right before the patch is sent, which may be long after the call.
 
@@ -160,12 +158,12 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        path = thing.path(thing.metadata.namespace, thing.metadata.name)
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
             if not is_wanted():
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(thing), await response.read())
+                return _decode(type(obj), await response.read())
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.

@@ -35,7 +35,7 @@ def test_the_sum_never_exceeds_the_limit(
     for phase in plan.phases:
         for write in data.draw(st.permutations(phase)):
             assert Rate.parse(write.record.value) == write.rate >= 1
-            changed = after(write.thing, write.operations)
+            changed = after(write.obj, write.operations)
             if changed.uid in pods:
                 pods[changed.uid] = changed
                 assert total(pods) <= most

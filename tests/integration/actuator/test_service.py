@@ -232,12 +232,12 @@ class CutShort:
         self._client = client
         self._left = patches
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Patch while there are some left."""
         if self._left == 0:
             raise Unavailable("connection refused")
         self._left -= 1
-        return await self._client.patch(thing, operations)
+        return await self._client.patch(obj, operations)
 
 
 async def test_a_restore_that_was_cut_short_is_finished_by_the_next(

@@ -33,9 +33,9 @@ AT_ONCE = 12
 class SlowApi:
     """An API server that answers no patch before it is let go."""
 
-    def __init__(self, *things: KubeObject) -> None:
+    def __init__(self, *objects: KubeObject) -> None:
         """Hold these objects."""
-        self.things = {thing.metadata.name: thing for thing in things}
+        self.objects = {obj.metadata.name: obj for obj in objects}
         self.asked: list[tuple[str, str]] = []
         """The object and the bandwidth of every patch, in the order in which they came."""
         self.go = asyncio.Event()
@@ -44,15 +44,15 @@ class SlowApi:
         """Take a JSON Patch, and answer late."""
         name = request.match_info["name"]
         operations: list[dict[str, Any]] = json.loads(await request.read())
-        changed = after(self.things[name], operations)
+        changed = after(self.objects[name], operations)
         self.asked.append((name, changed.annotations[BANDWIDTH]))
         await self.go.wait()
-        self.things[name] = changed
+        self.objects[name] = changed
         return web.Response(body=msgspec.json.encode(changed), content_type="application/json")
 
     def stands_at(self, limit: str, share: str) -> bool:
         """Whether Deployment and Pods carry these values."""
-        found = {name: thing.bandwidth for name, thing in self.things.items()}
+        found = {name: obj.bandwidth for name, obj in self.objects.items()}
         return found.pop("app") == limit and set(found.values()) == {share}
 
 
@@ -188,7 +188,7 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
     await until(lambda: bench.acknowledged == [1, 2])
     # Each object once; requests that are under way at once arrive in any order.
     assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
-    records = [parse_record(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
+    records = [parse_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 
 

@@ -83,13 +83,13 @@ def plan_of(
     return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
 
 
-def after(thing: Any, operations: list[dict[str, Any]]) -> Any:
+def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
     """An object as an API server makes it of a JSON Patch on annotations.
 
     Raises:
         AssertionError: a ``test`` failed.
     """
-    found = thing.metadata.annotations
+    found = obj.metadata.annotations
     for one in operations:
         key = one["path"].removeprefix("/metadata/annotations").removeprefix("/").replace("~1", "/")
         if one["op"] == "test":
@@ -102,15 +102,15 @@ def after(thing: Any, operations: list[dict[str, Any]]) -> Any:
         else:
             assert found is not None
             found = {name: value for name, value in found.items() if name != key}
-    old = thing.metadata
+    old = obj.metadata
     meta = Meta(
         old.name,
         old.namespace,
         old.uid,
-        str(thing.version + 1),
+        str(obj.version + 1),
         found,
         old.labels,
         old.owner_references,
         old.deletion_timestamp,
     )
-    return Deployment(meta, thing.spec) if isinstance(thing, Deployment) else Pod(meta, thing.status)
+    return Deployment(meta, obj.spec) if isinstance(obj, Deployment) else Pod(meta, obj.status)

@@ -13,7 +13,7 @@ from tests.support.kube.objects import ME, TARGET, after, deployment, order, pla
 
 def written(plan: Plan) -> dict[str, tuple[str, str]]:
     """Value and cause of every write, by object."""
-    return {write.thing.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
+    return {write.obj.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
 
 
 def test_a_first_decision_claims_everything() -> None:
@@ -32,14 +32,14 @@ def test_a_first_decision_claims_everything() -> None:
 
 def test_nothing_is_written_twice() -> None:
     """What a plan has written needs no further plan; what was found first stays in the record."""
-    things = [deployment("44M"), pod(1), pod(2)]
+    objects = [deployment("44M"), pod(1), pod(2)]
     for limit in (60_000, 20_000):
-        main, *pods = things
+        main, *pods = objects
         plan = plan_of(order(limit, end=limit), main, *pods)  # type: ignore[arg-type]
-        things = [after(write.thing, write.operations) for write in plan.writes]
-        main, *pods = things
+        objects = [after(write.obj, write.operations) for write in plan.writes]
+        main, *pods = objects
         assert plan_of(order(limit, end=limit), main, *pods).writes == ()  # type: ignore[arg-type]
-    found = [one.found if (one := parse_record(thing)) else None for thing in things]
+    found = [one.found if (one := parse_record(obj)) else None for obj in objects]
     assert found == ["44M", "10M", "10M"]
 
 
@@ -96,9 +96,7 @@ def test_cuts_come_before_raises() -> None:
     """Where some Pods get less and one gets more, the room is made before it is taken."""
     main = deployment("60M", record("60M", 60_000), replicas=3)
     pods = [pod(n, "30M", record("30M", 60_000)) for n in (1, 2)]
-    phases = [
-        [write.thing.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases
-    ]
+    phases = [[write.obj.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases]
     assert phases == [["p1", "p2"], ["p3"]]
 
 
@@ -139,7 +137,7 @@ def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
     assert raises.without_raises().writes == ()
     assert not plan_of(order(70_000), main, *pods).has_backlog
     cut = plan_of(order(50_000), main, *pods, owed=ids).without_raises()
-    assert [write.thing.uid for write in cut.writes] == ["d", "p1", "p2"]
+    assert [write.obj.uid for write in cut.writes] == ["d", "p1", "p2"]
     assert [len(write.record.owed) for write in cut.writes] == [1, RAISE_BACKLOG + 1, RAISE_BACKLOG + 1]
 
 
@@ -148,9 +146,7 @@ def test_reports_are_read_back_from_the_objects() -> None:
     early = record("20M", 40_000, action="early", at=5)
     main = deployment("60M", record("60M", 60_000, action="late", at=9, decision="d", was=40_000))
     pods = [pod(n, "30M", record("30M", 60_000, action="late", at=9, decision="d", owed=(early,))) for n in (1, 2)]
-    actions = recover_actions(
-        "line", TARGET, [main, *pods], lambda thing, action: thing.uid == "p2" and action == "early"
-    )
+    actions = recover_actions("line", TARGET, [main, *pods], lambda obj, action: obj.uid == "p2" and action == "early")
     assert [(one.id, one.limit, one.outcome, len(one.pods)) for one in actions] == [
         ("early", 40_000, "applied", 1),
         ("late", 60_000, "applied", 2),

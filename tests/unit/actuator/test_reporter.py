@@ -170,11 +170,11 @@ class LateApi:
         self._meanwhile = meanwhile
         self._stale = stale
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
         """Done, and then something happens; or not done."""
         if self._stale:
             raise StaleObject("422")
-        changed: T = after(thing, operations)
+        changed: T = after(obj, operations)
         self._meanwhile()
         return changed
 

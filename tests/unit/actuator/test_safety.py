@@ -1,4 +1,4 @@
-"""Not knowing raises no limit; one thing that goes wrong stops no other."""
+"""Not knowing raises no limit; one failure stops nothing else."""
 
 import asyncio
 from typing import Any
@@ -86,11 +86,11 @@ class Faulty:
         """Two Pods."""
         return tuple(pod(number, "30M", record("30M", 60_000)) for number in (1, 2))
 
-    async def patch(self, thing: Any, operations: list[dict[str, Any]]) -> Any:
+    async def patch(self, obj: Any, operations: list[dict[str, Any]]) -> Any:
         """The first Pod fails."""
-        if thing.metadata.name == "app-1-1":
+        if obj.metadata.name == "app-1-1":
             raise self.error
-        return after(thing, operations)
+        return after(obj, operations)
 
 
 @pytest.mark.parametrize(
