@@ -36,16 +36,6 @@ class ApplyResult(Struct, frozen=True):
     is_stale: bool
     """Whether some objects had changed since they were seen; they have been read again."""
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether a write failed."""
-        return any(outcome.outcome == "failed" for _, outcome in self.outcomes)
-
-    @property
-    def has_written_workload(self) -> bool:
-        """Whether the workload was written."""
-        return any(isinstance(write.obj, Workload) and one.outcome == "applied" for write, one in self.outcomes)
-
 
 async def apply_plan(
     client: Patcher, observed: ObservedState, plan: Plan, is_wanted: Callable[[Write], bool], *, tolerate_stale: bool

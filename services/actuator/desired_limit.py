@@ -69,11 +69,6 @@ def _clamp(target: Target, limit: int) -> int:
     return int(min(max(limit, target.min), target.max))
 
 
-def lowest(*limits: int | None) -> int | None:
-    """The lowest of some limits, kbit/s; None, which is unlimited, where all are."""
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 class DesiredLimit:
     """One target's limit order over time."""
 
@@ -126,7 +121,7 @@ class DesiredLimit:
         ends = [one.end for one in known if one.end is not None and one.end <= instant.now + AHEAD]
         why = rejection_reason(max(ends, default=None), decision, instant.now)
         if why is None:
-            before = lowest(*(one.limit for one in known))
+            before = min((one.limit for one in known), default=None)
             self._hold(build_order(self._target, decision, part, published), instant)
             self.cap(before)
         return why
@@ -226,7 +221,8 @@ class DesiredLimit:
 
         The last order may be in force on some of the objects only; its fence is kept.
         """
-        safe = lowest(self._target.fail_safe, limit, last.limit if last else None) or 0
+        known = (limit, last.limit if last else None)
+        safe = min([self._target.fail_safe, *(one for one in known if one is not None)])
         self.order = LimitOrder(
             cause=cause,
             limit=_clamp(self._target, safe),

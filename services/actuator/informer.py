@@ -51,14 +51,13 @@ class ObservedState:
 
     def update(self, obj: Workload | Pod) -> None:
         """Take a new or changed object, unless a newer state of it is known."""
-        if isinstance(obj, Workload):
-            known = self.workload
-            if known is None or known.uid != obj.uid or known.version < obj.version:
-                self.workload = obj
-        else:
-            before = self._pods.get(obj.uid)
-            if before is None or before.version < obj.version:
+        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
+        is_newer = known is None or int(known.metadata.resource_version) < int(obj.metadata.resource_version)
+        if isinstance(obj, Pod):
+            if is_newer:
                 self._pods[obj.uid] = obj
+        elif is_newer or (known is not None and known.uid != obj.uid):
+            self.workload = obj
         self._on_change()
 
     def update_known(self, obj: Workload | Pod) -> None:

@@ -27,20 +27,13 @@ Publish = Callable[[Action, Mapping[str, str]], Awaitable[None]]
 _log = structlog.get_logger()
 
 
-class PendingAck:
-    """A decision that was received, and how many of its targets still work on it."""
+class PendingAck(Struct):
+    """A decision that was received, to be acknowledged once all of its targets have finished with it."""
 
-    def __init__(self, acknowledge: Callable[[], Awaitable[None]], headers: Mapping[str, str], targets: int) -> None:
-        """``acknowledge`` is called when all targets have finished."""
-        self.headers = headers
-        self._acknowledge = acknowledge
-        self._left = targets
-
-    async def finish(self) -> None:
-        """Take note that one target has finished."""
-        self._left -= 1
-        if self._left == 0:
-            await self._acknowledge()
+    acknowledge: Callable[[], Awaitable[None]]
+    headers: Mapping[str, str]
+    targets: int
+    """How many have not finished."""
 
 
 class _Report(Struct):
@@ -98,7 +91,9 @@ class ActionOutbox:
                 await self._more.wait()
             one = self._waiting[0]
             if isinstance(one, PendingAck):
-                await one.finish()
+                one.targets -= 1
+                if one.targets == 0:
+                    await one.acknowledge()
                 failpoints.point("actuator.acknowledged")
             else:
                 await publish(one.action, one.headers)

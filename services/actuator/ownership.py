@@ -122,11 +122,6 @@ def newest_record(objects: Iterable[KubeObject], latest: int) -> OwnershipRecord
     return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
 
 
-def encode_record(record: OwnershipRecord) -> str:
-    """Write the annotation's content."""
-    return msgspec.json.encode(record).decode()
-
-
 def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     """Say why a target must be left alone; None where it may be written.
 

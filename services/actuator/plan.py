@@ -12,6 +12,7 @@ from hashlib import blake2b
 from math import inf
 from typing import Any
 
+import msgspec
 from msgspec import Struct, convert
 
 from schemas.domain import Target
@@ -25,7 +26,6 @@ from services.actuator.ownership import (
     OwnershipRecord,
     WriteRecord,
     build_patch,
-    encode_record,
     find_record,
 )
 from services.kube.objects import BANDWIDTH, Pod, Workload
@@ -55,13 +55,10 @@ class Write(Struct, frozen=True):
     obj: Workload | Pod
     rate: int
     """The object's new bandwidth, kbit/s."""
+    drop: float
+    """By how much it lowers what the object may send, kbit/s; negative for a raise."""
     record: OwnershipRecord
     operations: list[dict[str, Any]]
-
-    @property
-    def drop(self) -> float:
-        """By how much it lowers what the object may send, kbit/s; negative for a raise."""
-        return inf if self.obj.limit is None else self.obj.limit - self.rate
 
     @property
     def is_cut(self) -> bool:
@@ -153,8 +150,9 @@ def build_plan(
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in owed[-MAX_BACKLOG:]),
             **order.provenance(),
         )
-        operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: encode_record(record)})
-        writes.append(Write(one.obj, one.rate, record, operations))
+        operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: msgspec.json.encode(record).decode()})
+        drop = inf if one.obj.limit is None else one.obj.limit - one.rate
+        writes.append(Write(obj=one.obj, rate=one.rate, drop=drop, record=record, operations=operations))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 

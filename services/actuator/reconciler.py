@@ -18,7 +18,7 @@ from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
-from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, build_order, lowest
+from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, build_order
 from services.actuator.informer import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import OwnershipRecord, find_record, newest_record, pause_reason, resume_command
@@ -27,7 +27,7 @@ from services.actuator.reporter import Recorder, Reporter, recover_actions
 from services.bus.session import BackOff
 from services.common import failpoints
 from services.control.fencing import AHEAD
-from services.kube.objects import KubeObject, Workload
+from services.kube.objects import Workload
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
@@ -178,8 +178,16 @@ class Reconciler:
         instant, workload = self._instant(), self.observed.workload
         record = self._newest_record(instant)
         # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
-        limit = None if workload is None else lowest(workload.limit, record.limit if record is not None else None)
-        self._expire_order(limit, instant)
+        limits = [one.limit for one in (workload, record) if one is not None]
+        limit = min((one for one in limits if one is not None), default=None)
+        expired = self._desired.expire(limit, instant, is_observed=workload is not None)
+        if expired is not None:
+            metrics.dead_man.labels(self.target.key).inc()
+            if self._pending:
+                reason = "it expired before it could be put in force"
+                self._reporter.report_unwritten(expired, "skipped", reason, self._headers)
+            self._finish_pending()
+            self._headers = {}
         if workload is None or not self.observed.has_all_pods:
             return None
         self._desired.initialize(record, limit, instant)
@@ -225,17 +233,6 @@ class Reconciler:
             return None
         return await self._apply(order, plan, writer, workload)
 
-    def _expire_order(self, limit: int | None, instant: Instant) -> None:
-        """Let an expired order fall back to the fail-safe limit, and report a decision that came to nothing."""
-        expired = self._desired.expire(limit, instant, is_observed=self.observed.workload is not None)
-        if expired is not None:
-            metrics.dead_man.labels(self.target.key).inc()
-            if self._pending:
-                reason = "it expired before it could be put in force"
-                self._reporter.report_unwritten(expired, "skipped", reason, self._headers)
-            self._finish_pending()
-            self._headers = {}
-
     def _recover_reports(self, workload: Workload) -> None:
         """Report the writes on the objects that nobody reported, and note what the workload's record says."""
         if workload.uid != self._uid:
@@ -243,12 +240,8 @@ class Reconciler:
         self._is_managed = self._is_managed or find_record(workload) is not None
         if self._shared.dry_run or self._is_deposed(workload):
             return
-
-        def is_reported(obj: KubeObject, action: str) -> bool:
-            return action in self._on_bus or action in self._reported.get(obj.uid, ())
-
         objects = [workload, *self.observed.pods]
-        for action in recover_actions(self._domain.name, self.target, objects, is_reported):
+        for action in recover_actions(self._domain.name, self.target, objects, self._on_bus, self._reported):
             self._reporter.report_recovered(action)
             failpoints.point("actuator.recovered")
         records = {obj.uid: find_record(obj) for obj in objects}
@@ -279,17 +272,19 @@ class Reconciler:
 
         tolerate_stale = self._stale_rounds < _STALE_ROUNDS
         result = await apply_plan(self._shared.client, self.observed, plan, is_wanted, tolerate_stale=tolerate_stale)
-        if result.has_written_workload:
-            self._announced = order
-            self._term, self._is_managed = writer.term, True
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
                 self._reported[write.obj.uid] = {one.action for one in write.record.writes}
+                if isinstance(write.obj, Workload):
+                    self._announced = order
+                    self._term, self._is_managed = writer.term, True
         self._reporter.report_writes(order, plan, result.outcomes, workload, headers)
         self._stale_rounds = self._stale_rounds + 1 if result.is_stale else 0
         if any(write.record.cause == "drift" for write, _ in result.outcomes):
             self._drift.count(self._shared.steady())
-        return self._back_off.next_s() if result.has_failed else 0.0  # what was written may not be all
+        if any(outcome.outcome == "failed" for _, outcome in result.outcomes):
+            return self._back_off.next_s()
+        return 0.0  # what was written may not be all
 
     def _instant(self) -> Instant:
         return Instant(self._shared.clock(), self._shared.steady())

@@ -1,6 +1,6 @@
 """Reports what happens to one target: actions for the bus, Events and notes for people, logs and metrics."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import structlog
@@ -67,7 +67,11 @@ def build_action(
 
 
 def recover_actions(
-    domain: str, target: Target, objects: Iterable[KubeObject], is_reported: Callable[[KubeObject, str], bool]
+    domain: str,
+    target: Target,
+    objects: Iterable[KubeObject],
+    on_bus: Set[str],
+    reported: Mapping[str, Set[str]],
 ) -> list[Action]:
     """Rebuild the actions whose reports may have been lost from what the objects carry, oldest first.
 
@@ -75,13 +79,14 @@ def recover_actions(
         domain: the target's domain.
         target: what was acted on.
         objects: its objects.
-        is_reported: whether an action was reported for an object.
+        on_bus: ids of actions that were reported in whole.
+        reported: by an object's uid, ids of actions that were reported for it.
     """
     found: dict[str, tuple[WriteRecord, list[PodOutcome]]] = {}
     for obj in objects:
         record = find_record(obj)
         for write in record.writes if record else ():
-            if not is_reported(obj, write.action):
+            if write.action not in on_bus and write.action not in reported.get(obj.uid, ()):
                 _, pods = found.setdefault(write.action, (write, []))
                 if isinstance(obj, Pod):
                     limit = int(Rate.parse(write.value))

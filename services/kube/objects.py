@@ -80,11 +80,6 @@ class KubeObject(Struct, frozen=True):
         """Whether the bandwidth annotation is this value, or another notation of it."""
         return self.bandwidth == value or (self.limit is not None and self.limit == Rate.enforced(value))
 
-    @property
-    def version(self) -> int:
-        """Grows with every change."""
-        return int(self.metadata.resource_version)
-
 
 class PodStatus(Struct, frozen=True):
     """A Pod's status."""

@@ -61,7 +61,7 @@ async def test_patches_on_condition(server: Server, client: KubeClient, annotate
     wanted: dict[str, str | None] = {BANDWIDTH: "10M", "sluice.dev/limit": "x"}
     after = await client.patch(pod, build_patch(pod, wanted))
     assert after.annotations == {BANDWIDTH: "10M", "sluice.dev/limit": "x"}
-    assert after.version > pod.version
+    assert int(after.metadata.resource_version) > int(pod.metadata.resource_version)
     with pytest.raises(StaleObject):
         await client.patch(pod, build_patch(pod, wanted))
     back = await client.patch(after, build_patch(after, {BANDWIDTH: pod.bandwidth, "sluice.dev/limit": None}))

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from schemas.domain import Target
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
-from services.actuator.ownership import KEY, OwnershipRecord, encode_record
+from services.actuator.ownership import KEY, OwnershipRecord
 from services.actuator.plan import Plan, Writer, build_plan
 from services.kube.objects import (
     BANDWIDTH,
@@ -28,7 +30,7 @@ def annotated(bandwidth: str | None, record: OwnershipRecord | str | None = None
     """An object's annotations; None where it has none."""
     found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
     if record is not None:
-        found[KEY] = record if isinstance(record, str) else encode_record(record)
+        found[KEY] = record if isinstance(record, str) else msgspec.json.encode(record).decode()
     return found or None
 
 
@@ -107,7 +109,7 @@ def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
         old.name,
         old.namespace,
         old.uid,
-        str(obj.version + 1),
+        str(int(old.resource_version) + 1),
         found,
         old.labels,
         old.owner_references,
