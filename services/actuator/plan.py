@@ -132,7 +132,7 @@ def build_plan(
         seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in mismatches if one.cause == cause)
         digest = blake2b("\n".join([*seen, str(order.limit), writer.by]).encode(), digest_size=6).hexdigest()
         actions[cause] = ":".join([target.key, cause, order.decision or "-", digest])
-    writes = []
+    was, provenance, writes = workload.limit, order.provenance(), []
     for one in mismatches:
         before = find_record(one.obj)
         owed = [write for write in before.writes if is_owed(write.action)] if before else []
@@ -143,15 +143,16 @@ def build_plan(
             value=str(Rate(one.rate)),
             limit=order.limit,
             at=now,
-            was=workload.limit,
+            was=was,
             found=before.found if before else one.obj.bandwidth,
             term=writer.term if is_workload else 0,
             by=writer.by if is_workload else "",
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in owed[-MAX_BACKLOG:]),
-            **order.provenance(),
+            **provenance,
         )
         operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: msgspec.json.encode(record).decode()})
-        drop = inf if one.obj.limit is None else one.obj.limit - one.rate
+        limit = one.obj.limit
+        drop = inf if limit is None else limit - one.rate
         writes.append(Write(obj=one.obj, rate=one.rate, drop=drop, record=record, operations=operations))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 

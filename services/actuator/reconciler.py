@@ -227,7 +227,9 @@ class Reconciler:
         if wait_s is not None:
             return wait_s
         if self._shared.dry_run:
-            outcomes = [(one, PodOutcome(one.obj.metadata.name, one.obj.uid, "dry-run")) for one in plan.writes]
+            outcomes = [
+                (one, PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run")) for one in plan.writes
+            ]
             self._reporter.report_writes(order, plan, outcomes, workload, self._headers)
             self._finish_pending()
             return None

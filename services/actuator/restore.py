@@ -143,7 +143,9 @@ def build_restore_action(domain: Domain, target: Target, results: Sequence[Resto
         reason="; ".join(f"{one.obj.kind} {one.obj.metadata.name}: {one.text}" for one in results)[:2000],
         was=workload.obj.limit if workload is not None else None,
         pods=tuple(
-            PodOutcome(one.obj.metadata.name, one.obj.uid, one.outcome) for one in results if isinstance(one.obj, Pod)
+            PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome)
+            for one in results
+            if isinstance(one.obj, Pod)
         ),
         applied=now,
     )

@@ -78,7 +78,10 @@ class KubeObject(Struct, frozen=True):
 
     def has_bandwidth(self, value: str) -> bool:
         """Whether the bandwidth annotation is this value, or another notation of it."""
-        return self.bandwidth == value or (self.limit is not None and self.limit == Rate.enforced(value))
+        if self.bandwidth == value:
+            return True
+        limit = self.limit
+        return limit is not None and limit == Rate.enforced(value)
 
 
 class PodStatus(Struct, frozen=True):

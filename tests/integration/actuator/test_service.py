@@ -171,7 +171,7 @@ async def test_somebody_elses_value_pauses_the_target(
 
 
 async def test_what_was_there_first_is_remembered(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A value that the Deployment had before Sluice is no foreign one, and comes back with restore."""
+    """A value from before Sluice does not pause the target, and restore puts it back."""
     await scene.server.deploy(replicas=2, own={BANDWIDTH: "44M", "team": "x"}, template={BANDWIDTH: "10M"})
     pods = await scene.server.pods_of("app", 2)
     before = await scene.server.must("GET", f"{scene.server.deployments}/app")
@@ -224,7 +224,7 @@ async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: 
 
 
 class CutShort:
-    """A cluster that is out of reach after some patches."""
+    """A client whose API server is out of reach after some patches."""
 
     def __init__(self, client: KubeClient, patches: int) -> None:
         """Let so many through."""
@@ -243,7 +243,7 @@ class CutShort:
 async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The API server goes after the Deployment, then after one Pod: each object carries its own way back."""
+    """The API server fails after the Deployment, then after one Pod: each object's record is enough to finish."""
     await scene.server.deploy(replicas=3, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 3)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -267,7 +267,7 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
 async def test_a_running_actuator_leaves_a_restored_target_alone(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """After restore the target is paused, until a person hands it over or the actuator starts anew."""
+    """After restore the target is paused, until a person hands it back or the actuator restarts."""
     await scene.server.deploy(replicas=1)
     await scene.server.pods_of("app", 1)
     decider = Decider(scene.bus, scene.server.namespace)

@@ -1,4 +1,4 @@
-"""A plan that takes long: what is still sent of it once its decision is over, or another one is in hand."""
+"""A slow API server: which patches are still sent after the decision expired or a newer one arrived."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ AT_ONCE = 12
 
 
 class SlowApi:
-    """An API server that answers no patch before it is let go."""
+    """An API server that answers patches only when told to."""
 
     def __init__(self, *objects: KubeObject) -> None:
         """Hold these objects."""
@@ -158,7 +158,7 @@ async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> N
 
 @pytest.mark.parametrize("before", [60_000, 12_000])
 async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, before: int) -> None:
-    """Whether it comes amid raises or amid cuts that are not as deep."""
+    """Whether raises or shallower cuts are in flight."""
     await bench.begin(before)
     bench.decide(2, 10_000)
     bench.api.go.set()
@@ -194,7 +194,7 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
 
 @pytest.mark.parametrize("bench", ["2M"], indirect=True)
 async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
-    """Pods are cut before it is raised, and another order comes first: the next finds what was there before."""
+    """A newer order arrives after the Pods were cut and before the Deployment was raised; the report says so."""
     await bench.begin(30_000)
     bench.decide(2, 24_000)
     bench.api.go.set()

@@ -1,4 +1,4 @@
-"""What the actuator writes, and why."""
+"""Plans: what the actuator writes, and why; and when it leaves a target alone."""
 
 import pytest
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ def written(plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def test_a_first_decision_claims_everything() -> None:
-    """Nothing of Sluice's is there yet: Deployment and Pods get value and record, what was found is kept."""
+    """Without records, Deployment and Pods get a value and a record, which keeps the value found."""
     plan = plan_of(order(60_000), deployment("44M"), pod(1), pod(2, bandwidth=None))
     assert written(plan) == {
         "app": ("60M", "decision"),
@@ -31,7 +31,7 @@ def test_a_first_decision_claims_everything() -> None:
 
 
 def test_nothing_is_written_twice() -> None:
-    """What a plan has written needs no further plan; what was found first stays in the record."""
+    """After a plan is applied nothing is left to write; the record keeps the value that was found first."""
     objects = [deployment("44M"), pod(1), pod(2)]
     for limit in (60_000, 20_000):
         main, *pods = objects
@@ -44,7 +44,7 @@ def test_nothing_is_written_twice() -> None:
 
 
 def test_the_same_rate_in_other_words_is_no_difference() -> None:
-    """50M and 50000k are one value: nobody has to be overrun for it."""
+    """50M and 50000k are one value: neither drift nor somebody else's."""
     main = deployment("60000k", record("60M", 60_000), replicas=1)
     assert pause_reason(main, managed=True) is None
     assert plan_of(order(60_000), main, pod(1, "60000k", record("60M", 60_000))).writes == ()
@@ -62,14 +62,14 @@ def test_the_same_rate_in_other_words_is_no_difference() -> None:
     ],
 )
 def test_why_a_pod_is_patched(one: object, cause: str) -> None:
-    """A Pod that appeared, was tampered with, has another share now, or missed the last decision."""
+    """A Pod is new, was changed by somebody, has another share now, or missed the last decision."""
     main = deployment("60M", record("60M", 60_000))
     other = pod(2, "30M", record("30M", 60_000))
     assert written(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
 
 
 def test_a_removed_annotation_on_the_deployment_is_drift() -> None:
-    """The record says that it was there: it is put back, the Pods are left as they are."""
+    """The record shows that it was there: it is written again, and the Pods are not."""
     main = deployment(None, record("60M", 60_000), replicas=1)
     assert written(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
 
@@ -93,7 +93,7 @@ def test_shares(limit: int, replicas: int, pods: int, share: int) -> None:
 
 
 def test_cuts_come_before_raises() -> None:
-    """Where some Pods get less and one gets more, the room is made before it is taken."""
+    """Where some Pods get less and one gets more, bandwidth is released before it is given."""
     main = deployment("60M", record("60M", 60_000), replicas=3)
     pods = [pod(n, "30M", record("30M", 60_000)) for n in (1, 2)]
     phases = [[write.obj.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases]
@@ -116,8 +116,8 @@ def test_ids_are_stable_and_tell_actions_apart() -> None:
     assert first.reasons.keys() != plan_of(order(61_000), deployment(), pod(1)).reasons.keys()
 
 
-def test_what_the_bus_has_not_heard_of_travels_along() -> None:
-    """A write over one whose report is on its way keeps that one's tale, and drops it when it has arrived."""
+def test_unacknowledged_writes_stay_in_the_record() -> None:
+    """A record keeps earlier writes until the bus has acknowledged their reports."""
     owing = record("30M", 60_000, action="first", owed=(record("20M", 40_000, action="zeroth"),))
     main = deployment("60M", record("60M", 60_000, action="first"), replicas=1)
     for owed, kept in (({"first", "zeroth"}, ["zeroth", "first"]), ({"first"}, ["first"]), (set(), [])):
@@ -126,8 +126,8 @@ def test_what_the_bus_has_not_heard_of_travels_along() -> None:
         assert all(one.value for one in plan.writes[0].record.owed)
 
 
-def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
-    """Raises wait, on all objects, until the bus has taken some; cuts go on, and no report gives way to them."""
+def test_an_object_with_a_backlog_is_only_cut() -> None:
+    """All raises wait until the bus has acknowledged some reports; cuts go on, and no report is dropped for them."""
     owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(RAISE_BACKLOG))
     ids = frozenset(one.action for one in owed) | {"last"}
     main = deployment("60M", record("60M", 60_000), replicas=2)
@@ -142,7 +142,7 @@ def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
 
 
 def test_reports_are_read_back_from_the_objects() -> None:
-    """All writes that the objects tell of and that were not reported, by action, oldest first, each Pod named."""
+    """Every unreported write in the records is reported once per action, oldest first, with its Pods."""
     early = record("20M", 40_000, action="early", at=5)
     main = deployment("60M", record("60M", 60_000, action="late", at=9, decision="d", was=40_000))
     pods = [pod(n, "30M", record("30M", 60_000, action="late", at=9, decision="d", owed=(early,))) for n in (1, 2)]
@@ -170,21 +170,21 @@ def test_reports_are_read_back_from_the_objects() -> None:
         (deployment("60M", "{}"), True, None),
     ],
 )
-def test_what_is_left_alone(main: object, managed: bool, why: str | None) -> None:
+def test_when_a_target_is_paused(main: object, managed: bool, why: str | None) -> None:
     """Somebody else's value, a record that vanished or cannot be read; not what was there before Sluice."""
     found = pause_reason(main, managed=managed)  # type: ignore[arg-type]
     assert (found is None) if why is None else (why in (found or ""))
 
 
-def test_the_way_back() -> None:
-    """What a person types to give a target back to Sluice, depending on why it is left alone."""
+def test_the_resume_command() -> None:
+    """The command depends on why the target is paused."""
     foreign = resume_command(deployment("33M", record("60M", 60_000)))
     assert foreign == f"kubectl -n default annotate deployment app {BANDWIDTH}-"
     assert resume_command(deployment("33M")) == f"kubectl -n default annotate deployment app {KEY}='{{}}' --overwrite"
 
 
 def test_values_are_what_cilium_reads() -> None:
-    """Every value written reads back as exactly the rate that was meant."""
+    """Every value written parses to exactly the rate that was planned."""
     for limit in (5_000, 5_001, 12_345, 79_999, 80_000):
         for write in plan_of(order(limit), deployment(replicas=7), *(pod(n) for n in range(7))).writes:
             assert Rate.parse(write.record.value) == write.rate

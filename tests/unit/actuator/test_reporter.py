@@ -1,4 +1,4 @@
-"""Reports on their way to the bus, Events on their way to people, and what is seen of the cluster."""
+"""The outbox, Events, the observed state and the records on objects."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ def action(number: int, outcome: Outcome = "applied", cause: Cause = "decision",
 
 
 class LateBus:
-    """A bus that is away until it is let go."""
+    """A bus that is away at first."""
 
     def __init__(self) -> None:
         """Begin away."""
@@ -64,7 +64,7 @@ async def test_reports_that_name_a_patch_are_all_kept() -> None:
 
 
 async def test_reports_that_name_none_collapse() -> None:
-    """Of those alike on one target the newest is enough; the one that may be on its way stays."""
+    """Of the same kind on one target only the newest is kept, and the first, which may be in flight."""
     outbox = ActionOutbox()
     for number in range(6):
         outbox.put(action(number, "skipped"), {})
@@ -149,8 +149,8 @@ async def test_an_event_that_cannot_be_written_stops_nothing() -> None:
     assert await record_events(FakeEvents(broken=True), (0, "LimitCut", "a"), (1, "LimitPaused", "b")) == []
 
 
-def test_what_is_older_is_not_seen_again() -> None:
-    """A watch that lags behind the answer to a patch does not take the object back."""
+def test_an_older_state_is_ignored() -> None:
+    """A watch that lags behind the answer to a patch does not undo it."""
     changes: list[int] = []
     observed = ObservedState(lambda: changes.append(1))
     observed.replace_workload([deployment("20M", version=5)])
@@ -163,7 +163,7 @@ def test_what_is_older_is_not_seen_again() -> None:
 
 
 class LateApi:
-    """A cluster whose answer comes after something else was observed."""
+    """An API server whose answer arrives after something else was observed."""
 
     def __init__(self, meanwhile: Callable[[], None], *, stale: bool) -> None:
         """Patches succeed, or find the object changed and it is read anew."""
@@ -171,7 +171,7 @@ class LateApi:
         self._stale = stale
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
-        """Done, and then something happens; or not done."""
+        """Apply the patch, and then let something else happen; or refuse it as stale."""
         if self._stale:
             raise StaleObject("422")
         changed: T = after(obj, operations)
@@ -187,7 +187,7 @@ class LateApi:
 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, stale: bool) -> None:
-    """A Pod, and a Deployment that another took the place of: the late answer is about nothing that is there."""
+    """A Pod that is gone, and a Deployment that was replaced: the late answer must not bring them back."""
     observed = ObservedState(lambda: None)
     observed.replace_workload([deployment(replicas=1)])
     observed.replace_pods([pod(1)])
@@ -206,7 +206,7 @@ async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, sta
 
 
 async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_successor() -> None:
-    """Read anew, there is another under its name: nothing is patched until the watch tells of that one's Pods."""
+    """Another Deployment has its name: nothing is patched until the watch has shown that one and its Pods."""
     observed = ObservedState(lambda: None)
     old = Deployment(Meta("app", "default", "d0", "1"), WorkloadSpec(Selector({"app": "app"}), 0))
     observed.replace_workload([old])
@@ -218,7 +218,7 @@ async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_succes
 
 
 def test_a_new_list_forgets_what_is_gone() -> None:
-    """Pods that a list does not have any more, and a Deployment that is not found."""
+    """Pods that are no longer listed, and a Deployment that is not found, are dropped."""
     observed = ObservedState(lambda: None)
     observed.replace_workload([deployment()])
     observed.replace_pods([pod(1), pod(2)])
@@ -230,7 +230,7 @@ def test_a_new_list_forgets_what_is_gone() -> None:
 
 
 def test_operations_guard_what_they_change() -> None:
-    """A patch says what it expects; on another state it fails, and on the same it does what it should."""
+    """A patch tests every value that it changes, and has the intended effect where they are as seen."""
     desired: dict[str, str | None] = {BANDWIDTH: "5M", "sluice.dev/limit": None}
     for one in (pod(1, "10M", "x"), pod(1, None), pod(1, annotations={}), pod(1, annotations={"other": "y"})):
         changed = after(one, build_patch(one, desired))
@@ -239,7 +239,7 @@ def test_operations_guard_what_they_change() -> None:
 
 
 def test_records_that_cannot_be_read() -> None:
-    """Another's text, another version, or what lacks a field: said, and never taken for one of ours."""
+    """Foreign text, another version and missing fields are errors, never records."""
     complete = '"action": "a", "cause": "decision", "value": "1M", "limit": 1, "at": 1'
     for text in ("x", "[]", '{"v": 1}', f'{{"v": 9, {complete}}}'):
         one = deployment("1M", text)
@@ -250,7 +250,7 @@ def test_records_that_cannot_be_read() -> None:
 
 
 def test_the_newest_record() -> None:
-    """By the decision's sample, then by when it was written; one from the future does not count."""
+    """The latest sample counts, then the time of writing; records from the future are ignored."""
     old, new, again, ahead = (record("1M", 1_000, end=end, at=at) for end, at in ((1, 9), (5, 2), (5, 3), (99, 1)))
     none = record("1M", 1_000, end=None)
     unreadable = deployment("1M", "x")

@@ -1,4 +1,4 @@
-"""Not knowing raises no limit; one failure stops nothing else."""
+"""Without data no limit is raised, and one failure stops nothing else."""
 
 import asyncio
 from typing import Any
@@ -45,7 +45,7 @@ def test_a_start_raises_no_pod_that_a_failed_cut_reached(limit: int | None) -> N
 
 @pytest.mark.parametrize("value", ["6e6", "6E6", "0.006G", "6000000000m", "+6M"])
 def test_a_start_raises_no_limit_in_any_notation(value: str) -> None:
-    """Whatever Kubernetes takes for a quantity, Cilium enforces."""
+    """Cilium enforces every notation of a Kubernetes quantity."""
     desired = DesiredLimit(TARGET, Duration(5 * S), 0.0)
     desired.initialize(None, deployment(value).limit, Instant(NOW, 6.0))
     assert desired.order is not None
@@ -53,7 +53,7 @@ def test_a_start_raises_no_limit_in_any_notation(value: str) -> None:
 
 
 def drift_of(value: str) -> Plan:
-    """What corrects a Pod that somebody set to a value."""
+    """The plan that corrects a Pod whose bandwidth somebody changed."""
     main = deployment("60M", record("60M", 60_000), replicas=1)
     return plan_of(order(60_000), main, pod(1, value, record("60M", 60_000)))
 
@@ -103,12 +103,12 @@ class Faulty:
     ],
 )
 async def test_restore_says_what_became_of_each_object(error: Exception, outcomes: list[str]) -> None:
-    """A Pod that vanishes is passed over; one that fails is a failed outcome beside the others."""
+    """A Pod that is gone is left out; one that cannot be patched is reported as failed beside the others."""
     assert [back.outcome for back in await restore(Faulty(error), TARGET, dry_run=False)] == outcomes
 
 
 async def test_without_a_cluster_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a Pod and without settings there is nothing to connect to."""
+    """Outside of a Pod the configuration must name a server or a kubeconfig."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(KubeConfigError, match=r"set kubernetes\.kubeconfig or kubernetes\.server"):
         async with KubeClient.connect(Kubernetes()):
@@ -124,13 +124,13 @@ class Refusing:
         self.errors = list(errors)
 
     async def last(self, kind: Any, subject: str) -> None:
-        """Rejected, or nothing there."""
+        """Refuse, or have no message."""
         if self.errors:
             raise self.errors.pop(0)
 
 
 async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
-    """Neither a permission nor an answer with an error ends the look-up; /readyz has the reason."""
+    """A look-up is repeated after a missing permission and after an error of JetStream; /readyz shows why."""
     health = Health()
     async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:9")) as client:
         actuator = Actuator(CONFIG, client, health)
@@ -140,7 +140,7 @@ async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
 
 
 async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:
-    """An error that nobody foresaw ends one conversation, not the actuator."""
+    """An unexpected error ends one connection to the bus, not the actuator."""
     tries = asyncio.Event()
     count = 0
 
