@@ -173,7 +173,7 @@ async def most_owed(scene: Scene) -> int:
 
 
 async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The later one takes over with its first write; the earlier one stands by, reports it, and takes no decision away."""
+    """The later one takes over with its first write; the earlier one stands by and takes no decision away."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
         await decider.say("60M", good_for=2 * S)
