@@ -55,9 +55,20 @@ class History(RuleBasedStateMachine):
         """A decision comes."""
         before = self.desired.order
         end = self.now - age
-        part = TargetDecision(TARGET.key, limit, limit, rule_, 0)
+        part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule=rule_, was=0)
         state = State(1, 1, end, {}, "p")
-        decision = Decision("d", f"d:{end}", end, end + good_for, (part,), "", state, "p", stress, violated)
+        decision = Decision(
+            domain="d",
+            sample=f"d:{end}",
+            end=end,
+            expires=end + good_for,
+            targets=(part,),
+            reason="",
+            state=state,
+            policy="p",
+            stress=stress,
+            violated=violated,
+        )
         why = self.desired.accept(decision, part, end, None, self.instant)
         if why is not None:
             assert self.desired.order is before

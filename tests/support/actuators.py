@@ -125,20 +125,22 @@ class Decider:
         self._epoch = self._epoch or end
         self._seq += 1
         targets = tuple(
-            TargetDecision(f"{self._namespace}/{name}", _kbit(limit), _kbit(limit), "none", 0)
+            TargetDecision(
+                target=f"{self._namespace}/{name}", limit=_kbit(limit), proposal=_kbit(limit), rule="none", was=0
+            )
             for name, limit in limits.items()
         )
         state = State(self._epoch, self._seq, end, {}, "test/1")
         return Decision(
-            self._domain,
-            f"{self._domain}:{end}",
-            end,
-            end + good_for,
-            targets,
-            "as the test says",
-            state,
-            "test/1",
-            0.5,
+            domain=self._domain,
+            sample=f"{self._domain}:{end}",
+            end=end,
+            expires=end + good_for,
+            targets=targets,
+            reason="as the test says",
+            state=state,
+            policy="test/1",
+            stress=0.5,
         )
 
     async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:

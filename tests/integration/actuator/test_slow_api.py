@@ -85,9 +85,19 @@ class Bench(Struct):
     def decide(self, number: int, limit: int) -> None:
         """Offer a decision; each number is a newer one."""
         end = NOW + number
-        part = TargetDecision(TARGET.key, limit, limit, "none", 0)
+        part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule="none", was=0)
         state = State(1, number, end, {}, "test/1")
-        decision = Decision("line", f"line:{end}", end, NOW + 3 * S, (part,), "as told", state, "test/1", stress=0.5)
+        decision = Decision(
+            domain="line",
+            sample=f"line:{end}",
+            end=end,
+            expires=NOW + 3 * S,
+            targets=(part,),
+            reason="as told",
+            state=state,
+            policy="test/1",
+            stress=0.5,
+        )
 
         async def acknowledge() -> None:
             self.acknowledged.append(number)

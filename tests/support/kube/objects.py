@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.domain import Target
 from schemas.units import Rate
@@ -38,7 +39,13 @@ def deployment(
     bandwidth: str | None = None, record: OwnershipRecord | str | None = None, replicas: int = 2, version: int = 1
 ) -> Deployment:
     """The target's Deployment."""
-    meta = Meta("app", "default", "d", str(version), annotated(bandwidth, record))
+    meta = Meta(
+        name="app",
+        namespace="default",
+        uid="d",
+        resource_version=str(version),
+        annotations=annotated(bandwidth, record),
+    )
     return Deployment(meta, WorkloadSpec(Selector({"app": "app"}), replicas))
 
 
@@ -54,14 +61,14 @@ def pod(
 ) -> Pod:
     """One of its Pods."""
     meta = Meta(
-        f"app-1-{number}",
-        "default",
-        f"p{number}",
-        str(version),
-        dict(annotations) if annotations is not None else annotated(bandwidth, record),
-        {"app": "app", "pod-template-hash": "1"},
-        (Owner("ReplicaSet", "app-1", "r", controller=True),),
-        "2026-11-23T12:00:00Z" if going else None,
+        name=f"app-1-{number}",
+        namespace="default",
+        uid=f"p{number}",
+        resource_version=str(version),
+        annotations=dict(annotations) if annotations is not None else annotated(bandwidth, record),
+        labels={"app": "app", "pod-template-hash": "1"},
+        owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
+        deletion_timestamp="2026-11-23T12:00:00Z" if going else None,
     )
     return Pod(meta, PodStatus(phase))
 
@@ -104,15 +111,5 @@ def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
         else:
             assert found is not None
             found = {name: value for name, value in found.items() if name != key}
-    old = obj.metadata
-    meta = Meta(
-        old.name,
-        old.namespace,
-        old.uid,
-        str(int(old.resource_version) + 1),
-        found,
-        old.labels,
-        old.owner_references,
-        old.deletion_timestamp,
-    )
-    return Deployment(meta, obj.spec) if isinstance(obj, Deployment) else Pod(meta, obj.status)
+    version = str(int(obj.metadata.resource_version) + 1)
+    return replace(obj, metadata=replace(obj.metadata, resource_version=version, annotations=found))
