@@ -10,9 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.domain import Target
-from schemas.messages import Cause, Decision, TargetDecision
+from schemas.messages import Cause, Decision, Provenance, TargetDecision
 from schemas.units import Duration, Rate
-from services.actuator.ownership import OwnershipRecord, Provenance
+from services.actuator.ownership import OwnershipRecord
 from services.control.fencing import AHEAD, rejection_reason
 
 
@@ -54,13 +54,8 @@ def build_order(target: Target, decision: Decision, part: TargetDecision, publis
         cause="decision",
         limit=limit,
         reason=reason,
-        decision=decision.id,
-        epoch=decision.epoch,
-        seq=decision.seq,
-        end=decision.end,
-        decided=published,
-        expires=decision.expires,
         may_raise=not decision.forbids_raise(part),
+        **decision.provenance(published).fields,
     )
 
 
@@ -142,11 +137,11 @@ class DesiredLimit:
             text = f"{Rate(order.limit)} without data that allow a raise: stays at {Rate(kept)}"
             self.order = replace(order, limit=kept, reason=f"{order.reason}; {text}")
 
-    def comes_from(self, decision: Decision) -> bool:
+    def is_from(self, decision: Decision) -> bool:
         """Whether the order comes from that decision."""
         return self.order is not None and self.order.decision == decision.id and self.order.end == decision.end
 
-    def allows(self, order: LimitOrder, instant: Instant, *, is_cut: bool) -> bool:
+    def is_wanted(self, order: LimitOrder, instant: Instant, *, is_cut: bool) -> bool:
         """Whether a write for an order may still be sent: it is the current order, and has not expired.
 
         A cut is still sent under a newer order that is not lower: it has to be made anyway, and if every
@@ -211,7 +206,7 @@ class DesiredLimit:
 
     def _resume(self, record: OwnershipRecord, instant: Instant) -> None:
         limit = _clamp(self._target, record.limit)
-        order = LimitOrder(cause="decision", limit=limit, reason="in force already", **record.provenance())
+        order = LimitOrder(cause="decision", limit=limit, reason="in force already", **record.fields)
         self._hold(order, instant)
 
     def _fall_back(

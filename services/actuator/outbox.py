@@ -36,7 +36,7 @@ class PendingAck(Struct):
     """How many have not finished."""
 
 
-class _Report(Struct):
+class _QueuedReport(Struct):
     action: Action
     headers: Mapping[str, str]
 
@@ -46,7 +46,7 @@ class ActionOutbox:
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._waiting: deque[_Report | PendingAck] = deque()
+        self._waiting: deque[_QueuedReport | PendingAck] = deque()
         self._more = asyncio.Event()
         self._unacknowledged: dict[str, int] = {}
 
@@ -68,10 +68,10 @@ class ActionOutbox:
             # The first may be on its way already.
             for place in range(1, len(self._waiting)):
                 one = self._waiting[place]
-                if isinstance(one, _Report) and (one.action.target, one.action.cause, one.action.outcome) == kind:
+                if isinstance(one, _QueuedReport) and (one.action.target, one.action.cause, one.action.outcome) == kind:
                     del self._waiting[place]
                     break
-        self._waiting.append(_Report(action, headers))
+        self._waiting.append(_QueuedReport(action, headers))
         self._announce()
 
     def finish(self, pending: PendingAck) -> None:

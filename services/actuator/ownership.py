@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from schemas.messages import Cause
+from schemas.messages import Cause, Provenance
 from services.kube.objects import BANDWIDTH, KubeObject, Workload
 
 KEY = "sluice.dev/limit"
@@ -21,25 +20,6 @@ RAISE_BACKLOG = 64
 """An object with so many unacknowledged writes is only cut, not raised."""
 MAX_BACKLOG = 512
 """So many writes fit, with a wide margin, into the 256 KiB that an object's annotations may take."""
-
-
-class Provenance(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The decision that a limit comes from.  Times are UTC ns."""
-
-    decision: str | None = None
-    """Id of the decision; None where the limit comes from none."""
-    epoch: int = 0
-    seq: int = 0
-    end: int | None = None
-    """End of the decision's sample: the fence.  A fail-safe limit keeps that of the decision before it."""
-    decided: int | None = None
-    """When the decision was published."""
-    expires: int | None = None
-    """Until when the limit holds; None: until something better is known."""
-
-    def provenance(self) -> dict[str, Any]:
-        """These fields, to build another object that comes from the same decision."""
-        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
 
 
 class WriteRecord(Provenance, frozen=True, omit_defaults=True, kw_only=True):

@@ -31,8 +31,8 @@ from services.actuator.ownership import (
 from services.kube.objects import BANDWIDTH, Pod, Workload
 
 
-class Writer(Struct, frozen=True):
-    """The actuator process that writes."""
+class WriterTerm(Struct, frozen=True):
+    """The actuator process that writes, and its term in charge of the target."""
 
     by: str
     term: int
@@ -109,7 +109,7 @@ def build_plan(
     order: LimitOrder,
     workload: Workload,
     pods: Sequence[Pod],
-    writer: Writer,
+    writer: WriterTerm,
     is_owed: Callable[[str], bool],
     now: int,
 ) -> Plan:
@@ -132,7 +132,7 @@ def build_plan(
         seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in mismatches if one.cause == cause)
         digest = blake2b("\n".join([*seen, str(order.limit), writer.by]).encode(), digest_size=6).hexdigest()
         actions[cause] = ":".join([target.key, cause, order.decision or "-", digest])
-    was, provenance, writes = workload.limit, order.provenance(), []
+    was, provenance, writes = workload.limit, order.fields, []
     for one in mismatches:
         before = find_record(one.obj)
         owed = [write for write in before.writes if is_owed(write.action)] if before else []

@@ -20,10 +20,11 @@ from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, build_order
 from services.actuator.informer import ObservedState
+from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import OwnershipRecord, find_record, newest_record, pause_reason, resume_command
-from services.actuator.plan import Plan, Write, Writer, build_plan, share_per_pod
-from services.actuator.reporter import Recorder, Reporter, recover_actions
+from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod
+from services.actuator.reporter import Reporter, recover_actions
 from services.bus.session import BackOff
 from services.common import failpoints
 from services.control.fencing import AHEAD
@@ -73,7 +74,7 @@ class Dependencies(Struct, frozen=True):
 
     client: Patcher
     outbox: ActionOutbox
-    events: Recorder
+    events: EventRecorder
     set_note: Callable[[str, str | None], None]
     """Shows people a text about a target, or no longer (None)."""
     process: str
@@ -143,7 +144,7 @@ class Reconciler:
             self._back_off = BackOff()
             self._awake.set()
             return
-        if self._pending and self._desired.comes_from(decision):
+        if self._pending and self._desired.is_from(decision):
             self._pending.append(pending)  # delivered again while it is being put in force
             return
         kind = next((word for word in ("future", "expired") if word in why), "overtaken")
@@ -205,7 +206,7 @@ class Reconciler:
     async def _bring_about(self, order: LimitOrder, workload: Workload) -> float | None:
         """Plan, apply and report what an order still lacks; returns what ``_reconcile`` does."""
         record, now = find_record(workload), self._shared.clock()
-        writer = Writer(self._shared.process, self._term or 1 + (record.term if record is not None else 0))
+        writer = WriterTerm(self._shared.process, self._term or 1 + (record.term if record is not None else 0))
         plan = build_plan(self.target, order, workload, self.observed.pods, writer, self._outbox.owes, now)
         if not plan.writes:
             # The order is in force.
@@ -265,12 +266,12 @@ class Reconciler:
             self._finish_pending()
         return why is not None
 
-    async def _apply(self, order: LimitOrder, plan: Plan, writer: Writer, workload: Workload) -> float:
+    async def _apply(self, order: LimitOrder, plan: Plan, writer: WriterTerm, workload: Workload) -> float:
         """Apply a plan and report it; returns after how many seconds to do another round."""
         headers = self._headers  # another decision may replace them before the report
 
         def is_wanted(write: Write) -> bool:
-            return self._desired.allows(order, self._instant(), is_cut=write.is_cut)
+            return self._desired.is_wanted(order, self._instant(), is_cut=write.is_cut)
 
         tolerate_stale = self._stale_rounds < _STALE_ROUNDS
         result = await apply_plan(self._shared.client, self.observed, plan, is_wanted, tolerate_stale=tolerate_stale)

@@ -1,7 +1,7 @@
 """Reports what happens to one target: actions for the bus, Events and notes for people, logs and metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -10,6 +10,7 @@ from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
+from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import WriteRecord, find_record
 from services.actuator.plan import Plan, Write
@@ -28,13 +29,6 @@ _EVENT_REASONS = {
 }
 
 _log = structlog.get_logger()
-
-
-class Recorder(Protocol):
-    """What the reporter needs to write Events."""
-
-    def record(self, about: KubeObject, reason: str, message: str, *, is_warning: bool = False) -> None:
-        """Write an Event about an object."""
 
 
 def build_action(
@@ -57,11 +51,7 @@ def build_action(
         cause=source.cause,
         outcome=outcome,
         limit=source.limit,
-        decision=source.decision,
-        epoch=source.epoch,
-        seq=source.seq,
-        sampled=source.end if source.decision else None,
-        decided=source.decided,
+        **source.in_action,
         **more,
     )
 
@@ -116,7 +106,7 @@ class Reporter:
         domain: str,
         target: Target,
         outbox: ActionOutbox,
-        events: Recorder,
+        events: EventRecorder,
         set_note: Callable[[str, str | None], None],
         clock: Callable[[], int],
     ) -> None:

@@ -16,6 +16,7 @@ from schemas.config import Kubernetes
 from schemas.domain import Critical, Domain
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
+from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import parse_record
 from services.actuator.reconciler import Dependencies, Reconciler
@@ -54,13 +55,6 @@ class SlowApi:
         """Whether Deployment and Pods carry these values."""
         found = {name: obj.bandwidth for name, obj in self.objects.items()}
         return found.pop("app") == limit and set(found.values()) == {share}
-
-
-class NoEvents:
-    """Writes no Event."""
-
-    def record(self, about: KubeObject, reason: str, message: str, *, is_warning: bool = False) -> None:
-        """Drop it."""
 
 
 class Bench(Struct):
@@ -133,7 +127,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         shared = Dependencies(
             client=client,
             outbox=outbox,
-            events=NoEvents(),
+            events=EventRecorder(client),
             set_note=lambda _target, _text: None,
             process="me",
             clock=lambda: NOW + passed[0] * S,

@@ -10,7 +10,7 @@ from schemas.domain import Target
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
 from services.actuator.ownership import KEY, OwnershipRecord
-from services.actuator.plan import Plan, Writer, build_plan
+from services.actuator.plan import Plan, WriterTerm, build_plan
 from services.kube.objects import (
     BANDWIDTH,
     Deployment,
@@ -23,7 +23,7 @@ from services.kube.objects import (
 from services.kube.selectors import Selector
 
 NOW = 1_000 * 10**9
-ME = Writer("me", 3)
+ME = WriterTerm("me", 3)
 TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
