@@ -76,7 +76,7 @@ async def _patch(
     try:
         after = await client.patch(obj, write.operations, lambda: is_wanted(write))
         failpoints.point("actuator.patched")
-        observed.update_known(after)
+        observed.update(after, is_answer=True)
         if after.bandwidth != write.record.value:
             outcome, error = "failed", f"{name} came back with {after.bandwidth!r}"
     except Superseded as superseded:
@@ -102,7 +102,7 @@ async def _read_again(client: Patcher, observed: ObservedState, obj: Workload | 
     try:
         found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
         if found.uid == obj.uid:
-            observed.update_known(found)
+            observed.update(found, is_answer=True)
         else:
             observed.remove(obj)  # the informer sees the new object of that name
     except NotFound:

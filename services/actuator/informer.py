@@ -4,10 +4,9 @@ API server --> here --> observed state --> reconciler.py
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -49,21 +48,40 @@ class ObservedState:
             return []
         return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
 
-    def update(self, obj: Workload | Pod) -> None:
-        """Take a new or changed object, unless a newer state of it is known."""
+    def observe(self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any]) -> None:
+        """Take a change from the watch of the workload, or of the Pods that its selector matches."""
+        if isinstance(change, Updated):
+            self.update(change.object)
+        elif isinstance(change, Deleted):
+            self.remove(change.object)
+        else:
+            if kind is Pod:
+                listed = {pod.uid for pod in change.objects}
+                self._pods = {uid: pod for uid, pod in self._pods.items() if uid in listed}
+                self.has_all_pods = True
+            elif not change.objects:
+                self.workload = None
+            for obj in change.objects:
+                self.update(obj)
+            self._on_change()
+
+    def update(self, obj: Workload | Pod, *, is_answer: bool = False) -> None:
+        """Take a new or changed object, unless a newer state of it is known.
+
+        Args:
+            obj: the object.
+            is_answer: it comes from an answer of the API server, and is gone by now if it is not known.
+        """
         known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
-        is_newer = known is None or int(known.metadata.resource_version) < int(obj.metadata.resource_version)
-        if isinstance(obj, Pod):
-            if is_newer:
-                self._pods[obj.uid] = obj
-        elif is_newer or (known is not None and known.uid != obj.uid):
+        if known is None or known.uid != obj.uid:
+            is_newer = not is_answer
+        else:
+            is_newer = int(known.metadata.resource_version) < int(obj.metadata.resource_version)
+        if is_newer and isinstance(obj, Pod):
+            self._pods[obj.uid] = obj
+        elif is_newer and isinstance(obj, Workload):
             self.workload = obj
         self._on_change()
-
-    def update_known(self, obj: Workload | Pod) -> None:
-        """Take an object from an answer of the API server, unless it is gone by now."""
-        if obj.uid in self._pods or (self.workload is not None and obj.uid == self.workload.uid):
-            self.update(obj)
 
     def remove(self, obj: Workload | Pod) -> None:
         """Drop an object that is gone."""
@@ -71,23 +89,6 @@ class ObservedState:
             self._pods.pop(obj.uid, None)
         elif self.workload is not None and self.workload.uid == obj.uid:
             self.workload = None
-        self._on_change()
-
-    def replace_workload(self, found: Sequence[Workload]) -> None:
-        """Take the result of looking for the workload: itself, or nothing."""
-        if not found:
-            self.workload = None
-        for one in found:
-            self.update(one)
-        self._on_change()
-
-    def replace_pods(self, pods: Sequence[Pod]) -> None:
-        """Take a list of all Pods that the workload's selector matches."""
-        current = {pod.uid for pod in pods}
-        self._pods = {uid: pod for uid, pod in self._pods.items() if uid in current}
-        self.has_all_pods = True
-        for pod in pods:
-            self.update(pod)
         self._on_change()
 
     def forget_pods(self) -> None:
@@ -115,68 +116,49 @@ class Informer:
         self._observed = observed
         self._set_trouble = set_trouble
         self._troubles: dict[str, str] = {}
-        self._is_absent = False
-        self._found: asyncio.Queue[Workload] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        """Set at every change of the workload."""
 
     async def run(self) -> None:
         """Watch the workload and its Pods, for ever, and those of the next workload when it is replaced."""
+        watching: tuple[str, asyncio.Task[None]] | None = None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat("workload", self._watch_workload))
-            workload = await self._found.get()
+            group.create_task(self._watch(self._kind, name=self._name))
             while True:
-                uid = workload.uid
-                watching = asyncio.create_task(self._repeat("pods", partial(self._watch_pods, workload)))
-                try:
-                    while workload.uid == uid:
-                        workload = await self._found.get()
-                finally:
-                    watching.cancel()
-                    await asyncio.wait([watching])
-                self._observed.forget_pods()
+                await self._changed.wait()
+                self._changed.clear()
+                workload = self._observed.workload
+                if workload is None or (watching is not None and watching[0] == workload.uid):
+                    continue
+                if watching is not None:
+                    watching[1].cancel()
+                    await asyncio.wait([watching[1]])
+                    self._observed.forget_pods()
+                pods = self._watch(Pod, selector=workload.spec.selector.query())
+                watching = workload.uid, group.create_task(pods)
 
-    async def _repeat(self, what: str, watch: Callable[[], Awaitable[None]]) -> None:
+    async def _watch(self, kind: type[Workload | Pod], *, name: str | None = None, selector: str | None = None) -> None:
+        """Watch for ever: list again, with growing delays, whenever the watch ends."""
         back_off = BackOff(0.2)
         while True:
             began = asyncio.get_running_loop().time()
             try:
-                await watch()
+                watch = self._client.list_and_watch(kind, self._namespace, name=name, selector=selector)
+                async with aclosing(watch) as changes:
+                    async for change in changes:
+                        self._observed.observe(kind, change)
+                        self._troubles.pop(kind.kind, None)
+                        if kind is not Pod:
+                            self._changed.set()
+                            if self._observed.workload is None:
+                                self._troubles[kind.kind] = f"there is no such {kind.kind}"
+                        self._set_trouble(next(iter(self._troubles.values()), None))
             except (Unavailable, Rejected, NotFound) as error:
-                _log.warning("watch failed", target=f"{self._namespace}/{self._name}", what=what, reason=str(error))
-                self._report(what, f"cannot watch its {what}: {error}")
+                _log.warning(
+                    "watch failed", target=f"{self._namespace}/{self._name}", kind=kind.kind, reason=str(error)
+                )
+                self._troubles[kind.kind] = f"cannot watch {kind.plural}: {error}"
+                self._set_trouble(next(iter(self._troubles.values())))
             if asyncio.get_running_loop().time() - began > _STEADY_S:
                 back_off = BackOff(0.2)
             await back_off.wait()
-
-    def _report(self, what: str, trouble: str | None) -> None:
-        if trouble is None:
-            self._troubles.pop(what, None)
-        else:
-            self._troubles[what] = trouble
-        absent = f"there is no such {self._kind.kind}" if self._is_absent else None
-        self._set_trouble(next(iter(self._troubles.values()), absent))
-
-    async def _watch_workload(self) -> None:
-        async with aclosing(self._client.list_and_watch(self._kind, self._namespace, name=self._name)) as changes:
-            async for change in changes:
-                if isinstance(change, Deleted):
-                    found: Sequence[Workload] = ()
-                    self._observed.remove(change.object)
-                else:
-                    found = change.objects if isinstance(change, Listed) else (change.object,)
-                    self._observed.replace_workload(found)
-                self._is_absent = not found
-                for one in found:
-                    self._found.put_nowait(one)
-                self._report("workload", None)
-
-    async def _watch_pods(self, workload: Workload) -> None:
-        selector = workload.spec.selector.query()
-        async with aclosing(self._client.list_and_watch(Pod, self._namespace, selector=selector)) as changes:
-            async for change in changes:
-                if isinstance(change, Listed):
-                    self._observed.replace_pods(change.objects)
-                elif isinstance(change, Updated):
-                    self._observed.update(change.object)
-                else:
-                    self._observed.remove(change.object)
-                self._report("pods", None)

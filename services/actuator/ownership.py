@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from schemas.messages import Cause, Provenance
-from services.kube.objects import BANDWIDTH, KubeObject, Workload
+from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
 HAND_BACK = "{}"
@@ -90,14 +90,17 @@ def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
         return None
 
 
-def newest_record(objects: Iterable[KubeObject], latest: int) -> OwnershipRecord | None:
+def newest_record(workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
     """Find the record of the newest decision, and of those of the same decision the last one written.
 
+    After a crash between patches, that may be on a Pod.
+
     Args:
-        objects: the objects to look at.
+        workload: a target's workload, where there is one.
+        pods: its Pods.
         latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
     """
-    records = (find_record(obj) for obj in objects)
+    records = (find_record(obj) for obj in (workload, *pods))
     valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
     return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
 

@@ -10,7 +10,7 @@ until nothing is left to write.  One target's work is sequential; targets do not
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -22,7 +22,7 @@ from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, b
 from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import OwnershipRecord, find_record, newest_record, pause_reason, resume_command
+from services.actuator.ownership import find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod
 from services.actuator.reporter import Reporter, recover_actions
 from services.bus.session import BackOff
@@ -54,13 +54,10 @@ class DriftBackOff:
         self._gap_s = self._FIRST_S
         self._last = float("-inf")
 
-    def next_wait(self, writes: Sequence[Write], now: float) -> float | None:
-        """How long some writes have to wait; None: not at all, as any that do not correct drift."""
-        if any(write.record.cause != "drift" for write in writes):
-            return None
-        gap_s = min(self._gap_s, self._CUT_S) if any(write.is_cut for write in writes) else self._gap_s
-        left = self._last + gap_s - now
-        return left if left > 0 else None
+    def next_wait(self, now: float, *, has_cut: bool) -> float:
+        """How long the next correction has to wait; not positive: not at all."""
+        gap_s = min(self._gap_s, self._CUT_S) if has_cut else self._gap_s
+        return self._last + gap_s - now
 
     def count(self, now: float) -> None:
         """Count a correction."""
@@ -137,7 +134,8 @@ class Reconciler:
             pending: is finished when the decision is in force and reported, or refused.
         """
         instant = self._instant()
-        why = self._desired.accept(decision, part, published, self._newest_record(instant), instant)
+        record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
+        why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
@@ -177,7 +175,7 @@ class Reconciler:
             After how many seconds to try again; None: when something changes.
         """
         instant, workload = self._instant(), self.observed.workload
-        record = self._newest_record(instant)
+        record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
         # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
         limits = [one.limit for one in (workload, record) if one is not None]
         limit = min((one for one in limits if one is not None), default=None)
@@ -222,11 +220,13 @@ class Reconciler:
             return None
         if plan.has_backlog:
             plan = plan.without_raises()
-        if not plan.writes or (self._outbox.is_full and not any(write.is_cut for write in plan.writes)):
+        has_cut = any(write.is_cut for write in plan.writes)
+        if not plan.writes or (self._outbox.is_full and not has_cut):
             return _FULL_S
-        wait_s = self._drift.next_wait(plan.writes, self._shared.steady())
-        if wait_s is not None:
-            return wait_s
+        if all(write.record.cause == "drift" for write in plan.writes):
+            wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
+            if wait_s > 0:
+                return wait_s
         if self._shared.dry_run:
             outcomes = [
                 (one, PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run")) for one in plan.writes
@@ -291,11 +291,6 @@ class Reconciler:
 
     def _instant(self) -> Instant:
         return Instant(self._shared.clock(), self._shared.steady())
-
-    def _newest_record(self, instant: Instant) -> OwnershipRecord | None:
-        """The record of the newest decision: after a crash between patches that may be on a Pod."""
-        workload = self.observed.workload
-        return None if workload is None else newest_record([workload, *self.observed.pods], instant.now + AHEAD)
 
     def _is_deposed(self, workload: Workload) -> bool:
         """Whether an actuator that started later has written since this one did."""

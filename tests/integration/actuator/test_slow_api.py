@@ -20,7 +20,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import parse_record
 from services.actuator.reconciler import Dependencies, Reconciler
-from services.kube.client import KubeClient
+from services.kube.client import KubeClient, Listed
 from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Pod
 from tests.support.kube.objects import NOW, TARGET, after, deployment, pod
 from tests.support.waiting import until
@@ -134,8 +134,8 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
             steady=lambda: float(passed[0]),
         )
         it = Bench(api, Reconciler(domain, TARGET, shared), outbox, [], [], [], passed, [])
-        it.reconciler.observed.replace_workload([main])
-        it.reconciler.observed.replace_pods(pods)
+        it.reconciler.observed.observe(Deployment, Listed((main,)))
+        it.reconciler.observed.observe(Pod, Listed(tuple(pods)))
         it.reconciler.resume(None)
         yield it
         api.go.set()
@@ -206,3 +206,11 @@ async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> N
     (first, *_, last) = [action for action in bench.actions if action.outcome == "applied"]
     assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as told; Pods only so far")
     assert (last.limit, last.reason) == (24_000, "as told")
+
+
+async def test_a_decision_waits_for_no_correction(bench: Bench) -> None:
+    """After a long fight over drift its raises are sent at once all the same."""
+    for _ in range(10):
+        bench.reconciler._drift.count(0.0)
+    async with asyncio.timeout(5):
+        await bench.begin(60_000)

@@ -12,8 +12,17 @@ from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
-from services.kube.client import T
-from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Meta, StaleObject, Unavailable, WorkloadSpec
+from services.kube.client import Listed, T
+from services.kube.objects import (
+    BANDWIDTH,
+    Deployment,
+    KubeObject,
+    Meta,
+    Pod,
+    StaleObject,
+    Unavailable,
+    WorkloadSpec,
+)
 from services.kube.selectors import Selector
 from tests.support.kube.objects import after, deployment, order, plan_of, pod, record
 
@@ -153,8 +162,8 @@ def test_an_older_state_is_ignored() -> None:
     """A watch that lags behind the answer to a patch does not undo it."""
     changes: list[int] = []
     observed = ObservedState(lambda: changes.append(1))
-    observed.replace_workload([deployment("20M", version=5)])
-    observed.replace_pods([pod(1, "20M", version=7)])
+    observed.observe(Deployment, Listed((deployment("20M", version=5),)))
+    observed.observe(Pod, Listed((pod(1, "20M", version=7),)))
     observed.update(deployment("10M", version=4))
     observed.update(pod(1, "10M", version=6))
     assert observed.workload is not None
@@ -189,13 +198,13 @@ class LateApi:
 async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, stale: bool) -> None:
     """A Pod that is gone, and a Deployment that was replaced: the late answer must not bring them back."""
     observed = ObservedState(lambda: None)
-    observed.replace_workload([deployment(replicas=1)])
-    observed.replace_pods([pod(1)])
+    observed.observe(Deployment, Listed((deployment(replicas=1),)))
+    observed.observe(Pod, Listed((pod(1),)))
     other = Deployment(Meta("app", "default", "d2", "9"), WorkloadSpec(Selector({"app": "app"}), 1))
 
     def replaced() -> None:
         observed.remove(pod(1))
-        observed.replace_workload([other])
+        observed.observe(Deployment, Listed((other,)))
 
     plan = plan_of(order(20_000), deployment(replicas=1), pod(1))
     done = await apply_plan(LateApi(replaced, stale=stale), observed, plan, lambda _: True, tolerate_stale=True)
@@ -209,7 +218,7 @@ async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_succes
     """Another Deployment has its name: nothing is patched until the watch has shown that one and its Pods."""
     observed = ObservedState(lambda: None)
     old = Deployment(Meta("app", "default", "d0", "1"), WorkloadSpec(Selector({"app": "app"}), 0))
-    observed.replace_workload([old])
+    observed.observe(Deployment, Listed((old,)))
     done = await apply_plan(
         LateApi(lambda: None, stale=True), observed, plan_of(order(20_000), old), lambda _: True, tolerate_stale=True
     )
@@ -220,11 +229,19 @@ async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_succes
 def test_a_new_list_forgets_what_is_gone() -> None:
     """Pods that are no longer listed, and a Deployment that is not found, are dropped."""
     observed = ObservedState(lambda: None)
-    observed.replace_workload([deployment()])
-    observed.replace_pods([pod(1), pod(2)])
-    observed.replace_pods([pod(2)])
+    observed.observe(Deployment, Listed((deployment(),)))
+    observed.observe(
+        Pod,
+        Listed(
+            (
+                pod(1),
+                pod(2),
+            )
+        ),
+    )
+    observed.observe(Pod, Listed((pod(2),)))
     assert [one.uid for one in observed.pods] == ["p2"]
-    observed.replace_workload([])
+    observed.observe(Deployment, Listed(()))
     assert observed.workload is None
     assert observed.pods == []
 
@@ -253,8 +270,7 @@ def test_the_newest_record() -> None:
     """The latest sample counts, then the time of writing; records from the future are ignored."""
     old, new, again, ahead = (record("1M", 1_000, end=end, at=at) for end, at in ((1, 9), (5, 2), (5, 3), (99, 1)))
     none = record("1M", 1_000, end=None)
-    unreadable = deployment("1M", "x")
-    all_of_them = [deployment("1M", one) for one in (old, new, again, ahead, none)]
-    assert newest_record([unreadable, *all_of_them], 50) == again
-    assert newest_record([deployment("1M", none), deployment()], 50) == none
-    assert newest_record([], 50) is None
+    pods = [pod(1, "1M", one) for one in ("unreadable", old, new, again, ahead, none)]
+    assert newest_record(deployment(), pods, 50) == again
+    assert newest_record(deployment("1M", none), [pod(1)], 50) == none
+    assert newest_record(None, [], 50) is None

@@ -10,7 +10,6 @@ from schemas.domain import Critical, Domain
 from schemas.messages import Decision
 from schemas.units import Duration
 from services.actuator.desired_limit import DesiredLimit, Instant
-from services.actuator.plan import Plan
 from services.actuator.reconciler import DriftBackOff
 from services.actuator.restore import restore
 from services.actuator.service import Actuator
@@ -20,7 +19,7 @@ from services.bus.subjects import Subjects
 from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
 from services.runtime.health import Health
-from tests.support.kube.objects import NOW, TARGET, after, deployment, order, plan_of, pod, record
+from tests.support.kube.objects import NOW, TARGET, after, deployment, order, pod, record
 
 S = 10**9
 CONFIG = Config(domains=(Domain("line", (Critical("robot-control"),), (TARGET,)),))
@@ -52,21 +51,17 @@ def test_a_start_raises_no_limit_in_any_notation(value: str) -> None:
     assert desired.order.limit == 6_000
 
 
-def drift_of(value: str) -> Plan:
-    """The plan that corrects a Pod whose bandwidth somebody changed."""
-    main = deployment("60M", record("60M", 60_000), replicas=1)
-    return plan_of(order(60_000), main, pod(1, value, record("60M", 60_000)))
-
-
 def test_only_raises_wait_long_in_a_fight_over_drift() -> None:
-    """After many corrections a raise waits for ten seconds, a cut for half a second; a decision never."""
+    """After many corrections a raise waits for ten seconds and a cut for half a second; after a pause neither does."""
     drift, now = DriftBackOff(), 0.0
-    assert drift.next_wait(drift_of("99M").writes, now) is None
+    assert drift.next_wait(now, has_cut=True) <= 0
     for _ in range(10):
         drift.count(now)
-    assert drift.next_wait(drift_of("20M").writes, now) == pytest.approx(10.0)
-    assert drift.next_wait(drift_of("99M").writes, now) == pytest.approx(0.5)
-    assert drift.next_wait(plan_of(order(20_000), deployment("60M", record("60M", 60_000))).writes, now) is None
+    assert drift.next_wait(now, has_cut=False) == pytest.approx(10.0)
+    assert drift.next_wait(now, has_cut=True) == pytest.approx(0.5)
+    assert drift.next_wait(now + 41, has_cut=False) <= 0
+    drift.count(now + 41)
+    assert drift.next_wait(now + 41, has_cut=False) == pytest.approx(0.2)
 
 
 class Faulty:
