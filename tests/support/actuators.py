@@ -117,7 +117,7 @@ class Decider:
         self._namespace = namespace
         self._epoch = 0
         self._seq = 0
-        self.said: list[Decision] = []
+        self.published: list[Decision] = []
 
     def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
         """The next decision: a limit per Deployment, on a sample that ends at ``end`` (now)."""
@@ -151,7 +151,7 @@ class Decider:
 
     async def publish(self, decision: Decision) -> None:
         """Put a decision on the bus."""
-        self.said.append(decision)
+        self.published.append(decision)
         await self._bus.publish(self._bus.subjects.decision(self._domain), decision, msg_id=decision.id)
 
 

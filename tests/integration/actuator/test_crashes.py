@@ -128,10 +128,10 @@ async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tm
             await eventually(lambda: enough(decider, 60))
             await cancelled(busy)
             verdict = await concluded(scene, decider, process, trail)
-    tried = f"{len(decider.said)} decisions, {verdict.writes} writes"
+    tried = f"{len(decider.published)} decisions, {verdict.writes} writes"
     tally.add("pods churn while limits change", tried, judged(verdict))
 
 
 async def enough(decider: Decider, count: int) -> bool:
     """Whether so many decisions were published."""
-    return len(decider.said) >= count
+    return len(decider.published) >= count

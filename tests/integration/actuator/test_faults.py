@@ -354,7 +354,7 @@ async def test_memory_after_many_messages(nats: NatsServer, tmp_path: Path) -> N
                 ends = [start + (block * 100 + number) * 100_000 for number in range(100)]
                 decisions = [decider.decision({"app": 20_000 + end // 100_000 % 7}, end=end) for end in ends]
                 await asyncio.gather(*(decider.publish(one) for one in decisions))
-                decider.said.clear()
+                decider.published.clear()
             newest = await decider.say("33M")
             await scene.stands_at("33M", ["16500k"] * 2)
             await scene.reported(decision=newest.id)

@@ -82,10 +82,10 @@ async def test_without_rights_it_says_so(
     await server.deploy(replicas=1)
     with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, account)) as process:
 
-        async def told() -> bool:
+        async def is_shown() -> bool:
             return "403 Forbidden" in process.ready()[1]["wrong"].get(f"{server.namespace}/app", "")
 
-        await eventually(told)
+        await eventually(is_shown)
         assert process.stop() == 0
 
 

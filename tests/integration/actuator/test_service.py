@@ -70,13 +70,13 @@ async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tm
     await scene.server.pods_of("each", 2)
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, aims):
-        for told, stands, share in (
+        for limit, stands, share in (
             (10**15, "80M", "26666k"),
             (-5, "5M", "1666k"),
             (0, "5M", "1666k"),
             (40_000, "40M", "13333k"),
         ):
-            await decider.publish(decider.decision({"app": told, "each": told}))
+            await decider.publish(decider.decision({"app": limit, "each": limit}))
             await scene.stands_at(stands, [share] * 3)
             await scene.stands_at(stands, [stands] * 2, "each")
     for action in await scene.actions():
@@ -324,7 +324,7 @@ async def test_a_hundred_changes_restart_nothing(scene: Scene, nats: NatsServer,
     assert {pod["metadata"]["uid"]: pod["metadata"]["labels"] for pod in await scene.server.pods_of("app", 3)} == pods
     actions = await scene.actions()
     applied = [one for one in actions if one.cause == "decision"]
-    assert [one.decision for one in applied] == [one.id for one in decider.said]
+    assert [one.decision for one in applied] == [one.id for one in decider.published]
     assert all(len(one.pods) == 3 for one in applied)
 
 

@@ -32,7 +32,7 @@ AT_ONCE = 12
 
 
 class SlowApi:
-    """An API server that answers patches only when told to."""
+    """An API server that answers patches only on request."""
 
     def __init__(self, *objects: KubeObject) -> None:
         """Hold these objects."""
@@ -87,7 +87,7 @@ class Bench(Struct):
             end=end,
             expires=NOW + 3 * S,
             targets=(part,),
-            reason="as told",
+            reason="as decided",
             state=state,
             policy="test/1",
             stress=0.5,
@@ -204,8 +204,8 @@ async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> N
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
     (first, *_, last) = [action for action in bench.actions if action.outcome == "applied"]
-    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as told; Pods only so far")
-    assert (last.limit, last.reason) == (24_000, "as told")
+    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as decided; Pods only so far")
+    assert (last.limit, last.reason) == (24_000, "as decided")
 
 
 async def test_a_decision_waits_for_no_correction(bench: Bench) -> None:
