@@ -177,6 +177,11 @@ class Provenance(Struct, frozen=True, gc=False):
     """Until when it holds; None: until something better is known."""
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """These fields, for another struct of the same provenance."""
+        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
+
+    @property
     def in_action(self) -> dict[str, Any]:
         """The fields of an ``Action`` that say where its limit comes from."""
         return {
