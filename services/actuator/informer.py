@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from services.bus.session import BackOff
+from services.common.backoff import BackOff
 from services.kube.client import Deleted, Listed, T, Updated
 from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
 

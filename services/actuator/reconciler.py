@@ -25,7 +25,6 @@ from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod
 from services.actuator.reporter import Reporter, recover_actions
-from services.bus.session import BackOff
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.control.fencing import AHEAD

@@ -174,7 +174,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
             actions.append(build_restore_action(domain, target, results, time.time_ns()))
     if actions and not dry_run:
         try:
-            async with asyncio.timeout(_BUS_S), Bus.connected(config.bus, "actuator", lambda _: None) as bus:
+            async with asyncio.timeout(_BUS_S), Bus.connect(config.bus, "actuator", lambda _: None) as bus:
                 for action in actions:
                     await publish_action(bus, action, {})
         except TimeoutError:

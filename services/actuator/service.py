@@ -25,6 +25,7 @@ from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.kube.client import KubeClient
 from services.kube.objects import workload_kind
 from services.runtime.health import Health
@@ -53,7 +54,7 @@ class Actuator:
             client=client,
             outbox=self._outbox,
             events=self._events,
-            set_note=health.note,
+            set_note=health.set_note,
             process=secrets.token_hex(6),
             dry_run=config.kubernetes.dry_run,
         )
@@ -68,7 +69,7 @@ class Actuator:
         async with asyncio.TaskGroup() as group:
             for one in self._reconcilers.values():
                 key = one.target.key
-                set_trouble = partial(self._health.state, key)
+                set_trouble = partial(self._health.set_condition, key)
                 informer = Informer(self._client, workload_kind(one.target), key, one.observed, set_trouble)
                 group.create_task(informer.run())
                 group.create_task(one.run())
@@ -90,7 +91,7 @@ class Actuator:
                             action = await self._fetch_last(bus, Action, subject)
                             reconciler = self._reconcilers[domain.name, target.key]
                             reconciler.resume(None if action is None else action.message)
-                    self._health.good(_DECISIONS)
+                    self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.begun")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     await self._consume(bus)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from schemas.config import Config
 from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_reader import service_of
 
 

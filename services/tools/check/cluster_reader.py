@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from schemas.config import Config
 from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Cluster, Finding, findings
 from services.tools.check.connectivity import Look
 from services.tools.check.selectors import annotations

@@ -131,7 +131,7 @@ async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
         actuator = Actuator(CONFIG, client, health)
         bus: Any = Refusing(Denied("not yours"), ApiError(10008, "no quorum"))
         assert await actuator._fetch_last(bus, Decision, "sluice.decision.line") is None
-    assert "no quorum" in health.wrong["decisions"]
+    assert "no quorum" in health.problems["decisions"]
 
 
 async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:
