@@ -54,19 +54,17 @@ def schema(kind: str) -> dict[str, Any]:
 
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration file."""
-    sections = {kind.__name__: _section(kind) for kind in _structs(Config)}
+    sections = {}
+    for kind in _structs(Config):
+        fields = describe(kind)
+        sections[kind.__name__] = {
+            "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
+            "type": "object",
+            "properties": {field.name: _property(field) for field in fields},
+            "required": [field.name for field in fields if field.default is None],
+            "additionalProperties": False,
+        }
     return {"$schema": _DIALECT, "$id": "urn:sluice:config", "$ref": "#/$defs/Config", "$defs": sections}
-
-
-def _section(kind: type[Struct]) -> dict[str, Any]:
-    fields = describe(kind)
-    return {
-        "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
-        "type": "object",
-        "properties": {field.name: _property(field) for field in fields},
-        "required": [field.name for field in fields if field.default is None],
-        "additionalProperties": False,
-    }
 
 
 def _property(field: Field) -> dict[str, Any]:

@@ -76,13 +76,19 @@ class DecisionService:
                 failpoints.point("decision.received")
                 await self._slots.acquire()
                 queue = self._queues.get(received.message.domain)
-                if queue is None or self._bus.subjects.sample(queue.name) != received.subject:
-                    await self._refuse(received, queue)
+                if queue is None:
+                    metrics.unknown.inc()
+                elif self._bus.subjects.sample(queue.name) != received.subject:
+                    reason = f"a sample of domain {queue.name!r} on another's subject"
+                    await self._bus.bury(NAME, received, reason)
+                else:
+                    queue.waiting.append(received)
+                    if not queue.busy:
+                        queue.busy = True
+                        group.create_task(self._drain(queue))
                     continue
-                queue.waiting.append(received)
-                if not queue.busy:
-                    queue.busy = True
-                    group.create_task(self._drain(queue))
+                await received.ack()
+                self._slots.release()
 
     async def _find_start(self) -> int:
         """The sequence after which a new consumer begins: all domains have dealt with the samples up to there."""
@@ -92,14 +98,6 @@ class DecisionService:
             if seq or await BusSampleLog(self._bus, name).next_after(0) is not None:
                 positions.append(seq)
         return min(positions, default=0)
-
-    async def _refuse(self, received: Received[Sample], queue: DomainQueue | None) -> None:
-        if queue is None:
-            metrics.unknown.inc()
-        else:
-            await self._bus.bury(NAME, received, f"a sample of domain {queue.name!r} on another's subject")
-        await received.ack()
-        self._slots.release()
 
     async def _drain(self, queue: DomainQueue) -> None:
         """Answer a domain's samples one after the other until none waits."""
