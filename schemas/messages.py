@@ -159,6 +159,40 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """In words; why it gave no answer, where it raised an error."""
 
 
+class Provenance(Struct, frozen=True, gc=False):
+    """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
+
+    A limit that answers no decision (a dead-man's, say) keeps the epoch, sequence and end of the one before it.
+    """
+
+    decision: str | None = None
+    """Id of the decision; None where the limit answers none."""
+    epoch: int = 0
+    seq: int = 0
+    end: int | None = None
+    """End of the decision's sample: the fence."""
+    decided: int | None = None
+    """When the decision was published."""
+    expires: int | None = None
+    """Until when it holds; None: until something better is known."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """These fields, for another struct of the same provenance."""
+        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
+
+    @property
+    def in_action(self) -> dict[str, Any]:
+        """The fields of an ``Action`` that say where its limit comes from."""
+        return {
+            "decision": self.decision,
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "sampled": self.end if self.decision else None,
+            "decided": self.decided,
+        }
+
+
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one sample: a limit for every target, and the state to go on from."""
 
@@ -203,6 +237,21 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     def overruled(self) -> tuple[TargetDecision, ...]:
         """The targets whose limit is not what the policy proposed: what the shield changed."""
         return tuple(one for one in self.targets if one.limit != one.proposal)
+
+    def forbids_raise(self, target: TargetDecision) -> bool:
+        """Whether a target's limit was decided without data or in violation: no ground for a raise."""
+        return target.rule == "no-data" or self.violated or self.stress is None
+
+    def provenance(self, published: int) -> Provenance:
+        """What is passed on about this decision, which was published at ``published`` (UTC ns)."""
+        return Provenance(
+            decision=self.id,
+            epoch=self.epoch,
+            seq=self.seq,
+            end=self.end,
+            decided=published,
+            expires=self.expires,
+        )
 
 
 class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):

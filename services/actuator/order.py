@@ -10,7 +10,6 @@ from schemas.domain import Target
 from schemas.messages import Cause, Decision, TargetDecision
 from schemas.units import Rate
 from services.actuator.ownership import Record
-from services.control.fencing import permits_raise
 from services.kube.objects import Deployment
 
 
@@ -72,7 +71,7 @@ def from_decision(target: Target, decision: Decision, part: TargetDecision, publ
         end=decision.end,
         decided=published,
         expires=decision.expires,
-        blind=not permits_raise(decision, part),
+        blind=decision.forbids_raise(part),
     )
 
 

@@ -8,7 +8,7 @@ cut, or with a smaller one that would lock every later decision out.  ``tests/pr
 every order of events.
 """
 
-from schemas.messages import Decision, TargetDecision
+from schemas.messages import Decision
 
 AHEAD = 10 * 10**9
 """How far a sample may lie in the future of the reader's clock, ns: the most that clocks differ by."""
@@ -30,8 +30,3 @@ def rejection_reason(held: int | None, decision: Decision, now: int) -> str | No
     if held is not None and decision.end <= held <= now + AHEAD:
         return "a decision on the same sample or a newer one is in force"
     return None
-
-
-def permits_raise(decision: Decision, part: TargetDecision) -> bool:
-    """Whether a decision had data that allow a raise of a target's limit: an SLO was measured, and held."""
-    return part.rule != "no-data" and not decision.violated and decision.stress is not None

@@ -8,7 +8,6 @@ from msgspec import Struct
 
 from schemas.domain import Target
 from schemas.messages import Action, Decision, TargetDecision
-from services.control.fencing import permits_raise
 from services.tools.audit.pods import Pods
 from services.tools.audit.streams import Break, bounded
 from services.tools.common.recording import Line
@@ -260,7 +259,7 @@ def _decided(decision: Decision, part: TargetDecision, published: int) -> Decide
     return Decided(
         id=decision.id,
         limit=part.limit,
-        blind=not permits_raise(decision, part),
+        blind=decision.forbids_raise(part),
         moved=part.limit != part.was,
         epoch=decision.epoch,
         seq=decision.seq,
