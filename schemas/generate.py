@@ -8,6 +8,7 @@ default, and anything else is a version 2 with a file of its own.
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def file_name(kind: str) -> str:
     return f"{kind}.v1.json"
 
 
+@cache
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a kind of message: ``sample``, ``decision``, ``action`` or ``dead``."""
     root = messages.KINDS[kind]

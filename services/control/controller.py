@@ -49,7 +49,7 @@ class Controller:
         self._observer = Observer(domain)
         self._settle = int(domain.shield.settle)
         self._dead_man = int(domain.dead_man)
-        # With their places: zipping lists of one or two costs more than all else that is done with them.
+        # With their indices: zipping lists of one or two costs more than all else that is done with them.
         self._limits = tuple(
             (i, target.key, Limits.from_target(target, domain)) for i, target in enumerate(domain.targets)
         )
@@ -134,7 +134,7 @@ class Controller:
             now, throughput = before[i].limit, recent[i]
             limit += now
             waiting += before[i].waiting
-            # A target that has no use for its limit tells nothing: its minimum may be more than it ever sends.
+            # A target that has no use for its limit does not count: its minimum may be more than it ever sends.
             if key not in demand:
                 used += now if throughput is None else throughput
                 wanting += now

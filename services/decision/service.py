@@ -103,7 +103,16 @@ class DecisionService:
         """Answer a domain's samples one after the other until none waits."""
         while queue.waiting:
             received = queue.waiting.popleft()
-            await self._answer(queue, received)
+            back_off = BackOff()
+            while True:
+                try:
+                    await queue.worker.answer_up_to(received)
+                    break
+                except (ApiError, Denied) as error:
+                    # The bus answers with an error: it would be the same for the next sample.
+                    _log.error("cannot decide", domain=queue.name, error=str(error))
+                    self._health.bad("samples", f"{queue.name}: {error}")
+                    await back_off.wait()
             failpoints.point("decision.taken")
             await received.ack()
             failpoints.point("decision.acknowledged")
@@ -111,19 +120,6 @@ class DecisionService:
             queue.answered_at = time.monotonic()
             metrics.lag.observe(max(time.time() - received.message.end / 1e9, 0.0))
         queue.busy = False
-
-    async def _answer(self, queue: DomainQueue, received: Received[Sample]) -> None:
-        back_off = BackOff()
-        while True:
-            try:
-                await queue.worker.answer_up_to(received)
-            except (ApiError, Denied) as error:
-                # The bus answers with an error: it would be the same for the next sample.
-                _log.error("cannot decide", domain=queue.name, error=str(error))
-                self._health.bad("samples", f"{queue.name}: {error}")
-                await back_off.wait()
-            else:
-                return
 
     async def _watch(self) -> None:
         while True:

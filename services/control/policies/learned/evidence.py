@@ -1,4 +1,4 @@
-"""What one sample tells ``learned``, weighed against what the policy remembers."""
+"""What one sample shows, compared with what ``learned`` remembers."""
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ _BLURRED = 2.5
 
 
 class Evidence(Struct, frozen=True, gc=False):
-    """What the sample tells.  Rates are kbit/s over the last period; latencies are ratios to the P95's SLO."""
+    """What the sample shows.  Rates are kbit/s over the last period; latencies are ratios to the P95's SLO."""
 
     seconds: float
     """Length of the period."""
@@ -26,7 +26,7 @@ class Evidence(Struct, frozen=True, gc=False):
     throughput: float | None
     """What was measured in all; None where not everything is measured."""
     full: bool
-    """Whether best effort filled its limits: only then does the load tell anything about the knee."""
+    """Whether best effort filled its limits: only then does the load show anything about the knee."""
     hungry: bool
     """Whether best effort would use more than its limits."""
     recent_p50: float
@@ -62,7 +62,7 @@ class EvidenceBuilder:
         self._load = load
 
     def build(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
-        """Weigh a sample against the memory; ``bounds`` are those of all pods together."""
+        """Compare a sample with the memory; ``bounds`` are those of all pods together."""
         seconds, stress = seen.period / _SECOND, seen.stress or 0.0
         # How much was sent.
         critical_load = self._trust_load(memory, seen)
