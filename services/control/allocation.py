@@ -9,6 +9,7 @@ the budget all along.  Where throughput is not measured, a target is taken to wa
 from collections.abc import Mapping, Sequence
 
 from schemas.messages import Rule, ShieldMemory
+from services.control.observation import Observation
 from services.control.shield import Limits, ShieldInput, shield
 
 Claim = tuple[int, int, int]
@@ -35,6 +36,31 @@ class Allocator:
         self._limits = limits
         self._claims = tuple((one.min, one.max, weights[i]) for i, _, one in limits)
         self._budget = budget
+
+    def update_demand(
+        self,
+        demand: Mapping[str, int],
+        before: Sequence[ShieldMemory],
+        recent: Sequence[int | None],
+        seen: Observation,
+    ) -> dict[str, int]:
+        """What each target has a use for, kbit/s; those that want everything are left out.
+
+        Args:
+            demand: as it was so far.
+            before: the limits in force.
+            recent: what was sent under each limit over the last period, kbit/s; None where not measured.
+            seen: the sample.
+        """
+        calm = seen.missing is None and not seen.violated
+        updated = {}
+        for i, key, limits in self._limits:
+            known = before[i]
+            settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
+            need = estimate_demand(demand.get(key, 0), recent[i], known.limit, limits.max, settled)
+            if need:
+                updated[key] = need
+        return updated
 
     def allocate(
         self, budget: int, before: Sequence[ShieldMemory], demand: Mapping[str, int], inputs: ShieldInput

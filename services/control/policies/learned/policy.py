@@ -181,8 +181,19 @@ class Learned:
         """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
         if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
             return self._knee.pause_probe(knee), lesson
-        if knee.met and not knee.step and not self._may_begin_probe(knee, load, season, end):
-            return knee, lesson
+        if knee.met and not knee.step:
+            # A probe begins when it is due and nothing moves, or the knee was met far from where it may be.  A
+            # candidate for a season is heeded before it is trusted.
+            room = load.last + self._least_margin(knee)
+            if not self._knee.is_due(knee, end) or not (
+                knee.rough
+                or self._knee.is_overdue(knee, end)
+                or (
+                    self._load.is_calm(load, end)
+                    and not (season.period and byte_to_load(forecast_season(season), self._capacity) > room)
+                )
+            ):
+                return knee, lesson
         hesitate = self._parameters.hesitate
         if evidence.rise > hesitate or min(evidence.rise, evidence.rise_before) > hesitate / 2:
             return knee, "waits"
@@ -191,19 +202,6 @@ class Learned:
             step = self._parameters.explore * self._capacity * evidence.seconds
         probed = self._knee.step_probe(knee, evidence.allowed_load, self._least_margin(knee), step)
         return probed, "probes" if knee.met else "explores"
-
-    def _may_begin_probe(self, knee: Knee, load: LoadHistory, season: Season, end: int) -> bool:
-        """Whether it is time for a probe: nothing moves, or the knee was met far from where it may be."""
-        if not self._knee.is_due(knee, end):
-            return False
-        if knee.rough or self._knee.is_overdue(knee, end):
-            return True
-        if not self._load.is_calm(load, end):
-            return False
-        # A candidate for a season is heeded before it is trusted.
-        if not season.period:
-            return True
-        return byte_to_load(forecast_season(season), self._capacity) <= load.last + self._least_margin(knee)
 
     def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
         """Room under the knee, kbit/s; small changes are not made unless the knee is being sought."""
