@@ -112,7 +112,7 @@ class DecisionService:
                 except (ApiError, Denied) as error:
                     # The bus answers with an error: it would be the same for the next sample.
                     _log.error("cannot decide", domain=queue.name, error=str(error))
-                    self._health.bad("samples", f"{queue.name}: {error}")
+                    self._health.set_failed("samples", f"{queue.name}: {error}")
                     await back_off.wait()
             failpoints.point("decision.taken")
             await received.ack()

@@ -258,7 +258,7 @@ async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
     """No sample yet, blind, silent; and nothing when every domain is seen."""
     text = config_text(nats.url, "health", DOMAINS) + "\nsignal: {period: 100ms, window: 2s}"
     async with joined(nats.url, "health") as bus, deciding(bus, text) as health:
-        await until(lambda: health.wrong.get("samples") == "press: no sample yet; paint: no sample yet")
+        await until(lambda: health.problems.get("samples") == "press: no sample yet; paint: no sample yet")
 
         async def feed(number: int) -> None:
             now = time.time_ns() // PERIOD * PERIOD
