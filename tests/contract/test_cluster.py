@@ -11,6 +11,7 @@ from services.actuator.ownership import operations
 from services.kube.client import Cluster, ClusterError, Listed, Put, Removed
 from services.kube.objects import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
 from tests.support.kube.servers import MERGE_PATCH, Server
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -102,7 +103,10 @@ async def test_what_is_gone(server: Server, cluster: Cluster) -> None:
 async def test_follows_a_deployment_from_before_it_is_there(server: Server, cluster: Cluster) -> None:
     """Nothing at first, then the Deployment of that name, its changes and its end, and no other's."""
     seen: list[str] = []
-    async with asyncio.timeout(20), aclosing(cluster.follow(Deployment, server.namespace, name="app")) as changes:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aclosing(cluster.follow(Deployment, server.namespace, name="app")) as changes,
+    ):
         async for change in changes:
             if isinstance(change, Listed):
                 assert change.things == ()
@@ -123,7 +127,10 @@ async def test_follows_pods_as_they_appear(server: Server, cluster: Cluster) -> 
     """A Pod that scale-up makes is seen while it is Pending, with the annotations that it was born with."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
     (first,) = await server.pods_of("app", 1)
-    async with asyncio.timeout(20), aclosing(cluster.follow(Pod, server.namespace, labels="app=app")) as changes:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aclosing(cluster.follow(Pod, server.namespace, labels="app=app")) as changes,
+    ):
         async for change in changes:
             if isinstance(change, Listed):
                 assert [pod.uid for pod in change.things] == [first["metadata"]["uid"]]

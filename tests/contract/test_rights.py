@@ -9,6 +9,7 @@ import requests
 
 from tests.support.kube.apiserver import ApiServer
 from tests.support.readme import Installed
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.apiserver
 
@@ -78,7 +79,7 @@ class Authoriser:
         groups = ["system:serviceaccounts", "system:serviceaccounts:sluice", "system:authenticated"]
         spec = {"user": f"system:serviceaccount:sluice:sluice-{account}", "groups": groups, **attributes}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-        answer = self._session.post(self._url, json=review, verify=self._ca, timeout=30)
+        answer = self._session.post(self._url, json=review, verify=self._ca, timeout=PATIENCE_S)
         answer.raise_for_status()
         return bool(answer.json()["status"]["allowed"])
 

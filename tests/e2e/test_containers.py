@@ -17,9 +17,9 @@ from schemas.config import Bus as Settings
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from tests.support.readme import commands
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
 SERVICES = ("sampler", "decision", "actuator")
 STATS = "{{.Name}} {{.MemUsage}}"
 MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
@@ -78,7 +78,7 @@ def test_prometheus_sees_everybody(running: None) -> None:
         while len(found) != count:
             assert time.monotonic() < deadline, (query, found)
             time.sleep(0.5)
-            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=5)
+            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=PATIENCE_S)
             found = answer.json()["data"]["result"]
 
 

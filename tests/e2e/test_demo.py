@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import SLUICE
+from tests.support.waiting import PATIENCE_S
 
-PATIENCE_S = 90.0
 WHOLE_S = 120.0
 """What the whole demo may take."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE_S
+
 pytestmark = pytest.mark.root
 
 SLUICE = Path(sys.executable).parent / "sluice"
@@ -30,7 +32,7 @@ def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     parts: list[list[dict[str, Any]]] = []
     for _ in range(2):
         with _factory(*arguments, "--json", str(path)) as process:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -110,9 +112,9 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
         below = inside(process.pid)
         assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130), rest
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while left := {path for path in below if path.exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.02)

@@ -17,10 +17,10 @@ from services.tools.common.formatting import read
 from tests.support.bus_stream import config, stream
 from tests.support.decision_services import joined
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 HERE = Path(__file__).parent / "node"
 COUNT = 40
-PATIENCE_S = 300
 
 pytestmark = pytest.mark.node
 

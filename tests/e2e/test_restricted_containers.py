@@ -18,12 +18,12 @@ import pytest
 
 from services.exporter.echo_server import MAGIC, PACKET
 from tests.support.kube.manifests import BUS_USERS, objects
+from tests.support.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.kubectl]
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "sluice-factory-test"
-PATIENCE_S = 60.0
 KILLED = 137
 PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
 ENOUGH = 200_000

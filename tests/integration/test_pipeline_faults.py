@@ -19,7 +19,8 @@ from tests.support.fault_tally import Broken, Tally, judged, lateness
 from tests.support.kube import servers
 from tests.support.kube.servers import eventually
 from tests.support.kube.write_trail import followed
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
 
 PERIOD, WINDOW, DEAD_MAN = S // 2, 2 * S, 2 * S

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build" / "t"
 """Short, because the paths of Unix sockets are."""
 _GIVE_UP_S = 30.0
+LASTING: set[int] = set()
+"""Processes of this one that several tests share, and that outlive the test that starts them."""
 
 
 class Run:

@@ -5,6 +5,7 @@ wherever it runs: a marker that was forgotten is found on every machine, not onl
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator
@@ -13,7 +14,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from services.factory import enclosure
+from services.plant.real import namespaces
+
+
+def all_parts() -> bool:
+    """Whether everything that any test needs is claimed to be here."""
+    return os.environ.get("SLUICE_ALL_PARTS") == "1"
 
 
 class Requirement(Struct, frozen=True):
@@ -30,11 +36,23 @@ def program(name: str, package: str) -> Requirement:
 
 
 def _root() -> bool:
-    return os.geteuid() == 0 and subprocess.run(enclosure.enclosed(["true"]), capture_output=True).returncode == 0
+    try_out = namespaces.enclosed(["true"])
+    return os.geteuid() == 0 and subprocess.run(try_out, check=False, capture_output=True).returncode == 0
 
 
 def _engine() -> bool:
-    return subprocess.run(["docker", "version"], check=False, capture_output=True).returncode == 0
+    return _docker("version")
+
+
+def _images() -> bool:
+    compose = (Path(__file__).parents[2] / "docker-compose.yaml").read_text(encoding="utf-8")
+    usual = dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", compose))
+    names = [os.environ.get(variable, image) for variable, image in usual.items()]
+    return all(_docker("image", "inspect", name) or _docker("pull", name) for name in names)
+
+
+def _docker(*words: str) -> bool:
+    return subprocess.run(["docker", *words], check=False, capture_output=True).returncode == 0
 
 
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -68,6 +86,9 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
         program("docker", "docker.io"),
         program("docker-compose", "docker-compose"),
         Requirement("Docker engine", "start dockerd, and put this user into the group docker", _engine),
+        Requirement(
+            "container images", "reach a registry, or name images that are here: PYTHON_IMAGE, NATS_IMAGE", _images
+        ),
     ),
     "prometheus": (program("prometheus", "prometheus"), program("promtool", "prometheus")),
     "browser": (program("chromium", "chromium"),),

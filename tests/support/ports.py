@@ -6,6 +6,7 @@ neither the workers of a run nor two runs side by side ever share one.
 
 import random
 import socket
+from collections.abc import Iterator
 from functools import cache
 from itertools import cycle
 
@@ -34,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @cache
-def _block() -> tuple[cycle[int], socket.socket]:
+def _block() -> tuple[Iterator[int], socket.socket]:
     """This process's numbers, and the socket that claims them."""
     blocks = list(range(_FIRST, _LAST, _SIZE))
     random.SystemRandom().shuffle(blocks)

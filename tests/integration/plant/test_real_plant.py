@@ -11,6 +11,7 @@ from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.root
 
@@ -38,7 +39,7 @@ def _p95(seconds: Sequence[Second], workload: str = ROBOT) -> float:
     return median(second.critical[workload].p95 or 1.0 for second in seconds)
 
 
-def _until(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def _until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -14,6 +14,7 @@ from services.plant.topology import BOTTLENECK, FABRIC, ROBOT, SCANNER, TELEMETR
 from services.plant.workloads import Apps
 from tests.support.hubble.agents import report
 from tests.support.hubble.server import HubbleServer
+from tests.support.waiting import PATIENCE_S
 
 SLUICE = str(Path(sys.executable).parent / "sluice")
 PLACE = "office-0"
@@ -22,7 +23,7 @@ PORTS = {"exporter": 9965, "sampler": 9101, "decision": 9102, "actuator": 9103}
 _FETCH = """
 import sys, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
+    print(urllib.request.urlopen(sys.argv[1], timeout=PATIENCE_S).read().decode())
 except urllib.error.HTTPError as error:
     print(error.read().decode())
 except OSError:
@@ -30,7 +31,7 @@ except OSError:
 """
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -22,6 +22,7 @@ from services.kube.client import Cluster, ClusterError
 from services.kube.objects import Gone, Refused, Stale, Unavailable
 from services.runtime.health import Health
 from tests.support.kube.objects import NOW, TARGET, after, deployment, order, plan_of, pod, record
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 CONFIG = Config(domains=(Domain("line", (Critical("robot-control"),), (TARGET,)),))
@@ -154,7 +155,7 @@ async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:
 
     async with Cluster.connected(Kubernetes(server="http://127.0.0.1:9")) as cluster:
         running = asyncio.create_task(Actuator(CONFIG, cluster, Health()).run(joined))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await tries.wait()
         assert not running.done()
         running.cancel()
