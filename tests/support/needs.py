@@ -46,8 +46,8 @@ def _engine() -> bool:
 
 def _images() -> bool:
     compose = (Path(__file__).parents[2] / "docker-compose.yaml").read_text(encoding="utf-8")
-    usual = dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", compose))
-    names = [os.environ.get(variable, image) for variable, image in usual.items()]
+    found = re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", compose)
+    names = {os.environ.get(str(variable), str(usual)) for variable, usual in found}
     return all(_docker("image", "inspect", name) or _docker("pull", name) for name in names)
 
 

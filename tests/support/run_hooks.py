@@ -68,6 +68,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             config.get_terminal_writer().line(f"\nstill running at the end, and killed:\n{left}", red=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests that measure run last and alone, and tests that share something expensive run on one worker."""
     for item in items:
@@ -79,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _kind(item: pytest.Item) -> int:
-    kind = item.nodeid.split("/")[1]
+    (kind,) = item.nodeid.split("/")[1:2] or ("",)
     return _KINDS.index(kind) if kind in _KINDS else 0
 
 

@@ -1,10 +1,11 @@
 """Waits for something to hold, with a deadline, in tests of parts that run by themselves."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 120.0
+PATIENCE_S = float(os.environ.get("SLUICE_TEST_PATIENCE", "120"))
 """How long anything is waited for: what a machine with ten times its own work to do still keeps."""
 _POLL_S = 0.02
 
