@@ -16,7 +16,7 @@ factory: $(VENV)/ready
 # WORKERS=0 runs one test after the other, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
 # Speed and memory, judged by the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready

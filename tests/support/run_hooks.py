@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import guard, needs, quiet
+from tests.support import guard, needs, quiet, scheduler
 from tests.support.run_report import LACKS, Reporter
 from tests.support.waiting import PATIENCE_S
 
@@ -68,15 +68,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             config.get_terminal_writer().line(f"\nstill running at the end, and killed:\n{left}", red=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep groups of tests together."""
+    return scheduler.Scheduling(config, log, config.stash[_SHARED])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let tests that measure run last and alone, and tests that share something expensive run on one worker."""
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker("quiet")
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, _kind(item)))
+    if is_worker(config):
+        groups = {item.nodeid: group for item in items if (group := _group(item))}
+        scheduler.tell(config.stash[_SHARED], groups)
 
 
 def _kind(item: pytest.Item) -> int:
