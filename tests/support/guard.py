@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build" / "t"
 """Short, because the paths of Unix sockets are."""
 _GIVE_UP_S = 30.0
+LABEL = "sluice.tests"
 LASTING: set[int] = set()
 """Processes of this one that several tests share, and that outlive the test that starts them."""
 
@@ -49,6 +50,15 @@ class Run:
         os.environ.pop("TMPDIR", None)
         said, _ = self._guard.communicate()
         return said
+
+
+def label() -> str:
+    """What containers and networks of this run carry: the value of ``LABEL``, or the name of a compose project."""
+    return _label(HOME / Path(os.environ["TMPDIR"]).relative_to(HOME).parts[0])
+
+
+def _label(folder: Path) -> str:
+    return f"sluice-{folder.name.lower().replace('_', '-')}"
 
 
 def enter(folder: Path) -> None:
@@ -118,8 +128,24 @@ def _main(folder: Path) -> None:
         if not left and not folder.exists():
             break
         time.sleep(0.05)
+    _remove_containers(_label(folder))
     with contextlib.suppress(OSError):
         HOME.rmdir()
+
+
+def _remove_containers(name: str) -> None:
+    if shutil.which("docker") is None:
+        return
+    for of in (LABEL, "com.docker.compose.project"):
+        for kind, remove in (("container", ("rm", "--force", "--volumes")), ("network", ("rm",)), ("volume", ("rm",))):
+            everything = ("--all",) if kind == "container" else ()
+            listed = _docker(kind, "ls", "--quiet", *everything, "--filter", f"label={of}={name}").split()
+            if listed:
+                _docker(kind, *remove, *listed)
+
+
+def _docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":
