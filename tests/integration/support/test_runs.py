@@ -99,7 +99,7 @@ def test_next():
 
 
 def test_a_failure_that_cannot_be_shown_does_not_end_the_run(tmp_path: Path) -> None:
-    """CPython 3.11.2 cannot bear that a collection of garbage parses while a traceback is made; the next test is run."""
+    """CPython 3.11.2 cannot bear that a collection of garbage parses while a traceback is made; the run goes on."""
     done = _run(tmp_path, PARSES, "-n", "0")
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "this is why" in done.stdout
