@@ -36,7 +36,7 @@ def program(name: str, package: str) -> Requirement:
 
 
 def _root() -> bool:
-    try_out = namespaces.enclosed(["true"])
+    try_out = namespaces.enclose(["true"])
     return os.geteuid() == 0 and subprocess.run(try_out, check=False, capture_output=True).returncode == 0
 
 
