@@ -18,7 +18,7 @@ SLUICE = Path(sys.executable).parent / "sluice"
 
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(SLUICE), "bench", "factory", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5 * PATIENCE_S)
 
 
 @pytest.mark.root
@@ -55,7 +55,7 @@ def test_interrupted_it_leaves_nothing_and_says_what_it_has(tmp_path: Path) -> N
             assert time.monotonic() < deadline, f"services, servers, traffic and instruments: {within}"
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=PATIENCE_S)
+        output, _ = process.communicate(timeout=5 * PATIENCE_S)
     assert process.returncode == 130, output
     assert "not played" in output
     deadline = time.monotonic() + PATIENCE_S

@@ -17,6 +17,7 @@ from tests.support.waiting import PATIENCE_S
 pytestmark = pytest.mark.root
 
 SLUICE = Path(sys.executable).parent / "sluice"
+TRIES = 4
 SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0", "--policy", "proportional")
 """A bottleneck that two busy processors carry with ease."""
 
@@ -27,12 +28,12 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
 
 
 def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The result; played once more if the machine took more than a fifth of the seconds of a part of it away."""
+    """The result; played again if the machine took more than a fifth of the seconds of a part of it away."""
     path = tmp_path / "result.json"
     parts: list[list[dict[str, Any]]] = []
-    for _ in range(2):
+    for _ in range(TRIES):
         with _factory(*arguments, "--json", str(path)) as process:
-            output, _ = process.communicate(timeout=PATIENCE_S)
+            output, _ = process.communicate(timeout=5 * PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

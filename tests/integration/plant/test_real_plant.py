@@ -26,7 +26,7 @@ def _watched(plant: RealPlant, seconds: int, settle: float = 1.2) -> list[Second
     good: list[Second] = []
     seen = 0
     while len(good) < seconds:
-        if seen > 8 * seconds + 20:
+        if seen > 8 * seconds + PATIENCE_S:
             pytest.skip("needs a machine without CPU steal")
         time.sleep(0.2)
         fresh = [second for second in plant.take_seconds() if second.start >= begin]
