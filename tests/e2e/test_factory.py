@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def inside(pid: int) -> set[Path]:
 
 
 def _folders() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("sluice-*")}
+    return {path.name for path in Path(tempfile.gettempdir()).glob("sluice-*")}
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])

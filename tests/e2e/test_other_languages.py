@@ -31,7 +31,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("node")
     for file in (*HERE.glob("*.mjs"), *HERE.glob("package*.json"), HERE / ".npmrc"):
         shutil.copy(file, home)
-    subprocess.run(["npm", "ci", "--no-progress"], cwd=home, check=True, capture_output=True, timeout=PATIENCE_S)
+    subprocess.run(["npm", "ci", "--no-progress"], cwd=home, check=True, capture_output=True, timeout=5 * PATIENCE_S)
     yield home
     shutil.rmtree(home)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedProcess
@@ -52,12 +53,13 @@ def value(page: str, name: str, **labels: str) -> float | None:
 class Factory:
     """The bed, its traffic, and a Hubble-compatible server that all of its nodes report to."""
 
-    def __init__(self, bed: Bed, plant: RealPlant, home: Path) -> None:
-        """Take what runs; files go below ``home``."""
+    def __init__(self, bed: Bed, plant: RealPlant, home: Path, relay: str) -> None:
+        """Take what runs, and the address of the Hubble server; files go below ``home``."""
         self.bed = bed
         self.plant = plant
         self.home = home
         self.config = home / "sluice.yaml"
+        self.relay = relay
 
     def configure(self, *, probe: bool, more: str = "", fail_safe: str = "5M") -> None:
         """Write the configuration that all services read, with or without the prober."""
@@ -69,7 +71,7 @@ class Factory:
             "    critical: [{workload: robot-control, namespace: factory}]\n"
             "    targets:\n"
             f"      - {{deployment: telemetry-upload, namespace: factory, min: 1M, max: 20M, fail_safe: {fail_safe}}}\n"
-            f"exporter:\n  relay: {{address: 'unix:{self.home}/hubble.sock'}}\n  probes: {probes}\n{more}"
+            f"exporter:\n  relay: {{address: '{self.relay}'}}\n  probes: {probes}\n{more}"
         )
 
     def start(self, service: str) -> BedProcess:
@@ -108,8 +110,10 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
         besides: what else crosses it than critical workloads and the noisy neighbour, kbit/s on the wire.
     """
     with (
+        # A Unix socket's path has at most 107 characters: too few for a test's own folder in a deep checkout.
+        TemporaryDirectory(prefix="h") as short,
         Bed(parameters(apps)) as bed,
-        HubbleServer(f"unix:{home}/hubble.sock") as server,
+        HubbleServer(f"unix:{short}/s") as server,
         RealPlant(bed, apps) as plant,
     ):
         for pod in plant.pods:
@@ -119,4 +123,4 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())
         report(bed, server)
-        yield Factory(bed, plant, home)
+        yield Factory(bed, plant, home, f"unix:{short}/s")
