@@ -24,7 +24,7 @@ PORTS = {"exporter": 9965, "sampler": 9101, "decision": 9102, "actuator": 9103}
 _FETCH = """
 import sys, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=PATIENCE_S).read().decode())
+    print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())
 except urllib.error.HTTPError as error:
     print(error.read().decode())
 except OSError:
