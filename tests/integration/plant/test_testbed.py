@@ -74,7 +74,6 @@ def _in_same_process_namespace(pid: int) -> set[str]:
 RUNNER = """
 import sys
 from services.plant.real.testbed import Bed
-from tests.support.waiting import PATIENCE_S
 with Bed() as bed:
     server = bed.start("robot-cell-0", "iperf3", "-s")
     probe = bed.instrument("robot-control-0", "services.plant.real.probe", "10.77.3.4", "7007", "250", "200")
