@@ -31,7 +31,7 @@ def test_different_names_have_different_tokens(one: str, other: str) -> None:
 @pytest.mark.parametrize("text", ["a.b", "=G1", "=2e", "a b", "*", ""])
 def test_what_is_no_token_is_refused(text: str) -> None:
     """A subject of somebody else's making is not taken for a name."""
-    with pytest.raises(ValueError, match="is no token"):
+    with pytest.raises(ValueError, match="is not a token"):
         parse_token(text)
 
 
