@@ -94,6 +94,9 @@ class Scrape(Settings, frozen=True):
         for url in self.urls:
             _check_url("urls", url)
 
+    def check_window(self, window: Duration) -> None:
+        """Any window will do: two pages are enough."""
+
 
 class Prometheus(Settings, frozen=True):
     """Ask the cluster's Prometheus."""
@@ -114,6 +117,23 @@ class Prometheus(Settings, frozen=True):
             ValueError: an address of another kind.
         """
         _check_url("url", self.url)
+
+    @property
+    def shortest_window(self) -> Duration:
+        """Four scrape intervals."""
+        return Duration(4 * self.scrape_interval)
+
+    def check_window(self, window: Duration) -> None:
+        """Check a window against the scrape interval.
+
+        Raises:
+            ValueError: it is too short.
+        """
+        if window < self.shortest_window:
+            raise ValueError(
+                f"window {window} is below four scrape intervals of {self.scrape_interval}: "
+                "rate() would rest on too few points"
+            )
 
 
 class Signal(Settings, frozen=True):
@@ -155,11 +175,13 @@ class Signal(Settings, frozen=True):
         super().__post_init__()
         if self.window % self.period:
             raise ValueError(f"window {self.window} is not a whole number of periods of {self.period}")
-        if self.source == "prometheus" and self.window < 4 * self.prometheus.scrape_interval:
-            raise ValueError(
-                f"window {self.window} is below four scrape intervals of {self.prometheus.scrape_interval}: "
-                "rate() would rest on too few points"
-            )
+        self.settings.check_window(self.window)
+
+    @property
+    def settings(self) -> Scrape | Prometheus:
+        """The section of the configured source."""
+        settings: Scrape | Prometheus = getattr(self, self.source)
+        return settings
 
 
 class Kubernetes(Settings, frozen=True):

@@ -1,7 +1,6 @@
-"""Quantiles of a classic histogram, computed as Prometheus does.
+"""Quantiles of a classic histogram, computed as Prometheus does, and whether its buckets suffice.  Pure.
 
-The sampler computes its figures here when it scrapes the exporter directly.  The simulated plant and the
-benches use the same functions, so that all of them report the same latency as the same number.
+The direct scrape, the simulated plant and the benches all use it, so that they agree on every figure.
 
 A histogram is given as its finite upper bounds, ascending, and one cumulative count more than there
 are bounds: the last is the ``+Inf`` bucket, that is all observations.
@@ -21,8 +20,8 @@ BOUNDS = (
 """Upper bounds in seconds that keep the error around 2 ms within 3 %."""
 
 
-class Latency(NamedTuple):
-    """What a histogram says about one workload in one window."""
+class HistogramSummary(NamedTuple):
+    """The figures of a latency histogram that samples carry."""
 
     jitter: float | None
     """Q75 - Q25, seconds; None without observations."""
@@ -32,7 +31,7 @@ class Latency(NamedTuple):
 
 
 def increase(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """How much each counter rose between two readings; one that fell was reset and restarted from zero."""
+    """The increase of each counter between two readings; one that fell was reset and counts from zero."""
     return [new - old if new >= old else new for old, new in zip(before, after, strict=True)]
 
 
@@ -62,7 +61,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
     return _interpolate(q, bounds, list(accumulate(counts, max)))
 
 
-def latency(bounds: Sequence[float], counts: Sequence[float]) -> Latency:
+def summarize(bounds: Sequence[float], counts: Sequence[float]) -> HistogramSummary:
     """Jitter, P95 and the number of observations of one histogram.
 
     Raises:
@@ -73,7 +72,7 @@ def latency(bounds: Sequence[float], counts: Sequence[float]) -> Latency:
     rising = list(accumulate(counts, max))
     low, high = _interpolate(0.25, bounds, rising), _interpolate(0.75, bounds, rising)
     jitter = None if low is None or high is None else high - low
-    return Latency(jitter, _interpolate(0.95, bounds, rising), rising[-1])
+    return HistogramSummary(jitter, _interpolate(0.95, bounds, rising), rising[-1])
 
 
 def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> float | None:
@@ -90,16 +89,16 @@ def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> floa
     return start + (bounds[at] - start) * ((rank - below) / (rising[at] - below))
 
 
-def check_resolution(bounds: Sequence[float], slo: float, widest: float) -> str | None:
-    """Why a histogram's buckets cannot show whether an SLO is kept; None where they can.
+def explain_coarseness(bounds: Sequence[float], slo: float, widest: float) -> str | None:
+    """Why buckets cannot tell whether an SLO is kept; None where they can.
 
-    Inside a bucket Prometheus interpolates linearly, so a quantile can be off by the bucket's width; and
-    no quantile exceeds the highest finite bound, however bad latency is.
+    Prometheus interpolates inside a bucket, so a quantile can be off by the bucket's width, and it never
+    exceeds the highest finite bound.
 
     Args:
         bounds: upper bounds, seconds, ascending; ``+Inf`` may be among them.
         slo: seconds.
-        widest: largest width of the bucket around the SLO, as a share of the SLO.
+        widest: how wide the bucket around the SLO may be, as a share of the SLO.
     """
     edges = [0.0, *(bound for bound in bounds if bound < inf)]
     around = next(((low, high) for low, high in pairwise(edges) if low < slo <= high), None)

@@ -2,7 +2,7 @@
 
 The bus is a model that keeps what the real one promises (at-least-once delivery, compare-and-set), and
 that stops before and after every effect, so that Hypothesis can run another replica, deliver again,
-or kill at that moment.  ``tests/integration`` does the same to real processes on a real server.
+or kill at that point.  ``tests/integration`` does the same to real processes on a real server.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ class World:
     samples: list[Received[Sample]]
     decisions: list[tuple[bytes, int]] = field(default_factory=list)
     """The message, and the sequence of the sample that it answers."""
-    buried: list[int] = field(default_factory=list)
+    dead_letters: list[int] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     delivered: int = 0
     deliveries: int = 0
@@ -52,7 +52,7 @@ class World:
     """How often each sample was delivered."""
 
     async def find_position(self) -> DomainPosition:
-        """The follower's port: what stands on the bus."""
+        """The decision log: what is on the bus."""
         await Pause()
         if not self.decisions:
             floor = next(n for n in range(len(self.samples) + 1) if n + 1 not in self.acknowledged)
@@ -83,7 +83,7 @@ class World:
     async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
         """The follower's port: a dead letter."""
         await Pause()
-        self.buried.append(sample.seq)
+        self.dead_letters.append(sample.seq)
         await Pause()
 
 
@@ -186,7 +186,7 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
     assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
-    assert set(world.buried) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+    assert set(world.dead_letters) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
 
 
 def test_repetitions_out_of_order_leave_nothing_out() -> None:
@@ -239,4 +239,4 @@ def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
     while replica.step():
         pass
     assert [seq for _, seq in world.decisions] == [1, 3]
-    assert world.buried == [2]
+    assert world.dead_letters == [2]

@@ -234,7 +234,7 @@ def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted,
             bar("asking Prometheus", until - wanted.since) as told,
         ):
             asyncio.run(_asked(then, wanted, until, recorder, told))
-    except (ValueError, backfill.QueryFailed) as error:
+    except (ValueError, backfill.NoData) as error:
         raise click.ClickException(f"{url}: {error}") from None
 
 
