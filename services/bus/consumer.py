@@ -88,7 +88,7 @@ class PullState:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class PulledMessage:
     """One delivery."""
 
     raw: RawMessage
@@ -125,10 +125,11 @@ class Consumer:
         self._what = f"reading {spec.stream}"
         self._after: int | None = None
 
-    async def deliver(self) -> AsyncGenerator[Delivered, None]:
+    async def deliver(self) -> AsyncGenerator[PulledMessage, None]:
         """Every message; resumes after the connection, the server, the stream or the consumer was lost."""
         back_off = BackOff()
         while True:
+            after = self._after
             try:
                 connection = await self._session.connection()
                 name = await self._bind()
@@ -139,18 +140,19 @@ class Consumer:
                     aclosing(self._pull(request, incoming)) as deliveries,
                 ):
                     async for one in deliveries:
-                        back_off = BackOff()
                         self._after = one.raw.seq
                         yield one
             except (ConsumerLost, Disconnected, ApiError, Denied) as error:
                 if isinstance(error, ApiError) and error.code == ErrorCode.STREAM_NOT_FOUND and self._ensure_streams:
                     await self._ensure_streams()
                 self._session.report_problem(self._what, str(error))
+            if self._after != after:
+                back_off = BackOff()
             await back_off.wait()
 
     async def _pull(
         self, request: Callable[[bytes], Awaitable[None]], incoming: "asyncio.Queue[Msg | Exception]"
-    ) -> AsyncGenerator[Delivered, None]:
+    ) -> AsyncGenerator[PulledMessage, None]:
         state = PullState(self._spec.batch)
         limits = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         try:
@@ -165,7 +167,7 @@ class Consumer:
                 if message.reply:
                     delivery = Delivery.parse(message.reply)
                     raw = RawMessage(message.subject, headers, message.data, delivery.seq, delivery.published)
-                    yield Delivered(raw, delivery, state.record_delivery(delivery), message.reply)
+                    yield PulledMessage(raw, delivery, state.record_delivery(delivery), message.reply)
         finally:
             # Return what was not processed, so that another reader gets it now and not after ``ack_wait``.
             while self._spec.durable and not incoming.empty():

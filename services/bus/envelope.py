@@ -91,42 +91,35 @@ class RawMessage:
     """When the server stored it, UTC ns."""
 
 
-@dataclass(frozen=True, slots=True)
 class Received(Generic[M]):
-    """A decoded message with its delivery data."""
+    """A decoded message with its delivery data; what ``raw`` holds can be read here, too."""
 
-    message: M
-    raw: RawMessage
-    deliveries: int = 0
-    """1 at the first delivery, more after redelivery; 0 when it was looked up."""
-    since: int = 0
-    """Stream sequence since which this reader received every message up to this one."""
-    _reply: Callable[[bytes], Awaitable[None]] | None = None
+    __slots__ = ("_reply", "body", "deliveries", "headers", "message", "published", "raw", "seq", "since", "subject")
 
-    @property
-    def subject(self) -> str:
-        """Where it was published."""
-        return self.raw.subject
+    def __init__(
+        self,
+        message: M,
+        raw: RawMessage,
+        deliveries: int = 0,
+        since: int = 0,
+        reply: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """Keep a message.
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers it was published with."""
-        return self.raw.headers
-
-    @property
-    def body(self) -> bytes:
-        """The message as it was published."""
-        return self.raw.body
-
-    @property
-    def seq(self) -> int:
-        """Sequence in its stream."""
-        return self.raw.seq
-
-    @property
-    def published(self) -> int:
-        """When the server stored it, by the server's clock, UTC ns."""
-        return self.raw.published
+        Args:
+            message: decoded.
+            raw: as it is stored.
+            deliveries: 1 at the first delivery, more after redelivery; 0 when it was looked up.
+            since: stream sequence since which this reader received every message up to this one.
+            reply: sends the acknowledgement; None where none is expected.
+        """
+        self.message: M = message
+        self.raw = raw
+        self.subject, self.headers, self.body = raw.subject, raw.headers, raw.body
+        self.seq, self.published = raw.seq, raw.published
+        self.deliveries = deliveries
+        self.since = since
+        self._reply = reply
 
     async def ack(self) -> None:
         """Confirm that its effect is done.  The confirmation may be lost: the message is then redelivered."""

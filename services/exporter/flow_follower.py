@@ -13,11 +13,8 @@ from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.nap import sleep_using_event
-from tenacity.stop import stop_when_event_set
-from tenacity.wait import wait_random_exponential
 
+from services.common.backoff import BackOff
 from services.exporter.flow_reader import FlowReader, UnusableFlow
 from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
@@ -39,6 +36,8 @@ _LOSSES = 256
 _MOST_NODES = 5000
 _SETTLED_NS = 5_000_000_000
 """A stream that lasted this long was not a failed attempt."""
+_FIRST_WAIT_S = 0.2
+_MOST_WAIT_S = 10.0
 
 
 class Messages(Protocol):
@@ -96,17 +95,17 @@ class FlowFollower:
 
     def run(self) -> None:
         """Follow until stopped; the body of the thread."""
+        back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
         while not self._stopping.is_set():
-            # Back-off grows while streams fail at once, and starts again after one that lasted.
-            attempts = Retrying(
-                retry=retry_if_exception_type(RelayError),
-                wait=wait_random_exponential(multiplier=0.2, max=10),
-                stop=stop_when_event_set(self._stopping),
-                sleep=sleep_using_event(self._stopping),
-                before_sleep=self._log_retry,
-                retry_error_callback=lambda _: None,
-            )
-            attempts(self._follow)
+            try:
+                self._follow()
+                # The stream lasted, so the next failure is a new one.
+                back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
+            except RelayError as error:
+                wait_s = back_off.next_s()
+                self.problem = str(error)
+                self._log.warning("relay stream failed", why=str(error), wait=round(wait_s, 2))
+                self._stopping.wait(wait_s)
 
     def stop(self) -> None:
         """End ``run``, from any thread."""
@@ -219,9 +218,3 @@ class FlowFollower:
 
     def _count_unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self.problem = str(error)
-        wait = round(state.upcoming_sleep, 2)
-        self._log.warning("relay stream failed", why=str(error), attempt=state.attempt_number, wait=wait)

@@ -158,12 +158,12 @@ def test_what_is_no_sample_is_refused_with_a_reason(body: bytes) -> None:
 
 def test_the_asyncapi_document_is_what_the_types_give() -> None:
     """``make schemas`` was run since the subjects or the messages changed."""
-    assert asyncapi.FILE.read_text(encoding="utf-8") == asyncapi.text()
+    assert asyncapi.FILE.read_text(encoding="utf-8") == asyncapi.render()
 
 
 def test_the_asyncapi_document_names_every_subject() -> None:
     """Its addresses match what the services publish to, and its references lead to the schemas."""
-    document, subjects = asyncapi.document(), Subjects()
+    document, subjects = asyncapi.build_document(), Subjects()
     published = {
         "sample": subjects.sample("line.1"),
         "decision": subjects.decision("line.1"),

@@ -50,7 +50,7 @@ async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None
         assert await bus.publish(subject, sample(2), msg_id="b", expect_last=seq) == seq + 1
 
 
-async def test_a_fleeting_consumer_is_a_durable_one_that_the_server_forgets(nats: NatsServer) -> None:
+async def test_a_transient_consumer_is_a_durable_one_that_the_server_deletes(nats: NatsServer) -> None:
     """A message comes again until it is acknowledged; a minute after its reader went, the consumer is dropped."""
     async with joined(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1), sample(2))
