@@ -119,7 +119,7 @@ class Refusing:
         self.subjects = Subjects("sluice")
         self.errors = list(errors)
 
-    async def last(self, kind: Any, subject: str) -> None:
+    async def get_last(self, kind: Any, subject: str) -> None:
         """Refuse, or have no message."""
         if self.errors:
             raise self.errors.pop(0)
