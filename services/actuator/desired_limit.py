@@ -194,7 +194,7 @@ class DesiredLimit:
             return True
         if self.order.cause != "decision":
             return False
-        self._fall_back("start", "a newer decision than the one in hand was in force", record.limit, record)
+        self._fall_back("start", "a newer decision was in force, and has expired", record.limit, record)
         self.deadline = None
         return True
 

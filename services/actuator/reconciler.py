@@ -300,7 +300,7 @@ class Reconciler:
         return record.by != self._shared.process and record.term >= self._term
 
     def _finish_pending(self) -> None:
-        """Finish the decisions in hand: nothing more will be done for them."""
+        """Finish the decisions that the order came from: nothing more will be done for them."""
         for pending in self._pending:
             self._outbox.finish(pending)
         self._pending = []
