@@ -81,8 +81,8 @@ async def decided_safe(bus: Bus) -> bool:
 
 async def last_answer(bus: Bus) -> Decision | None:
     """The decision on the last sample that there is."""
-    sample = await bus.last(Sample, bus.subjects.sample("line"))
-    decision = await bus.last(Decision, bus.subjects.decision("line"))
+    sample = await bus.get_last(Sample, bus.subjects.sample("line"))
+    decision = await bus.get_last(Decision, bus.subjects.decision("line"))
     assert sample is not None
     return decision.message if decision is not None and decision.message.end == sample.message.end else None
 
@@ -160,7 +160,7 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
                         await bus.publish(bus.subjects.sample("line"), one, msg_id=f"{number}:{one.end}")
 
                 async def answered() -> bool:
-                    last = await bus.last(Decision, bus.subjects.decision("line"))
+                    last = await bus.get_last(Decision, bus.subjects.decision("line"))
                     return last is not None and last.message.end == honest[-1].end
 
                 await eventually(answered)
