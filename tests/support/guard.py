@@ -117,7 +117,8 @@ def _main(folder: Path) -> None:
     deadline = time.monotonic() + _GIVE_UP_S
     # Again until nothing is found: what is being killed may be starting others, or still writing.
     while time.monotonic() < deadline:
-        left = list(marked(folder))
+        # The guard of a run within this one ends by itself, with its own work done.
+        left = [pid for pid in marked(folder) if __spec__.name not in command(pid)]
         for pid in left:
             if pid not in told:
                 told.add(pid)

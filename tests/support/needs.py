@@ -30,6 +30,7 @@ class Requirement(Struct, frozen=True):
     here: Callable[[], bool]
 
 
+@cache
 def program(name: str, package: str) -> Requirement:
     """A program on PATH, from a Debian package."""
     return Requirement(name, f"apt install {package}", lambda: shutil.which(name) is not None)

@@ -176,9 +176,9 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
     """The later one takes over with its first write; the earlier one stands by and takes no decision away."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
-        await old.is_ready()  # or the decision expires while the process starts
-        await decider.say("60M", good_for=2 * S)
-        await scene.stands_at("60M", ["30M"] * 2)
+        await old.is_ready()
+        await decider.say("60M", good_for=10 * S)
+        await scene.reported(cause="decision", outcome="applied", limit=60_000)
         with ActuatorProcess(tmp_path / "new", nats.url, scene.server) as new:
             await new.is_ready()
             async with followed(scene.server) as trail:
