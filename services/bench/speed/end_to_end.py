@@ -25,7 +25,7 @@ from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import Action, CriticalMeasure, Decision, M, Sample, decode, encode
 from schemas.units import Duration, Rate
 from services.bench.goals import show
-from services.bench.signals.lag import Steps
+from services.bench.signals.lag import SteppingPlant
 from services.bench.speed.baseline_hops import Hops, Patches, Took
 from services.bench.speed.kube_apis import ASSETS, Api, start_emulator, start_real
 from services.bus.bus import Bus
@@ -146,7 +146,7 @@ async def measured(start_api: Callable[[Processes], Awaitable[Api]], rounds: int
         processes = await stack.enter_async_context(Processes())
         stack.push_async_callback(processes.stop)
         nats, api = await start_nats(processes), await start_api(processes)
-        page = stack.enter_context(MetricsPage([Steps((), time.time_ns())]))
+        page = stack.enter_context(MetricsPage([SteppingPlant((), time.time_ns())]))
         config = _configuration(nats, api, page.url)
         bus = await stack.enter_async_context(Bus.connect(config.bus, "bench", lambda _: None))
         await bus.ensure_streams()

@@ -17,7 +17,7 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision, Sample, State, TargetDecision
 from schemas.units import Duration, Rate
 from services.bench.goals import show
-from services.bench.signals.lag import Steps
+from services.bench.signals.lag import SteppingPlant
 from services.bench.speed.kube_apis import start_emulator
 from services.bench.speed.service_page import Page
 from services.bus.bus import Bus
@@ -83,7 +83,7 @@ async def _sampler(messages: int) -> dict[str, float]:
         for number in range(_SAMPLED)
     )
     async with Processes() as processes:
-        with MetricsPage([Steps((), time.time_ns())]) as plant:
+        with MetricsPage([SteppingPlant((), time.time_ns())]) as plant:
             async with _on_bus(processes) as (settings, bus):
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
                 listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
