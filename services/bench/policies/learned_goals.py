@@ -4,7 +4,14 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from services.bench.goals import Goal
-from services.bench.policies.results import SUBJECT, USUAL_PERIOD, Line, Outcome, Summary, summarize_lines
+from services.bench.policies.results import (
+    SUBJECT,
+    USUAL_PERIOD,
+    Outcome,
+    ScenarioSummary,
+    Summary,
+    summarize_scenarios,
+)
 from services.plant.score import spread
 
 _FAST_PERIOD = 0.5
@@ -13,7 +20,7 @@ _SIMULATED_DRAIN = 0.27
 """Seconds in which 100 ms of queue are gone after a halving cut: 0.1 C / (C - offered), 63 % of C offered."""
 
 
-def judge_real(lines: Sequence[Line]) -> list[Goal]:
+def judge_real(lines: Sequence[ScenarioSummary]) -> list[Goal]:
     """The goals on real packets, those of a step by every signal; what was not played is there, too."""
     mine = {(one.scenario, one.period): one for one in lines if one.contender == SUBJECT}
     steps = {period: line for (scenario, period), line in mine.items() if scenario == "step"}
@@ -36,7 +43,7 @@ def judge_simulated(outcomes: Sequence[Outcome], summaries: Sequence[Summary]) -
     mine = next((one for one in summaries if one.contender == SUBJECT), None)
     if mine is None:
         return []
-    lines = {one.scenario: one for one in summarize_lines(own)}
+    lines = {one.scenario: one for one in summarize_scenarios(own)}
     goals = [one for one in _scenario_goals(lines.get("steady"), lines.get("demo")) if one.seen is not None]
     per_step = [(line.per_step, name) for name, line in lines.items() if line.per_step is not None]
     if per_step:
@@ -78,7 +85,7 @@ def dominating_contenders(mine: Summary, summaries: Sequence[Summary]) -> list[s
     ]
 
 
-def _scenario_goals(steady: Line | None, demo: Line | None) -> list[Goal]:
+def _scenario_goals(steady: ScenarioSummary | None, demo: ScenarioSummary | None) -> list[Goal]:
     return [
         _goal("steady: SLO violation", steady, lambda line: line.violation, "<= 0.5 %"),
         _goal("steady: goodput of the oracle's", steady, lambda line: line.goodput, ">= 95 %"),
@@ -87,7 +94,7 @@ def _scenario_goals(steady: Line | None, demo: Line | None) -> list[Goal]:
     ]
 
 
-def _goal(name: str, line: Line | None, seen: Callable[[Line], float | None], bound: str) -> Goal:
+def _goal(name: str, line: ScenarioSummary | None, seen: Callable[[ScenarioSummary], float | None], bound: str) -> Goal:
     if line is None:
         return Goal(name, None, bound)
     return Goal(name, seen(line), bound, f"{line.runs} runs" if line.runs > 1 else "")

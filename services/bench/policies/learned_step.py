@@ -9,6 +9,7 @@ import msgspec
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State
 from services.bench.goals import Goal
+from services.bench.speed.control_step import step_through
 from services.bench.timing import seconds
 from services.control import Controller
 from services.control.observation import Observation, Observer
@@ -50,15 +51,9 @@ def measure_step() -> list[Goal]:
         for memory, seen, bounds in calls:
             policy.propose(memory, seen, bounds)
 
-    proportional = Controller(scenario.domain("proportional"))
-
-    def steps() -> None:
-        state = None
-        for sample in controller.samples:
-            state = proportional.step(state, sample).state
-
+    proportional = scenario.domain("proportional")
     proposal_us = 1e6 * seconds(proposals, _ROUNDS) / len(calls)
-    rate = len(controller.samples) / seconds(steps, _ROUNDS)
+    rate = len(controller.samples) / seconds(lambda: step_through(proportional, controller.samples), _ROUNDS)
     size = max(len(msgspec.json.encode(one.state.memory)) for one in decisions) / 1024
     return [
         Goal("learned: time of a proposal", proposal_us, "<= 10 us"),

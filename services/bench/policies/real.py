@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from services.bench.policies.candidates import CANDIDATES
-from services.bench.policies.real_runs import BenchConditions, ResultFile, Work
+from services.bench.policies.real_runs import BenchConditions, EarlierRuns, Work
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, USUAL_PERIOD, Cell, Outcome
 from services.plant.commands.factory import CANNOT, Quantity, Seconds, run_in_namespaces
 from services.plant.real.namespaces import find_missing
@@ -71,7 +71,7 @@ def _product(
 
 
 def select_missing(
-    cells: list[Cell], before: ResultFile | None, conditions: BenchConditions
+    cells: list[Cell], before: EarlierRuns | None, conditions: BenchConditions
 ) -> tuple[list[Cell], list[Outcome]]:
     """Pick the cells that are still to be played, and the earlier runs that count with them.
 
@@ -128,7 +128,7 @@ def command(  # noqa: PLR0913 - one for each option
     cells = plan(Selection(policies, scenarios, signals, seeds, quick))
     try:
         before = (
-            msgspec.json.decode(result.read_bytes(), type=ResultFile)
+            msgspec.json.decode(result.read_bytes(), type=EarlierRuns)
             if goes_on and result and result.exists()
             else None
         )

@@ -22,8 +22,8 @@ from schemas.units import Duration
 from services.bench.goals import goals_table
 from services.bench.policies.candidates import CANDIDATES
 from services.bench.policies.learned_goals import judge_real
-from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Outcome, judge, summarize_lines
-from services.bench.policies.tables import encode_results, lines_table
+from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Outcome, judge, summarize_scenarios
+from services.bench.policies.tables import encode_results, scenarios_table
 from services.plant.harness.orchestrator import Staging, perform, until_stopped
 from services.plant.harness.pipeline import scraping
 from services.plant.harness.processes import Processes
@@ -69,7 +69,7 @@ class Work(Struct, frozen=True):
     """Runs of an earlier call that are summed up with these."""
 
 
-class ResultFile(Struct, frozen=True):
+class EarlierRuns(Struct, frozen=True):
     """What is read of the JSON: enough to go on from it."""
 
     conditions: BenchConditions
@@ -154,7 +154,7 @@ async def play_all(work: Work, console: Console, outcomes: list[Outcome]) -> Non
             one = await play(cell, work.conditions, status)
         outcomes.append(one)
         if work.json is not None:
-            lines = summarize_lines(outcomes)
+            lines = summarize_scenarios(outcomes)
             # Whole or not at all: a file that was cut short could not be continued.
             path = Path(work.json)
             fresh = path.with_name(f".{path.name}.new")
@@ -180,8 +180,8 @@ def main() -> None:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)
     finally:
-        lines = summarize_lines(outcomes)
-        console.print(lines_table(lines))
+        lines = summarize_scenarios(outcomes)
+        console.print(scenarios_table(lines))
         goals = judge_real(lines)
         if not lines or any(goal.seen is not None for goal in goals):
             console.print(goals_table(f"Goals of {SUBJECT}", goals))

@@ -1,6 +1,6 @@
 """What runs of policies came to, on the simulated plant and on real packets.  Pure arithmetic.
 
-An ``Outcome`` is one run.  A ``Line`` is one contender on one scenario: medians over seeds, so that one
+An ``Outcome`` is one run.  A ``ScenarioSummary`` is one contender on one scenario: medians over seeds, so that one
 run that the machine disturbed does not decide.  A ``Summary`` is one contender over all scenarios.
 """
 
@@ -35,7 +35,7 @@ class Cell(Struct, frozen=True):
     """Of the signal, seconds."""
 
     @property
-    def line(self) -> "Cell":
+    def unseeded(self) -> "Cell":
         """The cell without its seed: what medians are taken over."""
         return Cell(self.contender, self.scenario, -1, self.period)
 
@@ -96,7 +96,7 @@ class Outcome(Struct, frozen=True):
         return invalid > MAX_INVALID * (invalid + sum(part.seconds for part in parts))
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class ScenarioSummary(Struct, frozen=True, kw_only=True):
     """All runs of one contender on one scenario by one signal: medians over them, after learning."""
 
     contender: str
@@ -207,11 +207,11 @@ def judge(
     )
 
 
-def summarize_lines(outcomes: Sequence[Outcome]) -> list[Line]:
-    """One line for each contender, scenario and signal that has runs that count, in the order of the outcomes."""
-    lines = []
-    for key in dict.fromkeys(one.cell.line for one in outcomes):
-        played = [one for one in outcomes if one.cell.line == key]
+def summarize_scenarios(outcomes: Sequence[Outcome]) -> list[ScenarioSummary]:
+    """One for each contender, scenario and signal that has runs that count, in the order of the outcomes."""
+    summaries = []
+    for key in dict.fromkeys(one.cell.unseeded for one in outcomes):
+        played = [one for one in outcomes if one.cell.unseeded == key]
         runs = [one for one in played if one.failed is None and one.steady is not None and not one.is_disturbed]
         if not runs:
             continue
@@ -220,7 +220,7 @@ def summarize_lines(outcomes: Sequence[Outcome]) -> list[Line]:
         steps = [one.step_violation_seconds / one.steps for one in steady if one.steps]
         reactions = spread([one for run in runs for one in run.reactions])
         drains = spread([one for run in runs for one in run.drains])
-        line = Line(
+        summary = ScenarioSummary(
             contender=key.contender,
             scenario=key.scenario,
             period=key.period,
@@ -239,8 +239,8 @@ def summarize_lines(outcomes: Sequence[Outcome]) -> list[Line]:
             drain=None if drains is None else drains.p50,
             invalid=sum(one.invalid for one in (*steady, *learning)),
         )
-        lines.append(line)
-    return lines
+        summaries.append(summary)
+    return summaries
 
 
 def summarize_contenders(outcomes: Sequence[Outcome]) -> list[Summary]:

@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Table
 
 from services.bench.goals import Goal, goals_as_json
-from services.bench.policies.results import USUAL_PERIOD, Line, Outcome, Summary
+from services.bench.policies.results import USUAL_PERIOD, Outcome, ScenarioSummary, Summary
 
 
-def lines_table(lines: Sequence[Line]) -> Table:
+def scenarios_table(lines: Sequence[ScenarioSummary]) -> Table:
     """One row for each contender, scenario and signal."""
     table = _table(
         ("policy", "scenario", "runs", "bad", "goodput", "s/step", "learn", "patch", "react", "out"),
@@ -63,7 +63,10 @@ def _table(headings: Sequence[str], caption: str) -> Table:
 
 
 def encode_results(
-    outcomes: Sequence[Outcome], summary: Sequence[Line | Summary], goals: Sequence[Goal], conditions: object = None
+    outcomes: Sequence[Outcome],
+    summary: Sequence[ScenarioSummary | Summary],
+    goals: Sequence[Goal],
+    conditions: object = None,
 ) -> bytes:
     """The JSON of a bench of policies: conditions of the plant, every run, what they sum up to, and the goals."""
     file = {"conditions": conditions, "runs": outcomes, "summary": summary, "goals": goals_as_json(goals)}

@@ -37,8 +37,8 @@ from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.runtime import logging_setup
 from services.runtime.health import Health
 from services.sampler.loop import Sampler, WallClock
-from services.sampler.source import Lag
-from services.sampler.source_factory import open_source, source_class
+from services.sampler.source_factory import source_of
+from services.tools.check.advice import Lag, lag_of
 
 _S = 10**9
 _HERTZ = 250
@@ -84,17 +84,14 @@ class SteppingPlant:
         """Everything up to now."""
         with self._lock:
             for number in range(self._number, max((self._clock() - self._begin) * _HERTZ // _S, self._number)):
-                self._observe(number)
+                at = self._begin + number * _S // _HERTZ
+                low, high = _HIGH if any(step.begin <= at < step.end for step in self._steps) else _LOW
+                latency = low + (high - low) * (number * _GOLDEN % 1)
+                self._buckets[sum(latency > bound for bound in BUCKETS)] += 1
+                self._sum += latency
                 self._number = number + 1
             counts = [sum(self._buckets[: at + 1]) for at in range(len(self._buckets))]
             return Counters({"bench/robot": Histogram(tuple(counts), self._sum, 0)}, {})
-
-    def _observe(self, number: int) -> None:
-        at = self._begin + number * _S // _HERTZ
-        low, high = _HIGH if any(step.begin <= at < step.end for step in self._steps) else _LOW
-        latency = low + (high - low) * (number * _GOLDEN % 1)
-        self._buckets[sum(latency > bound for bound in BUCKETS)] += 1
-        self._sum += latency
 
 
 class ShownSample(Struct, frozen=True):
@@ -163,13 +160,24 @@ async def _watch_sources(steps: int, slow: bool) -> dict[str, StepLags]:
     planned = plan(steps, high, low, now + int(warm * _S))
     plant = SteppingPlant(planned, now)
     seen: dict[str, list[ShownSample]] = {}
+
+    async def watch(signal: Signal, samples: list[ShownSample]) -> None:
+        observer = Observer(_DOMAIN)
+
+        def put(sample: Sample) -> None:
+            observation = observer.observe(sample)
+            violated = None if observation.missing else observation.violated
+            samples.append(ShownSample(time.time_ns(), violated, observation.missing))
+
+        config = Config(domains=(_DOMAIN,), signal=signal)
+        with source_of(config) as source:
+            await Sampler(config, source, put, Health(), WallClock()).run()
+
     async with AsyncExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant]))
         signals = await _signals(page.url, slow, stack)
         watching = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks = [
-            watching.create_task(_watch(signal, seen.setdefault(name, []).append)) for name, signal in signals.items()
-        ]
+        tasks = [watching.create_task(watch(signal, seen.setdefault(name, []))) for name, signal in signals.items()]
         await asyncio.sleep((planned[-1].end - time.time_ns()) / _S + low - 1)
         for task in tasks:
             task.cancel()
@@ -195,19 +203,6 @@ async def _signals(page: str, slow: bool, stack: AsyncExitStack) -> dict[str, Si
     return signals
 
 
-async def _watch(signal: Signal, note: Callable[[ShownSample], None]) -> None:
-    config = Config(domains=(_DOMAIN,), signal=signal)
-    observer = Observer(_DOMAIN)
-
-    def put(sample: Sample) -> None:
-        observation = observer.observe(sample)
-        violated = None if observation.missing else observation.violated
-        note(ShownSample(time.time_ns(), violated, observation.missing))
-
-    with open_source(config) as source:
-        await Sampler(config, source.measure, put, Health(), WallClock()).run()
-
-
 def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[ShownSample]) -> StepLags:
     """How long each step, and each step's end, took to show."""
     appears, vanishes = [], []
@@ -219,7 +214,7 @@ def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[Sh
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
+    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), lag_of(signal))
 
 
 def _first(seen: Sequence[ShownSample], since: int, until: int | None, *, violated: bool) -> int | None:

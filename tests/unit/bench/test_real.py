@@ -10,9 +10,18 @@ from rich.console import Console
 from services.bench.goals import Goal, goals_table
 from services.bench.policies.learned_goals import judge_real
 from services.bench.policies.real import PUBLISHED, QUICK, Selection, plan, select_missing
-from services.bench.policies.real_runs import BY_NAME, BenchConditions, ResultFile, scenario_of, signal_of
-from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Line, Outcome, Part, judge, summarize_lines
-from services.bench.policies.tables import encode_results, lines_table
+from services.bench.policies.real_runs import BY_NAME, BenchConditions, EarlierRuns, scenario_of, signal_of
+from services.bench.policies.results import (
+    SUBJECT,
+    UNCONTROLLED,
+    Cell,
+    Outcome,
+    Part,
+    ScenarioSummary,
+    judge,
+    summarize_scenarios,
+)
+from services.bench.policies.tables import encode_results, scenarios_table
 from services.plant.harness.run import Run
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.plant import SimulatedPlant
@@ -32,7 +41,7 @@ def run(
 
 def goals_of(outcomes: list[Outcome]) -> dict[str, Goal]:
     """The goals by the first words of their names."""
-    return {goal.name: goal for goal in judge_real(summarize_lines(outcomes))}
+    return {goal.name: goal for goal in judge_real(summarize_scenarios(outcomes))}
 
 
 def shown(*tables: object) -> str:
@@ -53,7 +62,7 @@ def test_the_default_plan_has_what_the_goals_need_and_fits_into_half_an_hour() -
     figures = [
         Outcome(cell, PART, msgspec.structs.replace(PART, steps=3), reactions=(1.0,), drains=(0.2,)) for cell in cells
     ]
-    assert all(goal.seen is not None for goal in judge_real(summarize_lines(figures)))
+    assert all(goal.seen is not None for goal in judge_real(summarize_scenarios(figures)))
     assert sum(scenario_of(cell, BenchConditions()).seconds + 10 for cell in cells) < 30 * 60
 
 
@@ -93,7 +102,7 @@ def test_medians_are_taken_over_the_runs_that_count() -> None:
         Outcome(Cell(SUBJECT, "steady", 4), failed="NotReady: nats"),
     ]
     assert outcomes[3].is_disturbed
-    (line,) = summarize_lines(outcomes)
+    (line,) = summarize_scenarios(outcomes)
     assert (line.runs, line.left_out) == (3, 2)
     assert (line.violation, line.worst_violation) == (0.01, 0.02)
     assert (line.goodput, line.goodput_from, line.goodput_to, line.patches) == (0.96, 0.90, 0.98, 3.0)
@@ -144,8 +153,8 @@ def test_a_reaction_may_take_two_periods_and_the_drain() -> None:
 def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
     """A goal that is missed stands out; one that nobody played is no success."""
     outcomes = [run(violation_seconds=3), run("demo", contender="proportional", goodput=0.5)]
-    lines = summarize_lines(outcomes)
-    told = shown(lines_table(lines), goals_table("Goals", judge_real(lines)))
+    lines = summarize_scenarios(outcomes)
+    told = shown(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
     assert "3.00%" in told
     assert "50.0%" in told
     assert "NO" in told
@@ -155,13 +164,13 @@ def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
 def test_the_json_has_runs_summary_and_goals_and_can_be_gone_on_from() -> None:
     """What is read back are the same runs; the failed and the disturbed ones are played again."""
     outcomes = [run(), run(seed=1, invalid=90), Outcome(Cell(SUBJECT, "steady", 2), failed="TimeoutError: ")]
-    lines = summarize_lines(outcomes)
+    lines = summarize_scenarios(outcomes)
     text = encode_results(outcomes, lines, judge_real(lines), BenchConditions())
     tree = json.loads(text)
     assert [one["cell"]["seed"] for one in tree["runs"]] == [0, 1, 2]
     assert tree["summary"][0]["goodput"] == 0.97
     assert tree["goals"]["steady: goodput of the oracle's"]["met"] is True
-    before = msgspec.json.decode(text, type=ResultFile)
+    before = msgspec.json.decode(text, type=EarlierRuns)
     assert list(before.runs) == outcomes
     cells, kept = select_missing(plan(Selection((SUBJECT,), ("steady",))), before, BenchConditions())
     assert [one.seed for one in cells] == [1, 2]
@@ -191,5 +200,5 @@ def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
 
 def test_lines_keep_the_signals_apart() -> None:
     """A line is one contender on one scenario by one signal."""
-    lines: list[Line] = summarize_lines([run("step"), run("step", period=1.0), run("step", seed=1)])
+    lines: list[ScenarioSummary] = summarize_scenarios([run("step"), run("step", period=1.0), run("step", seed=1)])
     assert [(one.period, one.runs) for one in lines] == [(0.5, 2), (1.0, 1)]
