@@ -26,7 +26,7 @@ class Goal(Struct, frozen=True):
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure keeps the bound; None where one of the two is missing."""
+        """Whether the figure is within the bound; None where one of the two is missing."""
         if self.seen is None or not self.bound:
             return None
         comparison, number, *unit = self.bound.split()

@@ -1,4 +1,4 @@
-"""Who takes part in ``sluice bench policies``: every policy, one fixed setting each, for all scenarios."""
+"""The candidates of ``sluice bench policies``: every policy, with one fixed setting for all scenarios."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class Candidate(Struct, frozen=True):
     policy: str
     parameters: dict[str, Any] = {}
     unlagged: bool = False
-    """Whether it sees and acts at once, as policies that read the host's own counters do."""
+    """Whether it has no delay, as policies that read the host's own counters have none."""
 
     @property
     def delays(self) -> Delays:
@@ -29,18 +29,18 @@ class Candidate(Struct, frozen=True):
 
 
 class Greedy:
-    """A learner gone wrong: always asks for the maximum."""
+    """A broken learner that always proposes the maximum."""
 
     version = "greedy/1"
     memory_type = NoMemory
 
     def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Everything, whatever was seen."""
+        """Propose the maximum."""
         return Proposal(bounds.max, "everything", memory)
 
 
 class Riser(Greedy):
-    """Rises by what the shield allows, in each period, and leaves cuts to the shield."""
+    """Rises by what the shield allows in each period, and never cuts."""
 
     version = "riser/1"
 
@@ -49,7 +49,7 @@ class Riser(Greedy):
         self._rise = rise
 
     def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Always at the bound."""
+        """Propose the largest rise that the shield allows."""
         return Proposal(bounds.limit + int(self._rise * (bounds.max - bounds.min)) + 1, "rises", memory)
 
 
@@ -68,11 +68,11 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("greedy", "greedy"),
     Candidate("riser", "riser"),
 )
-"""``greedy`` and ``riser`` show what the shield alone is worth: the one must not do more harm than the other."""
+"""``greedy`` and ``riser`` show what the shield alone achieves: ``greedy`` must not do more harm."""
 
 
 def policy_of(candidate: Candidate, scenario: Scenario) -> Policy:
-    """The policy of a candidate for a scenario.
+    """Make the policy of a candidate for a scenario.
 
     Raises:
         ValueError: a parameter is unknown or of the wrong type.

@@ -15,20 +15,20 @@ from services.bench.policies.results import (
 from services.plant.score import spread
 
 _FAST_PERIOD = 0.5
-"""Steps may cost one bad second more under a signal with a longer period, seconds."""
+"""Under a signal with a longer period, seconds, a step may cost one more bad second."""
 _SIMULATED_DRAIN = 0.27
 """Seconds in which 100 ms of queue are gone after a halving cut: 0.1 C / (C - offered), 63 % of C offered."""
 
 
 def judge_real(lines: Sequence[ScenarioSummary]) -> list[Goal]:
-    """The goals on real packets, those of a step by every signal; what was not played is there, too."""
+    """Judge runs on real packets, steps by each signal's period; goals that were not played are included."""
     mine = {(one.scenario, one.period): one for one in lines if one.contender == SUBJECT}
     steps = {period: line for (scenario, period), line in mine.items() if scenario == "step"}
     goals = _scenario_goals(mine.get(("steady", USUAL_PERIOD)), mine.get(("demo", USUAL_PERIOD)))
     for period in sorted({*steps, USUAL_PERIOD, 1.0}):
         step, signal = steps.get(period), f"{period * 1000:g} ms signal"
         bad = 2 if period <= _FAST_PERIOD else 3
-        # Two periods, and the time that the queue takes to drain under the limit that is safe.
+        # Two periods, and the time in which the queue drains under a safe limit.
         late = 2 * period + (step.drain or 0.0 if step else 0.0)
         goals += [
             _goal(f"step, {signal}: bad seconds each", step, lambda line: line.per_step, f"<= {bad} s"),
@@ -38,7 +38,7 @@ def judge_real(lines: Sequence[ScenarioSummary]) -> list[Goal]:
 
 
 def judge_simulated(outcomes: Sequence[Outcome], summaries: Sequence[Summary]) -> list[Goal]:
-    """The goals on the simulated plant that these runs say something about."""
+    """Judge runs on the simulated plant; goals that were not played are left out."""
     own = [one for one in outcomes if one.cell.contender == SUBJECT]
     mine = next((one for one in summaries if one.contender == SUBJECT), None)
     if mine is None:

@@ -10,7 +10,7 @@ from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State
 from services.bench.goals import Goal
 from services.bench.speed.control_step import step_through
-from services.bench.timing import seconds
+from services.bench.timing import measure_seconds
 from services.control import Controller
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
@@ -52,8 +52,8 @@ def measure_step() -> list[Goal]:
             policy.propose(memory, seen, bounds)
 
     proportional = scenario.domain("proportional")
-    proposal_us = 1e6 * seconds(proposals, _ROUNDS) / len(calls)
-    rate = len(controller.samples) / seconds(lambda: step_through(proportional, controller.samples), _ROUNDS)
+    proposal_us = 1e6 * measure_seconds(proposals, _ROUNDS) / len(calls)
+    rate = len(controller.samples) / measure_seconds(lambda: step_through(proportional, controller.samples), _ROUNDS)
     size = max(len(msgspec.json.encode(one.state.memory)) for one in decisions) / 1024
     return [
         Goal("learned: time of a proposal", proposal_us, "<= 10 us"),

@@ -1,4 +1,4 @@
-"""``sluice bench factory``: policies on real packets, judged by ground truth, and the goals that they meet.
+"""``sluice bench factory``: policies on real packets, judged by ground truth.
 
 Outermost layer: reads the command line, makes the plan, and has ``real_runs.py`` play it in namespaces
 that end with this process.  Without a choice it plays what the goals need, in about 28 minutes.
@@ -40,7 +40,7 @@ class Selection(Struct, frozen=True):
 
 
 def plan(selection: Selection) -> list[Cell]:
-    """The runs to play, a first seed of everything before the second of anything."""
+    """List the runs to play: the first seed of all before the second seed of any."""
     if selection.quick:
         policies = selection.policies or (UNCONTROLLED, SUBJECT)
         cells = _product(policies, selection.scenarios or ("steady", "demo"), selection.signals, selection.seeds or 1)

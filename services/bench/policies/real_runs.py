@@ -38,46 +38,46 @@ STOPPED = 130
 """Exit code after SIGINT or SIGTERM."""
 FAILED = 1
 LEARNING = 60.0
-"""Seconds of a steady run that are not held against a policy; half of a run that is shorter than twice that."""
+"""Learning time of a steady run, seconds; at most half of the run."""
 LASTING = {"steady": 120.0, "step": 120.0}
-"""Seconds that a scenario is played in, where that is not its own time."""
+"""How long a scenario is played, seconds, where that is not its own length."""
 STEADY = 210.0
-"""Of a steady run of ``learned``: it probes ever more rarely, and a minute is too short to say how often."""
+"""Length of a steady run of ``learned``, seconds: its probes become rarer, so a shorter run would overcount them."""
 ALONE = 20.0
-"""Seconds of a run without control: it does not change."""
+"""Length of a run without control, seconds: it does not change."""
 _S = 10**9
 
 
 class BenchConditions(Struct, frozen=True):
-    """What all runs of a file share."""
+    """Conditions that all runs of a file share."""
 
     capacity: int = 100_000
     """Of the bottleneck, kbit/s; loads are scaled with it."""
     fifo: float = 0.1
     """Depth of the bottleneck's queue, seconds."""
     seconds: float | None = None
-    """Play every scenario in this time; None: in the bench's own."""
+    """Length of every scenario; None: the bench's own."""
 
 
 class Work(Struct, frozen=True):
-    """What to play, and where the figures go."""
+    """What to play, and where to write the results."""
 
     cells: tuple[Cell, ...]
     conditions: BenchConditions
     json: str | None = None
     before: tuple[Outcome, ...] = ()
-    """Runs of an earlier call that are summed up with these."""
+    """Runs of an earlier call that are summarized with these."""
 
 
 class EarlierRuns(Struct, frozen=True):
-    """What is read of the JSON: enough to go on from it."""
+    """The part of the JSON that ``--continue`` reads."""
 
     conditions: BenchConditions
     runs: tuple[Outcome, ...]
 
 
 def scenario_of(cell: Cell, conditions: BenchConditions) -> Scenario:
-    """The scenario of a cell, in the bench's own length and with the bottleneck's capacity."""
+    """The scenario of a cell, with the length and the capacity that the conditions ask for."""
     scenario = SCENARIOS[cell.scenario].scale(conditions.capacity / 100_000)
     seconds = conditions.seconds or LASTING.get(cell.scenario, scenario.seconds)
     if cell.contender == UNCONTROLLED:
@@ -92,13 +92,13 @@ def scenario_of(cell: Cell, conditions: BenchConditions) -> Scenario:
 
 
 def signal_of(period: float) -> Signal:
-    """The scraped signal of this period, seconds, over four periods."""
+    """A scraped signal of this period (seconds), with a window of four periods."""
     every = round(period * _S)
     return Signal(source="scrape", period=Duration(every), window=Duration(4 * every))
 
 
 class Progress:
-    """A ``View`` of one line: the bench's figures come at the end of each run."""
+    """A ``View`` that shows progress in one line."""
 
     def __init__(self, status: Status, title: str) -> None:
         """Show on ``status`` what ``title`` is doing."""
@@ -122,7 +122,7 @@ class Progress:
 
 
 async def play(cell: Cell, conditions: BenchConditions, status: Status) -> Outcome:
-    """Play one run on a bed of its own; what goes wrong in it becomes a part of its outcome."""
+    """Play one run on a testbed of its own; an error becomes part of the outcome."""
     scenario = scenario_of(cell, conditions)
     contender = BY_NAME.get(cell.contender)
     domain = scenario.domain() if contender is None else scenario.domain(contender.policy, contender.parameters)
@@ -155,7 +155,7 @@ async def play_all(work: Work, console: Console, outcomes: list[Outcome]) -> Non
         outcomes.append(one)
         if work.json is not None:
             lines = summarize_scenarios(outcomes)
-            # Whole or not at all: a file that was cut short could not be continued.
+            # Replace the file in one step: a partial file could not be continued.
             path = Path(work.json)
             fresh = path.with_name(f".{path.name}.new")
             fresh.write_bytes(encode_results(outcomes, lines, judge_real(lines), work.conditions))
@@ -170,7 +170,7 @@ async def play_all(work: Work, console: Console, outcomes: list[Outcome]) -> Non
 
 
 def main() -> None:
-    """Play what the JSON on the command line says, and print what it came to."""
+    """Play the work that the command line gives as JSON, and print the results."""
     work = msgspec.json.decode(sys.argv[1], type=Work)
     console = Console()
     outcomes = list(work.before)

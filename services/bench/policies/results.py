@@ -1,4 +1,4 @@
-"""What runs of policies came to, on the simulated plant and on real packets.  Pure arithmetic.
+"""Results of runs of policies, on the simulated plant and on real packets.  Pure arithmetic.
 
 An ``Outcome`` is one run.  A ``ScenarioSummary`` is one contender on one scenario: medians over seeds, so that one
 run that the machine disturbed does not decide.  A ``Summary`` is one contender over all scenarios.
@@ -20,12 +20,12 @@ SUBJECT = "learned"
 MAX_INVALID = 0.2
 """A run that lost a larger share of its seconds to the machine does not count."""
 USUAL_PERIOD = 0.5
-"""Period of the signal unless something else is asked for, seconds."""
+"""Default period of the signal, seconds."""
 _S = 10**9
 
 
 class Cell(Struct, frozen=True):
-    """One run to be played."""
+    """What identifies one run."""
 
     contender: str
     scenario: str
@@ -46,16 +46,16 @@ class Cell(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """The ground truth of a part of a run."""
+    """Figures of a part of a run, from the ground truth."""
 
     seconds: int
-    """Judged: neither disturbed nor outside of the part."""
+    """How many were judged."""
     invalid: int
-    """Left out because the machine itself was disturbed."""
+    """How many were left out because the machine was disturbed."""
     violation_seconds: int
-    """Bad ones, all together."""
+    """How many of the judged ones were bad."""
     steps: int
-    """Unpredicted events."""
+    """How many unpredicted events there were."""
     step_violation_seconds: int
     """Bad seconds right after those."""
     goodput: float
@@ -103,7 +103,7 @@ class ScenarioSummary(Struct, frozen=True, kw_only=True):
     scenario: str
     period: float
     runs: int
-    """That count."""
+    """How many count."""
     left_out: int
     """Failed ones, and those that the machine disturbed."""
     violation: float

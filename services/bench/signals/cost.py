@@ -21,7 +21,7 @@ SOURCES: dict[str, Delays] = {
     "prometheus 1s": Delays(period=1.0, window=4.0, scrape=1.0),
     "prometheus 15s": Delays(period=1.0, window=60.0, scrape=15.0),
 }
-"""By the names that the measured lags have."""
+"""By the same names as in ``lag.py``."""
 
 
 def measure_costs(

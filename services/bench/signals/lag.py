@@ -1,9 +1,8 @@
-"""``sluice bench signals``: how late a step in latency shows in samples, how late its end, and what that costs.
+"""``sluice bench signals``: how late the begin and the end of a latency step show in samples, and what that costs.
 
-A page of the exporter's kind shows 250 latencies a second whose level steps up and down at known
-times.  Every source watches the same steps, each paced by the sampler's own loop.  The bus, the
-decision and the patch come on top.  What the lag costs is then played on the simulated plant
-(``cost.py``).
+A metrics page shows 250 latencies a second, whose level steps up and down at known times.  Every source
+watches the same steps in the sampler's own loop.  Bus, decision and patch add to these lags.  What a lag
+costs is measured on the simulated plant (``cost.py``).
 """
 
 import asyncio
@@ -44,7 +43,7 @@ _S = 10**9
 _HERTZ = 250
 _LOW, _HIGH = (0.0002, 0.0004), (0.005, 0.015)
 _GOLDEN = 0.6180339887
-"""Multiples of it, modulo one, are spread evenly over 0 to 1."""
+"""Its multiples, modulo one, spread evenly over 0 to 1."""
 _DOMAIN = Domain(
     name="step",
     critical=(Critical(workload="robot", namespace="bench"),),
@@ -66,7 +65,7 @@ class LatencyStep(Struct, frozen=True):
 
 
 class SteppingPlant:
-    """A plant whose only round trips are low outside of the steps, and high inside of them."""
+    """A plant whose latency is high during the steps, and low otherwise."""
 
     pods: Sequence[Pod] = ()
 
@@ -98,7 +97,7 @@ class ShownSample(Struct, frozen=True):
     """One sample, as the controller would see it."""
 
     at: int
-    """When it was there, UTC ns."""
+    """When it arrived, UTC ns."""
     violated: bool | None
     """None without data."""
     missing: str | None = None
@@ -106,7 +105,7 @@ class ShownSample(Struct, frozen=True):
 
 
 class StepLags(Struct, frozen=True):
-    """How late one source showed the steps, in seconds; for each step that it showed."""
+    """Lags of one source, seconds, one for each step that it showed."""
 
     period: float
     window: float
@@ -142,9 +141,9 @@ def command(steps: int, slow: bool, seeds: int, path: Path | None) -> None:
 
 
 def plan(steps: int, high: float, low: float, begin: int) -> list[LatencyStep]:
-    """Steps that last some ``high`` seconds, each followed by some ``low`` ones.
+    """Plan steps that last about ``high`` seconds, each followed by about ``low`` seconds.
 
-    Their edges lie at ever another place within a second, and so within every source's period.
+    Their edges differ in phase, so that they meet every part of each source's period.
     """
     planned = []
     for number in range(steps):
@@ -204,7 +203,7 @@ async def _signals(page: str, slow: bool, stack: AsyncExitStack) -> dict[str, Si
 
 
 def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[ShownSample]) -> StepLags:
-    """How long each step, and each step's end, took to show."""
+    """Measure how long the begin and the end of each step took to show."""
     appears, vanishes = [], []
     for step, following in zip(steps, [*steps[1:], None], strict=True):
         until = following.begin if following is not None else None

@@ -24,7 +24,7 @@ _ANSWER_S = 5
 _MAX_BYTES = 8 * 1024 * 1024
 _PATIENCE_S = 30
 _RECORD = "x" * 330
-"""As long as what the actuator leaves on an object."""
+"""As long as the record that the actuator writes on an object."""
 
 
 class BareRound(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""``sluice bench bus``: how many decisions a process takes, how late, and in how much memory.
+"""``sluice bench bus``: decisions a second, latency and memory of the decision service.
 
 A nats-server of its own and ``sluice decision`` as a process.  Rates "a core" are per second of the
 process's own CPU time; times come from the server's clock alone, which stamps samples and decisions.
@@ -76,7 +76,7 @@ async def measure(samples: int, seconds: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a process did with samples that waited for it."""
+    """Figures of a process that found samples waiting."""
 
     ready_s: float
     rate: float
@@ -147,7 +147,7 @@ async def _publish(bus: Bus, domain: int, count: int, begin: int) -> None:
 
 
 async def _backlog(domains: int, each: int) -> Backlog:
-    """Let a process take on samples that are there already, as fast as it can."""
+    """Start a process on samples that are already stored, and measure how fast it decides."""
     async with _stage(domains) as stage:
         begin = (time.time_ns() // _S - each) * _S
         await asyncio.gather(*(_publish(stage.bus, number, each, begin) for number in range(domains)))
@@ -166,11 +166,11 @@ async def _backlog(domains: int, each: int) -> Backlog:
 
 
 async def measure_paced(domains: int, seconds: int) -> dict[str, float]:
-    """Every domain's sample once a second, spread over the second."""
+    """Measure under one sample a second for each domain, spread over the second."""
     async with _stage(domains) as stage:
         await stage.start()
         begin = (time.time_ns() // _S - 3600) * _S
-        # The first round finds every domain unknown; it is not measured.
+        # In the first round every domain is new; it is not measured.
         await asyncio.gather(*(_publish(stage.bus, number, 1, begin) for number in range(domains)))
         await stage.wait_decisions(domains)
         cpu = await stage.page.metric("process_cpu_seconds_total")
@@ -193,7 +193,7 @@ async def measure_paced(domains: int, seconds: int) -> dict[str, float]:
 
 
 async def measure_bare(count: int) -> float:
-    """The same hops without a decision: a sample comes, a message of its size goes out, the sample is acknowledged."""
+    """Measure the same hops without a decision: consume a sample, publish a message of its size, acknowledge."""
     async with _stage(10) as stage:
         bus = stage.bus
         begin = (time.time_ns() // _S - count) * _S

@@ -1,4 +1,4 @@
-"""``sluice bench exporter``: how many flows the exporter takes, and what it costs.
+"""``sluice bench exporter``: how many flows the exporter processes, and at what cost.
 
 Rates are per second of this process' own CPU time, that is per core: other programs on the machine,
 the sending server among them, do not count.
@@ -25,11 +25,11 @@ from schemas.exporter import Relay
 from services.bench.goals import show
 from services.bench.speed.flow_server import messages
 from services.common.histogram import BOUNDS, quantile
-from services.exporter.flow_follower import FlowFollower
-from services.exporter.flow_reader import FlowReader, build_request
-from services.exporter.metrics import LATENCY, LatencyMetrics
+from services.exporter.flow_follower import Follower
+from services.exporter.flow_reader import Reader, request
+from services.exporter.metrics import LATENCY, Latencies
 from services.exporter.observer_pb2 import GetFlowsResponse
-from services.exporter.pairing import PairingTable
+from services.exporter.pairing import Pairing
 from services.exporter.relay_client import open_stream
 
 _CRITICAL = ["factory/robot-control"]
@@ -80,13 +80,13 @@ _GOALS = {
 }
 
 
-def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
-    latencies = LatencyMetrics(_CRITICAL, BOUNDS, 50, CollectorRegistry())
-    follower = FlowFollower(
+def _follower(address: str) -> tuple[Follower, Latencies]:
+    latencies = Latencies(_CRITICAL, BOUNDS, 50, CollectorRegistry())
+    follower = Follower(
         partial(open_stream, Relay(address=address)),
-        partial(build_request, _CRITICAL, [], ()),
-        FlowReader(_CRITICAL, [], ()),
-        PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024),
+        partial(request, _CRITICAL, [], ()),
+        Reader(_CRITICAL, [], ()),
+        Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024),
         latencies,
         600 * _S,
     )
@@ -94,16 +94,16 @@ def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
 
 
 def measure_pairing(flows: int) -> dict[str, float]:
-    """Only the pairing, on flows that were read before."""
-    reader = FlowReader(_CRITICAL, [], ())
-    read = [reader.read(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
-    pairing = PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    """Measure the pairing alone, on flows that are already decoded."""
+    reader = Reader(_CRITICAL, [], ())
+    read = [reader.flow(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
+    pairing = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
     now, step = time.monotonic_ns(), pairing.step
     began = time.process_time()
     pairs = sum(step(flow, now) is not None for flow in read)
     took = time.process_time() - began
     assert pairs == flows // 2, "every handshake is a pair"
-    single = PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    single = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
     return {
         "pairing alone, flows/s a core": flows / took,
         "pairing alone, p99 us a flow": _p99(lambda flow: single.step(flow, now), read),
@@ -111,19 +111,19 @@ def measure_pairing(flows: int) -> dict[str, float]:
 
 
 def measure_stages(flows: int) -> dict[str, float]:
-    """From an encoded message to the histogram, without a network."""
+    """Measure all stages from an encoded message to the histogram, without a network."""
     bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
     follower, latencies = _follower("")
-    now, process, read = time.monotonic_ns(), follower.process, GetFlowsResponse.FromString
+    now, take, read = time.monotonic_ns(), follower.take, GetFlowsResponse.FromString
     began = time.process_time()
     for body in bodies:
-        process(read(body), now)
+        take(read(body), now)
     took = time.process_time() - began
     assert latencies.observations[_CRITICAL[0]] == flows // 2, "every handshake is observed"
     single, _ = _follower("")
     return {
         "message to histogram, flows/s a core": flows / took,
-        "message to histogram, p99 us a flow": _p99(lambda body: single.process(read(body), now), bodies),
+        "message to histogram, p99 us a flow": _p99(lambda body: single.take(read(body), now), bodies),
     }
 
 
@@ -137,7 +137,7 @@ def _p99(work: Any, items: list[Any]) -> float:
 
 
 def measure_grpc(flows: int) -> dict[str, float]:
-    """A whole follower on a server in another process."""
+    """Measure a whole follower on a server in another process."""
     with _serve_flows(flows, "handshakes") as port:
         follower, latencies = _follower(f"127.0.0.1:{port}")
         thread = threading.Thread(target=follower.run)
@@ -151,7 +151,7 @@ def measure_grpc(flows: int) -> dict[str, float]:
 
 
 def measure_pending() -> dict[str, float]:
-    """The service itself, on a stream of SYNs that nobody answers."""
+    """Measure the service's memory on a stream of SYNs without answers."""
     with tempfile.TemporaryDirectory() as home, _serve_flows(_PENDING, "syns") as port:
         before = _resident_of_service(Path(home), 0, wanted=0)
         after = _resident_of_service(Path(home), port, wanted=_PENDING)
@@ -165,13 +165,13 @@ def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
 
 
 def _resident(process: int) -> float:
-    """What a process takes, MiB."""
+    """Resident memory of a process, MiB."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
     return int(match[1]) / 1024 if match else 0.0
 
 
 def measure_probes(flows: int) -> dict[str, float]:
-    """The service's own probes, alone and while it takes flows as fast as it can."""
+    """Measure the service's own probes, alone and while it reads flows as fast as it can."""
     with tempfile.TemporaryDirectory() as home, echo_server() as (echo, port):
         with _service(Path(home), 0, probed=port) as (_, listen):
             _wait(lambda: (_metric(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
@@ -192,7 +192,7 @@ def measure_probes(flows: int) -> dict[str, float]:
 
 @contextmanager
 def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
-    """The exporter as a process, and the port that it listens on."""
+    """Run the exporter as a process; gives it and its port."""
     config, listen = home / "sluice.yaml", _free_port()
     text = _CONFIG.replace("RELAY", str(relay or _free_port())).replace("LISTEN", str(listen))
     text = text.replace("BUCKETS", ", ".join(f"{bound:f}" for bound in (_FINE if probed else BOUNDS)))
@@ -207,7 +207,7 @@ def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tup
 
 @contextmanager
 def echo_server() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
-    """A sidecar as a process, and its port."""
+    """Run the echo sidecar as a process; gives it and its port."""
     port = _free_port()
     command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE) as echo:  # noqa: S603
@@ -234,7 +234,7 @@ def _metric(listen: int, name: str) -> float | None:
 
 
 def _p95(listen: int) -> float:
-    """Of all probes so far, seconds."""
+    """P95 of all probes so far, seconds."""
     found = re.findall(rf'^{LATENCY}_bucket{{.*source="probe".*}} (\S+)$', _page(listen), re.MULTILINE)
     return quantile(0.95, _FINE, list(map(float, found))) or 0.0
 

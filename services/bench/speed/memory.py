@@ -1,7 +1,7 @@
 """``sluice bench memory``: how soon sampler and actuator are ready, and their memory after many messages.
 
 Each is a process of its own on a real nats-server: the sampler scrapes a page for many domains, the
-actuator takes decisions and patches an emulated API.  The decision service is measured by ``bus``.
+actuator reads decisions and patches an emulated API.  The decision service is measured by ``bus``.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _S = 10**9
 _PATIENCE_S = 300
 _BLOCK = 100
 _SAMPLED = 50
-"""Domains of the sampler: so many samples a period."""
+"""Domains of the sampler, and so its samples in a period."""
 _PERIOD = Duration(_S // 20)
 _GOALS = {
     "sampler, ready after, s": "<= 1",
@@ -82,7 +82,7 @@ async def measure_sampler(messages: int) -> dict[str, float]:
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
                 listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
                 config = Config(domains, settings, signal, listen=listen, log="error")
-                # Good data take a window, however fast the process is.
+                # These conditions do not include good data, which takes a whole window.
                 page, ready_s = await _start(processes, "sampler", config, "bus", "streams", "source")
                 # Another process publishes.
                 async with asyncio.timeout(_PATIENCE_S):

@@ -26,7 +26,7 @@ from schemas.messages import CriticalMeasure, Sample, State, TargetMeasure, enco
 from schemas.units import Rate
 from services.bench.goals import show
 from services.bench.speed.control_step import step_through
-from services.bench.timing import seconds
+from services.bench.timing import measure_seconds
 from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
 from services.runtime import logging_setup
@@ -51,7 +51,7 @@ _NATS = 'listen: "127.0.0.1:-1"\nports_file_dir: "{home}"\njetstream {{ store_di
 
 
 def configuration(domains: int, policy: str) -> Config:
-    """Domains of one critical workload and one target."""
+    """Build a configuration of domains with one critical workload and one target each."""
     return Config(
         tuple(
             Domain(
@@ -101,7 +101,7 @@ def build_sample(domain: Domain, end: int, chance: random.Random) -> Sample:
 
 
 def _rate(count: int, work: Callable[..., Any], *arguments: Any) -> int:
-    return round(count / seconds(lambda: work(*arguments), _ROUNDS))
+    return round(count / measure_seconds(lambda: work(*arguments), _ROUNDS))
 
 
 def _silent(_: int) -> None:
@@ -115,7 +115,7 @@ def decode_all(reader: Reader) -> None:
 
 
 def in_process(home: Path, count: int) -> dict[str, float]:
-    """Decoding alone, control alone, replay of samples, and replay with every decision compared."""
+    """Measure decoding alone, control alone, replay of samples, and replay that compares every decision."""
     figures: dict[str, float] = {}
     for policy in ("proportional", "learned"):
         if policy not in POLICIES:
@@ -135,7 +135,7 @@ def in_process(home: Path, count: int) -> dict[str, float]:
 
 
 def memory(home: Path, count: int) -> dict[str, float]:
-    """Growth of the resident memory from a short recording to one ten times as long, MiB."""
+    """Measure how much the resident memory grows with a recording ten times as long, MiB."""
     config = configuration(4, "proportional")
     again(write_recording(home / "short", config, count // 10, decisions=True), _silent)
     before = _peak_mib()
@@ -169,7 +169,7 @@ def nats_server(home: Path) -> Iterator[str]:
 
 
 def through_bus(home: Path) -> dict[str, float]:
-    """Samples a second onto a real server and through a real decision service, all compared."""
+    """Measure samples a second through a real server and decision service; every decision is compared."""
     figures: dict[str, float] = {}
 
     async def replay(reader: Reader, url: str) -> tuple[dict[str, Tally], float]:
