@@ -36,8 +36,8 @@ from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.runtime import logging_setup
 from services.runtime.health import Health
 from services.sampler.loop import Sampler, WallClock
-from services.sampler.source_factory import source_of
-from services.tools.check.advice import Lag, lag_of
+from services.sampler.source import Lag
+from services.sampler.source_factory import open_source, source_class
 
 _S = 10**9
 _HERTZ = 250
@@ -169,8 +169,8 @@ async def _watch_sources(steps: int, slow: bool) -> dict[str, StepLags]:
             samples.append(ShownSample(time.time_ns(), violated, observation.missing))
 
         config = Config(domains=(_DOMAIN,), signal=signal)
-        with source_of(config) as source:
-            await Sampler(config, source, put, Health(), WallClock()).run()
+        with open_source(config) as source:
+            await Sampler(config, source.measure, put, Health(), WallClock()).run()
 
     async with AsyncExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant]))
@@ -213,7 +213,7 @@ def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[Sh
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), lag_of(signal))
+    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
 
 
 def _first(seen: Sequence[ShownSample], since: int, until: int | None, *, violated: bool) -> int | None:

@@ -15,9 +15,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 from msgspec import Struct
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from services.actuator.ownership import KEY
-from services.bus.connection import Link, Msg
+from services.bus.connection import Connection, Msg
 from services.kube.objects import BANDWIDTH
 
 _ANSWER_S = 5
@@ -42,7 +42,7 @@ class BareRound(Struct, frozen=True):
 class BareHops:
     """Two hops in a row."""
 
-    def __init__(self, first: Link, name: str, bodies: tuple[bytes, bytes]) -> None:
+    def __init__(self, first: Connection, name: str, bodies: tuple[bytes, bytes]) -> None:
         """See ``open``."""
         self._first = first
         self._name = name
@@ -51,11 +51,11 @@ class BareHops:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, name: str, bodies: tuple[bytes, bytes]) -> AsyncIterator["BareHops"]:
+    async def open(cls, settings: BusConfig, name: str, bodies: tuple[bytes, bytes]) -> AsyncIterator["BareHops"]:
         """Set streams up whose names begin with ``name``; ``bodies`` are those of the two messages."""
         async with AsyncExitStack() as stack:
             first, second, third = [
-                await stack.enter_async_context(Link.opened(settings, f"{name}-{number}")) for number in range(3)
+                await stack.enter_async_context(Connection.open(settings, f"{name}-{number}")) for number in range(3)
             ]
             hops = cls(first, name, bodies)
             sending: set[asyncio.Task[None]] = set()
@@ -70,16 +70,18 @@ class BareHops:
                 if isinstance(message, Msg) and message.reply and hops._arrived is not None:
                     hops._arrived.set_result(None)
 
-            for hop, link, take in (("first", second, pass_on), ("second", third, arrive)):
+            for hop, connection, take in (("first", second, pass_on), ("second", third, arrive)):
                 stream, subject = f"{name}_{hop}".upper(), f"{name}.{hop}"
                 desired: dict[str, object] = {"name": stream, "subjects": [subject], "storage": "file"}
                 reader: dict[str, object] = {
                     "stream_name": stream,
                     "config": {"name": "bare", "ack_policy": "none", "mem_storage": True},
                 }
-                await _request(link, f"STREAM.CREATE.{stream}", desired | {"max_bytes": _MAX_BYTES})
-                await _request(link, f"CONSUMER.CREATE.{stream}.bare", reader)
-                ask = await stack.enter_async_context(link.asking(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take))
+                await _request(connection, f"STREAM.CREATE.{stream}", desired | {"max_bytes": _MAX_BYTES})
+                await _request(connection, f"CONSUMER.CREATE.{stream}.bare", reader)
+                ask = await stack.enter_async_context(
+                    connection.subscribe_replies(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take)
+                )
                 # One request for everything that will come: none is sent while a round is measured.
                 await ask(json.dumps({"batch": 1_000_000, "expires": 3600 * 10**9}).encode())
             yield hops
@@ -94,8 +96,8 @@ class BareHops:
         return time.perf_counter_ns() - began
 
 
-async def _request(link: Link, what: str, request: dict[str, object]) -> None:
-    answer = json.loads(await link.ask(f"$JS.API.{what}", json.dumps(request).encode(), _ANSWER_S))
+async def _request(connection: Connection, what: str, request: dict[str, object]) -> None:
+    answer = json.loads(await connection.request(f"$JS.API.{what}", json.dumps(request).encode(), _ANSWER_S))
     if "error" in answer:
         raise RuntimeError(f"{what}: {answer['error']}")
 

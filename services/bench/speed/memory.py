@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from schemas.config import Bus as Settings
-from schemas.config import Config, Kubernetes, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision, Sample, State, TargetDecision
 from schemas.units import Duration, Rate
@@ -52,9 +51,9 @@ def command(messages: int, path: Path | None) -> None:
 
 
 @asynccontextmanager
-async def _on_bus(processes: Processes) -> AsyncIterator[tuple[Settings, Bus]]:
-    settings = Settings(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
-    async with Bus.connected(settings, "bench", lambda _: None) as bus:
+async def _on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
+    settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
+    async with Bus.connect(settings, "bench", lambda _: None) as bus:
         await bus.ensure_streams()
         yield settings, bus
 
@@ -86,7 +85,7 @@ async def measure_sampler(messages: int) -> dict[str, float]:
                 page, ready_s = await _start(processes, "sampler", config, "bus", "streams", "source")
                 # Another process publishes.
                 async with asyncio.timeout(_PATIENCE_S):
-                    while (stream := await bus.stream(Sample)) is None or stream.last < messages:  # noqa: ASYNC110
+                    while (stream := await bus.stream_info(Sample)) is None or stream.last < messages:  # noqa: ASYNC110
                         await asyncio.sleep(0.2)
                 resident = await page.resident_mib()
             await processes.stop()
@@ -117,7 +116,7 @@ async def measure_actuator(messages: int) -> dict[str, float]:
             subject = bus.subjects.action(last.domain, last.targets[0].target)
             # Once it is in force, all before it have been handled.
             async with asyncio.timeout(_PATIENCE_S):
-                while (action := await bus.last(Action, subject)) is None or action.message.decision != last.id:  # noqa: ASYNC110
+                while (action := await bus.get_last(Action, subject)) is None or action.message.decision != last.id:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             resident = await page.resident_mib()
         await processes.stop()
