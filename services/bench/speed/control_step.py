@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -16,8 +17,8 @@ _POLICIES = ("proportional", "learned")
 _PERIOD = 10**9 // 2
 
 
-def samples(domain: Domain, count: int) -> list[Sample]:
-    """Calm windows with a violation now and then."""
+def build_samples(domain: Domain, count: int) -> list[Sample]:
+    """Windows of which one in fifty has a high latency."""
     chance = random.Random(1)  # noqa: S311 - figures must be the same each time
     made = []
     for number in range(1, count + 1):
@@ -29,20 +30,22 @@ def samples(domain: Domain, count: int) -> list[Sample]:
     return made
 
 
-def steps_per_second(policy: str, count: int) -> float:
-    """Steps a second of this process's own time."""
+def step_through(domain: Domain, samples: Iterable[Sample]) -> None:
+    """Decide on these samples, one after the other."""
+    controller = Controller(domain)
+    state: State | None = None
+    for sample in samples:
+        state = controller.step(state, sample).state
+
+
+def measure_rate(policy: str, count: int) -> float:
+    """Measure steps a second of this process's own time."""
     target = Target("upload", Rate(5_000), Rate(90_000), Rate(20_000))
     domain = Domain("line", (Critical("robot"),), (target,), policy, capacity=Rate(100_000))
-    taken = samples(domain, count)
-    controller, state = Controller(domain), None
+    samples = build_samples(domain, count)
     began = time.process_time()
-    for sample in taken:
-        state = _state(controller, state, sample)
+    step_through(domain, samples)
     return count / (time.process_time() - began)
-
-
-def _state(controller: Controller, state: State | None, sample: Sample) -> State:
-    return controller.step(state, sample).state
 
 
 @click.command()
@@ -50,5 +53,5 @@ def _state(controller: Controller, state: State | None, sample: Sample) -> State
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(steps: int, path: Path | None) -> None:
     """Steps a second of the pure control core."""
-    figures = {f"{policy}, steps/s a core": steps_per_second(policy, steps) for policy in _POLICIES}
+    figures = {f"{policy}, steps/s a core": measure_rate(policy, steps) for policy in _POLICIES}
     show("core", figures, dict.fromkeys(figures, ">= 100,000"), path)

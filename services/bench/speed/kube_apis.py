@@ -48,7 +48,19 @@ class Api(Struct, frozen=True):
         Raises:
             TimeoutError: the Pods never came.
         """
-        tree = _deployment(name, replicas, annotations)
+        tree = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}, "annotations": annotations},
+                    "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+                },
+            },
+        }
         async with self.client() as client, asyncio.timeout(_PATIENCE_S):
             (await client.post(_DEPLOYMENTS, json=tree)).raise_for_status()
             while True:
@@ -57,22 +69,6 @@ class Api(Struct, frozen=True):
                 if len(pods) == replicas:
                     return [f"{_DEPLOYMENTS}/{name}", *(f"/api/v1/namespaces/default/pods/{pod}" for pod in pods)]
                 await asyncio.sleep(0.1)
-
-
-def _deployment(name: str, replicas: int, annotations: dict[str, str]) -> dict[str, Any]:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}, "annotations": annotations},
-                "spec": {"containers": [{"name": "app", "image": "app:1"}]},
-            },
-        },
-    }
 
 
 async def start_emulator(processes: Processes) -> Api:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from services.bench.signals.cost import SOURCES, costs
+from services.bench.signals.cost import SOURCES, measure_costs
 from services.bench.signals.lag import command
 
 
 def test_a_scrape_every_fifteen_seconds_costs_more_than_one_every_half() -> None:
     """In goodput and in harm, on the stepping factory."""
-    paid = costs(1, ("scrape 500ms", "prometheus 15s"), ("step",))
+    paid = measure_costs(1, ("scrape 500ms", "prometheus 15s"), ("step",))
     assert paid["scrape 500ms"].goodput > paid["prometheus 15s"].goodput
     assert paid["scrape 500ms"].violation <= paid["prometheus 15s"].violation
 

@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.config import Signal
-from services.bench.signals.lag import Seen, Step, Steps, figures, plan
+from services.bench.signals.lag import LatencyStep, ShownSample, SteppingPlant, measure_lags, plan
 from services.plant.interface import BUCKETS
 
 S = 10**9
@@ -12,7 +12,7 @@ S = 10**9
 def test_latencies_are_high_inside_of_the_steps_only() -> None:
     """250 a second: all below the SLO before the step, all above it inside."""
     now = 0
-    steps = Steps([Step(2 * S, 3 * S)], 0, lambda: now)
+    steps = SteppingPlant([LatencyStep(2 * S, 3 * S)], 0, lambda: now)
     at_slo = BUCKETS.index(0.002)
     seen = []
     for now in (2 * S, 3 * S, 4 * S, 4 * S):  # noqa: B007 - the clock reads it
@@ -33,10 +33,10 @@ def test_steps_do_not_overlap_and_meet_every_part_of_a_second() -> None:
 
 def test_a_lag_is_from_an_edge_to_the_first_sample_that_shows_it() -> None:
     """Samples without data show nothing; a step that was never seen has no lag."""
-    steps = [Step(10 * S, 20 * S), Step(30 * S, 40 * S)]
+    steps = [LatencyStep(10 * S, 20 * S), LatencyStep(30 * S, 40 * S)]
     told = [(5, False), (11, False), (12, None), (13, True), (20, True), (22, None), (24, False), (29, False)]
-    seen = [Seen(at * S, violated, "away" if violated is None else None) for at, violated in told]
-    found = figures(Signal(), steps, seen)
+    seen = [ShownSample(at * S, violated, "away" if violated is None else None) for at, violated in told]
+    found = measure_lags(Signal(), steps, seen)
     assert (found.appears, found.vanishes, found.steps) == ([3.0], [4.0], 2)
     assert found.blind == {"away": 2}
     assert found.expected.appears == pytest.approx(0.6)
