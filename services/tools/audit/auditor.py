@@ -22,6 +22,8 @@ from services.tools.audit.streams import Breach, SequenceAudit
 from services.tools.common.formatting import decode_message
 from services.tools.common.recording import RecordedMessage
 
+_MOST_NOTES = 1_000
+
 
 class Findings(Struct):
     """What an audit found."""
@@ -72,10 +74,10 @@ class Auditor:
         try:
             message = decode_message(recorded)
         except InvalidMessage as error:
-            self._found.notes.append(f"{recorded.subject} {recorded.seq} cannot be read: {error}")
+            self._add_note(f"{recorded.subject} {recorded.seq} cannot be read: {error}")
             return
         if isinstance(message, DeadLetter):
-            self._found.notes.append(f"{message.service} put aside {message.subject} {message.seq}: {message.reason}")
+            self._add_note(f"{message.service} put aside {message.subject} {message.seq}: {message.reason}")
             return
         if self._configured and message.domain not in self._configured:
             self._strangers.add(message.domain)
@@ -92,6 +94,10 @@ class Auditor:
             self._found.actions += 1
             target = self._get_target(message.domain, message.target)
             target.check_action(message, recorded, self._first.get(message.domain))
+
+    def _add_note(self, note: str) -> None:
+        if len(self._found.notes) < _MOST_NOTES:
+            self._found.notes.append(note)
 
     def _get_domain(self, name: str) -> DomainAudit:
         if name not in self._decisions:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from services.tools.common.recording import RecordedMessage
 
 _KEPT = 5_000
+_MOST_LISTED = 20_000
 
 
 class Breach(Struct, frozen=True):
@@ -62,5 +63,5 @@ class SequenceAudit:
         elif self._whole and seq > last.seq + 1:
             missing = f"{last.seq + 1}" + (f" to {seq - 1}" if seq > last.seq + 2 else "")
             what = f"{kind} {missing} missing"
-        if what is not None:
+        if what is not None and len(self.breaches) < _MOST_LISTED:
             self.breaches.append(Breach("whole", kind, what, message.time))

@@ -302,7 +302,7 @@ class RecordingReader:
 
 class _Preamble(Struct):
     kind: str = ""
-    v: int = 0
+    v: Integer = 0
 
 
 def parse_header(line: bytes) -> RecordingHeader:
@@ -318,7 +318,7 @@ def parse_header(line: bytes) -> RecordingHeader:
     if preamble.kind != "recording":
         raise ValueError("not the header of a recording")
     if preamble.v != FORMAT:
-        raise ValueError(f"a recording of version {preamble.v:.6g}; this build reads version {FORMAT}")
+        raise ValueError(f"a recording of version {preamble.v}; this build reads version {FORMAT}")
     try:
         header = msgspec.json.decode(line, type=RecordingHeader, dec_hook=decode_unit)
         Subjects(header.prefix)

@@ -108,7 +108,8 @@ def build_variants(
     """Build the configurations to try, by the name that the table shows.
 
     Raises:
-        ConfigError: a configuration cannot be read, or has none of the recorded domains.
+        ConfigError: a configuration cannot be read.
+        click.UsageError: a configuration has none of the recorded domains.
     """
     variants = {}
     for name in policies:
@@ -121,7 +122,7 @@ def build_variants(
         domains = load(path, {}).domains
         ours, theirs = ({domain.name for domain in some} for some in (domains, reader.header.domains))
         if not ours & theirs:
-            raise ConfigError(
+            raise click.UsageError(
                 f"{path}: its domains are {', '.join(sorted(ours))}, those of the recording {', '.join(sorted(theirs))}"
             )
         variants[path.name if path.name not in variants else str(path)] = domains

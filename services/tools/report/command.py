@@ -46,7 +46,7 @@ def command(
     require_domains(source.domains, domains)
     require_order(since, until)
     if not output.parent.is_dir():
-        raise click.UsageError(f"{output}: there is no folder {output.parent}")
+        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     scope = MessageRange(since=since, until=until, domains=domains)
     try:
         statistics, auditor, begin, end = asyncio.run(_gather(source, scope))

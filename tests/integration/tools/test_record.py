@@ -236,11 +236,11 @@ async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> No
     nowhere = await asyncio.to_thread(
         sluice, "record", "--config", config, "--since", "1m", "-o", tmp_path / "nowhere" / "x"
     )
-    assert (nowhere.returncode, nowhere.stderr[:6]) == (1, "Error:")
+    assert (nowhere.returncode, nowhere.stderr[:6]) == (3, "Error:")
     assert not file.exists()
     nats.stop()
     absent = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert nats.url in absent.stderr
     assert not file.exists()
     file.write_text("precious")

@@ -117,7 +117,7 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     config.write_text(CONFIG)
     ask = ("record", "--config", config, "--from-prometheus", "http://127.0.0.1:9", "-o", file)
     absent = sluice(*ask, "--start", when(FIRST), "--end", when(LAST))
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert "refused" in absent.stderr
     assert "needs --start" in sluice(*ask).stderr
     for more in (("--follow",), ("--for", "1m"), ("--from-seq", "3"), ("--to-seq", "3")):

@@ -49,7 +49,7 @@ def test_it_tells_measurement_proposal_rule_patch_and_times() -> None:
     assert f"goes from {format_rate(target.was)} to {format_rate(target.limit)}" in text
     assert "cut because an SLO is broken" in text
     assert f"telemetry-upload {format_rate(target.limit)} applied on 3 pods" in text
-    assert "sense 5 format_ms, decide 2 format_ms, act 19 ms" in text
+    assert "sense 5 ms, decide 2 ms, act 19 ms" in text
     assert "the same, byte for byte" in text
 
 
@@ -98,7 +98,9 @@ def test_a_fault_is_told() -> None:
     old = LINES[at]
     changed = structs.replace(decision, fault="proportional/1 took 30 ms of 20")
     line = build_message("decision", old.subject, old.seq, old.time, old.headers, encode(changed))
-    assert "not heard: proportional/1 took 30 ms of 20" in explained(decision.id, [*LINES[:at], line])
+    assert "the policy's proposal was replaced: proportional/1 took 30 ms of 20" in explained(
+        decision.id, [*LINES[:at], line]
+    )
 
 
 @pytest.mark.parametrize("wanted", ["cell-0:1:proportional/1", "no-such-domain"])
