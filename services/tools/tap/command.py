@@ -128,6 +128,7 @@ async def _follow(reader: BusReader, scope: MessageRange) -> AsyncGenerator[Reco
 
 class _Printer:
     def __init__(self, source: MessageSource, chosen: MessageFilter, *, as_json: bool) -> None:
+        self._source = source
         self._chosen = chosen
         self._domains = {domain.name: domain for domain in source.domains}
         self._encoder = msgspec.json.Encoder() if as_json else None
@@ -143,6 +144,7 @@ class _Printer:
         except InvalidMessage as error:
             text = f"cannot be read: {error}"
         if not self._chosen.passes(message):
+            self._source.left_out[recorded.kind] += 1
             return
         self.printed += 1
         if self._encoder is not None:
