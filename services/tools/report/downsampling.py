@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Point:
+class CurvePoint:
     """One stretch of a curve."""
 
     time: int
@@ -26,16 +26,16 @@ class Curve:
     """Values over time; at most ``2 * most`` points, each of which keeps its extremes."""
 
     most: int = 1500
-    points: list[Point] = field(default_factory=list)
+    points: list[CurvePoint] = field(default_factory=list)
     _span: int = 1
     """Values that make up one point."""
 
     def add(self, time: int, value: float) -> None:
         """The next value."""
         if self.points and self.points[-1].count < self._span:
-            _merge(self.points[-1], Point(time, value, value, value, 1, value))
+            _merge(self.points[-1], CurvePoint(time, value, value, value, 1, value))
             return
-        self.points.append(Point(time, value, value, value, 1, value))
+        self.points.append(CurvePoint(time, value, value, value, 1, value))
         if len(self.points) > 2 * self.most:
             self._halve()
 
@@ -48,7 +48,7 @@ class Curve:
         self._span *= 2
 
 
-def _merge(into: Point, other: Point) -> None:
+def _merge(into: CurvePoint, other: CurvePoint) -> None:
     into.high = max(into.high, other.high)
     into.low = min(into.low, other.low)
     into.total += other.total

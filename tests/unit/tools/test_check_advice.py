@@ -8,10 +8,9 @@ from schemas.exporter import Exporter, Probe
 from schemas.messages import CriticalMeasure
 from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
-from services.sampler.source import LatencyStats, Measurements
-from services.sampler.source_factory import source_class
-from services.tools.check.advice import advice
-from services.tools.check.connectivity import _of_workload
+from services.sampler.source import Latencies, Measurements
+from services.tools.check.advice import advise, compute_lag
+from services.tools.check.connectivity import _check_workload
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -26,7 +25,7 @@ def config(signal: Signal | None = None, domain: Domain | None = None, exporter:
 
 def test_a_sound_configuration_has_nothing_to_say_about() -> None:
     """No warning without a cause."""
-    assert advice(config(), seen=False) == []
+    assert advise(config(), measured=False) == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
 )
 def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
     """By the setting, and with what it costs."""
-    told = {finding.where: finding for finding in advice(config(signal), seen=False)}
+    told = {finding.where: finding for finding in advise(config(signal), measured=False)}
     assert what in told[where].what
     assert told[where].level == "warning"
 
@@ -58,8 +57,8 @@ def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: st
 def test_what_the_source_shows_is_not_guessed_about() -> None:
     """Where every workload is measured, nobody needs to be told to switch something on."""
     blind = config(exporter=Exporter())
-    assert "blind unless it is probed" in advice(blind, seen=False)[0].what
-    assert advice(blind, seen=True) == []
+    assert "blind unless it is probed" in advise(blind, measured=False)[0].what
+    assert advise(blind, measured=True) == []
 
 
 def test_what_is_unwise_in_a_domain_is_told() -> None:
@@ -71,16 +70,16 @@ def test_what_is_unwise_in_a_domain_is_told() -> None:
         min_observations=20,
         dead_man=Duration(3 * S // 2),
     )
-    told = {finding.where.partition(": ")[2]: finding for finding in advice(config(domain=domain), seen=False)}
+    told = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
     assert "1.4 to 2.8 ms" in told["min_observations"].what
     assert "one slow answer" in told["dead_man"].what
 
 
 def test_lag_adds_up_what_a_step_waits_for() -> None:
     """A twentieth of the window to show, the rest of it to vanish, and the waits in between."""
-    scrape = source_class("scrape").lag(Signal(period=Duration(S // 4), window=Duration(2 * S)))
+    scrape = compute_lag(Signal(period=Duration(S // 4), window=Duration(2 * S)))
     assert (scrape.appears, scrape.vanishes) == pytest.approx((0.35, 2.15))
-    prometheus = source_class("prometheus").lag(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
+    prometheus = compute_lag(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
     assert (prometheus.appears, prometheus.vanishes) == pytest.approx((2.2, 5.8))
 
 
@@ -89,6 +88,6 @@ def test_a_window_with_just_enough_says_that_others_have_too_few(observations: i
     """The one window that was looked at is no proof of the next."""
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
-    measured = Measurements(10, {robot.key: LatencyStats(bounds=BOUNDS)}, {})
-    found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
+    measured = Measurements(10, {robot.key: Latencies(bounds=BOUNDS)}, {})
+    found = [finding.level for finding in _check_workload(robot, measure, measured, 100)]
     assert found == [level] * (level is not None)
