@@ -25,11 +25,6 @@ _PODS_ONLY = "; Pods only so far"
 """How the reason ends where the Deployment was not written: it had changed, or another order came first."""
 
 
-def _may_omit_deployment(action: Action) -> bool:
-    """Return whether the Deployment may still have the limit that the action found."""
-    return action.reason.startswith(_READ_BACK) or action.reason.endswith(_PODS_ONLY)
-
-
 class IssuedLimit(Struct, frozen=True, gc=False):
     """The part of a decision that is about one target."""
 
@@ -102,7 +97,9 @@ class TargetAudit:
         if self._in_force is None:
             asks = one.moved and not one.blind
         else:
-            asks = self._compute_expected(one) != self._in_force.limit
+            limit = self._clamp(one.limit)
+            # Without data the actuator does not raise what is in force.
+            asks = (min(limit, self._in_force.limit) if one.blind else limit) != self._in_force.limit
             self._pending = self._pending if asks else None
         if asks:
             self._pending = self._pending or one
@@ -120,7 +117,9 @@ class TargetAudit:
             self.notes.append(f"{self.name} was restored at {format_time(recorded.time)}: {action.outcome}")
             self._alone, self._in_force = True, None
         elif action.outcome in ("applied", "failed") and not self._is_late(action):
-            self._may_differ = action.outcome == "failed" or _may_omit_deployment(action)
+            # The Deployment may still have the limit that the action found.
+            pods_only = action.reason.startswith(_READ_BACK) or action.reason.endswith(_PODS_ONLY)
+            self._may_differ = action.outcome == "failed" or pods_only
             self._alone, self._in_force = False, action
         elif action.outcome != "skipped":
             self._alone = False
@@ -152,11 +151,6 @@ class TargetAudit:
     def _clamp(self, limit: int) -> int:
         target = self._target
         return limit if target is None else int(min(max(limit, target.min), target.max))
-
-    def _compute_expected(self, one: IssuedLimit) -> int:
-        """Compute the limit that the actuator has to set for a decision, given what is in force."""
-        limit, before = self._clamp(one.limit), self._in_force
-        return limit if before is None or not one.blind else min(limit, before.limit)
 
     def _check_overdue(self, now: int) -> None:
         """Check that a decision that moves the limit is acted on, or a newer one is, before it expires."""

@@ -126,19 +126,14 @@ class Auditor:
         if self._configured and found.decisions and not self._configured.keys() & self._decisions.keys():
             text = f"no decision was made again: the configuration is about {', '.join(sorted(self._configured))} alone"
             found.breaches.append(Breach("decision", ", ".join(sorted(self._decisions)), text))
-        found.notes += self._build_notes()
-        found.breaches.sort(key=lambda one: (one.time or self._last, one.where))
-        return found
-
-    def _build_notes(self) -> list[str]:
-        notes = []
         if not self._configured:
-            notes.append("without a configuration (--config), bounds are not checked and decisions not made again")
+            found.notes.append("without a configuration, bounds are not checked, nor decisions made again (--config)")
         if self._strangers:
-            notes.append(f"not in the configuration: {', '.join(sorted(self._strangers))}")
-        if self._found.decisions and not self._found.actions:
-            notes.append("there is no action at all: no actuator ran, or its actions were not recorded")
+            found.notes.append(f"not in the configuration: {', '.join(sorted(self._strangers))}")
+        if found.decisions and not found.actions:
+            found.notes.append("there is no action at all: no actuator ran, or its actions were not recorded")
         unchecked = sum(target.unchecked for target in self._actions.values())
         if unchecked:
-            notes.append(f"{unchecked:,} actions come from decisions before the range")
-        return notes
+            found.notes.append(f"{unchecked:,} actions come from decisions before the range")
+        found.breaches.sort(key=lambda one: (one.time or self._last, one.where))
+        return found

@@ -63,7 +63,8 @@ class PodShareAudit:
         if self._target is None or not shares:
             return
         one = DividedLimit(action, max(shares))
-        if len(shares) > 1 or not self._fits(one):
+        fits = one.share == action.limit if self._target.scope == "per-pod" else one.share > 0 and bool(one.counts)
+        if len(shares) > 1 or not fits:
             given = ", ".join(str(share) for share in sorted(shares))
             yield (
                 "bounds",
@@ -72,10 +73,6 @@ class PodShareAudit:
             return
         self._last.append(one)
         yield from self._check_outlier()
-
-    def _fits(self, one: DividedLimit) -> bool:
-        assert self._target is not None
-        return one.share == one.action.limit if self._target.scope == "per-pod" else one.share > 0 and bool(one.counts)
 
     def _check_outlier(self) -> Iterator[tuple[str, str]]:
         """Check the last action but one against its neighbours, which must be divided among the same number of Pods."""

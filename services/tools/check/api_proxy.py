@@ -44,17 +44,20 @@ async def _forward_urls(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]
     found = []
     for url in urls:
         parts = urlsplit(url)
-        if await _needs_forwarding(api, url, parts):
-            port = await stack.enter_async_context(_serve_forwarder(api, _build_proxy_path(url, parts)))
+        service = parse_service(url)
+        if service is not None and await _needs_forwarding(api, service, parts):
+            namespace, _, name = service.partition("/")
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            secure = "https:" if parts.scheme == "https" else ""
+            path = f"/api/v1/namespaces/{namespace}/services/{secure}{name}:{port}/proxy"
+            port = await stack.enter_async_context(_serve_forwarder(api, path))
             url = parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl()  # noqa: PLW2901
         found.append(url)
     return tuple(found)
 
 
-async def _needs_forwarding(api: Cluster, url: str, parts: SplitResult) -> bool:
-    service = parse_service(url)
-    if service is None:
-        return False
+async def _needs_forwarding(api: Cluster, service: str, parts: SplitResult) -> bool:
+    """Return whether the Service exists, and its name is not known here."""
     try:
         await asyncio.to_thread(socket.getaddrinfo, parts.hostname, parts.port or 80)
     except socket.gaierror:
@@ -65,14 +68,6 @@ async def _needs_forwarding(api: Cluster, url: str, parts: SplitResult) -> bool:
             return False
         return True
     return False
-
-
-def _build_proxy_path(url: str, parts: SplitResult) -> str:
-    """Build the path of the API server below which it forwards to a Service."""
-    namespace, _, name = (parse_service(url) or "").partition("/")
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    secure = "https:" if parts.scheme == "https" else ""
-    return f"/api/v1/namespaces/{namespace}/services/{secure}{name}:{port}/proxy"
 
 
 @asynccontextmanager

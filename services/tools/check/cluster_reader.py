@@ -6,7 +6,7 @@ kubeconfig of whoever installs.
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,12 +57,12 @@ async def _read(api: Cluster, config: Config) -> ClusterObjects:
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
         volumes=await _has_volumes(api, config),
-        absent={who: need for who, need in _list_required_services(config) if await _is_absent(api, need[0])},
+        absent=await _find_absent_services(api, config),
     )
 
 
-def _list_required_services(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
-    """List the cluster's Services that the configuration names: what needs them, and what fails without them."""
+async def _find_absent_services(api: Cluster, config: Config) -> dict[str, tuple[str, str]]:
+    """Find Services that the configuration names and that do not exist; by who needs them, and what fails."""
     asked: list[tuple[str, str, str]] = []
     servers = source_class(config.signal.source).prerequisites(config.signal)
     asked += [(key, address, "nothing is measured") for key, address in servers.items()]
@@ -71,10 +71,13 @@ def _list_required_services(config: Config) -> Iterator[tuple[str, tuple[str, st
         asked.append(("exporter.relay.address", config.exporter.relay.address, text))
     probes = config.exporter.probes
     asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
+    absent = {}
     for who, address, why in asked:
         service = parse_service(address)
-        if service is not None:
-            yield who, (service, why)
+        namespace, _, name = (service or "").partition("/")
+        if service and await _fetch(api, f"/api/v1/namespaces/{namespace}/services/{name}") is None:
+            absent[who] = (service, why)
+    return absent
 
 
 def parse_service(address: str) -> str | None:
@@ -92,11 +95,6 @@ async def _has_volumes(api: Cluster, config: Config) -> bool:
         return True
     classes = await _fetch(api, "/apis/storage.k8s.io/v1/storageclasses")
     return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
-
-
-async def _is_absent(api: Cluster, service: str) -> bool:
-    namespace, _, name = service.partition("/")
-    return await _fetch(api, f"/api/v1/namespaces/{namespace}/services/{name}") is None
 
 
 async def _list_items(api: Cluster, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:

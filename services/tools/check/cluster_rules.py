@@ -156,9 +156,10 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
     yield from _check_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
         if any(uses_proxy(rule) for pod in (*pods, build_template_pod(deployment)) for rule in find_rules(policy, pod)):
-            yield Finding(
-                "error", _name_policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit"
-            )
+            spaced = "namespace" in policy["metadata"]
+            name = _name_object(policy) if spaced else policy["metadata"]["name"]
+            where = f"Cilium{'' if spaced else 'Clusterwide'}NetworkPolicy {name}"
+            yield Finding("error", where, f"has an L7 rule at egress of {target.key}: that lifts its limit")
 
 
 def _check_host_network(target: Target, deployment: Object, cluster: ClusterObjects) -> Iterator[Finding]:
@@ -234,12 +235,6 @@ def _check_placement(
 def _get_node(pod: Object) -> str:
     node: str = pod["spec"].get("nodeName") or ""
     return node
-
-
-def _name_policy(policy: Object) -> str:
-    if "namespace" in policy["metadata"]:
-        return f"CiliumNetworkPolicy {_name_object(policy)}"
-    return f"CiliumClusterwideNetworkPolicy {policy['metadata']['name']}"
 
 
 def _name_object(obj: Object) -> str:

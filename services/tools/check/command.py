@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -88,18 +87,20 @@ async def _run_checks(config: Config, *, cluster: bool) -> list[CheckResult]:
         return results
     names = dict(zip(list_addresses(there.signal), list_addresses(config.signal), strict=True))
     where = f"{', '.join(names.values())} (through the API server)"
-    return [_restore_addresses(one, where, names) if one.what == config.signal.source else one for one in results]
-
-
-def _restore_addresses(result: CheckResult, where: str, names: Mapping[str, str]) -> CheckResult:
-    """Replace the forwarded addresses in a result by the configured ones."""
-    found = []
-    for one in result.findings:
-        text = one.what
-        for address, name in names.items():
-            text = text.replace(address, name)
-        found.append(replace(one, what=text))
-    return replace(result, where=where, findings=tuple(found))
+    restored = []
+    for one in results:
+        if one.what == config.signal.source:
+            # Findings name the forwarded addresses, which are gone by now.
+            findings = []
+            for finding in one.findings:
+                text = finding.what
+                for address, name in names.items():
+                    text = text.replace(address, name)
+                findings.append(replace(finding, what=text))
+            restored.append(replace(one, where=where, findings=tuple(findings)))
+        else:
+            restored.append(one)
+    return restored
 
 
 def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> None:
@@ -123,8 +124,14 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> N
         line = f" {escape_line(finding.where)}: {escape_line(finding.what)}"
         console.print(Text.assemble(level, line), soft_wrap=True)
     works = not report.findings and all(one.reached for one in report.results)
-    summary = _summarize(path, report.findings, report.results)
-    console.print(summary, style="green" if works else None, soft_wrap=True)
+    errors = sum(finding.level == "error" for finding in report.findings)
+    warnings = len(report.findings) - errors
+    summary = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    if not report.findings:
+        unreached = sum(not one.reached for one in report.results)
+        servers = f", but {unreached} of {len(report.results)} servers were not reached from here"
+        summary = f"nothing found{servers if unreached else ''}"
+    console.print(f"{path}: {summary}", style="green" if works else None, soft_wrap=True)
 
 
 def _show_domain(console: TerminalConsole, domain: Domain) -> None:
@@ -156,14 +163,3 @@ def _new_table(*columns: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     return table
-
-
-def _summarize(path: Path, findings: Sequence[Finding], results: Sequence[CheckResult]) -> str:
-    errors = sum(finding.level == "error" for finding in findings)
-    warnings = len(findings) - errors
-    unreached = sum(not one.reached for one in results)
-    if not findings and unreached:
-        return f"{path}: nothing found, but {unreached} of {len(results)} servers were not reached from here"
-    if not findings:
-        return f"{path}: nothing found"
-    return f"{path}: {errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"

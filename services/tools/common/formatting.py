@@ -47,10 +47,15 @@ def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
     if isinstance(message, Sample):
         return _describe_sample(message, domains.get(message.domain))
     if isinstance(message, Decision):
-        targets = ", ".join(_describe_target(target) for target in message.targets)
+        targets = ", ".join(map(_describe_target, message.targets))
         return f"{targets}: {message.reason}{f' [{message.fault}]' if message.fault else ''}"
     if isinstance(message, Action):
-        return _describe_action(message)
+        cause = "" if message.cause == "decision" else f" ({message.cause})"
+        after = ""
+        if message.applied is not None and message.sampled is not None:
+            after = f", {(message.applied - message.sampled) / 1e6:.0f} ms after the window"
+        change = f"{short_name(message.target)} {format_rate(message.limit)} {describe_outcome(message)}"
+        return f"{change}{cause}{after}: {message.reason}"
     return f"{message.service} put aside {message.subject} {message.seq or ''}: {message.reason}"
 
 
@@ -79,17 +84,6 @@ def _describe_target(target: TargetDecision) -> str:
     else:
         change = f"{name} {format_rate(target.was)} -> {format_rate(target.limit)}"
     return change if target.rule == "none" else f"{change} ({target.rule}, {format_rate(target.proposal)} asked)"
-
-
-def _describe_action(action: Action) -> str:
-    cause = "" if action.cause == "decision" else f" ({action.cause})"
-    after = ""
-    if action.applied is not None and action.sampled is not None:
-        after = f", {(action.applied - action.sampled) / 1e6:.0f} ms after the window"
-    return (
-        f"{short_name(action.target)} {format_rate(action.limit)} {describe_outcome(action)}{cause}{after}: "
-        f"{action.reason}"
-    )
 
 
 def describe_outcome(action: Action) -> str:

@@ -136,7 +136,16 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_source(file: Path | None, path: Path | None, server: str | None, prefix: str | None, **rest: Any) -> Any:
         if file is not None and (server is not None or prefix is not None):
             raise click.UsageError(f"{'--nats' if server is not None else '--prefix'} reads the bus; without FILE")
-        return command(_open_source(file, path, server, prefix), **rest)
+        logging_setup.configure("reader", "error")
+        try:
+            config = None if path is None else load(path)
+            fallback = None if config is None else build_header(config, "bus", importlib.metadata.version("sluice"), 0)
+            reader = None if file is None else RecordingReader(file, fallback)
+        except (ConfigError, InvalidRecording) as error:
+            raise CommandError(error, ExitCode.UNREADABLE) from None
+        settings = build_bus_settings(None if config is None else config.bus, server, prefix)
+        known = config if config is not None else reader.header if reader is not None else None
+        return command(MessageSource(reader, settings, known.domains if known is not None else ()), **rest)
 
     decorated: Callable[..., Any] = with_source
     for option in (
@@ -147,19 +156,6 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         decorated = option(decorated)
     return decorated
-
-
-def _open_source(file: Path | None, path: Path | None, server: str | None, prefix: str | None) -> MessageSource:
-    logging_setup.configure("reader", "error")
-    try:
-        config = None if path is None else load(path)
-        fallback = None if config is None else build_header(config, "bus", importlib.metadata.version("sluice"), 0)
-        reader = None if file is None else RecordingReader(file, fallback)
-    except (ConfigError, InvalidRecording) as error:
-        raise CommandError(error, ExitCode.UNREADABLE) from None
-    settings = build_bus_settings(None if config is None else config.bus, server, prefix)
-    known = config if config is not None else reader.header if reader is not None else None
-    return MessageSource(reader, settings, known.domains if known is not None else ())
 
 
 def build_bus_settings(bus: Settings | None, server: str | None, prefix: str | None) -> Settings:

@@ -368,7 +368,12 @@ class _LineReader:
     def read_blocks(self) -> Iterator[tuple[int, bytes]]:
         left = b""
         too_long = False
-        for text in self._read_slices():
+        slices = (
+            part if part is None else part[at : at + _SLICE]
+            for part in read_texts(self._file, self._report)
+            for at in range(0, len(part or b" "), _SLICE)
+        )
+        for text in slices:
             if text is None:
                 left = b""
                 continue
@@ -394,13 +399,6 @@ class _LineReader:
             yield self._number, left
         elif left:
             self._report(f"cut: the file ends within a line ({len(left)} bytes)")
-
-    def _read_slices(self) -> Iterator[bytes | None]:
-        for text in read_texts(self._file, self._report):
-            if text is None or len(text) <= _SLICE:
-                yield text
-            else:
-                yield from (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
 
     def _report(self, what: str) -> None:
         if len(self._problems) < _MOST_PROBLEMS:

@@ -64,7 +64,8 @@ class DecisionTrace:
             if len(self._samples) > _MOST_SAMPLES:
                 del self._samples[next(iter(self._samples))]
         elif isinstance(message, Decision):
-            if self._is_wanted(message):
+            moved = any(one.limit != one.was for one in message.targets)
+            if self.wanted in (message.id, message.sample) or (moved and self.wanted == message.domain):
                 self.decision, self.state_before = (message, recorded), self._last.state if self._last else None
                 self.sample, self.actions, self.later = self._samples.get(message.sample), [], []
             self._last = message
@@ -73,11 +74,6 @@ class DecisionTrace:
                 self.actions.append(message)
             elif message.decision is None and message.outcome == "applied":
                 self.later = [*self.later, message][-_MOST_LATER:]
-
-    def _is_wanted(self, decision: Decision) -> bool:
-        if self.wanted in (decision.id, decision.sample):
-            return True
-        return self.wanted == decision.domain and any(one.limit != one.was for one in decision.targets)
 
 
 @click.command("explain")

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from schemas.config import Config
-from schemas.messages import Sample, encode
+from schemas.messages import encode
 from services.bus import envelope
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS, Subjects
@@ -155,7 +155,11 @@ async def _record_from_bus(config: Config, request: RecordRequest, output: Path)
         with _open_recording(config, output, "bus", since, request.domains) as recorder:
             for message in states:
                 recorder.write(message)
-            await _record_stored(reader, scope, recorder)
+            with show_progress("recording what is stored", (scope.until or time.time_ns()) - since) as update:
+                async with aclosing(reader.read_stored(scope)) as messages:
+                    async for message in messages:
+                        recorder.write(message)
+                        update(message.time - since)
             if live or request.follow or request.lasting is not None or ends_later:
                 await _record_arriving(reader, scope, recorder, request)
 
@@ -197,15 +201,6 @@ def _open_recording(config: Config, output: Path, origin: str, since: int, only:
             if output.exists():
                 kinds = ", ".join(f"{counts[kind]:,} {kind}s" for kind in KINDS if counts[kind])
                 print_line(f"{output}: {kinds or 'no messages'}, {output.stat().st_size:,} bytes")
-
-
-async def _record_stored(reader: BusReader, scope: MessageRange, recorder: Recorder) -> None:
-    begin = scope.since or 0
-    with show_progress("recording what is stored", (scope.until or time.time_ns()) - begin) as update:
-        async with aclosing(reader.read_stored(scope)) as messages:
-            async for message in messages:
-                recorder.write(message)
-                update(message.time - begin)
 
 
 async def _record_arriving(reader: BusReader, scope: MessageRange, recorder: Recorder, request: RecordRequest) -> None:
@@ -251,7 +246,11 @@ def _record_from_prometheus(
         nonlocal with_data, first_gap
         async for sample in backfill.read_samples(adapted, since, until):
             if not request.domains or sample.domain in request.domains:
-                recorder.write(_build_message(subjects, sample, recorder.counts["sample"] + 1))
+                # As it would have been published at the end of its window.
+                headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.begun(sample.id)}
+                seq = recorder.counts["sample"] + 1
+                subject = subjects.sample(sample.domain)
+                recorder.write(build_message("sample", subject, seq, sample.end, headers, encode(sample)))
                 gap = blind(domains[sample.domain], sample)
                 with_data += gap is None
                 first_gap = first_gap or gap
@@ -270,9 +269,3 @@ def _record_from_prometheus(
     if with_data:
         return None
     return f"{url}: no sample has data from the histogram {names_of(adapted.signal).metric}: {first_gap}"
-
-
-def _build_message(subjects: Subjects, sample: Sample, seq: int) -> RecordedMessage:
-    """Build the message that would have been published at the end of a sample's window."""
-    headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.begun(sample.id)}
-    return build_message("sample", subjects.sample(sample.domain), seq, sample.end, headers, encode(sample))

@@ -1,11 +1,11 @@
-"""A curve of any length in constant memory: neighbours are merged when there are too many points."""
+"""A curve of any length in constant memory: when there are too many points, neighbours are merged."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class CurvePoint:
-    """One stretch of a curve."""
+    """One section of a curve."""
 
     time: int
     """When it begins, ns."""
@@ -17,7 +17,7 @@ class CurvePoint:
 
     @property
     def mean(self) -> float:
-        """Mean over the stretch."""
+        """Mean over the section."""
         return self.total / self.count
 
 
@@ -31,21 +31,16 @@ class Curve:
     """Values that make up one point."""
 
     def add(self, time: int, value: float) -> None:
-        """The next value."""
+        """Add the next value."""
         if self.points and self.points[-1].count < self._span:
             _merge(self.points[-1], CurvePoint(time, value, value, value, 1, value))
             return
         self.points.append(CurvePoint(time, value, value, value, 1, value))
         if len(self.points) > 2 * self.most:
-            self._halve()
-
-    def _halve(self) -> None:
-        pairs = zip(self.points[::2], [*self.points[1::2], None], strict=False)
-        for first, second in pairs:
-            if second is not None:
+            for first, second in zip(self.points[::2], self.points[1::2], strict=False):
                 _merge(first, second)
-        self.points = self.points[::2]
-        self._span *= 2
+            self.points = self.points[::2]
+            self._span *= 2
 
 
 def _merge(into: CurvePoint, other: CurvePoint) -> None:

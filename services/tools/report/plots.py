@@ -40,9 +40,10 @@ def build_figure(statistics: DomainStatistics) -> str:
     # Plotly is slow at adding shapes one by one.
     shapes = [*_build_shades(statistics.broken.kept, _BROKEN), *_build_shades(statistics.gaps.kept, _UNSEEN)]
     labels = []
+    critical = statistics.domain.critical if statistics.domain is not None else ()
     for row, curves, name in ((1, statistics.p95, "P95"), (2, statistics.jitter, "jitter")):
         shown.add_traces(list(_plot_latencies(curves, name)), rows=row, cols=1)
-        for slo in _list_slos(statistics, name):
+        for slo in sorted({getattr(one, name.lower()) / 1e6 for one in critical}):
             line, label = _build_slo_line(row, slo)
             shapes.append(line)
             labels.append(label)
@@ -63,7 +64,9 @@ def build_figure(statistics: DomainStatistics) -> str:
         hovermode="x unified",
         template="none",
     )
-    return _escape_script(shown.to_json())
+    # Whatever is in it, the JSON stands inside a script element.
+    text: str = shown.to_json()
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _build_slo_line(row: int, slo: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,11 +91,6 @@ def _plot_latencies(curves: Mapping[str, Curve], name: str) -> Iterator[go.Scatt
             line={"color": COLOURS[number % len(COLOURS)], "width": 1.6},
             hovertemplate=f"%{{y:.3g}} ms {name}",
         )
-
-
-def _list_slos(statistics: DomainStatistics, name: str) -> Iterator[float]:
-    critical = statistics.domain.critical if statistics.domain is not None else ()
-    yield from sorted({getattr(one, name.lower()) / 1e6 for one in critical})
 
 
 def _plot_rates(statistics: DomainStatistics) -> Iterator[go.Scatter]:
@@ -152,11 +150,6 @@ def _build_shades(incidents: Iterable[Incident], colour: str) -> Iterator[dict[s
 
 def _list_times(curve: Curve) -> list[Any]:
     return [to_datetime(point.time) for point in curve.points]
-
-
-def _escape_script(text: str) -> str:
-    """Escape JSON, so that it can stand inside a script element."""
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def describe_plots(statistics: DomainStatistics) -> str:

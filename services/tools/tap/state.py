@@ -13,7 +13,7 @@ NEAR = 0.8
 
 
 @dataclass
-class History:
+class ValueHistory:
     """A quantity's last values, the newest last; None where there was none."""
 
     values: deque[float | None] = field(default_factory=lambda: deque(maxlen=HISTORY))
@@ -34,9 +34,9 @@ class DomainStatus:
     decision: Decision | None = None
     seen: float = 0.0
     """When the last message arrived, by this process's clock, seconds."""
-    stress: History = field(default_factory=History)
+    stress: ValueHistory = field(default_factory=ValueHistory)
     """The worst ratio of a latency to its SLO, by decision."""
-    limits: dict[str, History] = field(default_factory=dict)
+    limits: dict[str, ValueHistory] = field(default_factory=dict)
     """By target, kbit/s."""
     actions: dict[str, Action] = field(default_factory=dict)
     """By target, the last one."""
@@ -52,6 +52,16 @@ class DomainStatus:
         """Return every known target."""
         named = [target.key for target in self.domain.targets] if self.domain else []
         return list(dict.fromkeys([*named, *self.limits, *self.actions]))
+
+    def add_decision(self, decision: Decision) -> None:
+        """Add the next decision."""
+        self.decision = decision
+        self.samples += 1
+        self.violated += decision.violated
+        self.blind += decision.stress is None
+        self.stress.add(decision.stress)
+        for target in decision.targets:
+            self.limits.setdefault(target.target, ValueHistory()).add(target.limit)
 
     def throughput(self, target: str) -> int | None:
         """Return what a target sent in the last window, kbit/s."""
@@ -79,7 +89,7 @@ class BusStatus:
         if isinstance(message, Sample):
             status.sample = message
         elif isinstance(message, Decision):
-            _add_decision(status, message)
+            status.add_decision(message)
         else:
             status.actions[message.target] = message
 
@@ -96,13 +106,3 @@ class BusStatus:
             return 1 if stress is None else 3 if stress > NEAR else 4, status.name
 
         return sorted(self.domains.values(), key=urgency)
-
-
-def _add_decision(status: DomainStatus, decision: Decision) -> None:
-    status.decision = decision
-    status.samples += 1
-    status.violated += decision.violated
-    status.blind += decision.stress is None
-    status.stress.add(decision.stress)
-    for target in decision.targets:
-        status.limits.setdefault(target.target, History()).add(target.limit)

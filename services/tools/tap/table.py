@@ -8,8 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from schemas.domain import Critical, Target
-from schemas.messages import Action, CriticalMeasure
+from schemas.domain import Critical
+from schemas.messages import CriticalMeasure
 from services.tools.common.formatting import RULES, describe_outcome, format_ms, format_rate, per_pod_targets
 from services.tools.tap.state import NEAR, BusStatus, DomainStatus
 
@@ -127,24 +127,17 @@ def _build_target_table(one: DomainStatus) -> Table:
     for key in one.targets():
         series = one.limits.get(key)
         values = list(series.values)[-_CURVE:] if series else []
-        curve = _draw_curve(values, _find_scale(bounds.get(key), values))
+        most = max([value for value in values if value is not None], default=1)
+        curve = _draw_curve(values, float(bounds[key].max) if key in bounds else most)
         action = one.actions.get(key)
         outcome = Text("-", style="dim")
         if action is not None:
             colour = {"applied": "green", "unchanged": "dim", "failed": "red"}.get(action.outcome, "yellow")
-            outcome = Text(_describe_action(action), style=colour)
+            cause = "" if action.cause == "decision" else f"{action.cause}: "
+            outcome = Text(cause + describe_outcome(action), style=colour)
         limit = format_rate(values[-1]) + ("/pod" if key in each else "") if values else "-"
         found.add_row(_short_name(key), limit, curve, format_rate(one.throughput(key)), outcome)
     return found
-
-
-def _describe_action(action: Action) -> str:
-    cause = "" if action.cause == "decision" else f"{action.cause}: "
-    return cause + describe_outcome(action)
-
-
-def _find_scale(target: Target | None, values: Sequence[float | None]) -> float:
-    return float(target.max) if target is not None else max([value for value in values if value is not None], default=1)
 
 
 def _new_table(*columns: tuple[str, int]) -> Table:
