@@ -15,7 +15,8 @@ from schemas.messages import (
     TargetDecision,
     decode,
 )
-from services.tools.common.recording import RecordedMessage, describe_decode_error
+from services.tools.common.decode_errors import describe_decode_error
+from services.tools.common.recording import RecordedMessage
 
 RULES: Mapping[str, str] = {
     "none": "as proposed",

@@ -12,7 +12,6 @@ A recording may come from a stranger.  Lines, integers, nesting and the ratio of
 and whatever exceeds a bound is named by its line.
 """
 
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from schemas.messages import Integer
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS, Subjects
 from services.control import Controller, make_policy
+from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.tools.common.zstd_frames import compress, read_texts
 
 FORMAT = 1
@@ -35,9 +35,6 @@ _LONGEST_LINE = 8 * 1024 * 1024
 _SLICE = 1024 * 1024
 _MOST_PROBLEMS = 1000
 _HEADER = b'"kind":"recording"'
-
-DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises on bytes that are not JSON, not of its type, or nested too deeply."""
 
 
 class RecordingHeader(Struct, frozen=True, tag="recording", tag_field="kind"):
@@ -327,34 +324,6 @@ def parse_header(line: bytes) -> RecordingHeader:
     except (ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"the header cannot be read: {describe_decode_error(error)}") from None
     return header
-
-
-_REWORDED = (
-    (re.compile(r"Object missing required field `(\w+)`"), r"the field `\1` is missing"),
-    (re.compile(r"Object contains unknown field `(.*)`"), r"there is no field `\1`"),
-    (re.compile(r"JSON is malformed: (.*)"), r"not JSON: \1"),
-    (re.compile(r"Input data was truncated"), "not JSON: it is cut off"),
-    (re.compile(r"`int`"), "an integer"),
-    (re.compile(r"`float`"), "a number"),
-    (re.compile(r"`str`"), "a text"),
-    (re.compile(r"`bool`"), "true or false"),
-    (re.compile(r"`null`"), "nothing"),
-    (re.compile(r"`object`"), "an object"),
-    (re.compile(r"`array`"), "a list"),
-    (re.compile(r" - at `\$\.?(.*)`$"), r" (at `\1`)"),
-)
-
-
-def describe_decode_error(error: Exception | str) -> str:
-    """Describe why JSON could not be read, without the decoder's own vocabulary."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    text = str(error)
-    for pattern, plain in _REWORDED:
-        text = pattern.sub(plain, text)
-    return text
 
 
 class _LineReader:

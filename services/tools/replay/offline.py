@@ -8,8 +8,9 @@ from msgspec import Raw, Struct
 from schemas.domain import Domain
 from schemas.messages import Decision, Integer, Sample
 from services.bus.subjects import Subjects
+from services.tools.common.decode_errors import DECODE_ERRORS
 from services.tools.common.progress import ProgressCallback
-from services.tools.common.recording import DECODE_ERRORS, RecordingHeader, RecordingReader
+from services.tools.common.recording import RecordingHeader, RecordingReader
 from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics
 from services.tools.replay.verifier import RECORDED, RecordedDecision, ReplayTally, ReplayVerifier
 

@@ -22,8 +22,9 @@ from services.bus.bus import Bus
 from services.bus.subjects import DEFAULT_PREFIX
 from services.control import Controller, RejectedSample
 from services.tools.common.bus_reader import BusError, BusReader, connect_reader
+from services.tools.common.decode_errors import DECODE_ERRORS
 from services.tools.common.progress import ProgressCallback
-from services.tools.common.recording import DECODE_ERRORS, RecordedMessage, RecordingHeader, RecordingReader
+from services.tools.common.recording import RecordedMessage, RecordingHeader, RecordingReader
 from services.tools.replay.verifier import Remark, ReplayTally, describe_difference
 
 _AHEAD = 2000
