@@ -11,6 +11,7 @@ from services.actuator.ownership import build_patch
 from services.kube.client import Deleted, KubeClient, KubeConfigError, Listed, Updated
 from services.kube.objects import BANDWIDTH, Deployment, NotFound, Pod, Rejected, StaleObject, Unavailable
 from tests.support.kube.servers import MERGE_PATCH, Server
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_follows_a_deployment_from_before_it_is_there(server: Server, clie
     """Nothing at first, then the Deployment of that name, its changes and its end, and no other's."""
     seen: list[str] = []
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
         aclosing(client.list_and_watch(Deployment, server.namespace, name="app")) as changes,
     ):
         async for change in changes:
@@ -127,7 +128,7 @@ async def test_follows_pods_as_they_appear(server: Server, client: KubeClient) -
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
     (first,) = await server.pods_of("app", 1)
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
         aclosing(client.list_and_watch(Pod, server.namespace, selector="app=app")) as changes,
     ):
         async for change in changes:

@@ -15,7 +15,8 @@ from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
 from tests.support.decision_services import ServiceProcess, kept
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 DOMAIN = "line"
@@ -81,14 +82,14 @@ class ActuatorProcess(ServiceProcess):
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """What ``/readyz`` says."""
         try:
-            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=20)
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S)
         except requests.ConnectionError as error:
             return False, {"wrong": {"http": str(error)}, "notes": {}}
         return answer.status_code == 200, answer.json()
 
     def metric(self, name: str) -> dict[str, float]:
         """Values of a metric, by what stands in its braces."""
-        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=20).text
+        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S).text
         rows = [line.rpartition(" ") for line in page.splitlines() if line.startswith(name)]
         return {row.partition("{")[2].rstrip("}"): float(value) for row, _, value in rows}
 

@@ -10,9 +10,9 @@ from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
-PATIENCE_S = 20
 
 
 def sample(n: int, domain: str = "line") -> Sample:

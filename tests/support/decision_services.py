@@ -18,10 +18,10 @@ from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
 from services.control import Controller, RejectedSample
 from services.runtime.config_loader import parse
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 PERIOD = S // 2
-PATIENCE_S = 60.0
 
 
 def config_text(url: str, prefix: str, domains: Iterable[str], replicas: int = 1) -> str:

@@ -11,8 +11,9 @@ from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Conflict
 from services.bus.consumer import Start
 from services.bus.envelope import RawMessage
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 
 async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:

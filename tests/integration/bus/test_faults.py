@@ -14,9 +14,11 @@ from schemas.messages import DeadLetter, Sample, encode
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.envelope import RawMessage
 from services.bus.session import ApiError
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.fault_tally import Broken, Tally
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 
 @asynccontextmanager
@@ -38,7 +40,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def asked(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
     """Ask JetStream's API."""
-    answer = await client.request(f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=5)
+    answer = await client.request(
+        f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=PATIENCE_S
+    )
     told: dict[str, object] = json.loads(answer.data)
     assert "error" not in told, told
     return told
@@ -217,7 +221,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
                 await publish(bus, sample(n))
                 await asyncio.sleep(0.005)
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             group.create_task(reading())
             group.create_task(publishing())
             for _ in range(3):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from msgspec.structs import replace
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 NOT_LET_IN = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
 """The server says why and hangs up; the second may overtake the first."""
@@ -124,8 +124,6 @@ async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypat
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and a server's and a client's certificate from it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the program openssl")
     home = tmp_path_factory.mktemp("tls")
 
     def openssl(*arguments: str) -> None:
@@ -147,6 +145,7 @@ def tls_block(home: Path, more: str = "") -> str:
     return f'tls {{ cert_file: "{home}/server.crt", key_file: "{home}/server.key", ca_file: "{home}/ca.crt"{more} }}'
 
 
+@pytest.mark.openssl
 async def test_tls(tmp_path: Path, tls: Path) -> None:
     """The server's certificate must come from the configured authority."""
     with server(tmp_path, tls_block(tls)) as at:
@@ -155,6 +154,7 @@ async def test_tls(tmp_path: Path, tls: Path) -> None:
         assert "certificate verify failed" in await refused(at, BusConfig())
 
 
+@pytest.mark.openssl
 async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
     """The server lets in who shows a certificate from the same authority."""
     with server(tmp_path, tls_block(tls, ", verify: true")) as at:
@@ -163,6 +163,7 @@ async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
         assert await refused(at, stranger)
 
 
+@pytest.mark.openssl
 @pytest.mark.parametrize("field", ["ca", "certificate", "key"])
 async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tls: Path, field: str) -> None:
     """The reason names the file."""
@@ -174,6 +175,7 @@ async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tl
         assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
 
 
+@pytest.mark.openssl
 async def test_no_password_goes_over_a_line_in_the_clear(
     tmp_path: Path, tls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,13 +21,12 @@ from services.control import Controller
 from services.decision.domain_log import BusDecisionLog
 from tests.support.decision_services import stored
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "nats.conf"
 USERS = ("sampler", "decision", "actuator", "reader")
 STREAMS = ("sample", "decision", "action", "dead")
 S = 10**9
-PATIENCE_S = 30
 SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
 DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))).step(None, SAMPLE)

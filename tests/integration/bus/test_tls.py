@@ -16,12 +16,11 @@ import yaml
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.runtime.config_loader import load
-from tests.support.bus_keys import PATIENCE_S
 from tests.support.bus_keys import sample as sample_of
 from tests.support.decision_services import ServiceProcess
 from tests.support.kube.manifests import MANIFESTS, objects
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 DOCS = MANIFESTS.parent / "docs" / "bus.md"
 NAME = "nats.sluice.svc"
@@ -31,6 +30,9 @@ domains:
   critical: [{workload: robot}]
   targets: [{deployment: upload, min: 5M, max: 80M, fail_safe: 10M}]
 """
+
+
+pytestmark = [pytest.mark.openssl, pytest.mark.kubectl]
 
 
 def documented(kind: str) -> list[str]:

@@ -23,7 +23,6 @@ from services.decision.domain_log import BusDecisionLog
 from services.decision.service import DecisionService
 from services.runtime.health import Health
 from tests.support.decision_services import (
-    PATIENCE_S,
     PERIOD,
     DecisionProcess,
     S,
@@ -37,7 +36,9 @@ from tests.support.decision_services import (
     send,
     stored,
 )
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 DOMAINS = ("press", "paint")
 
@@ -144,7 +145,7 @@ async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None
             await send(bus, [sample("press", number, begin) for number in range(11, 16)])
             await decided(bus, 15)
         # Once more while no service runs, and beyond the old numbers before one does.
-        await bus._session.api("STREAM.DELETE.HALF_SAMPLE")
+        await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
         await send(bus, [sample("press", number, begin) for number in range(16, 41)])
         async with deciding(bus, text):
             await decided(bus, 40)
@@ -284,7 +285,7 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
 
     def asked(path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

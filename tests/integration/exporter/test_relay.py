@@ -22,6 +22,7 @@ from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from services.exporter.relay_client import RelayError, open_stream
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.server import Certificates, HubbleServer
+from tests.support.waiting import PATIENCE_S
 
 ROBOT = "factory/robot-control"
 MS = 1_000_000
@@ -66,7 +67,7 @@ def following(relay: Relay) -> Iterator[Followed]:
 
 def wait(condition: Callable[[], object], what: str) -> None:
     """Wait until a condition holds; fifteen seconds at most."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
@@ -154,6 +155,7 @@ def test_handshakes_become_latencies_and_relay_filters() -> None:
         assert followed.follower.status.nodes == {"n1": "connected"}
 
 
+@pytest.mark.openssl
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
 def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -> None:
     """The server is known by its authority and name; with mutual TLS the client shows a certificate."""
@@ -165,6 +167,7 @@ def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -
             wait(lambda: followed.observed == 10, "10 observations")
 
 
+@pytest.mark.openssl
 def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates, tmp_path: Path) -> None:
     """A wrong name, no client certificate, plaintext, and an unreadable file: each gives an error with its reason."""
     with HubbleServer(tls=certificates, mutual=True) as server:

@@ -16,8 +16,7 @@ import pytest
 from services.common import failpoints
 from services.runtime.health import Health, serve
 from tests.support.commands import sluice
-
-PATIENCE_S = 30
+from tests.support.waiting import PATIENCE_S
 
 
 async def asked(port: int, path: str) -> tuple[int, str]:

@@ -20,12 +20,14 @@ import pytest
 from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
-from tests.support.commands import PATIENCE_S, SLUICE, sluice
+from tests.support.commands import SLUICE, sluice
 from tests.support.decision_services import joined, kept
 from tests.support.exporter_page import LiveExporter
 from tests.support.fault_tally import Broken, Tally
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class SamplerProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Ask its health server."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

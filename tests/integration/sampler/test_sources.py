@@ -18,8 +18,9 @@ from services.sampler.source import LatencyStats, NoData, Source
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.broken_server import BrokenServer
 from tests.support.exporter_page import LiveExporter
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 ROBOT = "factory/robot-control"
@@ -62,7 +63,7 @@ async def robot(source: Source, end: int) -> LatencyStats:
 
 async def until(source: Source, true: Callable[[LatencyStats], bool]) -> LatencyStats:
     """Measure until it is true."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found = await robot(source, time.time_ns())
             if true(found):
@@ -436,7 +437,7 @@ async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -
             with pytest.raises(NoData, match=r"no answer within 2 s|is still running"):
                 await source.measure(end)
         server.thaw()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     assert (await source.measure(end)).latency[ROBOT].missing is None

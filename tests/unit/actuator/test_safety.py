@@ -20,6 +20,7 @@ from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
 from services.runtime.health import Health
 from tests.support.kube.objects import NOW, TARGET, after, deployment, order, pod, record
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 CONFIG = Config(domains=(Domain("line", (Critical("robot-control"),), (TARGET,)),))
@@ -148,7 +149,7 @@ async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:
 
     async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:9")) as client:
         running = asyncio.create_task(Actuator(CONFIG, client, Health()).run(joined))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await tries.wait()
         assert not running.done()
         running.cancel()

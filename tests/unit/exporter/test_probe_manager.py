@@ -12,6 +12,7 @@ from schemas.units import Duration
 from services.exporter.metrics import LatencyMetrics
 from services.exporter.probe_manager import ProbeManager, probe_counter
 from tests.support.hubble.sidecar import serving
+from tests.support.waiting import PATIENCE_S
 
 ROBOT = "factory/robot-control"
 
@@ -33,7 +34,7 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
             name, more = "sluice_exporter_probes_total", {"protocol": protocol, "outcome": "answered"}
             return registry.get_sample_value(name, labels | more) or 0
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while min(answered("udp"), answered("tcp")) < 5:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0.01)
         assert probing.problem is None
@@ -51,7 +52,7 @@ async def test_a_name_without_an_address_is_reported() -> None:
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     probing = ProbeManager(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
     task = asyncio.create_task(probing.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while "nowhere.invalid" not in (probing.problem or ""):  # noqa: ASYNC110 - a reason has no event
             await asyncio.sleep(0.01)
     task.cancel()
@@ -102,7 +103,7 @@ async def test_a_replaced_pod_is_resolved_at_once(monkeypatch: pytest.MonkeyPatc
             timeout=Duration(50_000_000),
         )
         task = asyncio.create_task(ProbeManager(probe, latencies, probe_counter(registry)).run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while latencies.observations[ROBOT] < 5:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0.01)
         task.cancel()

@@ -13,6 +13,7 @@ import pytest
 from services.exporter.echo_server import MAGIC, PACKET, EchoServer, build_answer
 from services.exporter.prober import EchoTracker, ProbeReport, UdpProbe, probe_tcp
 from tests.support.hubble.sidecar import serving
+from tests.support.waiting import PATIENCE_S
 
 MS = 1_000_000
 T = 1_800_000_000_000_000_000
@@ -119,7 +120,7 @@ def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
 
 async def until(fate: Fate, outcome: str, number: int) -> None:
     """Wait until something has happened this often; twenty seconds at most."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while fate.outcomes[outcome] < number:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
 
@@ -196,7 +197,7 @@ async def test_a_socket_that_was_cut_off_is_replaced() -> None:
         await until(fate, "answered", 5)
         nowhere = struct.pack("@H14x", socket.AF_UNSPEC)
         assert ctypes.CDLL(None).connect(probe._link.fileno(), nowhere, len(nowhere)) == 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await task
         before = fate.outcomes["answered"]
         task = asyncio.create_task(probe.run(0.002))
@@ -211,13 +212,13 @@ async def test_a_silent_socket_is_replaced_and_its_echoes_are_lost() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
         probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await probe.run(0.005)
         port = mute.getsockname()[1]
     unanswered = fate.outcomes["sent"]
     echo = EchoServer("127.0.0.1", port, None)
     task = asyncio.create_task(again(probe, 0.005))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not fate.outcomes["answered"] or fate.lost < unanswered:
             echo.serve_once(0)
             await asyncio.sleep(0.001)
@@ -264,7 +265,7 @@ async def test_the_sidecar_bounds_its_connections() -> None:
         for link in many:
             link.close()
         assert refused == 16
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             # Once the sidecar has seen that the others are gone.
             while not fate.outcomes["answered"]:
                 await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
