@@ -138,7 +138,7 @@ def action_line(
         applied=done - 1_000_000,
     )
     msg_id = f"{action.id}:applied"
-    headers = {MSG_ID: msg_id, TRACE: continued(cause.headers, msg_id)}
+    headers = {MSG_ID: msg_id, TRACE: continue_trace(cause.headers, msg_id)}
     return build_message("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
 
 

@@ -36,8 +36,8 @@ from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.runtime import logging_setup
 from services.runtime.health import Health
 from services.sampler.loop import Sampler, WallClock
-from services.sampler.source_factory import source_of
-from services.tools.check.advice import SignalLag, compute_lag
+from services.sampler.source import Lag
+from services.sampler.source_factory import open_source, source_class
 
 _S = 10**9
 _HERTZ = 250
@@ -117,7 +117,7 @@ class Figures(Struct, frozen=True):
     steps: int
     blind: dict[str, int]
     """How many samples had no data from the first step on, by reason."""
-    expected: SignalLag
+    expected: Lag
 
 
 @click.command()
@@ -218,7 +218,7 @@ def figures(signal: Signal, steps: Sequence[Step], seen: Sequence[Seen]) -> Figu
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return Figures(period, window, appears, vanishes, len(steps), dict(blind), compute_lag(signal))
+    return Figures(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
 
 
 def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: bool) -> int | None:

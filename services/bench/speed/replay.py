@@ -184,7 +184,7 @@ def through_bus(home: Path) -> dict[str, float]:
 
 
 async def _replayed(reader: RecordingReader, url: str) -> tuple[dict[str, ReplayTally], float]:
-    async with run_decision_service(reader.header, Bus(servers=(url,))) as settings:
+    async with run_decision_service(reader.header, BusConfig(servers=(url,))) as settings:
         began = time.monotonic()
         return await on_bus.replay(reader, settings, None, _silent), time.monotonic() - began
 

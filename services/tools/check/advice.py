@@ -12,26 +12,6 @@ _LONG_WINDOW_S = 5.0
 _FEW = 50
 
 
-class SignalLag(Struct, frozen=True):
-    """How late a step in latency shows in a sample, at most, in seconds."""
-
-    appears: float
-    """Until the first sample whose P95 shows a rise."""
-    vanishes: float
-    """Until the first sample whose P95 shows that it is over: for so long, the cut that ended it seems to fail."""
-
-
-def compute_lag(signal: Signal) -> SignalLag:
-    """Compute the lag from window, period and scrape interval, with latencies spread evenly over time.
-
-    P95 rises once more than 5 % of the window's latencies are high, and falls once fewer are.
-    """
-    wait = signal.period.seconds
-    if signal.source == "prometheus":
-        wait += signal.prometheus.scrape_interval.seconds
-    return SignalLag(0.05 * signal.window.seconds + wait, 0.95 * signal.window.seconds + wait)
-
-
 def advise(config: Config, *, measured: bool) -> list[Finding]:
     """List what is allowed, but will work badly.
 
@@ -41,15 +21,15 @@ def advise(config: Config, *, measured: bool) -> list[Finding]:
     """
     found = [*_check_signal(config.signal)]
     if not measured:
-        found += [Finding("warning", "exporter", text) for text in what_to_switch_on(config)]
-        found += [Finding("warning", "buckets", text) for text in coarse_preset(config)]
+        found += [Finding("warning", "exporter", text) for text in suggest_probes(config)]
+        found += [Finding("warning", "buckets", text) for text in explain_coarse_buckets(config)]
     for domain in config.domains:
         found += _check_domain(domain, config.signal)
     return found
 
 
 def _check_signal(signal: Signal) -> Iterator[Finding]:
-    names, lag = names_of(signal), compute_lag(signal)
+    source = source_class(signal.source)
     if signal.window.seconds > _LONG_WINDOW_S:
         yield Finding(
             "warning",

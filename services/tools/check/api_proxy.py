@@ -15,8 +15,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from schemas.config import Config
-from services.kube.client import Cluster, ClusterError
-from services.kube.objects import Gone, Refused, Unavailable
+from services.kube.client import KubeClient, KubeConfigError
+from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_reader import parse_service
 
 
@@ -30,17 +31,12 @@ async def forward_through_api(config: Config) -> AsyncIterator[Config]:
         except KubeConfigError:
             yield config
             return
-        if signal.source == "prometheus":
-            (url,) = await _forward_urls(stack, api, [signal.prometheus.url])
-            signal = replace(signal, prometheus=replace(signal.prometheus, url=url))
-        else:
-            signal = replace(
-                signal, scrape=replace(signal.scrape, urls=await _forward_urls(stack, api, signal.scrape.urls))
-            )
-        yield replace(config, signal=signal)
+        source = source_class(signal.source)
+        urls = await _forward_urls(stack, api, source.addresses(signal))
+        yield replace(config, signal=source.with_addresses(signal, urls))
 
 
-async def _forward_urls(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]) -> tuple[str, ...]:
+async def _forward_urls(stack: AsyncExitStack, api: KubeClient, urls: Sequence[str]) -> tuple[str, ...]:
     found = []
     for url in urls:
         parts = urlsplit(url)
@@ -56,7 +52,7 @@ async def _forward_urls(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]
     return tuple(found)
 
 
-async def _needs_forwarding(api: Cluster, service: str, parts: SplitResult) -> bool:
+async def _needs_forwarding(api: KubeClient, service: str, parts: SplitResult) -> bool:
     """Return whether the Service exists, and its name is not known here."""
     try:
         await asyncio.to_thread(socket.getaddrinfo, parts.hostname, parts.port or 80)
@@ -71,7 +67,7 @@ async def _needs_forwarding(api: Cluster, service: str, parts: SplitResult) -> b
 
 
 @asynccontextmanager
-async def _serve_forwarder(api: Cluster, root: str) -> AsyncIterator[int]:
+async def _serve_forwarder(api: KubeClient, root: str) -> AsyncIterator[int]:
     """Serve what the API server has below ``root``; gives the port of loopback."""
 
     async def forward(request: web.Request) -> web.Response:

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from schemas.config import Config
-from services.kube.client import Cluster, ClusterError
-from services.kube.objects import Gone, Refused, Unavailable
+from services.kube.client import KubeClient, KubeConfigError
+from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.selectors import annotations
@@ -27,9 +28,9 @@ async def check_cluster(config: Config) -> CheckResult:
     settings = config.kubernetes
     where = settings.server or settings.kubeconfig or "the Pod's service account"
     try:
-        async with Cluster.connected(settings) as api:
+        async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
-    except (ClusterError, Refused, Unavailable) as error:
+    except (KubeConfigError, Rejected, Unavailable) as error:
         return CheckResult(
             "kubernetes", where, "", reached=True, findings=(Finding("error", "kubernetes", str(error)),)
         )
@@ -39,7 +40,7 @@ async def check_cluster(config: Config) -> CheckResult:
     )
 
 
-async def _read(api: Cluster, config: Config) -> ClusterObjects:
+async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     keys = {critical.key for domain in config.domains for critical in domain.critical}
     keys |= {target.key for domain in config.domains for target in domain.targets}
     namespaces = sorted({key.partition("/")[0] for key in keys})
@@ -61,7 +62,7 @@ async def _read(api: Cluster, config: Config) -> ClusterObjects:
     )
 
 
-async def _find_absent_services(api: Cluster, config: Config) -> dict[str, tuple[str, str]]:
+async def _find_absent_services(api: KubeClient, config: Config) -> dict[str, tuple[str, str]]:
     """Find Services that the configuration names and that do not exist; by who needs them, and what fails."""
     asked: list[tuple[str, str, str]] = []
     servers = source_class(config.signal.source).prerequisites(config.signal)
@@ -86,7 +87,7 @@ def parse_service(address: str) -> str | None:
     return None if found is None else f"{found[2]}/{found[1]}"
 
 
-async def _has_volumes(api: Cluster, config: Config) -> bool:
+async def _has_volumes(api: KubeClient, config: Config) -> bool:
     """Return whether the bus of the manifests gets its volume; another bus is not checked."""
     if "sluice/nats" not in {parse_service(server) for server in config.bus.servers}:
         return True
@@ -97,12 +98,12 @@ async def _has_volumes(api: Cluster, config: Config) -> bool:
     return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
 
 
-async def _list_items(api: Cluster, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:
+async def _list_items(api: KubeClient, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:
     lists = await asyncio.gather(*(_fetch(api, f"/{group}/namespaces/{name}/{resource}") for name in namespaces))
     return [item for one in lists if one is not None for item in one["items"]]
 
 
-async def _fetch(api: Cluster, path: str) -> Any:
+async def _fetch(api: KubeClient, path: str) -> Any:
     try:
         return await api.read_json(path)
     except NotFound:

@@ -178,9 +178,9 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     seen = convert(deployment, type=Deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_describe_setter(deployment)}; to hand it back: {way_back(seen)}"
+        text = f"it is paused: {paused}{_describe_setter(deployment)}; to hand it back: {resume_command(seen)}"
         yield Finding("error", where, text + _describe_gitops(deployment))
-    elif seen.bandwidth is not None and record_of(seen) is None:
+    elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
             "remembers it, and `sluice restore` puts it back; whoever sets it again meanwhile pauses the target"

@@ -16,12 +16,13 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
-from services.sampler.source_factory import source_of
-from services.tools.check.advice import SignalLag, advise, compute_lag
+from services.sampler.source import Lag
+from services.sampler.source_factory import check_source, source_class
+from services.tools.check.advice import advise
 from services.tools.check.cluster_rules import Finding
-from services.tools.check.connectivity import CheckResult, check_connectivity, is_measured, list_addresses
+from services.tools.check.connectivity import CheckResult, check_connectivity, is_measured
 from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json
 
 
@@ -29,7 +30,7 @@ class CheckReport(Struct, frozen=True):
     """The result of a check."""
 
     config: Config
-    lag: SignalLag
+    lag: Lag
     results: tuple[CheckResult, ...] = field(name="looks")
     findings: tuple[Finding, ...] = field()
     """Errors first."""
@@ -64,11 +65,11 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     if cluster:
         from services.tools.check.cluster_reader import check_cluster  # noqa: PLC0415 - its client is slow to load
 
-        results.append(asyncio.run(check_cluster(as_person(config))))
+        results.append(asyncio.run(check_cluster(with_default_kubeconfig(config))))
     measured = any(one.what == config.signal.source and is_measured(one) for one in results)
     found = [*advise(config, measured=measured), *(finding for one in results for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")
-    report = CheckReport(config, compute_lag(config.signal), tuple(results), tuple(found))
+    report = CheckReport(config, source_class(config.signal.source).lag(config.signal), tuple(results), tuple(found))
     if as_json:
         print_json(msgspec.json.encode(report, enc_hook=encode_unit))
     else:
@@ -81,11 +82,12 @@ async def _run_checks(config: Config, *, cluster: bool) -> list[CheckResult]:
         return await check_connectivity(config)
     from services.tools.check.api_proxy import forward_through_api  # noqa: PLC0415 - its client is slow to load
 
-    async with forward_through_api(as_person(config)) as there:
+    async with forward_through_api(with_default_kubeconfig(config)) as there:
         results = await check_connectivity(there)
     if there.signal == config.signal:
         return results
-    names = dict(zip(list_addresses(there.signal), list_addresses(config.signal), strict=True))
+    addresses = source_class(config.signal.source).addresses
+    names = dict(zip(addresses(there.signal), addresses(config.signal), strict=True))
     where = f"{', '.join(names.values())} (through the API server)"
     restored = []
     for one in results:

@@ -73,9 +73,9 @@ async def _check_bus(config: Config) -> CheckResult:
     try:
         async with connect_reader(config.bus, "check") as reader:
             streams = {
-                "samples": await reader.bus.stream(Sample),
-                "decisions": await reader.bus.stream(Decision),
-                "actions": await reader.bus.stream(Action),
+                "samples": await reader.bus.stream_info(Sample),
+                "decisions": await reader.bus.stream_info(Decision),
+                "actions": await reader.bus.stream_info(Action),
             }
     except (BusError, Denied, ApiError) as error:
         return CheckResult("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
@@ -83,14 +83,9 @@ async def _check_bus(config: Config) -> CheckResult:
     return CheckResult("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
 
 
-def list_addresses(signal: Signal) -> tuple[str, ...]:
-    """List the addresses that measurements come from."""
-    return signal.scrape.urls if signal.source == "scrape" else (signal.prometheus.url,)
-
-
 async def _check_signal(config: Config) -> CheckResult:
     signal = config.signal
-    addresses = list_addresses(signal)
+    addresses = source_class(signal.source).addresses(signal)
     where = ", ".join(addresses)
     reason = await _find_obstacle(addresses)
     if reason is not None:
@@ -125,9 +120,8 @@ async def _measure(config: Config) -> tuple[Measurements, int, float]:
     """
     signal = config.signal
     end = time.time_ns() // signal.period * signal.period
-    with source_of(config) as source:
-        if signal.source == "scrape":
-            # A window needs a page at either end; a Prometheus has both already.
+    with open_source(config) as source:
+        if source.needs_warm_up:
             await source.measure(end)
             end += signal.window
             await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from services.kube.selectors import Requirement
-
 Object = Mapping[str, Any]
 
 _NAMESPACE = "io.kubernetes.pod.namespace"

@@ -100,7 +100,7 @@ class BusReader:
                 if message.time >= (scope.since or 0) and scope.selects_domain(message):
                     yield message
 
-    async def _read_next(self, raws: AsyncGenerator[Raw, None]) -> Raw | None:
+    async def _read_next(self, raws: AsyncGenerator[RawMessage, None]) -> RawMessage | None:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await anext(raws, None)
@@ -148,7 +148,7 @@ class BusReader:
 
 
 @asynccontextmanager
-async def connect_reader(settings: Settings, name: str) -> AsyncIterator[BusReader]:
+async def connect_reader(settings: BusConfig, name: str) -> AsyncIterator[BusReader]:
     """Connect to the bus under a name for the server's log.
 
     Raises:
@@ -158,7 +158,7 @@ async def connect_reader(settings: Settings, name: str) -> AsyncIterator[BusRead
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                connection = Bus.connected(settings, name, lambda reason: failures.__setitem__(0, reason))
+                connection = Bus.connect(settings, name, lambda reason: failures.__setitem__(0, reason))
                 bus = await stack.enter_async_context(connection)
         except TimeoutError:
             raise BusError(f"{', '.join(settings.servers)}: {failures[0] or 'no answer'}") from None
@@ -171,7 +171,7 @@ def domain_token(message: RecordedMessage) -> str:
     return parts[3] if len(parts) > 3 else ""
 
 
-def _from_raw(kind: str, raw: Raw) -> RecordedMessage:
+def _from_raw(kind: str, raw: RawMessage) -> RecordedMessage:
     return build_message(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
 
 

@@ -38,7 +38,7 @@ class MessageSource:
     """A recording or a bus, and what is known of its configuration."""
 
     reader: RecordingReader | None
-    settings: Settings
+    settings: BusConfig
     domains: tuple[Domain, ...]
     """Empty where no configuration is at hand."""
     problems: list[ReadProblem] = field(default_factory=list)
@@ -158,7 +158,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def build_bus_settings(bus: Settings | None, server: str | None, prefix: str | None) -> Settings:
+def build_bus_settings(bus: BusConfig | None, server: str | None, prefix: str | None) -> BusConfig:
     """Return the settings of a configuration, or without one of the environment, with what the options override.
 
     Raises:
@@ -169,7 +169,7 @@ def build_bus_settings(bus: Settings | None, server: str | None, prefix: str | N
         if settings is None:
             server = server or os.environ.get("SLUICE_NATS_URL") or None
             prefix = prefix if prefix is not None else os.environ.get("SLUICE_BUS_PREFIX")
-            settings = Settings(user=os.environ.get("SLUICE_NATS_USER"))
+            settings = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
         if server is not None:
             settings = structs.replace(settings, servers=tuple(part.strip() for part in server.split(",")))
         if prefix is not None:

@@ -12,10 +12,7 @@ from schemas.config import Config
 from schemas.messages import Sample
 from schemas.units import Duration
 from services.sampler.sample_builder import build_sample
-from services.sampler.source import NoData
 from services.sampler.source_factory import open_source
-
-__all__ = ["QueryFailed", "adapt_config", "read_samples"]
 
 _POINTS = 500
 """Windows asked for at once: far below Prometheus's limit of 11,000 points a series."""

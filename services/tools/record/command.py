@@ -24,8 +24,9 @@ from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup, service
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
-from services.sampler.sample_builder import blind
-from services.sampler.workloads import names_of
+from services.sampler.sample_builder import explain_blindness
+from services.sampler.source import NoData
+from services.sampler.workloads import metric_names
 from services.tools.common.bus_reader import BusError, BusReader, MessageRange, connect_reader
 from services.tools.common.message_source import require_domains
 from services.tools.common.output import CommandError, TerminalConsole, print_line, print_warning
@@ -109,7 +110,7 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
             problem = _record_from_prometheus(config, url, step, request, output)
         else:
             problem = None
-            lifecycle.run(_record_from_bus(config, request, output))
+            service.run(_record_from_bus(config, request, output))
     except (BusError, Denied) as error:
         raise CommandError(error, ExitCode.UNAVAILABLE) from None
     except (ConfigError, OSError) as error:
@@ -247,11 +248,11 @@ def _record_from_prometheus(
         async for sample in backfill.read_samples(adapted, since, until):
             if not request.domains or sample.domain in request.domains:
                 # As it would have been published at the end of its window.
-                headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.begun(sample.id)}
+                headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.start_trace(sample.id)}
                 seq = recorder.counts["sample"] + 1
                 subject = subjects.sample(sample.domain)
                 recorder.write(build_message("sample", subject, seq, sample.end, headers, encode(sample)))
-                gap = blind(domains[sample.domain], sample)
+                gap = explain_blindness(domains[sample.domain], sample)
                 with_data += gap is None
                 first_gap = first_gap or gap
             update(sample.end - since)
@@ -262,10 +263,10 @@ def _record_from_prometheus(
             show_progress("asking Prometheus", until - request.since) as update,
         ):
             asyncio.run(record_samples(request.since, recorder, update))
-    except (ValueError, backfill.QueryFailed) as error:
+    except (ValueError, NoData) as error:
         raise CommandError(f"{url}: {error}", ExitCode.UNAVAILABLE) from None
     if not recorder.counts:
         return f"{url}: the range holds no sample: one is due every {adapted.signal.period}"
     if with_data:
         return None
-    return f"{url}: no sample has data from the histogram {names_of(adapted.signal).metric}: {first_gap}"
+    return f"{url}: no sample has data from the histogram {metric_names(adapted.signal).metric}: {first_gap}"

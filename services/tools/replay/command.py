@@ -148,7 +148,7 @@ def _replay_on_bus(
     speed: str | None,
 ) -> bool:
     logging_setup.configure("replay", "error")
-    user = Settings(user=os.environ.get("SLUICE_NATS_USER"))
+    user = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
     settings = build_bus_settings(user, server, _PREFIX if prefix is None else prefix)
     factor = None if speed in (None, "max") else float(speed)
 

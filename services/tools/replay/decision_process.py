@@ -24,7 +24,7 @@ _STOP_S = 10.0
 
 
 @asynccontextmanager
-async def run_decision_service(header: RecordingHeader, settings: Settings) -> AsyncIterator[Settings]:
+async def run_decision_service(header: RecordingHeader, settings: BusConfig) -> AsyncIterator[BusConfig]:
     """Run ``sluice decision`` on a recording's configuration; gives the bus's settings with its prefix.
 
     The streams under that prefix are deleted in the end.
@@ -43,7 +43,7 @@ async def run_decision_service(header: RecordingHeader, settings: Settings) -> A
         finally:
             await _stop(process)
             async with connect_reader(own, "replay") as reader:
-                await reader.bus.drop_streams()
+                await reader.bus.delete_streams()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -57,7 +57,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def build_configuration(header: RecordingHeader, settings: Settings) -> dict[str, Any]:
+def build_configuration(header: RecordingHeader, settings: BusConfig) -> dict[str, Any]:
     """The configuration file of a decision service, as a tree."""
     tree: dict[str, Any] = msgspec.to_builtins(
         {

@@ -130,7 +130,7 @@ class Predictor:
 
 
 async def replay(
-    reader: RecordingReader, settings: Settings, speed: float | None, update: ProgressCallback
+    reader: RecordingReader, settings: BusConfig, speed: float | None, update: ProgressCallback
 ) -> dict[str, ReplayTally]:
     """Replay a recording onto a bus and compare the decisions that are made there.
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from schemas.messages import Action, InvalidMessage, Message, Outcome
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS
-from services.runtime import lifecycle
+from services.runtime import service
 from services.runtime.exit_codes import ExitCode
 from services.tools.common.bus_reader import BusError, BusReader, MessageRange, connect_reader, domain_token
 from services.tools.common.formatting import decode_message, describe_message, list_workloads
@@ -78,7 +78,7 @@ def command(
     scope = MessageRange(chosen.kinds or KINDS, since, None, chosen.domains)
     printer = _Printer(source, chosen, as_json=as_json)
     try:
-        lifecycle.run(_show_table(source, scope) if live else _print_messages(source, scope, printer, follow=follow))
+        service.run(_show_table(source, scope) if live else _print_messages(source, scope, printer, follow=follow))
     except (BusError, Denied) as error:
         raise CommandError(error, ExitCode.UNAVAILABLE) from None
     shown = follow or printer.printed > 0

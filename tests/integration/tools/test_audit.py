@@ -42,7 +42,7 @@ async def put(bus: Bus, lines: Iterable[RecordedMessage]) -> None:
 @asynccontextmanager
 async def told(nats: NatsServer, home: Path, lines: Lines) -> AsyncIterator[tuple[Bus, Path]]:
     """A bus on which that happened, and the configuration file of its readers."""
-    settings = Settings(servers=(nats.url,))
+    settings = BusConfig(servers=(nats.url,))
     header = RecordingReader(record(home / "empty", config(), iter([]))).header
     path = home / "config.yaml"
     path.write_text(json.dumps(build_configuration(header, settings)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas.config import Bus, Config, Kubernetes, Prometheus, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Prometheus, Signal
 from services.tools.common.recording import (
     InvalidRecording,
     RecordedMessage,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from schemas.config import Bus
+from schemas.config import BusConfig
 from services.tools.common.recording import (
     RecordedMessage,
     RecordingReader,
@@ -29,7 +29,7 @@ def recording(tmp_path: Path) -> Path:
 
 def written(recording: Path, file: str, **changes: object) -> Path:
     """The recorded configuration as a file, with other settings of its domain."""
-    tree = build_configuration(RecordingReader(recording).header, Bus())
+    tree = build_configuration(RecordingReader(recording).header, BusConfig())
     tree["domains"] = [tree["domains"][0] | changes]
     path = recording.with_name(file)
     path.write_text(json.dumps(tree))
