@@ -14,26 +14,23 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "sampler": ("services.sampler.main", "Measure: publish one sample per domain and signal period."),
-    "decision": ("services.decision.main", "Decide: answer each sample with limits."),
-    "actuator": ("services.actuator.main", "Act: put the limits in force on the cluster."),
-    "exporter": ("services.exporter.main", "Measure: write the latency histogram from Hubble's flows and probes."),
-    "echo": ("services.exporter.echo_server", "Answer the exporter's probes beside a critical workload."),
-    "demo": ("services.plant.commands.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
-    "factory": ("services.plant.commands.factory", "Run the whole pipeline on real packets (needs root)."),
-    "plant": ("services.plant.commands.plant", "Serve a simulated factory and an emulated Kubernetes API."),
-    "record": ("services.tools.record.command", "Write a range of the bus, or of a Prometheus's past, to a file."),
-    "replay": ("services.tools.replay.command", "Step through a recording again, or try other policies on it."),
-    "bench": ("services.bench.main", "Measure speed and memory."),
-    "tap": ("services.tools.tap.command", "Follow the bus."),
-    "audit": ("services.tools.audit.command", "Check that everything on the bus keeps the rules."),
-    "explain": ("services.tools.explain.command", "Explain why a limit changed."),
-    "report": (
-        "services.tools.report.command",
-        "Write a page about a recording, for engineers and for those who run the plant.",
-    ),
-    "check": ("services.tools.check.command", "Check a configuration before it is used."),
-    "restore": ("services.actuator.restore", "Put the annotations back as they were found."),
+    "sampler": "services.sampler.main",
+    "decision": "services.decision.main",
+    "actuator": "services.actuator.main",
+    "exporter": "services.exporter.main",
+    "echo": "services.exporter.echo_server",
+    "demo": "services.plant.commands.demo",
+    "factory": "services.plant.commands.factory",
+    "plant": "services.plant.commands.plant",
+    "record": "services.tools.record.command",
+    "replay": "services.tools.replay.command",
+    "bench": "services.bench.main",
+    "tap": "services.tools.tap.command",
+    "audit": "services.tools.audit.command",
+    "explain": "services.tools.explain.command",
+    "report": "services.tools.report.command",
+    "check": "services.tools.check.command",
+    "restore": "services.actuator.restore",
 }
 
 
