@@ -67,7 +67,12 @@ async def _serve(config: Config) -> None:
             group.create_task(_follow(config, settings.relay, latencies, health))
         for prober in probers:
             group.create_task(prober.run())
-        group.create_task(_watch(monitor, probers, health))
+        while True:
+            health.set_condition("observations", monitor.check(time.monotonic()))
+            if probers:
+                problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
+                health.set_condition("probes", "; ".join(problems) or None)
+            await asyncio.sleep(_CHECK_S)
 
 
 def metric_name(config: Config) -> str:
@@ -112,12 +117,3 @@ def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "
         latencies=latencies,
         silence=relay.silence,
     )
-
-
-async def _watch(monitor: CoverageMonitor, probers: list[ProbeManager], health: Health) -> None:
-    while True:
-        health.set_condition("observations", monitor.check(time.monotonic()))
-        if probers:
-            problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
-            health.set_condition("probes", "; ".join(problems) or None)
-        await asyncio.sleep(_CHECK_S)

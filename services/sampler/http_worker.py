@@ -8,13 +8,14 @@ they do not pile up.  The thread is a daemon and never keeps the process from en
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import urllib3
 
 T = TypeVar("T")
-_Job = tuple[Callable[[], Any], asyncio.Future[Any]]
+_Job = tuple[Callable[[], Any], Future[Any]]
 
 
 class RequestFailed(Exception):
@@ -47,10 +48,10 @@ class HttpWorker:
         if self._busy:
             raise RequestFailed("the previous request is still running")
         self._busy = True
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future: Future[T] = Future()
         self._jobs.put((request, future))
         try:
-            return await asyncio.wait_for(future, self._timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
         except (OSError, urllib3.exceptions.HTTPError) as error:
             cause = _find_root_cause(error)
             if isinstance(cause, TimeoutError):
@@ -65,23 +66,17 @@ class HttpWorker:
 
     def _work(self) -> None:
         for request, future in iter(self._jobs.get, None):
-            result, error = None, None
+            if not future.set_running_or_notify_cancel():
+                self._busy = False
+                continue
             try:
                 result = request()
-            except Exception as raised:  # noqa: BLE001 - raised again in the waiting coroutine
-                error = raised
-            loop = future.get_loop()
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._settle, future, result, error)
-
-    def _settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-        self._busy = False
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - raised again in the waiting coroutine
+                self._busy = False
+                future.set_exception(error)
+            else:
+                self._busy = False
+                future.set_result(result)
 
 
 def _find_root_cause(error: BaseException) -> BaseException:
