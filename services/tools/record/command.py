@@ -126,6 +126,10 @@ def _check_options(request: RecordRequest, url: str | None, step: int | None) ->
         click.UsageError: it says which.
     """
     since, until, first, last = request.since, request.until, request.first, request.last
+    if url is not None and (request.follow or request.lasting is not None or first is not None or last is not None):
+        raise click.UsageError("--from-prometheus asks for the past: without --follow, --for, --from-seq and --to-seq")
+    if url is not None and since is None:
+        raise click.UsageError("--from-prometheus needs --start")
     if since is not None and first is not None:
         raise click.UsageError("--since and --from-seq are two beginnings")
     if until is not None and last is not None:
@@ -135,15 +139,10 @@ def _check_options(request: RecordRequest, url: str | None, step: int | None) ->
     require_order(since, until)
     if first is not None and last is not None and last < first:
         raise click.UsageError(f"--to-seq {last} is before --from-seq {first}")
-    if url is None:
-        if step is not None:
-            raise click.UsageError("--step goes with --from-prometheus")
-        if request.follow and until is not None and until <= time.time_ns():
-            raise click.UsageError("--follow goes on after --until, which is over")
-    elif since is None:
-        raise click.UsageError("--from-prometheus needs --start")
-    elif request.follow or request.lasting is not None or first is not None or last is not None:
-        raise click.UsageError("--from-prometheus asks for the past: without --follow, --for, --from-seq and --to-seq")
+    if url is None and step is not None:
+        raise click.UsageError("--step goes with --from-prometheus")
+    if request.follow and until is not None and until <= time.time_ns():
+        raise click.UsageError("--follow goes on after --until, which is over")
 
 
 async def _record_from_bus(config: Config, request: RecordRequest, output: Path) -> None:

@@ -79,6 +79,8 @@ def command(
             ok = _verify(console, reader, as_json)
     except (InvalidRecording, ConfigError) as error:
         raise CommandError(error, ExitCode.UNREADABLE) from None
+    except on_bus.UnsuitablePrefix as error:
+        raise click.UsageError(str(error)) from None
     except (BusError, Denied) as error:
         raise CommandError(error, ExitCode.UNAVAILABLE) from None
     for problem in sorted(reader.problems, key=lambda problem: problem.line):

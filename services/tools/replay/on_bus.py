@@ -39,6 +39,10 @@ _decision = msgspec.json.Decoder(Decision)
 _sample = msgspec.json.Decoder(Sample)
 
 
+class UnsuitablePrefix(Exception):
+    """A replay must not publish under this prefix."""
+
+
 class DecisionHead(Struct, frozen=True):
     """The part of a decision that names the sample it answers."""
 
@@ -141,10 +145,12 @@ async def replay(
         update: takes the bytes read so far.
 
     Raises:
-        BusError: the bus or the decision service does not answer, or the prefix was used before.
+        BusError: the bus or the decision service does not answer.
+        UnsuitablePrefix: the prefix is the live or the recorded one, or was used before.
     """
     if settings.prefix in (DEFAULT_PREFIX, reader.header.prefix):
-        raise BusError(f"prefix {settings.prefix!r} is the recorded or the live one: a replay needs one of its own")
+        reason = "is the recorded or the live one: a replay needs one of its own"
+        raise UnsuitablePrefix(f"prefix {settings.prefix!r} {reason}")
     async with connect_reader(settings, "replay") as connection:
         await _check_unused(connection, reader.header)
         # Streams that are created by the first message would let samples overtake each other.
@@ -173,7 +179,7 @@ async def _check_unused(connection: BusReader, header: RecordingHeader) -> None:
             async with aclosing(connection.bus.read(kind, subject=subject(domain.name))) as messages:
                 if await anext(messages, None) is not None:
                     reason = "was used before: a replay needs an unused prefix, and --serve makes one"
-                    raise BusError(f"{subject(domain.name)} {reason}")
+                    raise UnsuitablePrefix(f"{subject(domain.name)} {reason}")
 
 
 class ReplayPacer:

@@ -49,7 +49,7 @@ async def test_a_running_service_under_another_prefix(nats: NatsServer, tmp_path
             assert await kept(live, Sample) == []
             assert await kept(live, Decision) == []
             code, _, errors = await replay(*arguments)
-            assert code == 1
+            assert code == 2
             assert "was used before" in errors
 
 
@@ -102,14 +102,14 @@ async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
     """Without a decision service, under the live prefix, or without a bus: a sentence says what is wrong."""
     file = record(tmp_path / "x", config(), stream(config(), 3))
     code, _, errors = await replay(file, "--nats", nats.url, "--prefix", "sluice")
-    assert code == 1
+    assert code == 2
     assert "needs one of its own" in errors
     code, _, errors = await replay(file, "--nats", nats.url)
-    assert code == 1
+    assert code == 4
     assert "no decision service answers" in errors
     nats.stop()
     code, _, errors = await replay(file, "--nats", nats.url)
-    assert code == 1
+    assert code == 4
     assert nats.url in errors
 
 
