@@ -9,11 +9,13 @@ No message can be part of a reference cycle, so ``gc=False`` leaves it out of ga
 """
 
 from math import inf
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""No count, rate or time needs more than 64 bits; a larger number could not even be divided."""
 Outcome = Literal["applied", "unchanged", "skipped", "failed", "dry-run"]
 Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", "restore"]
 Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
@@ -28,16 +30,16 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Q75 - Q25 of the L4 latency, seconds."""
     p95: float | None = None
     """95th percentile of the L4 latency, seconds."""
-    observations: int = 0
+    observations: Integer = 0
     """How many latencies the two rest on."""
     lost: float | None = None
     """Packets or probes lost in the window; None where nothing measures loss."""
-    throughput: int | None = None
+    throughput: Integer | None = None
     """Load the workload put on the bottleneck, kbit/s."""
     missing: str | None = None
     """Why there is no latency; None when there is."""
-    recent: int | None = None
-    """``throughput`` over the last signal period alone; None where the source cannot measure it."""
+    recent: Integer | None = None
+    """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
     """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
 
@@ -60,12 +62,12 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    throughput: int | None = None
+    throughput: Integer | None = None
     """What it sent, kbit/s, all replicas together."""
-    recent: int | None = None
-    """The same over the last signal period alone; None where the source cannot measure it."""
-    pods: int | None = None
-    """How many pods that is; None where the source cannot measure it."""
+    recent: Integer | None = None
+    """The same over the last signal period alone; None where the source cannot tell."""
+    pods: Integer | None = None
+    """How many pods that is; None where the source cannot tell."""
 
 
 def sample_id(domain: str, end: int) -> str:
@@ -77,19 +79,19 @@ class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     """One domain's measurements over one signal window, or the reason why there are none."""
 
     domain: str
-    start: int
+    start: Integer
     """Start of the signal window, UTC ns."""
-    end: int
+    end: Integer
     """End of the signal window, UTC ns; a whole multiple of the signal period."""
-    period: int
+    period: Integer
     """Time from one sample to the next, ns."""
     source: str
     """What measured: ``scrape``, ``prometheus``, ``simulation``."""
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why nothing was measured in the whole window; None when something was."""
-    v: int = 1
+    """Why the whole window says nothing; None when it does."""
+    v: Integer = 1
 
     @property
     def id(self) -> str:
@@ -102,37 +104,37 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    limit: int
+    limit: Integer
     """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
-    proposal: int
+    proposal: Integer
     """What the policy asked for, kbit/s, before the shield."""
     rule: Rule
     """The shield's rule that decided."""
-    was: int
+    was: Integer
     """The limit before, kbit/s."""
 
 
 class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the shield remembers of one target."""
 
-    limit: int
+    limit: Integer
     """The limit last decided, kbit/s."""
-    since: int = 0
+    since: Integer = 0
     """End of the sample at which the limit last changed, ns."""
-    cut_until: int = 0
+    cut_until: Integer = 0
     """Windows that start before this still see traffic from before the last cut, ns."""
-    waiting: int = 0
+    waiting: Integer = 0
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
 class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
-    epoch: int
+    epoch: Integer
     """The end of the first sample of an unbroken run of decisions, ns: larger after a bus was wiped."""
-    seq: int
+    seq: Integer
     """Steps taken in this epoch; the first is 1."""
-    end: int
+    end: Integer
     """End of the last sample stepped on, ns."""
     shield: dict[str, ShieldMemory]
     """By target."""
@@ -141,8 +143,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     memory: Any = None
     """The policy's own memory; its type is the policy's."""
     shadows: dict[str, Any] = {}
-    """Memory of the shadow policies, by name and version."""
-    demand: dict[str, int] = {}
+    """Memory of the policies in the shadow, by name and version."""
+    demand: dict[str, Integer] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
@@ -151,9 +153,9 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     policy: str
     """Name and version."""
-    proposal: int
+    proposal: Integer
     """The budget it would ask for, kbit/s, all targets together."""
-    limit: int
+    limit: Integer
     """What the shield would make of it, kbit/s, all targets together."""
     reason: str
     """In words; why it gave no answer, where it raised an error."""
@@ -199,9 +201,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     domain: str
     sample: str
     """Id of the sample it answers."""
-    end: int
+    end: Integer
     """End of that sample's window, UTC ns."""
-    expires: int
+    expires: Integer
     """No actuator may apply it after this time, UTC ns."""
     targets: tuple[TargetDecision, ...]
     reason: str
@@ -215,8 +217,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     fault: str | None = None
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
-    """What the shadow policies would have done."""
-    v: int = 1
+    """What the policies in the shadow would have done."""
+    v: Integer = 1
 
     @property
     def id(self) -> str:
@@ -260,7 +262,7 @@ class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
     pod: str
     uid: str
     outcome: Outcome
-    limit: int | None = None
+    limit: Integer | None = None
     """The limit in force on the Pod, kbit/s."""
     error: str | None = None
 
@@ -275,23 +277,23 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """``namespace/deployment``."""
     cause: Cause
     outcome: Outcome
-    limit: int
+    limit: Integer
     """The target's limit, kbit/s, clamped to the actuator's own bounds."""
     reason: str
     decision: str | None = None
     """Id of the decision; None where the cause is another."""
-    epoch: int = 0
-    seq: int = 0
-    was: int | None = None
+    epoch: Integer = 0
+    seq: Integer = 0
+    was: Integer | None = None
     """The limit found on the Deployment, kbit/s; None when there was none."""
     pods: tuple[PodOutcome, ...] = ()
-    sampled: int | None = None
+    sampled: Integer | None = None
     """End of the sample's window, UTC ns."""
-    decided: int | None = None
+    decided: Integer | None = None
     """When the decision was published, UTC ns."""
-    applied: int | None = None
+    applied: Integer | None = None
     """When the last patch was acknowledged, UTC ns."""
-    v: int = 1
+    v: Integer = 1
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -302,9 +304,9 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str
     body: str
     """The message's bytes, base64, at most 4 KiB of them."""
-    seq: int | None = None
+    seq: Integer | None = None
     """Its sequence in the stream it came from."""
-    v: int = 1
+    v: Integer = 1
 
 
 Message = Sample | Decision | Action | DeadLetter
@@ -347,7 +349,7 @@ class UnknownVersion(InvalidMessage):
 
 
 class _Versioned(Struct):
-    v: int = 1
+    v: Integer = 1
 
 
 def _version(body: bytes) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from services.bus.subjects import Subjects
 from services.runtime.config_loader import load
-from services.tools.check.cluster_rules import Cluster, findings
+from services.tools.check.cluster_rules import ClusterObjects, check_cluster_objects
 from tests.support.kube.manifests import MANIFESTS, builtin, kubectl, objects
 from tests.support.readme import Installed
 
@@ -192,7 +192,7 @@ def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
         for one in deployments
         for labels in [one["spec"]["template"]["metadata"]["labels"]]
     ]
-    seen = Cluster(
+    seen = ClusterObjects(
         cilium={"enable-bandwidth-manager": "true", "enable-hubble": "true"},
         nodes=(),
         deployments={f"factory/{one['metadata']['name']}": one for one in deployments},
@@ -200,4 +200,4 @@ def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
         policies=[one for one in there if one["kind"] == "CiliumNetworkPolicy"],
     )
     assert len(pods) == 7
-    assert findings(load(MANIFESTS / "config.yaml", {}).domains, seen) == []
+    assert check_cluster_objects(load(MANIFESTS / "config.yaml", {}).domains, seen) == []

@@ -16,7 +16,7 @@ from services.bus import asyncapi
 from services.bus.subjects import Subjects
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "messages"
-INTEGERS = st.integers(-(2**53), 2**64)
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JUNK: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), st.none() | INTEGERS | st.text() | st.just({})

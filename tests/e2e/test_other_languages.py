@@ -13,7 +13,7 @@ import pytest
 from schemas import generate
 from schemas.messages import DeadLetter
 from services.bus import envelope
-from services.tools.common.formatting import read
+from services.tools.common.formatting import decode_message
 from tests.support.bus_stream import config, stream
 from tests.support.decision_services import joined
 from tests.support.nats_server import NatsServer
@@ -68,7 +68,7 @@ async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
     """Put samples, decisions, actions and a dead letter on a bus."""
     async with joined(nats.url, "sluice") as bus:
         for number, line in enumerate(stream(config(2), COUNT, actions=True)):
-            message, headers = read(line), dict(line.headers)
+            message, headers = decode_message(line), dict(line.headers)
             msg_id = headers.pop(envelope.MSG_ID)
             if tamper and line.kind == "decision" and number > COUNT:
                 headers[envelope.TRACE], tamper = envelope.start_trace("another"), False

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.tools.common.recording import Reader
+from services.tools.common.recording import RecordingReader
 from tests.support.browser import Page, opened
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
@@ -18,7 +18,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on a made-up recording."""
     home = tmp_path_factory.mktemp("report")
     file = record(home / "x.jsonl.zst", config(DOMAINS), stream(config(DOMAINS), 300, actions=True))
-    assert Reader(file).header.domains
+    assert RecordingReader(file).header.domains
     done = sluice("report", file, "-o", home / "report.html")
     assert done.returncode == 0, done.stderr
     return home / "report.html"

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.tools.common.recording import NoRecording, Reader, line_of
+from services.tools.common.recording import InvalidRecording, RecordingReader, build_message
 from tests.support.bus_stream import BEGIN, config, record, stream
 
 messages = st.tuples(st.text(), st.binary(max_size=200), st.dictionaries(st.text(), st.text(), max_size=3))
@@ -15,10 +15,12 @@ messages = st.tuples(st.text(), st.binary(max_size=200), st.dictionaries(st.text
 @given(st.lists(messages, max_size=20))
 def test_every_message_comes_back(content: list[tuple[str, bytes, dict[str, str]]]) -> None:
     """Any subject, header and payload comes back byte for byte."""
-    lines = [line_of("sample", subject, i, BEGIN, headers, body) for i, (subject, body, headers) in enumerate(content)]
+    lines = [
+        build_message("sample", subject, i, BEGIN, headers, body) for i, (subject, body, headers) in enumerate(content)
+    ]
     with TemporaryDirectory() as folder:
-        reader = Reader(record(Path(folder) / "x", config(), iter(lines)))
-        assert [(line.subject, line.payload, line.headers) for line in reader.lines()] == content
+        reader = RecordingReader(record(Path(folder) / "x", config(), iter(lines)))
+        assert [(line.subject, line.payload, line.headers) for line in reader.read_messages()] == content
         assert reader.problems == []
 
 
@@ -37,9 +39,9 @@ def test_damage_never_passes_for_a_message(data: st.DataObject) -> None:
             content[at : at + stretch] = data.draw(st.binary(max_size=20))
         path.write_bytes(content)
         try:
-            reader = Reader(path)
-        except NoRecording:
+            reader = RecordingReader(path)
+        except InvalidRecording:
             return
-        read = list(reader.lines())
+        read = list(reader.read_messages())
         assert all(line in written for line in read)
         assert len(read) == len(written) or reader.problems

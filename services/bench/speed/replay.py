@@ -30,11 +30,9 @@ from services.bench.timing import measure_seconds
 from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
 from services.runtime import logging_setup
-from services.tools.common.recording import Reader, Writer, header_of, line_of
+from services.tools.common.recording import RecordingReader, RecordingWriter, build_header, build_message
 from services.tools.replay import on_bus
-from services.tools.replay.decision_process import served
-from services.tools.replay.offline import Lines, again, what_if
-from services.tools.replay.verifier import Tally
+from services.tools.replay.offline import Lines, compare_policies, verify
 
 _ROUNDS = 5
 _PERIOD = 10**9 // 2
@@ -66,23 +64,23 @@ def configuration(domains: int, policy: str) -> Config:
     )
 
 
-def write_recording(path: Path, config: Config, count: int, *, decisions: bool) -> Reader:
+def write_recording(path: Path, config: Config, count: int, *, decisions: bool) -> RecordingReader:
     """Write ``count`` samples over all domains, with the decisions on them if ``decisions``."""
     chance, subjects = random.Random(1), Subjects()  # noqa: S311 - figures must be the same each time
     controllers = {domain.name: Controller(domain) for domain in config.domains}
     states: dict[str, State] = {}
-    with path.open("wb") as file, Writer(file, header_of(config, "bus", "bench", _BEGIN)) as writer:
+    with path.open("wb") as file, RecordingWriter(file, build_header(config, "bus", "bench", _BEGIN)) as writer:
         for seq in range(1, count + 1):
             domain = config.domains[seq % len(config.domains)]
             sample = build_sample(domain, _BEGIN + (seq // len(config.domains) + 1) * _PERIOD, chance)
             at = sample.end + 5_000_000
-            writer.write(line_of("sample", subjects.sample(domain.name), seq, at, {}, encode(sample)))
+            writer.write(build_message("sample", subjects.sample(domain.name), seq, at, {}, encode(sample)))
             if decisions:
                 decision = controllers[domain.name].step(states.get(domain.name), sample)
                 states[domain.name] = decision.state
                 subject = subjects.decision(domain.name)
-                writer.write(line_of("decision", subject, seq, at + 2_000_000, {}, encode(decision)))
-    return Reader(path)
+                writer.write(build_message("decision", subject, seq, at + 2_000_000, {}, encode(decision)))
+    return RecordingReader(path)
 
 
 def build_sample(domain: Domain, end: int, chance: random.Random) -> Sample:
@@ -108,9 +106,9 @@ def _silent(_: int) -> None:
     pass
 
 
-def decode_all(reader: Reader) -> None:
+def decode_all(reader: RecordingReader) -> None:
     """Decode every line of a recording."""
-    for _ in reader.read(msgspec.json.Decoder(Lines)):
+    for _ in reader.read_batches(msgspec.json.Decoder(Lines)):
         pass
 
 
@@ -125,23 +123,23 @@ def in_process(home: Path, count: int) -> dict[str, float]:
         whole = write_recording(home / f"{policy}.whole", config, count, decisions=True)
         if policy == "proportional":
             figures["decoded alone, samples/s"] = _rate(count, decode_all, samples)
-        read = [msgspec.json.decode(line.payload, type=Sample) for line in samples.lines()]
+        read = [msgspec.json.decode(line.payload, type=Sample) for line in samples.read_messages()]
         figures[f"stepped alone, {policy}, samples/s"] = _rate(count, step_through, config.domains[0], read)
         figures[f"replayed in this process, {policy}, samples/s"] = _rate(
-            count, what_if, samples, {policy: config.domains}, _silent
+            count, compare_policies, samples, {policy: config.domains}, _silent
         )
-        figures[f"and every decision compared, {policy}, samples/s"] = _rate(count, again, whole, _silent)
+        figures[f"and every decision compared, {policy}, samples/s"] = _rate(count, verify, whole, _silent)
     return figures
 
 
 def memory(home: Path, count: int) -> dict[str, float]:
     """Measure how much the resident memory grows with a recording ten times as long, MiB."""
     config = configuration(4, "proportional")
-    again(write_recording(home / "short", config, count // 10, decisions=True), _silent)
+    verify(write_recording(home / "short", config, count // 10, decisions=True), _silent)
     before = _peak_mib()
     long = write_recording(home / "long", config, count, decisions=True)
     between = _peak_mib()
-    again(long, _silent)
+    verify(long, _silent)
     return {"memory added by ten times the length, MiB": round(_peak_mib() - max(before, between), 1)}
 
 
@@ -172,8 +170,8 @@ def through_bus(home: Path) -> dict[str, float]:
     """Measure samples a second through a real server and decision service; every decision is compared."""
     figures: dict[str, float] = {}
 
-    async def replay(reader: Reader, url: str) -> tuple[dict[str, Tally], float]:
-        async with served(reader.header, BusConfig(servers=(url,))) as settings:
+    async def replay(reader: RecordingReader, url: str) -> tuple[dict[str, ReplayTally], float]:
+        async with run_decision_service(reader.header, BusConfig(servers=(url,))) as settings:
             began = time.monotonic()
             return await on_bus.replay(reader, settings, None, _silent), time.monotonic() - began
 

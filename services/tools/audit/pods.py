@@ -1,7 +1,7 @@
-"""Part of an audit's third check: do the Pods that an action names fit what it says of the whole target?
+"""Part of an audit's third check: do an action's Pods fit its limit and outcome?
 
-A limit for all replicas together is divided evenly.  How many there are stands nowhere on the bus, but a
-share tells it, and it does not change for one action alone.
+A limit for all replicas together is divided evenly.  The number of replicas is not on the bus, but a
+share reveals it, and it does not change for one action alone.
 """
 
 from collections import deque
@@ -19,26 +19,26 @@ _FITTING: Mapping[str, Collection[str]] = {
     "dry-run": ("dry-run",),
     "unchanged": (),
 }
-"""By an action's outcome, those that its Pods can have: it is the worst of them and the Deployment's."""
+"""By an action's outcome, the outcomes its Pods can have: the action's is the worst of theirs and the Deployment's."""
 _MOVING = ("decision", "dead-man", "start")
-"""Causes that are about the limit, and not about the number of Pods."""
+"""Causes that change the limit, and not the number of Pods."""
 
 
-class Divided(Struct, frozen=True):
+class DividedLimit(Struct, frozen=True):
     """A limit that was divided among Pods."""
 
     action: Action
     share: int
-    """What each was given, kbit/s."""
+    """The limit of each Pod, kbit/s."""
 
     @property
     def pods(self) -> set[str]:
-        """Those that the action names."""
+        """The uids of the Pods that the action names."""
         return {pod.uid for pod in self.action.pods}
 
     @property
     def counts(self) -> range:
-        """Among how many Pods it can have been divided: there may be more of them than are named."""
+        """Among how many Pods the limit can have been divided: there may be more than the action names."""
         limit, share = self.action.limit, self.share
         least = max(limit // (share + 1) + 1, len(self.action.pods))
         # A share is never nothing, however small the limit.
@@ -46,24 +46,25 @@ class Divided(Struct, frozen=True):
         return range(least, most + 1)
 
 
-class Pods:
-    """One target's Pods."""
+class PodShareAudit:
+    """Checks one target's Pods."""
 
     def __init__(self, target: Target | None) -> None:
-        """Begin; without the target's configuration shares are not checked."""
+        """Begin; without the target's configuration, shares are not checked."""
         self._target = target
-        self._last: deque[Divided] = deque(maxlen=3)
+        self._last: deque[DividedLimit] = deque(maxlen=3)
 
-    def take(self, action: Action) -> Iterator[tuple[str, str]]:
-        """The next action; gives the rules that it breaks, and how."""
+    def check(self, action: Action) -> Iterator[tuple[str, str]]:
+        """Check the next action; yield the rules that it breaks, and how."""
         strange = sorted({pod.outcome for pod in action.pods} - set(_FITTING[action.outcome]))
         if strange:
             yield "cause", f"action {action.id} is {action.outcome}, and of its pods some are {', '.join(strange)}"
         shares = {pod.limit for pod in action.pods if pod.limit is not None and pod.outcome == "applied"}
         if self._target is None or not shares:
             return
-        one = Divided(action, max(shares))
-        if len(shares) > 1 or not self._fits(one):
+        one = DividedLimit(action, max(shares))
+        fits = one.share == action.limit if self._target.scope == "per-pod" else one.share > 0 and bool(one.counts)
+        if len(shares) > 1 or not fits:
             given = ", ".join(str(share) for share in sorted(shares))
             yield (
                 "bounds",
@@ -71,24 +72,20 @@ class Pods:
             )
             return
         self._last.append(one)
-        yield from self._outlier()
+        yield from self._check_outlier()
 
-    def _fits(self, one: Divided) -> bool:
-        assert self._target is not None
-        return one.share == one.action.limit if self._target.scope == "per-pod" else one.share > 0 and bool(one.counts)
-
-    def _outlier(self) -> Iterator[tuple[str, str]]:
-        """The last action but one, where those around it were divided among another number of the same Pods."""
+    def _check_outlier(self) -> Iterator[tuple[str, str]]:
+        """Check the last action but one against its neighbours, which must be divided among the same number of Pods."""
         if len(self._last) < 3 or any(one.action.cause not in _MOVING for one in self._last):
             return
         before, one, after = self._last
         if not before.pods == one.pods == after.pods:
             return
-        same = _both(before.counts, after.counts)
-        if same and not _both(same, one.counts):
-            told = f"action {one.action.id}: its pods were given {one.share} kbit/s each of {one.action.limit}"
-            yield "bounds", f"{told}, and those around it were divided among {same[0]} to {same[-1]} pods"
+        same = _intersect(before.counts, after.counts)
+        if same and not _intersect(same, one.counts):
+            text = f"action {one.action.id}: its pods were given {one.share} kbit/s each of {one.action.limit}"
+            yield "bounds", f"{text}, and those around it were divided among {same[0]} to {same[-1]} pods"
 
 
-def _both(one: range, other: range) -> range:
+def _intersect(one: range, other: range) -> range:
     return range(max(one.start, other.start), min(one.stop, other.stop))

@@ -1,4 +1,4 @@
-"""What a configuration says about itself before anything is asked: how late signals are, and what is unwise.  Pure."""
+"""What a configuration alone reveals: how late its signals are, and what is unwise in it.  Pure."""
 
 from collections.abc import Iterator
 
@@ -12,23 +12,23 @@ _LONG_WINDOW_S = 5.0
 _FEW = 50
 
 
-def advice(config: Config, *, seen: bool) -> list[Finding]:
-    """What is allowed, but will work badly.
+def advise(config: Config, *, measured: bool) -> list[Finding]:
+    """List what is allowed, but will work badly.
 
     Args:
         config: what to look at.
-        seen: the source was asked and measures everybody, so that nothing has to be guessed about it.
+        measured: the source was asked and measures every workload, so that nothing has to be guessed about it.
     """
-    found = [*_of_signal(config.signal)]
-    if not seen:
+    found = [*_check_signal(config.signal)]
+    if not measured:
         found += [Finding("warning", "exporter", text) for text in suggest_probes(config)]
         found += [Finding("warning", "buckets", text) for text in explain_coarse_buckets(config)]
     for domain in config.domains:
-        found += _of_domain(domain, config.signal)
+        found += _check_domain(domain, config.signal)
     return found
 
 
-def _of_signal(signal: Signal) -> Iterator[Finding]:
+def _check_signal(signal: Signal) -> Iterator[Finding]:
     source = source_class(signal.source)
     if signal.window.seconds > _LONG_WINDOW_S:
         yield Finding(
@@ -41,7 +41,7 @@ def _of_signal(signal: Signal) -> Iterator[Finding]:
         yield Finding("warning", where, text)
 
 
-def _of_domain(domain: Domain, signal: Signal) -> Iterator[Finding]:
+def _check_domain(domain: Domain, signal: Signal) -> Iterator[Finding]:
     where = f"domain {domain.name}"
     if domain.min_observations < _FEW:
         yield Finding(

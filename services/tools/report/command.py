@@ -1,4 +1,4 @@
-"""``sluice report``: a stretch of the bus as one page for engineers and for those who run the plant."""
+"""``sluice report``: a range of the bus as one page, for engineers and for those who run the plant."""
 
 import asyncio
 import importlib.metadata
@@ -9,14 +9,16 @@ from pathlib import Path
 import click
 
 from services.bus.bus import Denied
-from services.tools.audit.auditor import Audit
-from services.tools.common.bus_reader import BusError, Stretch
-from services.tools.common.message_source import Source, source_options
-from services.tools.common.progress import bar
-from services.tools.common.time_options import Moment, clock
-from services.tools.report.statistics import Facts
+from services.runtime.exit_codes import ExitCode
+from services.tools.audit.auditor import Auditor
+from services.tools.common.bus_reader import BusError, MessageRange
+from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.output import CommandError, print_line, print_warning
+from services.tools.common.progress import show_progress
+from services.tools.common.time_options import TimeParam, format_time, require_order
+from services.tools.report.statistics import ReportStatistics
 
-_HALF_A_SECOND = 5 * 10**8
+_DEFAULT_PERIOD_NS = 5 * 10**8
 
 
 @click.command("report")
@@ -24,11 +26,13 @@ _HALF_A_SECOND = 5 * 10**8
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write."
 )
-@click.option("--since", type=Moment(), help="Begin there: 10m (ago), or a time; with all there is without it.")
-@click.option("--until", type=Moment(), help="End there.")
+@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all there is without it.")
+@click.option("--until", type=TimeParam(), help="End there.")
 @click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
-def command(source: Source, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]) -> None:
-    """Write a page about a recording FILE, or about a stretch of the bus.
+def command(
+    source: MessageSource, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]
+) -> None:
+    """Write a page about a recording FILE, or about a range of the bus.
 
     The page needs no network, suits light and dark screens, and prints.
     Exit code 1: there is no message, or some of the file cannot be read; the page says so, and is about the rest.
@@ -36,41 +40,48 @@ def command(source: Source, output: Path, since: int | None, until: int | None, 
     try:
         from services.tools.report import page
     except ImportError as error:
-        raise click.ClickException(f"a report needs what pip install 'sluice[report]' brings: {error}") from None
-    source.check(domains)
-    what = Stretch(since=since, until=until, domains=domains)
+        raise CommandError(
+            f"a report needs the extra packages of pip install 'sluice[report]': {error}", ExitCode.UNREADABLE
+        ) from None
+    require_domains(source.domains, domains)
+    require_order(since, until)
+    if not output.parent.is_dir():
+        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
+    scope = MessageRange(since=since, until=until, domains=domains)
     try:
-        facts, audit, begin, end = asyncio.run(_gathered(source, what))
+        statistics, auditor, begin, end = asyncio.run(_gather(source, scope))
     except (BusError, Denied) as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandError(error, ExitCode.UNAVAILABLE) from None
     build = importlib.metadata.version("sluice")
-    told = page.Told(source.name, f"Made by Sluice {build}, {clock(time.time_ns())[:19]}Z.", begin, end)
-    text = page.page(facts, audit.end(), told, [str(problem) for problem in source.problems])
+    heading = page.Heading(source.name, f"Made by Sluice {build}, {format_time(time.time_ns())[:19]}Z.", begin, end)
+    problems = [str(problem) for problem in source.problems]
+    text = page.render_page(statistics, auditor.finish(), heading, problems)
     try:
-        output.write_text(text, encoding="utf-8")
+        output.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{output}: {len(text) / 1e6:.1f} MB")
+        raise CommandError(f"{output}: {error.strerror}", ExitCode.UNREADABLE) from None
+    print_line(f"{output}: {len(text) / 1e6:.1f} MB")
     if not end:
-        click.echo("there is no message to report on", err=True)
-    source.end(good=bool(end))
+        print_warning(source.describe_empty())
+    source.exit(ok=bool(end))
 
 
-async def _gathered(source: Source, what: Stretch) -> tuple[Facts, Audit, int, int]:
+async def _gather(source: MessageSource, scope: MessageRange) -> tuple[ReportStatistics, Auditor, int, int]:
+    """Read all messages; gives statistics, audit, and the times of the first and the last message, UTC ns."""
     header = source.reader.header if source.reader is not None else None
-    facts = Facts(source.domains, header.period if header is not None else _HALF_A_SECOND)
-    since = max(what.since or 0, header.since if header is not None else 0)
-    whole = not what.domains and not (header is not None and header.only)
-    audit = Audit(source.domains, since, whole=whole, kinds=source.kinds)
+    statistics = ReportStatistics(source.domains, header.period if header is not None else _DEFAULT_PERIOD_NS)
+    since = max(scope.since or 0, header.since if header is not None else 0)
+    whole = not scope.domains and not (header is not None and header.only)
+    auditor = Auditor(source.domains, since, whole=whole, kinds=source.kinds)
     begin = end = 0
-    with bar(f"reading {source.name}", source.size) as told:
-        async with aclosing(source.stored(what)) as lines:
-            async for line in lines:
-                audit.take(line)
-                if line.time < since:
+    with show_progress(f"reading {source.name}", source.size) as update:
+        async with aclosing(source.read(scope)) as messages:
+            async for message in messages:
+                auditor.check(message)
+                if message.time < since:
                     continue
-                facts.take(line)
-                begin, end = begin or line.time, max(end, line.time)
+                statistics.add(message)
+                begin, end = begin or message.time, max(end, message.time)
                 if source.reader is not None:
-                    told(source.reader.offset)
-    return facts, audit, begin, end
+                    update(source.reader.offset)
+    return statistics, auditor, begin, end

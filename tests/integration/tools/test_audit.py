@@ -17,10 +17,10 @@ from services.bus.bus import Bus
 from services.bus.envelope import MSG_ID
 from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.config_loader import load
-from services.tools.audit.auditor import Audit
-from services.tools.common.formatting import read
-from services.tools.common.recording import Line, Reader, line_of
-from services.tools.replay.decision_process import configuration
+from services.tools.audit.auditor import Auditor
+from services.tools.common.formatting import decode_message
+from services.tools.common.recording import RecordedMessage, RecordingReader, build_message
+from services.tools.replay.decision_process import build_configuration
 from tests.support.actuators import ActuatorProcess, Decider, Scene
 from tests.support.bus_stream import PERIOD, config, record, stream
 from tests.support.commands import sluice
@@ -29,23 +29,23 @@ from tests.support.kube.servers import BANDWIDTH, emulated
 from tests.support.nats_server import NatsServer
 
 COUNT = 60
-Lines = list[Line]
+Lines = list[RecordedMessage]
 
 
-async def put(bus: Bus, lines: Iterable[Line]) -> None:
+async def put(bus: Bus, lines: Iterable[RecordedMessage]) -> None:
     """Publish messages in the given order, with the headers that their services would give them."""
     for number, line in enumerate(lines):
         headers = {name: value for name, value in line.headers.items() if name != MSG_ID}
-        await bus.publish(line.subject, read(line), msg_id=str(number), headers=headers)
+        await bus.publish(line.subject, decode_message(line), msg_id=str(number), headers=headers)
 
 
 @asynccontextmanager
 async def told(nats: NatsServer, home: Path, lines: Lines) -> AsyncIterator[tuple[Bus, Path]]:
     """A bus on which that happened, and the configuration file of its readers."""
     settings = BusConfig(servers=(nats.url,))
-    header = Reader(record(home / "empty", config(), iter([]))).header
+    header = RecordingReader(record(home / "empty", config(), iter([]))).header
     path = home / "config.yaml"
-    path.write_text(json.dumps(configuration(header, settings)))
+    path.write_text(json.dumps(build_configuration(header, settings)))
     async with joined(nats.url, settings.prefix) as bus:
         await put(bus, lines)
         yield bus, path
@@ -70,7 +70,7 @@ def nth(lines: Lines, kind: str, n: int) -> int:
     return [i for i, line in enumerate(lines) if line.kind == kind][n]
 
 
-def edited(line: Line, **changes: Any) -> Line:
+def edited(line: RecordedMessage, **changes: Any) -> RecordedMessage:
     """A line whose message has other fields."""
     body = json.loads(line.payload) | changes
     return structs.replace(line, body=Raw(json.dumps(body).encode()))
@@ -146,7 +146,7 @@ async def test_what_is_wrong_is_found(
 
 async def test_a_limit_of_the_live_bus_is_explained(nats: NatsServer, tmp_path: Path, sound: Lines) -> None:
     """By the domain's name, the last move of a limit: measured, proposed, shielded, done, and how long it took."""
-    moved = [one for line in sound if isinstance(one := read(line), Decision)]
+    moved = [one for line in sound if isinstance(one := decode_message(line), Decision)]
     last = [one for one in moved if any(target.limit != target.was for target in one.targets)][-1]
     async with told(nats, tmp_path, sound) as (_, path):
         done = await asyncio.to_thread(sluice, "explain", last.domain, "--config", path)
@@ -161,7 +161,7 @@ async def test_a_limit_of_the_live_bus_is_explained(nats: NatsServer, tmp_path: 
     ):
         assert part in done.stdout
     assert "Made again from its sample: the same, byte for byte" in done.stdout
-    acted = [one for line in sound if isinstance(one := read(line), Action) and one.decision == last.id]
+    acted = [one for line in sound if isinstance(one := decode_message(line), Action) and one.decision == last.id]
     assert acted
 
 
@@ -184,19 +184,21 @@ async def test_a_target_that_is_left_alone_for_a_while(nats: NatsServer, tmp_pat
             handed_back = await everything(bus)
     domains = load(tmp_path / "config.yaml").domains
     for lines in (paused, handed_back):
-        audit = Audit(domains, 0, whole=True)
+        audit = Auditor(domains, 0, whole=True)
         # A last message from long after: whatever is due was due before it.
         late = structs.replace(lines[-1], kind="dead", seq=1, time=lines[-1].time + 3600 * 10**9)
         for line in [*lines, late]:
-            audit.take(line)
-        assert [one for one in audit.end().breaks if one.where == f"{server.namespace}/app"] == []
-    assert any(isinstance(one := read(line), Action) and one.was is None and one.applied for line in handed_back)
+            audit.check(line)
+        assert [one for one in audit.finish().breaches if one.where == f"{server.namespace}/app"] == []
+    assert any(
+        isinstance(one := decode_message(line), Action) and one.was is None and one.applied for line in handed_back
+    )
 
 
 async def everything(bus: Bus) -> Lines:
     """What the bus keeps of decisions and actions, by time."""
     lines = [
-        line_of(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
+        build_message(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
         for kind in ("decision", "action")
         async for raw in bus.read(kind)
     ]

@@ -12,8 +12,8 @@ from schemas.messages import Decision, Sample, State, decode
 from services.bus.bus import Bus
 from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.control import Controller
-from services.tools.common.bus_reader import Stretch, opened
-from services.tools.common.recording import Line, Reader
+from services.tools.common.bus_reader import MessageRange, connect_reader
+from services.tools.common.recording import RecordedMessage, RecordingReader
 from tests.support.commands import running, sluice
 from tests.support.decision_services import DecisionProcess, config_text, configured, decided, joined, sample, send
 from tests.support.nats_server import NatsServer
@@ -62,7 +62,7 @@ async def test_a_recording_holds_what_the_bus_held(nats: NatsServer, tmp_path: P
     async with decided_bus(nats, tmp_path) as (bus, config):
         await run("record", "--config", config, "--since", "10m", "-o", file)
         stored = {(kind, raw.seq): raw async for kind, raw in _everything(bus)}
-    lines = list(Reader(file).lines())
+    lines = list(RecordingReader(file).read_messages())
     assert len(lines) == len(stored)
     for line in lines:
         raw = stored[line.kind, line.seq]
@@ -94,8 +94,8 @@ async def test_a_stretch_by_sequence_and_of_one_domain(nats: NatsServer, tmp_pat
         first, last = str(2 * COUNT + 4), str(2 * COUNT + 7)
         arguments = ("--from-seq", first, "--to-seq", last, "--domain", "a")
         await run("record", "--config", config, *arguments, "-o", file)
-    reader = Reader(file)
-    kinds = [(line.kind, line.seq) for line in reader.lines()]
+    reader = RecordingReader(file)
+    kinds = [(line.kind, line.seq) for line in reader.read_messages()]
     assert kinds[0] == ("decision", 2 * COUNT + 3)
     assert [seq for kind, seq in kinds if kind == "sample"] == list(range(2 * COUNT + 4, 2 * COUNT + 8))
     assert [domain.name for domain in reader.header.domains] == ["a"]
@@ -110,7 +110,7 @@ async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tm
         with running("record", "--config", config, "-o", file) as process:
             async with asyncio.timeout(PATIENCE_S):
                 begin, n = time.time_ns() - 1800 * S, 0
-                while not file.exists() or len(list(Reader(file).lines())) < 30:
+                while not file.exists() or len(list(RecordingReader(file).read_messages())) < 30:
                     n += 1
                     await send(bus, (sample(domain, n, begin) for domain in "ab"))
                     await asyncio.sleep(0.02)
@@ -143,12 +143,12 @@ async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer
         with running("record", "--config", tmp_path / "config.yaml", "-o", file):
             async with asyncio.timeout(PATIENCE_S):
                 n = 2
-                while not file.exists() or len(list(Reader(file).lines())) < 20:
+                while not file.exists() or len(list(RecordingReader(file).read_messages())) < 20:
                     n += 1
                     await step("b", n)
                     await step("a", n)
                     await asyncio.sleep(0.05)
-    decisions = [line.seq for line in Reader(file).lines() if line.kind == "decision"]
+    decisions = [line.seq for line in RecordingReader(file).read_messages() if line.kind == "decision"]
     assert decisions == list(range(decisions[0], decisions[0] + len(decisions)))
     await run("audit", file)
     await run("replay", file)
@@ -174,7 +174,9 @@ async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path
             await asyncio.sleep(0.05)
         assert (await recording).returncode == 0
         times = {raw.seq: raw.published async for raw in bus.read("sample")}
-        assert [line.seq for line in Reader(file).lines()] == [seq for seq, at in times.items() if at <= until]
+        assert [line.seq for line in RecordingReader(file).read_messages()] == [
+            seq for seq, at in times.items() if at <= until
+        ]
         assert max(times.values()) > until
         numbers = ("--from-seq", "2", "--to-seq", str(n + 2), "--follow", "--force")
         recording = asyncio.create_task(asyncio.to_thread(sluice, "record", "--config", config, *numbers, "-o", file))
@@ -183,7 +185,7 @@ async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path
             await send(bus, [sample("a", n, begin)])
             await asyncio.sleep(0.2)
         assert (await recording).returncode == 0
-    assert [str(line.seq) for line in Reader(file).lines()][-1] == numbers[3]
+    assert [str(line.seq) for line in RecordingReader(file).read_messages()][-1] == numbers[3]
 
 
 def _typed(ns: int) -> str:
@@ -193,13 +195,13 @@ def _typed(ns: int) -> str:
 async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsServer) -> None:
     """Readers of two streams may be one ahead of the other: the merged stream is in the order of the times."""
     config = configured(config_text(nats.url, "sluice", "a"))
-    async with joined(nats.url, "sluice") as bus, opened(config.bus, "reader") as tap:
+    async with joined(nats.url, "sluice") as bus, connect_reader(config.bus, "reader") as tap:
         begin = time.time_ns()
-        lines: list[Line] = []
+        lines: list[RecordedMessage] = []
         complete = asyncio.Event()
 
         async def follow() -> None:
-            async for line in tap.followed(Stretch(("decision", "sample")), {"sample": 0, "decision": 0}):
+            async for line in tap.follow(MessageRange(("decision", "sample")), {"sample": 0, "decision": 0}):
                 lines.append(line)
                 if len(lines) == 100:
                     complete.set()
@@ -235,11 +237,11 @@ async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> No
     nowhere = await asyncio.to_thread(
         sluice, "record", "--config", config, "--since", "1m", "-o", tmp_path / "nowhere" / "x"
     )
-    assert (nowhere.returncode, nowhere.stderr[:6]) == (1, "Error:")
+    assert (nowhere.returncode, nowhere.stderr[:6]) == (3, "Error:")
     assert not file.exists()
     nats.stop()
     absent = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert nats.url in absent.stderr
     assert not file.exists()
     file.write_text("precious")

@@ -15,7 +15,7 @@ from services.runtime.config_loader import load
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.sample_builder import build_sample
 from services.sampler.workloads import Workloads
-from services.tools.common.recording import Reader
+from services.tools.common.recording import RecordingReader
 from tests.integration.sampler.test_equality import PAGES, START, S, open_metrics
 from tests.integration.sampler.test_equality import Exporter as Past
 from tests.support.commands import sluice
@@ -56,7 +56,7 @@ async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: 
             "--start", when(FIRST), "--end", when(LAST), "--step", "1s", "-o", file,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        recorded = [decode(Sample, line.payload) for line in Reader(file).lines()]
+        recorded = [decode(Sample, line.payload) for line in RecordingReader(file).read_messages()]
         assert [sample.end for sample in recorded] == [second * S for second in range(FIRST, LAST + 1)]
         live = load(config, {})
         signal = structs.replace(live.signal, prometheus=structs.replace(live.signal.prometheus, url=server.url))
@@ -83,8 +83,8 @@ async def test_a_coarse_past_is_recorded_with_the_installed_configuration(tmp_pa
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "windows of 1m instead of 2s, a dead-man time of 45s instead of 5s in floor" in done.stderr
-    reader = Reader(file)
-    recorded = [decode(Sample, line.payload) for line in reader.lines()]
+    reader = RecordingReader(file)
+    recorded = [decode(Sample, line.payload) for line in reader.read_messages()]
     assert {sample.end - sample.start for sample in recorded} == {60 * S}
     assert {after.end - before.end for before, after in pairwise(recorded)} == {15 * S}
     assert all(one.critical[0].p95 is not None for one in recorded)
@@ -105,10 +105,10 @@ async def test_only_the_domains_that_are_asked_for(tmp_path: Path, past: str) ->
             "--start", when(FIRST), "--end", when(FIRST + 20), "-o", file,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    reader = Reader(file)
+    reader = RecordingReader(file)
     assert [domain.name for domain in reader.header.domains] == ["yard"]
-    assert {decode(Sample, line.payload).domain for line in reader.lines()} == {"yard"}
-    assert [line.seq for line in reader.lines()] == list(range(1, 22))
+    assert {decode(Sample, line.payload).domain for line in reader.read_messages()} == {"yard"}
+    assert [line.seq for line in reader.read_messages()] == list(range(1, 22))
 
 
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     config.write_text(CONFIG)
     ask = ("record", "--config", config, "--from-prometheus", "http://127.0.0.1:9", "-o", file)
     absent = sluice(*ask, "--start", when(FIRST), "--end", when(LAST))
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert "refused" in absent.stderr
     assert "needs --start" in sluice(*ask).stderr
     for more in (("--follow",), ("--for", "1m"), ("--from-seq", "3"), ("--to-seq", "3")):

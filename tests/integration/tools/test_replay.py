@@ -8,8 +8,8 @@ import pytest
 from msgspec import structs
 
 from schemas.messages import Decision, Sample
-from services.tools.common.recording import Reader, Writer, line_of
-from services.tools.replay.decision_process import configuration
+from services.tools.common.recording import RecordingReader, RecordingWriter, build_message
+from services.tools.replay.decision_process import build_configuration
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
 from tests.support.decision_services import DecisionProcess, joined, kept
@@ -39,7 +39,7 @@ async def test_a_running_service_under_another_prefix(nats: NatsServer, tmp_path
     """A service that runs under the replay's prefix answers; the live prefix hears nothing of it."""
     file = record(tmp_path / "x", config(), stream(config(), COUNT))
     async with joined(nats.url, "sluice") as live, joined(nats.url, "replay-lab") as lab:
-        text = json.dumps(configuration(Reader(file).header, lab._config))
+        text = json.dumps(build_configuration(RecordingReader(file).header, lab._config))
         with DecisionProcess(tmp_path / "d", text):
             arguments = (file, "--nats", nats.url, "--prefix", "replay-lab")
             code, tallies, _ = await replay(*arguments)
@@ -49,7 +49,7 @@ async def test_a_running_service_under_another_prefix(nats: NatsServer, tmp_path
             assert await kept(live, Sample) == []
             assert await kept(live, Decision) == []
             code, _, errors = await replay(*arguments)
-            assert code == 1
+            assert code == 2
             assert "was used before" in errors
 
 
@@ -66,8 +66,8 @@ async def test_a_recording_that_begins_in_the_middle(nats: NatsServer, tmp_path:
 async def test_samples_alone(nats: NatsServer, tmp_path: Path) -> None:
     """A recording of past metrics has no decisions: the service must decide as this process does."""
     file = tmp_path / "x"
-    header = structs.replace(Reader(record(tmp_path / "y", config(), iter([]))).header, kinds=("sample",))
-    with file.open("wb") as out, Writer(out, header) as writer:
+    header = structs.replace(RecordingReader(record(tmp_path / "y", config(), iter([]))).header, kinds=("sample",))
+    with file.open("wb") as out, RecordingWriter(out, header) as writer:
         for line in stream(config(), COUNT):
             if line.kind == "sample":
                 writer.write(line)
@@ -80,7 +80,7 @@ async def test_a_difference_is_listed(nats: NatsServer, tmp_path: Path) -> None:
     """A recorded decision that the service does not make is told, and is an error."""
     lines = list(stream(config(), COUNT))
     old = lines[41]
-    lines[41] = line_of(
+    lines[41] = build_message(
         "decision", old.subject, old.seq, old.time, old.headers, old.payload.replace(b'"limit":', b'"limit":1', 1)
     )
     file = record(tmp_path / "x", config(), iter(lines))
@@ -102,14 +102,14 @@ async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
     """Without a decision service, under the live prefix, or without a bus: a sentence says what is wrong."""
     file = record(tmp_path / "x", config(), stream(config(), 3))
     code, _, errors = await replay(file, "--nats", nats.url, "--prefix", "sluice")
-    assert code == 1
+    assert code == 2
     assert "needs one of its own" in errors
     code, _, errors = await replay(file, "--nats", nats.url)
-    assert code == 1
+    assert code == 4
     assert "no decision service answers" in errors
     nats.stop()
     code, _, errors = await replay(file, "--nats", nats.url)
-    assert code == 1
+    assert code == 4
     assert nats.url in errors
 
 

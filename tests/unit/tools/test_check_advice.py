@@ -10,8 +10,8 @@ from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
 from services.sampler.source import LatencyStats, Measurements
 from services.sampler.source_factory import source_class
-from services.tools.check.advice import advice
-from services.tools.check.connectivity import _of_workload
+from services.tools.check.advice import advise
+from services.tools.check.connectivity import _check_workload
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -26,7 +26,7 @@ def config(signal: Signal | None = None, domain: Domain | None = None, exporter:
 
 def test_a_sound_configuration_has_nothing_to_say_about() -> None:
     """No warning without a cause."""
-    assert advice(config(), seen=False) == []
+    assert advise(config(), measured=False) == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
 )
 def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
     """By the setting, and with what it costs."""
-    told = {finding.where: finding for finding in advice(config(signal), seen=False)}
+    told = {finding.where: finding for finding in advise(config(signal), measured=False)}
     assert what in told[where].what
     assert told[where].level == "warning"
 
@@ -58,8 +58,8 @@ def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: st
 def test_what_the_source_shows_is_not_guessed_about() -> None:
     """Where every workload is measured, nobody needs to be told to switch something on."""
     blind = config(exporter=Exporter())
-    assert "blind unless it is probed" in advice(blind, seen=False)[0].what
-    assert advice(blind, seen=True) == []
+    assert "blind unless it is probed" in advise(blind, measured=False)[0].what
+    assert advise(blind, measured=True) == []
 
 
 def test_what_is_unwise_in_a_domain_is_told() -> None:
@@ -71,7 +71,7 @@ def test_what_is_unwise_in_a_domain_is_told() -> None:
         min_observations=20,
         dead_man=Duration(3 * S // 2),
     )
-    told = {finding.where.partition(": ")[2]: finding for finding in advice(config(domain=domain), seen=False)}
+    told = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
     assert "1.4 to 2.8 ms" in told["min_observations"].what
     assert "one slow answer" in told["dead_man"].what
 
@@ -90,5 +90,5 @@ def test_a_window_with_just_enough_says_that_others_have_too_few(observations: i
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
     measured = Measurements(10, {robot.key: LatencyStats(bounds=BOUNDS)}, {})
-    found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
+    found = [finding.level for finding in _check_workload(robot, measure, measured, 100)]
     assert found == [level] * (level is not None)

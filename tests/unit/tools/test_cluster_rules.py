@@ -10,7 +10,7 @@ from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.actuator.ownership import pause_reason
 from services.kube.objects import BANDWIDTH, Deployment
-from services.tools.check.cluster_rules import PRIORITY, Cluster, Finding, findings
+from services.tools.check.cluster_rules import PRIORITY, ClusterObjects, Finding, check_cluster_objects
 from tests.support.kube.objects import after, order, plan_of
 
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000), namespace="floor")
@@ -75,8 +75,8 @@ def test_nothing_is_found_where_all_is_well() -> None:
     """Layer 4 rules, layer 7 rules of others (of the same name in another namespace, too), a second node."""
     tree = cluster()
     tree["policies"] += [policy("upload", SEVEN, namespace="elsewhere"), policy("other", SEVEN, namespace=None)]
-    assert findings([DOMAIN], Cluster(**tree)) == []
-    assert findings([DOMAIN], Cluster(**cluster())) == []
+    assert check_cluster_objects([DOMAIN], ClusterObjects(**tree)) == []
+    assert check_cluster_objects([DOMAIN], ClusterObjects(**cluster())) == []
 
 
 def manager_off(tree: dict[str, Any]) -> None:
@@ -231,14 +231,14 @@ def test_each_thing_that_is_wrong_is_found_alone(
     """One finding, of the right level, that names the object and the remedy."""
     tree = cluster()
     broken(tree)
-    found = findings([DOMAIN], Cluster(**tree))
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert [(one.level, words in one.what) for one in found] == [(level, True)], found
     assert msgspec.json.encode(found[0])
 
 
 def of_upload(tree: dict[str, Any]) -> list[Finding]:
     """The findings, all of which are about the target."""
-    found = findings([DOMAIN], Cluster(**tree))
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert {one.where for one in found} <= {"deployment floor/upload"}
     return found
 
@@ -318,7 +318,7 @@ def test_what_redirects_to_a_proxy_without_rules(port: dict[str, Any]) -> None:
     """Cilium sends such a port's traffic through Envoy as well."""
     tree = cluster()
     tree["policies"][0] = policy("upload", {"ports": [{"port": "443"}], **port})
-    (found,) = findings([DOMAIN], Cluster(**tree))
+    (found,) = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert (found.level, "L7 rule at egress of floor/upload" in found.what) == ("error", True)
 
 
@@ -327,4 +327,9 @@ def test_errors_come_first() -> None:
     tree = cluster()
     for broken in (old_kernel, no_priority, host_network, manager_off):
         broken(tree)
-    assert [one.level for one in findings([DOMAIN], Cluster(**tree))] == ["error", "error", "warning", "warning"]
+    assert [one.level for one in check_cluster_objects([DOMAIN], ClusterObjects(**tree))] == [
+        "error",
+        "error",
+        "warning",
+        "warning",
+    ]

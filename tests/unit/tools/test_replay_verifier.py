@@ -9,22 +9,22 @@ from msgspec import structs
 
 from schemas.messages import Decision, Sample, decode, encode
 from services.control import Controller, FutureSample
-from services.tools.common.recording import Line, Reader, line_of
-from services.tools.replay.offline import again, what_if
-from services.tools.replay.verifier import Tally
+from services.tools.common.recording import RecordedMessage, RecordingReader, build_message
+from services.tools.replay.offline import compare_policies, verify
+from services.tools.replay.verifier import ReplayTally
 from tests.support.bus_stream import BEGIN, PERIOD, config, decision_line, record, sample_line, samples, stream
 
 COUNT = 300
-Replay = Callable[[Iterator[Line]], Tally]
+Replay = Callable[[Iterator[RecordedMessage]], ReplayTally]
 
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Replay:
     """Record lines of one domain, and replay them."""
 
-    def run(lines: Iterator[Line]) -> Tally:
-        reader = Reader(record(tmp_path / "x.jsonl.zst", config(), lines))
-        tally = again(reader, lambda _: None)["cell-0"]
+    def run(lines: Iterator[RecordedMessage]) -> ReplayTally:
+        reader = RecordingReader(record(tmp_path / "x.jsonl.zst", config(), lines))
+        tally = verify(reader, lambda _: None)["cell-0"]
         assert reader.problems == []
         return tally
 
@@ -40,7 +40,7 @@ def test_the_same_stream_gives_the_same_decisions(replay: Replay) -> None:
 
 def test_domains_do_not_mix(tmp_path: Path) -> None:
     """Interleaved domains are each replayed from their own state."""
-    tallies = again(Reader(record(tmp_path / "x", config(7), stream(config(7), 50))), lambda _: None)
+    tallies = verify(RecordingReader(record(tmp_path / "x", config(7), stream(config(7), 50))), lambda _: None)
     assert {name: (tally.identical, tally.different) for name, tally in tallies.items()} == {
         f"cell-{i}": (50, 0) for i in range(7)
     }
@@ -75,7 +75,7 @@ def test_a_new_epoch(replay: Replay) -> None:
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def wiped() -> Iterator[Line]:
+    def wiped() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 100), 1):
             yield sample_line(sample, i)
@@ -92,7 +92,7 @@ def test_a_fault_is_an_input(replay: Replay) -> None:
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def hurried() -> Iterator[Line]:
+    def hurried() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 100), 1):
             yield sample_line(sample, i)
@@ -112,7 +112,7 @@ def test_a_changed_decision_is_found_and_stands_for_itself(replay: Replay) -> No
     body = msgspec.json.decode(lines[at].payload)
     body["targets"][0]["limit"] += 1
     old = lines[at]
-    lines[at] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    lines[at] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
     tally = replay(iter(lines))
     assert (tally.different, tally.identical) == (1, COUNT - 1)
     limit = decode(Decision, old.payload).targets[0].limit
@@ -124,7 +124,7 @@ def test_a_decision_that_is_only_written_otherwise_is_a_difference(replay: Repla
     lines = list(stream(config(), 10))
     old = lines[11]
     spaced = old.payload.replace(b'","', b'", "', 1)
-    lines[11] = line_of("decision", old.subject, old.seq, old.time, old.headers, spaced)
+    lines[11] = build_message("decision", old.subject, old.seq, old.time, old.headers, spaced)
     tally = replay(iter(lines))
     assert tally.different == 1
     assert "written otherwise" in tally.differences[0].what
@@ -165,7 +165,7 @@ def test_a_decision_that_nothing_gives(replay: Replay) -> None:
     old = lines[41]
     body = msgspec.json.decode(old.payload)
     body["state"]["seq"] = 999
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
     tally = replay(iter(lines))
     assert (tally.different, tally.given) == (2, 0)
     assert [one.sample for one in tally.differences] == [read_sample(lines[40]), read_sample(lines[42])]
@@ -173,7 +173,7 @@ def test_a_decision_that_nothing_gives(replay: Replay) -> None:
     assert tally.differences[0].time == old.time
 
 
-def read_sample(line: Line) -> str:
+def read_sample(line: RecordedMessage) -> str:
     """The id of a line's sample."""
     return decode(Sample, line.payload).id
 
@@ -194,7 +194,7 @@ def test_stale_samples(replay: Replay) -> None:
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def untidy() -> Iterator[Line]:
+    def untidy() -> Iterator[RecordedMessage]:
         state = None
         history: list[Sample] = []
         for i, sample in enumerate(samples(domain, 50), 1):
@@ -218,7 +218,7 @@ def test_clocks_that_jump(replay: Replay) -> None:
     def moved(sample: Sample, by: int) -> Sample:
         return structs.replace(sample, start=sample.start + by, end=sample.end + by)
 
-    def jumping() -> Iterator[Line]:
+    def jumping() -> Iterator[RecordedMessage]:
         state = None
         # An hour ahead together with the bus, then both are set right; in between a sampler alone is ahead.
         for i, sample in enumerate(samples(domain, 60), 1):
@@ -243,7 +243,7 @@ def test_a_gap_in_the_samples(replay: Replay) -> None:
     controller = Controller(domain)
     gap = domain.dead_man // PERIOD + 1
 
-    def interrupted() -> Iterator[Line]:
+    def interrupted() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 40 + gap), 1):
             if not 20 <= i < 20 + gap:
@@ -262,7 +262,7 @@ def test_another_policy_on_record(replay: Replay) -> None:
     lines = list(stream(config(), 3))
     old = lines[1]
     foreign = old.payload.replace(b"proportional/1", b"proportional/0")
-    lines[1] = line_of("decision", old.subject, old.seq, old.time, old.headers, foreign)
+    lines[1] = build_message("decision", old.subject, old.seq, old.time, old.headers, foreign)
     tally = replay(iter(lines))
     assert tally.differences[0].what == "recorded under proportional/0, replayed under proportional/1"
 
@@ -270,7 +270,7 @@ def test_another_policy_on_record(replay: Replay) -> None:
 def test_a_domain_that_is_not_configured(tmp_path: Path) -> None:
     """Samples of a domain that the header does not know are counted and named."""
     lines = stream(config(2), 5)
-    tallies = again(Reader(record(tmp_path / "x", config(1), lines)), lambda _: None)
+    tallies = verify(RecordingReader(record(tmp_path / "x", config(1), lines)), lambda _: None)
     assert tallies["cell-1"].samples == 5
     assert "does not have this domain" in tallies["cell-1"].notes[0]
     assert tallies["cell-0"].identical == 5
@@ -279,10 +279,10 @@ def test_a_domain_that_is_not_configured(tmp_path: Path) -> None:
 def test_a_sample_that_is_none(tmp_path: Path) -> None:
     """A sample that nobody could read is named with its line, and nothing else is lost."""
     lines = list(stream(config(), 5))
-    lines.insert(4, line_of("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b'{"domain":"cell-0"}'))
-    lines.insert(6, line_of("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b"\x00"))
-    reader = Reader(record(tmp_path / "x", config(1), iter(lines)))
-    assert again(reader, lambda _: None)["cell-0"].identical == 5
+    lines.insert(4, build_message("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b'{"domain":"cell-0"}'))
+    lines.insert(6, build_message("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b"\x00"))
+    reader = RecordingReader(record(tmp_path / "x", config(1), iter(lines)))
+    assert verify(reader, lambda _: None)["cell-0"].identical == 5
     assert [problem.line for problem in reader.problems] == [6, 8]
 
 
@@ -300,13 +300,13 @@ def test_what_is_no_decision_is_named_with_its_line(tmp_path: Path, body: bytes,
     """A line whose message cannot be read costs that decision, and neither replay nor comparison stumbles."""
     lines = list(stream(config(), 40))
     old = lines[41]
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, body)
-    reader = Reader(record(tmp_path / "x", config(), iter(lines)))
-    tally = again(reader, lambda _: None)["cell-0"]
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, body)
+    reader = RecordingReader(record(tmp_path / "x", config(), iter(lines)))
+    tally = verify(reader, lambda _: None)["cell-0"]
     assert [problem.line for problem in reader.problems] == [43]
     assert why in reader.problems[0].what
     assert (tally.identical, tally.different, tally.unanswered) == (39, 0, 1)
-    found = what_if(reader, {"same": config().domains}, lambda _: None)
+    found = compare_policies(reader, {"same": config().domains}, lambda _: None)
     assert [problem.line for problem in reader.problems] == [43]
     assert found["same"]["cell-0"].samples == 40
     assert found["as recorded"]["cell-0"].samples == 39
@@ -318,8 +318,8 @@ def test_half_a_decision_differs(tmp_path: Path) -> None:
     old = lines[41]
     body = msgspec.json.decode(old.payload)
     body["targets"] = 3
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
-    tally = again(Reader(record(tmp_path / "x", config(), iter(lines))), lambda _: None)["cell-0"]
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    tally = verify(RecordingReader(record(tmp_path / "x", config(), iter(lines))), lambda _: None)["cell-0"]
     assert "cannot be read" in tally.differences[0].what
     assert tally.different == 1
     assert tally.identical + tally.given == 39
@@ -327,9 +327,9 @@ def test_half_a_decision_differs(tmp_path: Path) -> None:
 
 def test_another_version_of_the_policy_is_said(tmp_path: Path) -> None:
     """Differences from a recording under another version of the policy are explained beforehand."""
-    reader = Reader(record(tmp_path / "x", config(), stream(config(), 5)))
+    reader = RecordingReader(record(tmp_path / "x", config(), stream(config(), 5)))
     reader.header = structs.replace(reader.header, policies={"cell-0": "proportional/0"})
-    notes = again(reader, lambda _: None)["cell-0"].notes
+    notes = verify(reader, lambda _: None)["cell-0"].notes
     assert notes == [
         "recorded under proportional/0, and this build has proportional/1: other decisions are to be expected"
     ]

@@ -11,31 +11,35 @@ from msgspec import Raw, structs
 from schemas.config import Config
 from schemas.messages import Decision, encode
 from services.bus.subjects import KINDS
-from services.tools.audit.auditor import Audit, Findings
-from services.tools.common.formatting import read
-from services.tools.common.recording import Line, line_of
+from services.tools.audit.auditor import Auditor, Findings
+from services.tools.common.formatting import decode_message, format_duration
+from services.tools.common.recording import RecordedMessage, build_message
 from services.tools.report.downsampling import Curve
-from services.tools.report.page import Told, page, sentences, span, verdict
-from services.tools.report.statistics import Facts
+from services.tools.report.page import Heading, judge, render_page, summarize
+from services.tools.report.statistics import ReportStatistics
 from tests.support.bus_stream import BEGIN, PERIOD, config, record, sample_line, samples, stream
 from tests.support.commands import sluice
 
 COUNT = 150
 
 
-def gathered(lines: list[Line], of: Config, kinds: tuple[str, ...] = KINDS) -> tuple[Facts, Findings]:
+def gathered(
+    lines: list[RecordedMessage], of: Config, kinds: tuple[str, ...] = KINDS
+) -> tuple[ReportStatistics, Findings]:
     """Facts and findings on some lines, where these kinds are kept."""
-    facts, audit = Facts(of.domains, PERIOD), Audit(of.domains, 0, whole=True, kinds=kinds)
+    facts, auditor = ReportStatistics(of.domains, PERIOD), Auditor(of.domains, 0, whole=True, kinds=kinds)
     for line in lines:
-        facts.take(line)
-        audit.take(line)
-    return facts, audit.end()
+        facts.add(line)
+        auditor.check(line)
+    return facts, auditor.finish()
 
 
-def paged(lines: list[Line], of: Config, problems: tuple[str, ...] = (), kinds: tuple[str, ...] = KINDS) -> str:
+def paged(
+    lines: list[RecordedMessage], of: Config, problems: tuple[str, ...] = (), kinds: tuple[str, ...] = KINDS
+) -> str:
     """The page about some lines."""
     facts, findings = gathered(lines, of, kinds)
-    return page(facts, findings, Told("a test", "Made in a test.", BEGIN, BEGIN + 10**9), problems)
+    return render_page(facts, findings, Heading("a test", "Made in a test.", BEGIN, BEGIN + 10**9), problems)
 
 
 class _Text(HTMLParser):
@@ -68,8 +72,8 @@ def test_figures_are_those_of_the_messages() -> None:
     lines = list(stream(config(), COUNT, actions=True))
     facts, findings = gathered(lines, config())
     one = facts.domains[0]
-    decisions = [found for line in lines if isinstance(found := read(line), Decision)]
-    assert findings.breaks == []
+    decisions = [found for line in lines if isinstance(found := decode_message(line), Decision)]
+    assert findings.breaches == []
     assert one.windows == COUNT
     assert one.violated == sum(decision.violated for decision in decisions)
     assert one.blind == sum(decision.stress is None for decision in decisions)
@@ -87,17 +91,17 @@ def test_how_long_an_answer_took() -> None:
     """From the end of the first window over an SLO to the patch that lowers a limit."""
     lines = list(stream(config(), COUNT, actions=True))
     facts, _ = gathered(lines, config())
-    spells = [spell for spell in facts.domains[0].broken.kept if spell.answered is not None]
+    spells = [spell for spell in facts.domains[0].broken.kept if spell.response is not None]
     assert spells
-    assert all(26_000_000 <= (spell.answered or 0) < 27_000_000 for spell in spells)
+    assert all(26_000_000 <= (spell.response or 0) < 27_000_000 for spell in spells)
 
 
 def test_a_single_window_lasts_as_long_as_a_period() -> None:
     """And several of them from the first one's beginning to the last one's end."""
     facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
     kept = list(facts.domains[0].broken.kept)
-    assert {spell.lasted for spell in kept if spell.windows == 1} == {PERIOD}
-    assert all(spell.lasted >= spell.windows * PERIOD for spell in kept)
+    assert {spell.duration for spell in kept if spell.windows == 1} == {PERIOD}
+    assert all(spell.duration >= spell.windows * PERIOD for spell in kept)
     assert "0 ms" not in re.findall(r'class="n">([^<]*)</td>', paged(list(stream(config(), COUNT)), config()))
 
 
@@ -118,7 +122,7 @@ def test_a_summary_that_a_plant_manager_can_read() -> None:
     """The sentences say how much of the time, how often, how bad, how fast and how much was left."""
     facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
     one = facts.domains[0]
-    text = " ".join(sentences(one))
+    text = " ".join(summarize(one))
     assert one.share_within is not None
     assert f"within their latency limits in {one.share_within:.1%} of the windows" in text
     assert f"{one.broken.count} times they were not" in text
@@ -136,7 +140,7 @@ def test_verdicts(violated: int, blind: int, mood: str) -> None:
     facts, _ = gathered(list(stream(config(), 3)), config())
     one = facts.domains[0]
     one.windows, one.violated, one.blind = 100, violated, blind
-    assert verdict([one])[0] == mood
+    assert judge([one])[0] == mood
 
 
 def test_the_page_says_it() -> None:
@@ -144,13 +148,13 @@ def test_the_page_says_it() -> None:
     lines = list(stream(config(), COUNT, actions=True))
     text = words(paged(lines, config(), ("line 7: cut",)))
     facts, _ = gathered(lines, config())
-    assert verdict(facts.domains)[1] in text
-    for sentence in sentences(facts.domains[0]):
+    assert judge(facts.domains)[1] in text
+    for sentence in summarize(facts.domains[0]):
         assert sentence in text
     assert "the exporter did not answer" in text
     assert f"each of {COUNT} decisions was made again" in text
     assert "The recording is not whole: line 7: cut" in text
-    assert any(read(line).reason in text for line in lines if line.kind == "decision")  # type: ignore[union-attr]
+    assert any(decode_message(line).reason in text for line in lines if line.kind == "decision")  # type: ignore[union-attr]
 
 
 def test_what_the_audit_finds_is_on_the_page() -> None:
@@ -187,7 +191,7 @@ def test_a_time_that_no_calendar_has() -> None:
     """A message that was made up does not end the report."""
     lines = list(stream(config(), 30, actions=True))
     at = next(i for i, line in enumerate(lines) if line.kind == "action")
-    action = structs.replace(read(lines[at]), applied=10**24)
+    action = structs.replace(decode_message(lines[at]), applied=10**24)
     lines[at] = structs.replace(lines[at], body=Raw(encode(action)))
     assert "9999-12-31" in paged(lines, config())
 
@@ -199,8 +203,8 @@ def test_without_decisions_or_data() -> None:
     text = words(paged(alone, of, kinds=("sample",)))
     assert "No action is on record" in text
     assert "no decisions to make again" in text
-    empty = [structs.replace(read(line), no_data="gone", critical=()) for line in alone]
-    blind = [line_of("sample", "sluice.sample.v1.cell-0", 1, BEGIN, {}, encode(one)) for one in empty]
+    empty = [structs.replace(decode_message(line), no_data="gone", critical=()) for line in alone]
+    blind = [build_message("sample", "sluice.sample.v1.cell-0", 1, BEGIN, {}, encode(one)) for one in empty]
     assert "Nothing was measured" in words(paged(blind, of))
     assert "Nothing was measured" in words(paged([], of))
 
@@ -237,7 +241,7 @@ def test_a_curve_of_any_length_takes_constant_memory() -> None:
 )
 def test_spans_of_time(ns: int, text: str) -> None:
     """Written with the unit that fits."""
-    assert span(ns) == text
+    assert format_duration(ns) == text
 
 
 def test_the_command(tmp_path: Path) -> None:
