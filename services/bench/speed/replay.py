@@ -32,7 +32,9 @@ from services.control import POLICIES, Controller
 from services.runtime import logging_setup
 from services.tools.common.recording import RecordingReader, RecordingWriter, build_header, build_message
 from services.tools.replay import on_bus
+from services.tools.replay.decision_process import run_decision_service
 from services.tools.replay.offline import Lines, compare_policies, verify
+from services.tools.replay.verifier import ReplayTally
 
 _ROUNDS = 5
 _PERIOD = 10**9 // 2
