@@ -1,4 +1,4 @@
-"""``sluice demo`` as a user starts it: real processes, real NATS, and nothing left behind."""
+"""``sluice demo`` as a user starts it: real processes, real NATS, a recording, and nothing else left behind."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.control import POLICIES
 from tests.support.commands import SLUICE
 
 PATIENCE_S = 90.0
@@ -58,15 +59,32 @@ def nothing_left(home: Path) -> None:
         time.sleep(0.05)
 
 
+def try_what_it_ends_with(printed: str, recording: Path) -> None:
+    """Its last lines have three commands; each of them works in a shell as it is printed."""
+    commands = [line for line in printed.partition("is recorded in")[2].splitlines() if line.startswith("    ")]
+    assert [command.split()[1] for command in commands] == ["replay", "report", "explain"], printed
+    outputs = []
+    for command in commands:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        outputs.append(done.stdout)
+    replayed, _, explained = outputs
+    assert all(policy in replayed for policy in POLICIES), replayed
+    assert "plotly" in recording.with_suffix(".html").read_text(encoding="utf-8")
+    assert "Made again from its sample: the same, byte for byte" in explained
+
+
 def test_the_demo_keeps_what_it_shows(tmp_path: Path) -> None:
     """With its defaults, within two minutes: learned keeps the SLO and the goodput, and restarts no pod."""
-    result, home = tmp_path / "demo.json", tmp_path / "home"
+    result, recording, home = tmp_path / "demo.json", tmp_path / "demo.rec", tmp_path / "home"
     home.mkdir()
-    with start("--json", str(result), home=home) as process:
+    with start("--json", str(result), "--record", str(recording), home=home) as process:
         printed, _ = process.communicate(timeout=WHOLE_S)
     assert process.returncode == 0, printed
-    assert "SLO BROKEN" in printed
+    assert "75 of 75 s  no control: SLO broken" in printed
     assert "pod restarts" in printed
+    assert len(printed.splitlines()) < 50, printed
+    try_what_it_ends_with(printed, recording)
     runs = json.loads(result.read_text())["runs"]
     assert set(runs) == {"no control", "learned", "proportional"}
     for run in runs.values():

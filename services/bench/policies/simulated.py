@@ -46,7 +46,7 @@ def run(job: tuple[str, str, int], pace: float = 1.0) -> Result:
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
     """The frontier: violation against goodput, one point for each contender."""
-    import matplotlib as mpl  # noqa: PLC0415 - of the extra `report`; the table needs none of it
+    import matplotlib as mpl  # noqa: PLC0415 - only a picture needs the extra `pictures`
 
     mpl.use("svg" if path.suffix == ".svg" else "agg")
     # The same figures give the same bytes.

@@ -2,10 +2,13 @@
 
 Real: the three services as processes, NATS JetStream, HTTP, the Kubernetes API's protocol.  Emulated:
 the API server and the packets, by a queue model that was fitted to real ones.  Every compared run has
-a plant of its own with the same seed; all controlled ones share the pipeline.
+a plant of its own with the same seed; all controlled ones share the pipeline, each as a domain of its
+own, and the first one's domain can be recorded.
 """
 
 import asyncio
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,8 +18,8 @@ from msgspec import Struct
 from rich.console import Console
 
 from services.control import POLICIES
-from services.plant.harness.orchestrator import Staging, perform, until_stopped
-from services.plant.harness.pipeline import NotReady
+from services.plant.harness.orchestrator import RecordingFailed, Staging, perform, until_stopped
+from services.plant.harness.pipeline import NotReady, program
 from services.plant.harness.processes import ProcessDied
 from services.plant.harness.result_file import ResultFile
 from services.plant.harness.results_table import Report, table
@@ -27,6 +30,8 @@ from services.plant.simulated.plant import Model
 from services.plant.simulated.realtime import Live
 from services.plant.topology import NAMESPACE
 
+DOMAIN = "floor"
+"""The domain of the first policy's run."""
 NO_CONTROL = "no control"
 DEFAULT_POLICIES = tuple(name for name in ("learned", "proportional") if name in POLICIES)
 
@@ -38,6 +43,8 @@ class Options(Struct, frozen=True):
     policies: tuple[str, ...]
     """One controlled run each; the first is the one in question."""
     seed: int = 1
+    record: Path | None = None
+    """Where the first policy's run is recorded."""
     keep: Path | None = None
     """Where files and logs stay; None: they go."""
 
@@ -49,7 +56,7 @@ def _runs(options: Options) -> list[Run]:
     for number, policy in enumerate((None, *options.policies)):
         # The first policy's run has the plain names; its twins live in namespaces of their own.
         scenario = options.scenario if number < 2 else options.scenario.within(f"{NAMESPACE}-{policy}")
-        domain = scenario.domain(policy or options.policies[0], name="floor" if number < 2 else f"floor-{policy}")
+        domain = scenario.domain(policy or options.policies[0], name=DOMAIN if number < 2 else f"{DOMAIN}-{policy}")
         plant = Live(Model.of(scenario.apps, seed=options.seed, start=start))
         runs.append(Run(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
     return runs
@@ -61,11 +68,12 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
     Raises:
         NotReady: a part did not come up.
         ProcessDied: a part ended early.
+        RecordingFailed: the first policy's run could not be recorded.
     """
     runs = _runs(options)
     with view_of(console, runs) as view:
         view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
-        complete = await until_stopped(perform(runs, view, Staging(keep=options.keep)))
+        complete = await until_stopped(perform(runs, view, Staging(keep=options.keep, record=options.record)))
     for run in runs:
         run.observe()
     scores = {run.title: run.score() for run in runs}
@@ -88,6 +96,7 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random in the plants.")
 @click.option("--json", "result", type=ResultFile(), help="Write the result here.")
+@click.option("--record", type=ResultFile(), help="Record the run of the first policy here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(
     policies: tuple[str, ...],
@@ -95,19 +104,46 @@ def command(
     seconds: float | None,
     seed: int,
     result: Path | None,
+    record: Path | None,
     keep: Path | None,
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].lasting(seconds)
-    options = Options(scenario, tuple(dict.fromkeys(policies)), seed, keep)
+    options = Options(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
     try:
         report, complete = asyncio.run(demonstrate(options, console))
         console.print(table(report, scenario))
         if result is not None:
             report.write(result)
-    except (NotReady, ProcessDied, OSError) as error:
+    except (NotReady, ProcessDied, RecordingFailed, OSError) as error:
         raise click.ClickException(str(error)) from None
     if not complete:
         console.print("Stopped before the end.")
         sys.exit(130)
+    if record is not None:
+        console.print(next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
+
+
+def next_steps(policy: str, recording: Path) -> str:
+    """What to try with a recording: three commands that a shell in this folder runs as they stand."""
+    found = shutil.which("sluice")
+    own = program("sluice")
+    sluice = "sluice" if found is not None and own.samefile(found) else _shown(own)
+    file = _shown(recording)
+    return f"""
+The run of {policy} is recorded in {file}.  Three things to do with it:
+
+What would every other policy have decided?
+    {sluice} replay {file} --every-policy
+How did it go?  One page, for engineers and for those who run the plant:
+    {sluice} report {file} -o {_shown(recording.with_suffix(".html"))}
+Why did a limit move last?
+    {sluice} explain {DOMAIN} {file}
+"""
+
+
+def _shown(path: Path) -> str:
+    """A path as short as may be, quoted for a shell."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

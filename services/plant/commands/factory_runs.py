@@ -18,8 +18,8 @@ from msgspec import Struct
 from rich.console import Console
 
 from schemas.config import Signal
-from services.plant.harness.orchestrator import Staging, by_scraping, perform, until_stopped
-from services.plant.harness.pipeline import NotReady, program
+from services.plant.harness.orchestrator import RecordingFailed, Staging, by_scraping, perform, until_stopped
+from services.plant.harness.pipeline import NotReady
 from services.plant.harness.processes import ProcessDied, Processes
 from services.plant.harness.prometheus import queried, start_prometheus
 from services.plant.harness.results_table import Report, table
@@ -97,10 +97,6 @@ class Played(Struct):
     rows: list[priority_bands.Row]
 
 
-class RecordingFailed(RuntimeError):
-    """The bus could not be recorded; what was wrong stands on standard error."""
-
-
 async def play_all(options: Options, console: Console, played: Played) -> None:
     """Play what the options ask for; ``played`` fills as it goes.
 
@@ -134,19 +130,12 @@ def _staging(options: Options, contender: Contender) -> Staging:
     async def by_prometheus(processes: Processes, page: str) -> Signal:
         return queried(await start_prometheus(processes, page))
 
-    async def record(processes: Processes) -> None:
-        config = processes.home / "sluice.yaml"
-        command = ("record", "--config", config, "--since", "1h", "--force", "--output", str(options.record))
-        recorder = await asyncio.create_subprocess_exec(program("sluice"), *command)
-        if await recorder.wait():
-            raise RecordingFailed(f"sluice record ended with exit code {recorder.returncode}")
-
-    recorded = options.record is not None and contender.policy is not None and contender == options.contenders()[-1]
+    recorded = contender == options.contenders()[-1]
     return Staging(
         signal=by_prometheus if contender.kind == "prometheus" else by_scraping,
         delay=0.0,
         keep=None if options.keep is None else Path(options.keep) / contender.title.replace(", ", "-"),
-        afterwards=record if recorded else None,
+        record=Path(options.record) if recorded and options.record else None,
     )
 
 

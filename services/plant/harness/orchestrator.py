@@ -9,6 +9,7 @@ here, watched while the scenario is played, and stopped in order.
 import asyncio
 import signal
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -24,7 +25,7 @@ from services.bus.bus import Bus
 from services.plant.harness.bandwidth_agent import Agent, Enforced
 from services.plant.harness.manifests import manifests
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import NotReady, configuration, scraping, start_nats, start_services
+from services.plant.harness.pipeline import NotReady, configuration, program, scraping, start_nats, start_services
 from services.plant.harness.processes import Processes
 from services.plant.harness.run import Run, play
 from services.plant.harness.view import View
@@ -42,6 +43,10 @@ async def by_scraping(_: Processes, page: str) -> Signal:
     return scraping([page])
 
 
+class RecordingFailed(RuntimeError):
+    """The bus could not be recorded; the text has what ``sluice record`` printed."""
+
+
 class Staging(Struct, frozen=True):
     """How the runs are played."""
 
@@ -51,8 +56,8 @@ class Staging(Struct, frozen=True):
     """What the agent lets pass before it enforces an annotation, seconds."""
     keep: Path | None = None
     """Where files and logs stay; None: they go."""
-    afterwards: Callable[[Processes], Awaitable[None]] | None = None
-    """Called when the scenario is over, while bus and services still run."""
+    record: Path | None = None
+    """Where the bus is recorded once the scenario is over, as far as it concerns the first controlled run."""
 
 
 async def perform(runs: Sequence[Run], view: View, staging: Staging) -> None:
@@ -61,6 +66,7 @@ async def perform(runs: Sequence[Run], view: View, staging: Staging) -> None:
     Raises:
         NotReady: a part did not come up.
         ProcessDied: a part ended early.
+        RecordingFailed: the bus could not be recorded.
     """
     controlled = [run for run in runs if run.controlled]
     async with AsyncExitStack() as stack:
@@ -71,13 +77,25 @@ async def perform(runs: Sequence[Run], view: View, staging: Staging) -> None:
         started = time.time_ns() + round(_WARM_UP_S * 1e9)
         for run in runs:
             run.begin(started)
+        view.say(f"Playing {runs[0].scenario.seconds:.0f} s: {', '.join(run.title for run in runs)}")
         await _played(runs, view, page, processes)
         for run in controlled:
             assert agent is not None
             run.restarts = sum(agent.restarts(target.key) for target in run.domain.targets)
-        if staging.afterwards is not None:
-            await staging.afterwards(processes)
+        if staging.record is not None and controlled:
+            view.say("Recording ...")
+            await _record(processes, controlled[0].domain.name, staging.record)
         view.say("Stopping ...")
+
+
+async def _record(processes: Processes, domain: str, output: Path) -> None:
+    """Write what the bus has stored of a domain to a file."""
+    config = processes.home / "sluice.yaml"
+    command = ("record", "--config", config, "--since", "1h", "--domain", domain, "--force", "--output", output)
+    recorder = await asyncio.create_subprocess_exec(program("sluice"), *command, stdout=PIPE, stderr=STDOUT)
+    printed, _ = await recorder.communicate()
+    if recorder.returncode:
+        raise RecordingFailed(f"sluice record ended with exit code {recorder.returncode}: {printed.decode().strip()}")
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> bool:

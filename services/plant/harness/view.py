@@ -16,6 +16,8 @@ from services.plant.interface import CriticalSecond, Second
 from services.plant.score import is_bad
 
 _BARS = "▁▂▃▄▅▆▇█"
+_LINE_EVERY_S = 15.0
+"""How often a line is printed where there is no terminal, seconds."""
 _LOW_S, _HIGH_S = 0.0003, 0.1
 """Latencies at the two ends of a bar, seconds; between them the scale is logarithmic."""
 
@@ -42,13 +44,13 @@ def view_of(console: Console, runs: Sequence[Run]) -> View:
 
 
 class LineView:
-    """One line a second and run."""
+    """One line every quarter of a minute, for logs: bad seconds and best effort of each run."""
 
     def __init__(self, console: Console, runs: Sequence[Run]) -> None:
         """Print to ``console``."""
         self._console = console
         self._runs = runs
-        self._width = max((len(run.title) for run in runs), default=0)
+        self._due = _LINE_EVERY_S
 
     def __enter__(self) -> "LineView":
         """Nothing to prepare."""
@@ -62,21 +64,15 @@ class LineView:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def show(self, at: float, fresh: Sequence[Sequence[Second]]) -> None:
-        """Print the new seconds."""
-        for run, seconds in zip(self._runs, fresh, strict=True):
-            for second in seconds:
-                offset = (second.start - (run.started or 0)) / 1e9
-                self.say(f"{offset:5.0f} s  {run.title:<{self._width}}  {_line(run, second)}")
-
-
-def _line(run: Run, second: Second) -> str:
-    p95, jitter, lost = worst(second)
-    limit = _limit(second)
-    verdict = "SLO BROKEN" if is_bad(second, run.domain) else "ok"
-    return (
-        f"p95 {_ms(p95):>8}  jitter {_ms(jitter):>8}  lost {lost:3d}  "
-        f"limit {limit:>9}  best effort {_mbit(sum(second.goodput.values())):>5} Mbit/s  {verdict}"
-    )
+        """Print a line when one is due."""
+        if at < self._due:
+            return
+        self._due = (at // _LINE_EVERY_S + 1) * _LINE_EVERY_S
+        parts = []
+        for run in self._runs:
+            effort = _mbit(sum(run.seconds[-1].goodput.values())) if run.seconds else "-"
+            parts.append(f"{run.title}: SLO broken {run.bad_seconds()} s, best effort {effort} Mbit/s")
+        self.say(f"{at:3.0f} of {self._runs[0].scenario.seconds:.0f} s  {'; '.join(parts)}")
 
 
 def worst(second: Second) -> tuple[float | None, float | None, int]:

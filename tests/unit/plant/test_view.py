@@ -71,18 +71,25 @@ def test_the_terminal_shows_each_run_and_why() -> None:
     assert "telemetry-upload 40.0M -> 20.0M, applied, 80 ms" in shown
 
 
-def test_without_a_terminal_there_is_a_line_a_second_and_run() -> None:
-    """Plain text that can be read in a log."""
+def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
+    """Plain text that can be read in a log: bad seconds so far, and best effort now."""
     runs = two_runs()
+    for run in runs:
+        run.observe()
     out = StringIO()
     view = view_of(Console(file=out, width=80), runs)
     assert isinstance(view, LineView)
     with view:
-        view.show(6.0, [run.observe() for run in runs])
+        for at in range(121):
+            view.show(at / 4, [[], []])
     lines = out.getvalue().splitlines()
-    assert len(lines) == sum(len(run.seconds) for run in runs)
-    assert any("no control" in line and "SLO BROKEN" in line for line in lines)
-    assert any("proportional" in line and line.endswith("ok") for line in lines)
+    assert [line.split(" of ")[0].strip() for line in lines] == ["15", "30"]
+    bad = [run.bad_seconds() for run in runs]
+    assert bad[0] > 3
+    assert bad[1] == 0
+    for line in lines:
+        assert f"no control: SLO broken {bad[0]} s, best effort" in line
+        assert "proportional: SLO broken 0 s, best effort" in line
 
 
 def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
