@@ -13,7 +13,7 @@ LINK := $(BINDIR)/sluice
 RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 # Compiled once, for a quick start of every command, but for the 1,500 types of Kubernetes's client that are never loaded.
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
-PIP := pip install --quiet --disable-pip-version-check --no-compile
+PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
 .PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
 
@@ -29,7 +29,7 @@ install:
 	@test "$(PREFIX)" != /.local || { echo "There is no HOME; say where: make install PREFIX=FOLDER"; exit 1; }
 	@test ! -e $(LINK) -o "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice || \
 	  { echo "$(LINK) is not from here; remove it first, or choose another PREFIX"; exit 1; }
-	@echo "Installing sluice into $(INSTALLED), about half a minute ..."
+	@echo "Installing sluice into $(INSTALLED), half a minute and more ..."
 	@$(PYTHON) -m venv --clear $(INSTALLED)
 	@$(INSTALLED)/bin/$(PIP) --require-hashes -r requirements/cli.txt
 # Built from a copy: setuptools would install what an earlier build left in the checkout.

@@ -22,11 +22,10 @@ from schemas.units import Duration
 from services.bench.policies.candidates import CONTENDERS
 from services.bench.policies.real_results import NOBODY, SUBJECT, Cell, Outcome, Part, goals, summed_up
 from services.bench.policies.real_tables import goals_table, table
-from services.plant.harness.orchestrator import Staging, perform, until_stopped
-from services.plant.harness.pipeline import scraping
+from services.plant.harness.orchestrator import PipelineOptions, play_scenario, run_until_signal
+from services.plant.harness.pipeline import build_scrape_signal
 from services.plant.harness.processes import Processes
-from services.plant.harness.run import Run
-from services.plant.interface import Second
+from services.plant.harness.run import ScenarioRun
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS, Scenario
@@ -97,7 +96,7 @@ def signal_of(period: float) -> Signal:
 
 
 class Progress:
-    """A ``View`` of one line: the bench's figures come at the end of each run."""
+    """A ``RunView`` of one line: the bench's figures come at the end of each run."""
 
     def __init__(self, status: Status, title: str) -> None:
         """Show on ``status`` what ``title`` is doing."""
@@ -111,7 +110,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Nothing to clear."""
 
-    def show(self, at: float, fresh: Sequence[Sequence[Second]]) -> None:
+    def show(self, at: float) -> None:
         """Show how far it is."""
         self._status.update(f"{self._title}: {at:.0f} s")
 
@@ -127,13 +126,13 @@ async def play(cell: Cell, conditions: Conditions, status: Status) -> Outcome:
     domain = scenario.domain() if contender is None else scenario.domain(contender.policy, contender.parameters)
 
     async def signal(_: Processes, page: str) -> Signal:
-        return scraping([page], signal_of(cell.period))
+        return build_scrape_signal([page], signal_of(cell.period))
 
     view = Progress(status, title_of(cell))
     try:
         with Bed(parameters(scenario.apps, conditions.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
-            run = Run(cell.contender, scenario, domain, plant, controlled=contender is not None)
-            await perform([run], view, Staging(signal=signal, delay=0.0))
+            run = ScenarioRun(cell.contender, scenario, domain, plant, controlled=contender is not None)
+            await play_scenario([run], view, PipelineOptions(signal=signal, delay=0.0))
             run.observe()
             return outcome(cell, run, plant.recoveries())
     except Exception as error:  # noqa: BLE001 - whatever breaks one run, the others are played
@@ -145,7 +144,7 @@ def title_of(cell: Cell) -> str:
     return f"{cell.contender} on {cell.scenario}, {cell.period * 1000:g} ms, seed {cell.seed}"
 
 
-def outcome(cell: Cell, run: Run, recoveries: Sequence[int]) -> Outcome:
+def outcome(cell: Cell, run: ScenarioRun, recoveries: Sequence[int]) -> Outcome:
     """Judge a run that was played to its end.
 
     Args:
@@ -249,7 +248,7 @@ def main() -> None:
     console = Console()
     outcomes = list(work.before)
     try:
-        complete = asyncio.run(until_stopped(play_all(work, console, outcomes)))
+        complete = asyncio.run(run_until_signal(play_all(work, console, outcomes)))
     except OSError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)

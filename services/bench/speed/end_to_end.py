@@ -32,7 +32,7 @@ from services.bench.speed.kube_apis import ASSETS, Api, start_emulator, start_re
 from services.bus.bus import Bus
 from services.bus.envelope import SAMPLE_SEQ, Raw
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import SERVICES, free_ports, program, start_nats, written
+from services.plant.harness.pipeline import SERVICES, find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -134,7 +134,7 @@ def _configuration(nats: str, api: Api, page: str) -> Config:
             period=Duration(_PERIOD), window=Duration(2 * _PERIOD), timeout=Duration(_S), scrape=Scrape((page,))
         ),
         kubernetes=api.config,
-        listen=Listen("127.0.0.1", *free_ports(3)),
+        listen=Listen("127.0.0.1", *find_free_ports(3)),
         log="error",
     )
 
@@ -157,12 +157,12 @@ async def measured(start_api: Callable[[Processes], Awaitable[Api]], rounds: int
             line = Line(bus, pods, await _bare(stack, config.bus, pods, patches))
             stack.push_async_callback(line.close)
             lines.append(line)
-        (processes.home / "sluice.yaml").write_text(written(config), encoding="utf-8")
+        (processes.home / "sluice.yaml").write_text(format_config(config), encoding="utf-8")
         for name in SERVICES[:2]:
-            await processes.start(name, program("sluice"), name, "--config", processes.home / "sluice.yaml")
+            await processes.start(name, find_program("sluice"), name, "--config", processes.home / "sluice.yaml")
         await _played(lines, rounds)
         # Last, because another domain's samples would share the processes with the rounds.
-        await processes.start("sampler", program("sluice"), "sampler", "--config", processes.home / "sluice.yaml")
+        await processes.start("sampler", find_program("sluice"), "sampler", "--config", processes.home / "sluice.yaml")
         return {**_told("sense", await _sensed(bus, rounds)), **_figures(lines)}
 
 

@@ -23,7 +23,7 @@ from services.bench.speed.kube_apis import start_emulator
 from services.bench.speed.service_page import Page
 from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -62,10 +62,10 @@ async def _on_bus(processes: Processes) -> AsyncIterator[tuple[Settings, Bus]]:
 async def _started(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[Page, float]:
     """Start a service; gives its page, and after how many seconds these conditions held."""
     path = processes.home / "sluice.yaml"
-    path.write_text(written(config), encoding="utf-8")
+    path.write_text(format_config(config), encoding="utf-8")
     page = Page(getattr(config.listen, name))
     began = time.monotonic()
-    await processes.start(name, program("sluice"), name, "--config", path)
+    await processes.start(name, find_program("sluice"), name, "--config", path)
     await page.ready(processes, name, *conditions)
     return page, time.monotonic() - began
 
@@ -87,7 +87,7 @@ async def _sampler(messages: int) -> dict[str, float]:
         with MetricsPage([Steps((), time.time_ns())]) as plant:
             async with _on_bus(processes) as (settings, bus):
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
-                listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
+                listen = Listen("127.0.0.1", sampler=find_free_ports(1)[0])
                 config = Config(domains, settings, signal, listen=listen, log="error")
                 # Good data take a window, however fast the process is.
                 page, ready_s = await _started(processes, "sampler", config, "bus", "streams", "source")
@@ -107,7 +107,7 @@ async def _actuator(messages: int) -> dict[str, float]:
         api = await start_emulator(processes)
         await api.deploy("upload", 3, {})
         async with _on_bus(processes) as (settings, bus):
-            listen = Listen("127.0.0.1", actuator=free_ports(1)[0])
+            listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
             config = Config((domain,), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
             page, ready_s = await _started(processes, "actuator", config)
             begin = time.time_ns() - messages * 100_000

@@ -27,7 +27,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from services.plant.commands.open_loop import INTERVAL, Conditions, OpenLoop, Point, Stand, Step, measure
+from services.plant.commands.open_loop import (
+    INTERVAL,
+    OpenLoop,
+    OpenLoopConditions,
+    StepResponse,
+    SweepPoint,
+    TimedPlant,
+    measure,
+)
 from services.plant.harness.result_file import ResultFile
 from services.plant.real.namespaces import lacking
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
@@ -41,28 +49,28 @@ _SHOWN = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 """Seconds after a step that the table shows."""
 
 
-class Both(Struct, frozen=True):
+class PlantComparison(Struct, frozen=True):
     """One plant each, under the same conditions."""
 
     real: OpenLoop
     simulated: OpenLoop
 
 
-def committed(capacity: str) -> OpenLoop:
+def load_reference_run(capacity: str) -> OpenLoop:
     """A run on real packets that came with the code."""
     path = resources.files("services.plant") / "calibration" / f"real-{capacity}.json"
     return msgspec.json.decode(path.read_bytes(), type=OpenLoop)
 
 
-def simulate(apps: Apps, fifo: float) -> OpenLoop:
+def measure_simulated(apps: Apps, fifo: float) -> OpenLoop:
     """Measure the model under these conditions; its time costs little of ours."""
     model = Model(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
-    stand = Stand(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
+    stand = TimedPlant(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
     stand.wait(2.0)
-    return measure(stand, Conditions("simulated", apps, fifo))
+    return measure(stand, OpenLoopConditions("simulated", apps, fifo))
 
 
-def run_real(apps: Apps, fifo: float) -> OpenLoop:
+def measure_real(apps: Apps, fifo: float) -> OpenLoop:
     """Measure real packets under these conditions; needs root, and two and a half minutes.
 
     Raises:
@@ -70,12 +78,12 @@ def run_real(apps: Apps, fifo: float) -> OpenLoop:
     """
     machine = f"{os.cpu_count()} processors, Linux {platform.release().partition('-')[0]}"
     with Bed(parameters(apps, fifo)) as bed, RealPlant(bed, apps) as plant:
-        stand = Stand(plant, time.sleep, time.time_ns)
+        stand = TimedPlant(plant, time.sleep, time.time_ns)
         stand.wait(2.0)
-        return measure(stand, Conditions("real", apps, fifo, machine))
+        return measure(stand, OpenLoopConditions("real", apps, fifo, machine))
 
 
-def sweep_table(both: Both) -> Table:
+def sweep_table(both: PlantComparison) -> Table:
     """Latency, loss and goodput over the limit."""
     apps = both.real.conditions.apps
     shown = _table(f"{apps.capacity / 1000:g} Mbit/s, safe limit {apps.safe_budget() / 1000:.1f}: real|simulated")
@@ -100,7 +108,7 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _cells(point: Point) -> Sequence[str]:
+def _cells(point: SweepPoint) -> Sequence[str]:
     latencies = [_short(value * 1e3) for value in (point.p50, point.p95, point.jitter)]
     return [*latencies, str(point.lost), f"{point.scanner / 1000:.1f}", f"{point.goodput / 1000:.1f}"]
 
@@ -109,7 +117,7 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def steps_table(both: Both) -> Table:
+def steps_table(both: PlantComparison) -> Table:
     """Mean round trips after each step, and when the queue was gone."""
     shown = _table("Mean round trip, ms, after a step: real|simulated")
     shown.add_column("after, s", justify="right")
@@ -125,7 +133,7 @@ def steps_table(both: Both) -> Table:
     return shown
 
 
-def _trace(step: Step) -> list[str]:
+def _trace(step: StepResponse) -> list[str]:
     places = [round(at / INTERVAL) for at in _SHOWN]
     values = [step.trace[place] for place in places if place < len(step.trace)]
     return ["-" if value is None else f"{value * 1e3:.1f}" for value in values]
@@ -142,16 +150,16 @@ def _seconds(value: float | None) -> str:
 def command(capacity: str, real: bool, result: Path | None) -> None:
     """Compare the simulated plant with the real one, limit by limit and step by step."""
     console = Console()
-    measured = committed(capacity)
+    measured = load_reference_run(capacity)
     apps, fifo = measured.conditions.apps, measured.conditions.fifo
     if real:
         missing = lacking(TRAFFIC)
         if missing:
             raise click.UsageError(f"real packets need {', '.join(missing)}")
         with console.status("measuring real packets: two and a half minutes"):
-            measured = run_real(apps, fifo)
+            measured = measure_real(apps, fifo)
     with console.status("measuring the model"):
-        both = Both(measured, simulate(apps, fifo))
+        both = PlantComparison(measured, measure_simulated(apps, fifo))
     console.print(sweep_table(both))
     console.print(steps_table(both))
     if result is not None:

@@ -18,13 +18,13 @@ from msgspec import Struct
 from rich.console import Console
 
 from services.control import POLICIES
-from services.plant.harness.orchestrator import RecordingFailed, Staging, perform, until_stopped
-from services.plant.harness.pipeline import NotReady, program
+from services.plant.harness.orchestrator import PipelineOptions, RecordingFailed, play_scenario, run_until_signal
+from services.plant.harness.pipeline import NotReady, find_program
 from services.plant.harness.processes import ProcessDied
 from services.plant.harness.result_file import ResultFile
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import view_of
+from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import select_view
 from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.simulated.plant import Model
 from services.plant.simulated.realtime import Live
@@ -36,7 +36,7 @@ NO_CONTROL = "no control"
 DEFAULT_POLICIES = tuple(name for name in ("learned", "proportional") if name in POLICIES)
 
 
-class Options(Struct, frozen=True):
+class DemoOptions(Struct, frozen=True):
     """What the command line asks for."""
 
     scenario: Scenario
@@ -49,7 +49,7 @@ class Options(Struct, frozen=True):
     """Where files and logs stay; None: they go."""
 
 
-def _runs(options: Options) -> list[Run]:
+def _runs(options: DemoOptions) -> list[ScenarioRun]:
     """One run without control and one a policy, each on a twin of the same plant."""
     start = time.time_ns()
     runs = []
@@ -58,11 +58,11 @@ def _runs(options: Options) -> list[Run]:
         scenario = options.scenario if number < 2 else options.scenario.within(f"{NAMESPACE}-{policy}")
         domain = scenario.domain(policy or options.policies[0], name=DOMAIN if number < 2 else f"{DOMAIN}-{policy}")
         plant = Live(Model.of(scenario.apps, seed=options.seed, start=start))
-        runs.append(Run(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
+        runs.append(ScenarioRun(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
     return runs
 
 
-async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]:
+async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResults, bool]:
     """Play the scenario; gives the result, and whether it was played to its end.
 
     Raises:
@@ -71,13 +71,15 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
         RecordingFailed: the first policy's run could not be recorded.
     """
     runs = _runs(options)
-    with view_of(console, runs) as view:
+    with select_view(console, runs) as view:
         view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
-        complete = await until_stopped(perform(runs, view, Staging(keep=options.keep, record=options.record)))
+        complete = await run_until_signal(
+            play_scenario(runs, view, PipelineOptions(keep=options.keep, record=options.record))
+        )
     for run in runs:
         run.observe()
     scores = {run.title: run.score() for run in runs}
-    return Report(options.scenario.name, "simulated", options.scenario.seconds, scores), complete
+    return ScenarioResults(options.scenario.name, "simulated", options.scenario.seconds, scores), complete
 
 
 @click.command()
@@ -109,11 +111,11 @@ def command(
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].lasting(seconds)
-    options = Options(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
+    options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
     try:
-        report, complete = asyncio.run(demonstrate(options, console))
-        console.print(table(report, scenario))
+        report, complete = asyncio.run(run_demo(options, console))
+        console.print(build_table(report, scenario))
         if result is not None:
             report.write(result)
     except (NotReady, ProcessDied, RecordingFailed, OSError) as error:
@@ -122,13 +124,13 @@ def command(
         console.print("Stopped before the end.")
         sys.exit(130)
     if record is not None:
-        console.print(next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
+        console.print(format_next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
 
 
-def next_steps(policy: str, recording: Path) -> str:
+def format_next_steps(policy: str, recording: Path) -> str:
     """What to try with a recording: three commands that a shell in this folder runs as they stand."""
     found = shutil.which("sluice")
-    own = program("sluice")
+    own = find_program("sluice")
     sluice = "sluice" if found is not None and own.samefile(found) else _shown(own)
     file = _shown(recording)
     return f"""

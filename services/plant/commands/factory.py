@@ -17,8 +17,8 @@ import msgspec
 
 from schemas.units import Duration, Rate
 from services.control import POLICIES
-from services.plant.commands.factory_runs import KINDS, Kind, Options
-from services.plant.harness.orphan_guard import tied
+from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
+from services.plant.harness.orphan_guard import tie_command
 from services.plant.harness.result_file import ResultFile
 from services.plant.real.namespaces import child_of, enclosed, lacking
 from services.plant.real.plant import TRAFFIC
@@ -30,7 +30,7 @@ CANNOT = 2
 _WITHIN = 'mount -t tmpfs none /run; ip link set lo up; export TMPDIR=/run; exec "$@"'
 
 
-class Quantity(click.ParamType[int]):
+class RateParam(click.ParamType[int]):
     """A rate such as ``100M``; kbit/s inside."""
 
     name = "rate"
@@ -43,7 +43,7 @@ class Quantity(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class Seconds(click.ParamType[float]):
+class DurationParam(click.ParamType[float]):
     """A duration such as ``100ms``; seconds inside."""
 
     name = "duration"
@@ -69,8 +69,8 @@ class Seconds(click.ParamType[float]):
 )
 @click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play.")
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
-@click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")
-@click.option("--fifo", type=Seconds(), default="100ms", show_default=True, help="Depth of the bottleneck's queue.")
+@click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
+@click.option("--fifo", type=DurationParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
 @click.option("--passive", type=int, default=8, show_default=True, help="Seconds with priority bands each; 0: none.")
 @click.option("--json", type=ResultFile(), help="Write the result here.")
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
@@ -78,8 +78,8 @@ class Seconds(click.ParamType[float]):
 def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep: Path | None, **asked: object) -> None:
     """Run the whole pipeline on real packets (needs root)."""
     paths = {name: _absolute(path) for name, path in (("json", json), ("record", record), ("keep", keep))}
-    options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, Options)
-    if options.record and options.contenders()[-1].policy is None:
+    options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, FactoryOptions)
+    if options.record and options.plan_runs()[-1].policy is None:
         raise click.UsageError("--record: nobody controls these runs, so there is no bus to record")
     programs = (*TRAFFIC, "prometheus") if "prometheus" in options.runs else TRAFFIC
     missing = lacking(programs)
@@ -87,21 +87,21 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
     text = msgspec.json.encode(options).decode()
-    sys.exit(run_enclosed([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
+    sys.exit(run_in_namespaces([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
 
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
 
 
-def run_enclosed(command: list[str]) -> int:
+def run_in_namespaces(command: list[str]) -> int:
     """Run a command in namespaces of its own, with loopback up; gives its exit code.
 
     SIGINT and SIGTERM are passed on; any other end of this process ends the command too.
     """
     shell = ["sh", "-ec", _WITHIN, "sh", *command]
     # A session of its own: Ctrl-C reaches the command once, through this process.
-    process = subprocess.Popen(tied(enclosed(shell)), start_new_session=True)
+    process = subprocess.Popen(tie_command(enclosed(shell)), start_new_session=True)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         os.kill(child_of(process.pid) or process.pid, number)

@@ -18,13 +18,19 @@ from msgspec import Struct
 from rich.console import Console
 
 from schemas.config import Signal
-from services.plant.harness.orchestrator import RecordingFailed, Staging, by_scraping, perform, until_stopped
+from services.plant.harness.orchestrator import (
+    PipelineOptions,
+    RecordingFailed,
+    play_scenario,
+    run_until_signal,
+    start_scraping,
+)
 from services.plant.harness.pipeline import NotReady
 from services.plant.harness.processes import ProcessDied, Processes
-from services.plant.harness.prometheus import queried, start_prometheus
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import view_of
+from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
+from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import select_view
 from services.plant.real import priority_bands
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
@@ -38,7 +44,7 @@ STOPPED = 130
 FAILED = 1
 
 
-class Contender(Struct, frozen=True):
+class PlannedRun(Struct, frozen=True):
     """Who controls a run, and by which signal."""
 
     policy: str | None
@@ -51,7 +57,7 @@ class Contender(Struct, frozen=True):
         return "no control" if self.policy is None else f"{self.policy}, {self.kind}"
 
 
-class Options(Struct, frozen=True):
+class FactoryOptions(Struct, frozen=True):
     """What the command line asks for."""
 
     runs: tuple[Kind, ...] = KINDS
@@ -74,13 +80,13 @@ class Options(Struct, frozen=True):
     keep: str | None = None
     """The folder in which files and logs stay."""
 
-    def contenders(self) -> list[Contender]:
+    def plan_runs(self) -> list[PlannedRun]:
         """Who plays, in this order."""
         scraping = dict.fromkeys((*self.against, self.policy))
         plan = {
-            "none": [Contender(None, "none")],
-            "scrape": [Contender(policy, "scrape") for policy in scraping],
-            "prometheus": [Contender(self.policy, "prometheus")],
+            "none": [PlannedRun(None, "none")],
+            "scrape": [PlannedRun(policy, "scrape") for policy in scraping],
+            "prometheus": [PlannedRun(self.policy, "prometheus")],
         }
         return [contender for kind in KINDS if kind in self.runs for contender in plan[kind]]
 
@@ -90,14 +96,14 @@ class Options(Struct, frozen=True):
         return scenario if self.seconds is None else scenario.lasting(self.seconds)
 
 
-class Played(Struct):
+class FactoryResults(Struct):
     """What has been played so far."""
 
-    runs: list[Run]
+    runs: list[ScenarioRun]
     rows: list[priority_bands.Row]
 
 
-async def play_all(options: Options, console: Console, played: Played) -> None:
+async def play_all(options: FactoryOptions, console: Console, played: FactoryResults) -> None:
     """Play what the options ask for; ``played`` fills as it goes.
 
     Raises:
@@ -107,12 +113,12 @@ async def play_all(options: Options, console: Console, played: Played) -> None:
         RecordingFailed: the bus could not be recorded.
     """
     scenario = options.played()
-    for contender in options.contenders():
+    for contender in options.plan_runs():
         console.rule(contender.title)
-        with _on_bed(options, scenario, contender) as run, view_of(console, [run]) as view:
+        with _on_bed(options, scenario, contender) as run, select_view(console, [run]) as view:
             played.runs.append(run)
             view.say("Building the bed, starting the parts ...")
-            await perform([run], view, _staging(options, contender))
+            await play_scenario([run], view, _staging(options, contender))
             run.observe()
     for place in priority_bands.PLACES if options.passive else ():
         with console.status(f"priority bands: {place}"):
@@ -120,26 +126,26 @@ async def play_all(options: Options, console: Console, played: Played) -> None:
 
 
 @contextmanager
-def _on_bed(options: Options, scenario: Scenario, contender: Contender) -> Iterator[Run]:
+def _on_bed(options: FactoryOptions, scenario: Scenario, contender: PlannedRun) -> Iterator[ScenarioRun]:
     with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
         domain = scenario.domain(contender.policy or options.policy)
-        yield Run(contender.title, scenario, domain, plant, controlled=contender.policy is not None)
+        yield ScenarioRun(contender.title, scenario, domain, plant, controlled=contender.policy is not None)
 
 
-def _staging(options: Options, contender: Contender) -> Staging:
+def _staging(options: FactoryOptions, contender: PlannedRun) -> PipelineOptions:
     async def by_prometheus(processes: Processes, page: str) -> Signal:
-        return queried(await start_prometheus(processes, page))
+        return build_prometheus_signal(await start_prometheus(processes, page))
 
-    recorded = contender == options.contenders()[-1]
-    return Staging(
-        signal=by_prometheus if contender.kind == "prometheus" else by_scraping,
+    recorded = contender == options.plan_runs()[-1]
+    return PipelineOptions(
+        signal=by_prometheus if contender.kind == "prometheus" else start_scraping,
         delay=0.0,
         keep=None if options.keep is None else Path(options.keep) / contender.title.replace(", ", "-"),
         record=Path(options.record) if recorded and options.record else None,
     )
 
 
-def conclude(options: Options, console: Console, played: Played) -> None:
+def report_results(options: FactoryOptions, console: Console, played: FactoryResults) -> None:
     """Print and write what was played; the JSON is the report's with one more key, ``passive``.
 
     Raises:
@@ -147,9 +153,9 @@ def conclude(options: Options, console: Console, played: Played) -> None:
     """
     scenario = options.played()
     scores = {run.title: run.score() for run in played.runs if run.started is not None}
-    report = Report(scenario.name, "real", scenario.seconds, scores)
+    report = ScenarioResults(scenario.name, "real", scenario.seconds, scores)
     if scores:
-        console.print(table(report, scenario))
+        console.print(build_table(report, scenario))
     if played.rows:
         console.print(priority_bands.table(played.rows))
     if options.json is not None:
@@ -159,12 +165,12 @@ def conclude(options: Options, console: Console, played: Played) -> None:
 
 def main() -> None:
     """Play as the JSON on the command line says."""
-    options = msgspec.json.decode(sys.argv[1], type=Options)
+    options = msgspec.json.decode(sys.argv[1], type=FactoryOptions)
     console = Console()
-    played = Played([], [])
+    played = FactoryResults([], [])
     try:
-        complete = asyncio.run(until_stopped(play_all(options, console, played)))
-        conclude(options, console, played)
+        complete = asyncio.run(run_until_signal(play_all(options, console, played)))
+        report_results(options, console, played)
     except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)

@@ -28,7 +28,7 @@ DRAINED = 0.002
 """Mean round trip, seconds, below which no queue stands."""
 
 
-class Stand(Struct, frozen=True):
+class TimedPlant(Struct, frozen=True):
     """A plant, and how time passes for it."""
 
     plant: Plant
@@ -38,7 +38,7 @@ class Stand(Struct, frozen=True):
     """UTC ns."""
 
 
-class Point(Struct, frozen=True):
+class SweepPoint(Struct, frozen=True):
     """The ground truth under one limit: medians over its seconds; latencies in seconds, rates in kbit/s."""
 
     limit: int | None
@@ -57,7 +57,7 @@ class Point(Struct, frozen=True):
     """How many were left out."""
 
 
-class Step(Struct, frozen=True):
+class StepResponse(Struct, frozen=True):
     """The answer to one change.  Limits and loads are kbit/s."""
 
     name: str
@@ -72,7 +72,7 @@ class Step(Struct, frozen=True):
     """Seconds from the change until the mean round trip fell below 2 ms; None where it did not, or was not above."""
 
 
-class Conditions(Struct, frozen=True):
+class OpenLoopConditions(Struct, frozen=True):
     """What a run was made with."""
 
     plant: str
@@ -87,19 +87,19 @@ class Conditions(Struct, frozen=True):
 class OpenLoop(Struct, frozen=True):
     """A whole run."""
 
-    conditions: Conditions
-    sweep: tuple[Point, ...]
-    steps: tuple[Step, ...]
+    conditions: OpenLoopConditions
+    sweep: tuple[SweepPoint, ...]
+    steps: tuple[StepResponse, ...]
 
 
-def measure(stand: Stand, conditions: Conditions, hold: int = 4) -> OpenLoop:
+def measure(stand: TimedPlant, conditions: OpenLoopConditions, hold: int = 4) -> OpenLoop:
     """Run both experiments on a plant that runs under these conditions: about two and a half minutes of its time."""
     limits = [None if share is None else int(share * conditions.apps.capacity) for share in LIMITS]
-    points = sweep(stand, limits, hold)
-    return OpenLoop(conditions, tuple(points), tuple(steps(stand, conditions.apps)))
+    points = measure_sweep(stand, limits, hold)
+    return OpenLoop(conditions, tuple(points), tuple(measure_steps(stand, conditions.apps)))
 
 
-def sweep(stand: Stand, limits: Sequence[int | None], hold: int = 4) -> list[Point]:
+def measure_sweep(stand: TimedPlant, limits: Sequence[int | None], hold: int = 4) -> list[SweepPoint]:
     """Hold each limit (kbit/s) until ``hold`` whole seconds of it are known, in the order given."""
     lowest = min(limit for limit in limits if limit is not None)
     stays = []
@@ -123,10 +123,10 @@ def sweep(stand: Stand, limits: Sequence[int | None], hold: int = 4) -> list[Poi
     ]
 
 
-def _point(limit: int | None, seconds: list[Second]) -> Point:
+def _point(limit: int | None, seconds: list[Second]) -> SweepPoint:
     good = [second for second in seconds if second.invalid is None]
     robot = [second.critical[ROBOT] for second in good]
-    return Point(
+    return SweepPoint(
         limit=limit,
         p50=round(_median([one.p50 for one in robot]), 6),
         p95=round(_median([one.p95 for one in robot]), 6),
@@ -144,7 +144,7 @@ def _median(values: Sequence[float | None]) -> float:
     return median(known) if known else float("nan")
 
 
-def steps(stand: Stand, apps: Apps) -> list[Step]:
+def measure_steps(stand: TimedPlant, apps: Apps) -> list[StepResponse]:
     """Cuts that drain a full queue, rises that fill one, and a step of critical load."""
     capacity = apps.capacity
     scanner = next(one.load for one in apps.critical if one.workload == SCANNER)
@@ -160,12 +160,12 @@ def steps(stand: Stand, apps: Apps) -> list[Step]:
         limits = [None if share is None else int(share * capacity) for share in (before, after)]
         _limit(stand.plant, capacity // 5)
         stand.wait(EMPTY)
-        step = Step(name, limits[0], limits[1], (scanner, scanner * times), (), None)
+        step = StepResponse(name, limits[0], limits[1], (scanner, scanner * times), (), None)
         done.append(_step(stand, step, seconds))
     return done
 
 
-def _step(stand: Stand, step: Step, seconds: float) -> Step:
+def _step(stand: TimedPlant, step: StepResponse, seconds: float) -> StepResponse:
     plant = stand.plant
     _limit(plant, step.before)
     stand.wait(SETTLE)
@@ -181,7 +181,7 @@ def _step(stand: Stand, step: Step, seconds: float) -> Step:
     return replace(step, trace=tuple(trace), drained=drained)
 
 
-def _trace(stand: Stand, seconds: float) -> list[float | None]:
+def _trace(stand: TimedPlant, seconds: float) -> list[float | None]:
     trace: list[float | None] = []
     before = stand.plant.counters().latency[ROBOT]
     due = stand.now()

@@ -12,10 +12,10 @@ from functools import partial
 import click
 
 from schemas.domain import Domain
-from services.plant.harness.bandwidth_agent import Agent, Enforced
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import BandwidthAgent, LimitChange
+from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.run import Run, play
+from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.interface import Second
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS, Scenario
@@ -27,7 +27,7 @@ from services.runtime import lifecycle
 _LOOK_S = 5.0
 
 
-def line(seconds: list[Second], domain: Domain) -> str:
+def format_seconds(seconds: list[Second], domain: Domain) -> str:
     """What some seconds of ground truth come to, for a person."""
     bad = sum(is_bad(second, domain) for second in seconds)
     p95 = max((one.p95 or 0.0 for second in seconds for one in second.critical.values()), default=0.0)
@@ -43,22 +43,22 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
     """
     plant = Live(Model.of(scenario.apps, seed=seed, start=time.time_ns()))
     domain = scenario.domain()
-    run = Run(scenario.name, scenario, domain, plant, controlled=True)
+    run = ScenarioRun(scenario.name, scenario, domain, plant, controlled=True)
     emulator = Emulator(host=host, port=api_port)
-    emulator.apply(manifests(scenario.apps, domain))
+    emulator.apply(build_manifests(scenario.apps, domain))
     with ExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant], host, metrics_port))
         async with emulator as api, asyncio.TaskGroup() as group:
-            agent = Agent(api, [plant], on_enforced=_say)
+            agent = BandwidthAgent(api, [plant], on_change=_say)
             group.create_task(agent.run())
-            await agent.limited()
+            await agent.wait_until_enforced()
             click.echo(f"Kubernetes API on {api}, metrics on {page.url}, scenario {scenario.name}")
             group.create_task(_report(plant, domain))
             while True:
-                await play([run], time.time_ns(), partial(setattr, page, "blind"))
+                await play_events([run], time.time_ns(), partial(setattr, page, "blind"))
 
 
-def _say(change: Enforced) -> None:
+def _say(change: LimitChange) -> None:
     limit = "no limit" if change.kbit is None else f"{change.kbit} kbit/s"
     click.echo(f"{change.pod}: {limit}")
 
@@ -67,7 +67,7 @@ async def _report(plant: Live, domain: Domain) -> None:
     while True:
         await asyncio.sleep(_LOOK_S)
         if seconds := list(plant.seconds()):
-            click.echo(line(seconds, domain))
+            click.echo(format_seconds(seconds, domain))
 
 
 @click.command()

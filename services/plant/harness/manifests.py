@@ -1,6 +1,6 @@
-"""The factory's objects on the Kubernetes API, for a plant that is not made of containers.
+"""Builds the factory's Kubernetes objects, for a plant that is not made of containers.
 
-The same names, labels and annotations as ``manifests/robot-factory-application.yaml``, without what a
+They have the names, labels and annotations of ``manifests/robot-factory-application.yaml``, without what a
 kubelet would need to run them.
 """
 
@@ -13,8 +13,8 @@ from services.plant.workloads import Apps
 PRIORITY = "bandwidth.cilium.io/priority"
 
 
-def manifests(apps: Apps, domain: Domain) -> list[dict[str, Any]]:
-    """Namespaces and Deployments of a domain; best-effort Pods are born with the fail-safe limit."""
+def build_manifests(apps: Apps, domain: Domain) -> list[dict[str, Any]]:
+    """Build a domain's Namespaces and Deployments; best-effort Pods start with the fail-safe limit."""
     limits = {target.key: target for target in domain.targets}
     replicas = {one.target: one.replicas for one in apps.targets}
     workloads = [one.workload for one in apps.critical] + [one.target for one in apps.targets]

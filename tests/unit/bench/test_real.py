@@ -11,7 +11,7 @@ from services.bench.policies.real import PUBLISHED, QUICK, Asked, left, plan
 from services.bench.policies.real_results import NOBODY, SUBJECT, Cell, Goal, Line, Outcome, Part, goals, summed_up
 from services.bench.policies.real_runs import BY_NAME, Conditions, File, outcome, played, signal_of, title_of, written
 from services.bench.policies.real_tables import goals_table, table
-from services.plant.harness.run import Run
+from services.plant.harness.run import ScenarioRun
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.plant import Model
 from services.plant.simulated.realtime import Live
@@ -168,7 +168,7 @@ def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
     """On seconds of the simulated plant: the two parts add up, and drains count from the limit in force."""
     scenario = msgspec.structs.replace(SCENARIOS["steady"], seconds=6.0, learning=2.0)
     model = Model.of(scenario.apps, None, 1, 1_800_000_000 * S)
-    one = Run("x", scenario, scenario.domain(), Live(model), controlled=True)
+    one = ScenarioRun("x", scenario, scenario.domain(), Live(model), controlled=True)
     one.begin(model.now)
     model.advance(9 * S)
     one.observe()

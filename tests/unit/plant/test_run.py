@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.plant.harness.bandwidth_agent import Enforced
-from services.plant.harness.run import Run
+from services.plant.harness.bandwidth_agent import LimitChange
+from services.plant.harness.run import ScenarioRun
 from services.plant.interface import Counters, Pod, Second
 from services.plant.scenario import SCENARIOS
 from services.plant.topology import TELEMETRY
@@ -49,16 +49,16 @@ class Plant:
         return found
 
 
-def _run(limit: int) -> tuple[Plant, Run]:
+def _run(limit: int) -> tuple[Plant, ScenarioRun]:
     plant = Plant(limit)
-    run = Run("x", SCENARIO, SCENARIO.domain(), plant, controlled=True)
+    run = ScenarioRun("x", SCENARIO, SCENARIO.domain(), plant, controlled=True)
     run.begin(0)
     return plant, run
 
 
-def _enforce(plant: Plant, run: Run, at: int, kbit: int) -> None:
+def _enforce(plant: Plant, run: ScenarioRun, at: int, kbit: int) -> None:
     plant.limit(POD, kbit)
-    run.enforced(Enforced(at, TELEMETRY, POD, kbit, at))
+    run.on_limit_change(LimitChange(at, TELEMETRY, POD, kbit, at))
 
 
 def test_an_answer_faster_than_anybody_looks_is_a_reaction() -> None:

@@ -8,10 +8,10 @@ from rich.console import Console
 from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
 from services.bus.envelope import Raw
-from services.plant.harness.bandwidth_agent import Enforced
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import LineView, TerminalView, view_of
+from services.plant.harness.bandwidth_agent import LimitChange
+from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import LogView, TerminalView, select_view
 from services.plant.scenario import SCENARIOS, Event
 from services.plant.simulated.plant import Model
 from services.plant.simulated.realtime import Live
@@ -21,7 +21,7 @@ S = 10**9
 SCENARIO = SCENARIOS["demo"].lasting(6)
 
 
-def two_runs() -> list[Run]:
+def two_runs() -> list[ScenarioRun]:
     """A run without control and one at a safe limit, six seconds old."""
     runs = []
     for title, limit in (("no control", None), ("proportional", 40_000)):
@@ -30,14 +30,14 @@ def two_runs() -> list[Run]:
             model.limit("telemetry-upload-0", limit)
             model.limit("erp-dashboard-0", 6_000)
         plant = Live(model)
-        run = Run(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
+        run = ScenarioRun(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
         run.begin(model.now)
         model.advance(6 * S)
         runs.append(run)
     return runs
 
 
-def decided(run: Run) -> Decision:
+def decided(run: ScenarioRun) -> Decision:
     """A cut."""
     target = TargetDecision(TELEMETRY, 20_000, 20_000, "cut", 40_000)
     state = State(1, 1, 1, {}, "proportional/1")
@@ -51,18 +51,18 @@ def test_the_terminal_shows_each_run_and_why() -> None:
     runs = two_runs()
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=110, height=30)
-    view = view_of(console, runs)
+    view = select_view(console, runs)
     assert isinstance(view, TerminalView)
-    runs[1].decided(Received(decided(runs[1]), Raw("", {}, b"", 1, 1)))
+    runs[1].on_decision(Received(decided(runs[1]), Raw("", {}, b"", 1, 1)))
     runs[1].action = Action(
         "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
     )
     with view:
         view.say("Starting")
-        view.show(0.0, [[], []])
+        view.show(0.0)
         for run in runs:
             run.observe()
-        view.show(3.0, [[], []])
+        view.show(3.0)
     shown = out.getvalue()
     assert "safety-scanner 50M on 100M" in shown
     assert "none" in shown
@@ -77,14 +77,14 @@ def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
     for run in runs:
         run.observe()
     out = StringIO()
-    view = view_of(Console(file=out, width=80), runs)
-    assert isinstance(view, LineView)
+    view = select_view(Console(file=out, width=80), runs)
+    assert isinstance(view, LogView)
     with view:
         for at in range(121):
-            view.show(at / 4, [[], []])
+            view.show(at / 4)
     lines = out.getvalue().splitlines()
     assert [line.split(" of ")[0].strip() for line in lines] == ["15", "30"]
-    bad = [run.bad_seconds() for run in runs]
+    bad = [run.count_bad_seconds() for run in runs]
     assert bad[0] > 3
     assert bad[1] == 0
     for line in lines:
@@ -96,13 +96,13 @@ def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
     """A limit that came into force before the scenario began is nobody's patch; a crossing is answered once."""
     run = two_runs()[0]
     assert run.started is not None
-    run.enforced(Enforced(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
-    run.happen(Event(at=1.0, loads={SCANNER: 30_000}))
+    run.on_limit_change(LimitChange(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
+    run.apply_event(Event(at=1.0, loads={SCANNER: 30_000}))
     run.observe()
     for pod, kbit in (("telemetry-upload-0", 30_000), ("erp-dashboard-0", 1_000)):
         run.plant.limit(pod, kbit)
         at = run.started + 7 * S
-        run.enforced(Enforced(at, TELEMETRY, pod, kbit, at))
+        run.on_limit_change(LimitChange(at, TELEMETRY, pod, kbit, at))
     score = run.score()
     assert score.patches == 2
     assert score.reaction is not None
@@ -113,9 +113,9 @@ def test_the_report_is_a_table_and_json() -> None:
     runs = two_runs()
     for run in runs:
         run.observe()
-    report = Report("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
+    report = ScenarioResults("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
     out = StringIO()
-    Console(file=out, width=80).print(table(report, SCENARIO))
+    Console(file=out, width=80).print(build_table(report, SCENARIO))
     assert "pod restarts" in out.getvalue()
     assert "…" not in out.getvalue()
     tree = report.as_json()
