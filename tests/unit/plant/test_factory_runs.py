@@ -22,7 +22,7 @@ def test_who_plays() -> None:
 
 def test_the_scenario_fits_the_bottleneck() -> None:
     """Half of the capacity is half of every load; another length moves the events with it."""
-    played = FactoryOptions(capacity=50_000, seconds=30.0).played()
+    played = FactoryOptions(capacity=50_000, seconds=30.0).build_scenario()
     assert played.apps.capacity == 50_000
     assert [one.load for one in played.apps.critical] == [1_000, 12_500]
     assert [event.at for event in played.events] == [10.0, 20.0]
