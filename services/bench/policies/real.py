@@ -15,7 +15,7 @@ from services.bench.policies.candidates import CONTENDERS
 from services.bench.policies.real_results import NOBODY, SUBJECT, USUAL, Cell, Outcome
 from services.bench.policies.real_runs import Conditions, File, Work
 from services.plant.commands.factory import CANNOT, DurationParam, RateParam, run_in_namespaces
-from services.plant.real.namespaces import lacking
+from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 
@@ -117,7 +117,7 @@ def command(  # noqa: PLR0913 - one for each option
         conditions = msgspec.structs.replace(QUICK, seconds=seconds or QUICK.seconds)
     if goes_on and result is None:
         raise click.UsageError("--continue: there is no file to go on from; give --json FILE")
-    missing = lacking(TRAFFIC)
+    missing = find_missing(TRAFFIC)
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
@@ -128,5 +128,8 @@ def command(  # noqa: PLR0913 - one for each option
     except (ValueError, msgspec.DecodeError, OSError) as error:
         raise click.ClickException(f"{result}: {error}") from None
     work = Work(tuple(cells), conditions, None if result is None else str(result.absolute()), tuple(kept))
-    text = msgspec.json.encode(work).decode()
-    sys.exit(run_in_namespaces([sys.executable, "-m", "services.bench.policies.real_runs", text]))
+    sys.exit(
+        run_in_namespaces(
+            [sys.executable, "-m", "services.bench.policies.real_runs", msgspec.json.encode(work).decode()]
+        )
+    )

@@ -37,10 +37,10 @@ from services.plant.commands.open_loop import (
     measure,
 )
 from services.plant.harness.result_file import ResultFile
-from services.plant.real.namespaces import lacking
+from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
 from services.plant.real.testbed import Bed
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.workloads import Apps
 
 RUNS = ("100M", "50M")
@@ -64,7 +64,7 @@ def load_reference_run(capacity: str) -> OpenLoop:
 
 def measure_simulated(apps: Apps, fifo: float) -> OpenLoop:
     """Measure the model under these conditions, in simulated time."""
-    model = Model(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
+    model = SimulatedPlant(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
     timed = TimedPlant(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
     timed.wait(2.0)
     return measure(timed, OpenLoopConditions("simulated", apps, fifo))
@@ -152,7 +152,7 @@ def command(capacity: str, real: bool, result: Path | None) -> None:
     measured = load_reference_run(capacity)
     apps, fifo = measured.conditions.apps, measured.conditions.fifo
     if real:
-        missing = lacking(TRAFFIC)
+        missing = find_missing(TRAFFIC)
         if missing:
             raise click.UsageError(f"real packets need {', '.join(missing)}")
         with console.status("measuring real packets: two and a half minutes"):

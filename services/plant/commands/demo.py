@@ -26,8 +26,8 @@ from services.plant.harness.results_table import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.scenario import SCENARIOS, Scenario
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 
 DOMAIN = "floor"
@@ -55,9 +55,9 @@ def build_runs(options: DemoOptions) -> list[ScenarioRun]:
     runs = []
     for number, policy in enumerate((None, *options.policies)):
         # The first policy's run has the plain names; the other controlled runs have namespaces of their own.
-        scenario = options.scenario if number < 2 else options.scenario.within(f"{NAMESPACE}-{policy}")
+        scenario = options.scenario if number < 2 else options.scenario.move_to(f"{NAMESPACE}-{policy}")
         domain = scenario.domain(policy or options.policies[0], name=DOMAIN if number < 2 else f"{DOMAIN}-{policy}")
-        plant = Live(Model.of(scenario.apps, seed=options.seed, start=start))
+        plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, seed=options.seed, start=start))
         runs.append(ScenarioRun(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
     return runs
 
@@ -115,7 +115,7 @@ def command(
     keep: Path | None,
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
-    scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].lasting(seconds)
+    scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
     options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
     try:

@@ -19,7 +19,7 @@ from services.control import POLICIES
 from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
 from services.plant.harness.result_file import ResultFile
-from services.plant.real.namespaces import child_of, enclosed, lacking
+from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 
@@ -84,7 +84,7 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
     if options.record and options.plan_runs()[-1].policy is None:
         raise click.UsageError("--record needs a run under a policy; none of these runs has one")
     programs = (*TRAFFIC, "prometheus") if "prometheus" in options.runs else TRAFFIC
-    missing = lacking(programs)
+    missing = find_missing(programs)
     if missing:
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
@@ -99,7 +99,7 @@ def run_in_namespaces(command: list[str]) -> int:
     """
     shell = ["sh", "-ec", _WITHIN, "sh", *command]
     # In a session of its own: Ctrl-C reaches the command once, through this process.
-    process = subprocess.Popen(tie_command(enclosed(shell)), start_new_session=True)
+    process = subprocess.Popen(tie_command(enclose(shell)), start_new_session=True)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         os.kill(child_of(process.pid) or process.pid, number)

@@ -90,8 +90,8 @@ class FactoryOptions(Struct, frozen=True):
 
     def build_scenario(self) -> Scenario:
         """Fit the scenario to the bottleneck and to the time."""
-        scenario = SCENARIOS[self.scenario].scaled(self.capacity / 100_000)
-        return scenario if self.seconds is None else scenario.lasting(self.seconds)
+        scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
+        return scenario if self.seconds is None else scenario.stretch_to(self.seconds)
 
 
 class FactoryResults(Struct):

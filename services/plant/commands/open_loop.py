@@ -112,10 +112,10 @@ def measure_sweep(timed: TimedPlant, limits: Sequence[int | None], hold: int = 4
         # One second more, because seconds do not begin when the stay does.
         timed.wait(hold + 1)
         stays.append((limit, start, timed.now()))
-        truth += timed.plant.seconds()
+        truth += timed.plant.take_seconds()
     # The plant reports a second one second after its end.
     timed.wait(2.5)
-    truth += timed.plant.seconds()
+    truth += timed.plant.take_seconds()
     return [
         summarize(limit, [second for second in truth if start <= second.start and second.start + 10**9 <= end])
         for limit, start, end in stays
@@ -163,11 +163,11 @@ def measure_steps(timed: TimedPlant, apps: Apps) -> list[StepResponse]:
         _set_limit(plant, before)
         timed.wait(SETTLE)
         if factor != 1:
-            plant.load(SCANNER, factor * load)
+            plant.set_load(SCANNER, factor * load)
         if after != before:
             _set_limit(plant, after)
         trace = trace_round_trips(timed, seconds)
-        plant.load(SCANNER, load)
+        plant.set_load(SCANNER, load)
         queued = trace[0] is not None and trace[0] >= DRAINED
         low = (number for number, value in enumerate(trace) if value is not None and value < DRAINED)
         first = next(low, None) if queued else None
@@ -182,12 +182,12 @@ def measure_steps(timed: TimedPlant, apps: Apps) -> list[StepResponse]:
 def trace_round_trips(timed: TimedPlant, seconds: float) -> list[float | None]:
     """Measure robot-control's mean round trip, seconds, every 50 ms; None where no probe came back."""
     trace: list[float | None] = []
-    before = timed.plant.counters().latency[ROBOT]
+    before = timed.plant.read_counters().latency[ROBOT]
     due = timed.now()
     for _ in range(int(seconds / INTERVAL)):
         due += int(INTERVAL * 1e9)
         timed.wait(max(due - timed.now(), 0) / 1e9)
-        after = timed.plant.counters().latency[ROBOT]
+        after = timed.plant.read_counters().latency[ROBOT]
         count = after.counts[-1] - before.counts[-1]
         trace.append(round((after.sum - before.sum) / count, 6) if count else None)
         before = after
@@ -198,4 +198,4 @@ def _set_limit(plant: Plant, kbit: int | None) -> None:
     """Set the sum of telemetry-upload's limits, split over its replicas."""
     pods = [pod.name for pod in plant.pods if pod.target == TELEMETRY]
     for pod in pods:
-        plant.limit(pod, None if kbit is None else kbit // len(pods))
+        plant.set_limit(pod, None if kbit is None else kbit // len(pods))

@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from schemas.units import Rate
-from services.plant.interface import Enforcer, Pod
+from services.plant.interface import LimitControl, Pod
 
 ANNOTATION = "kubernetes.io/egress-bandwidth"
 NAME_LABEL = "app.kubernetes.io/name"
@@ -26,7 +26,7 @@ _RETRY_S = 0.5
 _log = structlog.get_logger()
 
 
-class LimitedPlant(Enforcer, Protocol):
+class LimitedPlant(LimitControl, Protocol):
     """A plant whose pods can be limited."""
 
     @property
@@ -170,7 +170,7 @@ class BandwidthAgent:
         while done != (bound.seen, bound.desired):
             await asyncio.sleep(self._delay)
             done = bound.seen, bound.desired
-            await asyncio.to_thread(bound.plant.limit, bound.pod.name, bound.desired)
+            await asyncio.to_thread(bound.plant.set_limit, bound.pod.name, bound.desired)
             bound.enforced = True
             if all(one.enforced for one in self._pods):
                 self._all_enforced.set()

@@ -15,9 +15,9 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import LimitChange
 from services.plant.interface import Plant, Second
-from services.plant.reaction_time import Reaction, Watch
+from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import Effort, Score, is_bad, score
+from services.plant.score import ControlEffort, Score, is_bad, score
 
 _NS = 10**9
 
@@ -25,7 +25,7 @@ _NS = 10**9
 class RunPlant(Plant, Protocol):
     """A plant that also reports when its latency crossed the SLO."""
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """Return the times of the crossings since the last call, UTC ns."""
 
 
@@ -48,7 +48,7 @@ class ScenarioRun:
         self._changed: tuple[int, int] | None = None
         # As the agent reported them: the plant has a new limit before the agent reports it.
         self._limits = dict(plant.limits)
-        self._watch = Watch(scenario.apps)
+        self._watch = ReactionTimer(scenario.apps)
 
     def begin(self, started: int) -> None:
         """Start the scenario at this time, UTC ns."""
@@ -57,27 +57,27 @@ class ScenarioRun:
     def apply_event(self, event: Event) -> None:
         """Change the plant's loads and capacity."""
         for workload, kbit in event.loads.items():
-            self.plant.load(workload, kbit)
+            self.plant.set_load(workload, kbit)
         if event.capacity is not None:
-            self.plant.capacity(event.capacity)
-        self._watch.happened(event, self._limits.values())
+            self.plant.set_capacity(event.capacity)
+        self._watch.on_event(event, self._limits.values())
 
     def observe(self) -> None:
         """Collect the plant's new seconds, as far as they lie wholly within the scenario, and its crossings."""
-        seconds = self.plant.seconds()
+        seconds = self.plant.take_seconds()
         if self.started is not None:
             ends = self.started + round(self.scenario.seconds * _NS)
             self.seconds += [one for one in seconds if one.start >= self.started and one.start + _NS <= ends]
-        self._watch.crossed(self.plant.crossings(), self._limits.values())
+        self._watch.on_crossings(self.plant.take_crossings(), self._limits.values())
 
     def on_limit_change(self, change: LimitChange) -> None:
         """Note that a limit came into force on one of the plant's pods."""
         self._patches.append(change.at)
         # Crossings that were not collected yet happened under the limits before this one.
-        self._watch.crossed(self.plant.crossings(), self._limits.values())
+        self._watch.on_crossings(self.plant.take_crossings(), self._limits.values())
         self._limits[change.pod] = change.kbit
         sampled, decided = self._changed or (change.seen, change.seen)
-        self._watch.enforced(change.at, sampled, decided, self._limits.values())
+        self._watch.on_limit(change.at, sampled, decided, self._limits.values())
 
     def on_decision(self, received: Received[Decision]) -> None:
         """Note what the decision service answered to a sample of the domain."""
@@ -96,7 +96,7 @@ class ScenarioRun:
 
     def score(self, since: float = 0.0) -> Score:
         """Score the run so far, from ``since`` seconds after the start on."""
-        effort = Effort(
+        effort = ControlEffort(
             patches=sum(at >= self._edge(since) for at in self._patches),
             restarts=self.restarts,
             reactions=self.reactions(since),

@@ -123,7 +123,7 @@ class TerminalView:
         apps = scenario.apps
         for event in scenario.events:
             if event.at <= self._at:
-                apps = apps.changed(event.loads, event.capacity)
+                apps = apps.with_loads(event.loads, event.capacity)
         loads = ", ".join(f"{one.workload.partition('/')[2]} {one.load / 1000:g}M" for one in apps.critical)
         at = min(self._at, scenario.seconds)
         text = f"{at:.0f} of {scenario.seconds:.0f} s  {loads} on {apps.capacity / 1000:g}M"

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from services.plant.commands.factory import CANNOT, command
 from services.plant.commands.factory_runs import FactoryOptions
 from services.plant.harness.prometheus import build_prometheus_config, build_prometheus_signal
-from services.plant.real.namespaces import PROGRAMS, lacking
+from services.plant.real.namespaces import PROGRAMS, find_missing
 
 
 def test_who_plays() -> None:
@@ -32,7 +32,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root, and without programs, each is named; exit code 2 and no traceback."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nonexistent")
-    missing = lacking(["iperf3"])
+    missing = find_missing(["iperf3"])
     assert missing[0].startswith("root")
     assert missing[1:] == [f"the program {name}" for name in (*PROGRAMS, "iperf3")]
     done = CliRunner().invoke(command, [])
@@ -46,7 +46,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--capacity", "fast"], "'fast' is not a rate"),
         (["--fifo", "0"], "'0' is not a duration"),
-        (["--runs", "none", "--record", "x"], "no bus to record"),
+        (["--runs", "none", "--record", "x"], "--record needs a run under a policy"),
         (["--json", "/nonexistent/result.json"], "there is no folder /nonexistent"),
         (["--json", "/"], "is a directory"),
     ],
