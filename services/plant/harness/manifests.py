@@ -21,11 +21,12 @@ def build_manifests(apps: Apps, domain: Domain) -> list[dict[str, Any]]:
     namespaces = sorted({workload.partition("/")[0] for workload in workloads})
     return [
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in namespaces),
-        *(_deployment(workload, replicas.get(workload, 1), limits.get(workload)) for workload in workloads),
+        *(build_deployment(workload, replicas.get(workload, 1), limits.get(workload)) for workload in workloads),
     ]
 
 
-def _deployment(workload: str, replicas: int, target: Target | None) -> dict[str, Any]:
+def build_deployment(workload: str, replicas: int, target: Target | None) -> dict[str, Any]:
+    """Build a Deployment; a target's Pods start with its fail-safe limit."""
     namespace, _, name = workload.partition("/")
     labels = {NAME_LABEL: name, "app.kubernetes.io/part-of": "robot-factory"}
     annotations = {PRIORITY: "guaranteed" if target is None else "bestEffort"}

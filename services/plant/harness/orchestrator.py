@@ -79,7 +79,7 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
     async with AsyncExitStack() as stack:
         processes = await stack.enter_async_context(Processes(options.keep))
         # The view owns the screen: this process logs to a file beside the services' logs.
-        log = stack.enter_context((processes.home / "stage.log").open("w", encoding="utf-8"))
+        log = stack.enter_context((processes.home / "harness.log").open("w", encoding="utf-8"))
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
         page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
         agent = await _start_pipeline(stack, processes, page, controlled, options) if controlled else None

@@ -26,7 +26,8 @@ def sweep_command(folder: str) -> list[str]:
     return [sys.executable, "-m", __name__, "sweep", folder]
 
 
-def _tie(parent: int, command: list[str]) -> None:
+def become_child_of(parent: int, command: list[str]) -> None:
+    """Replace this process by the command; the kernel kills it when the parent ends."""
     # Only Linux signals a parent's death; elsewhere only an orderly end stops the children.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -35,7 +36,8 @@ def _tie(parent: int, command: list[str]) -> None:
     os.execvp(command[0], command)  # noqa: S606 - no shell on purpose
 
 
-def _sweep(folder: str) -> None:
+def remove_when_closed(folder: str) -> None:
+    """Wait until standard input is closed, then remove the folder, whatever signals arrive."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
@@ -49,6 +51,6 @@ def _sweep(folder: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "tie":
-        _tie(int(sys.argv[2]), sys.argv[3:])
+        become_child_of(int(sys.argv[2]), sys.argv[3:])
     else:
-        _sweep(sys.argv[2])
+        remove_when_closed(sys.argv[2])

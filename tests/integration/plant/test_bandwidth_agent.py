@@ -1,4 +1,4 @@
-"""The agent that plays Cilium, between an emulated Kubernetes API and the simulated plant."""
+"""The bandwidth agent between an emulated Kubernetes API and the simulated plant."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class Stage:
     """A cluster, a plant and the agent between them."""
 
     def __init__(self, emulator: Emulator, url: str, plant: RealtimePlant, agent: BandwidthAgent) -> None:
-        """Put them on stage."""
+        """Keep the parts."""
         self.emulator = emulator
         self.url = url
         self.plant = plant
@@ -44,21 +44,21 @@ class Stage:
                 assert answer.status == 200, await answer.text()
 
     def pods(self) -> list[dict[str, Any]]:
-        """The live Pods of the target, as the API has them."""
+        """List the target's live Pods from the API."""
         return [pod for pod in self.emulator.pods(TELEMETRY) if "deletionTimestamp" not in pod["metadata"]]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
+        """Wait until the condition holds."""
         await until(holds, lambda: dict(self.plant.limits))
 
     def limits(self) -> list[int | None]:
-        """In force, in any order."""
+        """Return the limits in force, in any order."""
         return sorted(self.plant.limits.values(), key=lambda limit: limit or 0)
 
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
-    """Everything up, and the fail-safe limit of the template in force on both pods."""
+    """Start everything, and wait until the template's fail-safe limit is in force on both pods."""
     scenario = SCENARIOS["steady"]
     domain: Domain = scenario.domain()
     plant = RealtimePlant(SimulatedPlant.for_apps(APPS, start=time.time_ns()))
@@ -95,12 +95,12 @@ async def stage() -> AsyncIterator[Stage]:
     ],
 )
 def test_an_unreadable_annotation_is_no_limit(annotation: str | None, kbit: int | None) -> None:
-    """As with Cilium, which fails open: the reason why the actuator checks before it patches."""
+    """Cilium fails open, too; therefore the actuator checks a value before it patches."""
     assert parse_annotation(annotation) == kbit
 
 
-async def test_pods_are_born_with_the_fail_safe_limit_and_follow_their_annotations() -> None:
-    """Each Pod's own annotation is what counts; the last of several quick changes wins; removal lifts the limit."""
+async def test_pods_start_with_the_fail_safe_limit_and_follow_their_annotations() -> None:
+    """Each Pod's own annotation counts; the last of several quick changes wins; removal lifts the limit."""
     async with stage() as it:
         assert it.limits() == [40_000, 40_000]
         first, second = (pod["metadata"]["name"] for pod in it.pods())
@@ -116,7 +116,7 @@ async def test_pods_are_born_with_the_fail_safe_limit_and_follow_their_annotatio
 
 
 async def test_a_pod_that_is_replaced_counts_as_a_restart_and_its_successor_is_limited() -> None:
-    """A Pod with another UID takes the place of the one that went, with the template's limit."""
+    """A Pod with another UID replaces the deleted one, with the template's limit."""
     async with stage() as it:
         gone = it.pods()[0]["metadata"]["name"]
         await it.annotate(gone, "30M")
@@ -127,7 +127,7 @@ async def test_a_pod_that_is_replaced_counts_as_a_restart_and_its_successor_is_l
 
 
 async def test_the_agent_outlives_the_api_server() -> None:
-    """While the API is away limits stay as they are; on its return what changed meanwhile is enforced."""
+    """Limits stay while the API is down; when it is back, changes made meanwhile are enforced."""
     scenario = SCENARIOS["steady"]
     plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, start=time.time_ns()))
     first = Emulator(starts_after=0.05)

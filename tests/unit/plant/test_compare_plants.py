@@ -1,4 +1,4 @@
-"""Real and simulated plant side by side, as the command prints and writes them."""
+"""The comparison of the real and the simulated plant, printed and written."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_model_and_packets_agree_where_the_cliff_is(capacity: str) -> None:
 
 
 def test_the_command_writes_both_runs(tmp_path: Path) -> None:
-    """One table a kind of experiment on the screen, and both runs in the file."""
+    """It prints a table for each experiment, and writes both runs to the file."""
     path = tmp_path / "both.json"
     done = CliRunner().invoke(command, ["--capacity", "50M", "--json", str(path)], catch_exceptions=False)
     assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""What ``sluice factory`` plays, and what it says when it cannot."""
+"""The runs that ``sluice factory`` plans, and its errors."""
 
 import os
 
@@ -12,8 +12,8 @@ from services.plant.harness.prometheus import build_prometheus_config, build_pro
 from services.plant.real.namespaces import PROGRAMS, find_missing
 
 
-def test_who_plays() -> None:
-    """Nobody first, then every policy by scraping, the one in question last; by Prometheus that one only."""
+def test_runs_are_planned_in_order() -> None:
+    """No control; then every policy by scraping, the one under test last; by Prometheus that one only."""
     titles = [one.title for one in FactoryOptions(policy="aimd", against=("static", "aimd")).plan_runs()]
     assert titles == ["no control", "static, scrape", "aimd, scrape", "aimd, prometheus"]
     titles = [one.title for one in FactoryOptions(runs=("scrape",)).plan_runs()]
@@ -21,14 +21,14 @@ def test_who_plays() -> None:
 
 
 def test_the_scenario_fits_the_bottleneck() -> None:
-    """Half of the capacity is half of every load; another length moves the events with it."""
+    """Half the capacity halves every load; another length moves the events."""
     played = FactoryOptions(capacity=50_000, seconds=30.0).build_scenario()
     assert played.apps.capacity == 50_000
     assert [one.load for one in played.apps.critical] == [1_000, 12_500]
     assert [event.at for event in played.events] == [10.0, 20.0]
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root, and without programs, each is named; exit code 2 and no traceback."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nonexistent")

@@ -1,4 +1,4 @@
-"""What a person sees of a run, with and without a terminal."""
+"""The views of a run, with and without a terminal, and its results."""
 
 import time
 from io import StringIO
@@ -22,7 +22,7 @@ SCENARIO = SCENARIOS["demo"].stretch_to(6)
 
 
 def two_runs() -> list[ScenarioRun]:
-    """A run without control and one at a safe limit, six seconds old."""
+    """Build a run without control and one under a safe limit; six seconds have passed."""
     runs = []
     for title, limit in (("no control", None), ("proportional", 40_000)):
         model = SimulatedPlant.for_apps(SCENARIO.apps, start=time.time_ns() - 6 * S)
@@ -37,8 +37,8 @@ def two_runs() -> list[ScenarioRun]:
     return runs
 
 
-def decided(run: ScenarioRun) -> Decision:
-    """A cut."""
+def build_cut(run: ScenarioRun) -> Decision:
+    """Build a decision that cuts a limit."""
     target = TargetDecision(TELEMETRY, 20_000, 20_000, "cut", 40_000)
     state = State(1, 1, 1, {}, "proportional/1")
     return Decision(
@@ -46,14 +46,14 @@ def decided(run: ScenarioRun) -> Decision:
     )
 
 
-def test_the_terminal_shows_each_run_and_why() -> None:
-    """The worst latency, the limit, the bad seconds, the last decision and what came of it."""
+def test_the_terminal_shows_each_run_and_its_last_decision() -> None:
+    """The worst latency, the limit, the bad seconds, the last decision and its action."""
     runs = two_runs()
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=110, height=30)
     view = select_view(console, runs)
     assert isinstance(view, TerminalView)
-    runs[1].on_decision(Received(decided(runs[1]), Raw("", {}, b"", 1, 1)))
+    runs[1].on_decision(Received(build_cut(runs[1]), Raw("", {}, b"", 1, 1)))
     runs[1].action = Action(
         "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
     )
@@ -71,8 +71,8 @@ def test_the_terminal_shows_each_run_and_why() -> None:
     assert "telemetry-upload 40.0M -> 20.0M, applied, 80 ms" in shown
 
 
-def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
-    """Plain text that can be read in a log: bad seconds so far, and best effort now."""
+def test_without_a_terminal_a_line_is_printed_every_15_seconds() -> None:
+    """It has each run's bad seconds so far and its best effort now, in plain text."""
     runs = two_runs()
     for run in runs:
         run.observe()
@@ -93,7 +93,7 @@ def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
 
 
 def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
-    """A limit that came into force before the scenario began is nobody's patch; a crossing is answered once."""
+    """A limit that came into force before the scenario is not counted; a crossing has one reaction."""
     run = two_runs()[0]
     assert run.started is not None
     run.on_limit_change(LimitChange(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
@@ -108,17 +108,17 @@ def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
     assert score.reaction is not None
 
 
-def test_the_report_is_a_table_and_json() -> None:
+def test_results_are_a_table_and_json() -> None:
     """Every run has a column; the JSON has the same figures under their names."""
     runs = two_runs()
     for run in runs:
         run.observe()
-    report = ScenarioResults("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
+    results = ScenarioResults("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
     out = StringIO()
-    Console(file=out, width=80).print(build_table(report, SCENARIO))
+    Console(file=out, width=80).print(build_table(results, SCENARIO))
     assert "pod restarts" in out.getvalue()
     assert "…" not in out.getvalue()
-    tree = report.as_json()
+    tree = results.as_json()
     assert set(tree["runs"]) == {"no control", "proportional"}
     assert tree["runs"]["no control"]["violation"] == 1.0
     assert tree["runs"]["proportional"]["violation_seconds"] == 0
