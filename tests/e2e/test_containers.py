@@ -13,7 +13,7 @@ import pytest
 import requests
 from testcontainers.community.nats import NatsContainer
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from tests.support.readme import commands
@@ -123,13 +123,13 @@ async def test_the_bus_on_a_nats_container() -> None:
     """Publish, deduplicate, read and look up on the NATS image that the manifests name."""
     image = os.environ.get("NATS_IMAGE", "nats:2.12.1")
     with NatsContainer(image, jetstream=True) as container:
-        settings = Settings(servers=(container.nats_uri(),))
-        async with Bus.connected(settings, "test", lambda _: None) as bus:
+        settings = BusConfig(servers=(container.nats_uri(),))
+        async with Bus.connect(settings, "test", lambda _: None) as bus:
             assert await bus.ensure_streams() == []
             sample = Sample(domain="line", start=0, end=10, period=5, source="test")
             subject = bus.subjects.sample("line")
             assert await bus.publish(subject, sample, msg_id=sample.id) == 1
             assert await bus.publish(subject, sample, msg_id=sample.id) == 1
-            last = await bus.last(Sample, subject)
+            last = await bus.get_last(Sample, subject)
             assert last is not None
             assert last.message == sample

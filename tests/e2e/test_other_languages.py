@@ -71,7 +71,7 @@ async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
             message, headers = read(line), dict(line.headers)
             msg_id = headers.pop(envelope.MSG_ID)
             if tamper and line.kind == "decision" and number > COUNT:
-                headers[envelope.TRACE], tamper = envelope.begun("another"), False
+                headers[envelope.TRACE], tamper = envelope.start_trace("another"), False
             await bus.publish(line.subject, message, msg_id=msg_id, headers=headers)
         letter = DeadLetter("sluice.sample.v1.x", "decision", "not JSON", "bm8=", 3)
         await bus.publish(bus.subjects.dead("decision"), letter, msg_id="a dead letter")

@@ -141,7 +141,7 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
                         await bus.publish(bus.subjects.sample("line"), one, msg_id=f"{number}:{one.end}")
 
                 async def answered() -> bool:
-                    last = await bus.last(Decision, bus.subjects.decision("line"))
+                    last = await bus.get_last(Decision, bus.subjects.decision("line"))
                     return last is not None and last.message.end == honest[-1].end
 
                 await eventually(answered)

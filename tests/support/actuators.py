@@ -117,7 +117,7 @@ class Decider:
         self._namespace = namespace
         self._epoch = 0
         self._seq = 0
-        self.said: list[Decision] = []
+        self.published: list[Decision] = []
 
     def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
         """The next decision: a limit per Deployment, on a sample that ends at ``end`` (now)."""
@@ -125,20 +125,22 @@ class Decider:
         self._epoch = self._epoch or end
         self._seq += 1
         targets = tuple(
-            TargetDecision(f"{self._namespace}/{name}", _kbit(limit), _kbit(limit), "none", 0)
+            TargetDecision(
+                target=f"{self._namespace}/{name}", limit=_kbit(limit), proposal=_kbit(limit), rule="none", was=0
+            )
             for name, limit in limits.items()
         )
         state = State(self._epoch, self._seq, end, {}, "test/1")
         return Decision(
-            self._domain,
-            f"{self._domain}:{end}",
-            end,
-            end + good_for,
-            targets,
-            "as the test says",
-            state,
-            "test/1",
-            0.5,
+            domain=self._domain,
+            sample=f"{self._domain}:{end}",
+            end=end,
+            expires=end + good_for,
+            targets=targets,
+            reason="as the test says",
+            state=state,
+            policy="test/1",
+            stress=0.5,
         )
 
     async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
@@ -149,7 +151,7 @@ class Decider:
 
     async def publish(self, decision: Decision) -> None:
         """Put a decision on the bus."""
-        self.said.append(decision)
+        self.published.append(decision)
         await self._bus.publish(self._bus.subjects.decision(self._domain), decision, msg_id=decision.id)
 
 

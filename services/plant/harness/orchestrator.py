@@ -172,7 +172,7 @@ async def _following_bus(config: Config, runs: Sequence[ScenarioRun]) -> AsyncIt
                 by_domain[received.message.domain].action = received.message
 
     async with (
-        Bus.connected(config.bus, "demo", lambda _: None) as bus,
+        Bus.connect(config.bus, "demo", lambda _: None) as bus,
         _running(follow_decisions(bus), follow_actions(bus)),
     ):
         yield

@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import yaml
 
-from schemas.config import Bus, Config, Kubernetes, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.plant.harness.processes import Processes
@@ -65,7 +65,7 @@ async def start_nats(processes: Processes) -> str:
 def build_config(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
     """Build the configuration of the three services; their health pages get free ports."""
     listen = Listen("127.0.0.1", *find_free_ports(3))
-    bus = Bus(servers=(nats,), keep_bytes=64 * 1024 * 1024)
+    bus = BusConfig(servers=(nats,), keep_bytes=64 * 1024 * 1024)
     return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import Error
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
@@ -50,7 +50,7 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
     async with (
         asyncio.timeout(PATIENCE_S),
-        Bus.connected(Settings(servers=(server.url,), user=user), user, lambda _: None) as bus,
+        Bus.connect(BusConfig(servers=(server.url,), user=user), user, lambda _: None) as bus,
     ):
         yield bus
 
@@ -72,15 +72,15 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
                 subject = decision.subjects.decision("line")
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
                 await taken.ack()
-            assert await decision.last(Decision, subject) is not None
+            assert await decision.get_last(Decision, subject) is not None
         async with aclosing(
-            actuator.consume(Decision, "actuator-1", "actuator", start="latest", fleeting=True)
+            actuator.consume(Decision, "actuator-1", "actuator", start="latest", transient=True)
         ) as decisions:
             received = await anext(decisions)
             assert received.message.sample == taken.message.id == SAMPLE.id
             await received.ack()
         async with joined(guarded, "reader", monkeypatch) as reader:
-            assert await reader.last(Sample, reader.subjects.sample("line")) is not None
+            assert await reader.get_last(Sample, reader.subjects.sample("line")) is not None
             async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
                 assert (await anext(decisions)).message.sample == SAMPLE.id
 
@@ -102,7 +102,7 @@ async def test_a_forged_decision_is_refused(
         await forger.publish("sluice.decision.v1.line", encode(DECISION))
         await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
-        info = await actuator.stream(Decision)
+        info = await actuator.stream_info(Decision)
         assert info is not None
         assert info.last == 0
 

@@ -105,11 +105,11 @@ async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Pa
     (tmp_path / "config.yaml").write_text(text)
     settings = load(tmp_path / "config.yaml", environment).bus
     with ServiceProcess("decision", tmp_path / "decision", text, environment=environment):
-        async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "test", lambda _: None) as bus:
+        async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "test", lambda _: None) as bus:
             await bus.ensure_streams()
             one = sample_of(1)
             await bus.publish(bus.subjects.sample("line"), one, msg_id=one.id)
-            while await bus.acknowledged(Sample, "decision") < 1:  # noqa: ASYNC110 - another process's doing
+            while await bus.ack_floor(Sample, "decision") < 1:  # noqa: ASYNC110 - another process's doing
                 await asyncio.sleep(0.05)
 
 
@@ -146,7 +146,7 @@ async def test_another_servers_name_is_refused(tmp_path: Path, certificates: Pat
 
 
 async def _joined(settings: Any, states: list[str | None]) -> None:
-    async with Bus.connected(settings, "test", states.append):
+    async with Bus.connect(settings, "test", states.append):
         pass
 
 

@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 from schemas.exporter import Relay, Tls
 from schemas.units import Duration
 from services.common.histogram import BOUNDS
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import LostEvent
-from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from services.exporter.relay_client import RelayError, open_stream
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.server import Certificates, HubbleServer
@@ -33,12 +33,12 @@ class Followed:
 
     def __init__(self, relay: Relay) -> None:
         """Wire it as the service does."""
-        self.latencies = Latencies([ROBOT], BOUNDS, 50, CollectorRegistry())
-        self.pairing = Pairing(5 * S, S, 1000, 1 << 20)
-        self.follower = Follower(
+        self.latencies = LatencyMetrics([ROBOT], BOUNDS, 50, CollectorRegistry())
+        self.pairing = PairingTable(5 * S, S, 1000, 1 << 20)
+        self.follower = FlowFollower(
             partial(open_stream, relay),
-            partial(request, [ROBOT], [], ()),
-            Reader([ROBOT], [], ()),
+            partial(build_request, [ROBOT], [], ()),
+            FlowReader([ROBOT], [], ()),
             self.pairing,
             self.latencies,
             relay.silence,
@@ -112,7 +112,7 @@ class Agent:
 
 def checked(followed: Followed) -> bool:
     """Look for silence, as the service does every half second."""
-    followed.follower.check()
+    followed.follower.enforce_timeouts()
     return True
 
 
@@ -141,7 +141,7 @@ def tls(certificates: Certificates, *, mutual: bool) -> Tls:
 
 
 def test_handshakes_become_latencies_and_relay_filters() -> None:
-    """Each handshake is one observation; what nobody asked for does not even come."""
+    """Each handshake is one observation; Relay filters all other flows."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1050))
@@ -150,7 +150,7 @@ def test_handshakes_become_latencies_and_relay_filters() -> None:
         Agent(server).handshakes(range(2000, 2001))
         wait(lambda: followed.observed == 51, "51 observations")
         assert followed.follower.status.received == 102
-        assert followed.follower.wrong is None
+        assert followed.follower.problem is None
         assert followed.follower.status.nodes == {"n1": "connected"}
 
 
@@ -183,7 +183,7 @@ def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates,
 
 
 def test_resets_lose_and_repeat_nothing() -> None:
-    """Connections are cut again and again, in the midst of handshakes: each one still counts exactly once."""
+    """Connections are cut repeatedly during handshakes: each one still counts exactly once."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         total, agent = 0, Agent(server)
@@ -200,12 +200,12 @@ def test_resets_lose_and_repeat_nothing() -> None:
             wait(partial(more, followed, connections, total), f"a new connection and {total} observations")
         agent.handshakes(range(9000, 9001))
         wait(lambda: followed.observed == total + 1, "the last one")
-        assert followed.follower._resume.repeated > 0
+        assert followed.follower._replay_filter.repeated > 0
 
 
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
-    """Relay loses a node in the midst of a resumed stream and has all of it repeated: each handshake counts once."""
+    """Relay loses a node during a resumed stream and replays all of it: each handshake counts once."""
     with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.cut()
@@ -221,7 +221,7 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
         wait(lambda: followed.observed >= 330, "all of them")
         wait(lambda: followed.follower.status.nodes == {"n1": "error"}, "the reason")
         assert followed.observed == 330
-        assert followed.follower._resume.repeated > 300
+        assert followed.follower._replay_filter.repeated > 300
 
 
 def test_a_silent_stream_is_opened_anew() -> None:
@@ -236,7 +236,7 @@ def test_a_silent_stream_is_opened_anew() -> None:
 
 
 def test_a_flood_that_ends_is_forgotten() -> None:
-    """SYNs that nobody answers, and then silence: they are given up and counted although nothing comes."""
+    """Unanswered SYNs, then silence: they expire and are counted although no flow arrives."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         agent = Agent(server)
@@ -271,13 +271,13 @@ def test_lost_events_are_counted_once() -> None:
         assert followed.follower.status.lost == {"perf_event_ring_buffer": 40, "hubble_ring_buffer": 2}
 
 
-def test_nobody_there_is_told_and_tried_again() -> None:
+def test_an_unreachable_relay_is_reported_and_retried() -> None:
     """Until Relay answers the reason is shown; when it does, the follower is there."""
     with HubbleServer() as gone:
         address = gone.address
     with following(Relay(address=address)) as followed:
-        wait(lambda: "UNAVAILABLE" in (followed.follower.wrong or ""), "the reason")
+        wait(lambda: "UNAVAILABLE" in (followed.follower.problem or ""), "the reason")
         with HubbleServer(address=address) as server:
-            wait(lambda: followed.follower.wrong is None, "connection")
+            wait(lambda: followed.follower.problem is None, "connection")
             Agent(server).handshakes(range(1000, 1003))
             wait(lambda: followed.observed == 3, "3 observations")

@@ -27,7 +27,7 @@ domains:
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page; status 0 while nobody listens."""
+    """Status and body of a page; status 0 while nothing listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as page:
             return page.status, page.read().decode()

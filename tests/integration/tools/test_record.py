@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.messages import Decision, Sample, State, decode
 from services.bus.bus import Bus
-from services.bus.envelope import SAMPLE_SEQ, Raw
+from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.control import Controller
 from services.tools.common.bus_reader import Stretch, opened
 from services.tools.common.recording import Line, Reader
@@ -75,7 +75,7 @@ async def test_a_recording_holds_what_the_bus_held(nats: NatsServer, tmp_path: P
             assert decode(Decision, line.payload).sample in seen
 
 
-async def _everything(bus: Bus) -> AsyncIterator[tuple[str, Raw]]:
+async def _everything(bus: Bus) -> AsyncIterator[tuple[str, RawMessage]]:
     for kind in ("sample", "decision"):
         async for raw in bus.read(kind):
             yield kind, raw

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import requests
 
 _START_S = 60.0
-_CONTROLLERS = "deployment,replicaset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+_CONTROLLERS = "deployment,replicaset,statefulset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
 
 
 class ApiServer:

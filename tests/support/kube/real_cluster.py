@@ -18,8 +18,7 @@ from typing import Any
 import requests
 from msgspec.structs import replace
 
-from schemas.config import Bus as BusSettings
-from schemas.config import Config, Listen
+from schemas.config import BusConfig, Config, Listen
 from schemas.domain import Critical, Domain
 from schemas.messages import Action
 from schemas.units import Duration, Rate
@@ -124,9 +123,9 @@ class Stage:
     @asynccontextmanager
     async def bus(self, user: str) -> AsyncIterator[Bus]:
         """A place on the bus as one of its users."""
-        settings = BusSettings(servers=self.config.bus.servers, user=user)
+        settings = BusConfig(servers=self.config.bus.servers, user=user)
         with _environment(SLUICE_NATS_PASSWORD=f"p-{user}"):
-            async with Bus.connected(settings, user, lambda _: None) as bus:
+            async with Bus.connect(settings, user, lambda _: None) as bus:
                 yield bus
 
     async def actions(self) -> list[Action]:

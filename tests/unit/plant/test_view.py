@@ -7,7 +7,7 @@ from rich.console import Console
 
 from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
-from services.bus.envelope import Raw
+from services.bus.envelope import RawMessage
 from services.plant.harness.bandwidth_agent import LimitChange
 from services.plant.harness.results_table import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
@@ -53,7 +53,7 @@ def test_the_terminal_shows_each_run_and_its_last_decision() -> None:
     console = Console(file=out, force_terminal=True, width=110, height=30)
     view = select_view(console, runs)
     assert isinstance(view, TerminalView)
-    runs[1].on_decision(Received(build_cut(runs[1]), Raw("", {}, b"", 1, 1)))
+    runs[1].on_decision(Received(build_cut(runs[1]), RawMessage("", {}, b"", 1, 1)))
     runs[1].action = Action(
         "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
     )
