@@ -81,7 +81,7 @@ class DecisionService:
                     metrics.unknown.inc()
                 elif self._bus.subjects.sample(queue.name) != received.subject:
                     reason = f"a sample of domain {queue.name!r} on another's subject"
-                    await self._bus.bury(NAME, received, reason)
+                    await self._bus.dead_letter(NAME, received, reason)
                 else:
                     queue.waiting.append(received)
                     if not queue.busy:

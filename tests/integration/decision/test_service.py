@@ -144,7 +144,7 @@ async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None
             await send(bus, [sample("press", number, begin) for number in range(11, 16)])
             await decided(bus, 15)
         # Once more while no service runs, and beyond the old numbers before one does.
-        await bus._session.api("STREAM.DELETE.HALF_SAMPLE")
+        await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
         await send(bus, [sample("press", number, begin) for number in range(16, 41)])
         async with deciding(bus, text):
             await decided(bus, 40)
