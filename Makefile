@@ -36,7 +36,7 @@ install:
 	@mkdir $(INSTALLED)/source && cp -r pyproject.toml README.md LICENSE schemas services $(INSTALLED)/source
 	@$(INSTALLED)/bin/$(PIP) --no-deps --no-build-isolation $(INSTALLED)/source
 	@rm -rf $(INSTALLED)/source
-	@$(INSTALLED)/bin/python -m compileall -q $(INSTALLED)/lib -x '$(UNCOMPILED)'
+	@$(INSTALLED)/bin/python -m compileall -q -j 0 $(INSTALLED)/lib -x '$(UNCOMPILED)'
 	@mkdir -p $(BINDIR)
 	@ln -sf $(INSTALLED)/bin/sluice $(LINK)
 	@echo "Linked $(LINK) to it; make uninstall removes both."
