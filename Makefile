@@ -4,14 +4,48 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Where `make install` puts sluice: PREFIX/bin/sluice, in an environment of its own below PREFIX/share.
+PREFIX ?= $(HOME)/.local
+INSTALLED := $(abspath $(PREFIX))/share/sluice
+BINDIR := $(abspath $(PREFIX))/bin
+LINK := $(BINDIR)/sluice
+# What `make demo` and `make factory` run in: the developers' environment where there is one, else a small one.
+RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
+# Compiled once, for a quick start of every command, but for the 1,500 types of Kubernetes's client that are never loaded.
+UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
+PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
+.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
 
-demo: $(VENV)/ready
-	$(BIN)/sluice demo $(ARGS)
+demo: $(RUN)/ready
+	@mkdir -p out
+	$(RUN)/bin/sluice demo --record out/demo.rec $(ARGS)
 
-factory: $(VENV)/ready
-	$(BIN)/sluice factory $(ARGS)
+factory: $(RUN)/ready
+	$(RUN)/bin/sluice factory $(ARGS)
+
+# Puts `sluice` on PATH with what its commands need, no test tools: make install PREFIX=/usr/local.
+install:
+	@test "$(PREFIX)" != /.local || { echo "There is no HOME; say where: make install PREFIX=FOLDER"; exit 1; }
+	@test ! -e $(LINK) -o "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice || \
+	  { echo "$(LINK) is not from here; remove it first, or choose another PREFIX"; exit 1; }
+	@echo "Installing sluice into $(INSTALLED), half a minute and more ..."
+	@$(PYTHON) -m venv --clear $(INSTALLED)
+	@$(INSTALLED)/bin/$(PIP) --require-hashes -r requirements/cli.txt
+# Built from a copy: setuptools would install what an earlier build left in the checkout.
+	@mkdir $(INSTALLED)/source && cp -r pyproject.toml README.md LICENSE schemas services $(INSTALLED)/source
+	@$(INSTALLED)/bin/$(PIP) --no-deps --no-build-isolation $(INSTALLED)/source
+	@rm -rf $(INSTALLED)/source
+	@$(INSTALLED)/bin/python -m compileall -q -j 0 $(INSTALLED)/lib -x '$(UNCOMPILED)'
+	@mkdir -p $(BINDIR)
+	@ln -sf $(INSTALLED)/bin/sluice $(LINK)
+	@echo "Linked $(LINK) to it; make uninstall removes both."
+	@case ":$$PATH:" in *":$(BINDIR):"*) echo "$(BINDIR) is on PATH: try sluice --help";; \
+	  *) echo "$(BINDIR) is not on PATH.  For this shell:"; echo '    export PATH="$(BINDIR):$$PATH"';; esac
+
+uninstall:
+	@if [ "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice ]; then rm $(LINK); echo "Removed $(LINK)"; fi
+	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
 
 # WORKERS=0 runs one test after the other, in this process.
 WORKERS ?= auto
@@ -67,6 +101,7 @@ PIN := $(BIN)/uv pip compile $(PINARGS) --quiet --universal --python-version 3.1
 pins: $(VENV)/ready
 	$(PIN) --extra exporter -o requirements/services.txt
 	$(PIN) --extra exporter --extra factory -o requirements/plant.txt
+	$(PIN) --extra build --extra exporter --extra factory --extra report -o requirements/cli.txt
 	$(PIN) --all-extras -o requirements/dev.txt
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
@@ -75,5 +110,12 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv-run/ready: requirements/cli.txt pyproject.toml
+	@echo "Setting up .venv-run, once ..."
+	@$(PYTHON) -m venv .venv-run
+	@.venv-run/bin/$(PIP) --require-hashes -r requirements/cli.txt
+	@.venv-run/bin/$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

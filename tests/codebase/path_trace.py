@@ -22,7 +22,7 @@ from schemas.units import Rate
 from services.bench.speed.kube_apis import start_emulator
 from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import SERVICES, configuration, program, start_nats, written
+from services.plant.harness.pipeline import SERVICES, build_config, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 
@@ -77,12 +77,12 @@ async def trace() -> set[tuple[str, str]]:
         paths = await api.deploy(_TARGET.deployment, 3, {})
         plant = _Plant(tuple(Pod(path.rpartition("/")[2], _TARGET.key) for path in paths[1:]))
         page = stack.enter_context(MetricsPage([plant]))
-        config = configuration((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))
+        config = build_config((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))
         file = processes.home / "sluice.yaml"
-        file.write_text(written(config), encoding="utf-8")
+        file.write_text(format_config(config), encoding="utf-8")
         calls = {name: processes.home / f"{name}.calls" for name in SERVICES}
         for name, path in calls.items():
-            command = program("python"), "-m", "tests.codebase.traced_service", path, name, "--config", file
+            command = find_program("python"), "-m", "tests.codebase.traced_service", path, name, "--config", file
             await processes.start(name, *command)
         spans = await _watch_patches(config, plant)
         await processes.stop()

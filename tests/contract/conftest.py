@@ -14,8 +14,9 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 @pytest.fixture(scope="package")
-def installed() -> Iterator[Installed]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """README's install section, typed command by command; images are built elsewhere (test_containers.py)."""
+    prefix = tmp_path_factory.mktemp("prefix")
     with apiserver.running() as server:
         data = {"metadata": {"name": "cilium-config"}, "data": SETTINGS}
         server.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
@@ -27,4 +28,4 @@ def installed() -> Iterator[Installed]:
         relay = {"metadata": {"name": "hubble-relay"}, "spec": {"ports": [{"port": 80}]}}
         server.request("POST", "/api/v1/namespaces/kube-system/services", relay)
         lines = [one for one in commands("Install on a cluster") if not one.startswith("docker ")]
-        yield Installed(server, tuple(typed(server, line) for line in lines))
+        yield Installed(server, prefix, tuple(typed(server, prefix, line) for line in lines))

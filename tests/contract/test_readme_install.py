@@ -14,7 +14,7 @@ from tests.support.readme import Installed, Typed, commands
 
 pytestmark = pytest.mark.apiserver
 
-CHECK = ".venv/bin/sluice check"
+CHECK = "sluice check"
 APPLY = "kubectl apply -k manifests"
 
 

@@ -36,17 +36,20 @@ class Installed(Struct, frozen=True):
     """A cluster that somebody installed Sluice on."""
 
     server: ApiServer
+    prefix: Path
+    """Where ``make install`` put ``sluice``; its ``bin`` is on PATH."""
     typed: tuple[Typed, ...]
 
     def type(self, command: str) -> Typed:
         """Run a command as the administrator would."""
-        return typed(self.server, command)
+        return typed(self.server, self.prefix, command)
 
 
-def typed(server: ApiServer, command: str) -> Typed:
-    """Run a command in a shell at the top of the checkout."""
+def typed(server: ApiServer, prefix: Path, command: str) -> Typed:
+    """Run a command in a shell at the top of the checkout, with ``prefix`` in place of ~/.local."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLUICE_", "MAKE", "MFLAGS"))}
     environment.pop("KUBECONFIG", None)
+    environment |= {"PREFIX": str(prefix), "PATH": f"{prefix / 'bin'}:{environment['PATH']}"}
     with TemporaryDirectory() as home:
         # Where kubectl looks when nobody says anything, as on most people's machines.
         (Path(home) / ".kube").mkdir()

@@ -9,7 +9,6 @@ JSON is written after every run, so that a run that fails loses nothing of the o
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,11 +23,10 @@ from services.bench.policies.candidates import CANDIDATES
 from services.bench.policies.learned_goals import judge_real
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Outcome, judge, summarize_scenarios
 from services.bench.policies.tables import encode_results, scenarios_table
-from services.plant.harness.orchestrator import Staging, perform, until_stopped
-from services.plant.harness.pipeline import scraping
+from services.plant.harness.orchestrator import PipelineOptions, play_scenario, run_until_signal
+from services.plant.harness.pipeline import build_scrape_signal
 from services.plant.harness.processes import Processes
-from services.plant.harness.run import Run
-from services.plant.interface import Second
+from services.plant.harness.run import ScenarioRun
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS, Scenario
@@ -98,7 +96,7 @@ def signal_of(period: float) -> Signal:
 
 
 class Progress:
-    """A ``View`` that shows progress in one line."""
+    """A ``RunView`` that shows progress in one line."""
 
     def __init__(self, status: Status, title: str) -> None:
         """Show on ``status`` what ``title`` is doing."""
@@ -112,7 +110,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Nothing to clear."""
 
-    def show(self, at: float, fresh: Sequence[Sequence[Second]]) -> None:
+    def show(self, at: float) -> None:
         """Show how far it is."""
         self._status.update(f"{self._title}: {at:.0f} s")
 
@@ -128,13 +126,13 @@ async def play(cell: Cell, conditions: BenchConditions, status: Status) -> Outco
     domain = scenario.domain() if contender is None else scenario.domain(contender.policy, contender.parameters)
 
     async def signal(_: Processes, page: str) -> Signal:
-        return scraping([page], signal_of(cell.period))
+        return build_scrape_signal([page], signal_of(cell.period))
 
     view = Progress(status, cell.title)
     try:
         with Bed(parameters(scenario.apps, conditions.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
-            run = Run(cell.contender, scenario, domain, plant, controlled=contender is not None)
-            await perform([run], view, Staging(signal=signal, delay=0.0))
+            run = ScenarioRun(cell.contender, scenario, domain, plant, controlled=contender is not None)
+            await play_scenario([run], view, PipelineOptions(signal=signal, delay=0.0))
             run.observe()
             scores, reactions = (run.score(), run.score(scenario.learning)), run.reactions(scenario.learning)
             return judge(cell, scenario, scores, len(plant.pods), reactions, plant.list_recoveries())
@@ -175,7 +173,7 @@ def main() -> None:
     console = Console()
     outcomes = list(work.before)
     try:
-        complete = asyncio.run(until_stopped(play_all(work, console, outcomes)))
+        complete = asyncio.run(run_until_signal(play_all(work, console, outcomes)))
     except OSError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)

@@ -48,7 +48,7 @@ def judge_played(cell: Cell, played: Run) -> Outcome:
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
     """Draw violation against goodput, one point for each contender."""
-    import matplotlib as mpl  # noqa: PLC0415 - of the extra `report`; the table needs none of it
+    import matplotlib as mpl  # noqa: PLC0415 - of the extra `pictures`; the table needs none of it
 
     mpl.use("svg" if path.suffix == ".svg" else "agg")
     # The same figures give the same bytes.

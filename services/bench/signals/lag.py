@@ -31,7 +31,7 @@ from services.bench.signals.cost import measure_costs
 from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.processes import Processes
-from services.plant.harness.prometheus import queried, start_prometheus
+from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.runtime import logging_setup
 from services.runtime.health import Health
@@ -189,7 +189,7 @@ async def _signals(page: str, slow: bool, stack: AsyncExitStack) -> dict[str, Si
     }
     if shutil.which("prometheus") is not None:
         processes = await stack.enter_async_context(Processes())
-        signals["prometheus 1s"] = queried(await start_prometheus(processes, page))
+        signals["prometheus 1s"] = build_prometheus_signal(await start_prometheus(processes, page))
         if slow:
             every = Duration(15 * _S)
             url = await start_prometheus(processes, page, every)

@@ -21,7 +21,7 @@ from services.bench.goals import show
 from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus, Received
 from services.bus.envelope import SAMPLE_SEQ
-from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -97,9 +97,9 @@ class Stage:
     async def start(self) -> float:
         """Start the process; gives the seconds until it was connected to the bus."""
         path = self._processes.home / "sluice.yaml"
-        path.write_text(written(self._config), encoding="utf-8")
+        path.write_text(format_config(self._config), encoding="utf-8")
         began = time.monotonic()
-        await self._processes.start("decision", program("sluice"), "decision", "--config", path)
+        await self._processes.start("decision", find_program("sluice"), "decision", "--config", path)
         await self.page.wait_ready(self._processes, "decision", "bus")
         return time.monotonic() - began
 
@@ -128,7 +128,7 @@ async def _stage(domains: int) -> AsyncIterator[Stage]:
                 Domain(f"line-{number}", critical, (target,), "proportional") for number, target in enumerate(targets)
             ),
             bus=settings,
-            listen=Listen("127.0.0.1", decision=free_ports(1)[0]),
+            listen=Listen("127.0.0.1", decision=find_free_ports(1)[0]),
             log="error",
         )
         async with Bus.connect(settings, "bench", lambda _: None) as bus:

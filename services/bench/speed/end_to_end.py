@@ -30,7 +30,7 @@ from services.bench.speed.kube_apis import ASSETS, Api, start_emulator, start_re
 from services.bus.bus import Bus
 from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import SERVICES, free_ports, program, start_nats, written
+from services.plant.harness.pipeline import SERVICES, find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -156,7 +156,7 @@ def _configuration(nats: str, api: Api, page: str) -> Config:
             period=Duration(_PERIOD), window=Duration(2 * _PERIOD), timeout=Duration(_S), scrape=Scrape((page,))
         ),
         kubernetes=api.config,
-        listen=Listen("127.0.0.1", *free_ports(3)),
+        listen=Listen("127.0.0.1", *find_free_ports(3)),
         log="error",
     )
 
@@ -182,16 +182,16 @@ async def measure(start_api: Callable[[Processes], Awaitable[Api]], rounds: int)
             domains.append(MeasuredDomain(bus, pods, hops, patches))
             stack.push_async_callback(domains[-1].close)
         path = processes.home / "sluice.yaml"
-        path.write_text(written(config), encoding="utf-8")
+        path.write_text(format_config(config), encoding="utf-8")
         for name in SERVICES[:2]:
-            await processes.start(name, program("sluice"), name, "--config", path)
+            await processes.start(name, find_program("sluice"), name, "--config", path)
         for number in range(_WARM_UP + rounds):
             for domain in domains:
                 for play in (domain.play_round, domain.play_bare_round):
                     await play(keep=number >= _WARM_UP)
                     await asyncio.sleep(_PAUSE_S)
         # Last, because another domain's samples would share the processes with the rounds.
-        await processes.start("sampler", program("sluice"), "sampler", "--config", path)
+        await processes.start("sampler", find_program("sluice"), "sampler", "--config", path)
         figures = await _time_samples(bus, rounds)
         for domain in domains:
             figures |= domain.figures()

@@ -15,7 +15,7 @@ import aiohttp
 from msgspec import Struct
 
 from schemas.config import Kubernetes
-from services.plant.harness.pipeline import NotReady, free_ports, program
+from services.plant.harness.pipeline import NotReady, find_free_ports, find_program
 from services.plant.harness.processes import Processes
 
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -78,9 +78,9 @@ async def start_emulator(processes: Processes) -> Api:
         NotReady: it does not answer in time.
         ProcessDied: it ended.
     """
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    await processes.start("emulator", program("python"), "-m", "services.bench.speed.emulator_process", str(port))
+    await processes.start("emulator", find_program("python"), "-m", "services.bench.speed.emulator_process", str(port))
     api = Api("emulator", url, Kubernetes(server=url))
     await _answers(api, processes, "emulator")
     return api
@@ -94,7 +94,7 @@ async def start_real(processes: Processes) -> Api:
         ProcessDied: one of the programs ended.
     """
     home, assets = processes.home, Path(os.environ[ASSETS])
-    etcd, peer, port = free_ports(3)
+    etcd, peer, port = find_free_ports(3)
     token, key, certificates = secrets.token_hex(16), home / "accounts.key", home / "certificates"
     made = await asyncio.create_subprocess_exec("openssl", "genrsa", "-out", key, "2048", stderr=-3)
     await made.wait()

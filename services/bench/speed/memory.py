@@ -22,7 +22,7 @@ from services.bench.speed.kube_apis import start_emulator
 from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -61,10 +61,10 @@ async def _on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
 async def _start(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[ServicePage, float]:
     """Start a service; gives its page, and after how many seconds these conditions held."""
     path = processes.home / "sluice.yaml"
-    path.write_text(written(config), encoding="utf-8")
+    path.write_text(format_config(config), encoding="utf-8")
     page = ServicePage(getattr(config.listen, name))
     began = time.monotonic()
-    await processes.start(name, program("sluice"), name, "--config", path)
+    await processes.start(name, find_program("sluice"), name, "--config", path)
     await page.wait_ready(processes, name, *conditions)
     return page, time.monotonic() - began
 
@@ -79,7 +79,7 @@ async def measure_sampler(messages: int) -> dict[str, float]:
         with MetricsPage([SteppingPlant((), time.time_ns())]) as plant:
             async with _on_bus(processes) as (settings, bus):
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
-                listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
+                listen = Listen("127.0.0.1", sampler=find_free_ports(1)[0])
                 config = Config(domains, settings, signal, listen=listen, log="error")
                 # These conditions do not include good data, which takes a whole window.
                 page, ready_s = await _start(processes, "sampler", config, "bus", "streams", "source")
@@ -103,7 +103,7 @@ async def measure_actuator(messages: int) -> dict[str, float]:
         api = await start_emulator(processes)
         await api.deploy("upload", 3, {})
         async with _on_bus(processes) as (settings, bus):
-            listen = Listen("127.0.0.1", actuator=free_ports(1)[0])
+            listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
             config = Config((domain,), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
             page, ready_s = await _start(processes, "actuator", config)
             begin = time.time_ns() - messages * 100_000

@@ -1,7 +1,6 @@
-"""The pipeline on one machine: a NATS server and the three services, each a process of its own.
+"""Starts the pipeline on one machine: a NATS server and the three services, each a process of its own.
 
-Everything between a plant's metrics page and the Kubernetes API.  Demo, factory and tests put a
-plant at the one end and an API server, emulated or real, at the other.
+The pipeline reads a plant's metrics page and writes to a Kubernetes API, emulated or real.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from schemas.units import encode_unit
 from services.plant.harness.processes import Processes
 
 SERVICES = ("decision", "actuator", "sampler")
-"""In the order of their start: whoever hears is there before those who speak."""
+"""In the order of their start: consumers before producers."""
 _READY_S = 60.0
 _POLL_S = 0.05
 
@@ -34,16 +33,16 @@ jetstream {{ store_dir: "{home}/jetstream", max_file_store: 256MB }}
 
 
 class NotReady(RuntimeError):
-    """A part did not come up in time; the text says what it waits for."""
+    """A part did not start in time; the text says what it waits for."""
 
 
-def program(name: str) -> Path:
-    """A program that was installed beside this Python."""
+def find_program(name: str) -> Path:
+    """Return the path of a program that was installed beside this Python."""
     return Path(sys.executable).parent / name
 
 
 async def start_nats(processes: Processes) -> str:
-    """Start a nats-server with JetStream on a free port of loopback; gives its address.
+    """Start a nats-server with JetStream on a free port of loopback, and return its address.
 
     Raises:
         NotReady: it does not listen in time.
@@ -52,7 +51,7 @@ async def start_nats(processes: Processes) -> str:
     home = processes.home
     config = home / "nats.conf"
     config.write_text(_NATS.format(home=home), encoding="utf-8")
-    await processes.start("nats", program("nats-server"), "-c", config)
+    await processes.start("nats", find_program("nats-server"), "-c", config)
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         processes.check("nats")
@@ -63,20 +62,20 @@ async def start_nats(processes: Processes) -> str:
     raise NotReady(f"nats-server does not listen after {_READY_S:g} s:\n{processes.tail('nats')}")
 
 
-def configuration(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
-    """What the three services read: these addresses, free ports for their health pages."""
-    listen = Listen("127.0.0.1", *free_ports(3))
+def build_config(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
+    """Build the configuration of the three services; their health pages get free ports."""
+    listen = Listen("127.0.0.1", *find_free_ports(3))
     bus = BusConfig(servers=(nats,), keep_bytes=64 * 1024 * 1024)
     return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
 
 
-def scraping(urls: Sequence[str], signal: Signal | None = None) -> Signal:
-    """A signal, the default one if none is given, that scrapes these pages."""
+def build_scrape_signal(urls: Sequence[str], signal: Signal | None = None) -> Signal:
+    """Make a signal, by default the default one, scrape these pages."""
     return msgspec.structs.replace(signal or Signal(), source="scrape", scrape=Scrape(urls=tuple(urls)))
 
 
-def written(config: Config) -> str:
-    """The configuration as YAML."""
+def format_config(config: Config) -> str:
+    """Write a configuration as YAML."""
     return str(yaml.safe_dump(msgspec.to_builtins(config, enc_hook=encode_unit), sort_keys=False))
 
 
@@ -88,15 +87,11 @@ async def start_services(config: Config, processes: Processes) -> None:
         ProcessDied: one ended.
     """
     path = processes.home / "sluice.yaml"
-    path.write_text(written(config), encoding="utf-8")
+    path.write_text(format_config(config), encoding="utf-8")
     for name in SERVICES:
-        await processes.start(name, program("sluice"), name, "--config", path)
-    await _ready(config.listen, processes)
-
-
-async def _ready(listen: Listen, processes: Processes) -> None:
+        await processes.start(name, find_program("sluice"), name, "--config", path)
     deadline = time.monotonic() + _READY_S
-    waiting: dict[str, str] = dict.fromkeys(SERVICES, "not asked yet")
+    waiting = dict.fromkeys(SERVICES, "not asked yet")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while waiting:
             if time.monotonic() > deadline:
@@ -104,24 +99,18 @@ async def _ready(listen: Listen, processes: Processes) -> None:
                 raise NotReady(f"not ready after {_READY_S:g} s:\n{tails}")
             for name in list(waiting):
                 processes.check(name)
-                why = await _wrong(session, f"http://127.0.0.1:{getattr(listen, name)}/readyz")
-                if why is None:
-                    del waiting[name]
-                else:
-                    waiting[name] = why
+                try:
+                    async with session.get(f"http://127.0.0.1:{getattr(config.listen, name)}/readyz") as answer:
+                        waiting[name] = await answer.text()
+                        if answer.status == 200:
+                            del waiting[name]
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    waiting[name] = f"no answer: {error}"
             await asyncio.sleep(_POLL_S)
 
 
-async def _wrong(session: aiohttp.ClientSession, url: str) -> str | None:
-    try:
-        async with session.get(url) as answer:
-            return None if answer.status == 200 else await answer.text()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return f"no answer: {error}"
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on."""
+def find_free_ports(count: int) -> list[int]:
+    """Find TCP ports of loopback that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

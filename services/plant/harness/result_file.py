@@ -1,4 +1,4 @@
-"""Where a result goes, looked at before the work begins: a run takes minutes, and must not be lost for a folder."""
+"""Validates an output path before a run that takes minutes."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,14 @@ import click
 
 
 class ResultFile(click.Path):
-    """A file that can be written, there or not; a ``Path``, absolute."""
+    """The type of an option that names a file to write, whether or not it exists; gives an absolute ``Path``."""
 
     def __init__(self) -> None:
-        """Take no folder."""
+        """Accept files only."""
         super().__init__(dir_okay=False, writable=True, path_type=Path)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Read it, and look at the folder."""
+        """Make the path absolute, and check that its folder can be written to."""
         path = Path(str(super().convert(str(value), param, ctx))).absolute()
         if not path.parent.is_dir():
             self.fail(f"{path}: there is no folder {path.parent}", param, ctx)

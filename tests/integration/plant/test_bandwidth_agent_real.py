@@ -9,8 +9,8 @@ from statistics import median
 import aiohttp
 import pytest
 
-from services.plant.harness.bandwidth_agent import ANNOTATION, Agent, Enforced
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, LimitChange
+from services.plant.harness.manifests import build_manifests
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
@@ -31,7 +31,7 @@ class _Cluster:
         self._pod = f"{url}/api/v1/namespaces/factory/pods/{pod}"
         self._session = session
         self._bed = bed
-        self.enforced: asyncio.Queue[Enforced] = asyncio.Queue()
+        self.enforced: asyncio.Queue[LimitChange] = asyncio.Queue()
 
     def qdisc(self) -> str:
         """What stands at the pod's device."""
@@ -52,15 +52,15 @@ async def _cluster() -> AsyncIterator[_Cluster]:
     emulator = Emulator(starts_after=0.0)
     with Bed(parameters(SCENARIO.apps)) as bed:
         async with emulator as url, aiohttp.ClientSession() as session:
-            emulator.apply(manifests(SCENARIO.apps, SCENARIO.domain()))
+            emulator.apply(build_manifests(SCENARIO.apps, SCENARIO.domain()))
             while not (pods := emulator.pods(TELEMETRY)):
                 await emulator.objects.wait_for_change(emulator.objects.version)
             cluster = _Cluster(url, pods[0]["metadata"]["name"], session, bed)
             plant = RealPlant(bed, SCENARIO.apps)
-            agent = Agent(url, [plant], delay=0.0, on_enforced=cluster.enforced.put_nowait)
+            agent = BandwidthAgent(url, [plant], delay=0.0, on_change=cluster.enforced.put_nowait)
             following = asyncio.create_task(agent.run())
             try:
-                await asyncio.wait_for(agent.limited(), PATIENCE_S)
+                await asyncio.wait_for(agent.wait_until_enforced(), PATIENCE_S)
                 cluster.enforced.get_nowait()
                 yield cluster
             finally:

@@ -9,8 +9,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from services.plant.harness.bandwidth_agent import Agent
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import BandwidthAgent
+from services.plant.harness.manifests import build_manifests
 from services.plant.interface import Pod
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.workloads import Apps
@@ -36,9 +36,9 @@ async def main() -> None:
     config = load(Path(sys.argv[1]))
     pods = [Pod(*pair.split("=", 1)) for pair in sys.argv[2:]]
     emulator = Emulator(port=API)
-    emulator.apply(manifests(Apps(), config.domains[0]))
+    emulator.apply(build_manifests(Apps(), config.domains[0]))
     async with emulator as url:
-        await Agent(url, [Orders(pods)]).run()
+        await BandwidthAgent(url, [Orders(pods)]).run()
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from schemas.domain import Critical, Domain
 from schemas.messages import Action
 from schemas.units import Duration, Rate
 from services.bus.bus import Bus
-from services.plant.harness.bandwidth_agent import Agent, Enforced
+from services.plant.harness.bandwidth_agent import BandwidthAgent, LimitChange
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import scraping, written
+from services.plant.harness.pipeline import build_scrape_signal, format_config
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS
@@ -65,7 +65,7 @@ def fitted(bus: str, page: str) -> Config:
         shipped,
         domains=tuple(_on_bed(domain) for domain in shipped.domains),
         bus=replace(shipped.bus, servers=(bus,)),
-        signal=scraping([page], shipped.signal),
+        signal=build_scrape_signal([page], shipped.signal),
         listen=Listen("127.0.0.1", *free_ports(3)),
     )
 
@@ -91,7 +91,7 @@ class Stage:
         self.server = server
         self.plant = plant
         self.kubelets = Kubelets(server, "factory")
-        self.enforced: list[Enforced] = []
+        self.enforced: list[LimitChange] = []
         self._bed = bed
         self._home = home
         self.config = config
@@ -99,7 +99,7 @@ class Stage:
 
     def service(self, name: str) -> ServiceProcess:
         """Make a service: with its ServiceAccount's token, and its own user of the bus."""
-        text, identity = written(self.config), self.identity(name)
+        text, identity = format_config(self.config), self.identity(name)
         self.services[name] = ServiceProcess(name, self._home / name, text, environment=identity)
         return self.services[name]
 
@@ -242,13 +242,13 @@ def _environment(**variables: str) -> Iterator[None]:
 async def _agent(stage: Stage) -> AsyncIterator[None]:
     """Cilium's part: what a Pod's annotation says becomes the qdisc of the bed's pod."""
     headers = {"Authorization": f"Bearer {stage.server.token}"}
-    agent = Agent(
+    agent = BandwidthAgent(
         stage.server.url,
         [stage.plant],
         delay=0.0,
         headers=headers,
         trust=stage.server.trust(),
-        on_enforced=stage.enforced.append,
+        on_change=stage.enforced.append,
     )
     task = asyncio.create_task(agent.run())
     try:

@@ -22,7 +22,7 @@ from services.bench.policies.results import (
     summarize_scenarios,
 )
 from services.bench.policies.tables import encode_results, scenarios_table
-from services.plant.harness.run import Run
+from services.plant.harness.run import ScenarioRun
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
@@ -183,7 +183,7 @@ def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
     """On seconds of the simulated plant: the two parts add up, and drains count from the limit in force."""
     scenario = msgspec.structs.replace(SCENARIOS["steady"], seconds=6.0, learning=2.0)
     model = SimulatedPlant.for_apps(scenario.apps, None, 1, 1_800_000_000 * S)
-    one = Run("x", scenario, scenario.domain(), RealtimePlant(model), controlled=True)
+    one = ScenarioRun("x", scenario, scenario.domain(), RealtimePlant(model), controlled=True)
     one.begin(model.now)
     model.advance(9 * S)
     one.observe()

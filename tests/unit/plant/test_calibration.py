@@ -5,15 +5,15 @@ It was fitted to the run at 100 Mbit/s; the one at 50 Mbit/s is a bottleneck tha
 
 import pytest
 
-from services.plant.commands.compare_plants import RUNS, committed, simulate
+from services.plant.commands.compare_plants import RUNS, load_reference_run, measure_simulated
 from services.plant.commands.open_loop import OpenLoop
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def both(request: pytest.FixtureRequest) -> tuple[OpenLoop, OpenLoop]:
     """Real and simulated, under the same conditions."""
-    real = committed(request.param)
-    return real, simulate(real.conditions.apps, real.conditions.fifo)
+    real = load_reference_run(request.param)
+    return real, measure_simulated(real.conditions.apps, real.conditions.fifo)
 
 
 def test_latency_and_goodput_over_the_limit(both: tuple[OpenLoop, OpenLoop]) -> None:
