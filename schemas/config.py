@@ -4,44 +4,39 @@ Every field with a default may be left out.  Rates are quantities of bit/s (``50
 written ``500ms``.  ``services.runtime.config_loader`` reads the file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from schemas.domain import Domain
 from schemas.exporter import Exporter
+from schemas.settings import Settings, between
 from schemas.units import Duration
 
 _S = 10**9
-_MOST_REPLICAS = 5
-"""JetStream keeps no more copies."""
-_LEAST_BYTES = 1024 * 1024
-_LAST_PORT = 65535
-_SHORTEST_PERIOD = Duration(_S // 100)
-"""Shorter, and the sampler does nothing else."""
-_LONGEST_WINDOW = Duration(3600 * _S)
-"""Control takes no longer one for a measurement."""
+
+Port = Annotated[int, between(0, 65535)]
 
 
 def _check_url(what: str, url: str) -> None:
-    """See that something can be asked over HTTP.
+    """Check that a URL is one of HTTP.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not.
     """
     if not url.startswith(("http://", "https://")) or url.endswith("//"):
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
-class Bus(Struct, frozen=True, forbid_unknown_fields=True):
+class Bus(Settings, frozen=True):
     """The NATS server and the streams on it."""
 
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    """Overridden by SLUICE_NATS_URL (comma-separated)."""
+    """Addresses of the NATS servers.  Overridden by SLUICE_NATS_URL (comma-separated)."""
     prefix: str = "sluice"
     """First token of every subject.  Overridden by SLUICE_BUS_PREFIX."""
     user: str | None = None
-    """Overridden by SLUICE_NATS_USER; the password comes from SLUICE_NATS_PASSWORD only."""
+    """User name.  Overridden by SLUICE_NATS_USER; the password comes from SLUICE_NATS_PASSWORD only."""
     credentials: str | None = None
     """Path of an nkey or .creds file."""
     ca: str | None = None
@@ -51,13 +46,13 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     """Path of the client's certificate, for mutual TLS; ``key`` goes with it.
     Overridden by SLUICE_NATS_CERTIFICATE."""
     key: str | None = None
-    """Path of its key.  Overridden by SLUICE_NATS_KEY."""
-    replicas: int = 1
+    """Path of the key of ``certificate``.  Overridden by SLUICE_NATS_KEY."""
+    replicas: Annotated[int, between(1, 5)] = 1
     """Copies that JetStream keeps of each stream."""
     keep: Duration = Duration(24 * 3600 * _S)
     """How long messages are kept for replay and audit."""
-    keep_bytes: int = 256 * 1024 * 1024
-    """How much each stream keeps."""
+    keep_bytes: Annotated[int, between(1024 * 1024, unit="bytes")] = 256 * 1024 * 1024
+    """How much each stream keeps at most."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -66,6 +61,7 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: no server, an address of another kind, credentials that do not go together, or a
                 number out of range.
         """
+        super().__post_init__()
         if not self.servers:
             raise ValueError("servers: at least one is needed")
         for server in self.servers:
@@ -75,21 +71,17 @@ class Bus(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("user and credentials: only one of the two")
         if (self.certificate is None) != (self.key is None) or (self.certificate is not None and self.ca is None):
             raise ValueError("certificate, key: both are needed, and ca with them")
-        if not 1 <= self.replicas <= _MOST_REPLICAS:
-            raise ValueError(f"replicas {self.replicas} is outside 1 to {_MOST_REPLICAS}")
-        if self.keep_bytes < _LEAST_BYTES:
-            raise ValueError(f"keep_bytes {self.keep_bytes} is below {_LEAST_BYTES}")
 
 
 Figure = Literal["jitter", "p95", "observations", "scraped", "buckets", "lost", "throughput"]
 """What Prometheus is asked for, one query each."""
 
 
-class Scrape(Struct, frozen=True, forbid_unknown_fields=True):
+class Scrape(Settings, frozen=True):
     """Read the exporter's ``/metrics`` directly: the shortest signal lag."""
 
     urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
-    """Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
+    """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -103,17 +95,17 @@ class Scrape(Struct, frozen=True, forbid_unknown_fields=True):
             _check_url("urls", url)
 
 
-class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
+class Prometheus(Settings, frozen=True):
     """Ask the cluster's Prometheus."""
 
     url: str = "http://127.0.0.1:9090"
-    """Overridden by SLUICE_PROMETHEUS_URL."""
+    """Address of Prometheus.  Overridden by SLUICE_PROMETHEUS_URL."""
     scrape_interval: Duration = Duration(1 * _S)
     """How often Prometheus scrapes the exporter; the signal window must be at least four of these."""
     headers: dict[str, str] = field(default_factory=dict)
-    """For a gateway that wants a token or a tenant."""
+    """HTTP headers of every query, for a gateway that wants a token or a tenant."""
     queries: dict[Figure, str] = field(default_factory=dict)
-    """PromQL by figure, where the built-in does not fit; empty: do not ask.  See docs/signals.md."""
+    """PromQL by figure, where the built-in query does not fit; an empty query is not asked.  See docs/signals.md."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -124,13 +116,15 @@ class Prometheus(Struct, frozen=True, forbid_unknown_fields=True):
         _check_url("url", self.url)
 
 
-class Signal(Struct, frozen=True, forbid_unknown_fields=True):
+class Signal(Settings, frozen=True):
     """Where measurements come from, how often, and over how long a window."""
 
     source: Literal["scrape", "prometheus"] = "scrape"
-    period: Duration = Duration(_S // 2)
-    """From one sample to the next."""
-    window: Duration = Duration(2 * _S)
+    """Whether the sampler reads the exporter itself or asks Prometheus."""
+    # In less than 10 ms a sampler does nothing else; control takes no window above an hour for a measurement.
+    period: Annotated[Duration, between(Duration(_S // 100))] = Duration(_S // 2)
+    """Time from one sample to the next."""
+    window: Annotated[Duration, between(Duration(_S // 100), Duration(3600 * _S))] = Duration(2 * _S)
     """What one sample averages over; a whole number of periods."""
     timeout: Duration = Duration(_S)
     """A source that answers later than this has no data."""
@@ -139,15 +133,17 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
     metric: str | None = None
     """The latency histogram's name, without ``_bucket``."""
     labels: dict[Literal["namespace", "workload"], str] = field(default_factory=dict)
-    """The histogram's labels for a workload's namespace and name; an empty name: it has no such label."""
+    """The histogram's labels for a workload's namespace and name; an empty name means that it has no such label."""
     matchers: dict[str, str] = field(default_factory=dict)
     """Further labels that a series of the histogram must carry, by exact value."""
     lost: str | None = None
-    """The counter of lost packets or probes, with the histogram's labels; empty: nothing measures loss."""
+    """The counter of lost packets or probes, with the histogram's labels; empty where nothing measures loss."""
     throughput: str = "container_network_transmit_bytes_total"
-    """The counter of bytes sent, by namespace and pod (or workload); empty: nothing measures throughput."""
+    """The counter of bytes sent, by namespace and pod (or workload); empty where nothing measures throughput."""
     scrape: Scrape = Scrape()
+    """For the source ``scrape``."""
     prometheus: Prometheus = Prometheus()
+    """For the source ``prometheus``."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -156,10 +152,7 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
             ValueError: the period is too short, the window too long, too short for its source or no whole
                 number of periods.
         """
-        if self.period < _SHORTEST_PERIOD:
-            raise ValueError(f"period {self.period} is below {_SHORTEST_PERIOD}")
-        if self.window > _LONGEST_WINDOW:
-            raise ValueError(f"window {self.window} is above {_LONGEST_WINDOW}")
+        super().__post_init__()
         if self.window % self.period:
             raise ValueError(f"window {self.window} is not a whole number of periods of {self.period}")
         if self.source == "prometheus" and self.window < 4 * self.prometheus.scrape_interval:
@@ -169,17 +162,18 @@ class Signal(Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):
+class Kubernetes(Settings, frozen=True):
     """How the actuator reaches the API server."""
 
     kubeconfig: str | None = None
-    """Path; without it the Pod's service account, and for ``check`` and ``restore`` outside of Pods
+    """Path of a kubeconfig; without it the Pod's service account, and for ``check`` and ``restore`` outside of Pods
     ``~/.kube/config``.  Overridden by KUBECONFIG."""
     server: str | None = None
     """Address of an API server that asks for no credentials (the emulator).  Overridden by SLUICE_KUBERNETES_URL."""
     dry_run: bool = False
     """Report what would be patched, and patch nothing."""
     timeout: Duration = Duration(5 * _S)
+    """How long the actuator waits for one answer of the API server."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -191,36 +185,38 @@ class Kubernetes(Struct, frozen=True, forbid_unknown_fields=True):
             _check_url("server", self.server)
 
 
-class Listen(Struct, frozen=True, forbid_unknown_fields=True):
+class Listen(Settings, frozen=True):
     """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a Pod's probes and Prometheus come from outside of it
-    sampler: int = 9101
-    decision: int = 9102
-    actuator: int = 9103
-    exporter: int = 9965
-
-    def __post_init__(self) -> None:
-        """Check what the types cannot say.
-
-        Raises:
-            ValueError: a number that no port has.
-        """
-        for name in ("sampler", "decision", "actuator", "exporter"):
-            if not 0 <= getattr(self, name) <= _LAST_PORT:
-                raise ValueError(f"{name}: {getattr(self, name)} is no port: expected 0 to {_LAST_PORT}")
+    """Address to listen on."""
+    sampler: Port = 9101
+    """Port of the sampler."""
+    decision: Port = 9102
+    """Port of the decision service."""
+    actuator: Port = 9103
+    """Port of the actuator."""
+    exporter: Port = 9965
+    """Port of the exporter."""
 
 
-class Config(Struct, frozen=True, forbid_unknown_fields=True):
+class Config(Settings, frozen=True):
     """The whole file."""
 
     domains: tuple[Domain, ...]
+    """Who shares a bottleneck, and whose limits may move."""
     bus: Bus = Bus()
+    """The NATS server and the streams on it."""
     signal: Signal = Signal()
+    """Where measurements come from."""
     kubernetes: Kubernetes = Kubernetes()
+    """How the actuator reaches the API server."""
     exporter: Exporter = Exporter()
+    """What the exporter measures."""
     listen: Listen = Listen()
+    """Where the services' health and metrics are served."""
     log: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the log lines that are written.  Overridden by SLUICE_LOG."""
 
     def __post_init__(self) -> None:
         """Check what only the whole can say.

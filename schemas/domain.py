@@ -1,20 +1,21 @@
-"""What a user configures of one domain: who is protected, and whose limit may move.
+"""The configuration of one domain: who is protected, and whose limit may move.
 
 A *domain* is a set of workloads that share a bottleneck.  It is the unit of control: one sample
 describes it, one decision answers, and its key orders the messages.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
+from schemas.settings import Settings, between
 from schemas.units import Duration, Rate
 
 _MS = 1_000_000
 
 
 def _check_names(what: str, *names: str) -> None:
-    """Names become parts of paths, keys and subjects.
+    """Check names that become parts of paths, keys and subjects.
 
     Raises:
         ValueError: one is empty, or holds a slash or a space.
@@ -24,11 +25,13 @@ def _check_names(what: str, *names: str) -> None:
             raise ValueError(f"{what}: {name!r} is no name of a Kubernetes object")
 
 
-class Critical(Struct, frozen=True, forbid_unknown_fields=True):
+class Critical(Settings, frozen=True):
     """A critical workload and its service level objective on L4 latency; loss must be zero."""
 
     workload: str
+    """Name of the workload, as its latency histogram has it."""
     namespace: str = "default"
+    """Namespace of the workload."""
     jitter: Duration = Duration(2 * _MS)
     """Largest jitter: the interquartile range (Q75 - Q25) of the latency."""
     p95: Duration = Duration(2 * _MS)
@@ -48,16 +51,21 @@ class Critical(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.namespace}/{self.workload}"
 
 
-class Target(Struct, frozen=True, forbid_unknown_fields=True):
+class Target(Settings, frozen=True):
     """A best-effort Deployment whose egress bandwidth Sluice sets."""
 
     deployment: str
+    """Name of the Deployment."""
     min: Rate
+    """Least limit."""
     max: Rate
+    """Largest limit."""
     fail_safe: Rate
-    """The limit that holds whenever nobody knows better; inside [min, max]."""
+    """The limit that holds while nothing is measured or decided; inside [min, max]."""
     namespace: str = "default"
-    weight: int = 1
+    """Namespace of the Deployment."""
+    weight: Annotated[int, between(1, 1000)] = 1
+    """Share of the budget, beside the weights of the domain's other targets."""
     scope: Literal["aggregate", "per-pod"] = "aggregate"
     """Whether limit, min, max and fail_safe are for all replicas together or for each one."""
 
@@ -72,29 +80,28 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: a name cannot be one, the bounds are out of order, or the weight is out of range.
         """
+        super().__post_init__()
         _check_names("target", self.deployment, self.namespace)
         if not self.min <= self.fail_safe <= self.max:
             raise ValueError(
                 f"target {self.key}: expected min <= fail_safe <= max, "
                 f"got min {self.min}, fail_safe {self.fail_safe}, max {self.max}"
             )
-        if not 1 <= self.weight <= 1000:
-            raise ValueError(f"target {self.key}: weight {self.weight} is outside 1 to 1000")
 
 
-class Shield(Struct, frozen=True, forbid_unknown_fields=True):
+class Shield(Settings, frozen=True):
     """The bounds that no policy can cross, whatever it proposes."""
 
-    rise_per_second: float = 0.2
+    rise_per_second: Annotated[float, between(0.001, 1)] = 0.2
     """Largest rise of a limit, as a share of [min, max] and per second of sample time."""
-    cut: float = 0.5
+    cut: Annotated[float, between(0.05, 0.95)] = 0.5
     """After a violation a limit is at most this share of what it was, once per signal window."""
     settle: Duration = Duration(500 * _MS)
     """How long a cut takes to show in full, beyond the next sample: patch, and the bottleneck's queue to drain."""
     decay: Duration = Duration(5_000 * _MS)
     """Without data, the time in which a limit falls from the maximum to the fail-safe limit."""
-    deadband: float = 0.001
-    """A smaller rise, as a share of [min, max], is not worth a patch."""
+    deadband: Annotated[float, between(0, 0.2)] = 0.001
+    """A smaller rise, as a share of [min, max], is not worth a patch; at most ``rise_per_second``."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -102,13 +109,7 @@ class Shield(Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: a value is outside its range.
         """
-        for name, value, low, high in (
-            ("rise_per_second", self.rise_per_second, 0.001, 1.0),
-            ("cut", self.cut, 0.05, 0.95),
-            ("deadband", self.deadband, 0.0, 0.2),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} {value} is outside {low} to {high}")
+        super().__post_init__()
         if self.deadband > self.rise_per_second:
             raise ValueError(
                 f"deadband {self.deadband} is above rise_per_second {self.rise_per_second}: "
@@ -116,27 +117,32 @@ class Shield(Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Domain(Struct, frozen=True, forbid_unknown_fields=True):
+class Domain(Settings, frozen=True):
     """One domain's configuration."""
 
     name: str
+    """Name of the domain: a part of the bus's subjects."""
     critical: tuple[Critical, ...]
+    """The workloads to protect; at least one."""
     targets: tuple[Target, ...]
+    """The Deployments whose bandwidth is set; at least one."""
     policy: str = "learned"
+    """The policy that proposes limits."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """Settings of the policy; each policy documents its own."""
+    """Parameters of the policy; each policy has its own."""
     shadow: tuple[str, ...] = ()
-    """Policies that only say what they would do, beside the one that is live."""
+    """Policies that only report what they would do, beside the one that is live."""
     capacity: Rate | None = None
     """The bottleneck's nameplate capacity, where it is known: the targets' limits never add up to more.
 
     Of a ``per-pod`` target the limit of one pod counts.
     """
     shield: Shield = Shield()
+    """The bounds that no policy can cross."""
     dead_man: Duration = Duration(5_000 * _MS)
     """A decision is good for this long; without a fresh one the actuator applies the fail-safe limit."""
-    min_observations: int = 100
-    """Fewer latencies in a window say nothing reliable about its P95: no data."""
+    min_observations: Annotated[int, between(1)] = 100
+    """A window with fewer latencies counts as no data: its P95 is not reliable."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -144,6 +150,7 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: nothing to protect or to control, a name used twice, or a number out of range.
         """
+        super().__post_init__()
         if not self.critical or not self.targets:
             raise ValueError(f"domain {self.name!r}: needs at least one critical workload and one target")
         for what, keys in (
@@ -154,8 +161,6 @@ class Domain(Struct, frozen=True, forbid_unknown_fields=True):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"domain {self.name!r}: {what} named twice: {', '.join(twice)}")
-        if self.min_observations < 1:
-            raise ValueError(f"domain {self.name!r}: min_observations {self.min_observations} is below 1")
         fail_safe = Rate(sum(target.fail_safe for target in self.targets))
         if self.capacity is not None and fail_safe > self.capacity:
             raise ValueError(

@@ -1,59 +1,107 @@
-"""Writes the JSON Schema of every message: ``python -m schemas.generate``.
+"""Writes the JSON Schema of every message and of the configuration file: ``python -m schemas.generate``.
 
-The message types are the truth; the files beside this module are what clients in other languages
-read.  A test compares the two.  Version 1 of a message keeps its file for good: what is added to it
-has a default, and anything else is a version 2 with a file of its own.
+The types are the truth; the files beside this module are what clients in other languages and editors
+read.  A test compares the two.  Version 1 of a message keeps its file for good: what is added to it has a
+default, and anything else is a version 2 with a file of its own.
 """
 
-import ast
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from schemas import messages
+from schemas.config import Config
+from schemas.reference import Field, describe
 
 HOME = Path(__file__).parent
+CONFIG_FILE = "config.schema.json"
+"""The file that holds the schema of the configuration."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_TYPES: dict[str, dict[str, Any]] = {
+    "true or false": {"type": "boolean"},
+    "integer": {"type": "integer"},
+    "number": {"type": "number"},
+    "text": {"type": "string"},
+    "rate": {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?([kMGT]i?)?$"},
+    "duration": {"type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h))+$"},
+    "anything": {},
+}
 
 
 def file_name(kind: str) -> str:
-    """The file that holds a kind's schema: ``sample.v1.json``."""
+    """The file that holds a message's schema: ``sample.v1.json``."""
     return f"{kind}.v1.json"
 
 
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a kind of message: ``sample``, ``decision``, ``action`` or ``dead``."""
-    described = _descriptions()
-    generated = msgspec.json.schema(messages.KINDS[kind], ref_template="#/$defs/{name}")
-    for name, definition in generated["$defs"].items():
-        for field, text in described.get(name, {}).items():
-            definition["properties"][field]["description"] = text
-    generated["$defs"][messages.KINDS[kind].__name__]["properties"]["v"]["const"] = 1
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:sluice:{kind}:v1"}
-    return head | generated
+    root = messages.KINDS[kind]
+    generated = msgspec.json.schema(root, ref_template="#/$defs/{name}")
+    for one in _structs(root):
+        properties = generated["$defs"][one.__name__]["properties"]
+        for field in describe(one):
+            if field.meaning:
+                properties[field.name]["description"] = field.meaning
+    generated["$defs"][root.__name__]["properties"]["v"]["const"] = 1
+    return {"$schema": _DIALECT, "$id": f"urn:sluice:{kind}:v1"} | generated
 
 
-def text(kind: str) -> str:
-    """A kind's schema as its file holds it."""
-    return json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration file."""
+    sections = {kind.__name__: _section(kind) for kind in _structs(Config)}
+    return {"$schema": _DIALECT, "$id": "urn:sluice:config", "$ref": "#/$defs/Config", "$defs": sections}
 
 
-def _descriptions() -> dict[str, dict[str, str]]:
-    """What the types say of their fields, by class and field: the string that follows a field."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(messages)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        fields = found[node.name] = {}
-        for field, after in zip(node.body, node.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
-                    fields[name] = inspect.cleandoc(said).replace("``", "")
-    return found
+def _section(kind: type[Struct]) -> dict[str, Any]:
+    fields = describe(kind)
+    return {
+        "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
+        "type": "object",
+        "properties": {field.name: _property(field) for field in fields},
+        "required": [field.name for field in fields if field.default is None],
+        "additionalProperties": False,
+    }
+
+
+def _property(field: Field) -> dict[str, Any]:
+    """What a field of the file may hold."""
+    word = field.kind.removeprefix("list of ").removeprefix("mapping to ")
+    if field.section is not None:
+        allowed: dict[str, Any] = {"$ref": f"#/$defs/{field.section.__name__}"}
+    else:
+        allowed = {"enum": list(field.choices)} if field.choices else dict(_TYPES[word])
+    if word in ("integer", "number"):
+        bounds = {"minimum": field.minimum, "maximum": field.maximum}
+        allowed |= {name: json.loads(bound) for name, bound in bounds.items() if bound is not None}
+    if field.kind.startswith("list"):
+        allowed = {"type": "array", "items": allowed}
+    elif field.kind.startswith("mapping"):
+        allowed = {"type": "object", "additionalProperties": allowed}
+    if field.default == "none":
+        allowed = {"anyOf": [allowed, {"type": "null"}]}
+    return {"description": field.meaning, **allowed}
+
+
+def text(document: dict[str, Any]) -> str:
+    """A schema as its file holds it."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _structs(root: type[Struct]) -> Iterator[type[Struct]]:
+    """A struct and all that its fields hold."""
+    yield root
+    for field in describe(root):
+        if field.section is not None:
+            yield from _structs(field.section)
 
 
 if __name__ == "__main__":
     for one in messages.KINDS:
-        (HOME / file_name(one)).write_text(text(one), encoding="utf-8")
+        (HOME / file_name(one)).write_text(text(schema(one)), encoding="utf-8")
+    (HOME / CONFIG_FILE).write_text(text(config_schema()), encoding="utf-8")

@@ -8,6 +8,7 @@ stands in the headers, so that the payload of a decision is a function of its in
 No message can be part of a reference cycle: ``gc=False`` spares the garbage collector the look.
 """
 
+from math import inf
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -39,6 +40,19 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
     """Median of the L4 latency over the last signal period alone, seconds: whether a queue stands now."""
+
+    def why_unusable(self, min_observations: int) -> str | None:
+        """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
+        if self.missing is not None:
+            return self.missing
+        jitter, p95 = self.jitter, self.p95
+        if jitter is None or p95 is None:
+            return "no latency"
+        if not (0 <= jitter < inf and 0 <= p95 < inf):
+            return f"latency is no number: jitter {jitter}, P95 {p95}"
+        if self.observations < min_observations:
+            return f"blind: {self.observations} observations, {min_observations} needed"
+        return None
 
 
 class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -145,6 +159,35 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """In words; why it gave no answer, where it raised an error."""
 
 
+class Provenance(Struct, frozen=True, gc=False):
+    """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
+
+    A limit that answers no decision (a dead-man's, say) keeps the epoch, sequence and end of the one before it.
+    """
+
+    decision: str | None = None
+    """Id of the decision; None where the limit answers none."""
+    epoch: int = 0
+    seq: int = 0
+    end: int | None = None
+    """End of the decision's sample: the fence."""
+    decided: int | None = None
+    """When the decision was published."""
+    expires: int | None = None
+    """Until when it holds; None: until something better is known."""
+
+    @property
+    def in_action(self) -> dict[str, Any]:
+        """The fields of an ``Action`` that say where its limit comes from."""
+        return {
+            "decision": self.decision,
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "sampled": self.end if self.decision else None,
+            "decided": self.decided,
+        }
+
+
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one sample: a limit for every target, and the state to go on from."""
 
@@ -184,6 +227,26 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     def seq(self) -> int:
         """Second half of the fence."""
         return self.state.seq
+
+    @property
+    def overruled(self) -> tuple[TargetDecision, ...]:
+        """The targets whose limit is not what the policy proposed: what the shield changed."""
+        return tuple(one for one in self.targets if one.limit != one.proposal)
+
+    def forbids_raise(self, target: TargetDecision) -> bool:
+        """Whether a target's limit was decided without data or in violation: no ground for a raise."""
+        return target.rule == "no-data" or self.violated or self.stress is None
+
+    def provenance(self, published: int) -> Provenance:
+        """What is passed on about this decision, which was published at ``published`` (UTC ns)."""
+        return Provenance(
+            decision=self.id,
+            epoch=self.epoch,
+            seq=self.seq,
+            end=self.end,
+            decided=published,
+            expires=self.expires,
+        )
 
 
 class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -37,7 +37,7 @@ def _missing(marker: str) -> str | None:
     if marker == "apiserver":
         return None if os.environ.get("KUBEBUILDER_ASSETS") else "a kube-apiserver (set KUBEBUILDER_ASSETS)"
     if marker == "root":
-        return ", ".join(namespaces.lacking(programs)) or None
+        return ", ".join(namespaces.find_missing(programs)) or None
     absent = [program for program in programs if shutil.which(program) is None]
     if absent:
         return f"the program{'s' if len(absent) > 1 else ''} {', '.join(absent)}"

@@ -13,7 +13,7 @@ from schemas.messages import Decision, TargetDecision
 from schemas.units import Duration
 from services.actuator.order import Order, fail_safe, from_decision, from_record, lowest, not_raised
 from services.actuator.ownership import Record
-from services.control.fencing import AHEAD, refused
+from services.control.fencing import AHEAD, rejection_reason
 
 
 class Moment(Struct, frozen=True):
@@ -65,7 +65,7 @@ class Intent:
             record: what tells of the newest decision, as far as it is known.
             moment: now.
         """
-        why = refused(self._fence(record, moment.now), decision, moment.now)
+        why = rejection_reason(self._fence(record, moment.now), decision, moment.now)
         if why is None:
             known = lowest(*(one.limit for one in (self.order, record) if one is not None))
             order = from_decision(self._target, decision, part, published)

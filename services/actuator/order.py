@@ -71,7 +71,7 @@ def from_decision(target: Target, decision: Decision, part: TargetDecision, publ
         end=decision.end,
         decided=published,
         expires=decision.expires,
-        blind=part.rule == "no-data" or decision.violated or decision.stress is None,
+        blind=decision.forbids_raise(part),
     )
 
 

@@ -1,22 +1,29 @@
-"""Before a step: which samples may be stepped on, and from which state.
+"""Decides which samples may be stepped on, and from which state.
 
-A sample says when its window ended by the sampler's clock, and the bus says when it stored the sample
-by the server's clock.  Both are part of the stream, so a replay admits the same samples.  Comparing
-them keeps a wrong clock from locking a domain:
+A sample carries the time at which its window ended, by the sampler's clock; the bus records when it
+stored the sample, by the server's clock.  Both are part of the stream, so a replay admits the same
+samples.  Comparing the two keeps a wrong clock from locking a domain:
 
 - a sample from the future is refused: as a state it would make every honest sample look old;
 - after the bus's own clock was set back, a state from the future is left behind by a new epoch.
 
-A sampler whose clock went back alone is stale until it is right again: nobody can act on decisions
+A sampler whose clock alone went back is stale until the clock is right again: nobody can act on decisions
 that expired long ago, and the fail-safe limit holds meanwhile.
 """
 
 from schemas.domain import Domain
 from schemas.messages import Sample, State
-from services.control.controller import StaleSample
 
 
-class FutureSample(ValueError):
+class RejectedSample(ValueError):
+    """The sample may not be stepped on."""
+
+
+class StaleSample(RejectedSample):
+    """The sample is not newer than the state: it was stepped on before, or came too late."""
+
+
+class FutureSample(RejectedSample):
     """The sample is dated further ahead of the bus's clock than a decision is good for."""
 
 
@@ -42,6 +49,6 @@ def admit(domain: Domain, state: State | None, sample: Sample, published: int) -
     if sample.end <= state.end:
         if state.end <= latest:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
-        # Limits and memories are full of times that lie ahead: begin anew.
+        # The state's limits and memories hold times that lie ahead: begin a new epoch.
         return None
     return state

@@ -1,26 +1,26 @@
-"""Whether a decision may still be put in force: the rule by which an actuator takes or leaves it.
+"""Whether a decision may still be put in force: the rule by which an actuator accepts or rejects it.
 
 Messages come more than once, late and out of order, and the bus can be wiped, so that a new run of
-decisions begins (a new epoch).  What orders decisions is the time of the sample they answer: within an
-epoch it grows with the sequence, and it goes on growing over a wipe.  Epoch and sequence alone would not
-do: after a wipe, an old sample that was still on its way can begin an epoch, with a larger epoch than a
-newer cut, or with a smaller one that would lock every later decision out.  ``tests/proof/fences.py``
-looks at every order of events.
+decisions begins (a new epoch).  Decisions are ordered by the time of the sample they answer: it grows with
+the sequence within an epoch, and goes on growing over a wipe.  Epoch and sequence alone would not do:
+after a wipe, an old sample that was still on its way can begin an epoch, with a larger epoch than a newer
+cut, or with a smaller one that would lock every later decision out.  ``tests/proof/fences.py`` checks
+every order of events.
 """
 
 from schemas.messages import Decision
 
 AHEAD = 10 * 10**9
-"""How far a sample may lie in the future of the reader's clock, ns: what clocks differ by, at most."""
+"""How far a sample may lie in the future of the reader's clock, ns: the most that clocks differ by."""
 
 
-def refused(held: int | None, decision: Decision, now: int) -> str | None:
+def rejection_reason(held: int | None, decision: Decision, now: int) -> str | None:
     """Why a decision may not be put in force; None where it may.
 
     Args:
         held: end of the sample that the decision in force answers, UTC ns; None without one.  One in
             the future was written under a wrong clock and is void.
-        decision: what came.
+        decision: the one that arrived.
         now: the reader's clock, UTC ns.
     """
     if decision.end > now + AHEAD:

@@ -1,8 +1,8 @@
-"""First station of a step: what one sample says about one domain.
+"""What one sample shows of one domain.
 
-Missing data is a case of its own: a workload without a trustworthy figure makes the whole
-observation *no data*, because nobody can vouch for the workload that is not seen.  A signal window
-that cannot be (it ends before it starts, or is longer than an hour) vouches for nothing either.
+Missing data is a case of its own: a workload without a trustworthy figure makes the whole observation
+*no data*, because nothing is known of that workload.  So does a signal window that cannot be: one that
+ends before it starts, or is longer than an hour.
 """
 
 from math import inf
@@ -30,15 +30,15 @@ class Observation(Struct, frozen=True, gc=False):
     """Worst P95 over the critical workloads, as a ratio to its SLO; 0 without data."""
     lost: float
     """Packets or probes that critical workloads lost in the window."""
-    critical_load: int | None
+    critical_throughput: int | None
     """Throughput of all critical workloads together; None unless each is measured."""
     critical_recent: int | None
-    """The same over the last period alone where the source tells it, else over the window."""
-    effort_load: int | None
+    """The same over the last period alone where the source measures it, else over the window."""
+    target_throughput: int | None
     """Throughput of all targets together; None unless each is measured."""
-    effort_recent: int | None
-    """The same over the last period alone where the source tells it, else over the window."""
-    standing: float | None
+    target_recent: int | None
+    """The same over the last period alone where the source measures it, else over the window."""
+    recent_p50: float | None
     """Worst median latency over the last period alone, as a ratio to the P95's SLO: above 1, a queue stands now.
 
     None unless each workload's is measured.
@@ -52,56 +52,59 @@ class Observation(Struct, frozen=True, gc=False):
 
     Loss counts even where latency is not known: a lost packet needs no quantile.
     """
-    sent: tuple[int | None, ...]
-    """Throughput of each target as in ``effort_recent``; None where not measured."""
+    recent_by_target: tuple[int | None, ...]
+    """Throughput of each target as in ``target_recent``; None where not measured."""
     pods: tuple[int | None, ...]
-    """How many pods each target has, None where not known; empty where no limit is each pod's."""
+    """How many pods each target has, None where not known; empty where no limit is per pod."""
 
 
 class Observer:
-    """Weighs samples against one domain's objectives."""
+    """Compares samples with one domain's objectives."""
 
     def __init__(self, domain: Domain) -> None:
         """Prepare what every sample needs."""
         self._critical = tuple((i, one.key, 1e9 / one.jitter, 1e9 / one.p95) for i, one in enumerate(domain.critical))
         self._targets = tuple((i, target.key) for i, target in enumerate(domain.targets))
-        self._least = domain.min_observations
+        self._min_observations = domain.min_observations
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
 
     def observe(self, sample: Sample) -> Observation:
-        """Weigh one sample."""
+        """Compare one sample with the objectives."""
         end, period = sample.end, sample.period
         window = end - sample.start
         missing = sample.no_data
         if not 0 < period <= window <= _LONGEST:
             missing = missing or f"impossible window: from {sample.start} to {end}, a sample every {period} ns"
             window = period = 1
-        unseen, jitter, p95, lost, standing, load, recent = self._latency(sample.critical)
-        effort, effort_recent, sent = self._effort(sample.targets)
-        pods = self._pods(sample.targets) if self._per_pod else ()
-        if unseen is not None and not missing:
-            missing = unseen
+        unusable, jitter, p95, lost, recent_p50, critical, critical_recent = self._observe_critical(sample.critical)
+        target, target_recent, recent_by_target = self._observe_targets(sample.targets)
+        pods: tuple[int | None, ...] = ()
+        if self._per_pod:
+            found = [_of_target(sample.targets, index, key) for index, key in self._targets]
+            pods = tuple([None if one is None else one.pods for one in found])
+        if unusable is not None and not missing:
+            missing = unusable
         if missing is not None:
             return Observation(
-                end, window, period, 0.0, 0.0, lost, load, recent, effort, effort_recent, None, missing, None,
-                lost > 0, sent, pods,
+                end, window, period, 0.0, 0.0, lost, critical, critical_recent, target, target_recent, None, missing,
+                None, lost > 0, recent_by_target, pods,
             )  # fmt: skip
         stress = p95 if p95 > jitter else jitter
         return Observation(
-            end, window, period, jitter, p95, lost, load, recent, effort, effort_recent, standing, None, stress,
-            stress > 1 or lost > 0, sent, pods,
+            end, window, period, jitter, p95, lost, critical, critical_recent, target, target_recent, recent_p50, None,
+            stress, stress > 1 or lost > 0, recent_by_target, pods,
         )  # fmt: skip
 
-    # The hot part of every step: comparisons and sums stand where calls would cost several times as much.
+    # The hot part of every step: comparisons and sums are written out, because calls would cost several times as much.
 
-    def _latency(  # noqa: C901 - one pass, with a branch for each figure that may be missing
+    def _observe_critical(  # noqa: C901 - one pass, with a branch for each figure that may be missing
         self, measures: tuple[CriticalMeasure, ...]
     ) -> tuple[str | None, float, float, float, float | None, int | None, int | None]:
-        """Why there is no data, worst jitter and P95, what was lost, worst median, and the load, whole and recent."""
+        """Why there is no data, worst jitter and P95, what was lost, worst median, throughput and recent throughput."""
         missing: str | None = None
         jitter = p95 = lost = 0.0
-        standing: float | None = 0.0
-        load = recent = 0
+        recent_p50: float | None = 0.0
+        throughput = recent = 0
         measured = True
         for index, key, per_jitter, per_p95 in self._critical:
             measure = _of_workload(measures, index, key)
@@ -112,50 +115,47 @@ class Observer:
             if rate is None or rate < 0:
                 measured = False
             else:
-                load += rate
+                throughput += rate
                 recent += rate if last is None or last < 0 else last
             loss = measure.lost
             if loss is not None and 0 < loss < inf:
                 lost += loss
-            why = _why_unusable(measure, self._least)
+            why = measure.why_unusable(self._min_observations)
             if why is not None:
                 missing = missing or f"{key}: {why}"
                 continue
             median = measure.recent_p50
             if median is None:
-                standing = None
-            elif standing is not None and (ratio := median * per_p95) > standing:
-                standing = ratio
+                recent_p50 = None
+            elif recent_p50 is not None and (ratio := median * per_p95) > recent_p50:
+                recent_p50 = ratio
             if (ratio := measure.jitter * per_jitter) > jitter:  # type: ignore[operator]  # usable
                 jitter = ratio
             if (ratio := measure.p95 * per_p95) > p95:  # type: ignore[operator]  # usable
                 p95 = ratio
         if not measured:
-            return missing, jitter, p95, lost, standing, None, None
-        return missing, jitter, p95, lost, standing, load, recent
+            return missing, jitter, p95, lost, recent_p50, None, None
+        return missing, jitter, p95, lost, recent_p50, throughput, recent
 
-    def _effort(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, int | None, tuple[int | None, ...]]:
-        """Throughput of all targets together, whole and recent, and what each of them sent last."""
-        load = recent = 0
+    def _observe_targets(
+        self, measures: tuple[TargetMeasure, ...]
+    ) -> tuple[int | None, int | None, tuple[int | None, ...]]:
+        """Throughput of all targets together, over the window and recent, and the recent one of each."""
+        throughput = recent = 0
         measured = True
-        sent: list[int | None] = []
+        each: list[int | None] = []
         for index, key in self._targets:
             measure = _of_target(measures, index, key)
             rate, last = (None, None) if measure is None else (measure.throughput, measure.recent)
             if rate is None or rate < 0:
                 measured = False
             else:
-                load += rate
+                throughput += rate
                 recent += rate if last is None or last < 0 else last
             if last is None:
                 last = rate
-            sent.append(last if last is not None and last >= 0 else None)
-        return (load, recent, tuple(sent)) if measured else (None, None, tuple(sent))
-
-    def _pods(self, measures: tuple[TargetMeasure, ...]) -> tuple[int | None, ...]:
-        """How many pods each target has, by the same measures as ``_effort`` goes by."""
-        found = [_of_target(measures, index, key) for index, key in self._targets]
-        return tuple([None if one is None else one.pods for one in found])
+            each.append(last if last is not None and last >= 0 else None)
+        return (throughput, recent, tuple(each)) if measured else (None, None, tuple(each))
 
 
 def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
@@ -169,16 +169,3 @@ def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> Tar
     if index < len(measures) and measures[index].target == key:
         return measures[index]
     return next((measure for measure in measures if measure.target == key), None)
-
-
-def _why_unusable(measure: CriticalMeasure, least: int) -> str | None:
-    if measure.missing is not None:
-        return measure.missing
-    jitter, p95 = measure.jitter, measure.p95
-    if jitter is None or p95 is None:
-        return "no latency"
-    if not (0 <= jitter < inf and 0 <= p95 < inf):
-        return f"latency is no number: jitter {jitter}, P95 {p95}"
-    if measure.observations < least:
-        return f"blind: {measure.observations} observations, {least} needed"
-    return None

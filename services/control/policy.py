@@ -1,14 +1,16 @@
-"""Second station of a step: the interface that every policy has.
+"""The interface that every policy has.
 
-A policy proposes one number, the domain's whole best-effort budget.  It remembers what it likes in a
-frozen struct of its own, which travels in the decision as JSON.  It may be wrong, slow or broken: the
-shield has the last word, and ``proportional`` stands in when it raises an error or answers nonsense.
+A policy proposes one number: the best-effort budget of the whole domain.  What it remembers is a frozen
+struct of its own, which travels in the decision as JSON.  A policy may be wrong, slow or broken: the
+shield has the last word, and ``proportional`` stands in when a policy raises or its answer cannot be used.
 """
 
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from schemas.domain import Domain
+from schemas.settings import Settings
 from services.control.observation import Observation
 
 
@@ -38,7 +40,20 @@ class Proposal(Struct, frozen=True, gc=False):
     reason: str
     """In words."""
     memory: Any
-    """What to remember for the next step: an instance of the policy's ``Memory``."""
+    """What to remember for the next step: an instance of the policy's ``memory_type``."""
+
+
+class NoMemory(Struct, frozen=True, gc=False):
+    """The memory of a policy that needs none."""
+
+
+class CutMemory(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The memory of a policy that waits after each cut.
+
+    Windows that start before ``quiet_until`` (ns) still see the traffic before the last cut.
+    """
+
+    quiet_until: int = 0
 
 
 class Policy(Protocol):
@@ -50,10 +65,22 @@ class Policy(Protocol):
 
     @property
     def memory_type(self) -> type[Any]:
-        """The frozen struct that the policy remembers in."""
-
-    def first(self) -> Any:
-        """The memory before the first sample."""
+        """The frozen struct that the policy remembers in; without arguments it is the memory of a new domain."""
 
     def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
         """Answer one observation that has data."""
+
+
+class PolicyType(Protocol):
+    """A policy's class, as the registry holds it.  It raises ValueError for a parameter that it does not take."""
+
+    @property
+    def version(self) -> str:
+        """Name and version."""
+
+    @property
+    def parameters_type(self) -> type[Settings]:
+        """The policy's parameters: ``schemas.reference.describe`` lists them."""
+
+    def __call__(self, domain: Domain) -> Policy:
+        """Make the policy ready for a domain."""

@@ -1,16 +1,16 @@
-"""Last station of a step: what is allowed.  Deterministic, integers only, no learned state.
+"""The last word on every limit: deterministic, integers only, no learned state.
 
-A proposal passes through these rules; the last that changes it gives the decision's rule:
+A proposal passes through these rules; the last one that changes it gives the decision's rule:
 
     clamp     within [min, max]
-    no-data   nobody knows: never up; a limit above the fail-safe limit falls to it within ``decay``
+    no-data   nothing is measured: never up; a limit above the fail-safe limit falls to it within ``decay``
     cut       an SLO is broken: at most ``cut`` of the limit in force, once per signal window
     hold      the window still sees traffic from before the last cut: not up
     rise      up by at most ``rise`` a second
     deadband  a rise too small to be worth a patch waits until it is large enough
 
-Only rises are ever delayed or shortened.  A proposal to go down passes every rule untouched, but for
-the clamp to ``min``.  ``python -m tests.proof`` proves this text about the functions below.
+Only rises are ever delayed or shortened.  A proposal to go down passes every rule untouched, except for
+the clamp to ``min``.  ``python -m tests.proof`` proves these statements about the functions below.
 """
 
 from msgspec import Struct
@@ -38,7 +38,7 @@ class Limits(Struct, frozen=True, gc=False):
     """Time in which a limit falls from max to fail_safe without data, ns; at least 1."""
 
     @classmethod
-    def of(cls, target: Target, domain: Domain) -> "Limits":
+    def from_target(cls, target: Target, domain: Domain) -> "Limits":
         """Turn shares of [min, max] into kbit/s; no target gets more than the domain's capacity."""
         settings = domain.shield
         most = int(target.max if domain.capacity is None else min(target.max, domain.capacity))
@@ -55,7 +55,7 @@ class Limits(Struct, frozen=True, gc=False):
         )
 
 
-class Moment(Struct, frozen=True, gc=False):
+class ShieldInput(Struct, frozen=True, gc=False):
     """What the rules know of the sample.  Times are ns."""
 
     end: int
@@ -67,56 +67,55 @@ class Moment(Struct, frozen=True, gc=False):
     elapsed: int
     """Time since the end of the sample before."""
     violated: bool
-    blind: bool
-    """No data."""
+    no_data: bool
 
 
-def shield(limits: Limits, memory: ShieldMemory, proposal: int, moment: Moment) -> tuple[int, Rule, ShieldMemory]:
+def shield(limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldInput) -> tuple[int, Rule, ShieldMemory]:
     """The limit that is allowed, kbit/s, the rule that decided, and what to remember.
 
     The caller guarantees that the limit in force lies within [min, max], and that time goes forward:
-    ``memory.since <= moment.end``, ``moment.start < moment.end``, ``elapsed`` not negative.
+    ``memory.since <= inputs.end``, ``inputs.start < inputs.end``, ``elapsed`` not negative.
     """
     now = memory.limit
-    settling = moment.start < memory.cut_until
-    cut_until = moment.end + moment.settle if moment.violated and not settling else memory.cut_until
-    wanted, rule = _ceiling(limits, now, proposal, moment, settling)
+    settling = inputs.start < memory.cut_until
+    cut_until = inputs.end + inputs.settle if inputs.violated and not settling else memory.cut_until
+    wanted, rule = _bound_proposal(limits, now, proposal, inputs, settling)
     waiting = 0
     if wanted > now:
         if settling:
             return now, "hold", ShieldMemory(now, memory.since, cut_until)
-        highest = now + _allowance(limits, moment.end - memory.since)
+        highest = now + _allow_rise(limits, inputs.end - memory.since)
         if wanted > highest:
             wanted, rule = highest, "rise"
         # The last stretch to the maximum may be smaller than the deadband.
         if wanted - now < limits.deadband and wanted < limits.max:
             wanted, rule, waiting = now, "deadband", wanted - now
-    since = memory.since if wanted == now else moment.end
+    since = memory.since if wanted == now else inputs.end
     return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting)
 
 
-def _ceiling(limits: Limits, now: int, proposal: int, moment: Moment, settling: bool) -> tuple[int, Rule]:
+def _bound_proposal(limits: Limits, now: int, proposal: int, inputs: ShieldInput, settling: bool) -> tuple[int, Rule]:
     """The proposal under the rules that do not look at the past."""
     wanted = proposal
     rule: Rule = "none"
     if proposal < limits.min or proposal > limits.max:
         wanted, rule = min(max(proposal, limits.min), limits.max), "clamp"
-    if moment.blind:
-        wanted, rule = min(wanted, _decayed(limits, now, moment.elapsed)), "no-data"
-    if moment.violated and not settling:
+    if inputs.no_data:
+        wanted, rule = min(wanted, _decay(limits, now, inputs.elapsed)), "no-data"
+    if inputs.violated and not settling:
         cut = max(now * limits.cut // 1000, limits.min)
         if wanted > cut:
             wanted, rule = cut, "cut"
     return wanted, rule
 
 
-def _allowance(limits: Limits, waited: int) -> int:
+def _allow_rise(limits: Limits, waited: int) -> int:
     # It grows with the time since the last change, so that a rise kept back by the deadband is not
     # lost, and stops at one second's worth, so that none is saved up for a leap.
     return limits.rise * min(waited, _SECOND) // _SECOND
 
 
-def _decayed(limits: Limits, now: int, elapsed: int) -> int:
+def _decay(limits: Limits, now: int, elapsed: int) -> int:
     # Rounded up, so that samples close to each other never stop the fall.
     fall = -((limits.fail_safe - limits.max) * elapsed // limits.decay)
     return min(now, max(now - fall, limits.fail_safe))

@@ -1,71 +1,73 @@
-"""One domain's samples and decisions on the bus: the follower's ports, put on JetStream."""
+"""One domain's samples and decisions as JetStream keeps them: what a ``DomainWorker`` reads and writes."""
 
 from schemas.messages import Decision, Sample
 from services.bus import envelope
 from services.bus.bus import Bus, Received, Unreadable
-from services.decision.domain_worker import Head
+from services.decision.domain_worker import DomainPosition
 
 NAME = "decision"
 """The service's name, and its durable consumer's."""
 
 _REACH = 64
-"""How far to look back first, stream sequences."""
+"""How far to look back at first, in stream sequences."""
 
 
-class BusDecisions:
-    """A domain's decisions."""
+class BusDecisionLog:
+    """A domain's decisions on the bus."""
 
     def __init__(self, bus: Bus, domain: str) -> None:
-        """Look at one domain."""
+        """Take the bus, and the domain's name."""
         self._bus = bus
         self._subject = bus.subjects.decision(domain)
 
-    async def head(self) -> Head:
-        """Where the decisions stand; without a readable one, at what the service acknowledged last."""
+    async def find_position(self) -> DomainPosition:
+        """Up to where the domain is decided; without a readable decision, what the service acknowledged last."""
         seq = 0
         try:
             last = await self._bus.last(Decision, self._subject)
         except Unreadable as error:
             await self._bus.bury(NAME, error.raw, error.reason)
             seq = error.raw.seq
-            last = await self._before(error)
+            last = await self._find_before(error)
         if last is None:
-            return Head(None, await self._bus.acknowledged(Sample, NAME), seq)
+            return DomainPosition(None, await self._bus.acknowledged(Sample, NAME), seq)
         samples = await self._bus.stream(Sample)
-        # A stream of samples younger than the decision counts its sequences anew.
+        answered = last.headers.get(envelope.SAMPLE_SEQ, "")
+        # A stream of samples that was created after the decision counts its sequences anew.
         counted = samples is not None and samples.created <= last.published
-        return Head(last.message.state, _answered(last) if counted else 0, max(seq, last.seq))
+        sample_seq = int(answered) if counted and answered.isascii() and answered.isdigit() else 0
+        return DomainPosition(last.message.state, sample_seq, max(seq, last.seq))
 
-    async def _before(self, unreadable: Unreadable) -> Received[Decision] | None:
-        """The last decision before what never was one; None where a later build took the domain on from there.
+    async def _find_before(self, unreadable: Unreadable) -> Received[Decision] | None:
+        """The last decision before an unreadable message; None where a later build went on from there.
 
-        The server finds a subject's next message, not the one before: look at longer and longer stretches.
+        The server finds a subject's next message, not the one before, so look at longer and longer ranges.
         """
         end, reach = unreadable.raw.seq, _REACH
         last: Received[Decision] | Unreadable | None = unreadable if unreadable.later else None
         while last is None and end > 1:
             begin = max(end - reach, 0)
-            last = await self._last_between(begin, end)
+            last = await self._find_last_between(begin, end)
             end, reach = begin + 1, 2 * reach
         return None if isinstance(last, Unreadable) else last
 
-    async def _last_between(self, position: int, end: int) -> Received[Decision] | Unreadable | None:
-        """The last decision, readable or of a later build, after a position and before a sequence."""
+    async def _find_last_between(self, seq: int, end: int) -> Received[Decision] | Unreadable | None:
+        """The last decision, readable or of a later build, between two sequences."""
         last: Received[Decision] | Unreadable | None = None
         while True:
             one: Received[Decision] | Unreadable | None
             try:
-                one = await self._bus.next_after(Decision, self._subject, position)
+                one = await self._bus.next_after(Decision, self._subject, seq)
             except Unreadable as error:
                 one = error
             if one is None or one.raw.seq >= end:
                 return last
-            position = one.raw.seq
+            seq = one.raw.seq
             if isinstance(one, Received) or one.later:
                 last = one
 
     async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
-        """Add a decision to the sample's trace."""
+        """Publish a decision that continues the sample's trace; gives its sequence."""
         headers = {
             envelope.TRACE: envelope.continued(answered.headers, decision.id),
             envelope.SAMPLE_SEQ: str(answered.seq),
@@ -75,28 +77,23 @@ class BusDecisions:
         )
 
 
-class BusSamples:
-    """A domain's samples."""
+class BusSampleLog:
+    """A domain's samples on the bus."""
 
     def __init__(self, bus: Bus, domain: str) -> None:
-        """Look at one domain."""
+        """Take the bus, and the domain's name."""
         self._bus = bus
         self._subject = bus.subjects.sample(domain)
 
-    async def after(self, position: int) -> Received[Sample] | None:
-        """The next sample; what cannot be read is put aside."""
+    async def next_after(self, seq: int) -> Received[Sample] | None:
+        """The first readable sample after a sequence; unreadable ones become dead letters."""
         while True:
             try:
-                return await self._bus.next_after(Sample, self._subject, position)
+                return await self._bus.next_after(Sample, self._subject, seq)
             except Unreadable as error:
                 await self._bus.bury(NAME, error.raw, error.reason)
-                position = error.raw.seq
+                seq = error.raw.seq
 
-    async def bury(self, sample: Received[Sample], reason: str) -> None:
-        """Put a sample aside."""
+    async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
+        """Record a sample that cannot be answered."""
         await self._bus.bury(NAME, sample, reason)
-
-
-def _answered(last: Received[Decision]) -> int:
-    text = last.headers.get(envelope.SAMPLE_SEQ, "")
-    return int(text) if text.isascii() and text.isdigit() else 0

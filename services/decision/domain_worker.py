@@ -1,9 +1,9 @@
 """One domain's decisions: every sample answered once, in the order of the stream.
 
-Decision and state are one message, written with compare-and-set on the domain's subject, and its
-header says which sample it answers.  So the last decision on the bus is all there is to know: after
-a crash, a lost acknowledgement or another replica's move, the follower reads it and goes on from
-there, looking up the samples that came to somebody else.
+Decision and state are one message, written with compare-and-set on the domain's subject, and its header
+names the sample that it answers.  So the last decision on the bus is all there is to know: after a crash,
+a lost acknowledgement or another replica's move, the worker reads it and goes on from there, looking up
+the samples that were delivered to other replicas.
 """
 
 from dataclasses import dataclass, replace
@@ -13,29 +13,28 @@ from schemas.domain import Domain
 from schemas.messages import Decision, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
-from services.control import Controller, StaleSample, make_policy, overruled
-from services.control.admission import FutureSample, admit
+from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
 from services.decision import metrics
 from services.decision.policy_timeout import TimedPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """Where a domain's decisions stand."""
+class DomainPosition:
+    """Up to where a domain is decided."""
 
     state: State | None
     """From which the next step continues; None to begin an epoch."""
-    position: int
+    sample_seq: int
     """Stream sequence up to which all samples are dealt with."""
-    seq: int
+    decision_seq: int
     """Stream sequence of the last decision; 0 when there is none."""
 
 
-class Decisions(Protocol):
+class DecisionLog(Protocol):
     """A domain's decisions on the bus."""
 
-    async def head(self) -> Head:
-        """Where they stand."""
+    async def find_position(self) -> DomainPosition:
+        """Up to where the domain is decided."""
 
     async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
         """Add a decision after the one with sequence ``expected``; gives its sequence.
@@ -47,109 +46,109 @@ class Decisions(Protocol):
         """
 
 
-class Samples(Protocol):
+class SampleLog(Protocol):
     """A domain's samples on the bus."""
 
-    async def after(self, position: int) -> Received[Sample] | None:
-        """The first readable sample after a position; None when there is none."""
+    async def next_after(self, seq: int) -> Received[Sample] | None:
+        """The first readable sample after a sequence; None when there is none."""
 
-    async def bury(self, sample: Received[Sample], reason: str) -> None:
-        """Put a sample aside that cannot be answered."""
+    async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
+        """Record a sample that cannot be answered."""
 
 
-class Follower:
+class DomainWorker:
     """Answers one domain's samples."""
 
-    def __init__(self, domain: Domain, decisions: Decisions, samples: Samples) -> None:
-        """Know nothing yet of where the domain stands.
+    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog) -> None:
+        """Prepare the domain's control; its position is read with the first sample.
 
         Raises:
             ValueError: the domain's policy or a parameter of it does not exist.
         """
         self.last: Decision | None = None
-        self._domain = domain
         self._policy = TimedPolicy(make_policy(domain))
         self._controller = Controller(domain, self._policy)
         self._decisions = decisions
         self._samples = samples
-        self._head: Head | None = None
+        self._position: DomainPosition | None = None
         for rule in get_args(Rule):
             if rule != "none":
                 metrics.overruled.labels(domain.name, rule)
 
-    async def take(self, received: Received[Sample]) -> None:
-        """Deal with all of the domain's samples up to and including this one.
+    async def answer_up_to(self, received: Received[Sample]) -> None:
+        """Answer all of the domain's samples up to and including this one.
 
         Returns when nothing more has to be done for it: its decision is on the bus, or it never gets one.
         """
         while True:
             try:
-                await self._reach(received)
+                position = self._position
+                if position is None or not _is_known(position, received):
+                    position = self._position = await self._decisions.find_position()
+                    failpoints.point("decision.loaded")
+                if received.seq <= position.sample_seq:
+                    metrics.stale.inc()
+                    return
+                if position.sample_seq + 1 < received.since:
+                    await self._catch_up(position.sample_seq, received.seq)
+                await self._answer(received)
             except Conflict:
                 metrics.conflicts.inc()
-                self._head = None
+                self._position = None
             else:
                 return
 
-    async def _reach(self, received: Received[Sample]) -> None:
-        head = self._head
-        if head is None or not _follows(head, received):
-            head = self._head = await self._decisions.head()
-            failpoints.point("decision.loaded")
-        if received.seq <= head.position:
-            metrics.stale.inc()
-            return
-        if head.position + 1 < received.since:
-            await self._catch_up(head.position, received.seq)
-        await self._step(received)
-
-    async def _catch_up(self, position: int, end: int) -> None:
-        """Deal with the samples after a position and before another that came to other readers, or to none."""
-        while (sample := await self._samples.after(position)) is not None and sample.seq < end:
+    async def _catch_up(self, seq: int, end: int) -> None:
+        """Answer the samples after one sequence and before another, which were delivered to others or to nobody."""
+        while (sample := await self._samples.next_after(seq)) is not None and sample.seq < end:
             failpoints.point("decision.looked-up")
             metrics.caught_up.inc()
-            await self._step(sample)
-            position = sample.seq
+            await self._answer(sample)
+            seq = sample.seq
 
-    async def _step(self, sample: Received[Sample]) -> None:
-        assert self._head is not None
-        head = self._head
+    async def _answer(self, sample: Received[Sample]) -> None:
+        """Decide on one sample and write the decision, or record why there is none."""
+        assert self._position is not None
+        position = self._position
         try:
-            decision = self._answer(head.state, sample)
+            decision = self._decide(position.state, sample)
             failpoints.point("decision.stepped")
-            seq = await self._decisions.write(decision, sample, head.seq)
+            seq = await self._decisions.write(decision, sample, position.decision_seq)
         except StaleSample:
             metrics.stale.inc()
         except (FutureSample, InvalidMessage, TooLarge, _Unanswerable) as error:
-            await self._samples.bury(sample, str(error))
+            await self._samples.dead_letter(sample, str(error))
             failpoints.point("decision.buried")
         else:
             failpoints.point("decision.written")
             metrics.steps.inc()
             metrics.faults.inc(decision.fault is not None)
-            for target in overruled(decision):
+            for target in decision.overruled:
                 metrics.overruled.labels(decision.domain, target.rule).inc()
             self.last = decision
-            head = Head(decision.state, sample.seq, seq)
-        self._head = replace(head, position=sample.seq)
+            position = DomainPosition(decision.state, sample.seq, seq)
+        self._position = replace(position, sample_seq=sample.seq)
 
-    def _answer(self, state: State | None, sample: Received[Sample]) -> Decision:
-        admitted = admit(self._domain, state, sample.message, sample.published)
+    def _decide(self, state: State | None, sample: Received[Sample]) -> Decision:
+        fault = self._policy.fault
         try:
-            return self._controller.step(admitted, sample.message, self._policy.fault())
-        except StaleSample:
+            decision = self._controller.answer(state, sample.message, sample.published, fault)
+        except RejectedSample:
             raise
         except Exception as error:
             raise _Unanswerable(f"{type(error).__name__}: {error}") from error
+        if fault is not None:
+            self._policy.skip_step()
+        return decision
 
 
 class _Unanswerable(Exception):
     """The control core fails on this sample."""
 
 
-def _follows(head: Head, received: Received[Sample]) -> bool:
-    """Whether the sample can be judged by what is known: nobody else can have moved the domain on."""
-    if received.seq <= head.position:
-        # Newer than what came after it: the stream's numbering may have begun anew.
-        return head.state is not None and received.message.end <= head.state.end
-    return head.position + 1 >= received.since
+def _is_known(position: DomainPosition, received: Received[Sample]) -> bool:
+    """Whether the position is up to date for this sample: no other replica can have moved the domain on."""
+    if received.seq <= position.sample_seq:
+        # A sample newer than what came after it: the stream's numbering may have begun anew.
+        return position.state is not None and received.message.end <= position.state.end
+    return position.sample_seq + 1 >= received.since

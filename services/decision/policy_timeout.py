@@ -1,8 +1,7 @@
-"""Holds a policy to its time: one that takes too long is not asked for a while.
+"""Limits the processor time of a policy: one that takes too long is not asked for a number of steps.
 
-The policy's answer to the slow step still counts, because waiting for it is over.  What changes is
-an input of the steps that follow (``fault``), and stands in their decisions, so that a replay takes
-the same branch at any speed.
+A slow proposal is still used, since it has already arrived.  The time-out changes an input of the steps
+that follow (``fault``), which their decisions record, so that a replay takes the same branch at any speed.
 """
 
 import time
@@ -18,10 +17,10 @@ _LONGEST_REST = 64
 
 
 class TimedPolicy:
-    """A policy, and how long it took."""
+    """A policy, and how long its last proposal took."""
 
     def __init__(self, policy: Policy, clock: Callable[[], float] = time.thread_time, limit_s: float = STEP_S) -> None:
-        """Measure ``policy`` by the processor time of its thread: waiting for a busy machine is not its fault."""
+        """Measure ``policy`` by the processor time of its thread, which a busy machine does not lengthen."""
         self._policy = policy
         self._clock = clock
         self._limit_s = limit_s
@@ -39,32 +38,27 @@ class TimedPolicy:
         """The policy's own."""
         return self._policy.memory_type
 
-    def first(self) -> Any:
-        """The policy's own."""
-        return self._policy.first()
-
     def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
-        """The policy's own; what it takes decides on ``fault``."""
+        """The policy's own; the time that it takes decides on ``fault``."""
         began = self._clock()
         try:
             return self._policy.propose(memory, seen, bounds)
         finally:
-            self._judge(self._clock() - began)
+            took_s = self._clock() - began
+            if took_s <= self._limit_s:
+                self._rest = 0
+            else:
+                self._rest = self._left = min(max(2 * self._rest, 1), _LONGEST_REST)
+                self._why = f"{self.version} took {took_s * 1000:.1f} ms of {self._limit_s * 1000:g}"
 
-    def _judge(self, took_s: float) -> None:
-        if took_s <= self._limit_s:
-            self._rest = 0
-            return
-        self._rest = min(max(2 * self._rest, 1), _LONGEST_REST)
-        self._left = self._rest
-        self._why = f"{self.version} took {took_s * 1000:.1f} ms of {self._limit_s * 1000:g}"
-
+    @property
     def fault(self) -> str | None:
-        """Why the policy may not be asked at this step; to be called once a step.
+        """Why the policy may not be asked at the next step; None where it may.
 
         It rests for one step after the first excess, and twice as long after each that follows at once.
         """
-        if self._left == 0:
-            return None
+        return self._why if self._left else None
+
+    def skip_step(self) -> None:
+        """Count a step at which the policy was not asked."""
         self._left -= 1
-        return self._why

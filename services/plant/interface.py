@@ -1,9 +1,8 @@
-"""The plant: what the control loop controls, and who may ask it what.
+"""The interface of a plant: a bottleneck with critical workloads and best-effort targets on it.
 
-A plant is a bottleneck with critical workloads and best-effort targets on it.  There are two behind
-this interface, real packets in network namespaces and a simulated queue, and each part below is what
-one neighbour needs: the agent enforces limits, the scenario changes loads, the exporter reads
-counters, the score reads the truth.  Workloads and targets are named ``namespace/name`` as in the
+Two plants implement it: real packets in network namespaces, and a simulated queue.  Each protocol below
+is what one caller needs: the agent enforces limits, the scenario changes loads, the exporter reads
+counters, and the score reads the ground truth.  Workloads and targets are named ``namespace/name`` as in the
 messages, pods by the name they have on the Kubernetes API.  Rates are kbit/s on the wire unless the
 text says goodput, times UTC ns, latencies seconds.
 
@@ -30,7 +29,7 @@ class Pod(Struct, frozen=True):
 
 
 class CriticalSecond(Struct, frozen=True):
-    """What one critical workload really got in one second."""
+    """Ground truth of one critical workload in one second."""
 
     p50: float | None
     """Median round trip, seconds; None when nothing came back, as for the next two."""
@@ -84,10 +83,10 @@ class Counters(Struct, frozen=True):
     """Bytes on the wire since the start, by critical workload and by best-effort pod's name."""
 
 
-class Enforcer(Protocol):
+class LimitControl(Protocol):
     """What the agent that plays Cilium's Bandwidth Manager needs."""
 
-    def limit(self, pod: str, kbit: int | None) -> None:
+    def set_limit(self, pod: str, kbit: int | None) -> None:
         """Put a limit in force on a pod's egress, or lift it with None.
 
         Raises:
@@ -95,35 +94,35 @@ class Enforcer(Protocol):
         """
 
 
-class Loads(Protocol):
+class LoadControl(Protocol):
     """What a scenario needs."""
 
-    def load(self, workload: str, kbit: int | None) -> None:
+    def set_load(self, workload: str, kbit: int | None) -> None:
         """Change what a workload wants to send, kbit/s of payload; None is as much as it can get.
 
         Raises:
             KeyError: no such workload or target.
         """
 
-    def capacity(self, kbit: int) -> None:
+    def set_capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate."""
 
 
-class Exported(Protocol):
+class CounterSource(Protocol):
     """What an exporter needs."""
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """The counters now."""
 
 
-class Truth(Protocol):
+class TruthSource(Protocol):
     """What the score needs."""
 
-    def seconds(self) -> Sequence[Second]:
+    def take_seconds(self) -> Sequence[Second]:
         """The seconds that were completed since the last call, oldest first."""
 
 
-class Plant(Enforcer, Loads, Exported, Truth, Protocol):
+class Plant(LimitControl, LoadControl, CounterSource, TruthSource, Protocol):
     """A whole plant."""
 
     @property

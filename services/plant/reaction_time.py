@@ -1,7 +1,6 @@
-"""Times the loop: from the moment the latency really crossed the SLO to a safe limit in force.
+"""Measures the reaction time: from the true crossing of the SLO to a safe limit in force.
 
-Fed with what happens to a plant, in the order it happens; whoever plays a scenario, in real time or
-not, feeds it.
+The player of a scenario, in real time or not, feeds it with the plant's events in order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +22,8 @@ class Reaction(Struct, frozen=True):
     in_force: int
 
 
-class Watch:
-    """Knows what is safe now, and since when it has not been."""
+class ReactionTimer:
+    """Tracks whether the limits are safe, and since when they have not been."""
 
     def __init__(self, apps: Apps) -> None:
         """Begin with these apps."""
@@ -37,19 +36,19 @@ class Watch:
         most = self._apps.capacity
         return sum(most if limit is None else limit for limit in limits) <= self._apps.safe_budget()
 
-    def happened(self, event: Event, limits: Iterable[int | None]) -> None:
-        """A load or the capacity changed; a crossing that this made harmless needs no answer."""
-        self._apps = self._apps.changed(event.loads, event.capacity)
+    def on_event(self, event: Event, limits: Iterable[int | None]) -> None:
+        """Record a change of load or capacity; a crossing that it made harmless needs no reaction."""
+        self._apps = self._apps.with_loads(event.loads, event.capacity)
         if self.is_safe(limits):
             self._crossed = None
 
-    def crossed(self, times: Sequence[int], limits: Iterable[int | None]) -> None:
-        """The latency rose above the SLO at these times; bursts under safe limits are nobody's to answer."""
+    def on_crossings(self, times: Sequence[int], limits: Iterable[int | None]) -> None:
+        """Record when the latency rose above the SLO; bursts under safe limits need no reaction."""
         if times and self._crossed is None and not self.is_safe(limits):
             self._crossed = times[0]
 
-    def enforced(self, at: int, sampled: int, decided: int, limits: Iterable[int | None]) -> None:
-        """A limit came into force at ``at``, decided at ``decided`` on a window that ended at ``sampled``."""
+    def on_limit(self, at: int, sampled: int, decided: int, limits: Iterable[int | None]) -> None:
+        """Record a limit in force since ``at``, decided at ``decided`` on a window that ended at ``sampled``."""
         if self._crossed is not None and self.is_safe(limits):
             self.reactions.append(Reaction(self._crossed, sampled, decided, at))
             self._crossed = None

@@ -1,4 +1,4 @@
-"""What happens to the factory, as data, and the best that anybody could make of it.
+"""Scenarios as data: what happens to the factory, and the best possible result.
 
 A scenario is a list of events in time.  Demo, factory and benches play the same ones on whichever
 plant they have, and the score compares what was delivered with the *oracle*: the best safe limit of
@@ -70,17 +70,17 @@ class Scenario(Struct, frozen=True, kw_only=True):
         apps = self.apps
         for event in self.events:
             if event.at <= start:
-                apps = apps.changed(event.loads, event.capacity)
+                apps = apps.with_loads(event.loads, event.capacity)
         budget, goodput = apps.safe_budget(), apps.goodput(apps.safe_budget())
         for event in self.events:
             if start < event.at < end:
-                apps = apps.changed(event.loads, event.capacity)
+                apps = apps.with_loads(event.loads, event.capacity)
                 budget = min(budget, apps.safe_budget())
                 goodput = min(goodput, apps.goodput(budget))
         return Phase(start, end, budget, goodput)
 
     def domain(self, policy: str = "learned", parameters: dict[str, Any] | None = None, name: str = "floor") -> Domain:
-        """The configuration that a user would write for this factory: default SLOs, no knowledge of the knee.
+        """The configuration that a user would write for this factory: default SLOs, the knee unknown.
 
         The fail-safe limits, 40 % of the maximum, are safe with the scanner at twice its load.
         """
@@ -109,38 +109,38 @@ class Scenario(Struct, frozen=True, kw_only=True):
             capacity=Rate(capacity),
         )
 
-    def lasting(self, seconds: float) -> "Scenario":
-        """The same course, faster or slower, so that it takes ``seconds``."""
+    def stretch_to(self, seconds: float) -> "Scenario":
+        """A copy played faster or slower, so that it takes ``seconds``."""
         pace = seconds / self.seconds
         replace = msgspec.structs.replace
         events = tuple(replace(event, at=event.at * pace) for event in self.events)
         return replace(self, seconds=seconds, events=events, learning=self.learning * pace)
 
-    def shifted(self, seed: int) -> "Scenario":
-        """The same course, up to a second later: over seeds, events meet every phase of the signal."""
+    def shift(self, seed: int) -> "Scenario":
+        """A copy up to a second later, so that over seeds events meet every phase of the signal."""
         late = Random(seed).uniform(0, 1)  # noqa: S311 - a shift of events
         replace = msgspec.structs.replace
         return replace(self, events=tuple(replace(one, at=one.at + late if one.at else 0.0) for one in self.events))
 
-    def within(self, namespace: str) -> "Scenario":
-        """The same with every workload in another namespace, for a twin of the plant."""
+    def move_to(self, namespace: str) -> "Scenario":
+        """A copy with every workload in another namespace, for a second plant beside the first."""
 
-        def moved(workload: str) -> str:
+        def rename(workload: str) -> str:
             return f"{namespace}/{workload.partition('/')[2]}"
 
         replace = msgspec.structs.replace
         apps = replace(
             self.apps,
-            critical=tuple(replace(one, workload=moved(one.workload)) for one in self.apps.critical),
-            targets=tuple(replace(one, target=moved(one.target)) for one in self.apps.targets),
+            critical=tuple(replace(one, workload=rename(one.workload)) for one in self.apps.critical),
+            targets=tuple(replace(one, target=rename(one.target)) for one in self.apps.targets),
         )
         events = tuple(
-            replace(event, loads={moved(name): kbit for name, kbit in event.loads.items()}) for event in self.events
+            replace(event, loads={rename(name): kbit for name, kbit in event.loads.items()}) for event in self.events
         )
         return replace(self, apps=apps, events=events)
 
-    def scaled(self, share: float) -> "Scenario":
-        """The same on a bottleneck of another size: every rate times ``share``, the FIFO's delay unchanged."""
+    def scale(self, share: float) -> "Scenario":
+        """A copy with every rate multiplied by ``share``; the FIFO's delay stays."""
         events = tuple(
             msgspec.structs.replace(
                 event,
@@ -149,7 +149,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
             )
             for event in self.events
         )
-        return msgspec.structs.replace(self, events=events, apps=self.apps.scaled(share))
+        return msgspec.structs.replace(self, events=events, apps=self.apps.scale(share))
 
 
 def _times(kbit: int | None, share: float) -> int | None:

@@ -1,4 +1,4 @@
-"""What a run was worth: harm and gain, from the plant's own seconds and never from the controller's signal.
+"""Scores a run: violations and goodput, from the plant's ground truth and never from the controller's signal.
 
 A second is *bad* when a critical workload's jitter or P95 is above its SLO, when it lost something, or
 when nothing of it came back at all.  Goodput is compared with the scenario's oracle over the same
@@ -17,16 +17,16 @@ from services.plant.scenario import Phase, Scenario
 
 _NS = 10**9
 AFTERMATH = 5.0
-"""Bad seconds that begin this long after an unpredicted event are put down to it, seconds."""
+"""Bad seconds within this many seconds after an unpredicted event are attributed to it."""
 
 
-class Effort(Struct, frozen=True):
+class ControlEffort(Struct, frozen=True):
     """What the control did."""
 
     patches: int = 0
     """Changes of a pod's limit."""
     restarts: int = 0
-    """Pods that were started anew."""
+    """Pods that were restarted."""
     reactions: tuple[Reaction, ...] = ()
 
 
@@ -58,7 +58,7 @@ class Score(Struct, frozen=True):
     critical_throughput: dict[str, float]
     """By workload: what arrived, as a share of what it wanted to send."""
     patches: int
-    """See ``Effort``, as for restarts."""
+    """See ``ControlEffort``, as for restarts."""
     restarts: int
     reaction: Spread | None = None
     """From the true crossing to a safe limit in force."""
@@ -97,7 +97,7 @@ def score(
     scenario: Scenario,
     started: int,
     since: float = 0.0,
-    effort: Effort = Effort(),  # noqa: B008 - frozen
+    effort: ControlEffort = ControlEffort(),  # noqa: B008 - frozen
 ) -> Score:
     """Judge the seconds that lie wholly between ``since`` and the scenario's end.
 
@@ -121,7 +121,7 @@ def score(
             invalid += 1
             continue
         judged.append(second)
-        best += _oracle(phases, at)
+        best += _oracle_goodput(phases, at)
         if is_bad(second, domain):
             bad += 1
             excused += any(step - 1 < at < step + AFTERMATH for step in surprises)
@@ -134,7 +134,7 @@ def score(
         step_violation_seconds=excused,
         goodput=round(sum(sum(second.goodput.values()) for second in judged) / count) if count else 0,
         oracle=round(best / count) if count else 0,
-        critical_throughput=_delivered(judged),
+        critical_throughput=_delivered_shares(judged),
         patches=effort.patches,
         restarts=effort.restarts,
         reaction=spread([(one.in_force - one.crossed) / _NS for one in effort.reactions]),
@@ -154,7 +154,7 @@ def spread(durations: Sequence[float]) -> Spread | None:
     return Spread(cuts[9], cuts[18], max(durations))
 
 
-def _oracle(phases: Sequence[Phase], at: float) -> float:
+def _oracle_goodput(phases: Sequence[Phase], at: float) -> float:
     """Its mean goodput over the second that begins at ``at``, kbit/s."""
     return sum(
         phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
@@ -163,7 +163,7 @@ def _oracle(phases: Sequence[Phase], at: float) -> float:
     )
 
 
-def _delivered(judged: Sequence[Second]) -> dict[str, float]:
+def _delivered_shares(judged: Sequence[Second]) -> dict[str, float]:
     wanted: dict[str, int] = {}
     got: dict[str, int] = {}
     for second in judged:

@@ -1,7 +1,7 @@
-"""The bed on paper: namespaces, links, queues, and the commands that make them.
+"""The testbed's topology: namespaces, links, queues, and the commands that build them.
 
-Pure text: ``bed.py`` runs it.  Three routed nodes hang on one fabric bridge; each pod is a namespace
-of its own behind a veth pair of its node.
+It only builds text, which ``real/testbed.py`` runs.  Three routed nodes hang on one fabric bridge; each
+pod is a namespace of its own behind a veth pair of its node.
 
     n1: robot-control, telemetry-upload ──┐
     n2: safety-scanner, erp-dashboard   ──┤ fabric ══ bottleneck ══► n3: robot-cell, safety-plc,
@@ -100,7 +100,7 @@ def pods(parameters: Parameters) -> tuple[PodPlace, ...]:
     )
 
 
-def setup_script(parameters: Parameters) -> str:
+def build_setup_script(parameters: Parameters) -> str:
     """The shell script that builds the bed, for ``sh -e`` as root in fresh mount and network namespaces."""
     places = pods(parameters)
     names = [FABRIC, *NODES, *(place.name for place in places)]
@@ -118,7 +118,7 @@ def setup_script(parameters: Parameters) -> str:
         lines += _pod(place)
     if parameters.bands == "uplink":
         for node in NODES:
-            lines += _tc(node, banded(UPLINK, parameters.uplink, parameters.fifo_bytes, places))
+            lines += _tc(node, build_bands(UPLINK, parameters.uplink, parameters.fifo_bytes, places))
     lines += _tc(FABRIC, bottleneck(parameters, parameters.capacity))
     return "\n".join(lines)
 
@@ -126,11 +126,11 @@ def setup_script(parameters: Parameters) -> str:
 def bottleneck(parameters: Parameters, capacity: int) -> list[str]:
     """The bottleneck's ``tc`` commands for a capacity, kbit/s; its queue keeps its size in bytes."""
     if parameters.bands == "bottleneck":
-        return banded(BOTTLENECK, capacity, parameters.fifo_bytes, pods(parameters))
+        return build_bands(BOTTLENECK, capacity, parameters.fifo_bytes, pods(parameters))
     return [_bucket(BOTTLENECK, capacity, parameters.fifo_bytes)]
 
 
-def banded(device: str, rate: int, queue: int, places: tuple[PodPlace, ...]) -> list[str]:
+def build_bands(device: str, rate: int, queue: int, places: tuple[PodPlace, ...]) -> list[str]:
     """Three strict priorities on a device, by the sender's address: what Cilium's bands do on a node's uplink."""
     lines = [
         f"qdisc replace dev {device} root handle 1: htb default 12",
@@ -151,7 +151,7 @@ def banded(device: str, rate: int, queue: int, places: tuple[PodPlace, ...]) -> 
     return lines
 
 
-def pod_limit(kbit: int | None) -> list[str]:
+def build_pod_limit(kbit: int | None) -> list[str]:
     """The ``tc`` arguments that put a limit in force in a pod's namespace, or lift it."""
     if kbit is None:
         return ["qdisc", "delete", "dev", UPLINK, "root"]

@@ -1,6 +1,6 @@
-"""Who shares the bottleneck, and how much of it is left: the sizes that plant, scenario and oracle agree on.
+"""The workloads on one bottleneck and their sizes, shared by plant, scenario and oracle.
 
-Loads are kbit/s of payload, as applications count them; limits and the capacity count the wire.
+LoadControl are kbit/s of payload, as applications count them; limits and the capacity count the wire.
 """
 
 from typing import Literal
@@ -54,7 +54,7 @@ class TargetApp(Struct, frozen=True):
 
 
 class Apps(Struct, frozen=True):
-    """Everybody on one bottleneck.  The defaults are the bed's."""
+    """All workloads on one bottleneck.  The defaults are the testbed's."""
 
     capacity: int = 100_000
     """kbit/s on the wire."""
@@ -82,8 +82,8 @@ class Apps(Struct, frozen=True):
             return most
         return min(most, sum((one.load or 0) * one.replicas for one in self.targets))
 
-    def changed(self, loads: dict[str, int | None], capacity: int | None = None) -> "Apps":
-        """The same with other loads, by workload or target, and perhaps another capacity."""
+    def with_loads(self, loads: dict[str, int | None], capacity: int | None = None) -> "Apps":
+        """A copy with other loads, by workload or target, and optionally another capacity."""
         replace = msgspec.structs.replace
         return replace(
             self,
@@ -92,8 +92,8 @@ class Apps(Struct, frozen=True):
             targets=tuple(replace(one, load=loads.get(one.target, one.load)) for one in self.targets),
         )
 
-    def scaled(self, share: float) -> "Apps":
-        """Every rate but the probes' times ``share``."""
+    def scale(self, share: float) -> "Apps":
+        """A copy with every rate but the probes' multiplied by ``share``."""
         loads: dict[str, int | None] = {one.workload: round(one.load * share) for one in self.critical}
         loads |= {one.target: None if one.load is None else round(one.load * share) for one in self.targets}
-        return self.changed(loads, round(self.capacity * share))
+        return self.with_loads(loads, round(self.capacity * share))

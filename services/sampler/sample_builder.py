@@ -62,10 +62,9 @@ def blind(domain: Domain, sample: Sample) -> str | None:
     if sample.no_data is not None:
         return sample.no_data
     for measure in sample.critical:
-        if measure.missing is not None:
-            return f"{measure.workload}: {measure.missing}"
-        if measure.observations < domain.min_observations:
-            return f"{measure.workload}: blind: {measure.observations} observations of {domain.min_observations}"
+        why = measure.why_unusable(domain.min_observations)
+        if why is not None:
+            return f"{measure.workload}: {why}"
     return None
 
 

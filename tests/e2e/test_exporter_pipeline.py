@@ -42,7 +42,7 @@ def test_on_iperf3_alone_the_pipeline_says_that_it_is_blind(tmp_path: Path) -> N
             factory.start(service)
         until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is told")
         # A new stream is all that passive measurement ever gets of it.
-        factory.plant.load(ROBOT, 2_100)
+        factory.plant.set_load(ROBOT, 2_100)
         until(lambda: len(decisions(factory)) >= 20, "20 decisions")
         made = decisions(factory)
         for service in ("exporter", "sampler", "decision"):
@@ -99,7 +99,7 @@ def start_cluster(factory: Factory) -> None:
         try:
             for line in iter(cluster.stdout.readline, b""):
                 pod, kbit = line.decode().split()
-                factory.plant.limit(pod, None if kbit == "None" else int(kbit))
+                factory.plant.set_limit(pod, None if kbit == "None" else int(kbit))
         except ValueError:
             return
 
@@ -139,5 +139,5 @@ def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
 
 def latency(factory: Factory) -> float | None:
     """Robot-control's P95 in the last of the seconds that were completed since the last call; None without one."""
-    seconds = [second.critical[ROBOT] for second in factory.plant.seconds() if second.invalid is None]
+    seconds = [second.critical[ROBOT] for second in factory.plant.take_seconds() if second.invalid is None]
     return seconds[-1].p95 if seconds else None

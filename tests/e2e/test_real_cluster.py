@@ -88,13 +88,13 @@ async def the_limit_follows_latency(stage: Stage) -> None:
     born = int(Rate.parse(BORN))
     await stage.until(lambda: stage.in_force() > 1.1 * born, "the limit is raised above what the Pod was born with")
     scanner = next(one.load for one in APPS.critical if one.workload == SCANNER)
-    stage.plant.crossings()
+    stage.plant.take_crossings()
     high = stage.in_force()
-    stage.plant.load(SCANNER, round(2.2 * scanner))
-    await stage.until(lambda: bool(stage.plant.crossings()), "latency crosses the SLO under the scanner's load")
+    stage.plant.set_load(SCANNER, round(2.2 * scanner))
+    await stage.until(lambda: bool(stage.plant.take_crossings()), "latency crosses the SLO under the scanner's load")
     await stage.until(lambda: (stage.qdisc() or high) < 0.75 * high, "the limit is cut on the qdisc")
     low = stage.in_force()
-    stage.plant.load(SCANNER, scanner)
+    stage.plant.set_load(SCANNER, scanner)
     await stage.until(lambda: stage.in_force() > 1.3 * low, "it is raised again")
 
     def agrees() -> bool:
@@ -149,7 +149,7 @@ async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) ->
     (pod,) = [one for one in stage.pods() if one["metadata"]["uid"] not in old]
     assert (pod["status"]["phase"], pod["spec"].get("nodeName")) == ("Pending", None)
     stage.kubelets.open.set()
-    await stage.until(lambda: stage.plant.counters().sent[SECOND] > 100_000, "the new pod sends")
+    await stage.until(lambda: stage.plant.read_counters().sent[SECOND] > 100_000, "the new pod sends")
     (first, *_, last) = [one for one in stage.kubelets.history if one.uid == pod["metadata"]["uid"]]
     assert (first.bandwidth, first.phase) == (BORN, "Pending")
     assert (last.bandwidth, last.phase) == ("12M", "Running")

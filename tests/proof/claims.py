@@ -45,26 +45,26 @@ class Case:
     shield: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any]]
     limits: Any
     memory: Any
-    moment: Any
+    inputs: Any
     proposal: Any
     other: Any
     """A second proposal, for claims that compare two."""
     variant: Callable[[Any, bool, bool], Any]
-    """A moment with other values of ``violated`` and ``blind``."""
+    """Inputs with other values of ``violated`` and ``no_data``."""
 
     def __post_init__(self) -> None:
         """Take one step."""
-        self.out, self.rule, self.after = self.shield(self.limits, self.memory, self.proposal, self.moment)
+        self.out, self.rule, self.after = self.shield(self.limits, self.memory, self.proposal, self.inputs)
 
 
 def assumed(c: Case) -> Any:
-    """What ``Limits.of`` and ``Controller`` guarantee before they call the shield."""
+    """What ``Limits.from_target`` and ``Controller`` guarantee before they call the shield."""
     p = c.limits
     return c.logic.all(
         p.min >= 1, p.min <= p.fail_safe, p.fail_safe <= p.max,
         p.deadband >= 1, p.deadband <= p.rise, p.cut >= 50, p.cut <= 950, p.decay >= 1,
-        p.min <= c.memory.limit, c.memory.limit <= p.max, c.memory.since <= c.moment.end,
-        c.moment.elapsed >= 0, c.moment.settle >= 1, c.moment.start < c.moment.end,
+        p.min <= c.memory.limit, c.memory.limit <= p.max, c.memory.since <= c.inputs.end,
+        c.inputs.elapsed >= 0, c.inputs.settle >= 1, c.inputs.start < c.inputs.end,
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def in_range(c: Case) -> Any:
 
 def never_above_the_proposal(c: Case) -> Any:
     """With data, the limit is at most the proposal (or min): so limits add up to no more than the budget shared out."""
-    return c.logic.implies(c.logic.no(c.moment.blind), c.out <= c.logic.max(c.proposal, c.limits.min))
+    return c.logic.implies(c.logic.no(c.inputs.no_data), c.out <= c.logic.max(c.proposal, c.limits.min))
 
 
 def rise_is_bounded(c: Case) -> Any:
@@ -85,89 +85,89 @@ def rise_is_bounded(c: Case) -> Any:
     change, 1 s) grows by no more than rise x time, and lies within rise x 1 s above limit x 1 s.
     """
     paid = (c.out - c.memory.limit) * SECOND
-    full = c.logic.min(c.moment.end - c.memory.since, SECOND)
+    full = c.logic.min(c.inputs.end - c.memory.since, SECOND)
     changed = c.out != c.memory.limit
-    before = c.moment.end - c.moment.elapsed
+    before = c.inputs.end - c.inputs.elapsed
     store = c.memory.limit * SECOND + c.limits.rise * c.logic.min(before - c.memory.since, SECOND)
-    stored = c.out * SECOND + c.limits.rise * c.logic.min(c.moment.end - c.after.since, SECOND)
+    stored = c.out * SECOND + c.limits.rise * c.logic.min(c.inputs.end - c.after.since, SECOND)
     return c.logic.all(
-        c.logic.implies(c.memory.since <= before, stored - store <= c.limits.rise * c.moment.elapsed),
+        c.logic.implies(c.memory.since <= before, stored - store <= c.limits.rise * c.inputs.elapsed),
         c.logic.implies(c.out > c.memory.limit, paid <= c.limits.rise * full),
-        c.logic.implies(changed, c.after.since == c.moment.end),
+        c.logic.implies(changed, c.after.since == c.inputs.end),
         c.logic.implies(c.logic.no(changed), c.after.since == c.memory.since),
     )
 
 
-def blind_never_rises(c: Case) -> Any:
+def no_data_never_rises(c: Case) -> Any:
     """Without data the limit never goes up."""
-    return c.logic.implies(c.moment.blind, c.out <= c.memory.limit)
+    return c.logic.implies(c.inputs.no_data, c.out <= c.memory.limit)
 
 
-def blind_falls(c: Case) -> Any:
+def no_data_falls(c: Case) -> Any:
     """Without data it is at the fail-safe limit, or fell at least as fast as from max to it within ``decay``."""
     fallen = (c.memory.limit - c.out) * c.limits.decay
-    due = (c.limits.max - c.limits.fail_safe) * c.moment.elapsed
-    return c.logic.implies(c.moment.blind, c.logic.any(c.out <= c.limits.fail_safe, fallen >= due))
+    due = (c.limits.max - c.limits.fail_safe) * c.inputs.elapsed
+    return c.logic.implies(c.inputs.no_data, c.logic.any(c.out <= c.limits.fail_safe, fallen >= due))
 
 
-def blind_stops_at_fail_safe(c: Case) -> Any:
+def no_data_stops_at_fail_safe(c: Case) -> Any:
     """Without data and without loss, the fall ends at the fail-safe limit, and a lower limit stays."""
-    quiet = c.logic.all(c.moment.blind, c.logic.no(c.moment.violated), c.proposal >= c.memory.limit)
+    quiet = c.logic.all(c.inputs.no_data, c.logic.no(c.inputs.violated), c.proposal >= c.memory.limit)
     return c.logic.implies(quiet, c.out >= c.logic.min(c.memory.limit, c.limits.fail_safe))
 
 
-def blind_falls_no_faster(c: Case) -> Any:
+def no_data_falls_no_faster(c: Case) -> Any:
     """Without data and without loss, the fall is no faster than that, rounded up to whole kbit/s."""
-    quiet = c.logic.all(c.moment.blind, c.logic.no(c.moment.violated), c.proposal >= c.memory.limit)
-    due = (c.limits.max - c.limits.fail_safe) * c.moment.elapsed
+    quiet = c.logic.all(c.inputs.no_data, c.logic.no(c.inputs.violated), c.proposal >= c.memory.limit)
+    due = (c.limits.max - c.limits.fail_safe) * c.inputs.elapsed
     fallen = c.memory.limit - c.out
     return c.logic.implies(quiet, c.logic.any(fallen == 0, (fallen - 1) * c.limits.decay < due))
 
 
 def violation_cuts(c: Case) -> Any:
     """A violation seen after the last cut took effect leaves at most ``cut`` of the limit, and starts a new window."""
-    fresh = c.logic.all(c.moment.violated, c.moment.start >= c.memory.cut_until)
+    fresh = c.logic.all(c.inputs.violated, c.inputs.start >= c.memory.cut_until)
     low = c.logic.any(c.out * 1000 <= c.memory.limit * c.limits.cut, c.out == c.limits.min)
-    return c.logic.implies(fresh, c.logic.all(low, c.after.cut_until == c.moment.end + c.moment.settle))
+    return c.logic.implies(fresh, c.logic.all(low, c.after.cut_until == c.inputs.end + c.inputs.settle))
 
 
 def violation_cuts_no_deeper(c: Case) -> Any:
     """The shield's own cut leaves ``cut`` of the limit, less a rounding: what is proposed below it is the policy's."""
     cut = c.rule == c.logic.rule("cut")
     kept = (c.out + 1) * 1000 > c.memory.limit * c.limits.cut
-    return c.logic.implies(c.logic.all(cut, c.logic.no(c.moment.blind)), c.logic.all(kept, c.out < c.proposal))
+    return c.logic.implies(c.logic.all(cut, c.logic.no(c.inputs.no_data)), c.logic.all(kept, c.out < c.proposal))
 
 
 def violation_never_rises(c: Case) -> Any:
     """While an SLO is broken, or the window still sees the last cut, the limit never goes up."""
-    settling = c.moment.start < c.memory.cut_until
-    return c.logic.implies(c.logic.any(c.moment.violated, settling), c.out <= c.memory.limit)
+    settling = c.inputs.start < c.memory.cut_until
+    return c.logic.implies(c.logic.any(c.inputs.violated, settling), c.out <= c.memory.limit)
 
 
 def cuts_once_a_window(c: Case) -> Any:
     """A window that still sees the last cut forces no second one, and moves no window."""
-    settling = c.logic.all(c.moment.start < c.memory.cut_until, c.logic.no(c.moment.blind))
+    settling = c.logic.all(c.inputs.start < c.memory.cut_until, c.logic.no(c.inputs.no_data))
     asked = c.logic.min(c.logic.max(c.proposal, c.limits.min), c.memory.limit)
     return c.logic.implies(settling, c.logic.all(c.out == asked, c.after.cut_until == c.memory.cut_until))
 
 
 def only_violations_move_the_window(c: Case) -> Any:
     """Without a violation, no window is opened."""
-    return c.logic.implies(c.logic.no(c.moment.violated), c.after.cut_until == c.memory.cut_until)
+    return c.logic.implies(c.logic.no(c.inputs.violated), c.after.cut_until == c.memory.cut_until)
 
 
 def cuts_pass(c: Case) -> Any:
     """A cut is never delayed: with data, any proposal below the limit passes at once, but for min and a deeper cut."""
-    fresh = c.logic.all(c.moment.violated, c.moment.start >= c.memory.cut_until)
-    down = c.logic.all(c.proposal <= c.memory.limit, c.logic.no(c.moment.blind), c.logic.no(fresh))
+    fresh = c.logic.all(c.inputs.violated, c.inputs.start >= c.memory.cut_until)
+    down = c.logic.all(c.proposal <= c.memory.limit, c.logic.no(c.inputs.no_data), c.logic.no(fresh))
     return c.logic.implies(down, c.out == c.logic.max(c.proposal, c.limits.min))
 
 
 def safe_rises_pass(c: Case) -> Any:
     """With data, no violation, and no window to wait for, a rise within the rise bound passes untouched."""
     step = c.proposal - c.memory.limit
-    calm = c.logic.no(c.logic.any(c.moment.violated, c.moment.blind, c.moment.start < c.memory.cut_until))
-    due = step * SECOND <= c.limits.rise * c.logic.min(c.moment.end - c.memory.since, SECOND)
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
+    due = step * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
     large = c.logic.any(step >= c.limits.deadband, c.proposal == c.limits.max)
     safe = c.logic.all(calm, step > 0, due, large, c.proposal <= c.limits.max)
     return c.logic.implies(safe, c.logic.all(c.out == c.proposal, c.rule == c.logic.rule("none")))
@@ -184,11 +184,11 @@ def waiting_is_honest(c: Case) -> Any:
     """What waits is a rise that was proposed, is allowed, and is below the deadband; without one nothing waits."""
     waits = c.after.waiting
     held = c.rule == c.logic.rule("deadband")
-    allowed = waits * SECOND <= c.limits.rise * c.logic.min(c.moment.end - c.memory.since, SECOND)
+    allowed = waits * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
     honest = c.logic.all(waits >= 0, waits < c.limits.deadband, waits <= c.proposal - c.memory.limit, allowed)
     full = c.logic.any(
         c.memory.limit + waits == c.proposal,
-        (waits + 1) * SECOND > c.limits.rise * c.logic.min(c.moment.end - c.memory.since, SECOND),
+        (waits + 1) * SECOND > c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND),
     )
     return c.logic.all(c.logic.implies(held, c.logic.all(honest, full)), c.logic.any(held, waits == 0))
 
@@ -200,9 +200,9 @@ def rises_when_there_is_room(c: Case) -> Any:
     max is reached within (max - min) / deadband rises, none later than one second and one sample after
     the one before.
     """
-    calm = c.logic.no(c.logic.any(c.moment.violated, c.moment.blind, c.moment.start < c.memory.cut_until))
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     keen = c.logic.all(calm, c.proposal >= c.limits.max)
-    ripe = c.logic.all(keen, c.moment.end - c.memory.since >= SECOND)
+    ripe = c.logic.all(keen, c.inputs.end - c.memory.since >= SECOND)
     return c.logic.all(
         c.logic.implies(ripe, c.out == c.logic.min(c.memory.limit + c.limits.rise, c.limits.max)),
         c.logic.implies(
@@ -218,23 +218,23 @@ def rises_when_there_is_room(c: Case) -> Any:
 
 def higher_proposals_give_no_lower_limits(c: Case) -> Any:
     """Monotone: of two proposals, the higher gives the same limit or a higher one."""
-    out, _, _ = c.shield(c.limits, c.memory, c.other, c.moment)
+    out, _, _ = c.shield(c.limits, c.memory, c.other, c.inputs)
     return c.logic.implies(c.proposal <= c.other, c.out <= out)
 
 
 def bad_news_gives_no_higher_limits(c: Case) -> Any:
     """Monotone: the same proposal under a violation, or without data, gives no higher limit than without."""
-    calm, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.moment, False, False))
-    broken, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.moment, True, False))
-    blind, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.moment, False, True))
-    worst, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.moment, True, True))
-    return c.logic.all(broken <= calm, blind <= calm, worst <= broken, worst <= blind)
+    calm, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, False))
+    broken, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, True, False))
+    no_data, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, True))
+    worst, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, True, True))
+    return c.logic.all(broken <= calm, no_data <= calm, worst <= broken, worst <= no_data)
 
 
 def rules_tell_the_truth(c: Case) -> Any:
     """The rule's name says what happened."""
     rule = {name: c.rule == c.logic.rule(name) for name in ("none", "clamp", "rise", "deadband", "cut", "hold")}
-    calm = c.logic.no(c.logic.any(c.moment.violated, c.moment.blind, c.moment.start < c.memory.cut_until))
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     outside = c.logic.any(c.proposal < c.limits.min, c.proposal > c.limits.max)
     kept = c.logic.all(c.out == c.memory.limit, c.proposal > c.memory.limit)
     return c.logic.all(
@@ -242,10 +242,10 @@ def rules_tell_the_truth(c: Case) -> Any:
         c.logic.implies(rule["clamp"], c.logic.all(outside, c.logic.any(c.out == c.limits.min, c.out == c.limits.max))),
         c.logic.implies(rule["rise"], c.logic.all(calm, c.out > c.memory.limit, c.out < c.proposal)),
         c.logic.implies(rule["deadband"], c.logic.all(calm, kept)),
-        c.logic.implies(rule["cut"], c.logic.all(c.moment.violated, c.out <= c.memory.limit)),
+        c.logic.implies(rule["cut"], c.logic.all(c.inputs.violated, c.out <= c.memory.limit)),
         c.logic.implies(rule["hold"], c.logic.all(kept, c.logic.no(calm))),
-        c.logic.implies(c.rule == c.logic.rule("no-data"), c.moment.blind),
-        c.logic.implies(c.moment.blind, c.logic.any(c.rule == c.logic.rule("no-data"), rule["cut"])),
+        c.logic.implies(c.rule == c.logic.rule("no-data"), c.inputs.no_data),
+        c.logic.implies(c.inputs.no_data, c.logic.any(c.rule == c.logic.rule("no-data"), rule["cut"])),
         c.after.limit == c.out,
     )
 
@@ -254,10 +254,10 @@ CLAIMS: tuple[Callable[[Case], Any], ...] = (
     in_range,
     never_above_the_proposal,
     rise_is_bounded,
-    blind_never_rises,
-    blind_falls,
-    blind_stops_at_fail_safe,
-    blind_falls_no_faster,
+    no_data_never_rises,
+    no_data_falls,
+    no_data_stops_at_fail_safe,
+    no_data_falls_no_faster,
     violation_cuts,
     violation_cuts_no_deeper,
     violation_never_rises,

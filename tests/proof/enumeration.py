@@ -50,13 +50,13 @@ def cases(shield: ModuleType, highest: int) -> Iterator[Case]:
     """Every situation with limits up to ``highest`` kbit/s."""
     logic = Numbers()
 
-    def variant(moment: Any, violated: bool, blind: bool) -> Any:
-        return replace(moment, violated=violated, blind=blind)
+    def variant(inputs: Any, violated: bool, no_data: bool) -> Any:
+        return replace(inputs, violated=violated, no_data=no_data)
 
     for limits in _limits(shield, highest):
-        for memory, moment in itertools.product(_memories(limits), _moments(shield)):
+        for memory, inputs in itertools.product(_memories(limits), _inputs(shield)):
             for proposal in range(limits.min - 2, limits.max + 3):
-                yield Case(logic, shield.shield, limits, memory, moment, proposal, proposal + 1, variant)
+                yield Case(logic, shield.shield, limits, memory, inputs, proposal, proposal + 1, variant)
 
 
 def _limits(shield: ModuleType, highest: int) -> Iterator[Any]:
@@ -71,10 +71,10 @@ def _memories(limits: Any) -> Iterator[ShieldMemory]:
             yield ShieldMemory(limit, _END - waited * _QUARTER, cut_until)
 
 
-def _moments(shield: ModuleType) -> Iterator[Any]:
+def _inputs(shield: ModuleType) -> Iterator[Any]:
     for start, elapsed in ((2, 1), (3, 0), (4, 3)):
-        for violated, blind in itertools.product((False, True), repeat=2):
-            yield shield.Moment(_END, _END - start * _QUARTER, _QUARTER, elapsed * _QUARTER, violated, blind)
+        for violated, no_data in itertools.product((False, True), repeat=2):
+            yield shield.ShieldInput(_END, _END - start * _QUARTER, _QUARTER, elapsed * _QUARTER, violated, no_data)
 
 
 def check_all(shield: ModuleType, highest: int) -> int:
@@ -90,7 +90,7 @@ def check_all(shield: ModuleType, highest: int) -> int:
         for claim in CLAIMS:
             if not claim(case):
                 raise Broken(
-                    f"{claim.__name__}: {case.limits} {case.memory} {case.moment} "
+                    f"{claim.__name__}: {case.limits} {case.memory} {case.inputs} "
                     f"proposal {case.proposal} gave {case.out} ({case.rule}), {case.after}"
                 )
     return count

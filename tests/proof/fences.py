@@ -20,7 +20,7 @@ from typing import Any
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Decision, Sample
 from schemas.units import Rate
-from services.control import Controller, StaleSample, refused
+from services.control import Controller, StaleSample, rejection_reason
 
 _PERIOD = 10**9 // 2
 _DOMAIN = Domain(
@@ -35,7 +35,7 @@ Admits = Callable[[Held | None, Decision], bool]
 
 def admits(held: Held | None, decision: Decision) -> bool:
     """The shipped fence, at the decision's own time: nothing is expired, nothing in the future."""
-    return refused(held[0] if held else None, decision, decision.end) is None
+    return rejection_reason(held[0] if held else None, decision, decision.end) is None
 
 
 class Overtaken(AssertionError):

@@ -2,7 +2,7 @@
 
 import itertools
 
-from services.control.share import share
+from services.control.allocation import share
 from tests.proof.enumeration import Broken
 
 _CLAIMS = tuple(

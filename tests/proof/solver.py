@@ -44,15 +44,15 @@ def situation(shield: ModuleType, source: str | None = None) -> tuple[Case, Mach
     """The shield's most general situation: every input an unknown."""
     machine = Machine(shield, source or inspect.getsource(shield))
 
-    def variant(moment: Record, violated: bool, blind: bool) -> Record:
-        return Record(moment.fields | {"violated": z3.BoolVal(violated), "blind": z3.BoolVal(blind)})
+    def variant(inputs: Record, violated: bool, no_data: bool) -> Record:
+        return Record(inputs.fields | {"violated": z3.BoolVal(violated), "no_data": z3.BoolVal(no_data)})
 
     case = Case(
         Symbols(),
         lambda *inputs: machine.call("shield", *inputs),
         symbols(shield.Limits, "limits"),
         symbols(ShieldMemory, "memory"),
-        symbols(shield.Moment, "moment"),
+        symbols(shield.ShieldInput, "inputs"),
         z3.Int("proposal"),
         z3.Int("other"),
         variant,

@@ -12,8 +12,7 @@ from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMea
 from schemas.units import Rate
 from services.control import Controller, StaleSample
 from services.control.observation import Observation, Observer
-from services.control.policies.proportional import Memory
-from services.control.policy import Bounds, Proposal
+from services.control.policy import Bounds, CutMemory, Proposal
 from services.control.shield import Limits
 
 S = 10**9
@@ -28,15 +27,11 @@ class Harmful:
     """Answers what the machine sets, and tries to change what it was given."""
 
     version = "harmful/1"
-    memory_type = Memory
+    memory_type = CutMemory
     answer: Any = 0
-    memory: Any = Memory()
+    memory: Any = CutMemory()
 
-    def first(self) -> Memory:
-        """Nothing."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: CutMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """Any nonsense."""
         for given in (memory, seen, bounds):
             try:
@@ -118,7 +113,7 @@ class Loop(RuleBasedStateMachine):
         self.take(Sample("d", start, self.now + shift, period, "test", measures))
         self.now += 10**6
 
-    @rule(answer=HARM, memory=st.sampled_from([Memory(), Memory(2**62), None, {}, 7]))
+    @rule(answer=HARM, memory=st.sampled_from([CutMemory(), CutMemory(2**62), None, {}, 7]))
     def scheme(self, answer: Any, memory: Any) -> None:
         """The learner thinks of something else."""
         self.learner.answer, self.learner.memory = answer, memory
@@ -126,7 +121,7 @@ class Loop(RuleBasedStateMachine):
     @rule()
     def keen(self) -> None:
         """The learner wants everything."""
-        self.learner.answer, self.learner.memory = 10**12, Memory()
+        self.learner.answer, self.learner.memory = 10**12, CutMemory()
 
     @rule(fault=st.sampled_from(["took 80 ms"]))
     def slow(self, fault: str) -> None:
@@ -163,11 +158,11 @@ class Loop(RuleBasedStateMachine):
         """What must hold of every single decision."""
         seen = Observer(self.domain).observe(sample)
         gap = before is not None and sample.end - before.end > self.domain.dead_man
-        most = sum(Limits.of(target, self.domain).max for target in self.domain.targets)
+        most = sum(Limits.from_target(target, self.domain).max for target in self.domain.targets)
         cap = most if self.domain.capacity is None else min(most, self.domain.capacity)
         assert sum(one.limit for one in decision.targets) <= cap
         for target, one in zip(self.domain.targets, decision.targets, strict=True):
-            limits = Limits.of(target, self.domain)
+            limits = Limits.from_target(target, self.domain)
             assert limits.min <= one.limit <= limits.max
             was = before.shield[one.target].limit if before else target.fail_safe
             if seen.missing or seen.violated or before is None or gap:
@@ -191,7 +186,7 @@ class Loop(RuleBasedStateMachine):
             self.history = [*self.history[-30:], (end, limits)]
         for then, was in self.history[:-1]:
             for target in self.domain.targets:
-                rise = Limits.of(target, self.domain).rise
+                rise = Limits.from_target(target, self.domain).rise
                 assert (limits[target.key] - was[target.key]) * S <= rise * (end - then + S)
 
 

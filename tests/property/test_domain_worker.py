@@ -20,7 +20,7 @@ from schemas.units import Rate
 from services.bus.bus import Conflict, Received
 from services.bus.envelope import Delivery, Raw
 from services.bus.pull_state import Pull
-from services.decision.domain_worker import Follower, Head
+from services.decision.domain_worker import DomainPosition, DomainWorker
 from tests.support.decision_services import replayed
 
 S = 10**9
@@ -51,15 +51,15 @@ class World:
     times: Counter[int] = field(default_factory=Counter)
     """How often each sample was delivered."""
 
-    async def head(self) -> Head:
+    async def find_position(self) -> DomainPosition:
         """The follower's port: what stands on the bus."""
         await Pause()
         if not self.decisions:
             floor = next(n for n in range(len(self.samples) + 1) if n + 1 not in self.acknowledged)
-            found = Head(None, floor, 0)
+            found = DomainPosition(None, floor, 0)
         else:
             body, position = self.decisions[-1]
-            found = Head(decode(Decision, body).state, position, len(self.decisions))
+            found = DomainPosition(decode(Decision, body).state, position, len(self.decisions))
         await Pause()
         return found
 
@@ -73,14 +73,14 @@ class World:
         await Pause()
         return seq
 
-    async def after(self, position: int) -> Received[Sample] | None:
+    async def next_after(self, position: int) -> Received[Sample] | None:
         """The follower's port: the next sample."""
         await Pause()
         found = self.samples[position] if position < len(self.samples) else None
         await Pause()
         return found
 
-    async def bury(self, sample: Received[Sample], reason: str) -> None:
+    async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
         """The follower's port: a dead letter."""
         await Pause()
         self.buried.append(sample.seq)
@@ -97,7 +97,7 @@ class Replica:
 
     def crash(self) -> None:
         """Forget everything."""
-        self._follower = Follower(DOMAIN, self._world, self._world)
+        self._worker = DomainWorker(DOMAIN, self._world, self._world)
         self._pull = Pull(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
@@ -116,7 +116,7 @@ class Replica:
         if not self._waiting:
             return False
         if self._taking is None:
-            self._taking = self._follower.take(self._waiting[0])
+            self._taking = self._worker.answer_up_to(self._waiting[0])
         try:
             self._taking.send(None)
         except StopIteration:

@@ -111,13 +111,13 @@ def test_every_figure_is_what_it_is_said_to_be(sample: Sample) -> None:
         one.lost for one in critical if one and one.lost is not None and math.isfinite(one.lost) and one.lost > 0
     )
     assert seen.lost == lost
-    assert (seen.critical_load, seen.critical_recent) == _sums(list(critical))
-    assert (seen.effort_load, seen.effort_recent) == _sums(list(effort))
+    assert (seen.critical_throughput, seen.critical_recent) == _sums(list(critical))
+    assert (seen.target_throughput, seen.target_recent) == _sums(list(effort))
     lasts = [None if one is None else _last(one) for one in effort]
-    assert seen.sent == tuple(rate if rate is not None and rate >= 0 else None for rate in lasts)
+    assert seen.recent_by_target == tuple(rate if rate is not None and rate >= 0 else None for rate in lasts)
     assert seen.pods == tuple(None if one is None else one.pods for one in effort)
     if blind:
-        assert (seen.jitter, seen.p95, seen.standing, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
+        assert (seen.jitter, seen.p95, seen.recent_p50, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
         return
     usable = [one for one in critical if one is not None]
     jitter = max((one.jitter or 0) * 500 for one in usable)
@@ -125,4 +125,4 @@ def test_every_figure_is_what_it_is_said_to_be(sample: Sample) -> None:
     assert (seen.jitter, seen.p95, seen.stress) == (jitter, p95, max(jitter, p95))
     assert seen.violated is (max(jitter, p95) > 1 or lost > 0)
     medians = [one.recent_p50 for one in usable if one.recent_p50 is not None]
-    assert seen.standing == (max(median * 500 for median in medians) if len(medians) == len(usable) else None)
+    assert seen.recent_p50 == (max(median * 500 for median in medians) if len(medians) == len(usable) else None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.topology import ERP, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
 
@@ -17,21 +17,21 @@ MS = 1_000_000
 kbit = st.integers(500, 120_000)
 steps = st.one_of(
     st.builds(
-        lambda pod, rate: lambda model: model.limit(pod, rate),
+        lambda pod, rate: lambda model: model.set_limit(pod, rate),
         st.sampled_from(["telemetry-upload-0", "erp-dashboard-0"]),
         st.none() | kbit,
     ),
-    st.builds(lambda rate: lambda model: model.load(SCANNER, rate), st.integers(0, 60_000)),
-    st.builds(lambda rate: lambda model: model.load(ERP, rate), st.none() | st.integers(0, 60_000)),
-    st.builds(lambda rate: lambda model: model.capacity(rate), st.integers(20_000, 200_000)),
+    st.builds(lambda rate: lambda model: model.set_load(SCANNER, rate), st.integers(0, 60_000)),
+    st.builds(lambda rate: lambda model: model.set_load(ERP, rate), st.none() | st.integers(0, 60_000)),
+    st.builds(lambda rate: lambda model: model.set_capacity(rate), st.integers(20_000, 200_000)),
 )
 courses = st.lists(st.tuples(st.integers(1, 900), steps), min_size=1, max_size=12)
-Course = list[tuple[int, Callable[[Model], None]]]
+Course = list[tuple[int, Callable[[SimulatedPlant], None]]]
 
 
-def played(course: Course, parameters: Parameters, seed: int = 1) -> Model:
+def played(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPlant:
     """A model after a course of changes."""
-    model = Model(parameters, seed)
+    model = SimulatedPlant(parameters, seed)
     for ms, change in course:
         model.advance(ms * MS)
         change(model)
@@ -52,7 +52,7 @@ def test_every_byte_is_somewhere(course: Course, forgiving: bool) -> None:
 @given(courses)
 def test_the_bottleneck_serves_no_more_than_its_rate(course: Course) -> None:
     """All that was delivered fits into the capacity over time, and the queue into its room."""
-    model = Model(Parameters(apps=APPS), 1)
+    model = SimulatedPlant(Parameters(apps=APPS), 1)
     capacity, room = APPS.capacity, 0.0
     for ms, change in course:
         model.advance(ms * MS)
@@ -69,13 +69,13 @@ def test_the_bottleneck_serves_no_more_than_its_rate(course: Course) -> None:
 def test_a_limited_pod_sends_no_more_than_its_limit(course: list[tuple[int, int]]) -> None:
     """Over each stretch a pod's bytes stay within its rate and one burst, from the moment it is limited."""
     parameters = Parameters(apps=APPS)
-    model = Model(parameters, 1)
+    model = SimulatedPlant(parameters, 1)
     model.advance(300 * MS)
     for ms, rate in course:
-        model.limit("telemetry-upload-0", rate)
-        before = model.counters().sent["telemetry-upload-0"]
+        model.set_limit("telemetry-upload-0", rate)
+        before = model.read_counters().sent["telemetry-upload-0"]
         model.advance(ms * MS)
-        sent = model.counters().sent["telemetry-upload-0"] - before
+        sent = model.read_counters().sent["telemetry-upload-0"] - before
         assert sent <= rate * 125 * ms / 1000 + parameters.limiter_burst + 1
 
 
@@ -84,20 +84,20 @@ def test_a_limited_pod_sends_no_more_than_its_limit(course: list[tuple[int, int]
 def test_the_same_seed_gives_the_same_run(course: Course, seed: int) -> None:
     """Truth and counters are equal bit for bit; nothing comes from a clock or from elsewhere."""
     one, other = (played(course, Parameters(apps=APPS), seed) for _ in range(2))
-    assert one.seconds() == other.seconds()
-    assert one.counters() == other.counters()
+    assert one.take_seconds() == other.take_seconds()
+    assert one.read_counters() == other.read_counters()
 
 
 @settings(deadline=None, max_examples=30)
 @given(courses)
 def test_counters_only_grow_and_agree_with_the_truth(course: Course) -> None:
     """The exporter's counters never fall, and count no round trip that has not returned."""
-    model = Model(Parameters(apps=APPS), 1)
-    before = model.counters()
+    model = SimulatedPlant(Parameters(apps=APPS), 1)
+    before = model.read_counters()
     for ms, change in course:
         model.advance(ms * MS)
         change(model)
-        after = model.counters()
+        after = model.read_counters()
         for workload, histogram in after.latency.items():
             old = before.latency[workload]
             assert all(new >= was for new, was in zip(histogram.counts, old.counts, strict=True))
@@ -108,4 +108,4 @@ def test_counters_only_grow_and_agree_with_the_truth(course: Course) -> None:
     model.advance(2_000 * MS)
     for one in APPS.critical:
         probes = model.now / 1e9 * one.probe_hz
-        assert model.counters().latency[one.workload].counts[-1] <= probes + 1
+        assert model.read_counters().latency[one.workload].counts[-1] <= probes + 1

@@ -17,8 +17,7 @@ from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Decision, M, Sample, State, encode
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
-from services.control import Controller, StaleSample
-from services.control.admission import FutureSample, admit
+from services.control import Controller, RejectedSample
 from services.runtime.config_loader import parse
 
 S = 10**9
@@ -85,12 +84,11 @@ def replayed(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequen
     state: State | None = None
     decisions: list[Decision] = []
     for one in samples:
-        try:
-            admitted = admit(domain, state, one.message, one.published)
-        except (StaleSample, FutureSample):
-            continue
         fault = faults[len(decisions)] if len(decisions) < len(faults) else None
-        decisions.append(controller.step(admitted, one.message, fault))
+        try:
+            decisions.append(controller.answer(state, one.message, one.published, fault))
+        except RejectedSample:
+            continue
         state = decisions[-1].state
     return decisions
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from services.control.observation import Observation
 from services.control.policies import make_policy
-from services.control.policy import Bounds, Policy, Proposal
+from services.control.policy import Bounds, NoMemory, Policy, Proposal
 from services.plant.scenario import Scenario
 from services.plant.simulated.closed_loop import Delays
 
@@ -28,21 +28,13 @@ class Contender(Struct, frozen=True):
         return Delays()
 
 
-class Memory(Struct, frozen=True):
-    """Nothing."""
-
-
 class Greedy:
     """A learner gone wrong: always asks for the maximum."""
 
     version = "greedy/1"
-    memory_type = Memory
+    memory_type = NoMemory
 
-    def first(self) -> Memory:
-        """Nothing is remembered."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """Everything, whatever was seen."""
         return Proposal(bounds.max, "everything", memory)
 
@@ -56,7 +48,7 @@ class Riser(Greedy):
         """Take the shield's bound, as a share of [min, max] and per second."""
         self._rise = rise
 
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """Always at the bound."""
         return Proposal(bounds.limit + int(self._rise * (bounds.max - bounds.min)) + 1, "rises", memory)
 

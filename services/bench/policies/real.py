@@ -14,8 +14,8 @@ from msgspec import Struct
 from services.bench.policies.candidates import CONTENDERS
 from services.bench.policies.real_results import NOBODY, SUBJECT, USUAL, Cell, Outcome
 from services.bench.policies.real_runs import Conditions, File, Work
-from services.plant.commands.factory import CANNOT, Quantity, Seconds, run_enclosed
-from services.plant.real.namespaces import lacking
+from services.plant.commands.factory import CANNOT, Quantity, Seconds, run_in_namespaces
+from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 
@@ -117,7 +117,7 @@ def command(  # noqa: PLR0913 - one for each option
         conditions = msgspec.structs.replace(QUICK, seconds=seconds or QUICK.seconds)
     if goes_on and result is None:
         raise click.UsageError("--continue: there is no file to go on from; give --json FILE")
-    missing = lacking(TRAFFIC)
+    missing = find_missing(TRAFFIC)
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
@@ -129,5 +129,7 @@ def command(  # noqa: PLR0913 - one for each option
         raise click.ClickException(f"{result}: {error}") from None
     work = Work(tuple(cells), conditions, None if result is None else str(result.absolute()), tuple(kept))
     sys.exit(
-        run_enclosed([sys.executable, "-m", "services.bench.policies.real_runs", msgspec.json.encode(work).decode()])
+        run_in_namespaces(
+            [sys.executable, "-m", "services.bench.policies.real_runs", msgspec.json.encode(work).decode()]
+        )
     )

@@ -77,7 +77,7 @@ class File(Struct, frozen=True):
 
 def played(cell: Cell, conditions: Conditions) -> Scenario:
     """The scenario as a cell plays it."""
-    scenario = SCENARIOS[cell.scenario].scaled(conditions.capacity / 100_000)
+    scenario = SCENARIOS[cell.scenario].scale(conditions.capacity / 100_000)
     seconds = conditions.seconds or LASTING.get(cell.scenario, scenario.seconds)
     if cell.contender == NOBODY:
         seconds = min(seconds, ALONE)
@@ -87,7 +87,7 @@ def played(cell: Cell, conditions: Conditions) -> Scenario:
     if not scenario.events:
         learning = 0.0 if cell.contender == NOBODY else min(LEARNING, seconds / 2)
         return replace(scenario, seconds=seconds, learning=learning)
-    return scenario.lasting(seconds).shifted(cell.seed)
+    return scenario.stretch_to(seconds).shift(cell.seed)
 
 
 def signal_of(period: float) -> Signal:
@@ -135,7 +135,7 @@ async def play(cell: Cell, conditions: Conditions, status: Status) -> Outcome:
             run = Run(cell.contender, scenario, domain, plant, controlled=contender is not None)
             await perform([run], view, Staging(signal=signal, delay=0.0))
             run.observe()
-            return outcome(cell, run, plant.recoveries())
+            return outcome(cell, run, plant.list_recoveries())
     except Exception as error:  # noqa: BLE001 - whatever breaks one run, the others are played
         return Outcome(cell, failed=f"{type(error).__name__}: {error}")
 

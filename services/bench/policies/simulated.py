@@ -30,8 +30,8 @@ def run(job: tuple[str, str, int], pace: float = 1.0) -> Result:
     name, scenario_name, seed = job
     contender, scenario = BY_NAME[name], SCENARIOS[scenario_name]
     if pace != 1:
-        scenario = scenario.lasting(scenario.seconds / pace)
-    scenario = scenario.shifted(seed)
+        scenario = scenario.stretch_to(scenario.seconds / pace)
+    scenario = scenario.shift(seed)
     domain = scenario.domain()
     controller = Controller(domain, policy_of(contender, scenario))
     played = play(scenario, domain, controller, delays=contender.delays, seed=seed)

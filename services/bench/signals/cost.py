@@ -55,7 +55,7 @@ def costs(seeds: int, sources: Sequence[str] = tuple(SOURCES), courses: Sequence
 
 def _played(job: tuple[str, str, int]) -> _Figures:
     source, course, seed = job
-    scenario = SCENARIOS[course].shifted(seed)
+    scenario = SCENARIOS[course].shift(seed)
     domain = scenario.domain("learned")
     run = play(scenario, domain, Controller(domain), delays=SOURCES[source], seed=seed).score(scenario.learning)
     own = run.violation_seconds - run.step_violation_seconds

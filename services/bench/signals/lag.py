@@ -79,7 +79,7 @@ class Steps:
         self._sum = 0.0
         self._lock = threading.Lock()
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """Everything up to now."""
         with self._lock:
             for number in range(self._number, max((self._clock() - self._begin) * _HERTZ // _S, self._number)):

@@ -1,6 +1,4 @@
-"""The policies there are, by the name that the configuration uses."""
-
-from collections.abc import Callable
+"""The policies there are.  A new one is a module of this package, and its class in the list below."""
 
 from msgspec.structs import replace
 
@@ -12,18 +10,12 @@ from services.control.policies.parties import Parties
 from services.control.policies.proportional import Proportional
 from services.control.policies.static import Static
 from services.control.policies.watermark import Watermark
-from services.control.policy import Policy
+from services.control.policy import Policy, PolicyType
 
-POLICIES: dict[str, Callable[[Domain], Policy]] = {
-    "aimd": Aimd,
-    "heracles": Heracles,
-    "learned": Learned,
-    "parties": Parties,
-    "proportional": Proportional,
-    "static": Static,
-    "watermark": Watermark,
-}
-"""Name -> what makes the policy for a domain; it raises ValueError for a parameter that it does not take."""
+_TYPES: tuple[PolicyType, ...] = (Aimd, Heracles, Learned, Parties, Proportional, Static, Watermark)
+
+POLICIES: dict[str, PolicyType] = {kind.version.partition("/")[0]: kind for kind in _TYPES}
+"""Every policy's class, by the name that the configuration uses."""
 
 
 def make_policy(domain: Domain, name: str | None = None) -> Policy:
@@ -34,12 +26,12 @@ def make_policy(domain: Domain, name: str | None = None) -> Policy:
     """
     if name is not None and name != domain.policy:
         domain = replace(domain, policy=name, parameters={}, shadow=())
-    make = POLICIES.get(domain.policy)
-    if make is None:
+    kind = POLICIES.get(domain.policy)
+    if kind is None:
         raise ValueError(
             f"domain {domain.name!r}: no policy {domain.policy!r}; there are {', '.join(sorted(POLICIES))}"
         )
     try:
-        return make(domain)
+        return kind(domain)
     except ValueError as error:
         raise ValueError(f"domain {domain.name!r}: policy {domain.policy!r}: {error}") from None

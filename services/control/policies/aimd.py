@@ -1,59 +1,49 @@
-"""``aimd``: additive increase, multiplicative decrease, as TCP does per packet loss.
+"""``aimd``: additive increase, multiplicative decrease, as TCP does on packet loss.
 
-    violated:  u <- u x 0.5, and wait for a window that begins after the cut
-    otherwise: u <- u + 0.01 C t
+    violated:  u <- u x decrease, and wait for a window that begins after the cut
+    otherwise: u <- u + increase C t
 
-with t the signal period in seconds.  It finds any capacity, and finds it again and again: each round
-ends in a violation.  Source of the rule: Chiu and Jain, Computer Networks 17 (1989).
+with C the capacity and t the signal period in seconds.  It probes for the capacity again and again, and
+each round ends in a violation.  Source of the rule: Chiu and Jain, Computer Networks 17 (1989).
 """
 
-from msgspec import Struct
-
 from schemas.domain import Domain
+from schemas.settings import Settings, Share
 from services.control.observation import Observation
-from services.control.policies.parameters import nameplate, parameters
-from services.control.policy import Bounds, Proposal
+from services.control.policies.parameters import nameplate, read_parameters
+from services.control.policy import Bounds, CutMemory, Proposal
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Gains."""
+class AimdParameters(Settings, frozen=True):
+    """The two gains."""
 
-    decrease: float = 0.5
-    """What a violation leaves of the limit."""
-    increase: float = 0.01
-    """Share of the capacity to rise in a second."""
-
-
-class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Windows that start before ``quiet_until`` (ns) still see the traffic before the last cut."""
-
-    quiet_until: int = 0
+    decrease: Share = 0.5
+    """Share of the limit that a violation leaves."""
+    increase: Share = 0.01
+    """Rise in a second, as a share of the capacity."""
 
 
 class Aimd:
-    """See the module's text."""
+    """Additive increase, multiplicative decrease."""
 
     version = "aimd/1"
-    memory_type = Memory
+    memory_type = CutMemory
+    parameters_type = AimdParameters
 
     def __init__(self, domain: Domain) -> None:
         """Read the domain's capacity and gains.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        gains = parameters(domain, Parameters)
+        gains = read_parameters(domain, AimdParameters)
         self._decrease = gains.decrease
         self._increase = gains.increase * nameplate(domain)
 
-    def first(self) -> Memory:
-        """Nothing is remembered at first."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Halve, or add a little."""
+    def propose(self, memory: CutMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """Cut by a factor on a violation; otherwise raise by a constant."""
         if seen.end - seen.window < memory.quiet_until:
             return Proposal(bounds.limit, "waits until a window lies after the last cut", memory)
         if seen.violated:
-            return Proposal(int(bounds.limit * self._decrease), "violation: halves", Memory(seen.end + seen.period))
+            return Proposal(int(bounds.limit * self._decrease), "violation: halves", CutMemory(seen.end + seen.period))
         return Proposal(bounds.level + int(self._increase * seen.period / 1e9), "no violation: adds a little", memory)

@@ -1,58 +1,52 @@
-"""``heracles``: what the link has left beside the critical load, less a margin.
+"""``heracles``: what the critical load leaves of the link, less a margin.
 
-    u = C - L - max(0.05 C, 0.10 L)
+    u = C - L - max(of_capacity C, of_load L)
 
-C is the capacity as it was told, L the critical throughput as it was measured.  It looks at no latency:
-a capacity that is told wrong, or drops, stays unseen.  Source of the rule: Lo et al., Heracles, ISCA
-2015, network subcontroller (there every 2 s, on counters of the host itself).
+C is the configured capacity, L the measured critical throughput.  It looks at no latency: it notices
+neither a capacity that is configured wrong nor one that drops.  Source of the rule: Lo et al., Heracles,
+ISCA 2015, network subcontroller (there every 2 s, on counters of the host itself).
 """
 
-from msgspec import Struct
-
 from schemas.domain import Domain
+from schemas.settings import Settings, Share
 from schemas.units import Rate
 from services.control.observation import Observation
-from services.control.policies.parameters import nameplate, parameters
-from services.control.policy import Bounds, Proposal
+from services.control.policies.parameters import nameplate, read_parameters
+from services.control.policy import Bounds, NoMemory, Proposal
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Capacity and margins."""
+class HeraclesParameters(Settings, frozen=True):
+    """Capacity and margins; the larger of the two margins holds."""
 
     capacity: Rate | None = None
-    """The capacity as somebody measured it; None goes by the nameplate."""
-    of_capacity: float = 0.05
-    of_load: float = 0.10
-
-
-class Memory(Struct, frozen=True, gc=False):
-    """Nothing."""
+    """The measured capacity; without it the domain's, else all targets' maxima together."""
+    of_capacity: Share = 0.05
+    """Margin, as a share of the capacity."""
+    of_load: Share = 0.10
+    """Margin, as a share of the critical load."""
 
 
 class Heracles:
-    """See the module's text."""
+    """Capacity minus critical load and margin."""
 
     version = "heracles/1"
-    memory_type = Memory
+    memory_type = NoMemory
+    parameters_type = HeraclesParameters
 
     def __init__(self, domain: Domain) -> None:
         """Read the domain's capacity and margins.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        told = parameters(domain, Parameters)
-        self._capacity = int(told.capacity or nameplate(domain))
-        self._margin = told.of_capacity * self._capacity
-        self._of_load = told.of_load
+        parameters = read_parameters(domain, HeraclesParameters)
+        self._capacity = int(parameters.capacity or nameplate(domain))
+        self._margin = parameters.of_capacity * self._capacity
+        self._of_load = parameters.of_load
 
-    def first(self) -> Memory:
-        """Nothing is remembered."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Subtract."""
-        load = seen.critical_load
+    def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """Subtract the critical load and the margin from the capacity."""
+        load = seen.critical_throughput
         if load is None:
             return Proposal(bounds.limit, "the critical load is not measured: keeps the limit", memory)
         budget = self._capacity - load - max(self._margin, self._of_load * load)

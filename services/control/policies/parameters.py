@@ -10,7 +10,7 @@ from schemas.units import decode_unit
 P = TypeVar("P")
 
 
-def parameters(domain: Domain, kind: type[P]) -> P:
+def read_parameters(domain: Domain, kind: type[P]) -> P:
     """The domain's ``parameters`` as a policy's own type.
 
     Raises:

@@ -1,32 +1,39 @@
-"""``parties``: trial and error on the slack, with a step back where a trial made it worse.
+"""``parties``: trial and error on the slack, with a step back when a trial made it worse.
 
-    s < 0.05 twice: u <- u - 0.10 C
-    s > 0.20 twice: u <- u + 0.02 C, and after five samples back again if s fell below 0.05 meanwhile
+    s < tight twice: u <- u - down C
+    s > loose twice: u <- u + up C, and back within ``check`` samples if s falls below ``tight`` meanwhile
 
-with s = 1 - r, r the worst ratio of jitter or P95 to its SLO.  Source of the rule: Chen, Delimitrou and
-Martinez, PARTIES, ASPLOS 2019 (there every 0.5 s, over several resources).
+with C the capacity and s = 1 - r, r the worst ratio of jitter or P95 to its SLO.  Source of the rule: Chen,
+Delimitrou and Martinez, PARTIES, ASPLOS 2019 (there every 0.5 s, over several resources).
 """
+
+from typing import Annotated
 
 from msgspec import Struct
 
 from schemas.domain import Domain
+from schemas.settings import Settings, Share, between
 from services.control.observation import Observation
-from services.control.policies.parameters import nameplate, parameters
+from services.control.policies.parameters import nameplate, read_parameters
 from services.control.policy import Bounds, Proposal
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Thresholds of slack, and steps as shares of the capacity."""
+class PartiesParameters(Settings, frozen=True):
+    """Thresholds of the slack, and steps."""
 
-    tight: float = 0.05
-    loose: float = 0.20
-    down: float = 0.10
-    up: float = 0.02
-    check: int = 5
-    """Samples after a rise until it counts as good."""
+    tight: Share = 0.05
+    """Slack below which the budget has to fall."""
+    loose: Share = 0.20
+    """Slack above which the budget may rise."""
+    down: Share = 0.10
+    """Step down, as a share of the capacity."""
+    up: Share = 0.02
+    """Step up, as a share of the capacity."""
+    check: Annotated[int, between(0, 1000, unit="samples")] = 5
+    """How long a rise is on trial."""
 
 
-class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
+class PartiesMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the last samples were, and what is on trial."""
 
     tight: int = 0
@@ -40,38 +47,36 @@ class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Parties:
-    """See the module's text."""
+    """Trial and error."""
 
     version = "parties/1"
-    memory_type = Memory
+    memory_type = PartiesMemory
+    parameters_type = PartiesParameters
 
     def __init__(self, domain: Domain) -> None:
         """Read the domain's capacity, thresholds and steps.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        told, capacity = parameters(domain, Parameters), nameplate(domain)
-        self._tight, self._loose, self._check = told.tight, told.loose, told.check
-        self._down, self._up = int(told.down * capacity), int(told.up * capacity)
+        parameters, capacity = read_parameters(domain, PartiesParameters), nameplate(domain)
+        self._tight, self._loose, self._check = parameters.tight, parameters.loose, parameters.check
+        self._down, self._up = int(parameters.down * capacity), int(parameters.up * capacity)
 
-    def first(self) -> Memory:
-        """Nothing is remembered at first."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Try, look, keep or step back."""
+    def propose(self, memory: PartiesMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """Step up or down, hold a trial, or step back."""
         slack = -1.0 if seen.lost > 0 else 1 - (seen.stress or 0.0)
         tight = memory.tight + 1 if slack < self._tight else 0
         loose = memory.loose + 1 if slack > self._loose else 0
         if memory.trial and tight:
-            return Proposal(min(memory.before, bounds.limit), "the last rise made it worse: back", Memory(tight=tight))
+            back = min(memory.before, bounds.limit)
+            return Proposal(back, "the last rise made it worse: back", PartiesMemory(tight=tight))
         if tight >= 2:
-            return Proposal(bounds.limit - self._down, f"slack of {slack:.2f} twice: down", Memory())
+            return Proposal(bounds.limit - self._down, f"slack of {slack:.2f} twice: down", PartiesMemory())
         if memory.trial:
-            return Proposal(bounds.level, "a rise is on trial", Memory(tight, loose, memory.trial - 1, memory.before))
+            trial = PartiesMemory(tight, loose, memory.trial - 1, memory.before)
+            return Proposal(bounds.level, "a rise is on trial", trial)
         if loose >= 2:
-            return Proposal(
-                bounds.level + self._up, f"slack of {slack:.2f} twice: up", Memory(0, 0, self._check, bounds.limit)
-            )
-        return Proposal(bounds.level, f"slack of {slack:.2f}", Memory(tight, loose))
+            trial = PartiesMemory(trial=self._check, before=bounds.limit)
+            return Proposal(bounds.level + self._up, f"slack of {slack:.2f} twice: up", trial)
+        return Proposal(bounds.level, f"slack of {slack:.2f}", PartiesMemory(tight, loose))

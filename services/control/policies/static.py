@@ -2,45 +2,38 @@
 
     u = share C
 
-What an operator sets by hand.  Safe only as far as the share was chosen for the worst hour.
+What an operator sets by hand.  It is safe only if the share was chosen for the worst hour.
 """
 
-from msgspec import Struct
-
 from schemas.domain import Domain
+from schemas.settings import Settings, Share
 from services.control.observation import Observation
-from services.control.policies.parameters import nameplate, parameters
-from services.control.policy import Bounds, Proposal
+from services.control.policies.parameters import nameplate, read_parameters
+from services.control.policy import Bounds, NoMemory, Proposal
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
+class StaticParameters(Settings, frozen=True):
     """The share."""
 
-    share: float = 0.2
-
-
-class Memory(Struct, frozen=True, gc=False):
-    """Nothing."""
+    share: Share = 0.2
+    """Budget, as a share of the capacity."""
 
 
 class Static:
-    """See the module's text."""
+    """A constant budget."""
 
     version = "static/1"
-    memory_type = Memory
+    memory_type = NoMemory
+    parameters_type = StaticParameters
 
     def __init__(self, domain: Domain) -> None:
         """Read the domain's capacity and share.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        self._budget = int(parameters(domain, Parameters).share * nameplate(domain))
+        self._budget = int(read_parameters(domain, StaticParameters).share * nameplate(domain))
 
-    def first(self) -> Memory:
-        """Nothing is remembered."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Always the same."""
+    def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """The same budget for every sample."""
         return Proposal(self._budget, "a fixed share of the capacity", memory)

@@ -1,55 +1,52 @@
-"""``watermark``: one of two fixed shares, by whether the critical load is above a mark.
+"""``watermark``: one of two fixed shares, chosen by whether the critical load is above a mark.
 
-    u = 0.10 C  if L >= 0.80 C
-    u = 0.40 C  otherwise
+    u = low C   if L >= mark C
+    u = high C  otherwise
 
-It looks at no latency, and leaves an idle link to 40 %.  Source of the rule: the network QoS of
-Volcano's agent and of openEuler's oncn-bwm (there in eBPF, every 10 ms).
+with C the capacity and L the critical load.  It looks at no latency, and uses only ``high`` of an idle
+link.  Source of the rule: the network QoS of Volcano's agent and of openEuler's oncn-bwm (there in eBPF,
+every 10 ms).
 """
 
-from msgspec import Struct
-
 from schemas.domain import Domain
+from schemas.settings import Settings, Share
 from services.control.observation import Observation
-from services.control.policies.parameters import nameplate, parameters
-from services.control.policy import Bounds, Proposal
+from services.control.policies.parameters import nameplate, read_parameters
+from services.control.policy import Bounds, NoMemory, Proposal
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Mark and shares, of the capacity."""
+class WatermarkParameters(Settings, frozen=True):
+    """The mark and the two budgets, as shares of the capacity."""
 
-    mark: float = 0.80
-    low: float = 0.10
-    high: float = 0.40
-
-
-class Memory(Struct, frozen=True, gc=False):
-    """Nothing."""
+    mark: Share = 0.80
+    """Critical load from which the low budget holds."""
+    low: Share = 0.10
+    """Budget at or above the mark."""
+    high: Share = 0.40
+    """Budget below the mark."""
 
 
 class Watermark:
-    """See the module's text."""
+    """A low or a high budget, by the critical load."""
 
     version = "watermark/1"
-    memory_type = Memory
+    memory_type = NoMemory
+    parameters_type = WatermarkParameters
 
     def __init__(self, domain: Domain) -> None:
         """Read the domain's capacity, mark and shares.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        told, capacity = parameters(domain, Parameters), nameplate(domain)
-        self._mark, self._low, self._high = (int(share * capacity) for share in (told.mark, told.low, told.high))
+        shares, capacity = read_parameters(domain, WatermarkParameters), nameplate(domain)
+        self._mark, self._low, self._high = (int(one * capacity) for one in (shares.mark, shares.low, shares.high))
 
-    def first(self) -> Memory:
-        """Nothing is remembered."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Choose."""
-        if seen.critical_load is None:
+    def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """Pick the watermark's share."""
+        load = seen.critical_throughput
+        if load is None:
             return Proposal(bounds.limit, "the critical load is not measured: keeps the limit", memory)
-        if seen.critical_load >= self._mark:
+        if load >= self._mark:
             return Proposal(self._low, "critical load above the mark", memory)
         return Proposal(self._high, "critical load below the mark", memory)

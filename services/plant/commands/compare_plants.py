@@ -29,10 +29,10 @@ from rich.table import Table
 
 from services.plant.commands.open_loop import INTERVAL, Conditions, OpenLoop, Point, Stand, Step, measure
 from services.plant.harness.result_file import ResultFile
-from services.plant.real.namespaces import lacking
+from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
 from services.plant.real.testbed import Bed
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.workloads import Apps
 
 RUNS = ("100M", "50M")
@@ -56,7 +56,7 @@ def committed(capacity: str) -> OpenLoop:
 
 def simulate(apps: Apps, fifo: float) -> OpenLoop:
     """Measure the model under these conditions; its time costs little of ours."""
-    model = Model(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
+    model = SimulatedPlant(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
     stand = Stand(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
     stand.wait(2.0)
     return measure(stand, Conditions("simulated", apps, fifo))
@@ -145,7 +145,7 @@ def command(capacity: str, real: bool, result: Path | None) -> None:
     measured = committed(capacity)
     apps, fifo = measured.conditions.apps, measured.conditions.fifo
     if real:
-        missing = lacking(TRAFFIC)
+        missing = find_missing(TRAFFIC)
         if missing:
             raise click.UsageError(f"real packets need {', '.join(missing)}")
         with console.status("measuring real packets: two and a half minutes"):

@@ -23,8 +23,8 @@ from services.plant.harness.results_table import Report, table
 from services.plant.harness.run import Run
 from services.plant.harness.view import view_of
 from services.plant.scenario import SCENARIOS, Scenario
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 
 NO_CONTROL = "no control"
@@ -48,9 +48,9 @@ def _runs(options: Options) -> list[Run]:
     runs = []
     for number, policy in enumerate((None, *options.policies)):
         # The first policy's run has the plain names; its twins live in namespaces of their own.
-        scenario = options.scenario if number < 2 else options.scenario.within(f"{NAMESPACE}-{policy}")
+        scenario = options.scenario if number < 2 else options.scenario.move_to(f"{NAMESPACE}-{policy}")
         domain = scenario.domain(policy or options.policies[0], name="floor" if number < 2 else f"floor-{policy}")
-        plant = Live(Model.of(scenario.apps, seed=options.seed, start=start))
+        plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, seed=options.seed, start=start))
         runs.append(Run(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
     return runs
 
@@ -98,7 +98,7 @@ def command(
     keep: Path | None,
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
-    scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].lasting(seconds)
+    scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
     options = Options(scenario, tuple(dict.fromkeys(policies)), seed, keep)
     console = Console()
     try:

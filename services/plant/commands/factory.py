@@ -20,7 +20,7 @@ from services.control import POLICIES
 from services.plant.commands.factory_runs import KINDS, Kind, Options
 from services.plant.harness.orphan_guard import tied
 from services.plant.harness.result_file import ResultFile
-from services.plant.real.namespaces import child_of, enclosed, lacking
+from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 
@@ -82,26 +82,26 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
     if options.record and options.contenders()[-1].policy is None:
         raise click.UsageError("--record: nobody controls these runs, so there is no bus to record")
     programs = (*TRAFFIC, "prometheus") if "prometheus" in options.runs else TRAFFIC
-    missing = lacking(programs)
+    missing = find_missing(programs)
     if missing:
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
     text = msgspec.json.encode(options).decode()
-    sys.exit(run_enclosed([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
+    sys.exit(run_in_namespaces([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
 
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
 
 
-def run_enclosed(command: list[str]) -> int:
+def run_in_namespaces(command: list[str]) -> int:
     """Run a command in namespaces of its own, with loopback up; gives its exit code.
 
     SIGINT and SIGTERM are passed on; any other end of this process ends the command too.
     """
     shell = ["sh", "-ec", _WITHIN, "sh", *command]
     # A session of its own: Ctrl-C reaches the command once, through this process.
-    process = subprocess.Popen(tied(enclosed(shell)), start_new_session=True)
+    process = subprocess.Popen(tied(enclose(shell)), start_new_session=True)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         os.kill(child_of(process.pid) or process.pid, number)

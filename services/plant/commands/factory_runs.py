@@ -86,8 +86,8 @@ class Options(Struct, frozen=True):
 
     def played(self) -> Scenario:
         """The scenario as it is played."""
-        scenario = SCENARIOS[self.scenario].scaled(self.capacity / 100_000)
-        return scenario if self.seconds is None else scenario.lasting(self.seconds)
+        scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
+        return scenario if self.seconds is None else scenario.stretch_to(self.seconds)
 
 
 class Played(Struct):

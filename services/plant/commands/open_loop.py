@@ -113,10 +113,10 @@ def sweep(stand: Stand, limits: Sequence[int | None], hold: int = 4) -> list[Poi
         # Whole seconds fit into a stay wherever they begin.
         stand.wait(hold + 1)
         stays.append((limit, start, stand.now()))
-        truth += stand.plant.seconds()
+        truth += stand.plant.take_seconds()
     # A second is known one second after its end.
     stand.wait(2.5)
-    truth += stand.plant.seconds()
+    truth += stand.plant.take_seconds()
     return [
         _point(limit, [second for second in truth if start <= second.start and second.start + 10**9 <= end])
         for limit, start, end in stays
@@ -170,11 +170,11 @@ def _step(stand: Stand, step: Step, seconds: float) -> Step:
     _limit(plant, step.before)
     stand.wait(SETTLE)
     if step.scanner[0] != step.scanner[1]:
-        plant.load(SCANNER, step.scanner[1])
+        plant.set_load(SCANNER, step.scanner[1])
     if step.after != step.before:
         _limit(plant, step.after)
     trace = _trace(stand, seconds)
-    plant.load(SCANNER, step.scanner[0])
+    plant.set_load(SCANNER, step.scanner[0])
     low = [number for number, value in enumerate(trace) if value is not None and value < DRAINED]
     stood = trace[0] is not None and trace[0] >= DRAINED
     drained = round(low[0] * INTERVAL, 3) if stood and low else None
@@ -183,12 +183,12 @@ def _step(stand: Stand, step: Step, seconds: float) -> Step:
 
 def _trace(stand: Stand, seconds: float) -> list[float | None]:
     trace: list[float | None] = []
-    before = stand.plant.counters().latency[ROBOT]
+    before = stand.plant.read_counters().latency[ROBOT]
     due = stand.now()
     for _ in range(int(seconds / INTERVAL)):
         due += int(INTERVAL * 1e9)
         stand.wait(max(due - stand.now(), 0) / 1e9)
-        after = stand.plant.counters().latency[ROBOT]
+        after = stand.plant.read_counters().latency[ROBOT]
         count = after.counts[-1] - before.counts[-1]
         trace.append(round((after.sum - before.sum) / count, 6) if count else None)
         before = after
@@ -199,4 +199,4 @@ def _limit(plant: Plant, kbit: int | None) -> None:
     """The limit of telemetry-upload in all, split over its replicas."""
     mine = [pod.name for pod in plant.pods if pod.target == TELEMETRY]
     for pod in mine:
-        plant.limit(pod, None if kbit is None else kbit // len(mine))
+        plant.set_limit(pod, None if kbit is None else kbit // len(mine))

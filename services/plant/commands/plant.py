@@ -20,8 +20,8 @@ from services.plant.interface import Second
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.score import is_bad
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.runtime import lifecycle
 
 _LOOK_S = 5.0
@@ -41,7 +41,7 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
     Raises:
         OSError: a port is taken.
     """
-    plant = Live(Model.of(scenario.apps, seed=seed, start=time.time_ns()))
+    plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, seed=seed, start=time.time_ns()))
     domain = scenario.domain()
     run = Run(scenario.name, scenario, domain, plant, controlled=True)
     emulator = Emulator(host=host, port=api_port)
@@ -63,10 +63,10 @@ def _say(change: Enforced) -> None:
     click.echo(f"{change.pod}: {limit}")
 
 
-async def _report(plant: Live, domain: Domain) -> None:
+async def _report(plant: RealtimePlant, domain: Domain) -> None:
     while True:
         await asyncio.sleep(_LOOK_S)
-        if seconds := list(plant.seconds()):
+        if seconds := list(plant.take_seconds()):
             click.echo(line(seconds, domain))
 
 

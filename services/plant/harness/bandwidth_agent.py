@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from schemas.units import Rate
-from services.plant.interface import Enforcer, Pod
+from services.plant.interface import LimitControl, Pod
 
 ANNOTATION = "kubernetes.io/egress-bandwidth"
 NAME_LABEL = "app.kubernetes.io/name"
@@ -26,7 +26,7 @@ _RETRY_S = 0.5
 _log = structlog.get_logger()
 
 
-class Limited(Enforcer, Protocol):
+class Limited(LimitControl, Protocol):
     """A plant whose pods can be limited."""
 
     @property
@@ -175,7 +175,7 @@ class Agent:
         while done != (slot.seen, slot.wanted):
             await asyncio.sleep(self._delay)
             done = slot.seen, slot.wanted
-            await asyncio.to_thread(slot.plant.limit, slot.pod.name, slot.wanted)
+            await asyncio.to_thread(slot.plant.set_limit, slot.pod.name, slot.wanted)
             slot.known = True
             if all(one.known for one in self._slots):
                 self._limited.set()

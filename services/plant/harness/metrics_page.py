@@ -14,12 +14,12 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from services.plant.interface import BUCKETS, Exported, Pod
+from services.plant.interface import BUCKETS, CounterSource, Pod
 
 _LE = (*(repr(bound) for bound in BUCKETS), "+Inf")
 
 
-class Plant(Exported, Protocol):
+class Plant(CounterSource, Protocol):
     """What the page needs of a plant."""
 
     @property
@@ -43,7 +43,7 @@ class _Counters(Collector):
         lost = CounterMetricFamily("hubble_flow_lost", "Packets and probes that never arrived.", labels=labels)
         sent = CounterMetricFamily("container_network_transmit_bytes", "Bytes sent.", labels=["namespace", "pod"])
         for plant in self._plants:
-            counters = plant.counters()
+            counters = plant.read_counters()
             for workload, histogram in counters.latency.items():
                 name = _split(workload)
                 latency.add_metric(name, list(zip(_LE, histogram.counts, strict=True)), histogram.sum)

@@ -15,9 +15,9 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import Enforced
 from services.plant.interface import Plant, Second
-from services.plant.reaction_time import Reaction, Watch
+from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import Effort, Score, is_bad, score
+from services.plant.score import ControlEffort, Score, is_bad, score
 
 _NS = 10**9
 
@@ -25,7 +25,7 @@ _NS = 10**9
 class RunPlant(Plant, Protocol):
     """A plant that also says when its latency crossed the SLO."""
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """When, since the last call; UTC ns."""
 
 
@@ -48,7 +48,7 @@ class Run:
         self._changed: tuple[int, int] | None = None
         # As the agent reported them: the plant's own are new already when a change is told.
         self._limits = dict(plant.limits)
-        self._watch = Watch(scenario.apps)
+        self._watch = ReactionTimer(scenario.apps)
 
     def begin(self, started: int) -> None:
         """The scenario starts now, UTC ns."""
@@ -57,16 +57,16 @@ class Run:
     def happen(self, event: Event) -> None:
         """Play one event on the plant."""
         for workload, kbit in event.loads.items():
-            self.plant.load(workload, kbit)
+            self.plant.set_load(workload, kbit)
         if event.capacity is not None:
-            self.plant.capacity(event.capacity)
-        self._watch.happened(event, self._limits.values())
+            self.plant.set_capacity(event.capacity)
+        self._watch.on_event(event, self._limits.values())
 
     def observe(self) -> list[Second]:
         """Take what the plant has to tell; gives the seconds that are new."""
-        fresh = [second for second in self.plant.seconds() if self._is_part(second)]
+        fresh = [second for second in self.plant.take_seconds() if self._is_part(second)]
         self.seconds += fresh
-        self._watch.crossed(self.plant.crossings(), self._limits.values())
+        self._watch.on_crossings(self.plant.take_crossings(), self._limits.values())
         return fresh
 
     def _is_part(self, second: Second) -> bool:
@@ -80,10 +80,10 @@ class Run:
         """A limit came into force on one of its pods."""
         self._patches.append(change.at)
         # A crossing that nobody has looked for yet happened under the limits before this one.
-        self._watch.crossed(self.plant.crossings(), self._limits.values())
+        self._watch.on_crossings(self.plant.take_crossings(), self._limits.values())
         self._limits[change.pod] = change.kbit
         sampled, decided = self._changed or (change.seen, change.seen)
-        self._watch.enforced(change.at, sampled, decided, self._limits.values())
+        self._watch.on_limit(change.at, sampled, decided, self._limits.values())
 
     def decided(self, received: Received[Decision]) -> None:
         """The decision service answered a sample of its domain."""
@@ -102,7 +102,7 @@ class Run:
 
     def score(self, since: float = 0.0) -> Score:
         """Judge it, as far as it went, from ``since`` seconds after the start on."""
-        effort = Effort(
+        effort = ControlEffort(
             patches=sum(at >= self._edge(since) for at in self._patches),
             restarts=self.restarts,
             reactions=self.reactions(since),

@@ -161,7 +161,7 @@ class TerminalView:
         apps = self._runs[0].scenario.apps
         for event in self._runs[0].scenario.events:
             if event.at <= self._at:
-                apps = apps.changed(event.loads, event.capacity)
+                apps = apps.with_loads(event.loads, event.capacity)
         loads = ", ".join(f"{one.workload.partition('/')[2]} {one.load / 1000:g}M" for one in apps.critical)
         return f"{loads} on {apps.capacity / 1000:g}M"
 

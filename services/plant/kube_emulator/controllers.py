@@ -1,9 +1,9 @@
-"""The emulator's controllers: what a controller-manager and kubelets do, as far as the pipeline sees it.
+"""The emulator's controllers: the part of a controller-manager and of kubelets that the pipeline sees.
 
 Deployments make ReplicaSets, ReplicaSets make Pods with the template's labels and annotations; a
 Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A changed template
-replaces the Pods.  Objects whose owner is gone go too.  The stand-in for kubelets binds Pods to
-nodes, runs them after a delay, and lets deleted ones end.
+replaces the Pods.  Objects whose owner is gone are deleted.  The stand-in for kubelets binds Pods to
+nodes, runs them after a delay, and removes deleted ones.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from services.plant.kube_emulator.store import Key, Objects, Tree, now
+from services.plant.kube_emulator.store import Key, ObjectStore, Tree, now
 
 NODES = ("node-1", "node-2")
 
@@ -22,39 +22,40 @@ _REVISION = "deployment.kubernetes.io/revision"
 _NOT_COPIED = ("kubectl.kubernetes.io/last-applied-configuration", _REVISION)
 
 
-async def run(objects: Objects) -> None:
+async def run(objects: ObjectStore) -> None:
     """Keep Deployments, ReplicaSets and Pods in step until cancelled."""
     while True:
         seen = objects.version
-        _collect(objects)
-        for key, deployment in objects.of("deployments.apps"):
+        _collect_garbage(objects)
+        for key, deployment in objects.list_objects("deployments.apps"):
             _reconcile_deployment(objects, key, deployment)
-        for key, replica_set in objects.of("replicasets.apps"):
+        for key, replica_set in objects.list_objects("replicasets.apps"):
             _reconcile_replica_set(objects, key, replica_set)
         if objects.version == seen:
-            await objects.changed(seen)
+            await objects.wait_for_change(seen)
         else:
             await asyncio.sleep(0)
 
 
-def _owner(tree: Tree) -> dict[str, Any] | None:
+def _controller_reference(tree: Tree) -> dict[str, Any] | None:
     references = tree["metadata"].get("ownerReferences") or []
     return next((one for one in references if one.get("controller")), None)
 
 
-def _owned(objects: Objects, resource: str, owner: Tree) -> Iterator[tuple[Key, Tree]]:
-    for key, tree in objects.of(resource, owner["metadata"]["namespace"]):
-        reference = _owner(tree)
+def iter_owned(objects: ObjectStore, resource: str, owner: Tree) -> Iterator[tuple[Key, Tree]]:
+    """Yield the objects of a resource whose controller is ``owner``, with their keys."""
+    for key, tree in objects.list_objects(resource, owner["metadata"]["namespace"]):
+        reference = _controller_reference(tree)
         if reference is not None and reference["uid"] == owner["metadata"]["uid"]:
             yield key, tree
 
 
-def _collect(objects: Objects) -> None:
-    """Remove what lost its owner, as the garbage collector does."""
+def _collect_garbage(objects: ObjectStore) -> None:
+    """Delete objects whose owner is gone, as the garbage collector does."""
     for resource, owners in (("replicasets.apps", "deployments.apps"), ("pods", "replicasets.apps")):
-        alive = {tree["metadata"]["uid"] for _, tree in objects.of(owners)}
-        for key, tree in objects.of(resource):
-            reference = _owner(tree)
+        alive = {tree["metadata"]["uid"] for _, tree in objects.list_objects(owners)}
+        for key, tree in objects.list_objects(resource):
+            reference = _controller_reference(tree)
             if reference is None or reference["uid"] in alive:
                 continue
             if resource == "pods":
@@ -63,13 +64,13 @@ def _collect(objects: Objects) -> None:
                 objects.delete(key)
 
 
-def remove_pod(objects: Objects, key: Key) -> Tree:
-    """Delete a Pod as the API does: at once if no node has it, else when its node lets it end."""
+def remove_pod(objects: ObjectStore, key: Key) -> Tree:
+    """Delete a Pod as the API does: at once if it is on no node, otherwise when the kubelet has ended it."""
     tree = objects.get(key)
     return objects.delete(key, grace=bool(tree and tree.get("spec", {}).get("nodeName")))
 
 
-def _reference(kind: str, owner: Tree) -> list[dict[str, Any]]:
+def _build_owner_references(kind: str, owner: Tree) -> list[dict[str, Any]]:
     meta = owner["metadata"]
     return [
         {
@@ -83,25 +84,25 @@ def _reference(kind: str, owner: Tree) -> list[dict[str, Any]]:
     ]
 
 
-def _reconcile_deployment(objects: Objects, key: Key, deployment: Tree) -> None:
+def _reconcile_deployment(objects: ObjectStore, key: Key, deployment: Tree) -> None:
     spec, meta = deployment["spec"], deployment["metadata"]
     digest = hashlib.sha256(json.dumps(spec["template"], sort_keys=True).encode()).hexdigest()[:10]
     copied = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in _NOT_COPIED}
     current: Key = ("replicasets.apps", key[1], f"{meta['name']}-{digest}")
     if objects.get(current) is None:
-        revision = str(1 + sum(1 for _ in _owned(objects, "replicasets.apps", deployment)))
-        objects.create(current, _replica_set(deployment, digest, copied | {_REVISION: revision}))
+        revision = str(1 + sum(1 for _ in iter_owned(objects, "replicasets.apps", deployment)))
+        objects.create(current, _build_replica_set(deployment, digest, copied | {_REVISION: revision}))
     sets = []
-    for one, tree in _owned(objects, "replicasets.apps", deployment):
+    for one, tree in iter_owned(objects, "replicasets.apps", deployment):
         replicas = spec.get("replicas", 1) if one == current else 0
         annotations = (tree["metadata"].get("annotations") or {}) | (copied if one == current else {})
-        sets.append(_set_replica_set(objects, one, replicas, annotations))
+        sets.append(_update_replica_set(objects, one, replicas, annotations))
         if one == current:
             revision = annotations[_REVISION]
-    _set_status(objects, key, deployment, sets, {_REVISION: revision})
+    _update_status(objects, key, deployment, sets, {_REVISION: revision})
 
 
-def _replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> Tree:
+def _build_replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> Tree:
     spec, template = deployment["spec"], deployment["spec"]["template"]
     labels = {**(template["metadata"].get("labels") or {}), _HASH: digest}
     return {
@@ -110,7 +111,7 @@ def _replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> 
         "metadata": {
             "labels": labels,
             "annotations": annotations,
-            "ownerReferences": _reference("Deployment", deployment),
+            "ownerReferences": _build_owner_references("Deployment", deployment),
         },
         "spec": {
             "replicas": spec.get("replicas", 1),
@@ -120,7 +121,7 @@ def _replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> 
     }
 
 
-def _set_replica_set(objects: Objects, key: Key, replicas: int, annotations: dict[str, str]) -> Tree:
+def _update_replica_set(objects: ObjectStore, key: Key, replicas: int, annotations: dict[str, str]) -> Tree:
     def change(tree: Tree) -> Tree:
         meta = tree["metadata"] | {"annotations": annotations}
         return tree | {"metadata": meta, "spec": tree["spec"] | {"replicas": replicas}}
@@ -128,31 +129,31 @@ def _set_replica_set(objects: Objects, key: Key, replicas: int, annotations: dic
     return objects.update(key, change)
 
 
-def _reconcile_replica_set(objects: Objects, key: Key, replica_set: Tree) -> None:
-    pods = [one for one in _owned(objects, "pods", replica_set) if "deletionTimestamp" not in one[1]["metadata"]]
-    wanted = replica_set["spec"].get("replicas", 1)
+def _reconcile_replica_set(objects: ObjectStore, key: Key, replica_set: Tree) -> None:
+    pods = [one for one in iter_owned(objects, "pods", replica_set) if "deletionTimestamp" not in one[1]["metadata"]]
+    desired = replica_set["spec"].get("replicas", 1)
     template = replica_set["spec"]["template"]
-    for _ in range(wanted - len(pods)):
+    for _ in range(desired - len(pods)):
         meta = {
             "generateName": f"{replica_set['metadata']['name']}-",
             "labels": dict(template["metadata"].get("labels") or {}),
-            "ownerReferences": _reference("ReplicaSet", replica_set),
+            "ownerReferences": _build_owner_references("ReplicaSet", replica_set),
         }
         if template["metadata"].get("annotations"):
             meta["annotations"] = dict(template["metadata"]["annotations"])
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": dict(template.get("spec") or {})}
         objects.create(("pods", key[1], ""), body | {"status": {"phase": "Pending"}})
-    # The youngest go first, and before them those that do not run yet.
+    # Remove Pods that do not run yet first, then the youngest.
     pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
     pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
-    for one, _ in pods[: max(0, len(pods) - wanted)]:
+    for one, _ in pods[: max(0, len(pods) - desired)]:
         remove_pod(objects, one)
-    _set_status(objects, key, replica_set, [replica_set], {})
+    _update_status(objects, key, replica_set, [replica_set], {})
 
 
-def _set_status(objects: Objects, key: Key, owner: Tree, sets: list[Tree], annotations: dict[str, str]) -> None:
+def _update_status(objects: ObjectStore, key: Key, owner: Tree, sets: list[Tree], annotations: dict[str, str]) -> None:
     """Count the Pods of some ReplicaSets into their owner's status."""
-    pods = [tree for one in sets for _, tree in _owned(objects, "pods", one)]
+    pods = [tree for one in sets for _, tree in iter_owned(objects, "pods", one)]
     live = [tree for tree in pods if "deletionTimestamp" not in tree["metadata"]]
     ready = sum(tree["status"]["phase"] == "Running" for tree in live)
     status = {
@@ -170,26 +171,26 @@ def _set_status(objects: Objects, key: Key, owner: Tree, sets: list[Tree], annot
     objects.update(key, change, status=True)
 
 
-async def run_kubelets(objects: Objects, delay: float) -> None:
-    """Bind and run Pods, and end deleted ones, each ``delay`` seconds after it is due, until cancelled."""
+async def run_kubelets(objects: ObjectStore, delay: float) -> None:
+    """Bind and run Pods, and remove deleted ones, each after ``delay`` seconds, until cancelled."""
     due: dict[str, asyncio.Task[None]] = {}
     numbers = itertools.count(1)
     try:
         while True:
             seen = objects.version
-            for key, pod in objects.of("pods"):
+            for key, pod in objects.list_objects("pods"):
                 ending = "deletionTimestamp" in pod["metadata"]
                 step = f"{pod['metadata']['uid']}/{ending}"
                 if step not in due and (ending or pod["status"]["phase"] == "Pending"):
-                    due[step] = asyncio.create_task(_later(objects, key, pod, delay, numbers))
+                    due[step] = asyncio.create_task(_advance_pod(objects, key, pod, delay, numbers))
             due = {step: task for step, task in due.items() if not task.done()}
-            await objects.changed(seen)
+            await objects.wait_for_change(seen)
     finally:
         for task in due.values():
             task.cancel()
 
 
-async def _later(objects: Objects, key: Key, pod: Tree, delay: float, numbers: Iterator[int]) -> None:
+async def _advance_pod(objects: ObjectStore, key: Key, pod: Tree, delay: float, numbers: Iterator[int]) -> None:
     await asyncio.sleep(delay)
     current = objects.get(key)
     if current is None or current["metadata"]["uid"] != pod["metadata"]["uid"]:
@@ -202,17 +203,17 @@ async def _later(objects: Objects, key: Key, pod: Tree, delay: float, numbers: I
     objects.update(key, lambda tree: tree | {"status": running_status(number)}, status=True)
 
 
-def bind(objects: Objects, key: Key, node: str) -> Tree:
+def bind(objects: ObjectStore, key: Key, node: str) -> Tree:
     """Assign a Pod to a node, as a scheduler does."""
     return objects.update(key, lambda tree: tree | {"spec": tree["spec"] | {"nodeName": node}})
 
 
 def running_status(number: int) -> dict[str, Any]:
-    """The status of a Pod that runs; ``number`` tells addresses apart."""
-    moment = now()
+    """The status of a running Pod; ``number`` makes its address unique."""
+    timestamp = now()
     return {
         "phase": "Running",
         "podIP": f"10.244.{number // 250 % 250}.{number % 250 + 2}",
-        "startTime": moment,
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": moment}],
+        "startTime": timestamp,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": timestamp}],
     }

@@ -1,9 +1,9 @@
 """A Kubernetes API for machines without a cluster: what the actuator, the plant and the tests need of one.
 
-    clients --HTTP--> kubeapi.py (on kmock) --> Objects <-- controllers.py
+    clients --HTTP--> http_api.py (on kmock) --> ObjectStore <-- controllers.py
 
-What a real API server answers is the measure: one contract suite runs on both.  There are no
-credentials, no server-side apply and no validation of specifications.
+One contract suite runs on the emulator and on a real API server.  The emulator has no credentials,
+no server-side apply and no validation of specifications.
 
     emulator = Emulator()
     async with emulator as url:
@@ -18,11 +18,11 @@ from functools import partial
 
 import kmock
 
-from services.plant.kube_emulator.controllers import run, run_kubelets
+from services.plant.kube_emulator.controllers import iter_owned, run, run_kubelets
 from services.plant.kube_emulator.http_api import KubeApi
 from services.plant.kube_emulator.patch import merge
 from services.plant.kube_emulator.resources import key_of
-from services.plant.kube_emulator.store import Key, Objects, Tree
+from services.plant.kube_emulator.store import Key, ObjectStore, Tree
 
 
 class Emulator:
@@ -33,11 +33,11 @@ class Emulator:
 
         Args:
             starts_after: seconds from a Pod's creation until it runs, and from its deletion until it
-                is gone; None: nobody binds or runs Pods, as on an API server without nodes.
+                is gone.  With None nobody binds or runs Pods, as on an API server without nodes.
             host: address to listen on.
             port: to listen on; None takes a free one.
         """
-        self.objects = Objects()
+        self.objects = ObjectStore()
         self._delay = starts_after
         self._listen = (host, port)
         self._server = KubeApi(self.objects)
@@ -46,7 +46,7 @@ class Emulator:
             self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
 
     async def __aenter__(self) -> str:
-        """Serve; gives the address, ``http://127.0.0.1:PORT``.  Left and entered again, it is as it was."""
+        """Serve, and return the address ``http://127.0.0.1:PORT``.  Objects survive leaving and entering again."""
         self._server.closing.clear()
         await self._running.enter_async_context(self._server)
         server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
@@ -54,7 +54,7 @@ class Emulator:
         if self._delay is not None:
             controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
         for controller in controllers:
-            self._running.push_async_callback(_stopped, controller)
+            self._running.push_async_callback(_cancel, controller)
         self._listen = (self._listen[0], server.port)
         return str(server.url).rstrip("/")
 
@@ -67,7 +67,7 @@ class Emulator:
         """Create each object, or merge it into the one that is there.
 
         Raises:
-            Refusal: a manifest cannot be stored; the ones before it are.
+            StatusError: a manifest cannot be stored; the ones before it are.
         """
         for tree in manifests:
             key = key_of(tree)
@@ -80,7 +80,7 @@ class Emulator:
         """Set the replicas of ``namespace/deployment``.
 
         Raises:
-            Refusal: there is no such Deployment.
+            StatusError: there is no such Deployment.
         """
         namespace, _, name = deployment.partition("/")
         key: Key = ("deployments.apps", namespace, name)
@@ -92,21 +92,11 @@ class Emulator:
         owner = self.objects.get(("deployments.apps", namespace, name))
         if owner is None:
             return []
-        sets = {
-            tree["metadata"]["uid"] for _, tree in self.objects.of("replicasets.apps", namespace) if _owns(owner, tree)
-        }
-        return [tree for _, tree in self.objects.of("pods", namespace) if any(_is(tree, uid) for uid in sets)]
+        owned = iter_owned(self.objects, "replicasets.apps", owner)
+        return [pod for _, replica_set in owned for _, pod in iter_owned(self.objects, "pods", replica_set)]
 
 
-def _is(tree: Tree, uid: str) -> bool:
-    return any(one.get("uid") == uid for one in tree["metadata"].get("ownerReferences") or [])
-
-
-def _owns(owner: Tree, tree: Tree) -> bool:
-    return _is(tree, owner["metadata"]["uid"])
-
-
-async def _stopped(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -1,10 +1,10 @@
-"""What the emulator answers when it does not do what it was asked: a Kubernetes ``Status``."""
+"""The error answer of the emulator: a Kubernetes ``Status``."""
 
 from typing import Any
 
 
-class Refusal(Exception):
-    """A refused request: the HTTP status, the machine-readable reason, and words for people."""
+class StatusError(Exception):
+    """A refused request: the HTTP status code, the machine-readable reason, and a message for people."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         """Say why."""
@@ -14,7 +14,7 @@ class Refusal(Exception):
         self.message = message
 
     @classmethod
-    def invalid(cls, message: str) -> "Refusal":
+    def invalid(cls, message: str) -> "StatusError":
         """422: the object that would result is not allowed."""
         return cls(422, "Invalid", message)
 

@@ -1,10 +1,10 @@
-"""The emulator's HTTP half: which request does what to the objects.
+"""The emulator's HTTP half: it maps requests to changes of objects.
 
-    clients --HTTP--> kmock (server, request parsing) --> here --> Objects
+    clients --HTTP--> kmock (server, request parsing) --> here --> ObjectStore
 
 kmock's own object tracking lacks resourceVersion, uid, generation, selectors, PUT, dry runs and 422
-for a failed JSON Patch ``test``, so the objects are kept in ``Objects``; kmock's language for made-up
-answers stays usable, which is how tests inject faults.
+for a failed JSON Patch ``test``, so the objects are kept in ``ObjectStore``.  Tests inject faults through
+kmock's own language for prepared answers.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any
 import kmock
 
 from services.plant.kube_emulator.controllers import bind, remove_pod
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.patch import apply_patch, merge
 from services.plant.kube_emulator.resources import KINDS, Kind, kind_at
-from services.plant.kube_emulator.selectors import selection
-from services.plant.kube_emulator.store import Change, Key, Objects, Tree
+from services.plant.kube_emulator.selectors import build_filter
+from services.plant.kube_emulator.store import Change, Key, ObjectStore, Tree
 
 _WATCH_S = 300.0
 _BOOKMARK_S = 10.0
@@ -37,7 +37,7 @@ _ACTIONS = {
 class KubeApi(kmock.KubernetesScaffold):
     """A request handler for kmock's server."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectStore) -> None:
         """Serve these objects."""
         super().__init__()
         self.store = objects
@@ -59,7 +59,7 @@ class KubeApi(kmock.KubernetesScaffold):
         self["get", re.compile(r"/api/v1|/apis/[^/]+/v[^/]+")] << _discover
 
     async def __call__(self, raw_request: Any) -> Any:
-        """Serve a request; those about namespaces themselves kmock cannot parse."""
+        """Serve a request.  kmock cannot parse requests for namespaces themselves, so they are parsed here."""
         match = re.fullmatch(r"/api/v1/namespaces(?:/([^/]+))?", raw_request.path)
         if match is None:
             return await super().__call__(raw_request)
@@ -82,11 +82,11 @@ class KubeApi(kmock.KubernetesScaffold):
     async def _handle(self, request: kmock.Request) -> Any:
         try:
             return await super()._handle(request)
-        except Refusal as refusal:
+        except StatusError as refusal:
             error = kmock.KubernetesError(refusal.status, refusal.reason, refusal.message, {"name": request.name})
             return await self._render_error(error)
         finally:
-            # kmock keeps every request for assertions, and searches them all at each new one.
+            # kmock keeps every request for assertions and searches all of them at each new one, so drop it.
             self._requests.remove(request)
             for payload in self._payloads:
                 payload._requests[:] = [one for one in payload._requests if one is not request]  # noqa: SLF001
@@ -95,46 +95,46 @@ class KubeApi(kmock.KubernetesScaffold):
         if request.params.get("watch", "").lower() in ("1", "t", "true"):
             return self._watch(request)
         kind = _kind(request)
-        chosen = selection(request.params)
+        matches = build_filter(request.params)
         return {
             "kind": f"{kind.name}List",
             "apiVersion": kind.version,
             "metadata": {"resourceVersion": str(self.store.version)},
-            "items": [tree for _, tree in self.store.of(kind.resource, request.namespace) if chosen(tree)],
+            "items": [tree for _, tree in self.store.list_objects(kind.resource, request.namespace) if matches(tree)],
         }
 
     async def _watch(self, request: kmock.Request) -> AsyncIterator[Any]:
-        """Events from a resourceVersion on; without one, first all there is."""
-        kind, chosen = _kind(request), selection(request.params)
-        wanted = request.params.get("resourceVersion", "")
-        fresh = wanted in ("", "0")
-        version = self.store.version if fresh else int(wanted)
+        """Stream events from a resourceVersion on; without one, the existing objects come first."""
+        kind, matches = _kind(request), build_filter(request.params)
+        requested = request.params.get("resourceVersion", "")
+        fresh = requested in ("", "0")
+        version = self.store.version if fresh else int(requested)
         deadline = asyncio.get_running_loop().time() + float(request.params.get("timeoutSeconds") or _WATCH_S)
         yield b""  # sends the headers
-        for _, tree in self.store.of(kind.resource, request.namespace) if fresh else ():
-            if chosen(tree):
+        for _, tree in self.store.list_objects(kind.resource, request.namespace) if fresh else ():
+            if matches(tree):
                 yield {"type": "ADDED", "object": tree}
         while not self.closing.is_set():
             if not self.store.oldest <= version <= self.store.version:
-                gone = Refusal(410, "Expired", f"too old resource version: {version} ({self.store.oldest})")
+                gone = StatusError(410, "Expired", f"too old resource version: {version} ({self.store.oldest})")
                 yield {"type": "ERROR", "object": gone.body()}
                 return
-            for change in self.store.since(version):
+            for change in self.store.changes_since(version):
                 version = change.version
-                if (event := _event(change, request, kind, chosen)) is not None:
+                if (event := _event(change, request, kind, matches)) is not None:
                     yield event
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return
             if (
-                not await self._woken(version, min(left, _BOOKMARK_S))
+                not await self._wait_for_change(version, min(left, _BOOKMARK_S))
                 and request.params.get("allowWatchBookmarks") == "true"
             ):
                 yield {"type": "BOOKMARK", "object": {"kind": kind.name, "metadata": {"resourceVersion": str(version)}}}
 
-    async def _woken(self, version: int, seconds: float) -> bool:
-        """Whether something changes after a version, or the server closes, within so many seconds."""
-        waits = [asyncio.create_task(self.store.changed(version)), asyncio.create_task(self.closing.wait())]
+    async def _wait_for_change(self, version: int, seconds: float) -> bool:
+        """Wait up to ``seconds`` for a change after ``version`` or for the server to close; False if neither came."""
+        waits = [asyncio.create_task(self.store.wait_for_change(version)), asyncio.create_task(self.closing.wait())]
         try:
             done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -146,32 +146,32 @@ class KubeApi(kmock.KubernetesScaffold):
         key = _key(request)
         tree = self.store.get(key)
         if tree is None:
-            raise Refusal(404, "NotFound", f'{key[0]} "{key[2]}" not found')
+            raise StatusError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
         return _scale_of(tree) if request.subresource == "scale" else tree
 
     async def _create(self, request: kmock.Request) -> Tree:
         if not isinstance(request.data, dict):
-            raise Refusal(400, "BadRequest", "the body is not a JSON object")
-        return self.create(_key(request), request.data, keep=not _dry(request))
+            raise StatusError(400, "BadRequest", "the body is not a JSON object")
+        return self.create(_key(request), request.data, keep=not _is_dry_run(request))
 
     async def _create_under(self, request: kmock.Request) -> Tree:
         key = _key(request)
         if key[0] == "pods" and request.subresource == "binding" and request.data:
             bind(self.store, key, request.data["target"]["name"])
             return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-        raise Refusal(404, "NotFound", f"there is no {key[0]}/{request.subresource} to create")
+        raise StatusError(404, "NotFound", f"there is no {key[0]}/{request.subresource} to create")
 
     def create(self, key: Key, tree: Tree, *, keep: bool = True) -> Tree:
         """Store a new object as a request would.
 
         Raises:
-            Refusal: it cannot be stored.
+            StatusError: it cannot be stored.
         """
         meta = tree.get("metadata")
         if not isinstance(meta, dict):
-            raise Refusal.invalid(f"{key[0]}: metadata is required")
+            raise StatusError.invalid(f"{key[0]}: metadata is required")
         if key[1] is not None and self.store.get(("namespaces", None, key[1])) is None:
-            raise Refusal(404, "NotFound", f'namespaces "{key[1]}" not found')
+            raise StatusError(404, "NotFound", f'namespaces "{key[1]}" not found')
         if key[0] == "pods":
             tree = tree | {"status": {"phase": "Pending"}}
         return self.store.create((key[0], key[1], meta.get("name") or ""), tree, keep=keep)
@@ -180,30 +180,30 @@ class KubeApi(kmock.KubernetesScaffold):
         key = _key(request)
         content = request.headers.get("Content-Type", "").partition(";")[0]
         if request.subresource == "scale":
-            return _scale_of(self.store.update(key, lambda tree: _rescaled(tree, content, request.data)))
+            return _scale_of(self.store.update(key, lambda tree: _apply_scale(tree, content, request.data)))
         return self.store.update(
             key,
             lambda tree: apply_patch(content, tree, request.data),
             status=request.subresource == "status",
-            keep=not _dry(request),
+            keep=not _is_dry_run(request),
         )
 
     async def _replace(self, request: kmock.Request) -> Tree:
         if not isinstance(request.data, dict):
-            raise Refusal(400, "BadRequest", "the body is not a JSON object")
+            raise StatusError(400, "BadRequest", "the body is not a JSON object")
         return self.store.update(
-            _key(request), lambda _: request.data, status=request.subresource == "status", keep=not _dry(request)
+            _key(request), lambda _: request.data, status=request.subresource == "status", keep=not _is_dry_run(request)
         )
 
     async def _delete(self, request: kmock.Request) -> Tree:
         key = _key(request)
         options = request.data if isinstance(request.data, dict) else {}
         grace = request.params.get("gracePeriodSeconds", options.get("gracePeriodSeconds"))
-        if key[0] == "pods" and str(grace) != "0" and not _dry(request):
+        if key[0] == "pods" and str(grace) != "0" and not _is_dry_run(request):
             return remove_pod(self.store, key)
-        gone = self.store.delete(key, keep=not _dry(request))
-        if key[0] == "namespaces" and not _dry(request):
-            for inner in self.store.inside(key[2]):
+        gone = self.store.delete(key, keep=not _is_dry_run(request))
+        if key[0] == "namespaces" and not _is_dry_run(request):
+            for inner in self.store.keys_in(key[2]):
                 self.store.delete(inner)
         return gone
 
@@ -211,7 +211,7 @@ class KubeApi(kmock.KubernetesScaffold):
 def _kind(request: kmock.Request) -> Kind:
     resource = request.resource
     if resource is None:
-        raise Refusal(404, "NotFound", "the server could not find the requested resource")
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
     return kind_at(str(resource.group), str(resource.version), str(resource.plural))
 
 
@@ -219,7 +219,7 @@ def _key(request: kmock.Request) -> Key:
     return (_kind(request).resource, request.namespace, request.name or "")
 
 
-def _dry(request: kmock.Request) -> bool:
+def _is_dry_run(request: kmock.Request) -> bool:
     return bool(request.params.get("dryRun") == "All")
 
 
@@ -229,18 +229,18 @@ def _scale_of(tree: Tree) -> Tree:
     return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": spec}
 
 
-def _rescaled(tree: Tree, content: str, patch: Any) -> Tree:
+def _apply_scale(tree: Tree, content: str, patch: Any) -> Tree:
     replicas = apply_patch(content, _scale_of(tree), patch)["spec"]["replicas"]
     return merge(tree, {"spec": {"replicas": replicas}})
 
 
-def _event(change: Change, request: kmock.Request, kind: Kind, chosen: Callable[[Tree], bool]) -> Tree | None:
+def _event(change: Change, request: kmock.Request, kind: Kind, matches: Callable[[Tree], bool]) -> Tree | None:
     """The change as a watcher sees it, for whom an object that no longer fits its selector is deleted."""
     resource, namespace, name = change.key
     if resource != kind.resource or request.namespace not in (None, namespace) or request.name not in (None, name):
         return None
-    was = change.before is not None and chosen(change.before)
-    if change.after is not None and chosen(change.after):
+    was = change.before is not None and matches(change.before)
+    if change.after is not None and matches(change.after):
         return {"type": "MODIFIED" if was else "ADDED", "object": change.after}
     if was and change.before is not None:
         meta = change.before["metadata"] | {"resourceVersion": str(change.version)}
@@ -253,7 +253,7 @@ async def _discover(request: kmock.Request) -> Tree:
     version = request.url.path.removeprefix("/apis/").removeprefix("/api/")
     kinds = [kind for kind in KINDS if kind.version == version]
     if not kinds:
-        raise Refusal(404, "NotFound", "the server could not find the requested resource")
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
     resources = [
         {
             "name": name,

@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonpatch
 
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.store import Tree
 
 JSON_PATCH = "application/json-patch+json"
@@ -22,33 +22,34 @@ def apply_patch(kind: str, tree: Tree, patch: Any) -> Tree:
         patch: a list of operations for JSON Patch, else an object.
 
     Raises:
-        Refusal: the patch cannot be read (400), cannot be applied (422), or is of another kind (415).
+        StatusError: the patch cannot be read (400), cannot be applied (422), or is of another kind (415).
     """
     if kind == JSON_PATCH:
         if not isinstance(patch, list):
-            raise Refusal(400, "BadRequest", "a JSON Patch is a list of operations")
+            raise StatusError(400, "BadRequest", "a JSON Patch is a list of operations")
         try:
-            return _object(_operated(copy.deepcopy(tree), patch))
+            patched: Any = copy.deepcopy(tree)
+            for operation in patch:
+                if not _tests_absence(patched, operation):
+                    patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
+            return _require_object(patched)
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
-            raise Refusal.invalid(f"the server rejected our request due to an error in our request: {error}") from None
+            raise StatusError.invalid(
+                f"the server rejected our request due to an error in our request: {error}"
+            ) from None
     if kind in (MERGE_PATCH, STRATEGIC_MERGE_PATCH):
         if not isinstance(patch, dict):
-            raise Refusal(400, "BadRequest", "a merge patch is an object")
+            raise StatusError(400, "BadRequest", "a merge patch is an object")
         if kind == STRATEGIC_MERGE_PATCH and _holds_list(patch):
-            raise Refusal(415, "UnsupportedMediaType", "this server merges no lists strategically: use a merge patch")
-        return _object(merge(tree, patch))
-    raise Refusal(415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {kind!r}")
-
-
-def _operated(tree: Any, operations: list[Any]) -> Any:
-    for operation in operations:
-        if not _tests_absence(tree, operation):
-            tree = jsonpatch.JsonPatch([operation]).apply(tree, in_place=True)
-    return tree
+            raise StatusError(
+                415, "UnsupportedMediaType", "this server merges no lists strategically: use a merge patch"
+            )
+        return _require_object(merge(tree, patch))
+    raise StatusError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {kind!r}")
 
 
 def _tests_absence(tree: Any, operation: Any) -> bool:
-    """API servers let ``test`` for null pass where RFC 6902 wants a member: if there is none."""
+    """Whether an operation tests for null where no member exists: API servers accept it, RFC 6902 does not."""
     if not isinstance(operation, dict) or operation.get("op") != "test" or operation.get("value", ...) is not None:
         return False
     inner, part = jsonpatch.JsonPointer(operation["path"]).to_last(tree)
@@ -69,9 +70,9 @@ def merge(tree: Tree, patch: Tree) -> Tree:
     return merged
 
 
-def _object(tree: Any) -> Tree:
+def _require_object(tree: Any) -> Tree:
     if not isinstance(tree, dict) or not isinstance(tree.get("metadata"), dict):
-        raise Refusal.invalid("the patched object is no object with metadata")
+        raise StatusError.invalid("the patched object is no object with metadata")
     return tree
 
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.store import Key, Tree
 
 
@@ -72,11 +72,11 @@ def kind_at(group: str, version: str, plural: str) -> Kind:
     """The kind that a request's path names.
 
     Raises:
-        Refusal: there is none.
+        StatusError: there is none.
     """
     kind = _BY_PATH.get((f"{group}/{version}" if group else version, plural))
     if kind is None:
-        raise Refusal(404, "NotFound", "the server could not find the requested resource")
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
     return kind
 
 
@@ -84,11 +84,11 @@ def key_of(tree: Tree) -> Key:
     """Where a manifest's object belongs.
 
     Raises:
-        Refusal: the emulator does not know its kind.
+        StatusError: the emulator does not know its kind.
     """
     version, name = tree.get("apiVersion"), tree.get("kind")
     kind = _BY_NAME.get((version, name)) if isinstance(version, str) and isinstance(name, str) else None
     if kind is None:
-        raise Refusal(404, "NotFound", f"no matches for kind {name!r} in version {version!r}")
+        raise StatusError(404, "NotFound", f"no matches for kind {name!r} in version {version!r}")
     meta = tree.get("metadata") or {}
     return (kind.resource, meta.get("namespace", "default") if kind.namespaced else None, meta.get("name", ""))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.store import Tree
 
 Test = Callable[[Mapping[str, str]], bool]
@@ -13,20 +13,20 @@ _EQUAL = re.compile(r"([^=!\s]+)\s*(==|=|!=)\s*(\S*)")
 _WORD = re.compile(r"(!?)([^=!\s()]+)")
 
 
-def selection(params: Mapping[str, str]) -> Callable[[Tree], bool]:
+def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:
     """A test for objects from ``labelSelector`` and ``fieldSelector``.
 
     Raises:
-        Refusal: a selector cannot be read.
+        StatusError: a selector cannot be read.
     """
     labels = [_requirement(part) for part in _parts(params.get("labelSelector", ""))]
     fields = [_requirement(part) for part in _parts(params.get("fieldSelector", ""))]
 
-    def chosen(tree: Tree) -> bool:
+    def matches(tree: Tree) -> bool:
         own = tree["metadata"].get("labels") or {}
         return all(test(own) for test in labels) and (not fields or all(test(_fields(tree)) for test in fields))
 
-    return chosen
+    return matches
 
 
 def _fields(tree: Tree) -> dict[str, str]:
@@ -59,4 +59,4 @@ def _requirement(part: str) -> Test:
     if match := _WORD.fullmatch(part):
         absent, name = match[1], match[2]
         return lambda labels: (name not in labels) if absent else (name in labels)
-    raise Refusal(400, "BadRequest", f"unable to parse requirement: {part!r}")
+    raise StatusError(400, "BadRequest", f"unable to parse requirement: {part!r}")

@@ -1,10 +1,10 @@
-"""The emulator's memory: Kubernetes objects, their versions, and what happened to them.
+"""The emulator's object store: Kubernetes objects, their versions, and the history of changes.
 
-    HTTP (emulator.py) --> Objects <-- controllers.py (Deployments, ReplicaSets, a stand-in for kubelets)
+    HTTP (http_api.py) --> ObjectStore <-- controllers.py (Deployments, ReplicaSets, a stand-in for kubelets)
 
 Every change gets the next resourceVersion and is kept in a bounded history, from which watches are
-served.  An object is never changed in place: a change stores a new one, so that a reader may keep
-what it was given.
+served.  An object is never changed in place: a change stores a new one, so a reader may keep
+its copy.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 
 Tree = dict[str, Any]
 """An object as JSON."""
@@ -25,7 +25,7 @@ Key = tuple[str, str | None, str]
 """Resource (``pods``, ``deployments.apps``), namespace (None: the cluster's), name."""
 
 HISTORY = 1000
-"""Changes that a watch can still be served from; older ones are gone (410)."""
+"""How many changes watches are served from; a watch that starts before them gets 410."""
 
 
 class Change(Struct, frozen=True):
@@ -38,11 +38,11 @@ class Change(Struct, frozen=True):
 
 
 def now() -> str:
-    """This moment as Kubernetes writes it."""
+    """The current time as Kubernetes writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Objects:
+class ObjectStore:
     """All objects, by key."""
 
     def __init__(self) -> None:
@@ -62,11 +62,11 @@ class Objects:
         """The oldest resourceVersion that a watch can start after."""
         return self._history[0].version - 1 if self._history else self._version
 
-    def forget(self) -> None:
-        """Drop the history, as a server does that compacts: older watches get 410."""
+    def compact(self) -> None:
+        """Drop the history, as a server does that compacts: watches from before get 410."""
         self._history.clear()
 
-    def since(self, version: int) -> list[Change]:
+    def changes_since(self, version: int) -> list[Change]:
         """The changes after a resourceVersion, oldest first."""
         newer = []
         for change in reversed(self._history):
@@ -75,8 +75,8 @@ class Objects:
             newer.append(change)
         return newer[::-1]
 
-    async def changed(self, after: int) -> None:
-        """Wait for a change after a resourceVersion; one that came before this coroutine ran is not missed."""
+    async def wait_for_change(self, after: int) -> None:
+        """Wait for a change after a resourceVersion; a change that has already happened counts."""
         if self._version <= after:
             await self._changed.wait()
 
@@ -84,34 +84,34 @@ class Objects:
         """The object, or None."""
         return self._objects.get(key)
 
-    def inside(self, namespace: str) -> list[Key]:
+    def keys_in(self, namespace: str) -> list[Key]:
         """The keys of all objects in a namespace."""
         return [key for key in self._objects if key[1] == namespace]
 
-    def of(self, resource: str, namespace: str | None = None) -> Iterator[tuple[Key, Tree]]:
+    def list_objects(self, resource: str, namespace: str | None = None) -> Iterator[tuple[Key, Tree]]:
         """All objects of a resource, in all namespaces or in one."""
         for key, tree in list(self._objects.items()):
             if key[0] == resource and namespace in (None, key[1]):
                 yield key, tree
 
     def create(self, key: Key, tree: Tree, *, keep: bool = True) -> Tree:
-        """Store a new object; gives it as stored.
+        """Store a new object and return it as stored.
 
         Args:
             key: where; an empty name is made up from ``metadata.generateName``.
             tree: the object as the client wrote it.
-            keep: False only answers what would be stored.
+            keep: with False, only return what would be stored.
 
         Raises:
-            Refusal: the name is taken or missing.
+            StatusError: the name is taken or missing.
         """
         meta = dict(tree.get("metadata") or {})
         name = key[2] or (meta["generateName"] + secrets.token_hex(3)[:5] if meta.get("generateName") else "")
         if not name:
-            raise Refusal.invalid(f"{key[0]}: metadata.name or metadata.generateName is required")
+            raise StatusError.invalid(f"{key[0]}: metadata.name or metadata.generateName is required")
         key = (key[0], key[1], name)
         if key in self._objects:
-            raise Refusal(409, "AlreadyExists", f'{key[0]} "{name}" already exists')
+            raise StatusError(409, "AlreadyExists", f'{key[0]} "{name}" already exists')
         meta |= {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
         if key[1] is not None:
             meta["namespace"] = key[1]
@@ -120,34 +120,34 @@ class Objects:
         return self._store(key, None, tree | {"metadata": meta}, keep=keep)
 
     def update(self, key: Key, change: Callable[[Tree], Tree], *, status: bool = False, keep: bool = True) -> Tree:
-        """Replace an object by what ``change`` makes of it; gives it as stored.
+        """Replace an object by the result of ``change`` and return it as stored.
 
         Args:
             key: which object.
             change: makes the new object; must not change its argument.
             status: whether the status (and annotations) change, or everything but the status.
-            keep: False only answers what would be stored.
+            keep: with False, only return what would be stored.
 
         Raises:
-            Refusal: there is no such object, or what ``change`` raises.
+            StatusError: there is no such object, or what ``change`` raises.
         """
-        before = self._found(key)
+        before = self._require(key)
         after = change(before)
-        wanted = after.get("metadata", {}).get("resourceVersion")
-        if wanted not in (None, before["metadata"]["resourceVersion"]):
+        expected = after.get("metadata", {}).get("resourceVersion")
+        if expected not in (None, before["metadata"]["resourceVersion"]):
             message = f'{key[0]} "{key[2]}": the object has been modified; please apply your changes to the latest'
-            raise Refusal(409, "Conflict", message)
+            raise StatusError(409, "Conflict", message)
         _check(key, after)
-        after = _merged(key, before, after, status=status)
+        after = _merge_update(key, before, after, status=status)
         return before if after == before else self._store(key, before, after, keep=keep)
 
     def delete(self, key: Key, *, grace: bool = False, keep: bool = True) -> Tree:
-        """Remove an object, or mark it as going away when ``grace`` is asked for; gives its last state.
+        """Remove an object, or only mark it as terminating with ``grace``; return its last state.
 
         Raises:
-            Refusal: there is no such object.
+            StatusError: there is no such object.
         """
-        before = self._found(key)
+        before = self._require(key)
         if not keep:
             return before
         if grace:
@@ -160,10 +160,10 @@ class Objects:
         self._record(Change(self._version + 1, key, before, None))
         return last
 
-    def _found(self, key: Key) -> Tree:
+    def _require(self, key: Key) -> Tree:
         tree = self._objects.get(key)
         if tree is None:
-            raise Refusal(404, "NotFound", f'{key[0]} "{key[2]}" not found')
+            raise StatusError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
         return tree
 
     def _store(self, key: Key, before: Tree | None, tree: Tree, *, keep: bool = True) -> Tree:
@@ -185,25 +185,25 @@ def _check(key: Key, tree: Tree) -> None:
     """Refuse what a typed server could not decode."""
     meta = tree.get("metadata")
     if not isinstance(meta, dict):
-        raise Refusal.invalid(f"{key[0]}: metadata is not an object")
+        raise StatusError.invalid(f"{key[0]}: metadata is not an object")
     for field in ("annotations", "labels"):
         pairs = meta.get(field)
         if pairs is not None and not (isinstance(pairs, dict) and all(isinstance(v, str) for v in pairs.values())):
-            raise Refusal.invalid(f"{key[0]}: metadata.{field} must map strings to strings")
+            raise StatusError.invalid(f"{key[0]}: metadata.{field} must map strings to strings")
     annotations = sum(len(k) + len(v) for k, v in (meta.get("annotations") or {}).items())
     if annotations > 256 * 1024:
-        raise Refusal.invalid(f"{key[0]}: metadata.annotations are larger than 262144 bytes")
+        raise StatusError.invalid(f"{key[0]}: metadata.annotations are larger than 262144 bytes")
 
 
 _FIXED = ("name", "namespace", "uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp")
 """Metadata that no client changes."""
 
 
-def _merged(key: Key, before: Tree, after: Tree, *, status: bool) -> Tree:
-    """What is stored of an update: a status has its own door, identity is fixed, generation is the server's."""
+def _merge_update(key: Key, before: Tree, after: Tree, *, status: bool) -> Tree:
+    """The stored form of an update: status only through its subresource, identity fixed, generation counted here."""
     old, new = before["metadata"], dict(after["metadata"])
     if status:
-        # Annotations pass through this door as well, and count as no new generation.
+        # The status subresource also accepts annotations, and does not raise the generation.
         meta = old | {"annotations": new["annotations"]} if "annotations" in new else old
         return before | {"metadata": meta} | ({"status": after["status"]} if "status" in after else {})
     for field in _FIXED:

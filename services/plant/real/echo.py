@@ -1,4 +1,4 @@
-"""The far end of the probe: sends every datagram back as it came.
+"""The probe's echo server: it sends every datagram back unchanged.
 
 Runs in a peer's namespace of the bed: ``python -m services.plant.real.echo ADDRESS PORT``.
 """

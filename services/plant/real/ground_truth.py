@@ -1,8 +1,8 @@
-"""Ground truth: every packet's round trip, put into seconds that nobody else can choose.
+"""Ground truth: every packet's round trip, binned into seconds.
 
 The controller's windows end at whole multiples of the signal period.  These seconds begin ``OFFSET``
 later, so that a controller that looks good at its own sampling instants gains nothing here.  A second
-in which the machine was not the plant's (CPU steal, a starved probe, a late clock) is marked, not judged.
+that the machine disturbed (CPU steal, a starved probe, a late clock) is marked and not judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ STEAL = 0.05
 _SLOW = 2_000_000
 """The usual SLO, ns."""
 _IN_A_ROW = 5
-"""A single slow packet is the machine's noise; so many are a queue."""
+"""Slow packets in a row that make a queue; a single one is noise of the machine."""
 _LATE = 100_000_000
 _PROBES = 0.9
 """Share of its packets that the probe must have sent."""
@@ -77,8 +77,8 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def invalid(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
-    """Why a second says nothing about the plant; None when it does.
+def find_disturbance(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
+    """Why a second says nothing about the plant; None if it is valid.
 
     Args:
         start: of the second.
@@ -115,7 +115,7 @@ def critical_second(trips: Sequence[int], datagrams_lost: int, load: int, throug
     return CriticalSecond(quantile(back, 0.5), quantile(back, 0.95), jitter, len(back), lost, load, throughput)
 
 
-class Crossings:
+class CrossingDetector:
     """Finds when latency rises above the SLO and stays there, and when it is back, from packet after packet."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class Crossings:
             self._row.clear()
 
 
-class Ledger:
+class SecondBuilder:
     """Collects round trips and marks, and closes a second once the fate of all its packets is known."""
 
     def __init__(self, apps: Apps) -> None:
@@ -182,7 +182,7 @@ class Ledger:
             goodput={target: self._payload(target, before, after, TCP_HEADERS, probes=0) for target in targets},
             limits=dict(after.limits),
             capacity=after.capacity,
-            invalid=invalid(start, before, after, sent),
+            invalid=find_disturbance(start, before, after, sent),
         )
 
     def _payload(self, workload: str, before: Mark, after: Mark, headers: int, probes: int) -> int:

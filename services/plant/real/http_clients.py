@@ -1,4 +1,4 @@
-"""Who looks at erp-dashboard: fetches its pages over HTTP, at a pace or as fast as they come.
+"""A client of erp-dashboard: fetches pages over HTTP at a fixed pace or as fast as possible.
 
 Runs in the office's namespace of the bed:
 ``python -m services.plant.real.http_clients ADDRESS PORT PATH SECONDS``, SECONDS from one fetch to the next.
@@ -24,7 +24,7 @@ def main() -> None:
             server.close()
             time.sleep(0.05)
         now = time.monotonic()
-        # A fetch that took longer than its pace is not made up for.
+        # Do not catch up after a fetch that took longer than its pace.
         due = max(due + float(pace), now)
         time.sleep(due - now)
 

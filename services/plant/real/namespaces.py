@@ -1,8 +1,7 @@
-"""Wraps a command in namespaces that die with the process that started it.
+"""Runs a command in mount, network and process namespaces that end with it.
 
-The outermost skin of everything on real packets: mount, network and process namespaces of its own.
-When the command, the first process of its namespace, ends, the kernel kills every other process in it;
-network and mounts go with the last of them.  Nothing has to be cleaned up, so nothing can be forgotten.
+The command is the first process of its process namespace.  When it ends, the kernel kills every other
+process in it, and network and mounts end with the last of them.  So there is nothing to clean up.
 """
 
 import os
@@ -15,10 +14,10 @@ PROGRAMS = ("unshare", "nsenter", "ip", "tc", "chrt")
 """What namespaces and queues need."""
 
 
-def enclosed(command: list[str]) -> list[str]:
+def enclose(command: list[str]) -> list[str]:
     """The command line that runs ``command`` in namespaces of its own, which end when it does.
 
-    A command that reads its standard input to the end dies with whoever holds the other end of it.
+    A command that reads its standard input to the end ends with the process that holds the other end.
     """
     return ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
 
@@ -32,17 +31,17 @@ def child_of(pid: int) -> int | None:
     return int(children[0]) if children else None
 
 
-def lacking(programs: Iterable[str]) -> list[str]:
-    """What this machine lacks to run the bed and ``programs``, in words; empty when nothing."""
+def find_missing(programs: Iterable[str]) -> list[str]:
+    """What this machine lacks to run the testbed and ``programs``, in words; empty if nothing is missing."""
     wrong = [f"the program {name}" for name in (*PROGRAMS, *programs) if shutil.which(name) is None]
     if os.geteuid() != 0:
         return ["root (network namespaces and queues are made)", *wrong]
-    if shutil.which("unshare") is not None and not _allowed():
-        # Root inside a container has seldom the right to.
+    if shutil.which("unshare") is not None and not _can_make_namespaces():
+        # Root inside a container seldom has this right.
         return ["the right to make namespaces (CAP_SYS_ADMIN)", *wrong]
     return wrong
 
 
-def _allowed() -> bool:
+def _can_make_namespaces() -> bool:
     """Whether the kernel lets this process make the namespaces."""
-    return subprocess.run(enclosed(["true"]), check=False, capture_output=True).returncode == 0
+    return subprocess.run(enclose(["true"]), check=False, capture_output=True).returncode == 0

@@ -1,7 +1,7 @@
-"""The plant on real packets: the bed, its traffic and its instruments behind the plant's interface.
+"""The plant on real packets: testbed, traffic and instruments behind the plant's interface.
 
     with Bed(parameters(apps)) as bed, RealPlant(bed, apps) as plant:
-        plant.limit("telemetry-upload-0", 60_000)
+        plant.set_limit("telemetry-upload-0", 60_000)
 
 Needs root, iperf3 and nginx.  Threads read the instruments; all calls are safe from any thread.
 """
@@ -14,10 +14,18 @@ from types import TracebackType
 from typing import IO
 
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod, Second
-from services.plant.real.ground_truth import SECOND, Crossings, Delivered, Ledger, Mark, bin_of, read_processor
+from services.plant.real.ground_truth import (
+    SECOND,
+    CrossingDetector,
+    Delivered,
+    Mark,
+    SecondBuilder,
+    bin_of,
+    read_processor,
+)
 from services.plant.real.probe import LOST, RECORD
 from services.plant.real.testbed import Bed, Devices
-from services.plant.real.traffic import Datagrams, Generator, Pages, Streams
+from services.plant.real.traffic import Generator, HttpTraffic, TcpTraffic, UdpTraffic
 from services.plant.topology import (
     BOTTLENECK,
     ERP,
@@ -30,7 +38,7 @@ from services.plant.topology import (
     Bands,
     Parameters,
     bottleneck,
-    pod_limit,
+    build_pod_limit,
 )
 from services.plant.workloads import Apps, CriticalApp, TargetApp
 
@@ -52,7 +60,7 @@ def parameters(apps: Apps, fifo: float = 0.1, bands: Bands = "off") -> Parameter
     return Parameters(capacity=apps.capacity, fifo=fifo, uploads=replicas.get(TELEMETRY, 1), bands=bands)
 
 
-class Tally:
+class LatencyTally:
     """A histogram that grows."""
 
     def __init__(self) -> None:
@@ -92,9 +100,9 @@ class RealPlant:
         self._apps = apps
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._tallies = {one.workload: Tally() for one in apps.critical}
-        self._crossings = Crossings()
-        self._ledger = Ledger(apps)
+        self._tallies = {one.workload: LatencyTally() for one in apps.critical}
+        self._crossings = CrossingDetector()
+        self._ledger = SecondBuilder(apps)
         self._seconds: list[Second] = []
         self._capacity = bed.parameters.capacity
         self._loads: dict[str, int | None] = {}
@@ -111,28 +119,28 @@ class RealPlant:
         for critical in self._apps.critical:
             self._watch(critical)
             self._generators[critical.workload] = [self._critical(critical)]
-            self.load(critical.workload, critical.load)
+            self.set_load(critical.workload, critical.load)
         for target in self._apps.targets:
             self._generators[target.target] = self._best_effort(target)
             for pod in self.pods:
                 if pod.target == target.target:
-                    self.limit(pod.name, target.limit)
-            self.load(target.target, target.load)
+                    self.set_limit(pod.name, target.limit)
+            self.set_load(target.target, target.load)
         self._recorder.start()
         return self
 
     def _critical(self, app: CriticalApp) -> Generator:
         source, sink = self._bed.pod(app.workload), self._bed.pod(PEERS[app.workload])
         if app.protocol == "tcp":
-            return Streams(self._bed, source, sink, flows=1)
-        return Datagrams(self._bed, source, sink, app.packet)
+            return TcpTraffic(self._bed, source, sink, flows=1)
+        return UdpTraffic(self._bed, source, sink, app.packet)
 
     def _best_effort(self, app: TargetApp) -> list[Generator]:
         sources = [one for one in self._bed.pods if one.workload == app.target and one.name not in self._absent]
         sink = self._bed.pod(PEERS[app.target])
         if app.target == ERP:
-            return [Pages(self._bed, source, sink) for source in sources]
-        return [Streams(self._bed, source, sink, app.flows) for source in sources]
+            return [HttpTraffic(self._bed, source, sink) for source in sources]
+        return [TcpTraffic(self._bed, source, sink, app.flows) for source in sources]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -142,7 +150,7 @@ class RealPlant:
         self._recorder.join()
         for generators in self._generators.values():
             for generator in generators:
-                generator.load(0)
+                generator.set_load(0)
         for devices in self._devices.values():
             devices.close()
 
@@ -151,7 +159,7 @@ class RealPlant:
         """In force now, by pod name."""
         return dict(self._limits)
 
-    def limit(self, pod: str, kbit: int | None) -> None:
+    def set_limit(self, pod: str, kbit: int | None) -> None:
         """Put a limit in force on a pod's egress, or lift it with None.
 
         Raises:
@@ -159,21 +167,21 @@ class RealPlant:
         """
         with self._lock:
             if self._limits[pod] != kbit:
-                self._bed.run(pod, "tc", *pod_limit(kbit))
+                self._bed.run(pod, "tc", *build_pod_limit(kbit))
                 self._limits[pod] = kbit
 
-    def load(self, workload: str, kbit: int | None) -> None:
-        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
+    def set_load(self, workload: str, kbit: int | None) -> None:
+        """Change what a workload, or each replica of a target, wants to send; see ``LoadControl``.
 
         Raises:
             KeyError: no such workload.
         """
         for generator in self._generators[workload]:
-            generator.load(kbit)
+            generator.set_load(kbit)
         self._loads[workload] = kbit
 
     def start(self, pod: str) -> None:
-        """Let an absent replica of telemetry-upload send what its workload wants to; starting twice is no error.
+        """Let an absent replica of telemetry-upload send its workload's load; starting twice is no error.
 
         Raises:
             KeyError: no such pod.
@@ -184,17 +192,17 @@ class RealPlant:
         if pod in self._absent:
             self._absent.remove(pod)
             app = next(one for one in self._apps.targets if one.target == source.workload)
-            generator = Streams(self._bed, source, self._bed.pod(PEERS[source.workload]), app.flows)
-            generator.load(self._loads[source.workload])
+            generator = TcpTraffic(self._bed, source, self._bed.pod(PEERS[source.workload]), app.flows)
+            generator.set_load(self._loads[source.workload])
             self._generators[source.workload].append(generator)
 
-    def capacity(self, kbit: int) -> None:
+    def set_capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate; its queue keeps its size in bytes."""
         commands = "\n".join(bottleneck(self._bed.parameters, kbit))
         self._bed.run(FABRIC, "tc", "-batch", "-", text=commands)
         self._capacity = kbit
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """What an exporter publishes, now."""
         with self._lock:
             latency = {name: tally.read(self._datagrams_lost(name)) for name, tally in self._tallies.items()}
@@ -204,25 +212,25 @@ class RealPlant:
         critical = {name: sent[self._bed.pod(name).name] for name in self._tallies}
         return Counters(latency, critical | {pod.name: sent[pod.name] for pod in self.pods})
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """When, since the last call, robot-control's latency rose above 2 ms and stayed there: UTC ns."""
         with self._lock:
             found, self._crossings.found = self._crossings.found, []
         return found
 
-    def recoveries(self) -> Sequence[int]:
+    def list_recoveries(self) -> Sequence[int]:
         """When, after each crossing, robot-control's latency was back below 2 ms and stayed there: UTC ns, all."""
         with self._lock:
             return list(self._crossings.calm)
 
-    def seconds(self) -> Sequence[Second]:
+    def take_seconds(self) -> Sequence[Second]:
         """The seconds completed since the last call; a second completes one second after its end."""
         with self._lock:
             done, self._seconds = self._seconds, []
         return done
 
     def _datagrams_lost(self, workload: str) -> int:
-        return sum(one.lost for one in self._generators.get(workload, ()) if isinstance(one, Datagrams))
+        return sum(one.lost for one in self._generators.get(workload, ()) if isinstance(one, UdpTraffic))
 
     def _watch(self, app: CriticalApp) -> None:
         workload, peer = app.workload, self._bed.pod(PEERS[app.workload])

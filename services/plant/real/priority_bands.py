@@ -1,8 +1,8 @@
-"""The passive layer alone: what priority bands do for robot-control while nobody limits telemetry-upload.
+"""Measures priority bands alone: robot-control's latency while telemetry-upload is unlimited.
 
-Three beds one after the other: without bands, with bands on every node's uplink, and with bands on the
-bottleneck itself.  Bands order packets where packets wait: on a fast uplink nothing waits, so they do
-nothing there; on the bottleneck they are all that is needed, but it is seldom in anybody's hands.
+It builds three testbeds in turn: without bands, with bands on every node's uplink, and with bands on the
+bottleneck itself.  Bands reorder packets where packets wait.  On a fast uplink nothing waits, so bands do
+nothing there.  On the bottleneck they suffice, but few users control it.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ async def measure(apps: Apps, fifo: float, bands: Bands, seconds: int) -> Row:
     """
     with Bed(parameters(apps, fifo, bands)) as bed, RealPlant(bed, apps) as plant:
         await asyncio.sleep(_WARM_UP_S)
-        plant.seconds()
+        plant.take_seconds()
         await asyncio.sleep(seconds + _CLOSING_S)
-        return row(bands, apps, plant.seconds()[-seconds:])
+        return row(bands, apps, plant.take_seconds()[-seconds:])
 
 
 def row(bands: Bands, apps: Apps, seconds: Sequence[Second]) -> Row:

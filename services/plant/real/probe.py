@@ -18,12 +18,12 @@ RECORD = struct.Struct("=qq")
 """When a packet was sent (UTC ns) and how long it took there and back (ns), ``LOST`` if it never came."""
 LOST = -1
 GIVE_UP_NS = 500_000_000
-"""A packet that has not come back by now never will: no queue on the way is half as long."""
+"""A packet that has not come back after this long is lost: no queue on the way is half as long."""
 _HEADER = struct.Struct("=Q")
 
 
 class Probe:
-    """Sends at its times, listens in between."""
+    """Sends at a fixed rate and receives in between."""
 
     def __init__(self, link: socket.socket, interval: int, size: int, out: int) -> None:
         """Take a connected socket, the interval (ns), the payload's size (bytes) and a file to write to."""
@@ -50,7 +50,7 @@ class Probe:
 
     def _send(self, now: int) -> None:
         self._waiting[self._number] = (time.time_ns(), now)
-        # Without route or room the packet counts as lost when its time is up.
+        # A packet that cannot be sent counts as lost once its time is up.
         with contextlib.suppress(OSError):
             self._link.send(_HEADER.pack(self._number) + self._padding)
         self._number += 1

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from services.plant.real.namespaces import child_of, enclosed
-from services.plant.topology import Parameters, PodPlace, pods, setup_script
+from services.plant.real.namespaces import child_of, enclose
+from services.plant.topology import Parameters, PodPlace, build_setup_script, pods
 
 _CLONE_NEWNET = 0x40000000
 _PATIENCE_S = 2.0
@@ -31,7 +31,7 @@ class BedError(RuntimeError):
     """The bed could not be made, or a command in it failed; the text carries what the command wrote."""
 
 
-class Inside:
+class BedProcess:
     """A process that was started in the bed."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
@@ -85,7 +85,7 @@ class Bed:
         self.pods: tuple[PodPlace, ...] = pods(self.parameters)
         self._keeper: subprocess.Popen[str] | None = None
         self._first = 0
-        self._started: list[Inside] = []
+        self._started: list[BedProcess] = []
 
     def __enter__(self) -> "Bed":
         """Build the bed: about 0.2 s.
@@ -93,10 +93,10 @@ class Bed:
         Raises:
             BedError: it cannot be built here; the text says why.
         """
-        # The first process of the bed reads from a pipe that nobody writes to: it ends when this process does.
-        script = setup_script(self.parameters) + "\necho made\nexec cat > /dev/null"
+        # The testbed's first process reads from a pipe that nobody writes to, so it ends with this process.
+        script = build_setup_script(self.parameters) + "\necho made\nexec cat > /dev/null"
         self._keeper = subprocess.Popen(
-            enclosed(["sh", "-e", "-c", script]),
+            enclose(["sh", "-e", "-c", script]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -149,20 +149,20 @@ class Bed:
             raise BedError(f"{place or 'bed'}: {' '.join(command)}: exit code {done.returncode}: {wrong}")
         return done.stdout
 
-    def start(self, place: str | None, *command: str, stdout: int = subprocess.DEVNULL) -> Inside:
+    def start(self, place: str | None, *command: str, stdout: int = subprocess.DEVNULL) -> BedProcess:
         """Start a command that runs until it is stopped, or the bed ends."""
         process = subprocess.Popen(
             self.command(place, *command), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.DEVNULL
         )
-        self._started.append(Inside(process))
+        self._started.append(BedProcess(process))
         return self._started[-1]
 
-    def python(self, place: str | None, module: str, *arguments: str, stdout: int = subprocess.DEVNULL) -> Inside:
+    def python(self, place: str | None, module: str, *arguments: str, stdout: int = subprocess.DEVNULL) -> BedProcess:
         """Start a module of this program."""
         return self.start(place, sys.executable, "-m", module, *arguments, stdout=stdout)
 
-    def instrument(self, place: str | None, module: str, *arguments: str) -> Inside:
-        """Start a module that measures: first in line for a processor, since it must not wait for one."""
+    def instrument(self, place: str | None, module: str, *arguments: str) -> BedProcess:
+        """Start a module that measures, with real-time priority, so that it never waits for a processor."""
         python = ("chrt", "-f", "20", sys.executable, "-m", module)
         return self.start(place, *python, *arguments, stdout=subprocess.PIPE)
 
@@ -171,7 +171,7 @@ class Bed:
         return Devices(Path(f"/proc/{self._first}/root/run/netns/{place}"))
 
 
-class Traffic:
+class DeviceTraffic:
     """What one device has received and sent since it was made."""
 
     __slots__ = ("received", "received_packets", "sent", "sent_packets")
@@ -211,11 +211,11 @@ class Devices:
         except OSError as error:
             self._wrong = error
 
-    def read(self) -> dict[str, Traffic]:
+    def read(self) -> dict[str, DeviceTraffic]:
         """The counters now, by device."""
         lines = os.pread(self._file, 65536, 0).decode("ascii").splitlines()[2:]
-        return {name.strip(): Traffic(rest.split()) for name, _, rest in (line.partition(":") for line in lines)}
+        return {name.strip(): DeviceTraffic(rest.split()) for name, _, rest in (line.partition(":") for line in lines)}
 
     def close(self) -> None:
-        """Let the namespace go."""
+        """Close the file that holds the namespace."""
         os.close(self._file)

@@ -1,7 +1,7 @@
-"""What the factory's apps send: iperf3 for streams and datagrams, nginx for the dashboard.
+"""Traffic of the factory's apps: iperf3 for TCP and UDP, nginx for the dashboard.
 
-Each generator runs in its pod's namespace and knows one thing: ``load(kbit)`` makes its workload want
-to send that much payload, None as much as it can get.
+Each generator runs in its pod's namespace.  ``set_load(kbit)`` changes the payload that its workload
+offers; None means as much as it can get.
 """
 
 import itertools
@@ -10,17 +10,17 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 
-from services.plant.real.testbed import Bed, Inside
+from services.plant.real.testbed import Bed, BedProcess
 from services.plant.topology import PodPlace
 
 _PORTS = itertools.count(5201)
 PAGE = 16_384
 """Payload of a page of the dashboard, bytes."""
 _READERS = 4
-"""Who fetch reports when the dashboard is to send as much as it can."""
+"""Concurrent clients when the dashboard sends as much as it can."""
 _INTERVAL = "0.25"
 _FIRST = ("chrt", "-f", "10")
-"""In line for a processor after the probes, before everything else."""
+"""Real-time priority below the probes' and above everything else."""
 
 _REPORT = re.compile(rb"\s(\d+)/(\d+) \([^)]*%\)\s*$")
 _SITE = f"""
@@ -39,7 +39,7 @@ exec nginx -p /run/erp -c nginx.conf
 """
 
 
-def losses(line: bytes) -> int | None:
+def parse_losses(line: bytes) -> int | None:
     """The datagrams that one of an iperf3 server's interval lines reports lost; None for other lines.
 
     The summary at the end, which repeats all intervals, ends in ``receiver`` and is none.
@@ -48,7 +48,7 @@ def losses(line: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
-class Streams:
+class TcpTraffic:
     """TCP with CUBIC by iperf3.  A raised load adds a stream and lets the others run on."""
 
     def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, flows: int) -> None:
@@ -57,9 +57,9 @@ class Streams:
         self._source = source
         self._sink = sink
         self._flows = flows
-        self._running: list[tuple[int | None, Inside]] = []
+        self._running: list[tuple[int | None, BedProcess]] = []
 
-    def load(self, kbit: int | None) -> None:
+    def set_load(self, kbit: int | None) -> None:
         """Change the payload rate, kbit/s."""
         if kbit is None or any(rate is None for rate, _ in self._running):
             self._shrink(0)
@@ -75,7 +75,7 @@ class Streams:
     def _add(self, kbit: int | None) -> None:
         # A server takes one client at a time, so each stream has its own, which ends with it.
         port = str(next(_PORTS))
-        listening(self._bed, self._sink, port)
+        start_iperf_server(self._bed, self._sink, port)
         # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
         pace = [] if kbit is None else ["--fq-rate", f"{kbit // self._flows}k"]
         client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
@@ -83,8 +83,8 @@ class Streams:
         self._running.append((kbit, inside))
 
 
-class Datagrams:
-    """UDP at a constant rate by iperf3, whose server counts what never came."""
+class UdpTraffic:
+    """UDP at a constant rate by iperf3, whose server counts lost datagrams."""
 
     def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, packet: int) -> None:
         """Send packets with ``packet`` bytes of payload from one pod to another."""
@@ -92,12 +92,12 @@ class Datagrams:
         self._source = source
         self._sink = sink
         self._packet = packet
-        self._client: Inside | None = None
+        self._client: BedProcess | None = None
         self.lost = 0
         """Since the beginning."""
 
-    def load(self, kbit: int | None) -> None:
-        """Change the payload rate, kbit/s; UDP knows no "as much as it can get".
+    def set_load(self, kbit: int | None) -> None:
+        """Change the payload rate, kbit/s; UDP needs a rate.
 
         Raises:
             ValueError: no rate.
@@ -109,29 +109,29 @@ class Datagrams:
             self._client = None
         if kbit:
             port = str(next(_PORTS))
-            # Both ends come before other processes: what a descheduled receiver drops, the network did not lose.
-            server = listening(self._bed, self._sink, port, _INTERVAL, _FIRST)
+            # Both ends run with priority: a datagram that a descheduled receiver drops is no loss of the network.
+            server = start_iperf_server(self._bed, self._sink, port, _INTERVAL, _FIRST)
             threading.Thread(target=self._count, args=(server,), daemon=True).start()
             client = [*_FIRST, "iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]
             self._client = self._bed.start(self._source.name, *client, "-b", f"{kbit}k", "-l", str(self._packet))
 
-    def _count(self, server: Inside) -> None:
+    def _count(self, server: BedProcess) -> None:
         for line in _lines(server):
-            self.lost += losses(line) or 0
+            self.lost += parse_losses(line) or 0
 
 
-class Pages:
-    """The dashboard: nginx, and its readers in the office."""
+class HttpTraffic:
+    """The dashboard: nginx, and its clients in the office."""
 
     def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace) -> None:
         """Start the server."""
         self._bed = bed
         self._office = sink
         self._server = (source.address, "8080")
-        self._readers: list[Inside] = []
+        self._readers: list[BedProcess] = []
         bed.start(source.name, "sh", "-ec", _SITE)
 
-    def load(self, kbit: int | None) -> None:
+    def set_load(self, kbit: int | None) -> None:
         """Change the payload rate, kbit/s, in whole pages at a time."""
         for reader in self._readers:
             reader.stop()
@@ -140,15 +140,18 @@ class Pages:
         else:
             self._readers = [self._reader("/page", PAGE * 8 / 1000 / kbit)] if kbit else []
 
-    def _reader(self, path: str, pace: float) -> Inside:
+    def _reader(self, path: str, pace: float) -> BedProcess:
         return self._bed.python(self._office.name, "services.plant.real.http_clients", *self._server, path, str(pace))
 
 
-Generator = Streams | Datagrams | Pages
+Generator = TcpTraffic | UdpTraffic | HttpTraffic
 
 
-def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0", first: Sequence[str] = ()) -> Inside:
-    """An iperf3 server for one client, once it listens; it reports every ``report`` seconds, 0 for never."""
+def start_iperf_server(bed: Bed, sink: PodPlace, port: str, report: str = "0", first: Sequence[str] = ()) -> BedProcess:
+    """Start an iperf3 server for one client and wait until it listens.
+
+    It reports every ``report`` seconds; 0 means never.
+    """
     command = [*first, "iperf3", "-s", "-1", "-p", port, "-i", report, "--forceflush", "-f", "k"]
     server = bed.start(sink.name, *command, stdout=subprocess.PIPE)
     for line in _lines(server):
@@ -157,8 +160,8 @@ def listening(bed: Bed, sink: PodPlace, port: str, report: str = "0", first: Seq
     raise RuntimeError(f"iperf3 does not listen in {sink.name} on port {port}")
 
 
-def _lines(process: Inside) -> Iterator[bytes]:
-    # The stream is closed by whoever stops the process, perhaps while it is read here.
+def _lines(process: BedProcess) -> Iterator[bytes]:
+    # Stopping the process closes the stream, perhaps while it is read here.
     try:
         yield from iter(process.stdout.readline, b"")
     except ValueError:

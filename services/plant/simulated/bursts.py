@@ -27,15 +27,15 @@ class Noise(Struct, frozen=True):
     stall: float = 0.0004
     """Mean of what such a host adds."""
 
-    def drawn(self, count: int, random: np.random.Generator) -> Array:
-        """What so many round trips meet."""
+    def draw(self, count: int, random: np.random.Generator) -> Array:
+        """Draw the extra seconds of ``count`` round trips."""
         base = self.base * np.exp(self.spread * random.standard_normal(count))
         stalled = random.random(count) < self.stall_share
         extra: Array = base + stalled * random.exponential(self.stall, count)
         return extra
 
 
-class Stretch(Struct, frozen=True):
+class TickSeries(Struct, frozen=True):
     """What happened between two moments, at ticks; arrays are cumulative and begin at their first tick."""
 
     times: Array
@@ -57,7 +57,7 @@ class Bursts:
         self._sent = [-float(seed.uniform(0, size)) for size in sizes]
         self._left = 0.0
 
-    def backlog_at(self, probes: Array, stretch: Stretch) -> Array:
+    def backlog_at(self, probes: Array, stretch: TickSeries) -> Array:
         """The bytes that each probe finds queued; ``probes`` are ascending times within the stretch."""
         times, sizes = self._arrivals(stretch)
         service = np.interp(times, stretch.times, stretch.service)
@@ -75,7 +75,7 @@ class Bursts:
         found: Array = np.maximum(after[place] - (served - since[place]), 0.0)
         return found
 
-    def _arrivals(self, stretch: Stretch) -> tuple[Array, Array]:
+    def _arrivals(self, stretch: TickSeries) -> tuple[Array, Array]:
         times, sizes = [], []
         for sender, (size, arrived) in enumerate(zip(self._sizes, stretch.arrived, strict=True)):
             first = self._sent[sender]

@@ -1,10 +1,10 @@
-"""The whole loop in one process and without waiting: hours of a scenario in minutes.
+"""The whole loop in one process and simulated time: hours of a scenario in minutes.
 
     model -> counters -> (scrape) -> sample -> (lag) -> control.step -> (actuation) -> model
 
-The same step function as in the live service, on samples made as the sampler makes them, with every
-delay of the real loop written out: how often counters are read, how long a window they are taken
-over, how late the sample is, and how long a decision takes to be in force.
+It calls the same step function as the live service, on samples that are built as the sampler builds
+them.  Every delay of the real loop is a parameter: how often counters are read, how long a window is,
+how late a sample is, and how long a decision takes to be in force.
 """
 
 import heapq
@@ -20,14 +20,14 @@ from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMea
 from services.common.histogram import increase, latency, quantile
 from services.control import Controller
 from services.plant.interface import BUCKETS, Counters, Second
-from services.plant.reaction_time import Reaction, Watch
+from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import Effort, Score, score
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.score import ControlEffort, Score, score
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 
 _NS = 10**9
 _START = 1_800_000_000 * _NS
-"""Some UTC second; only its being a round number matters."""
+"""Any whole UTC second."""
 
 
 class Delays(Struct, frozen=True):
@@ -63,7 +63,7 @@ class Run(Struct, frozen=True):
     def score(self, since: float = 0.0) -> Score:
         """Judge it from ``since`` seconds after its start."""
         edge = self.started + round(since * _NS)
-        effort = Effort(
+        effort = ControlEffort(
             patches=sum(at >= edge for at in self.patches),
             reactions=tuple(one for one in self.reactions if one.crossed >= edge),
         )
@@ -92,10 +92,12 @@ def play(
             somebody decides, and none at all where nobody does.
         parameters: of the model, but for the apps, which are the scenario's; None: the defaults.
     """
-    loop = _Loop(scenario, domain, controller, delays, Model.of(scenario.apps, parameters, seed, _START), seed)
+    loop = _Loop(
+        scenario, domain, controller, delays, SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START), seed
+    )
     if limits is None:
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
-    loop.begin(limits)
+    loop.start(limits)
     loop.run()
     return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions())
 
@@ -107,7 +109,7 @@ class _Loop:
         domain: Domain,
         controller: Controller | None,
         delays: Delays,
-        model: Model,
+        model: SimulatedPlant,
         seed: int,
     ) -> None:
         self._scenario = scenario
@@ -116,13 +118,13 @@ class _Loop:
         self._delays = delays
         self._model = model
         self._random = Random(seed)  # noqa: S311 - delays, not secrets
-        self._watch = Watch(scenario.apps)
+        self._watch = ReactionTimer(scenario.apps)
         self._state: State | None = None
         self._blind = ""
         self._readings: deque[tuple[int, Counters]] = deque()
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()
-        self._wished: dict[str, int] = {}
+        self._desired: dict[str, int] = {}
         self.seconds: list[Second] = []
         self.decisions: list[Decision] = []
         self.patches: list[int] = []
@@ -132,13 +134,13 @@ class _Loop:
 
     # -- the course of time
 
-    def begin(self, limits: dict[str, int]) -> None:
+    def start(self, limits: dict[str, int]) -> None:
         for pod in self._model.pods:
             if pod.target in limits:
-                self._model.limit(pod.name, limits[pod.target])
-                self._wished[pod.name] = limits[pod.target]
+                self._model.set_limit(pod.name, limits[pod.target])
+                self._desired[pod.name] = limits[pod.target]
         for event in self._scenario.events:
-            self._at(_START + round(event.at * _NS), self._happen, event)
+            self._at(_START + round(event.at * _NS), self._apply_event, event)
         if self._controller is not None:
             self._at(_START, self._read)
             self._at(_START + round(self._delays.period * _NS), self._sample)
@@ -158,23 +160,23 @@ class _Loop:
         model = self._model
         if until > model.now:
             model.advance(until - model.now)
-            self.seconds += model.seconds()
-            self._watch.crossed(model.crossings(), model.limits.values())
+            self.seconds += model.take_seconds()
+            self._watch.on_crossings(model.take_crossings(), model.limits.values())
 
     # -- what happens
 
-    def _happen(self, event: Event) -> None:
+    def _apply_event(self, event: Event) -> None:
         for workload, kbit in event.loads.items():
-            self._model.load(workload, kbit)
+            self._model.set_load(workload, kbit)
         if event.capacity is not None:
-            self._model.capacity(event.capacity)
+            self._model.set_capacity(event.capacity)
         if event.blind is not None:
             self._blind = event.blind
-        self._watch.happened(event, self._model.limits.values())
+        self._watch.on_event(event, self._model.limits.values())
 
     def _read(self) -> None:
         now = self._model.now
-        self._readings.append((now, self._model.counters()))
+        self._readings.append((now, self._model.read_counters()))
         oldest = now - round((self._delays.window + 2 * (self._delays.scrape or 0) + 1) * _NS)
         while self._readings[0][0] < oldest:
             self._readings.popleft()
@@ -185,10 +187,10 @@ class _Loop:
         if self._delays.scrape is None:
             self._read()
         now = self._model.now
-        self._at(now + round(self._delays.lag * _NS), self._decide, self._measured(now))
+        self._at(now + round(self._delays.lag * _NS), self._decide, self._build_sample(now))
         self._at(now + round(self._delays.period * _NS), self._sample)
 
-    def _measured(self, end: int) -> Sample:
+    def _build_sample(self, end: int) -> Sample:
         start = end - round(self._delays.window * _NS)
         period = round(self._delays.period * _NS)
         inside = [reading for reading in self._readings if reading[0] >= start]
@@ -204,11 +206,19 @@ class _Loop:
         for one in self._domain.critical:
             was, now = old.latency[one.key], new.latency[one.key]
             seen = latency(BUCKETS, increase(was.counts, now.counts))
-            figures = (seen.jitter, seen.p95, int(seen.observations), now.lost - was.lost)
             last = increase(inside[-2][1].latency[one.key].counts, now.counts)
-            median = quantile(0.5, BUCKETS, last) if fresh else None
-            measure = CriticalMeasure(one.key, *figures, sent[one.key], None, recent.get(one.key), median)
-            critical.append(measure)
+            critical.append(
+                CriticalMeasure(
+                    workload=one.key,
+                    jitter=seen.jitter,
+                    p95=seen.p95,
+                    observations=int(seen.observations),
+                    lost=now.lost - was.lost,
+                    throughput=sent[one.key],
+                    recent=recent.get(one.key),
+                    recent_p50=quantile(0.5, BUCKETS, last) if fresh else None,
+                )
+            )
         pods = Counter(pod.target for pod in self._model.pods)
         targets = tuple(
             TargetMeasure(one.key, sent[one.key], recent.get(one.key), pods[one.key]) for one in self._domain.targets
@@ -234,13 +244,13 @@ class _Loop:
             pods = [pod.name for pod in self._model.pods if pod.target == target.key]
             each = decided.limit if target.scope == "per-pod" else max(decided.limit // len(pods), 1)
             for pod in pods:
-                if self._wished.get(pod) == each:
+                if self._desired.get(pod) == each:
                     continue
-                self._wished[pod] = each
+                self._desired[pod] = each
                 delay = self._delays.actuation + self._random.uniform(0, self._delays.actuation_jitter)
                 self._at(now + round(delay * _NS), self._enforce, pod, each, (sample.end, now))
 
     def _enforce(self, pod: str, kbit: int, decision: tuple[int, int]) -> None:
-        self._model.limit(pod, kbit)
+        self._model.set_limit(pod, kbit)
         self.patches.append(self._model.now)
-        self._watch.enforced(self._model.now, *decision, self._model.limits.values())
+        self._watch.on_limit(self._model.now, *decision, self._model.limits.values())

@@ -1,7 +1,7 @@
-"""One critical workload of the simulated plant: its sender, its probes, and what is known of its round trips.
+"""One critical workload of the simulated plant: its sender, its probes, and their round trips.
 
-The model gives it the round trips of its probes; it keeps them twice, as an exporter counts them once
-they are over, and as the truth of the second they were sent in.
+The plant hands it the round trips of its probes.  It keeps them twice: as an exporter counts them, once
+they are over, and as the truth of the second in which they were sent.
 """
 
 from random import Random
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from services.plant.interface import BUCKETS, CriticalSecond, Histogram
 from services.plant.simulated.bursts import Array
-from services.plant.simulated.senders import Datagrams, Limiter, Path, Stream
+from services.plant.simulated.senders import Limiter, Path, TcpSender, UdpSender
 from services.plant.workloads import Apps, CriticalApp
 
 _BOUNDS = np.array(BUCKETS)
@@ -25,19 +25,19 @@ class _Mark(NamedTuple):
     delivered: float
 
 
-class Probed:
+class SimulatedWorkload:
     """See the module's text.  Times are seconds, as in the model."""
 
     def __init__(self, app: CriticalApp, apps: Apps, path: Path, random: Random) -> None:
         """Begin with nothing sent; ``path`` is what a TCP sender meets."""
         self.app = app
         self.load = app.load
-        self.sender: Datagrams | Stream
+        self.sender: UdpSender | TcpSender
         if app.protocol == "udp":
-            self.sender = Datagrams(app.packet, app.load)
+            self.sender = UdpSender(app.packet, app.load)
         else:
-            self.sender = Stream(1, app.load, Limiter(0.0, 0.0, False), path)
-        self.probes = Datagrams(apps.probe, apps.probe * 8 * app.probe_hz / 1000)
+            self.sender = TcpSender(1, app.load, Limiter(0.0, 0.0, False), path)
+        self.probes = UdpSender(apps.probe, apps.probe * 8 * app.probe_hz / 1000)
         self._phase = random.uniform(0, 1 / app.probe_hz)
         self._counts = np.zeros(len(BUCKETS) + 1, dtype=np.int64)
         self._sum = 0.0
@@ -53,7 +53,7 @@ class Probed:
         return sum(trips.size for _, trips in self._returning)
 
     def _lost(self) -> int:
-        own = int(self.sender.dropped / self.sender.wire) if isinstance(self.sender, Datagrams) else 0
+        own = int(self.sender.dropped / self.sender.wire) if isinstance(self.sender, UdpSender) else 0
         return own + self._probes_lost
 
     def sent_between(self, begin: float, end: float) -> Array:
@@ -64,15 +64,15 @@ class Probed:
         return times
 
     def take(self, sent: Array, trips: Array, arrived: NDArray[np.bool_]) -> None:
-        """Hear what became of the probes sent at ``sent``: their round trips, and whether they came back."""
+        """Record the probes sent at ``sent``: their round trips, and whether they came back."""
         came = trips[arrived]
         self._probes_lost += sent.size - came.size
         self._trips.append(came)
         if came.size:
             self._returning.append((sent[arrived] + came, came))
 
-    def passed(self, now: float, seconds: float) -> None:
-        """Time has passed: count the round trips that are over by ``now``."""
+    def advance(self, now: float, seconds: float) -> None:
+        """Count the round trips that are over by ``now``, ``seconds`` after the last call."""
         self._wanted += self.load * seconds
         later = []
         for back, trips in self._returning:

@@ -1,13 +1,13 @@
 """The simulated plant: a bottleneck's queue and its senders, in plain steps of time.
 
 Stands where the real packets would: limits come in as from the agent, latencies go out as to the
-exporter, and each second's truth goes to the score.  A FIFO of fixed size in front of a fixed rate;
-best-effort pods that send as much as their limit lets through and CUBIC makes of losses; a paced TCP
-stream that a full FIFO crushes; datagrams that it loses.  ``senders.py`` moves bytes tick by tick,
-``packets.py`` makes round trips of them, ``probed.py`` counts those.
+exporter, and each second's truth goes to the score.  It has a FIFO of fixed size in front of a fixed
+rate, best-effort pods whose CUBIC streams fill their limits, a paced critical TCP stream that a full FIFO
+crushes, and datagrams that a full FIFO drops.  ``senders.py`` moves bytes tick by tick, ``bursts.py``
+turns them into round trips, and ``critical_workload.py`` counts those.
 
-Time is the caller's: nothing happens but in ``advance``.  The same parameters, seed and calls give the
-same numbers.  ``sidebyside.py`` compares it with the real plant.
+The caller drives time: nothing happens outside ``advance``.  The same parameters, seed and calls give the
+same numbers.  ``commands/compare_plants.py`` compares it with the real plant.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ import numpy as np
 from msgspec import Struct
 
 from services.plant.interface import Counters, Pod, Second
-from services.plant.simulated.bursts import Bursts, Noise, Stretch
-from services.plant.simulated.critical_workload import Probed
-from services.plant.simulated.senders import DatagramMix, Datagrams, Limiter, Path, Stream
+from services.plant.simulated.bursts import Bursts, Noise, TickSeries
+from services.plant.simulated.critical_workload import SimulatedWorkload
+from services.plant.simulated.senders import Limiter, Path, TcpSender, UdpMix, UdpSender
 from services.plant.workloads import UDP_HEADERS, Apps
 
 _NS = 10**9
-_BLINK = 1e-9
-"""Seconds too short to be a tick."""
+_SHORTEST_TICK = 1e-9
+"""Seconds; anything shorter is a rounding error."""
 
 
 class Parameters(Struct, frozen=True):
@@ -61,7 +61,7 @@ class Parameters(Struct, frozen=True):
     """Where the truth's seconds begin, seconds after the start: not where samples do."""
 
 
-class Ledger(Struct, frozen=True):
+class ByteCount(Struct, frozen=True):
     """A sender's bytes on the wire: what it offered is the sum of the others."""
 
     offered: float
@@ -70,7 +70,7 @@ class Ledger(Struct, frozen=True):
     queued: float
 
 
-class Model:
+class SimulatedPlant:
     """See the module's text.  Implements ``Plant``."""
 
     def __init__(self, parameters: Parameters = Parameters(), seed: int = 0, start: int = 0) -> None:  # noqa: B008 - frozen
@@ -90,13 +90,13 @@ class Model:
         draws = Random(seed)  # noqa: S311 - losses, not secrets
         apps, base = parameters.apps, parameters.noise.base
         critical_path = Path(base, parameters.exposure, draws)
-        self._probed = [Probed(app, apps, critical_path, draws) for app in apps.critical]
+        self._probed = [SimulatedWorkload(app, apps, critical_path, draws) for app in apps.critical]
         self._pods = dict(_pods(parameters, Path(base, 1.0, draws)))
-        critical = [one.sender for one in self._probed if isinstance(one.sender, Stream)]
+        critical = [one.sender for one in self._probed if isinstance(one.sender, TcpSender)]
         self._streams = [*critical, *(stream for _, stream in self._pods.values())]
         sizes = [parameters.critical_burst] * len(critical) + [parameters.pod_burst] * len(self._pods)
-        datagrams = [one.sender for one in self._probed if isinstance(one.sender, Datagrams)]
-        self._datagrams = DatagramMix([*datagrams, *(one.probes for one in self._probed)])
+        datagrams = [one.sender for one in self._probed if isinstance(one.sender, UdpSender)]
+        self._datagrams = UdpMix([*datagrams, *(one.probes for one in self._probed)])
         self._bursts = Bursts(sizes, parameters.jitter, self._random)
         self._bin_end = parameters.bin_offset
         self._marks = dict.fromkeys(self._pods, 0.0)
@@ -106,13 +106,15 @@ class Model:
         self._open()
 
     @classmethod
-    def of(cls, apps: Apps, parameters: Parameters | None = None, seed: int = 0, start: int = 0) -> "Model":
+    def for_apps(
+        cls, apps: Apps, parameters: Parameters | None = None, seed: int = 0, start: int = 0
+    ) -> "SimulatedPlant":
         """A plant with these apps, its FIFO as deep in time as the parameters' is."""
         parameters = parameters or Parameters()
         fifo = parameters.fifo * apps.capacity // parameters.apps.capacity
         return cls(msgspec.structs.replace(parameters, apps=apps, fifo=fifo), seed, start)
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """When, since the last call, the queue's delay rose above ``watch``: UTC ns, to a tick."""
         crossed, self._crossed = self._crossed, []
         return crossed
@@ -135,16 +137,16 @@ class Model:
         rates = {name: stream.limiter.rate for name, (_, stream) in self._pods.items()}
         return {name: None if rate is None else round(rate / 125) for name, rate in rates.items()}
 
-    def limit(self, pod: str, kbit: int | None) -> None:
+    def set_limit(self, pod: str, kbit: int | None) -> None:
         """Put a limit in force on a pod's egress, or lift it with None.
 
         Raises:
             KeyError: no such pod.
         """
-        self._pods[pod][1].limiter.change(None if kbit is None else kbit * 125.0)
+        self._pods[pod][1].limiter.set_rate(None if kbit is None else kbit * 125.0)
 
-    def load(self, workload: str, kbit: int | None) -> None:
-        """Change what a workload, or each replica of a target, wants to send; see ``Loads``.
+    def set_load(self, workload: str, kbit: int | None) -> None:
+        """Change what a workload, or each replica of a target, wants to send; see ``LoadControl``.
 
         Raises:
             KeyError: no such workload or target.
@@ -154,46 +156,46 @@ class Model:
         for one in self._probed:
             if one.app.workload == workload:
                 one.load = kbit or 0
-                one.sender.wants(one.load)
+                one.sender.set_rate(one.load)
                 found = True
         for pod, stream in self._pods.values():
             if pod.target == workload:
-                stream.wants(kbit)
+                stream.set_rate(kbit)
                 found = True
         if not found:
             raise KeyError(workload)
         self._datagrams.open()
 
-    def capacity(self, kbit: int) -> None:
+    def set_capacity(self, kbit: int) -> None:
         """Change the bottleneck's rate."""
         self._measure()
         self._rate = kbit * 125.0
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """The counters now."""
         self._measure()
         sent = {one.app.workload: int(one.sender.offered) for one in self._probed}
         sent |= {name: int(stream.sent) for name, (_, stream) in self._pods.items()}
         return Counters({one.app.workload: one.histogram() for one in self._probed}, sent)
 
-    def seconds(self) -> Sequence[Second]:
+    def take_seconds(self) -> Sequence[Second]:
         """The seconds that were completed since the last call, oldest first."""
         done, self._seconds = self._seconds, []
         return done
 
-    def ledger(self) -> dict[str, Ledger]:
+    def ledger(self) -> dict[str, ByteCount]:
         """Where every sender's bytes are; all datagrams together are under ``udp``."""
         self._measure()
-        names = [one.app.workload for one in self._probed if isinstance(one.sender, Stream)] + list(self._pods)
+        names = [one.app.workload for one in self._probed if isinstance(one.sender, TcpSender)] + list(self._pods)
         books = {
-            name: Ledger(
+            name: ByteCount(
                 one.offered, one.delivered, one.dropped + one.limiter.dropped, one.in_fifo + one.limiter.queued
             )
             for name, one in zip(names, self._streams, strict=True)
         }
         mix = self._datagrams
         flows = mix.flows
-        books["udp"] = Ledger(
+        books["udp"] = ByteCount(
             sum(flow.offered for flow in flows),
             sum(flow.delivered for flow in flows),
             sum(flow.dropped for flow in flows),
@@ -211,9 +213,9 @@ class Model:
         """
         until = self._time + ns / _NS
         calm, tick = self._parameters.calm_tick, self._parameters.tick
-        while until - self._time > _BLINK:
+        while until - self._time > _SHORTEST_TICK:
             stop = min(until, self._bin_end)
-            while stop - self._time > _BLINK:
+            while stop - self._time > _SHORTEST_TICK:
                 self._tick(min(tick if self._queue else calm, stop - self._time))
             if stop == self._bin_end:
                 self._measure()
@@ -240,7 +242,7 @@ class Model:
         over = total - served - self._parameters.fifo
         losing = udp_dropped = 0.0
         if over > 0:
-            losing = self._chance(over, outs, exposed)
+            losing = self._drop_chance(over, outs, exposed)
             udp_dropped = losing * exposed
             total -= over
         # What leaves is a fair mixture of what is queued.
@@ -261,7 +263,7 @@ class Model:
         self._service.append(service)
         self._losing.append(losing)
 
-    def _chance(self, over: float, outs: list[float], exposed: float) -> float:
+    def _drop_chance(self, over: float, outs: list[float], exposed: float) -> float:
         """A full-size packet's chance to be dropped, such that ``over`` bytes are; the most exposed go first."""
         by_exposure = sorted(zip(self._streams, outs, strict=True), key=lambda pair: -pair[0].exposure)
         weight = exposed + sum(stream.exposure * out for stream, out in by_exposure)
@@ -282,7 +284,7 @@ class Model:
         if len(self._times) < 2:
             return
         self._datagrams.close()
-        stretch = Stretch(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
+        stretch = TickSeries(np.array(self._times), np.array(self._service), [np.array(a) for a in self._accepted])
         begin, end = self._times[0], self._times[-1]
         sent = [one.sent_between(begin, end) for one in self._probed]
         probes = np.concatenate(sent)
@@ -290,7 +292,7 @@ class Model:
         backlog = np.maximum(self._bursts.backlog_at(probes, stretch) - self._parameters.bucket, 0.0)
         queued = np.minimum(backlog / rate, self._parameters.fifo / self._rate)
         own = (self._parameters.apps.probe + UDP_HEADERS) / self._rate
-        trips = queued + own + self._parameters.noise.drawn(probes.size, self._random)
+        trips = queued + own + self._parameters.noise.draw(probes.size, self._random)
         losing = np.array(self._losing)[stretch.times.searchsorted(probes)]
         arrived = self._random.random(probes.size) >= losing * self._probed[0].probes.exposure
         place = 0
@@ -298,7 +300,7 @@ class Model:
             mine = slice(place, place + times.size)
             place += times.size
             one.take(times, trips[mine], arrived[mine])
-            one.passed(end, end - begin)
+            one.advance(end, end - begin)
         self._open()
 
     def _close_second(self) -> None:
@@ -321,11 +323,11 @@ class Model:
         self._bin_end += 1.0
 
 
-def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, Stream]]]:
+def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, TcpSender]]]:
     """Every replica of every target, with the limit it has at the start, by name."""
     for app in parameters.apps.targets:
         for replica in range(app.replicas):
             limiter = Limiter(parameters.limiter_queue, parameters.limiter_burst, parameters.forgiving)
-            limiter.change(None if app.limit is None else app.limit * 125.0)
+            limiter.set_rate(None if app.limit is None else app.limit * 125.0)
             pod = Pod(f"{app.target.partition('/')[2]}-{replica}", app.target)
-            yield pod.name, (pod, Stream(app.flows, app.load, limiter, path))
+            yield pod.name, (pod, TcpSender(app.flows, app.load, limiter, path))

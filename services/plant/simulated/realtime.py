@@ -1,7 +1,7 @@
-"""The simulated plant in real time: whoever asks, the model first catches up with the clock.
+"""The simulated plant in real time: before each call the model catches up with the clock.
 
-Scrapes, the agent, the scenario and the view ask from their own threads; each call is brief, since the
-model runs some hundred times faster than time does.
+Scrapes, the agent, the scenario and the view call from threads of their own.  Each call is brief, since
+the model runs some hundred times faster than real time.
 """
 
 import threading
@@ -9,20 +9,20 @@ import time
 from collections.abc import Mapping, Sequence
 
 from services.plant.interface import Counters, Pod, Second
-from services.plant.simulated.plant import Model
+from services.plant.simulated.plant import SimulatedPlant
 
 
-class Live:
-    """A ``Model`` that lives now.  Implements ``Plant``."""
+class RealtimePlant:
+    """A ``SimulatedPlant`` that lives now.  Implements ``Plant``."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: SimulatedPlant) -> None:
         """Let a model that has just been made, with ``start`` as of now, go on with the clock."""
         self._model = model
         self._lock = threading.Lock()
         # Elapsed time is taken from the monotonic clock, which nobody sets.
         self._offset = model.now - time.monotonic_ns()
 
-    def _caught_up(self) -> Model:
+    def _catch_up(self) -> SimulatedPlant:
         behind = self.now() - self._model.now
         if behind > 0:
             self._model.advance(behind)
@@ -43,32 +43,32 @@ class Live:
         with self._lock:
             return self._model.limits
 
-    def limit(self, pod: str, kbit: int | None) -> None:
-        """See ``Enforcer``."""
+    def set_limit(self, pod: str, kbit: int | None) -> None:
+        """See ``LimitControl``."""
         with self._lock:
-            self._caught_up().limit(pod, kbit)
+            self._catch_up().set_limit(pod, kbit)
 
-    def load(self, workload: str, kbit: int | None) -> None:
-        """See ``Loads``."""
+    def set_load(self, workload: str, kbit: int | None) -> None:
+        """See ``LoadControl``."""
         with self._lock:
-            self._caught_up().load(workload, kbit)
+            self._catch_up().set_load(workload, kbit)
 
-    def capacity(self, kbit: int) -> None:
-        """See ``Loads``."""
+    def set_capacity(self, kbit: int) -> None:
+        """See ``LoadControl``."""
         with self._lock:
-            self._caught_up().capacity(kbit)
+            self._catch_up().set_capacity(kbit)
 
-    def counters(self) -> Counters:
-        """See ``Exported``."""
+    def read_counters(self) -> Counters:
+        """See ``CounterSource``."""
         with self._lock:
-            return self._caught_up().counters()
+            return self._catch_up().read_counters()
 
-    def seconds(self) -> Sequence[Second]:
-        """See ``Truth``."""
+    def take_seconds(self) -> Sequence[Second]:
+        """See ``TruthSource``."""
         with self._lock:
-            return self._caught_up().seconds()
+            return self._catch_up().take_seconds()
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """When, since the last call, the queue's delay rose above the SLO; UTC ns."""
         with self._lock:
-            return self._caught_up().crossings()
+            return self._catch_up().take_crossings()

@@ -1,8 +1,8 @@
-"""Who sends through the simulated bottleneck: the part of the model that reacts to loss and delay.
+"""Senders through the simulated bottleneck: the part of the model that reacts to loss and delay.
 
-The model (``model.py``) asks every sender at every tick what reaches the bottleneck, and tells it what
-was dropped and what arrived.  Senders are fluid: bytes, not packets; ``packets.py`` puts the packets
-back for the latencies.  Rates are bytes per second, times seconds, all bytes on the wire (L2).
+At every tick the plant (``plant.py``) asks each sender what reaches the bottleneck, and reports what was
+dropped and what arrived.  Senders are fluid: bytes, not packets.  ``bursts.py`` cuts them into packets
+again for the latencies.  Rates are bytes per second, times seconds, all bytes on the wire (L2).
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Limiter:
         """Bytes that wait, on whatever schedule."""
         return self.backlog + self._forgiven
 
-    def change(self, rate: float | None) -> None:
+    def set_rate(self, rate: float | None) -> None:
         """Put another rate in force."""
         if self._forgiving and self.rate is not None:
             self._forgiven += self.backlog
@@ -78,8 +78,8 @@ class Limiter:
         """How long a byte that comes now will wait."""
         return self.backlog / self.rate if self.rate else 0.0
 
-    def through(self, arrived: float, dt: float) -> tuple[float, float]:
-        """What leaves within ``dt``, and what is dropped for want of room."""
+    def pass_bytes(self, arrived: float, dt: float) -> tuple[float, float]:
+        """Bytes that leave within ``dt``, and bytes dropped because the queue is full."""
         early = 0.0
         if self._forgiven:
             early = min(self._forgiven, self._forgiven_rate * dt)
@@ -100,8 +100,8 @@ class Limiter:
         return out + early, 0.0
 
 
-class Datagrams:
-    """UDP at a constant rate: it does not react to anything."""
+class UdpSender:
+    """UDP at a constant rate, whatever happens to it."""
 
     __slots__ = ("delivered", "dropped", "exposure", "offered", "pace", "wire")
 
@@ -112,24 +112,24 @@ class Datagrams:
         self.exposure = min(self.wire / MTU_WIRE, 1.0)
         self.offered = self.delivered = self.dropped = 0.0
         self.pace = 0.0
-        self.wants(kbit)
+        self.set_rate(kbit)
 
     @property
     def payload(self) -> float:
         """Payload as a share of the wire's bytes."""
         return (self.wire - UDP_HEADERS) / self.wire
 
-    def wants(self, kbit: float) -> None:
+    def set_rate(self, kbit: float) -> None:
         """Change the payload rate."""
         self.pace = kbit * 125.0 / self.payload
 
 
-class DatagramMix:
+class UdpMix:
     """All UDP senders as one: what each of them lost follows from its rate and the size of its packets."""
 
     __slots__ = ("_accepted", "_duration", "_exposure", "_losing", "_pace", "_passed", "flows", "in_fifo")
 
-    def __init__(self, flows: Sequence[Datagrams]) -> None:
+    def __init__(self, flows: Sequence[UdpSender]) -> None:
         """Take the flows, whose rates may change between ``close`` and ``open``."""
         self.flows = flows
         self.in_fifo = 0.0
@@ -146,14 +146,14 @@ class DatagramMix:
         return self._pace * dt, self._exposure * dt
 
     def settle(self, dropped: float, delivered: float, losing: float, dt: float) -> None:
-        """Hear what became of them; ``losing`` was a full-size packet's chance to be dropped."""
+        """Account for the last tick; ``losing`` was the probability that a full-size packet was dropped."""
         self._duration += dt
         self._losing += losing * dt
         self._passed += delivered
         self._accepted += self._pace * dt - dropped
 
     def close(self) -> None:
-        """Tell the flows apart once the stretch is over."""
+        """Divide the totals among the flows at the end of the stretch."""
         arrived = self._passed / self._accepted if self._accepted else 0.0
         for flow in self.flows:
             offered = flow.pace * self._duration
@@ -173,7 +173,7 @@ class Path(NamedTuple):
     random: Random
 
 
-class Stream:
+class TcpSender:
     """TCP with CUBIC: ``flows`` alike connections as one window, paced or greedy, behind a limiter.
 
     The window holds what is in the limiter's queue and in the bottleneck's, so that it is clocked by
@@ -200,9 +200,9 @@ class Stream:
         self._below = float(_SMALL_QUEUE * flows)
         self._flows = flows
         self._restart()
-        self.wants(kbit)
+        self.set_rate(kbit)
 
-    def wants(self, kbit: int | None) -> None:
+    def set_rate(self, kbit: int | None) -> None:
         """Change the payload rate (None: greedy); a sender that was silent begins with slow start."""
         if self.pace == 0:
             self._restart()
@@ -242,21 +242,21 @@ class Stream:
         self._full = free < wanted
         arrived = free if self._full else wanted
         self.offered += arrived
-        out, over = limiter.through(arrived, dt)
+        out, over = limiter.pass_bytes(arrived, dt)
         self.sent += out
         if over:
             self._lose(over, now)
         return out
 
     def settle(self, dropped: float, delivered: float, now: float, dt: float) -> None:
-        """Hear what became of them."""
+        """Account for the last tick."""
         self.delivered += delivered
         self._acked = delivered / dt
         if dropped:
             self.dropped += dropped
             self._lose(dropped, now)
 
-    def queued(self) -> float:
+    def bytes_queued(self) -> float:
         """Bytes between sender and bottleneck."""
         return self.limiter.queued
 

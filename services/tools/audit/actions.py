@@ -259,7 +259,7 @@ def _decided(decision: Decision, part: TargetDecision, published: int) -> Decide
     return Decided(
         id=decision.id,
         limit=part.limit,
-        blind=part.rule == "no-data" or decision.violated or decision.stress is None,
+        blind=decision.forbids_raise(part),
         moved=part.limit != part.was,
         epoch=decision.epoch,
         seq=decision.seq,

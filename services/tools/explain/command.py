@@ -14,8 +14,7 @@ from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage, Sample, State, encode
 from services.bus import envelope
 from services.bus.bus import Denied
-from services.control import Controller, StaleSample
-from services.control.admission import FutureSample, admit
+from services.control import Controller, RejectedSample
 from services.tools.common.bus_reader import BusError, Stretch
 from services.tools.common.formatting import RULES, mbit, measured, pods_told, read, short
 from services.tools.common.message_source import Source, source_options
@@ -217,8 +216,7 @@ def _remade(case: Case, domain: Domain | None) -> str:
     # A first decision begins from nothing; another needs the state before it.
     if case.before is None and decision.seq > 1:
         return "not possible without the decision before it"
-    with suppress(StaleSample, FutureSample):
-        state = admit(domain, case.before, sample, stored.time)
-        again = Controller(domain).step(state, sample, decision.fault)
+    with suppress(RejectedSample):
+        again = Controller(domain).answer(case.before, sample, stored.time, decision.fault)
         return "the same, byte for byte" if encode(again) == line.payload else "another one; see sluice audit"
     return "the sample would be refused; see sluice audit"

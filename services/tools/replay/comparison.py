@@ -8,8 +8,7 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State, TargetDecision
-from services.control import Controller, StaleSample
-from services.control.admission import FutureSample, admit
+from services.control import Controller, RejectedSample
 
 _MOST_WAITING = 1000
 
@@ -97,7 +96,6 @@ class Course:
 
     def __init__(self, domain: Domain) -> None:
         """Begin at the fail-safe limits."""
-        self._domain = domain
         self._controller = Controller(domain)
         self._state: State | None = None
         self._totals: dict[int, int] = {}
@@ -120,10 +118,9 @@ class Course:
             published: when the bus stored it, UTC ns.
         """
         try:
-            admitted = admit(self._domain, self._state, sample, published)
-        except (StaleSample, FutureSample):
+            decision = self._controller.answer(self._state, sample, published)
+        except RejectedSample:
             return
-        decision = self._controller.step(admitted, sample)
         self._state = decision.state
         self._totals[sample.end] = self.figures.take(decision)
         if len(self._totals) > _MOST_WAITING:

@@ -20,8 +20,7 @@ from schemas.messages import Decision, Sample, State, encode
 from services.bus import envelope
 from services.bus.bus import Bus
 from services.bus.subjects import DEFAULT_PREFIX
-from services.control import Controller, StaleSample
-from services.control.admission import FutureSample, admit
+from services.control import Controller, RejectedSample
 from services.tools.common.bus_reader import BusError, Tap, opened
 from services.tools.common.progress import Told
 from services.tools.common.recording import Header, Line, Reader
@@ -115,17 +114,16 @@ class Predictor:
 
     def __init__(self, header: Header) -> None:
         """Begin each domain at its fail-safe limits."""
-        self._domains = {domain.name: (domain, Controller(domain)) for domain in header.domains}
+        self._controllers = {domain.name: Controller(domain) for domain in header.domains}
         self._states: dict[str, State] = {}
 
     def answer(self, sample: Sample) -> Decision | None:
         """The decision on the next sample; None where the service refuses it."""
-        domain, controller = self._domains[sample.domain]
+        state = self._states.get(sample.domain)
         try:
-            state = admit(domain, self._states.get(sample.domain), sample, sample.end)
-        except (StaleSample, FutureSample):
+            decision = self._controllers[sample.domain].answer(state, sample, sample.end)
+        except RejectedSample:
             return None
-        decision = controller.step(state, sample)
         self._states[sample.domain] = decision.state
         return decision
 

@@ -12,8 +12,8 @@ from msgspec import Raw, Struct, field
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State, encode, encode_into
-from services.control import Controller, StaleSample
-from services.control.admission import FutureSample, admit
+from services.control import Controller, RejectedSample
+from services.control.admission import admit
 
 _MOST_WAITING = 10_000
 _MOST_LISTED = 50
@@ -178,7 +178,7 @@ class Again:
         for arrival in self._samples.values():
             try:
                 admit(self._domain, self._state, arrival.sample, arrival.published)
-            except (StaleSample, FutureSample):
+            except RejectedSample:
                 self.tally.refused += 1
             else:
                 self._open(arrival, now)
@@ -224,10 +224,9 @@ class Again:
     def _answer(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
         """The decision as the service would make it; None where it would refuse the sample."""
         try:
-            admitted = admit(self._domain, state, arrival.sample, arrival.published)
-        except (StaleSample, FutureSample):
+            return self._controller.answer(state, arrival.sample, arrival.published, fault)
+        except RejectedSample:
             return None
-        return self._controller.step(admitted, arrival.sample, fault)
 
     def _search(
         self, recorded: Recorded, published: int, body: bytes, arrival: Arrival, skipped: list[Arrival]
@@ -258,14 +257,13 @@ class Again:
     def _passed(self, skipped: list[Arrival], state: State | None) -> State | None:
         """The state after samples that have no decision on record."""
         for arrival in skipped:
-            try:
-                admitted = admit(self._domain, state, arrival.sample, arrival.published)
-            except (StaleSample, FutureSample):
+            replayed = self._answer(state, arrival, None)
+            if replayed is None:
                 self.tally.refused += 1
                 continue
             self._unanswered(arrival)
             if state is not None:
-                state = self._controller.step(admitted, arrival.sample).state
+                state = replayed.state
         return state
 
     def _open(self, arrival: Arrival, now: int) -> None:

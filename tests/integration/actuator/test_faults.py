@@ -334,7 +334,7 @@ async def test_a_server_that_forgets(nats: NatsServer, tmp_path: Path) -> None:
             await scene.stands_at("60M", ["30M"] * 2)
             for replicas, share in ((3, "20M"), (1, "60M"), (4, "15M")):
                 emulator.scale(f"{server.namespace}/app", replicas)
-                emulator.objects.forget()
+                emulator.objects.compact()
                 await scene.stands_at("60M", [share] * replicas)
             await process.is_ready()
 

@@ -18,7 +18,7 @@ from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.bus import Bus
 from services.control import Controller
-from services.decision.domain_log import BusDecisions
+from services.decision.domain_log import BusDecisionLog
 from tests.support.decision_services import stored
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import until
@@ -171,7 +171,7 @@ async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, mo
         await actuator.ensure_streams()
         async with joined(guarded, "decision", monkeypatch) as decision:
             subject = decision.subjects.decision("line")
-            ledger = BusDecisions(decision, "line")
+            ledger = BusDecisionLog(decision, "line")
             await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
             async with intruding(guarded, "reader") as (reader, _), intruding(guarded, "sampler") as (sampler, _):
                 await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
@@ -179,11 +179,17 @@ async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, mo
                 await reader.flush()
                 await sampler.flush()
                 await stored(actuator, Decision, 3)
-            head = await ledger.head()
-            assert head.state is not None
-            assert (head.state.epoch, head.state.seq, head.seq) == (DECISION.epoch, DECISION.seq, 3)
+            position = await ledger.find_position()
+            assert position.state is not None
+            assert (position.state.epoch, position.state.seq, position.decision_seq) == (
+                DECISION.epoch,
+                DECISION.seq,
+                3,
+            )
             following = replace(DECISION, sample="line:next")
-            assert await decision.publish(subject, following, msg_id=following.id, expect_last=head.seq) == 4
+            assert (
+                await decision.publish(subject, following, msg_id=following.id, expect_last=position.decision_seq) == 4
+            )
 
 
 async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:

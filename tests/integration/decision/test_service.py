@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 from schemas.messages import DeadLetter, Decision, Rule, Sample
 from services.bus.bus import Bus
 from services.control import Controller
-from services.decision.domain_log import BusDecisions
+from services.decision.domain_log import BusDecisionLog
 from services.decision.service import DecisionService
 from services.runtime.health import Health
 from tests.support.decision_services import (
@@ -219,7 +219,7 @@ async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServe
         for _ in range(150):
             await bus._session.send(bus.subjects.decision("press"), b'{"stream": "JUNK_SAMPLE", "seq": 1}')
         await stored(bus, Decision, 353)
-        assert (await BusDecisions(bus, "press").head()).seq == 353
+        assert (await BusDecisionLog(bus, "press").find_position()).decision_seq == 353
         async with deciding(bus, text):
             await send(bus, [sample("press", 4, begin)])
             await stored(bus, Decision, 354)
@@ -230,8 +230,8 @@ async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServe
         await bus._session.send(bus.subjects.decision("press"), b'{"v":2,"other":"fields"}')
         await bus._session.send(bus.subjects.decision("press"), b"junk")
         await stored(bus, Decision, 356)
-        head = await BusDecisions(bus, "press").head()
-        assert (head.state, head.seq) == (None, 356)
+        position = await BusDecisionLog(bus, "press").find_position()
+        assert (position.state, position.decision_seq) == (None, 356)
 
 
 async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(

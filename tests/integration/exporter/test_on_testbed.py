@@ -94,7 +94,7 @@ def counted(factory: Factory) -> dict[str, list[float]]:
     name = "hubble_flow_latency_seconds_bucket"
     bounds = [*map(repr, FINE), "+Inf"]
     found = {one: [value(page, name, source=one, le=le) or 0.0 for le in bounds] for one in ("handshake", "probe")}
-    return {**found, "plant": list(factory.plant.counters().latency[ROBOT].counts)}
+    return {**found, "plant": list(factory.plant.read_counters().latency[ROBOT].counts)}
 
 
 def phase(factory: Factory, wire: Wire) -> Phase:
@@ -153,7 +153,7 @@ def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
 
     def looked() -> bool:
         nonlocal row
-        for second in factory.plant.seconds():
+        for second in factory.plant.take_seconds():
             p95 = second.critical[ROBOT].p95
             row = row + 1 if second.invalid is None and p95 is not None and holds(p95) else 0
         return row >= 2

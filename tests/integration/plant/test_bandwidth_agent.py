@@ -14,8 +14,8 @@ from services.plant.harness.bandwidth_agent import ANNOTATION, Agent, Enforced, 
 from services.plant.harness.manifests import manifests
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import TELEMETRY
 from services.plant.workloads import Apps, TargetApp
 from tests.support.waiting import PATIENCE_S, until
@@ -26,7 +26,7 @@ APPS = Apps(targets=(TargetApp(TELEMETRY, replicas=2),))
 class Stage:
     """A cluster, a plant and the agent between them."""
 
-    def __init__(self, emulator: Emulator, url: str, plant: Live, agent: Agent) -> None:
+    def __init__(self, emulator: Emulator, url: str, plant: RealtimePlant, agent: Agent) -> None:
         """Put them on stage."""
         self.emulator = emulator
         self.url = url
@@ -61,7 +61,7 @@ async def stage() -> AsyncIterator[Stage]:
     """Everything up, and the fail-safe limit of the template in force on both pods."""
     scenario = SCENARIOS["steady"]
     domain: Domain = scenario.domain()
-    plant = Live(Model.of(APPS, start=time.time_ns()))
+    plant = RealtimePlant(SimulatedPlant.for_apps(APPS, start=time.time_ns()))
     emulator = Emulator(starts_after=0.05)
     async with emulator as url:
         emulator.apply(manifests(APPS, domain))
@@ -129,7 +129,7 @@ async def test_a_pod_that_is_replaced_counts_as_a_restart_and_its_successor_is_l
 async def test_the_agent_outlives_the_api_server() -> None:
     """While the API is away limits stay as they are; on its return what changed meanwhile is enforced."""
     scenario = SCENARIOS["steady"]
-    plant = Live(Model.of(scenario.apps, start=time.time_ns()))
+    plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, start=time.time_ns()))
     first = Emulator(starts_after=0.05)
     async with asyncio.timeout(60):
         async with first as url:

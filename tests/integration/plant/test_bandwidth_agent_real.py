@@ -53,7 +53,7 @@ async def _cluster() -> AsyncIterator[_Cluster]:
         async with emulator as url, aiohttp.ClientSession() as session:
             emulator.apply(manifests(SCENARIO.apps, SCENARIO.domain()))
             while not (pods := emulator.pods(TELEMETRY)):
-                await emulator.objects.changed(emulator.objects.version)
+                await emulator.objects.wait_for_change(emulator.objects.version)
             cluster = _Cluster(url, pods[0]["metadata"]["name"], session, bed)
             plant = RealPlant(bed, SCENARIO.apps)
             agent = Agent(url, [plant], delay=0.0, on_enforced=cluster.enforced.put_nowait)

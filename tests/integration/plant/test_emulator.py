@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from services.plant.kube_emulator.emulator import Emulator
-from services.plant.kube_emulator.errors import Refusal
+from services.plant.kube_emulator.errors import StatusError
 from tests.support.kube.servers import deployment, eventually
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -48,7 +48,7 @@ async def test_a_watch_from_before_the_history_is_gone(session: aiohttp.ClientSe
     emulator = Emulator(starts_after=None)
     async with emulator as url:
         emulator.apply([deployment("one", 0)])
-        emulator.objects.forget()
+        emulator.objects.compact()
         async with session.get(f"{url}/api/v1/namespaces/default/pods?watch=true&resourceVersion=1") as answer:
             lines = [json.loads(line) async for line in answer.content]
     assert [(line["type"], line["object"]["code"]) for line in lines] == [("ERROR", 410)]
@@ -109,7 +109,7 @@ async def test_the_projects_manifests_can_be_applied() -> None:
 )
 def test_a_bad_manifest_is_refused(tree: dict[str, Any], words: str) -> None:
     """A manifest that cannot be stored is refused with words that name what is wrong."""
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(StatusError) as refused:
         Emulator().apply([tree])
     assert words in refused.value.message
 
@@ -117,6 +117,6 @@ def test_a_bad_manifest_is_refused(tree: dict[str, Any], words: str) -> None:
 async def test_a_change_just_before_the_waiting_begins_wakes_the_waiter() -> None:
     """A watch that is about to wait is not left waiting for the change after the next."""
     emulator = Emulator(starts_after=None)
-    waiting = asyncio.create_task(emulator.objects.changed(emulator.objects.version))
+    waiting = asyncio.create_task(emulator.objects.wait_for_change(emulator.objects.version))
     emulator.apply([deployment("app", 1)])
     await asyncio.wait_for(waiting, 20)

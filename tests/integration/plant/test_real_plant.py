@@ -14,7 +14,7 @@ from services.plant.workloads import Apps, TargetApp
 
 pytestmark = pytest.mark.root
 
-APPS = Apps().scaled(0.45)
+APPS = Apps().scale(0.45)
 """45 Mbit/s: what two busy processors carry with ease."""
 UPLOAD = "telemetry-upload-0"
 
@@ -28,7 +28,7 @@ def _watched(plant: RealPlant, seconds: int, settle: float = 1.2) -> list[Second
         if seen > 8 * seconds + 20:
             pytest.skip("needs a machine without CPU steal")
         time.sleep(0.2)
-        fresh = [second for second in plant.seconds() if second.start >= begin]
+        fresh = [second for second in plant.take_seconds() if second.start >= begin]
         seen += len(fresh)
         good += [second for second in fresh if second.invalid is None]
     return good[:seconds]
@@ -53,7 +53,7 @@ def test_greedy_uploads_break_the_slo_and_a_safe_limit_keeps_it() -> None:
     safe = int(APPS.safe_budget() * 0.9)
     with Bed(parameters(APPS)) as bed, RealPlant(bed, APPS) as plant:
         greedy = _watched(plant, 3)
-        plant.limit(UPLOAD, safe)
+        plant.set_limit(UPLOAD, safe)
         limited = _watched(plant, 4)
     assert _p95(greedy) > 0.020
     assert _p95(greedy, SCANNER) > 0.020
@@ -72,17 +72,17 @@ def test_loads_and_capacity_change_while_packets_flow() -> None:
     limit = int(APPS.safe_budget() * 0.8)
     scanner = next(one.load for one in APPS.critical if one.workload == SCANNER)
     with Bed(parameters(APPS)) as bed, RealPlant(bed, APPS) as plant:
-        plant.limit(UPLOAD, limit)
+        plant.set_limit(UPLOAD, limit)
         assert _p95(_watched(plant, 2)) < 0.002
-        plant.crossings()
-        plant.load(SCANNER, 3 * scanner)
-        _until(lambda: bool(plant.crossings()), "latency crosses the SLO under three times the scanner's load")
-        plant.load(SCANNER, scanner)
+        plant.take_crossings()
+        plant.set_load(SCANNER, 3 * scanner)
+        _until(lambda: bool(plant.take_crossings()), "latency crosses the SLO under three times the scanner's load")
+        plant.set_load(SCANNER, scanner)
         assert _p95(_watched(plant, 2)) < 0.002
-        plant.crossings()
-        plant.capacity(APPS.capacity // 2)
-        _until(lambda: bool(plant.crossings()), "latency crosses the SLO at half of the capacity")
-        plant.capacity(APPS.capacity)
+        plant.take_crossings()
+        plant.set_capacity(APPS.capacity // 2)
+        _until(lambda: bool(plant.take_crossings()), "latency crosses the SLO at half of the capacity")
+        plant.set_capacity(APPS.capacity)
         back = _watched(plant, 2)
     assert _p95(back) < 0.002
     assert back[-1].capacity == APPS.capacity
@@ -93,9 +93,9 @@ def test_the_dashboard_sends_pages_and_reports() -> None:
     apps = Apps(targets=(TargetApp(ERP, load=1_000),))
     with Bed(parameters(apps)) as bed, RealPlant(bed, apps) as plant:
         paced = _watched(plant, 3)
-        plant.load(ERP, None)
+        plant.set_load(ERP, None)
         greedy = _watched(plant, 2)
-        plant.limit("erp-dashboard-0", 20_000)
+        plant.set_limit("erp-dashboard-0", 20_000)
         limited = _watched(plant, 2)
     assert median(second.goodput[ERP] for second in paced) == pytest.approx(1_000, rel=0.15)
     assert median(second.goodput[ERP] for second in greedy) > 40_000

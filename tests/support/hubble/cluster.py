@@ -26,7 +26,7 @@ class Orders:
         """Name its pods."""
         self.pods = pods
 
-    def limit(self, pod: str, kbit: int | None) -> None:
+    def set_limit(self, pod: str, kbit: int | None) -> None:
         """Pass the order on."""
         print(pod, kbit, flush=True)
 

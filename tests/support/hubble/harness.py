@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.plant.real.plant import RealPlant, parameters
-from services.plant.real.testbed import Bed, Inside
+from services.plant.real.testbed import Bed, BedProcess
 from services.plant.topology import BOTTLENECK, FABRIC, ROBOT, SCANNER, TELEMETRY
 from services.plant.workloads import Apps
 from tests.support.hubble.agents import report
@@ -71,7 +71,7 @@ class Factory:
             f"exporter:\n  relay: {{address: 'unix:{self.home}/hubble.sock'}}\n  probes: {probes}\n{more}"
         )
 
-    def start(self, service: str) -> Inside:
+    def start(self, service: str) -> BedProcess:
         """Start a service in the exporter's place."""
         return self.bed.start(PLACE, SLUICE, service, "--config", str(self.config))
 
@@ -90,11 +90,11 @@ class Factory:
         """Let the noisy neighbour send as much as it can."""
         for pod in self.plant.pods:
             if pod.target == TELEMETRY:
-                self.plant.limit(pod.name, None)
+                self.plant.set_limit(pod.name, None)
 
 
 # The plant's packets are as small as a SYN: on a slow link a larger one takes longer by itself.
-APPS = Apps(capacity=20_000, probe=32).changed({SCANNER: 5_000})
+APPS = Apps(capacity=20_000, probe=32).with_loads({SCANNER: 5_000})
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
     ):
         for pod in plant.pods:
             if plant.limits[pod.name] is None:
-                plant.limit(pod.name, (apps.safe_budget() - besides) * 2 // 3)
+                plant.set_limit(pod.name, (apps.safe_budget() - besides) * 2 // 3)
         # As a real link of that rate: it sends one packet after the other, and never two at once.
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())

@@ -50,7 +50,7 @@ _SLO = Duration(8_000_000)
 """Far above what a busy test machine adds by itself, far below the bottleneck's full queue."""
 _PATIENCE_S = 60.0
 
-APPS = SCENARIOS["demo"].scaled(SIZE).apps
+APPS = SCENARIOS["demo"].scale(SIZE).apps
 APPS = replace(
     APPS,
     # As their templates say: no pod is born unlimited.

@@ -13,8 +13,8 @@ from services.bench.policies.real_runs import BY_NAME, Conditions, File, outcome
 from services.bench.policies.real_tables import goals_table, table
 from services.plant.harness.run import Run
 from services.plant.scenario import SCENARIOS
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 
 S = 10**9
 PART = Part(100, 0, 0, 0, 0, 0.97, 3.0)
@@ -167,8 +167,8 @@ def test_the_json_has_runs_summary_and_goals_and_can_be_gone_on_from() -> None:
 def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
     """On seconds of the simulated plant: the two parts add up, and drains count from the limit in force."""
     scenario = msgspec.structs.replace(SCENARIOS["steady"], seconds=6.0, learning=2.0)
-    model = Model.of(scenario.apps, None, 1, 1_800_000_000 * S)
-    one = Run("x", scenario, scenario.domain(), Live(model), controlled=True)
+    model = SimulatedPlant.for_apps(scenario.apps, None, 1, 1_800_000_000 * S)
+    one = Run("x", scenario, scenario.domain(), RealtimePlant(model), controlled=True)
     one.begin(model.now)
     model.advance(9 * S)
     one.observe()

@@ -2,36 +2,36 @@
 
 import itertools
 
-from services.control.allocation import demanded, divide, eased
+from services.control.allocation import defer_raises, divide, estimate_demand
 
 CLAIMS = [(1_000, 100_000, 1), (1_000, 100_000, 1)]
 
 
 def test_without_measurement_everybody_wants_everything() -> None:
     """Nobody is capped on a guess."""
-    assert demanded(5_000, None, 20_000, 100_000, settled=True) == 0
+    assert estimate_demand(5_000, None, 20_000, 100_000, settled=True) == 0
 
 
 def test_an_idle_target_is_capped_at_what_it_sends_and_some_room() -> None:
     """A quarter more, and 2 % of its maximum."""
-    assert demanded(0, 4_000, 35_000, 100_000, settled=True) == 7_000
+    assert estimate_demand(0, 4_000, 35_000, 100_000, settled=True) == 7_000
 
 
 def test_a_limit_that_just_changed_says_nothing() -> None:
     """The throughput belongs to another limit."""
-    assert demanded(0, 4_000, 35_000, 100_000, settled=False) == 0
+    assert estimate_demand(0, 4_000, 35_000, 100_000, settled=False) == 0
 
 
 def test_a_capped_target_that_fills_its_limit_wants_everything_again() -> None:
     """At once, settled or not."""
-    assert demanded(7_000, 6_400, 7_000, 100_000, settled=False) == 0
+    assert estimate_demand(7_000, 6_400, 7_000, 100_000, settled=False) == 0
 
 
 def test_small_changes_of_demand_keep_the_cap() -> None:
     """They are not worth a patch; large ones are."""
-    assert demanded(7_000, 3_000, 7_000, 100_000, settled=True) == 7_000
-    assert demanded(7_000, 500, 7_000, 100_000, settled=True) == 2_625
-    assert demanded(7_000, 6_000, 30_000, 100_000, settled=True) == 9_500
+    assert estimate_demand(7_000, 3_000, 7_000, 100_000, settled=True) == 7_000
+    assert estimate_demand(7_000, 500, 7_000, 100_000, settled=True) == 2_625
+    assert estimate_demand(7_000, 6_000, 30_000, 100_000, settled=True) == 9_500
 
 
 def test_what_one_leaves_idle_the_other_gets() -> None:
@@ -60,9 +60,9 @@ def test_nobody_rises_into_what_another_has_not_given_up_yet() -> None:
 
     What the shield cuts short anyway leaves room for the rest.
     """
-    assert eased([70_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 2_000]
-    assert eased([40_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 30_000]
-    assert eased([40_000, 2_000], [35_000, 15_000], [35_000, 15_000]) == [35_000, 10_000]
+    assert defer_raises([70_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 2_000]
+    assert defer_raises([40_000, 2_000], [40_000, 30_000], [40_000, 30_000]) == [40_000, 30_000]
+    assert defer_raises([40_000, 2_000], [35_000, 15_000], [35_000, 15_000]) == [35_000, 10_000]
 
 
 def test_at_no_moment_do_limits_add_up_to_more_than_before_and_after() -> None:
@@ -70,7 +70,7 @@ def test_at_no_moment_do_limits_add_up_to_more_than_before_and_after() -> None:
     for before, wanted in itertools.product(itertools.product(range(4), repeat=3), repeat=2):
         for shortened in range(4):
             allowed = [min(new, old + shortened) for old, new in zip(before, wanted, strict=True)]
-            after = eased(before, wanted, allowed)
+            after = defer_raises(before, wanted, allowed)
             limits = [min(new, ok) for new, ok in zip(after, allowed, strict=True)]
             meanwhile = sum(max(old, new) for old, new in zip(before, limits, strict=True))
             assert meanwhile <= max(sum(before), sum(allowed))

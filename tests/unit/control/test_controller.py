@@ -8,10 +8,9 @@ from msgspec.structs import replace
 from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, TargetMeasure, decode, encode
 from schemas.units import Rate
-from services.control import Controller, StaleSample, make_policy, overruled, step
+from services.control import Controller, StaleSample, make_policy
 from services.control.observation import Observation
-from services.control.policies.proportional import Memory
-from services.control.policy import Bounds, Proposal
+from services.control.policy import Bounds, CutMemory, Proposal
 
 PERIOD = 10**9 // 2
 DOMAIN = Domain(
@@ -51,17 +50,13 @@ class Fixed:
     """A policy that answers what it is told, or raises it."""
 
     version = "fixed/1"
-    memory_type = Memory
+    memory_type = CutMemory
 
     def __init__(self, answer: Any) -> None:
         """Take the answer."""
         self.answer = answer
 
-    def first(self) -> Memory:
-        """Nothing."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
+    def propose(self, memory: CutMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """The answer."""
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -133,8 +128,8 @@ def test_without_data_the_fail_safe_limit_is_reached_within_decay_and_kept() -> 
     controller = Controller(DOMAIN, Fixed(10**9))
     full = run(controller, *(sample(i) for i in range(10, 100)))
     assert limits(full[-1]) == [90_000, 30_000]
-    blind = run(controller, *(sample(i) for i in range(10, 100)), *(sample(i, None) for i in range(100, 115)))
-    assert limits(blind[-6]) == [20_000, 5_000] == limits(blind[-1])
+    unmeasured = run(controller, *(sample(i) for i in range(10, 100)), *(sample(i, None) for i in range(100, 115)))
+    assert limits(unmeasured[-6]) == [20_000, 5_000] == limits(unmeasured[-1])
 
 
 def test_a_gap_longer_than_the_dead_man_time_goes_on_from_the_fail_safe_limit() -> None:
@@ -165,8 +160,8 @@ def test_limits_never_add_up_to_more_than_the_capacity() -> None:
     "answer",
     [
         RuntimeError("no idea"), RecursionError(), None, "much", object(),
-        Proposal(float("nan"), "", Memory()), Proposal(1e9, "", Memory()), Proposal(True, "", Memory()),  # type: ignore[arg-type]
-        Proposal(5, None, Memory()), Proposal(5, "", {"mine": 1}),  # type: ignore[arg-type]
+        Proposal(float("nan"), "", CutMemory()), Proposal(1e9, "", CutMemory()), Proposal(True, "", CutMemory()),  # type: ignore[arg-type]
+        Proposal(5, None, CutMemory()), Proposal(5, "", {"mine": 1}),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_a_broken_learner_is_replaced_for_the_step(answer: Any) -> None:
@@ -188,9 +183,9 @@ def test_the_stand_in_cuts_once_a_window_too() -> None:
 
 def test_a_recorded_fault_takes_the_same_branch() -> None:
     """Replaying a decision with its fault gives it again, though the policy would answer now."""
-    live = step(DOMAIN, Fixed(10**6), None, sample(10), fault="took 80 ms")
+    live = Controller(DOMAIN, Fixed(10**6)).step(None, sample(10), fault="took 80 ms")
     assert live.fault == "took 80 ms"
-    assert step(DOMAIN, Fixed(10**6), None, sample(10), fault=live.fault) == live
+    assert Controller(DOMAIN, Fixed(10**6)).step(None, sample(10), fault=live.fault) == live
 
 
 def test_small_rises_add_up_under_the_deadband() -> None:
@@ -216,9 +211,9 @@ def test_shadow_policies_tell_what_they_would_do() -> None:
 def test_overruled_names_what_the_shield_changed() -> None:
     """A proposal of max is changed; one that keeps the limits is not."""
     greedy = run(Controller(DOMAIN, Fixed(10**9)), sample(10))[-1]
-    assert [one.target for one in overruled(greedy)] == ["default/telemetry", "default/backup"]
+    assert [one.target for one in greedy.overruled] == ["default/telemetry", "default/backup"]
     single = replace(DOMAIN, targets=DOMAIN.targets[:1])
-    assert overruled(run(Controller(single, Fixed(20_000)), sample(10))[-1]) == ()
+    assert run(Controller(single, Fixed(20_000)), sample(10))[-1].overruled == ()
 
 
 def test_a_changed_configuration_is_entered_in_bounds() -> None:
@@ -234,9 +229,9 @@ def test_a_changed_configuration_is_entered_in_bounds() -> None:
 def test_another_policys_memory_is_not_read() -> None:
     """After a change of policy it begins afresh; unreadable memory of the same version likewise."""
     state = run(Controller(DOMAIN), sample(10))[-1].state
-    assert Controller(DOMAIN, Fixed(5)).step(state, sample(11)).state.memory == Memory()
+    assert Controller(DOMAIN, Fixed(5)).step(state, sample(11)).state.memory == CutMemory()
     odd = replace(state, memory={"quiet_until": "never"})
-    assert Controller(DOMAIN).step(odd, sample(11)).state.memory == Memory()
+    assert Controller(DOMAIN).step(odd, sample(11)).state.memory == CutMemory()
 
 
 def test_unknown_policies_and_parameters_are_named() -> None:
@@ -260,9 +255,9 @@ def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
         Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),
     )
     domain = replace(DOMAIN, targets=targets, shield=Shield(rise_per_second=0.05))
-    controller = Controller(domain, Fixed(Proposal(42_400, "keep", Memory())))
+    controller = Controller(domain, Fixed(Proposal(42_400, "keep", CutMemory())))
     first = controller.step(None, sample(10))
-    again = Controller(domain, Fixed(Proposal(43_000, "rise", Memory()))).step(first.state, sample(12))
+    again = Controller(domain, Fixed(Proposal(43_000, "rise", CutMemory()))).step(first.state, sample(12))
     telemetry, dashboard = again.targets
     assert dashboard.rule == "rise"
     assert dashboard.limit < dashboard.proposal == 6_000
@@ -279,7 +274,7 @@ def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> 
         targets=(Target("telemetry", Rate(1000), Rate(90_000), Rate(45_000)), idle),
         shield=Shield(deadband=0.01),
     )
-    fixed = Fixed(Proposal(45_120, "", Memory()))
+    fixed = Fixed(Proposal(45_120, "", CutMemory()))
     controller = Controller(apart, fixed)
 
     def sent(index: int, backup: int) -> Sample:
@@ -289,7 +284,7 @@ def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> 
     settled = run(controller, *(sent(index, 0) for index in range(10, 40)))[-1]
     assert limits(settled) == [45_000, 120]
     if late == "telemetry":
-        fixed.answer = Proposal(45_420, "", Memory())
+        fixed.answer = Proposal(45_420, "", CutMemory())
     state = settled.state
     rules = set()
     for index in range(40, 60):

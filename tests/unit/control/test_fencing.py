@@ -1,7 +1,7 @@
 """The fence, rule by rule."""
 
 from schemas.messages import Decision, State
-from services.control import refused
+from services.control import rejection_reason
 
 S = 10**9
 DECISION = Decision("d", "d:1", 100 * S, 105 * S, (), "", State(1, 1, 100 * S, {}, "p/1"), "p/1")
@@ -9,30 +9,30 @@ DECISION = Decision("d", "d:1", 100 * S, 105 * S, (), "", State(1, 1, 100 * S, {
 
 def test_the_first_decision_is_taken() -> None:
     """Nothing is held, the decision is fresh."""
-    assert refused(None, DECISION, 101 * S) is None
+    assert rejection_reason(None, DECISION, 101 * S) is None
 
 
 def test_a_newer_sample_replaces_an_older_one() -> None:
     """By the sample's time, whatever the epochs say."""
-    assert refused(99 * S, DECISION, 101 * S) is None
+    assert rejection_reason(99 * S, DECISION, 101 * S) is None
 
 
-def test_the_same_or_an_older_sample_is_refused() -> None:
+def test_the_same_or_an_older_sample_is_rejection_reason() -> None:
     """A repeated decision, and one that was overtaken."""
     for held in (100 * S, 101 * S):
-        assert "in force" in (refused(held, DECISION, 101 * S) or "")
+        assert "in force" in (rejection_reason(held, DECISION, 101 * S) or "")
 
 
-def test_an_expired_decision_is_refused() -> None:
+def test_an_expired_decision_is_rejection_reason() -> None:
     """From the very moment of its expiry."""
-    assert "expired" in (refused(None, DECISION, 105 * S) or "")
+    assert "expired" in (rejection_reason(None, DECISION, 105 * S) or "")
 
 
-def test_a_decision_from_the_future_is_refused() -> None:
+def test_a_decision_from_the_future_is_rejection_reason() -> None:
     """A clock that was ahead must not fence later decisions out."""
-    assert "future" in (refused(None, DECISION, 80 * S) or "")
+    assert "future" in (rejection_reason(None, DECISION, 80 * S) or "")
 
 
 def test_what_is_held_from_the_future_is_void() -> None:
     """It was written under a wrong clock: a fresh decision replaces it."""
-    assert refused(1000 * S, DECISION, 101 * S) is None
+    assert rejection_reason(1000 * S, DECISION, 101 * S) is None

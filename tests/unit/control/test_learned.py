@@ -9,7 +9,7 @@ import pytest
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.control.observation import Observation
-from services.control.policies.learned.memory import Memory
+from services.control.policies.learned.memory import LearnedMemory
 from services.control.policies.learned.policy import Learned
 from services.control.policy import Bounds, Proposal
 
@@ -25,8 +25,9 @@ def seen(index: int, load: int | None = 28_000, effort: int | None = None, **cha
     """One observation; by default calm, with best effort filling the limit that the loop knows."""
     figures: dict[str, Any] = {
         "end": index * PERIOD, "window": 4 * PERIOD, "period": PERIOD, "jitter": 0.1, "p95": 0.2, "lost": 0.0,
-        "critical_load": load, "critical_recent": load, "effort_load": effort, "effort_recent": effort,
-        "standing": QUIET, "missing": None, "stress": 0.2, "violated": False, "sent": (effort,), "pods": (None,),
+        "critical_throughput": load, "critical_recent": load, "target_throughput": effort, "target_recent": effort,
+        "recent_p50": QUIET, "missing": None, "stress": 0.2, "violated": False, "recent_by_target": (effort,),
+        "pods": (None,),
     }  # fmt: skip
     return Observation(**(figures | changes))
 
@@ -37,7 +38,7 @@ class Loop:
     def __init__(self, policy: Learned | None = None, limit: int = 40_000) -> None:
         """Begin at a limit."""
         self.policy = policy or Learned(DOMAIN)
-        self.memory: Memory = self.policy.first()
+        self.memory: LearnedMemory = LearnedMemory()
         self.limit = limit
         self.index = 10
 
@@ -49,7 +50,7 @@ class Loop:
         full = effort is None or effort > 0.9 * self.limit
         bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full, full and self.limit < 100_000)
         proposal = self.policy.propose(self.memory, observation, bounds)
-        assert type(proposal.memory) is Memory
+        assert type(proposal.memory) is LearnedMemory
         self.memory, self.limit = proposal.memory, min(proposal.budget, 100_000)
         return proposal
 
@@ -57,7 +58,7 @@ class Loop:
         """Explore a plant whose queue begins to stand above ``knee``."""
         for _ in range(200):
             total = 28_000 + self.limit
-            proposal = self.step(standing=QUEUE if total > knee else QUIET)
+            proposal = self.step(recent_p50=QUEUE if total > knee else QUIET)
             if total > knee:
                 return proposal
         raise AssertionError("never touched")
@@ -88,7 +89,7 @@ def test_probes_become_rarer_while_they_find_nothing_new() -> None:
     touches: list[int] = []
     while len(touches) < 4:
         total = 28_000 + loop.limit
-        reason = loop.step(standing=QUEUE if total > 99_000 else QUIET).reason
+        reason = loop.step(recent_p50=QUEUE if total > 99_000 else QUIET).reason
         if reason.startswith("touched"):
             touches.append(loop.index)
     gaps = [after - before for before, after in itertools.pairwise(touches)]
@@ -101,7 +102,7 @@ def test_new_room_is_found_and_taken() -> None:
     loop = Loop()
     loop.until_touched(80_000)
     for _ in range(300):
-        loop.step(standing=QUEUE if 28_000 + loop.limit > 96_000 else QUIET)
+        loop.step(recent_p50=QUEUE if 28_000 + loop.limit > 96_000 else QUIET)
     assert 93_000 < loop.limit + 28_000 < 96_000
 
 
@@ -111,10 +112,10 @@ def test_a_knee_that_falls_is_followed_down() -> None:
     loop.until_touched()
     for _ in range(8):
         loop.step()
-    loop.step(standing=QUEUE)
+    loop.step(recent_p50=QUEUE)
     for _ in range(8):
         loop.step()
-    again = loop.step(standing=QUEUE)
+    again = loop.step(recent_p50=QUEUE)
     ahead = [loop.step().budget for _ in range(12)]
     assert loop.memory.knee.falls > 0
     assert ahead[-1] < again.budget - 1_000
@@ -163,7 +164,7 @@ def test_a_surge_teaches_nothing_about_the_knee() -> None:
     loop = Loop()
     loop.until_touched()
     knee = loop.memory.knee.total
-    surge = loop.step(50_000, violated=True, stress=20.0, standing=5.0)
+    surge = loop.step(50_000, violated=True, stress=20.0, recent_p50=5.0)
     assert surge.reason.startswith("load surged")
     assert surge.budget <= 35_000
     assert loop.memory.knee.total == knee
@@ -188,7 +189,7 @@ def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
     loop = Loop()
     loop.until_touched()
     assert loop.step(violated=True, stress=23.0).reason.startswith("spike")
-    fell = loop.step(violated=True, stress=107.0, standing=60.0)
+    fell = loop.step(violated=True, stress=107.0, recent_p50=60.0)
     assert fell.reason.startswith("fell")
     for _ in range(6):
         loop.step(violated=True, stress=107.0)
@@ -199,9 +200,9 @@ def test_a_queue_that_stays_shows_the_capacity() -> None:
     """After a cut that does not help, what gets through is taken for the capacity."""
     loop = Loop()
     loop.until_touched()
-    loop.step(27_000, violated=True, stress=50.0, standing=30.0)
-    loop.step(12_000, effort=36_000, violated=True, stress=50.0, standing=31.0)
-    reason = loop.step(12_000, effort=36_000, violated=True, stress=50.0, standing=31.0).reason
+    loop.step(27_000, violated=True, stress=50.0, recent_p50=30.0)
+    loop.step(12_000, effort=36_000, violated=True, stress=50.0, recent_p50=31.0)
+    reason = loop.step(12_000, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason
     assert "a queue stays" in reason or loop.memory.knee.total < 50_000
     assert 40_000 < loop.memory.knee.total < 50_000
 
@@ -274,7 +275,7 @@ def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
         for _ in range(12):
             loop.step()
     if end == "a touch":
-        assert loop.step(standing=QUEUE).reason.startswith("touched")
+        assert loop.step(recent_p50=QUEUE).reason.startswith("touched")
         for _ in range(12):
             loop.step()
     else:
@@ -307,7 +308,7 @@ def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
     loop.until_touched()
     while not loop.memory.knee.step:
         loop.step()
-    loop.step(standing=QUEUE, violated=True, stress=1.1)
+    loop.step(recent_p50=QUEUE, violated=True, stress=1.1)
     assert loop.memory.knee.falls > 0
 
 
@@ -315,7 +316,9 @@ def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
     """Latency that rose stays where it is; a queue under too high a load does not."""
     loop = Loop()
     loop.until_touched()
-    told = [loop.step(standing=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)]
+    told = [
+        loop.step(recent_p50=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)
+    ]
     assert told.count("touched") >= 3
     assert "latency rose" not in told
 
@@ -324,7 +327,7 @@ def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capaci
     """What best effort gets through alone is not what the link carries."""
     loop = Loop()
     loop.until_touched()
-    told = [loop.step(None, effort=36_000, violated=True, stress=50.0, standing=31.0).reason for _ in range(4)]
+    told = [loop.step(None, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason for _ in range(4)]
     assert not [reason for reason in told if reason.startswith("a queue stays")]
 
 
@@ -340,7 +343,7 @@ def test_without_throughput_the_safe_limit_itself_is_learned() -> None:
     """The reduced form: the critical load is unknown, the knee is one of the limit."""
     loop = Loop()
     for _ in range(300):
-        loop.step(None, effort=None, standing=QUEUE if loop.limit > 70_000 else QUIET)
+        loop.step(None, effort=None, recent_p50=QUEUE if loop.limit > 70_000 else QUIET)
     assert 65_000 < loop.limit <= 70_000
 
 
@@ -349,7 +352,7 @@ def test_without_the_last_periods_median_the_stress_stands_in() -> None:
     loop = Loop()
     for _ in range(100):
         queued = loop.limit > 70_000
-        loop.step(standing=None, stress=0.8 if queued else 0.2)
+        loop.step(recent_p50=None, stress=0.8 if queued else 0.2)
     assert 65_000 < loop.limit <= 70_500
 
 
@@ -358,9 +361,9 @@ def test_memory_survives_the_wire_bit_for_bit() -> None:
     loop = Loop()
     for index in range(400):
         load = 28_000 + 12_000 * (index // 20 % 2)
-        loop.step(load, standing=QUEUE if load + loop.limit > 97_000 else QUIET, stress=0.3 + index % 7 / 10)
+        loop.step(load, recent_p50=QUEUE if load + loop.limit > 97_000 else QUIET, stress=0.3 + index % 7 / 10)
         body = msgspec.json.encode(loop.memory)
-        assert msgspec.json.decode(body, type=Memory) == loop.memory
+        assert msgspec.json.decode(body, type=LearnedMemory) == loop.memory
         assert len(body) < 2_000
 
 
@@ -394,7 +397,7 @@ def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
         loop.step()
     knee = loop.memory.knee.total
     loop.step(31_200)
-    loop.step(31_200, standing=QUEUE)
+    loop.step(31_200, recent_p50=QUEUE)
     assert loop.memory.knee.total == knee
 
 
@@ -404,12 +407,12 @@ def test_a_rise_to_a_load_that_is_known_teaches_nothing_about_the_knee() -> None
     loop.until_touched()
     for _ in range(8):
         loop.step()
-    loop.step(48_000, violated=True, stress=20.0, standing=5.0)
+    loop.step(48_000, violated=True, stress=20.0, recent_p50=5.0)
     for _ in range(8):
         loop.step(48_000)
     for _ in range(5):
         loop.step()
     knee = loop.memory.knee.total
-    assert loop.step(42_000, violated=True, stress=1.4, standing=QUEUE).reason.startswith("load rose")
-    loop.step(48_000, violated=True, stress=2.0, standing=QUEUE)
+    assert loop.step(42_000, violated=True, stress=1.4, recent_p50=QUEUE).reason.startswith("load rose")
+    loop.step(48_000, violated=True, stress=2.0, recent_p50=QUEUE)
     assert loop.memory.knee.total == knee

@@ -111,7 +111,7 @@ def test_limits_of_one_pod_count_for_all_pods(seed: int) -> None:
     """Three replicas with a limit each, that idle for a while and come back: as safe as with one limit for all."""
     idle = (Event(at=100.3, loads={TELEMETRY: 0}), Event(at=250.7, loads={TELEMETRY: None}))
     for course in (SCENARIOS["step"], replace(CALM, seconds=330, events=idle)):
-        scenario = replace(course, apps=Apps(targets=(TargetApp(TELEMETRY, replicas=3),))).shifted(seed)
+        scenario = replace(course, apps=Apps(targets=(TargetApp(TELEMETRY, replicas=3),))).shift(seed)
         domain = scenario.domain()
         each = (replace(domain.targets[0], scope="per-pod", max=Rate(40_000), fail_safe=Rate(13_000)),)
         domain = replace(domain, targets=each)

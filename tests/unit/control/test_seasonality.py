@@ -2,7 +2,7 @@
 
 import random
 
-from services.control.policies.learned.seasonality import Season, followed, forecast, load_of
+from services.control.policies.learned.seasonality import Season, byte_to_load, follow_season, forecast_season
 
 SECOND = 10**9
 SCALE = 100_000.0
@@ -12,7 +12,7 @@ def play(loads: list[float], peak: float | None = None) -> Season:
     """One load a second; ``peak`` is what is held meanwhile."""
     season = Season()
     for second, load in enumerate(loads):
-        season = followed(season, load, peak or max(loads), second * SECOND, SCALE)
+        season = follow_season(season, load, peak or max(loads), second * SECOND, SCALE)
     return season
 
 
@@ -26,9 +26,9 @@ def test_a_cycle_is_found_and_trusted() -> None:
     season = play([cycle(second) for second in range(280)])
     assert season.period == 20
     assert season.trusted
-    assert load_of(forecast(season), SCALE) < 25_000
+    assert byte_to_load(forecast_season(season), SCALE) < 25_000
     ahead = play([cycle(second) for second in range(288)])
-    assert load_of(forecast(ahead), SCALE) >= 50_000
+    assert byte_to_load(forecast_season(ahead), SCALE) >= 50_000
 
 
 def test_a_steady_load_has_no_season_that_is_trusted() -> None:
@@ -57,12 +57,12 @@ def test_a_cycle_that_ends_is_no_longer_trusted() -> None:
 def test_a_long_gap_begins_anew() -> None:
     """What was before an outage of minutes says little about the phase now."""
     season = play([cycle(second) for second in range(200)])
-    assert len(followed(season, 1.0, 1.0, 5_000 * SECOND, SCALE).bins) == 1
+    assert len(follow_season(season, 1.0, 1.0, 5_000 * SECOND, SCALE).bins) == 1
 
 
 def test_a_short_gap_is_filled() -> None:
     """Bins without a sample are taken to be as the one before."""
     season = play([20_000.0] * 20)
-    later = followed(season, 50_000.0, 50_000.0, 29 * SECOND, SCALE)
+    later = follow_season(season, 50_000.0, 50_000.0, 29 * SECOND, SCALE)
     assert len(later.bins) == 15
     assert later.bins[-2] == season.bins[-1]

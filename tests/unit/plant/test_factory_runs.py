@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from services.plant.commands.factory import CANNOT, command
 from services.plant.commands.factory_runs import Options
 from services.plant.harness.prometheus import configuration, queried
-from services.plant.real.namespaces import PROGRAMS, lacking
+from services.plant.real.namespaces import PROGRAMS, find_missing
 
 
 def test_who_plays() -> None:
@@ -31,7 +31,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root, and without programs, each is named; exit code 2 and no traceback."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nonexistent")
-    missing = lacking(["iperf3"])
+    missing = find_missing(["iperf3"])
     assert missing[0].startswith("root")
     assert missing[1:] == [f"the program {name}" for name in (*PROGRAMS, "iperf3")]
     done = CliRunner().invoke(command, [])

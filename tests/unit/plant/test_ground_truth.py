@@ -5,17 +5,17 @@ from msgspec.structs import replace
 from services.plant.real.ground_truth import (
     OFFSET,
     SECOND,
-    Crossings,
+    CrossingDetector,
     Delivered,
-    Ledger,
     Mark,
+    SecondBuilder,
     bin_of,
     critical_second,
-    invalid,
+    find_disturbance,
     processor_ticks,
 )
 from services.plant.real.probe import LOST
-from services.plant.real.traffic import losses
+from services.plant.real.traffic import parse_losses
 from services.plant.topology import ROBOT, TELEMETRY
 from services.plant.workloads import Apps, CriticalApp, TargetApp
 
@@ -46,7 +46,7 @@ def test_seconds_do_not_begin_where_samples_do() -> None:
 
 def test_a_second_holds_the_packets_that_were_sent_in_it() -> None:
     """Round trips go by the time of sending; payload is what the counters rose by, without headers and probes."""
-    ledger = Ledger(APPS)
+    ledger = SecondBuilder(APPS)
     for number in range(10):
         ledger.trip(ROBOT, START + number * SECOND // 10, LOST if number == 9 else (number + 1) * MS)
     ledger.trip(ROBOT, START + SECOND, 77 * MS)
@@ -74,13 +74,13 @@ def test_a_second_without_the_processor_is_marked() -> None:
     """Above 5 % of steal, with a starved probe or late counters, a second says why it is left out."""
     full = {ROBOT: (250, 250)}
     calm = _mark(1)
-    assert invalid(START, _mark(0), calm, full) is None
-    assert invalid(START, _mark(0), replace(calm, processor=(10, 200)), full) is None
-    stolen = invalid(START, _mark(0), replace(calm, processor=(11, 200)), full)
+    assert find_disturbance(START, _mark(0), calm, full) is None
+    assert find_disturbance(START, _mark(0), replace(calm, processor=(10, 200)), full) is None
+    stolen = find_disturbance(START, _mark(0), replace(calm, processor=(11, 200)), full)
     assert stolen == "6% of the processors' time was stolen"
-    starved = invalid(START, _mark(0), calm, {ROBOT: (224, 250)})
+    starved = find_disturbance(START, _mark(0), calm, {ROBOT: (224, 250)})
     assert starved == "the probe of factory/robot-control sent 224 of 250 packets"
-    late = invalid(START, _mark(0), replace(calm, time=calm.time + 101 * MS), full)
+    late = find_disturbance(START, _mark(0), replace(calm, time=calm.time + 101 * MS), full)
     assert late == "the counters were read 101 ms late"
 
 
@@ -92,7 +92,7 @@ def test_processor_ticks() -> None:
 
 def test_a_crossing_is_several_slow_packets_in_a_row() -> None:
     """One slow packet is noise; five make a crossing, which began when the first of them was back."""
-    crossings = Crossings()
+    crossings = CrossingDetector()
     for number in range(20):
         crossings.trip(number * 4 * MS, 3 * MS if number == 2 or number >= 8 else MS)
     assert crossings.found == [8 * 4 * MS + 3 * MS]
@@ -105,6 +105,11 @@ def test_a_crossing_is_several_slow_packets_in_a_row() -> None:
 
 def test_losses_of_an_iperf3_server() -> None:
     """Interval lines count; headings, streams of TCP and the summary at the end do not."""
-    assert losses(b"[  5]   2.00-2.25   sec  67.0 KBytes  2195 Kbits/sec  0.060 ms  2/345 (0.58%)  \n") == 2
-    assert losses(b"[  5]   0.00-3.00   sec   732 KBytes  1999 Kbits/sec  0.055 ms  3/3751 (0.08%)  receiver\n") is None
-    assert losses(b"[ ID] Interval           Transfer     Bitrate         Jitter    Lost/Total Datagrams\n") is None
+    assert parse_losses(b"[  5]   2.00-2.25   sec  67.0 KBytes  2195 Kbits/sec  0.060 ms  2/345 (0.58%)  \n") == 2
+    assert (
+        parse_losses(b"[  5]   0.00-3.00   sec   732 KBytes  1999 Kbits/sec  0.055 ms  3/3751 (0.08%)  receiver\n")
+        is None
+    )
+    assert (
+        parse_losses(b"[ ID] Interval           Transfer     Bitrate         Jitter    Lost/Total Datagrams\n") is None
+    )

@@ -7,8 +7,8 @@ import pytest
 
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.scenario import SCENARIOS
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import ROBOT, SCANNER, TELEMETRY
 from services.sampler.scrape.parser import PageReader
 from services.sampler.workloads import PRESETS, Names, Workloads
@@ -27,11 +27,11 @@ NAMES = Names(
 def test_the_sampler_finds_every_workload_on_the_page() -> None:
     """Latency and loss of the critical ones, bytes of all, for two plants on one page."""
     scenario = SCENARIOS["steady"]
-    twin = scenario.within("twin")
-    models = [Model.of(one.apps) for one in (scenario, twin)]
+    twin = scenario.move_to("twin")
+    models = [SimulatedPlant.for_apps(one.apps) for one in (scenario, twin)]
     for model in models:
         model.advance(3 * 10**9)
-    plants = [Live(model) for model in models]
+    plants = [RealtimePlant(model) for model in models]
     with MetricsPage(plants) as page, urllib.request.urlopen(page.url) as answer:
         body = answer.read()
     critical = [ROBOT, SCANNER, "twin/robot-control", "twin/safety-scanner"]

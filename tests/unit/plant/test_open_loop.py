@@ -7,7 +7,7 @@ import pytest
 
 from services.plant.commands import open_loop
 from services.plant.commands.open_loop import Conditions, OpenLoop, Stand, steps, sweep
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.workloads import Apps
 
 CALIBRATION = sorted((Path(open_loop.__file__).parents[1] / "calibration").glob("real-*.json"))
@@ -15,7 +15,7 @@ APPS = Apps()
 
 
 def _stand() -> Stand:
-    model = Model(Parameters(apps=APPS), seed=3)
+    model = SimulatedPlant(Parameters(apps=APPS), seed=3)
     return Stand(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
 
 

@@ -23,27 +23,27 @@ class Plant:
         self.limits: Mapping[str, int | None] = {POD: limit}
         self.crossed: list[int] = []
 
-    def limit(self, pod: str, kbit: int | None) -> None:
+    def set_limit(self, pod: str, kbit: int | None) -> None:
         """Set it."""
         self.limits = {pod: kbit}
 
-    def load(self, workload: str, kbit: int | None) -> None:
+    def set_load(self, workload: str, kbit: int | None) -> None:
         """Nobody asks."""
         raise NotImplementedError
 
-    def capacity(self, kbit: int) -> None:
+    def set_capacity(self, kbit: int) -> None:
         """Nobody asks."""
         raise NotImplementedError
 
-    def counters(self) -> Counters:
+    def read_counters(self) -> Counters:
         """Nobody asks."""
         raise NotImplementedError
 
-    def seconds(self) -> Sequence[Second]:
+    def take_seconds(self) -> Sequence[Second]:
         """None."""
         return []
 
-    def crossings(self) -> Sequence[int]:
+    def take_crossings(self) -> Sequence[int]:
         """What it was told."""
         found, self.crossed = self.crossed, []
         return found
@@ -57,7 +57,7 @@ def _run(limit: int) -> tuple[Plant, Run]:
 
 
 def _enforce(plant: Plant, run: Run, at: int, kbit: int) -> None:
-    plant.limit(POD, kbit)
+    plant.set_limit(POD, kbit)
     run.enforced(Enforced(at, TELEMETRY, POD, kbit, at))
 
 

@@ -31,7 +31,7 @@ def test_a_burst_begins_no_phase_but_lowers_its_budget() -> None:
     burst = Event(at=4, loads={SCANNER: 40_000}, phase=False)
     over = Event(at=4.2, loads={SCANNER: 25_000}, phase=False)
     (phase,) = Scenario(name="x", text="", seconds=10, events=(burst, over)).phases()
-    assert phase.budget == Apps().changed({SCANNER: 40_000}).safe_budget()
+    assert phase.budget == Apps().with_loads({SCANNER: 40_000}).safe_budget()
 
 
 def test_goodput_is_no_more_than_what_is_wanted() -> None:
@@ -55,7 +55,7 @@ def test_scenarios_hold_together(name: str) -> None:
 
 def test_scaling_keeps_the_shape() -> None:
     """Half of the bottleneck: half of every rate, the same moments."""
-    whole, half = SCENARIOS["step"], SCENARIOS["step"].scaled(0.5)
+    whole, half = SCENARIOS["step"], SCENARIOS["step"].scale(0.5)
     assert half.apps.capacity == 50_000
     assert [event.loads[SCANNER] for event in half.events] == [
         (event.loads[SCANNER] or 0) // 2 for event in whole.events

@@ -6,7 +6,7 @@ import pytest
 from services.plant.interface import CriticalSecond, Second
 from services.plant.reaction_time import Reaction
 from services.plant.scenario import Event, Scenario
-from services.plant.score import Effort, is_bad, score, spread
+from services.plant.score import ControlEffort, is_bad, score, spread
 from services.plant.topology import ROBOT, SCANNER, TELEMETRY
 
 S = 10**9
@@ -61,7 +61,7 @@ def test_the_oracle_is_taken_over_the_same_seconds() -> None:
 def test_reactions_are_summed_up() -> None:
     """Median, P95 and maximum of crossing -> in force."""
     reactions = tuple(Reaction(0, S // 10, S // 2, tenths * S // 10) for tenths in range(1, 12))
-    result = score([], DOMAIN, QUIET, 0, effort=Effort(patches=3, restarts=1, reactions=reactions))
+    result = score([], DOMAIN, QUIET, 0, effort=ControlEffort(patches=3, restarts=1, reactions=reactions))
     assert result.reaction is not None
     assert (result.reaction.p50, result.reaction.max) == (0.6, 1.1)
     assert result.sense is not None

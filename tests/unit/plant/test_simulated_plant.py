@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from services.plant.interface import Plant, Second
-from services.plant.simulated.plant import Model, Parameters
+from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
 
@@ -16,14 +16,14 @@ POD = "telemetry-upload-0"
 def at_limit(kbit: int | None, seconds: int = 8, **parameters: object) -> list[Second]:
     """Seconds of a plant that had one limit from the start."""
     apps = Apps(targets=(TargetApp(TELEMETRY, limit=kbit),))
-    model = Model(Parameters(apps=apps, **parameters), seed=2)  # type: ignore[arg-type]
+    model = SimulatedPlant(Parameters(apps=apps, **parameters), seed=2)  # type: ignore[arg-type]
     model.advance(seconds * S)
-    return list(model.seconds())
+    return list(model.take_seconds())
 
 
 def test_implements_the_plant() -> None:
     """The type checker sees that the model is a plant; so does this."""
-    plant: Plant = Model()
+    plant: Plant = SimulatedPlant()
     assert [pod.name for pod in plant.pods] == [POD]
 
 
@@ -49,10 +49,10 @@ def test_a_deep_cut_drains_the_queue_faster_than_a_shallow_one() -> None:
     """Time from the cut until probes are below 2 ms again: backlog over what the cut leaves free."""
     drains = {}
     for cut in (60_000, 20_000):
-        model = Model(seed=4)
+        model = SimulatedPlant(seed=4)
         model.advance(20 * S)
-        model.limit(POD, cut)
-        model.crossings()
+        model.set_limit(POD, cut)
+        model.take_crossings()
         spent = 0
         while model._queue / model._rate > 0.002:
             model.advance(S // 200)
@@ -71,63 +71,65 @@ def test_goodput_is_the_limit_less_headers() -> None:
 
 def test_a_pod_ignores_limits_until_it_has_one() -> None:
     """Every replica has a limit of its own, and none at first."""
-    model = Model(Parameters(apps=Apps(targets=(TargetApp(TELEMETRY, replicas=2),))), seed=1)
+    model = SimulatedPlant(Parameters(apps=Apps(targets=(TargetApp(TELEMETRY, replicas=2),))), seed=1)
     assert model.limits == {"telemetry-upload-0": None, "telemetry-upload-1": None}
-    model.limit("telemetry-upload-1", 9_000)
+    model.set_limit("telemetry-upload-1", 9_000)
     assert model.limits == {"telemetry-upload-0": None, "telemetry-upload-1": 9_000}
     with pytest.raises(KeyError):
-        model.limit("telemetry-upload-2", 1)
+        model.set_limit("telemetry-upload-2", 1)
 
 
 def test_unknown_workloads_have_no_load() -> None:
     """A scenario that names a workload that is not there is told so."""
     with pytest.raises(KeyError, match="erp"):
-        Model().load(ERP, 1)
+        SimulatedPlant().set_load(ERP, 1)
 
 
 def test_a_forgiving_limiter_lets_the_old_backlog_out_beside_the_new_rate() -> None:
     """Cilium's way of changing a limit: for a moment more leaves than either limit allows."""
     sent = {}
     for forgiving in (False, True):
-        model = Model(Parameters(apps=Apps(targets=(TargetApp(TELEMETRY, limit=50_000),)), forgiving=forgiving), seed=1)
+        model = SimulatedPlant(
+            Parameters(apps=Apps(targets=(TargetApp(TELEMETRY, limit=50_000),)), forgiving=forgiving), seed=1
+        )
         model.advance(3 * S)
-        before = model.counters().sent[POD]
-        model.limit(POD, 40_000)
+        before = model.read_counters().sent[POD]
+        model.set_limit(POD, 40_000)
         model.advance(S // 50)
-        sent[forgiving] = model.counters().sent[POD] - before
+        sent[forgiving] = model.read_counters().sent[POD] - before
     assert sent[True] > sent[False] + 15_000
 
 
 def test_a_second_target_joins_and_leaves() -> None:
     """A load of zero is silence; greedy begins on request and ends with it."""
     apps = Apps(targets=(TargetApp(TELEMETRY, limit=20_000), TargetApp(ERP, load=0, limit=20_000)))
-    model = Model(Parameters(apps=apps), seed=1)
+    model = SimulatedPlant(Parameters(apps=apps), seed=1)
     goodput = []
     for load in (0, None, 0):
-        model.load(ERP, load)
+        model.set_load(ERP, load)
         model.advance(4 * S)
-        goodput.append(model.seconds()[-1].goodput[ERP])
+        goodput.append(model.take_seconds()[-1].goodput[ERP])
     assert goodput[0] == goodput[2] == 0
     assert goodput[1] > 18_000
 
 
 def test_seconds_are_whole_and_out_of_step_with_round_time() -> None:
     """The truth's bins follow each other without a gap, and do not begin where samples do."""
-    model = Model(seed=1, start=1_700_000_000 * S)
+    model = SimulatedPlant(seed=1, start=1_700_000_000 * S)
     for _ in range(23):
         model.advance(S // 4 + 1_000_003)
-    starts = [second.start for second in model.seconds()]
+    starts = [second.start for second in model.take_seconds()]
     assert len(starts) == 5
     assert all(later - earlier == S for earlier, later in pairwise(starts))
     assert all(start % (S // 4) != 0 for start in starts)
-    assert not model.seconds()
+    assert not model.take_seconds()
 
 
 def test_latency_shows_on_the_counters_only_once_the_round_trip_is_over() -> None:
     """With a standing queue of 100 ms the exporter lags behind by that much."""
-    model = Model(seed=1)
+    model = SimulatedPlant(seed=1)
     model.advance(30 * S)
-    counted = model.counters().latency[ROBOT].counts[-1]
+    counted = model.read_counters().latency[ROBOT].counts[-1]
     sent = 30 * 250
     assert sent - 30 < counted < sent - 10
     assert model._probed[0].waiting == pytest.approx(sent - counted, abs=3)

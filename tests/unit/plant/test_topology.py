@@ -9,11 +9,11 @@ from services.plant.topology import (
     TELEMETRY,
     Bands,
     Parameters,
-    banded,
     bottleneck,
-    pod_limit,
+    build_bands,
+    build_pod_limit,
+    build_setup_script,
     pods,
-    setup_script,
 )
 
 IFNAMSIZ = 15
@@ -31,7 +31,7 @@ def test_every_pod_has_a_place_of_its_own() -> None:
 
 def test_the_script_makes_every_namespace() -> None:
     """Each node, each pod and the fabric is made, and each pod's traffic goes by CUBIC."""
-    script = setup_script(Parameters())
+    script = build_setup_script(Parameters())
     for name in (FABRIC, *NODES, *(one.name for one in pods(Parameters()))):
         assert f"netns add {name}\n" in script
     assert script.count("congctl cubic") == len(pods(Parameters()))
@@ -48,7 +48,7 @@ def test_the_queue_holds_as_many_bytes_as_its_delay_says() -> None:
 @pytest.mark.parametrize("bands", ["uplink", "bottleneck"])
 def test_bands_are_where_they_should_be(bands: Bands) -> None:
     """On the uplinks of all three nodes, or on the bottleneck in place of its token bucket."""
-    script = setup_script(Parameters(bands=bands))
+    script = build_setup_script(Parameters(bands=bands))
     assert script.count("htb default") == (3 if bands == "uplink" else 1)
     assert ("dev n3 root handle 1: tbf" in script) == (bands == "uplink")
 
@@ -56,7 +56,7 @@ def test_bands_are_where_they_should_be(bands: Bands) -> None:
 def test_each_sender_has_its_band() -> None:
     """robot-control is served first, telemetry-upload last; every pod has a filter of its own."""
     places = pods(Parameters())
-    filters = [line for line in banded("n3", 100_000, 1_250_000, places) if line.startswith("filter")]
+    filters = [line for line in build_bands("n3", 100_000, 1_250_000, places) if line.startswith("filter")]
     assert len(filters) == len(places)
     flows = {line.split("src ")[1].split("/")[0]: line.split("flowid ")[1] for line in filters}
     band = {one.workload: flows[one.address] for one in places}
@@ -65,6 +65,6 @@ def test_each_sender_has_its_band() -> None:
 
 def test_a_pod_limit_is_a_token_bucket_or_nothing() -> None:
     """A rate replaces the bucket in place; None removes it."""
-    assert pod_limit(60_000)[:2] == ["qdisc", "replace"]
-    assert "60000kbit" in pod_limit(60_000)
-    assert pod_limit(None) == ["qdisc", "delete", "dev", "eth0", "root"]
+    assert build_pod_limit(60_000)[:2] == ["qdisc", "replace"]
+    assert "60000kbit" in build_pod_limit(60_000)
+    assert build_pod_limit(None) == ["qdisc", "delete", "dev", "eth0", "root"]

@@ -13,23 +13,23 @@ from services.plant.harness.results_table import Report, table
 from services.plant.harness.run import Run
 from services.plant.harness.view import LineView, TerminalView, view_of
 from services.plant.scenario import SCENARIOS, Event
-from services.plant.simulated.plant import Model
-from services.plant.simulated.realtime import Live
+from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import SCANNER, TELEMETRY
 
 S = 10**9
-SCENARIO = SCENARIOS["demo"].lasting(6)
+SCENARIO = SCENARIOS["demo"].stretch_to(6)
 
 
 def two_runs() -> list[Run]:
     """A run without control and one at a safe limit, six seconds old."""
     runs = []
     for title, limit in (("no control", None), ("proportional", 40_000)):
-        model = Model.of(SCENARIO.apps, start=time.time_ns() - 6 * S)
+        model = SimulatedPlant.for_apps(SCENARIO.apps, start=time.time_ns() - 6 * S)
         if limit is not None:
-            model.limit("telemetry-upload-0", limit)
-            model.limit("erp-dashboard-0", 6_000)
-        plant = Live(model)
+            model.set_limit("telemetry-upload-0", limit)
+            model.set_limit("erp-dashboard-0", 6_000)
+        plant = RealtimePlant(model)
         run = Run(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
         run.begin(model.now)
         model.advance(6 * S)
@@ -93,7 +93,7 @@ def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
     run.happen(Event(at=1.0, loads={SCANNER: 30_000}))
     run.observe()
     for pod, kbit in (("telemetry-upload-0", 30_000), ("erp-dashboard-0", 1_000)):
-        run.plant.limit(pod, kbit)
+        run.plant.set_limit(pod, kbit)
         at = run.started + 7 * S
         run.enforced(Enforced(at, TELEMETRY, pod, kbit, at))
     score = run.score()

@@ -242,7 +242,7 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
     rig.source.observations = 12
     await rig.run(1)
     assert rig.samples[0].critical[0].observations == 12
-    assert rig.health.wrong["domain press"] == "default/robot: blind: 12 observations of 100"
+    assert rig.health.wrong["domain press"] == "default/robot: blind: 12 observations, 100 needed"
     assert "source" not in rig.health.wrong
 
 

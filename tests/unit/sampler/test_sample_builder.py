@@ -51,7 +51,7 @@ def test_too_few_observations_are_told_with_their_number() -> None:
     """The figures stay in the sample; control and /readyz say that they are too few."""
     few = sample_of(DOMAIN, 30, 5, "scrape", measured(Latencies(jitter=0.1, p95=0.2, observations=99)))
     assert few.critical[0].p95 == 0.2
-    assert blind(DOMAIN, few) == "default/robot: blind: 99 observations of 100"
+    assert blind(DOMAIN, few) == "default/robot: blind: 99 observations, 100 needed"
 
 
 def test_a_window_of_which_nothing_is_known_says_why() -> None:

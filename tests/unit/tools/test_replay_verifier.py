@@ -8,8 +8,7 @@ import pytest
 from msgspec import structs
 
 from schemas.messages import Decision, Sample, decode, encode
-from services.control import Controller
-from services.control.admission import FutureSample, admit
+from services.control import Controller, FutureSample
 from services.tools.common.recording import Line, Reader, line_of
 from services.tools.replay.offline import again, what_if
 from services.tools.replay.verifier import Tally
@@ -227,10 +226,9 @@ def test_clocks_that_jump(replay: Replay) -> None:
             published = sample.end + 5_000_000 + (hour if i <= 20 else 0)
             yield sample_line(one, i, published)
             try:
-                admitted = admit(domain, state, one, published)
+                decision = controller.answer(state, one, published)
             except FutureSample:
                 continue
-            decision = controller.step(admitted, one)
             state = decision.state
             yield decision_line(decision, i, i, one.id, published + 2_000_000)
 
@@ -251,7 +249,7 @@ def test_a_gap_in_the_samples(replay: Replay) -> None:
             if not 20 <= i < 20 + gap:
                 line = sample_line(sample, i)
                 yield line
-                decision = controller.step(admit(domain, state, sample, line.time), sample)
+                decision = controller.answer(state, sample, line.time)
                 state = decision.state
                 yield decision_line(decision, i, i, sample.id)
 

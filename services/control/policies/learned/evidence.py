@@ -1,102 +1,115 @@
-"""What one sample says to ``learned``, weighed against what it remembers."""
+"""What one sample tells ``learned``, weighed against what the policy remembers."""
 
 from msgspec import Struct
 
 from services.control.observation import Observation
-from services.control.policies.learned.load_forecast import Forecaster
-from services.control.policies.learned.memory import Memory, Parameters
+from services.control.policies.learned.load_forecast import LoadForecaster
+from services.control.policies.learned.memory import LearnedMemory, LearnedParameters
 from services.control.policy import Bounds
 
 _SECOND = 1e9
 _BLURRED = 2.5
-"""How much larger a sign must be where the window's stress stands in for the last period's median."""
+"""How much larger a rise must be where the window's stress stands in for the last period's median."""
 
 
-class Signs(Struct, frozen=True, gc=False):
-    """What this sample says, after weighing it against the memory."""
+class Evidence(Struct, frozen=True, gc=False):
+    """What the sample tells.  Rates are kbit/s over the last period; latencies are ratios to the P95's SLO."""
 
     seconds: float
     """Length of the period."""
-    load: float
-    """The critical load, as far as it can be trusted, kbit/s."""
-    total: float
-    """Load of the last period, kbit/s."""
-    allowed: float
-    """What it would have been if best effort had filled its limits, kbit/s."""
-    through: float | None
-    """What was sent in all, kbit/s; None where not measured."""
-    used: bool
-    """Whether best effort filled its limits, so that the load was worth a lesson."""
+    critical_load: float
+    """Critical throughput, as far as it can be trusted."""
+    total_load: float
+    """Critical and best effort together."""
+    allowed_load: float
+    """The total load if best effort had filled its limits."""
+    throughput: float | None
+    """What was measured in all; None where not everything is measured."""
+    full: bool
+    """Whether best effort filled its limits: only then does the load tell anything about the knee."""
     hungry: bool
-    """Whether it would use more, too."""
-    median: float
-    """Of the last period, as a ratio to the P95's SLO."""
-    above: float
+    """Whether best effort would use more than its limits."""
+    recent_p50: float
+    """Median latency over the last period."""
+    rise: float
     """By how much that is above its usual value."""
-    was_above: float
+    rise_before: float
     """The same a period ago."""
     queued: bool
-    stays: bool
-    """A queue stands, did before, and does not shrink."""
+    """A queue stands: the median rose by as much as a touch does."""
+    queue_persists: bool
+    """A queue stands, stood a period ago, and does not shrink."""
     surge: bool
-    rose: bool
-    """The critical load rose by much, though to nothing unheard of, or had just done so."""
-    fresh: bool
-    """An SLO is broken anew, and not by what a cut has ended already."""
-    shaken: bool
-    """One nearly is."""
+    """The critical load is above its forecast."""
+    load_rose: bool
+    """The critical load rose by much, this period or last, within what was forecast or not."""
+    new_violation: bool
+    """An SLO is broken, and not by traffic that a cut has ended already."""
+    near_violation: bool
+    """The stress is high enough to show that the margin was too small."""
     settling: bool
+    """The window still sees traffic from before the last cut."""
     clean: bool
+    """No SLO is broken, and nothing is settling."""
 
 
-class Scales:
-    """Weighs samples."""
+class EvidenceBuilder:
+    """Builds the evidence of one sample after the other."""
 
-    def __init__(self, settings: Parameters, load: Forecaster) -> None:
-        """Take the settings, and who knows the load."""
-        self._p = settings
+    def __init__(self, parameters: LearnedParameters, load: LoadForecaster) -> None:
+        """Take the thresholds, and the forecaster that knows what load was expected."""
+        self._parameters = parameters
         self._load = load
 
-    def _trusted(self, memory: Memory, seen: Observation) -> float:
-        """The critical load; at least what it was where a queue crushes it, and where it is not measured any more."""
+    def build(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
+        """Weigh a sample against the memory; ``bounds`` are those of all pods together."""
+        seconds, stress = seen.period / _SECOND, seen.stress or 0.0
+        # How much was sent.
+        critical_load = self._trust_load(memory, seen)
+        best_effort = seen.target_recent
+        sent = bounds.limit if best_effort is None or seen.violated else min(best_effort, bounds.limit)
+        throughput = _measure_total(seen, critical_load)
+        surge = seen.critical_recent is not None and self._load.is_surging(memory.load, critical_load)
+        load_rose = self._load.has_risen(memory.load, critical_load, seen.end - 2 * seen.period)
+        # Whether a queue stands.
+        recent_p50, rise, touch = self._weigh_latency(memory, seen.recent_p50, stress)
+        queue_persists = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
+        # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
+        # only shrinks, with no queue left.
+        settling = seen.end - seen.window < memory.settles
+        ended = stress <= memory.stress and memory.stress > 1 >= max(recent_p50, memory.recent_p50) and seen.lost <= 0
+        current = not settling and not ended
+        # By position, in the order of the fields: names would cost a tenth of the whole proposal.
+        return Evidence(
+            seconds, critical_load, critical_load + sent, critical_load + bounds.level, throughput, bounds.full,
+            bounds.hungry, recent_p50, rise, memory.recent_p50 - memory.usual, rise > touch, queue_persists, surge,
+            load_rose, seen.violated and current, stress > self._parameters.shaken and current, settling,
+            not seen.violated and not settling,
+        )  # fmt: skip
+
+    def _trust_load(self, memory: LearnedMemory, seen: Observation) -> float:
+        """The critical load: at least the last one while a queue throttles it, at its peak while it is not measured."""
         if seen.critical_recent is None:
             # Never the default itself: it is left out of the JSON, and is another object when it comes back.
             return max(memory.load.last, memory.load.peak, 0.0) or 0.0
         load = float(seen.critical_recent)
-        if (seen.standing or 0.0) > 1 or memory.median > 1:
+        if (seen.recent_p50 or 0.0) > 1 or memory.recent_p50 > 1:
             return max(load, memory.load.last, 0.0)
         return load
 
-    def weigh(self, memory: Memory, seen: Observation, bounds: Bounds) -> Signs:
-        """What a sample says; ``bounds`` are those of all pods together."""
-        stress = seen.stress or 0.0
-        blurred = seen.standing is None
-        median = stress if blurred else seen.standing or 0.0
-        above = median - memory.usual if memory.usual else 0.0
-        # A knee that was seen falling is expected to be met again: a smaller sign of it will do.
-        touch = (self._p.hesitate if memory.knee.falls else self._p.touch) * (_BLURRED if blurred else 1.0)
-        load, effort = self._trusted(memory, seen), seen.effort_recent
-        sending = bounds.limit if effort is None or seen.violated else min(effort, bounds.limit)
-        lost_sight = seen.critical_recent is None and load > 0
-        settling = seen.end - seen.window < memory.settles
-        stale = memory.stress > 1 and stress <= memory.stress and max(median, memory.median) <= 1 and seen.lost <= 0
-        return Signs(
-            seconds=seen.period / _SECOND,
-            load=load,
-            total=load + sending,
-            allowed=load + bounds.level,
-            through=None if effort is None or blurred or lost_sight else float(seen.critical_recent or 0) + effort,
-            used=bounds.full,
-            hungry=bounds.hungry,
-            median=median,
-            above=above,
-            was_above=memory.median - memory.usual,
-            queued=above > touch,
-            stays=median > 1 and memory.median > 1 and median > 0.9 * memory.median,
-            surge=seen.critical_recent is not None and self._load.surging(memory.load, load),
-            rose=self._load.rose(memory.load, load, seen.end - 2 * seen.period),
-            fresh=seen.violated and not settling and not stale,
-            settling=settling,
-            shaken=stress > self._p.shaken and not settling and not stale,
-            clean=not seen.violated and not settling,
-        )
+    def _weigh_latency(
+        self, memory: LearnedMemory, recent_p50: float | None, stress: float
+    ) -> tuple[float, float, float]:
+        """The median latency, how far it is above its usual value, and from which rise on a queue stands."""
+        # A knee that was seen falling is expected to be met again: a smaller rise will do.
+        touch = self._parameters.hesitate if memory.knee.falls else self._parameters.touch
+        if recent_p50 is None:
+            recent_p50, touch = stress, touch * _BLURRED
+        return recent_p50, recent_p50 - memory.usual if memory.usual else 0.0, touch
+
+
+def _measure_total(seen: Observation, load: float) -> float | None:
+    """What was sent in all, kbit/s; None unless best effort, the median and any critical load are measured."""
+    if seen.target_recent is None or seen.recent_p50 is None or (seen.critical_recent is None and load > 0):
+        return None
+    return float(seen.critical_recent or 0) + seen.target_recent

@@ -1,14 +1,18 @@
-"""What ``learned`` expects of the critical load: the load that the next limit will live through.
+"""What ``learned`` expects of the critical load during the life of the next limit.
 
-Without a season it *holds the peak*: the highest load of the last ``hold`` seconds, and on its way down
-from there.  A load that surged twice within a minute is held for longer, so that one that flaps is left
-the room to flap.  While the load rises, the rise goes on for a while in the forecast.
+Without a season the forecast *holds the peak*: the highest load of the last ``hold`` seconds, and falls
+from there.  A load that surged twice within a minute is held for longer, so that one that flaps keeps
+the room to flap.  While the load rises, the forecast extends the rise.
 
     F = max over the last ``hold`` of L, falling by ``fall`` a second afterwards
     F = L + trend (L - F)   where L rises above F
 """
 
+from typing import Annotated
+
 from msgspec import Struct
+
+from schemas.settings import Seconds, Settings, Share, between
 
 _SECOND = 1e9
 _BURST = 1.5
@@ -24,31 +28,31 @@ _RESTLESS = 0.02
 _CALM = 30.0
 """Seconds without unrest after which a load counts as steady."""
 _LEAP = 0.05
-"""A rise by more than this share in one period is a leap, over at once, and no trend."""
+"""A rise by more than this share in one period is a leap: it is over at once, and no trend."""
 
 
-class Outlook(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings."""
+class ForecastSettings(Settings, frozen=True):
+    """How to forecast the critical load."""
 
-    hold: float = 2.0
-    """Seconds that a peak is held."""
-    hold_max: float = 30.0
-    """And at most, when the load flaps."""
-    fall: float = 0.05
-    """Share of the capacity by which the forecast falls in a second afterwards."""
-    trend: float = 1.5
+    hold: Seconds = 2.0
+    """How long a peak is held."""
+    hold_max: Seconds = 30.0
+    """How long a peak is held at most, when the load flaps."""
+    fall: Share = 0.05
+    """Fall of the forecast in a second afterwards, as a share of the capacity."""
+    trend: Annotated[float, between(0, 100)] = 1.5
     """How much further a rise is expected to go, in rises of the last period."""
 
 
-class Load(Struct, frozen=True, omit_defaults=True, gc=False):
+class LoadHistory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What is remembered of the critical load.  Loads are kbit/s, times ns."""
 
     last: float = -1.0
     """In the last period; negative before the first."""
     peak: float = 0.0
-    """As held."""
+    """The peak that is held."""
     held: int = 0
-    """When it was last at that peak."""
+    """When the load was last at that peak."""
     hold: float = 0.0
     """For how long a peak is held, seconds."""
     surged: int = 0
@@ -59,72 +63,74 @@ class Load(Struct, frozen=True, omit_defaults=True, gc=False):
     """When it last rose by much."""
 
 
-class Forecaster:
-    """Follows the critical load."""
+class LoadForecaster:
+    """Follows the critical load and forecasts it."""
 
-    def __init__(self, outlook: Outlook, scale: float) -> None:
+    def __init__(self, settings: ForecastSettings, capacity: float) -> None:
         """Take settings, and the capacity (kbit/s) that shares are of."""
-        self._outlook = outlook
-        self._scale = scale
+        self._settings = settings
+        self._capacity = capacity
 
-    def followed(self, load: Load, measured: float, end: int, seconds: float, clean: bool) -> Load:
-        """The memory after a period in which ``measured`` was sent.
+    def follow(self, history: LoadHistory, load: float, end: int, seconds: float, clean: bool) -> LoadHistory:
+        """The history after one more period.
 
         Args:
-            load: the memory before.
-            measured: kbit/s.
+            history: before the period.
+            load: during the period, kbit/s.
             end: of the period, ns.
             seconds: its length.
-            clean: whether the figures are to be trusted as a sign of less load: no SLO is broken.
+            clean: whether a lower load can be believed: no SLO is broken.
         """
-        hold = load.hold or self._outlook.hold
-        peak, held = load.peak, load.held
-        if measured >= peak:
-            peak, held = measured, end
+        hold = history.hold or self._settings.hold
+        peak, held = history.peak, history.held
+        if load >= peak:
+            peak, held = load, end
         elif not clean:
-            # Crushed by a queue it looks small: the hold goes on as long as that lasts.
+            # A queue makes the load look small: the hold goes on as long as that lasts.
             held = max(held, end - int(hold * _SECOND))
         else:
             if end - held > hold * _SECOND:
-                peak = max(measured, peak - self._outlook.fall * self._scale * seconds)
-            hold = max(self._outlook.hold, hold - hold * seconds / _FORGETS)
-        leapt = clean and load.last >= 0 and measured - load.last > _RESTLESS * self._scale
-        before = 0.0 if end - load.surged > _BURST * _SECOND else load.before
-        return Load(measured, peak, held, hold, load.surged, before, end if leapt else load.restless)
+                peak = max(load, peak - self._settings.fall * self._capacity * seconds)
+            hold = max(self._settings.hold, hold - hold * seconds / _FORGETS)
+        rose = clean and history.last >= 0 and load - history.last > _RESTLESS * self._capacity
+        before = 0.0 if end - history.surged > _BURST * _SECOND else history.before
+        return LoadHistory(load, peak, held, hold, history.surged, before, end if rose else history.restless)
 
-    def surging(self, load: Load, measured: float) -> bool:
-        """Whether ``measured`` is above what was expected."""
-        return load.last >= 0 and measured > load.peak + _NOTICEABLE * self._scale
+    def is_surging(self, history: LoadHistory, load: float) -> bool:
+        """Whether the load is above what was forecast."""
+        return history.last >= 0 and load > history.peak + _NOTICEABLE * self._capacity
 
-    def rising(self, load: Load, measured: float) -> bool:
-        """Whether ``measured`` is well above the period before."""
-        return load.last >= 0 and measured > load.last + _NOTICEABLE * self._scale
+    def is_rising(self, history: LoadHistory, load: float) -> bool:
+        """Whether the load is well above that of the period before."""
+        return history.last >= 0 and load > history.last + _NOTICEABLE * self._capacity
 
-    def surged(self, load: Load, before: float, end: int, expected: bool) -> Load:
+    def on_surge(self, history: LoadHistory, before: float, end: int, expected: bool) -> LoadHistory:
         """The load rose from ``before`` and broke an SLO."""
-        flaps = not expected and load.surged and end - load.surged < _FLAPS * _SECOND
-        hold = min(2 * load.hold, self._outlook.hold_max) if flaps else load.hold
-        return Load(load.last, load.peak, load.held, hold, end, before, load.restless)
+        flaps = not expected and history.surged and end - history.surged < _FLAPS * _SECOND
+        hold = min(2 * history.hold, self._settings.hold_max) if flaps else history.hold
+        return LoadHistory(history.last, history.peak, history.held, hold, end, before, history.restless)
 
-    def burst(self, load: Load, end: int) -> bool:
+    def is_past_burst(self, history: LoadHistory, end: int) -> bool:
         """Whether the last surge turns out to have been a burst: it is over already."""
-        return load.before > 0 and end > load.surged and load.last < load.before + _RESTLESS * self._scale
+        return (
+            history.before > 0 and end > history.surged and history.last < history.before + _RESTLESS * self._capacity
+        )
 
-    def coming(self, before: Load, load: Load) -> float:
-        """The load to expect, kbit/s, after the memory went from ``before`` to ``load``."""
-        rise = load.last - before.peak
-        if before.last < 0 or not _NOTICEABLE * self._scale < rise < _LEAP * self._scale:
-            return load.peak
-        return load.last + self._outlook.trend * rise
+    def forecast(self, before: LoadHistory, history: LoadHistory) -> float:
+        """The load to expect, kbit/s, after the history went from ``before`` to ``history``."""
+        rise = history.last - before.peak
+        if before.last < 0 or not _NOTICEABLE * self._capacity < rise < _LEAP * self._capacity:
+            return history.peak
+        return history.last + self._settings.trend * rise
 
-    def high(self, load: Load) -> bool:
+    def is_near_peak(self, history: LoadHistory) -> bool:
         """Whether the load is about its peak."""
-        return load.last > load.peak - _NOTICEABLE * self._scale
+        return history.last > history.peak - _NOTICEABLE * self._capacity
 
-    def rose(self, load: Load, measured: float, since: int) -> bool:
-        """Whether the load rises by much now or did since then: a queue that shows now may be its doing."""
-        return load.restless >= since or (load.last >= 0 and measured - load.last > _RESTLESS * self._scale)
+    def has_risen(self, history: LoadHistory, load: float, since: int) -> bool:
+        """Whether the load rises by much now or did since then: it may have caused a queue that shows now."""
+        return history.restless >= since or (history.last >= 0 and load - history.last > _RESTLESS * self._capacity)
 
-    def calm(self, load: Load, end: int) -> bool:
+    def is_calm(self, history: LoadHistory, end: int) -> bool:
         """Whether the load has not risen by much for a while."""
-        return end - load.restless > _CALM * _SECOND
+        return end - history.restless > _CALM * _SECOND

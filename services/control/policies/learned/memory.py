@@ -1,71 +1,80 @@
-"""What ``learned`` is set to, and what it remembers."""
+"""The parameters of ``learned``, and what it remembers."""
+
+from typing import Annotated
 
 from msgspec import Struct, field
 
-from services.control.policies.learned.knee import Habits, Knee
-from services.control.policies.learned.load_forecast import Load, Outlook
+from schemas.settings import Settings, Share, between
+from services.control.policies.learned.knee import Knee, KneeSettings
+from services.control.policies.learned.load_forecast import ForecastSettings, LoadHistory
 from services.control.policies.learned.seasonality import Season
 
+_Ratio = Annotated[float, between(0, 10)]
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings; shares are of the capacity."""
 
-    margin: float = 0.0075
-    """Least distance to the knee."""
-    margin_max: float = 0.1
-    eta: float = 0.01
-    """What a burst adds to the margin, at least."""
-    shaken: float = 0.7
-    """From this stress on, the margin was too small for a burst, though no SLO was broken."""
-    forget: float = 2000.0
-    """Time constant with which the margin shrinks again, seconds."""
-    explore: float = 0.08
-    """Rise in a second while the knee is unknown and far."""
-    near: float = 0.9
-    """From this share of the nameplate capacity on, the unknown knee is taken to be near."""
-    touch: float = 0.15
-    """Rise of the median over its usual value, as a share of the P95's SLO, that means a queue."""
-    hesitate: float = 0.07
-    """A rise by this much stops a probe until it is gone or has become a touch."""
-    drain: float = 0.3
-    """Seconds in which a queue is to be drained after a surge."""
-    down: float = 0.0075
-    up: float = 0.01
-    """Smaller changes of the limit are not made, unless the knee is being sought."""
-    knee: Habits = field(default_factory=Habits)
-    load: Outlook = field(default_factory=Outlook)
+class LearnedParameters(Settings, frozen=True):
+    """Settings of the policy.  Shares are of the capacity, latencies are ratios to the P95's SLO."""
+
+    margin: Share = 0.0075
+    """Least distance to the knee, as a share of the capacity."""
+    margin_max: Share = 0.1
+    """Largest distance to the knee, as a share of the capacity."""
+    eta: Share = 0.01
+    """What a burst adds to the margin at least, as a share of the capacity."""
+    shaken: _Ratio = 0.7
+    """Stress from which a surge shows that the margin was too small, though no SLO was broken."""
+    forget: Annotated[float, between(1, 10_000_000, unit="s")] = 2000.0
+    """Time constant with which the margin shrinks again."""
+    explore: Share = 0.08
+    """Rise in a second while the knee is unknown and far, as a share of the capacity."""
+    near: Annotated[float, between(0.01, 1)] = 0.9
+    """Share of the capacity from which an unknown knee is taken to be near."""
+    touch: _Ratio = 0.15
+    """Rise of the median latency over its usual value that means a queue, as a share of the P95's SLO."""
+    hesitate: _Ratio = 0.07
+    """Rise of the median latency that stops a probe until it is gone or has become a touch."""
+    drain: Annotated[float, between(0.01, 3600, unit="s")] = 0.3
+    """Time in which a queue is to be drained after a surge."""
+    down: Share = 0.0075
+    """Smaller cuts are not made unless the knee is being sought, as a share of the capacity."""
+    up: Share = 0.01
+    """Smaller raises are not made unless the knee is being sought, as a share of the capacity."""
+    knee: KneeSettings = field(default_factory=KneeSettings)
+    """How the knee is sought."""
+    load: ForecastSettings = field(default_factory=ForecastSettings)
+    """How the critical load is forecast."""
 
 
 class Doubt(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Touches that lowering the load did not change: it may be that latency itself has risen."""
+    """Touches that a lower load did not change: latency itself may have risen."""
 
     touches: int = 0
     total: float = 0.0
     """The knee as it was known before the first of them, kbit/s."""
-    above: float = 0.0
+    rise: float = field(default=0.0, name="above")
     """By how much the median was above its usual value then."""
 
 
-class Memory(Struct, frozen=True, omit_defaults=True, gc=False):
-    """All that is remembered."""
+class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
+    """All that the policy remembers.  Latencies are ratios to the P95's SLO."""
 
     knee: Knee = Knee()
-    load: Load = Load()
+    load: LoadHistory = LoadHistory()
     season: Season = Season()
     margin: float = 0.0
     """kbit/s."""
     usual: float = 0.0
-    """Median latency without a queue, as a ratio to the P95's SLO; 0 before the first sample."""
-    median: float = 0.0
-    """The last one."""
+    """Median latency without a queue; 0 before the first sample."""
+    recent_p50: float = field(default=0.0, name="median")
+    """Median latency of the last period."""
     stress: float = 0.0
-    """The last one."""
+    """Stress of the last sample."""
     settles: int = 0
     """Windows that start before this still see traffic from before the last cut, ns."""
     waits: int = 0
     """Periods that end before this still see the queue of the last touch, ns."""
     spiked: float = 0.0
-    """Total load under which the last spike was seen, until it is over; kbit/s."""
+    """Total load at the last spike, until it is over; kbit/s."""
     spikes: int = 0
     """Spikes since the knee was last touched, each soon after the one before."""
     last_spike: int = 0

@@ -3,38 +3,39 @@
     u = B - F - lambda
 
 B is the largest total load under which no queue stands (``knee.py``), F the critical load to come
-(``forecast.py``), and lambda a margin that grows with each burst that was too short to be followed, by
-what it was too small for it.  The sum of the limits is u; the shield has the last word.
+(``load_forecast.py``, ``seasonality.py``), and lambda a margin.  The margin grows with each burst that was
+too short to be followed, by as much as it was too small for it.  The sum of the limits is u; the shield
+has the last word.
 
-What is seen decides what is learned from it:
+What the evidence shows decides what is learned from it:
 
     queue       the median latency of the last period rose by ``touch`` of the SLO: the knee was touched
     surge       the critical load is above its forecast: that explains the violation, B stays
-    standing    a queue stays after a cut: the capacity fell to what gets through
-    spike       the P95 is above its SLO, but no queue stands and nothing was being raised: a host that
-                stumbled; nothing is learned, and the limit comes back as fast as the shield lets it,
-                unless a queue shows in the next periods: then it was the knee that came down.  The
-                third in a row is no host: this load is too much in bursts
-    rise        touches that no lower load ends: latency itself rose; what was given up comes back
+    persistent  a queue stays after a cut: the capacity dropped to the measured throughput
+    spike       the P95 is above its SLO, but no queue stands and nothing was being raised: the host
+                stalled.  Nothing is learned, and the limit comes back as fast as the shield allows.  If a
+                queue shows in the next periods, the knee fell.  The third spike in a row is the load's
+                doing: its bursts are too large
+    rise        touches that no lower load ends: latency itself rose, and B returns to what it was
 
-Where the critical throughput is never measured, F is 0 and B is the largest safe best-effort load itself;
-where it is not for a while, it is taken to be at its peak.  Where the last period's median is not measured,
-the window's stress stands in for it.  Limits of one pod each count as many times as their pods send.
+If the critical throughput is never measured, F is 0 and B is the largest safe best-effort load; if it is
+not measured for a while, it is taken to be at its peak.  If the last period's median is not measured, the
+window's stress stands in for it.  Limits of one pod each count as many times as their pods send.
 """
 
 from schemas.domain import Domain
 from services.control.observation import Observation
-from services.control.policies.learned.evidence import Scales, Signs
-from services.control.policies.learned.knee import Finder, Knee
-from services.control.policies.learned.load_forecast import Forecaster, Load
-from services.control.policies.learned.memory import Doubt, Memory, Parameters
-from services.control.policies.learned.seasonality import Season, followed, forecast, load_of
-from services.control.policies.parameters import nameplate, parameters
+from services.control.policies.learned.evidence import Evidence, EvidenceBuilder
+from services.control.policies.learned.knee import Knee, KneeEstimator
+from services.control.policies.learned.load_forecast import LoadForecaster, LoadHistory
+from services.control.policies.learned.memory import Doubt, LearnedMemory, LearnedParameters
+from services.control.policies.learned.seasonality import Season, byte_to_load, follow_season, forecast_season
+from services.control.policies.parameters import nameplate, read_parameters
 from services.control.policy import Bounds, Proposal
 
 _SECOND = 1e9
 _HARDER = 0.625
-"""A probe's step builds up at most SLO / 1.6 within a period, whose median shows half of it."""
+"""A probe's step builds up at most SLO / 1.6 within a period; the period's median shows half of it."""
 _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
@@ -46,182 +47,199 @@ _NO_DOUBT = Doubt()
 
 
 class Learned:
-    """See the module's text."""
+    """Safe total load minus the critical load to come, minus a margin."""
 
     version = "learned/3"
-    memory_type = Memory
+    memory_type = LearnedMemory
+    parameters_type = LearnedParameters
 
     def __init__(self, domain: Domain) -> None:
-        """Read the domain's capacity, SLOs and settings.
+        """Read the domain's capacity, SLOs and parameters.
 
         Raises:
-            ValueError: a parameter is unknown or of the wrong type.
+            ValueError: a parameter is unknown, of the wrong type, or outside its range.
         """
-        self._p = parameters(domain, Parameters)
-        self._scale = float(nameplate(domain))
+        self._parameters = read_parameters(domain, LearnedParameters)
+        self._capacity = float(nameplate(domain))
         self._slo = min(one.p95 for one in domain.critical) / _SECOND
-        self._knee = Finder(self._p.knee, self._scale)
-        self._load = Forecaster(self._p.load, self._scale)
-        self._scales = Scales(self._p, self._load)
+        self._knee = KneeEstimator(self._parameters.knee, self._capacity)
+        self._load = LoadForecaster(self._parameters.load, self._capacity)
+        self._evidence = EvidenceBuilder(self._parameters, self._load)
 
-    def first(self) -> Memory:
-        """Nothing is known of knee and load."""
-        return Memory()
-
-    def propose(self, memory: Memory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Learn from the sample, then leave room for what is coming."""
-        # As many as there were, where nobody tells.
+    def propose(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Proposal:
+        """Learn from the sample, then leave room for the load to come."""
+        end = seen.end
+        # Where the number of pods is not known, it is taken to be what it was.
         pods = memory.pods if bounds.pods is None else bounds.pods
         if pods > 1:
-            bounds = _times(bounds, pods)
-        signs = self._scales.weigh(memory, seen, bounds)
-        load = self._load.followed(memory.load, signs.load, seen.end, signs.seconds, signs.clean)
-        known = memory.knee if memory.knee.total else Knee(min(signs.allowed, self._p.near * self._scale))
-        if known.falls:
-            known = self._knee.fallen(known, signs.seconds, seen.end)
-        knee, lesson = self._lesson(memory, known, signs, seen.end)
-        doubt = self._doubted(memory.doubt, known, signs, lesson)
-        risen = doubt.touches >= _DOUBTFUL
-        if risen:
-            knee, lesson, doubt = self._knee.restored(knee, doubt.total, seen.end), "latency rose", _NO_DOUBT
-        margin, load = self._margin(memory.margin, load, signs, seen, knee)
-        settles = seen.end + seen.period + int(_SECOND / 2) if signs.fresh else memory.settles
-        if (signs.fresh and self._load.rising(memory.load, load.last)) or (signs.surge and signs.shaken):
-            load = self._load.surged(load, memory.load.last, seen.end, expected=not signs.surge)
-        waits = seen.end + 2 * seen.period if lesson == "touched" else memory.waits
-        cycle = followed(memory.season, load.last, load.peak, seen.end, self._scale) if load.last > 0 else memory.season
-        usual = signs.median if risen else self._usual(memory.usual, signs)
-        if signs.clean and not signs.queued:
-            knee, lesson = self._probe(knee, load, cycle, signs, seen.end, lesson)
-        if cycle.trusted:
-            coming = max(load.last, load_of(forecast(cycle), self._scale))
+            bounds = _for_all_pods(bounds, pods)
+        evidence = self._evidence.build(memory, seen, bounds)
+        load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
+        knee, lesson, doubt = self._learn_knee(memory, evidence, end)
+        latency_rose = lesson == "latency rose"
+        margin, load = self._learn_margin(memory.margin, load, evidence, seen, knee)
+        rising = evidence.new_violation and self._load.is_rising(memory.load, load.last)
+        if rising or (evidence.surge and evidence.near_violation):
+            load = self._load.on_surge(load, memory.load.last, end, expected=not evidence.surge)
+        settles = end + seen.period + int(_SECOND / 2) if evidence.new_violation else memory.settles
+        waits = end + 2 * seen.period if lesson == "touched" else memory.waits
+        season = memory.season
+        if load.last > 0:
+            season = follow_season(season, load.last, load.peak, end, self._capacity)
+        usual = evidence.recent_p50 if latency_rose else self._learn_usual(memory.usual, evidence)
+        if evidence.clean and not evidence.queued:
+            knee, lesson = self._probe(knee, load, season, evidence, end, lesson)
+        if season.trusted:
+            coming = max(load.last, byte_to_load(forecast_season(season), self._capacity))
         else:
-            coming = self._load.coming(memory.load, load)
-        budget = self._budget(knee, coming, margin, signs, bounds) / pods
+            coming = self._load.forecast(memory.load, load)
+        budget = self._budget(knee, coming, margin, evidence, bounds) / pods
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
-        spikes, last_spike, spiked = self._spikes(memory, signs, knee, lesson, seen.end)
-        kept = Memory(
-            knee, load, cycle, margin, usual, signs.median, seen.stress or 0.0, settles, waits, spiked, spikes,
+        spikes, last_spike, spiked = _count_spikes(memory, evidence, knee, lesson, end)
+        kept = LearnedMemory(
+            knee, load, season, margin, usual, evidence.recent_p50, seen.stress or 0.0, settles, waits, spiked, spikes,
             last_spike, doubt, pods,
         )  # fmt: skip
         return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
 
-    def _doubted(self, doubt: Doubt, known: Knee, signs: Signs, lesson: str) -> Doubt:
-        """Count touches that a lower load does not change: under a queue it would."""
-        if signs.above <= self._p.hesitate or signs.fresh:
-            return _NO_DOUBT
-        if lesson not in ("touched", "fell"):
-            return doubt
-        if not doubt.touches:
-            return Doubt(1, known.total, signs.above)
-        if abs(signs.above - doubt.above) > doubt.above / 4:
-            return Doubt(1, doubt.total, signs.above)
-        return Doubt(doubt.touches + 1, doubt.total, doubt.above)
+    def _learn_knee(self, memory: LearnedMemory, evidence: Evidence, end: int) -> tuple[Knee, str, Doubt]:
+        """What the sample teaches about the knee, the name of the lesson, and whether to doubt such lessons."""
+        known = memory.knee
+        if not known.total:
+            known = Knee(min(evidence.allowed_load, self._parameters.near * self._capacity))
+        if known.falls:
+            known = self._knee.follow_fall(known, evidence.seconds, end)
+        knee, lesson = self._take_lesson(memory, known, evidence, end)
+        doubt = memory.doubt
+        # Count touches that a lower load does not change: under a queue it would.
+        if evidence.rise <= self._parameters.hesitate or evidence.new_violation:
+            doubt = _NO_DOUBT
+        elif lesson in ("touched", "fell"):
+            if not doubt.touches:
+                doubt = Doubt(1, known.total, evidence.rise)
+            elif abs(evidence.rise - doubt.rise) > doubt.rise / 4:
+                doubt = Doubt(1, doubt.total, evidence.rise)
+            else:
+                doubt = Doubt(doubt.touches + 1, doubt.total, doubt.rise)
+        if doubt.touches >= _DOUBTFUL:
+            return self._knee.restore(knee, doubt.total, end), "latency rose", _NO_DOUBT
+        return knee, lesson, doubt
 
-    def _margin(self, margin: float, load: Load, signs: Signs, seen: Observation, knee: Knee) -> tuple[float, Load]:
-        """The margin, and the load with a burst that was answered."""
-        if not self._load.burst(load, seen.end):
-            return max(self._least(knee), margin * (1 - signs.seconds / self._p.forget)), load
-        margin = min(margin + self._missed(seen, load, knee), self._p.margin_max * self._scale)
-        return margin, Load(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
+    def _take_lesson(self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int) -> tuple[Knee, str]:
+        throughput = evidence.throughput
+        persists = evidence.queue_persists and not evidence.new_violation
+        if persists and throughput is not None and evidence.total_load > 1.05 * throughput:
+            return self._knee.on_persistent_queue(knee, throughput, end), "a queue stays"
+        if memory.spiked and evidence.queued and not evidence.surge:
+            return self._touch(knee, min(memory.spiked, knee.total), evidence, end), "fell"
+        if evidence.surge and (evidence.new_violation or evidence.queued):
+            return self._knee.pause_probe(knee), "load surged"
+        caused = evidence.queued and evidence.full and not evidence.load_rose
+        if caused and not evidence.settling and end >= memory.waits:
+            return self._touch(knee, evidence.total_load, evidence, end), "touched"
+        if not evidence.new_violation:
+            return knee, "settles" if evidence.settling else "steady"
+        return self._learn_from_violation(memory, knee, evidence, end)
 
-    def _usual(self, usual: float, signs: Signs) -> float:
-        if not signs.clean or signs.queued:
-            return usual
-        pace = 0.1 if signs.above < self._p.hesitate / 2 else 0.01
-        return usual + (signs.median - usual) * pace if usual else signs.median
-
-    def _spikes(self, memory: Memory, signs: Signs, knee: Knee, lesson: str, end: int) -> tuple[int, int, float]:
-        """How many spikes there were, when the last was, and the load under it until it is over."""
-        if lesson == "spike":
-            near = end - memory.last_spike < _AGAIN * _SECOND
-            return memory.spikes + 1 if near else 1, end, signs.total
-        if knee.met == end and lesson != "crossed":
-            return 0, memory.last_spike, 0.0
-        return memory.spikes, memory.last_spike, 0.0 if signs.clean or lesson == "crossed" else memory.spiked
-
-    def _least(self, knee: Knee) -> float:
-        """The least margin, kbit/s."""
-        return self._p.margin * self._knee.size(knee)
-
-    def _missed(self, seen: Observation, load: Load, knee: Knee) -> float:
-        """By how much the margin was too small for a burst, kbit/s.
-
-        As if its queue had grown within half a period, where it was over in the next two.  One that lasted
-        longer, or that no margin covers, adds the least.
-        """
-        missed = seen.p95 * self._slo / (seen.period / _SECOND / 2) * knee.total
-        least = self._p.eta * self._scale
-        short = seen.end - load.surged <= 2 * seen.period
-        return missed if short and least < missed < self._p.margin_max * self._scale else least
-
-    def _lesson(self, memory: Memory, knee: Knee, signs: Signs, end: int) -> tuple[Knee, str]:
-        """What the sample teaches about the knee, and its name."""
-        if signs.stays and not signs.fresh and signs.through is not None and signs.total > 1.05 * signs.through:
-            return self._knee.standing(knee, signs.through, end), "a queue stays"
-        if memory.spiked and signs.queued and not signs.surge:
-            return self._touched(knee, min(memory.spiked, knee.total), signs, end), "fell"
-        if signs.surge and (signs.fresh or signs.queued):
-            return self._knee.paused(knee), "load surged"
-        if signs.queued and signs.used and not signs.settling and end >= memory.waits and not signs.rose:
-            return self._touched(knee, signs.total, signs, end), "touched"
-        if not signs.fresh:
-            return knee, "settles" if signs.settling else "steady"
+    def _learn_from_violation(
+        self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int
+    ) -> tuple[Knee, str]:
+        """A new violation that neither a queue nor a surge explains: a crossing, a risen load or a stalled host."""
         often = memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
-        if signs.used and (often or knee.step or (not knee.met and signs.queued)):
-            knee, lesson = self._knee.crossed(knee, signs.total, end), "crossed"
-        else:
-            knee, lesson = self._knee.paused(knee), "load rose" if signs.rose else "spike"
-        return knee, lesson
+        if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
+            return self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
+        return self._knee.pause_probe(knee), "load rose" if evidence.load_rose else "spike"
 
-    def _touched(self, knee: Knee, total: float, signs: Signs, end: int) -> Knee:
+    def _touch(self, knee: Knee, total: float, evidence: Evidence, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
-        excess = min(2 * signs.above * self._slo / signs.seconds, 0.5)
-        return self._knee.touched(knee, total, excess, end, harder=signs.fresh or signs.above > _HARDER)
+        excess = min(2 * evidence.rise * self._slo / evidence.seconds, 0.5)
+        return self._knee.on_touch(knee, total, excess, end, harder=evidence.new_violation or evidence.rise > _HARDER)
 
-    def _probe(self, knee: Knee, load: Load, cycle: Season, signs: Signs, end: int, lesson: str) -> tuple[Knee, str]:
-        """Ask the knee again when it is time, the load is steady, and best effort fills its limit."""
-        if not signs.hungry or load.restless == end or not self._load.high(load):
-            return self._knee.paused(knee), lesson
-        if knee.met and not knee.step and not self._asked(knee, load, cycle, end):
+    def _least_margin(self, knee: Knee) -> float:
+        """The least margin, kbit/s."""
+        return self._parameters.margin * self._knee.reference_of(knee)
+
+    def _learn_margin(
+        self, margin: float, load: LoadHistory, evidence: Evidence, seen: Observation, knee: Knee
+    ) -> tuple[float, LoadHistory]:
+        """The margin, and the load with a burst that was answered."""
+        if not self._load.is_past_burst(load, seen.end):
+            return max(self._least_margin(knee), margin * (1 - evidence.seconds / self._parameters.forget)), load
+        # By how much the margin was too small, as if the burst's queue had grown within half a period.  A burst
+        # that lasted longer than two periods, or that no margin covers, adds the least.
+        shortfall = seen.p95 * self._slo / (seen.period / _SECOND / 2) * knee.total
+        least, most = self._parameters.eta * self._capacity, self._parameters.margin_max * self._capacity
+        short = seen.end - load.surged <= 2 * seen.period
+        margin = min(margin + (shortfall if short and least < shortfall < most else least), most)
+        return margin, LoadHistory(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
+
+    def _learn_usual(self, usual: float, evidence: Evidence) -> float:
+        """The usual median latency: follows small rises within seconds, larger ones within minutes."""
+        if not evidence.clean or evidence.queued:
+            return usual
+        pace = 0.1 if evidence.rise < self._parameters.hesitate / 2 else 0.01
+        return usual + (evidence.recent_p50 - usual) * pace if usual else evidence.recent_p50
+
+    def _probe(
+        self, knee: Knee, load: LoadHistory, season: Season, evidence: Evidence, end: int, lesson: str
+    ) -> tuple[Knee, str]:
+        """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
+        if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
+            return self._knee.pause_probe(knee), lesson
+        if knee.met and not knee.step and not self._may_begin_probe(knee, load, season, end):
             return knee, lesson
-        if signs.above > self._p.hesitate or min(signs.above, signs.was_above) > self._p.hesitate / 2:
+        hesitate = self._parameters.hesitate
+        if evidence.rise > hesitate or min(evidence.rise, evidence.rise_before) > hesitate / 2:
             return knee, "waits"
-        step = min(self._p.knee.step, self._slo / (1.6 * signs.seconds)) * knee.total
-        if not knee.met and signs.total < self._p.near * self._scale:
-            step = self._p.explore * self._scale * signs.seconds
-        return self._knee.probed(knee, signs.allowed, self._least(knee), step), "probes" if knee.met else "explores"
+        step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
+        if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
+            step = self._parameters.explore * self._capacity * evidence.seconds
+        probed = self._knee.step_probe(knee, evidence.allowed_load, self._least_margin(knee), step)
+        return probed, "probes" if knee.met else "explores"
 
-    def _asked(self, knee: Knee, load: Load, cycle: Season, end: int) -> bool:
+    def _may_begin_probe(self, knee: Knee, load: LoadHistory, season: Season, end: int) -> bool:
         """Whether it is time for a probe: nothing moves, or the knee was met far from where it may be."""
-        if not self._knee.ripe(knee, end):
+        if not self._knee.is_due(knee, end):
             return False
-        if knee.rough or self._knee.overdue(knee, end):
+        if knee.rough or self._knee.is_overdue(knee, end):
             return True
-        if not self._load.calm(load, end):
+        if not self._load.is_calm(load, end):
             return False
-        # A candidate for a season need not be trusted to be heeded.
-        return not cycle.period or load_of(forecast(cycle), self._scale) <= load.last + self._least(knee)
+        # A candidate for a season is heeded before it is trusted.
+        if not season.period:
+            return True
+        return byte_to_load(forecast_season(season), self._capacity) <= load.last + self._least_margin(knee)
 
-    def _budget(self, knee: Knee, coming: float, margin: float, signs: Signs, bounds: Bounds) -> float:
-        room = knee.total - coming - (self._least(knee) if knee.step or not knee.met else margin)
-        if signs.fresh:
+    def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
+        """Room under the knee, kbit/s; small changes are not made unless the knee is being sought."""
+        room = knee.total - coming - (self._least_margin(knee) if knee.step or not knee.met else margin)
+        # The rate at which the queue has to shrink to be drained in time.
+        drain = evidence.recent_p50 * self._slo * knee.total / self._parameters.drain
+        if evidence.new_violation:
             # What a surge queued up is drained on top of making room.
-            return min(room - (self._queued(signs, knee) if signs.surge else 0.0), bounds.limit / 2)
-        if not signs.clean or signs.queued:
-            return min(room - (self._queued(signs, knee) if signs.median > 1 else 0.0), bounds.limit)
-        size = self._knee.size(knee)
-        up = 0.0 if knee.step else self._p.up * size
-        if knee.met and -self._p.down * size < room - bounds.limit < up:
+            return min(room - (drain if evidence.surge else 0.0), bounds.limit / 2)
+        if not evidence.clean or evidence.queued:
+            return min(room - (drain if evidence.recent_p50 > 1 else 0.0), bounds.limit)
+        reference = self._knee.reference_of(knee)
+        up = 0.0 if knee.step else self._parameters.up * reference
+        if knee.met and -self._parameters.down * reference < room - bounds.limit < up:
             return bounds.limit
         return room
 
-    def _queued(self, signs: Signs, knee: Knee) -> float:
-        """The rate at which the queue has to shrink to be drained in time, kbit/s."""
-        return signs.median * self._slo * knee.total / self._p.drain
+
+def _count_spikes(
+    memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
+) -> tuple[int, int, float]:
+    """How many spikes there were, when the last was, and the load under it until it is over."""
+    if lesson == "spike":
+        near = end - memory.last_spike < _AGAIN * _SECOND
+        return memory.spikes + 1 if near else 1, end, evidence.total_load
+    if knee.met == end and lesson != "crossed":
+        return 0, memory.last_spike, 0.0
+    return memory.spikes, memory.last_spike, 0.0 if evidence.clean or lesson == "crossed" else memory.spiked
 
 
-def _times(bounds: Bounds, pods: float) -> Bounds:
+def _for_all_pods(bounds: Bounds, pods: float) -> Bounds:
     """Bounds of all pods together, where the limits are those of one."""
     least, most, fail_safe, limit, level = (
         int(one * pods) for one in (bounds.min, bounds.max, bounds.fail_safe, bounds.limit, bounds.level)

@@ -1,18 +1,19 @@
-"""Whether the critical load comes in cycles, and what the last cycles say of the seconds to come.
+"""Detects whether the critical load is periodic, and forecasts the next seconds from its last cycles.
 
 The highest load of each two seconds is kept for the last four minutes, one byte each.  Lags are tried a
-few at a time; the one after which the load looks most like itself is the candidate for a period.  A
-candidate is only *trusted* while it has foretold the load better than holding the peak did, by pinball
-loss: of a forecast f for the load y,
+few at a time; the lag at which the load differs least from itself is the candidate for a period.  A
+candidate is only *trusted* while its forecasts are better than the held peak by pinball loss.  For a
+forecast f and the load y,
 
     loss = tau (y - f) where y > f, else (1 - tau) (f - y)
 
-so that a load that was not foreseen costs nine times what room left idle costs.
+so a load that was not forecast costs nine times as much as room left idle.
 """
 
 from operator import sub
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 _TAU = 0.9
 _BIN = 2 * 10**9
@@ -23,7 +24,7 @@ _SHORTEST = 4
 """Shortest period, bins."""
 _LAGS = 2
 """Lags tried per bin: a full round takes a minute."""
-_SCALE = 200
+_PARTS = 200
 """Parts of the capacity in a byte; a byte holds a little more than the capacity."""
 _ALIKE = 0.5
 """A candidate's cycles differ by less than this share of what any two bins differ by."""
@@ -38,7 +39,7 @@ _BETTER = 0.8
 
 
 class Season(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What is remembered."""
+    """What is remembered of past cycles."""
 
     bins: bytes = b""
     """Highest load of each bin, oldest first; the last one is still open."""
@@ -67,8 +68,8 @@ class Season(Struct, frozen=True, omit_defaults=True, gc=False):
         return self.period > 0 and self.tried >= _PROBATION and self.loss < _BETTER * self.held_loss
 
 
-def forecast(season: Season) -> int:
-    """The highest load from now to the end of the bin after the next, as the last two cycles had it; parts."""
+def forecast_season(season: Season) -> int:
+    """The highest load from now to the end of the bin after the next, as the last two cycles had it; as a byte."""
     bins, period = season.bins, season.period
     highest = 0
     for cycle in (period, 2 * period):
@@ -78,58 +79,51 @@ def forecast(season: Season) -> int:
     return highest
 
 
-def parts(load: float, scale: float) -> int:
-    """A load as a byte, rounded up."""
-    return min(int(load / scale * _SCALE) + 1, 255)
+def load_to_byte(load: float, capacity: float) -> int:
+    """A load (kbit/s) as a byte, rounded up."""
+    return min(int(load / capacity * _PARTS) + 1, 255)
 
 
-def load_of(byte: int, scale: float) -> float:
-    """The load that a byte stands for."""
-    return byte * scale / _SCALE
+def byte_to_load(byte: int, capacity: float) -> float:
+    """The load (kbit/s) that a byte stands for."""
+    return byte * capacity / _PARTS
 
 
-def followed(season: Season, load: float, peak: float, end: int, scale: float) -> Season:
+def follow_season(season: Season, load: float, peak: float, end: int, capacity: float) -> Season:
     """The memory after a period that ended at ``end`` (ns) with ``load``, while ``peak`` was held (both kbit/s)."""
-    index, value = end // _BIN, parts(load, scale)
+    index, byte = end // _BIN, load_to_byte(load, capacity)
     gap = index - season.index
     if gap == 0 and season.bins:
-        if value <= season.bins[-1]:
+        if byte <= season.bins[-1]:
             return season
-        return _with_bins(season, season.bins[:-1] + bytes((value,)))
+        return replace(season, bins=season.bins[:-1] + bytes((byte,)))
     if not season.bins or not 0 < gap < _KEPT // 4:
-        return Season(bytes((value,)), index)
+        return Season(bytes((byte,)), index)
     # Bins without a sample (an outage) are taken to be as the one before.
     bins = season.bins + season.bins[-1:] * (gap - 1)
-    judged = _judged(season, max(bins[-2:]))
-    kept = (bins + bytes((value,)))[-_KEPT:]
-    return _searched(judged, kept, index, parts(peak, scale))
+    scored = _score_forecast(season, max(bins[-2:]))
+    return _open_bin(scored, (bins + bytes((byte,)))[-_KEPT:], index, load_to_byte(peak, capacity))
 
 
-def _with_bins(season: Season, bins: bytes) -> Season:
-    return Season(
-        bins, season.index, season.lag, season.best, season.difference, season.period, season.tried, season.loss,
-        season.held_loss, season.foretold, season.held,
-    )  # fmt: skip
-
-
-def _judged(season: Season, load: int) -> Season:
-    """Compare what was foretold two bins ago with the highest load since."""
+def _score_forecast(season: Season, load: int) -> Season:
+    """Compare what was forecast two bins ago with the highest load since."""
     if not season.period or not season.foretold[0]:
         return season
-    loss, held_loss = _pinball(season.foretold[0], load), _pinball(season.held[0], load)
+    loss, held_loss = _pinball_loss(season.foretold[0], load), _pinball_loss(season.held[0], load)
     weight = max(_MEMORY, 1 / (season.tried + 1))
-    return Season(
-        season.bins, season.index, season.lag, season.best, season.difference, season.period, season.tried + 1,
-        season.loss + weight * (loss - season.loss), season.held_loss + weight * (held_loss - season.held_loss),
-        season.foretold, season.held,
-    )  # fmt: skip
+    return replace(
+        season,
+        tried=season.tried + 1,
+        loss=season.loss + weight * (loss - season.loss),
+        held_loss=season.held_loss + weight * (held_loss - season.held_loss),
+    )
 
 
-def _pinball(foretold: int, load: int) -> float:
-    return _TAU * (load - foretold) if load > foretold else (1 - _TAU) * (foretold - load)
+def _pinball_loss(forecast: int, load: int) -> float:
+    return _TAU * (load - forecast) if load > forecast else (1 - _TAU) * (forecast - load)
 
 
-def _searched(season: Season, bins: bytes, index: int, peak: int) -> Season:
+def _open_bin(season: Season, bins: bytes, index: int, peak: int) -> Season:
     """Open a new bin, try the next lags, and make the next forecast."""
     lag, best, difference, period = season.lag or _SHORTEST, season.best, season.difference, season.period
     longest = len(bins) // 2
@@ -142,17 +136,13 @@ def _searched(season: Season, bins: bytes, index: int, peak: int) -> Season:
         lag += 1
     tried, loss, held_loss = season.tried, season.loss, season.held_loss
     if lag > longest:
-        found = best if best and difference < _ALIKE * _spread(bins) else 0
+        mean = sum(bins) / len(bins)
+        spread = sum(abs(one - mean) for one in bins) / len(bins)
+        found = best if best and difference < _ALIKE * spread else 0
         if found != period and not (found and abs(found - period) <= 1):
             period, tried, loss, held_loss = found, 0, 0.0, 0.0
         lag = best = 0
         difference = 0.0
     opened = Season(bins, index, lag, best, difference, period, tried, loss, held_loss)
-    foretold = (season.foretold[1], forecast(opened) if period else 0)
-    return Season(bins, index, lag, best, difference, period, tried, loss, held_loss, foretold, (season.held[1], peak))
-
-
-def _spread(bins: bytes) -> float:
-    """How much a bin differs from the mean, on average."""
-    mean = sum(bins) / len(bins)
-    return sum(abs(one - mean) for one in bins) / len(bins)
+    forecasts = (season.foretold[1], forecast_season(opened) if period else 0)
+    return replace(opened, foretold=forecasts, held=(season.held[1], peak))

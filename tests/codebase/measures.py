@@ -1,0 +1,93 @@
+"""All measures of the code base, each with its limit and what counts against it."""
+
+from collections.abc import Set as AbstractSet
+
+from msgspec import Struct
+
+from tests.codebase import source
+from tests.codebase.source import Function, read_modules
+
+LIMITS: dict[str, float] = {
+    "private functions with one caller": 0.12,
+    "functions named by a participle": 0.03,
+    "class names in several modules": 10,
+    "functions from a measurement to its patch": 130,
+    "files from a measurement to its patch": 35,
+    "folders with more than 20 modules": 0,
+}
+"""By measure; shares are of all functions."""
+
+
+class Measures(Struct, frozen=True):
+    """What was counted."""
+
+    functions: int
+    """All but dunder methods; the shares are shares of these."""
+    lines: int
+    modules: int
+    classes: int
+    one_caller: list[Function]
+    participles: list[Function]
+    shared_classes: dict[str, list[str]]
+    folders: dict[str, int]
+    long_functions: list[Function]
+    long_files: dict[str, int]
+    path: AbstractSet[tuple[str, str]] | None
+    """Functions that run from a measurement to its patch, by file and qualified name; None: not traced."""
+
+    def figures(self) -> dict[str, float]:
+        """Every measure by name."""
+        figures: dict[str, float] = {
+            "private functions with one caller": len(self.one_caller) / self.functions,
+            "functions named by a participle": len(self.participles) / self.functions,
+            "class names in several modules": len(self.shared_classes),
+        }
+        if self.path is not None:
+            figures["functions from a measurement to its patch"] = len(self.path)
+            figures["files from a measurement to its patch"] = len({file for file, _ in self.path})
+        return figures | {
+            f"folders with more than {source.MOST_MODULES} modules": len(self.folders),
+            f"functions over {source.MOST_FUNCTION_LINES} lines": len(self.long_functions),
+            f"files over {source.MOST_FILE_LINES} lines": len(self.long_files),
+            "lines of product code": self.lines,
+        }
+
+    def counts(self) -> dict[str, str]:
+        """For measures that are shares or parts of a whole: the part and the whole."""
+        return {
+            "private functions with one caller": f"{len(self.one_caller)} of {self.functions:,}",
+            "functions named by a participle": f"{len(self.participles)} of {self.functions:,}",
+            "class names in several modules": f"of {self.classes}",
+            "lines of product code": f"in {self.modules} modules",
+        }
+
+    def offenders(self) -> dict[str, list[str]]:
+        """What counts towards each measure, as ``FILE: …`` or ``FILE:LINE …``, in order."""
+        by_class = [f"{file}: {name}" for name, files in self.shared_classes.items() for file in files]
+        return {
+            "private functions with one caller": [str(one) for one in self.one_caller],
+            "functions named by a participle": [str(one) for one in self.participles],
+            "class names in several modules": sorted(by_class),
+            "from a measurement to its patch": [f"{file}: {name}" for file, name in sorted(self.path or ())],
+            "folders": [f"{folder}: {count} modules" for folder, count in self.folders.items()],
+            "long functions": [f"{one}: {one.lines} lines" for one in self.long_functions],
+            "long files": [f"{file}: {lines} lines" for file, lines in self.long_files.items()],
+        }
+
+
+def measure(path: AbstractSet[tuple[str, str]] | None = None) -> Measures:
+    """Measure the tree; ``path`` is what a trace has shown."""
+    modules = read_modules()
+    return Measures(
+        functions=sum(len(module.functions) for module in modules),
+        lines=sum(module.lines for module in modules),
+        modules=len(modules),
+        classes=len({name for module in modules for name in module.classes}),
+        one_caller=source.functions_with_one_caller(modules),
+        participles=source.functions_named_by_participle(modules),
+        shared_classes=source.classes_in_several_modules(modules),
+        folders=source.large_folders(modules),
+        long_functions=source.long_functions(modules),
+        long_files=source.long_files(modules),
+        path=path,
+    )

@@ -1,0 +1,118 @@
+"""Traces which functions run from the start of a sampling to the acknowledgement of the patch it leads to.
+
+Sampler, decision and actuator run as processes on a real nats-server and the Kubernetes emulator, each
+under ``traced_service``.  The capacity of the bottleneck changes, so that limits keep moving.  A
+function counts if it ran between the end of a window and the patch that answered it, for at least a
+quarter of the windows: work that merely fell into some such interval, such as the bus's keep-alive,
+does not count.  From run to run the count varies by a few functions.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+from schemas.config import Config, Scrape, Signal
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Action, decode
+from schemas.units import Rate
+from services.bench.speed.kube_apis import start_emulator
+from services.bus.bus import Bus
+from services.plant.harness.metrics_page import MetricsPage
+from services.plant.harness.pipeline import SERVICES, configuration, program, start_nats, written
+from services.plant.harness.processes import Processes
+from services.plant.interface import BUCKETS, Counters, Histogram, Pod
+
+ROUNDS = 16
+_WARM_UP_ROUNDS = 4
+_MOST_S = 120
+_MS, _S = 10**6, 10**9
+_TARGET = Target("upload", Rate(5_000), Rate(80_000), Rate(10_000))
+_DOMAIN = Domain("line", (Critical("robot"),), (_TARGET,))
+
+
+class _Plant:
+    """Counters of a critical workload and of one target's pods behind a bottleneck whose capacity changes."""
+
+    def __init__(self, pods: tuple[Pod, ...]) -> None:
+        self.pods = pods
+        self.limit = int(_TARGET.fail_safe)
+        """In force on the target, kbit/s; it sends as much."""
+        self._lock = threading.Lock()
+        self._begin = self._last = time.time_ns()
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def read_counters(self) -> Counters:
+        """Everything up to now: 500 round trips a second, slow where the target sends more than fits."""
+        with self._lock:
+            now = time.time_ns()
+            fits = 60_000 if (now - self._begin) // (6 * _S) % 2 == 0 else 25_000
+            for number in range(self._last * 500 // _S, now * 500 // _S):
+                latency = (0.008 if self.limit > fits else 0.0004) * (1 + number % 10 / 20)
+                for at, bound in enumerate((*BUCKETS, math.inf)):
+                    self._counts[at] += latency <= bound
+                self._seconds += latency
+            self._bytes += self.limit * 125 * (now - self._last) // _S
+            self._last = now
+            histogram = Histogram(tuple(self._counts), self._seconds, 0)
+            sent = {pod.name: self._bytes // len(self.pods) for pod in self.pods}
+            critical = 2_500_000 * (now - self._begin) // _S
+            return Counters({"default/robot": histogram}, {"default/robot": critical} | sent)
+
+
+async def trace() -> set[tuple[str, str]]:
+    """Functions, each by file and qualified name, that run from each steady sampling to its patch.
+
+    Raises:
+        TimeoutError: there were too few patches.
+    """
+    async with AsyncExitStack() as stack:
+        processes = await stack.enter_async_context(Processes())
+        nats, api = await start_nats(processes), await start_emulator(processes)
+        paths = await api.deploy(_TARGET.deployment, 3, {})
+        plant = _Plant(tuple(Pod(path.rpartition("/")[2], _TARGET.key) for path in paths[1:]))
+        page = stack.enter_context(MetricsPage([plant]))
+        config = configuration((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))
+        file = processes.home / "sluice.yaml"
+        file.write_text(written(config), encoding="utf-8")
+        calls = {name: processes.home / f"{name}.calls" for name in SERVICES}
+        for name, path in calls.items():
+            command = program("python"), "-m", "tests.codebase.traced_service", path, name, "--config", file
+            await processes.start(name, *command)
+        spans = await _watch_patches(config, plant)
+        await processes.stop()
+        return _called_often(spans, list(calls.values()))
+
+
+async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]:
+    """Put patches in force on the plant; gives the end of each one's window and its acknowledgement, UTC ns."""
+    spans: list[tuple[int, int]] = []
+    async with Bus.connected(config.bus, "bench", lambda _: None) as bus, asyncio.timeout(_MOST_S):
+        await bus.ensure_streams()
+        async with aclosing(bus.read("action", follow=True)) as messages:
+            async for raw in messages:
+                action = decode(Action, raw.body)
+                if action.cause == "decision" and action.outcome == "applied" and action.sampled and action.applied:
+                    plant.limit = action.limit
+                    spans.append((action.sampled, action.applied))
+                if len(spans) == _WARM_UP_ROUNDS + ROUNDS:
+                    return spans[_WARM_UP_ROUNDS:]
+    raise AssertionError("the bus is read for ever")
+
+
+def _called_often(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
+    rounds: list[set[tuple[str, str]]] = [set() for _ in spans]
+    for path in files:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            when, file, function = line.split(" ")
+            if not function.endswith(">") and not file.startswith("services/plant/"):
+                for (begin, end), called in zip(spans, rounds, strict=True):
+                    if begin <= int(when) <= end:
+                        called.add((file, function))
+    counts = Counter(function for called in rounds for function in called)
+    return {function for function, count in counts.items() if 4 * count >= len(spans)}
