@@ -13,8 +13,10 @@ demo: $(VENV)/ready
 factory: $(VENV)/ready
 	$(BIN)/sluice factory $(ARGS)
 
+# WORKERS=0 runs one test after the other, in this process.
+WORKERS ?= auto
 test: $(VENV)/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
 # Speed and memory, judged by the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready

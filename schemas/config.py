@@ -28,7 +28,7 @@ def _check_url(what: str, url: str) -> None:
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
-class Bus(Settings, frozen=True):
+class BusConfig(Settings, frozen=True):
     """The NATS server and the streams on it."""
 
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -94,6 +94,9 @@ class Scrape(Settings, frozen=True):
         for url in self.urls:
             _check_url("urls", url)
 
+    def check_window(self, window: Duration) -> None:
+        """Any window will do: two pages are enough."""
+
 
 class Prometheus(Settings, frozen=True):
     """Ask the cluster's Prometheus."""
@@ -114,6 +117,23 @@ class Prometheus(Settings, frozen=True):
             ValueError: an address of another kind.
         """
         _check_url("url", self.url)
+
+    @property
+    def shortest_window(self) -> Duration:
+        """Four scrape intervals."""
+        return Duration(4 * self.scrape_interval)
+
+    def check_window(self, window: Duration) -> None:
+        """Check a window against the scrape interval.
+
+        Raises:
+            ValueError: it is too short.
+        """
+        if window < self.shortest_window:
+            raise ValueError(
+                f"window {window} is below four scrape intervals of {self.scrape_interval}: "
+                "rate() would rest on too few points"
+            )
 
 
 class Signal(Settings, frozen=True):
@@ -155,11 +175,13 @@ class Signal(Settings, frozen=True):
         super().__post_init__()
         if self.window % self.period:
             raise ValueError(f"window {self.window} is not a whole number of periods of {self.period}")
-        if self.source == "prometheus" and self.window < 4 * self.prometheus.scrape_interval:
-            raise ValueError(
-                f"window {self.window} is below four scrape intervals of {self.prometheus.scrape_interval}: "
-                "rate() would rest on too few points"
-            )
+        self.settings.check_window(self.window)
+
+    @property
+    def settings(self) -> Scrape | Prometheus:
+        """The section of the configured source."""
+        settings: Scrape | Prometheus = getattr(self, self.source)
+        return settings
 
 
 class Kubernetes(Settings, frozen=True):
@@ -205,7 +227,7 @@ class Config(Settings, frozen=True):
 
     domains: tuple[Domain, ...]
     """Who shares a bottleneck, and whose limits may move."""
-    bus: Bus = Bus()
+    bus: BusConfig = BusConfig()
     """The NATS server and the streams on it."""
     signal: Signal = Signal()
     """Where measurements come from."""
@@ -224,21 +246,24 @@ class Config(Settings, frozen=True):
         Raises:
             ValueError: two domains share a name or a target, or the dead-man time is too short for the signal.
         """
+        problems = [] if self.domains else ["domains: at least one is needed"]
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
-                raise ValueError(f"{what} named twice: {', '.join(twice)}")
-        if not self.domains:
-            raise ValueError("domains: at least one is needed")
-        for domain in self.domains:
-            if domain.dead_man < 3 * self.signal.period:
-                raise ValueError(
-                    f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
-                    f"of {self.signal.period}: one late sample would set the fail-safe limit"
-                )
+                problems.append(f"{what} named twice: {', '.join(twice)}")
+        problems += [
+            f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
+            f"of {self.signal.period}: one late sample would set the fail-safe limit"
+            for domain in self.domains
+            if domain.dead_man < 3 * self.signal.period
+        ]
         critical = {one.key for domain in self.domains for one in domain.critical}
-        for probe in self.exporter.probes:
-            if probe.key not in critical:
-                raise ValueError(f"exporter: the probed workload {probe.key} is not critical in any domain")
+        problems += [
+            f"exporter: the probed workload {probe.key} is not critical in any domain"
+            for probe in self.exporter.probes
+            if probe.key not in critical
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))

@@ -1,7 +1,7 @@
 """The configuration of the exporter: where flows come from, whom to probe, and what may be kept.
 
 The section ``exporter`` of the configuration file.  Which workloads count, and which are throttled
-and therefore left out, stands in the domains.
+and therefore left out, is configured in the domains.
 """
 
 from typing import Annotated

@@ -8,6 +8,7 @@ default, and anything else is a version 2 with a file of its own.
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def file_name(kind: str) -> str:
     return f"{kind}.v1.json"
 
 
+@cache
 def schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a kind of message: ``sample``, ``decision``, ``action`` or ``dead``."""
     root = messages.KINDS[kind]
@@ -54,19 +56,17 @@ def schema(kind: str) -> dict[str, Any]:
 
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration file."""
-    sections = {kind.__name__: _section(kind) for kind in _structs(Config)}
+    sections = {}
+    for kind in _structs(Config):
+        fields = describe(kind)
+        sections[kind.__name__] = {
+            "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
+            "type": "object",
+            "properties": {field.name: _property(field) for field in fields},
+            "required": [field.name for field in fields if field.default is None],
+            "additionalProperties": False,
+        }
     return {"$schema": _DIALECT, "$id": "urn:sluice:config", "$ref": "#/$defs/Config", "$defs": sections}
-
-
-def _section(kind: type[Struct]) -> dict[str, Any]:
-    fields = describe(kind)
-    return {
-        "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
-        "type": "object",
-        "properties": {field.name: _property(field) for field in fields},
-        "required": [field.name for field in fields if field.default is None],
-        "additionalProperties": False,
-    }
 
 
 def _property(field: Field) -> dict[str, Any]:

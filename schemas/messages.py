@@ -3,9 +3,9 @@
 ``Sample -> Decision -> Action``.  They evolve by addition: a new field has a default, a field never
 changes its type, unknown fields are ignored.  Times are UTC nanoseconds, rates kbit/s, latencies
 seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
-stands in the headers, so that the payload of a decision is a function of its inputs alone.
+is in the headers, so that the payload of a decision is a function of its inputs alone.
 
-No message can be part of a reference cycle: ``gc=False`` spares the garbage collector the look.
+No message can be part of a reference cycle, so ``gc=False`` leaves it out of garbage collection.
 """
 
 from math import inf
@@ -20,7 +20,7 @@ Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
 
 
 class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What one window says about one critical workload."""
+    """Measurements of one critical workload over one window."""
 
     workload: str
     """``namespace/workload``."""
@@ -37,9 +37,9 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     missing: str | None = None
     """Why there is no latency; None when there is."""
     recent: int | None = None
-    """``throughput`` over the last signal period alone; None where the source cannot tell."""
+    """``throughput`` over the last signal period alone; None where the source cannot measure it."""
     recent_p50: float | None = None
-    """Median of the L4 latency over the last signal period alone, seconds: whether a queue stands now."""
+    """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -56,20 +56,20 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What one window says about one target."""
+    """Measurements of one target over one window."""
 
     target: str
     """``namespace/deployment``."""
     throughput: int | None = None
     """What it sent, kbit/s, all replicas together."""
     recent: int | None = None
-    """The same over the last signal period alone; None where the source cannot tell."""
+    """The same over the last signal period alone; None where the source cannot measure it."""
     pods: int | None = None
-    """How many pods that is; None where the source cannot tell."""
+    """How many pods that is; None where the source cannot measure it."""
 
 
 def sample_id(domain: str, end: int) -> str:
-    """The same window of the same domain always has the same id, whoever sampled it."""
+    """The id of a sample: the same for the same window of the same domain, whoever sampled it."""
     return f"{domain}:{end}"
 
 
@@ -88,7 +88,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why the whole window says nothing; None when it does."""
+    """Why nothing was measured in the whole window; None when something was."""
     v: int = 1
 
     @property
@@ -141,13 +141,13 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     memory: Any = None
     """The policy's own memory; its type is the policy's."""
     shadows: dict[str, Any] = {}
-    """Memory of the policies in the shadow, by name and version."""
+    """Memory of the shadow policies, by name and version."""
     demand: dict[str, int] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a policy in the shadow would have done at this step, from the limits in force."""
+    """What a shadow policy would have done at this step, from the limits in force."""
 
     policy: str
     """Name and version."""
@@ -175,6 +175,11 @@ class Provenance(Struct, frozen=True, gc=False):
     """When the decision was published."""
     expires: int | None = None
     """Until when it holds; None: until something better is known."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """These fields, for another struct of the same provenance."""
+        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
 
     @property
     def in_action(self) -> dict[str, Any]:
@@ -210,7 +215,7 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     fault: str | None = None
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
-    """What the policies in the shadow would have done."""
+    """What the shadow policies would have done."""
     v: int = 1
 
     @property
@@ -290,7 +295,7 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A message that could not be used, kept for a person to look at."""
+    """A message that could not be used, kept for inspection."""
 
     subject: str
     service: str
@@ -313,7 +318,7 @@ KINDS: dict[str, type[Sample] | type[Decision] | type[Action] | type[DeadLetter]
 
 
 def _plain(value: Any) -> int:
-    """``Rate`` and ``Duration`` are integers that msgspec does not take for such."""
+    """Encode ``Rate`` and ``Duration``, integers that msgspec does not recognize as such."""
     if isinstance(value, int):
         return int(value)
     raise NotImplementedError(f"no encoder for {type(value)}")
@@ -324,7 +329,7 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Deco
 
 
 class InvalidMessage(ValueError):
-    """A message that is not what its subject promises."""
+    """A message that is not of the kind that its subject announces."""
 
 
 def encode(message: Message) -> bytes:
@@ -333,7 +338,7 @@ def encode(message: Message) -> bytes:
 
 
 def encode_into(message: Message, buffer: bytearray) -> None:
-    """The message as JSON, in place of what is in ``buffer``: for many that are looked at once, and not kept."""
+    """The message as JSON, in place of what is in ``buffer``: for many messages that are compared and not kept."""
     _encoder.encode_into(message, buffer)
 
 

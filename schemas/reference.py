@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-from collections.abc import Iterator
 from functools import cache
 from textwrap import dedent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -36,50 +35,40 @@ class Field(Struct, frozen=True):
 @cache
 def describe(kind: type[Struct]) -> tuple[Field, ...]:
     """Every field of a struct, in order."""
-    hints = get_type_hints(kind, include_extras=True)
-    meanings = docstrings(kind)
-    return tuple(
-        _describe(field, hints[field.name], meanings.get(field.name, "")) for field in msgspec.structs.fields(kind)
-    )
+    hints, meanings = get_type_hints(kind, include_extras=True), docstrings(kind)
+    found = []
+    for field in msgspec.structs.fields(kind):
+        extra, bare = metadata(hints[field.name]), _bare(hints[field.name])
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        # Of a list the items, of a mapping the values.
+        item = _bare(get_args(bare)[get_origin(bare) is dict]) if get_origin(bare) in (tuple, dict) else bare
+        found.append(
+            Field(
+                name=field.encode_name,
+                kind=_word(bare),
+                unit=extra.get("unit", ""),
+                default=None if default is msgspec.NODEFAULT else _text(default),
+                minimum=_text(extra["minimum"]) if extra else None,
+                maximum=_text(extra["maximum"]) if extra.get("maximum") is not None else None,
+                choices=tuple(map(str, get_args(bare))) if get_origin(bare) is Literal else (),
+                meaning=meanings.get(field.name, ""),
+                section=item if isinstance(item, type) and issubclass(item, Struct) else None,
+            )
+        )
+    return tuple(found)
 
 
 def docstrings(kind: type[Struct]) -> dict[str, str]:
     """The text below each field of a class, by the field's name, without backticks; inherited fields included."""
     found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        if one.__module__.partition(".")[0] in ("schemas", "services", "tests"):
-            found |= dict(_docstrings(one))
+    for one in reversed(kind.__mro__[: kind.__mro__.index(Struct)]):
+        (node,) = ast.parse(dedent(inspect.getsource(one))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text).replace("``", "")
     return found
-
-
-def _docstrings(kind: type[Any]) -> Iterator[tuple[str, str]]:
-    (node,) = ast.parse(dedent(inspect.getsource(kind))).body
-    assert isinstance(node, ast.ClassDef)
-    for field, after in zip(node.body, node.body[1:], strict=False):
-        match field, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text).replace("``", "")
-
-
-def _describe(field: msgspec.structs.FieldInfo, annotation: Any, meaning: str) -> Field:
-    extra = metadata(annotation)
-    bare = _bare(annotation)
-    default: Any = field.default
-    if field.default_factory is not msgspec.NODEFAULT:
-        default = field.default_factory()
-    # Of a list the items, of a mapping the values.
-    item = _bare(get_args(bare)[get_origin(bare) is dict]) if get_origin(bare) in (tuple, dict) else bare
-    return Field(
-        name=field.encode_name,
-        kind=_word(bare),
-        unit=extra.get("unit", ""),
-        default=None if default is msgspec.NODEFAULT else _text(default),
-        minimum=_text(extra["minimum"]) if extra else None,
-        maximum=_text(extra["maximum"]) if extra.get("maximum") is not None else None,
-        choices=tuple(map(str, get_args(bare))) if get_origin(bare) is Literal else (),
-        meaning=meaning,
-        section=item if isinstance(item, type) and issubclass(item, Struct) else None,
-    )
 
 
 def _bare(annotation: Any) -> Any:

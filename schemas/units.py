@@ -1,4 +1,4 @@
-"""Rates and durations: integers inside, the notation people write at the edge.
+"""Rates and durations: integers in the code, people's notation in files.
 
 A rate is an integer in kbit/s and is written as a Kubernetes quantity in bit/s (``50M``), which is
 what ``kubernetes.io/egress-bandwidth`` takes.  A duration is an integer in nanoseconds and is
@@ -18,14 +18,14 @@ _ANY_SUFFIX |= {f"{prefix}i": Decimal(1024) ** power for power, prefix in enumer
 _ANY_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]+)|([A-Za-z]*))")
 _BOUND = Decimal(400_000)
 _MOST_BIT = Decimal(2**63 - 1)
-"""Kubernetes makes this of any quantity that is larger."""
+"""Kubernetes reads any larger quantity as this one."""
 _LEAST_BIT = 8
-"""Cilium counts whole bytes, and none is no limit."""
+"""Cilium counts whole bytes, and takes a limit of none as no limit."""
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 
 MAX_KBIT = 10**9
-"""1 Tbit/s: beyond any link, so a larger number is a slip of the pen."""
+"""1 Tbit/s: beyond any link, so a larger number is a typing error."""
 
 
 class Rate(int):
@@ -55,7 +55,7 @@ class Rate(int):
 
     @classmethod
     def enforced(cls, annotation: str | None) -> "Rate | None":
-        """What Cilium makes of a bandwidth annotation that anybody may have written, at least 1 kbit/s.
+        """The limit that Cilium enforces for a bandwidth annotation, whoever wrote it; at least 1 kbit/s.
 
         Unlike ``parse`` this reads all that Kubernetes takes for a quantity: exponents, signs, every suffix.
 
@@ -70,7 +70,7 @@ class Rate(int):
         factor = _ANY_SUFFIX.get(match[3] or "") if match else None
         if match is None or factor is None:
             return None
-        # An annotation has no room for digits enough to make up for a larger exponent.
+        # An annotation is too short for the digits that would make up for a larger exponent.
         exponent = int(max(-_BOUND, min(Decimal(match[2] or 0), _BOUND)))
         # Bounded on both sides before it becomes an integer: one of 400,000 digits takes seconds.
         rate = max(min(Decimal(match[1]).scaleb(exponent) * factor, _MOST_BIT), Decimal(0))

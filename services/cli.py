@@ -1,54 +1,76 @@
-"""The ``sluice`` command: a table of subcommands, each loaded only when it is asked for.
+"""The ``sluice`` command: each subcommand's module is loaded only when that subcommand runs.
 
-A pod runs one of them, and must not pay in memory for what the others import.
+A pod runs one of them, and must not pay in memory for what the others import.  A new subcommand is a
+module with a click command named ``command``, and a line in ``COMMANDS``.
 """
 
+import ast
 import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 COMMANDS = {
-    "sampler": ("services.sampler.main", "Measure: publish one sample per domain and signal period."),
-    "decision": ("services.decision.main", "Decide: answer each sample with limits."),
-    "actuator": ("services.actuator.main", "Act: put the limits in force on the cluster."),
-    "exporter": ("services.exporter.main", "Measure: write the latency histogram from Hubble's flows and probes."),
-    "echo": ("services.exporter.echo_server", "Answer the exporter's probes beside a critical workload."),
-    "demo": ("services.plant.commands.demo", "Run the whole pipeline on embedded parts and a simulated factory."),
-    "factory": ("services.plant.commands.factory", "Run the whole pipeline on real packets (needs root)."),
-    "plant": ("services.plant.commands.plant", "Serve a simulated factory and an emulated Kubernetes API."),
-    "record": ("services.tools.record.command", "Write a stretch of the bus, or of a Prometheus's past, to a file."),
-    "replay": ("services.tools.replay.command", "Step through a recording again, or try other policies on it."),
-    "bench": ("services.bench.main", "Measure speed and memory."),
-    "tap": ("services.tools.tap.command", "Follow the bus."),
-    "audit": ("services.tools.audit.command", "Check that everything on the bus is as it must be."),
-    "explain": ("services.tools.explain.command", "Tell in words why a limit changed."),
-    "report": (
-        "services.tools.report.command",
-        "Write a page about a recording, for engineers and for those who run the plant.",
-    ),
-    "check": ("services.tools.check.command", "Check a configuration before it is used."),
-    "restore": ("services.actuator.restore", "Put the annotations back as they were found."),
+    "sampler": "services.sampler.main",
+    "decision": "services.decision.main",
+    "actuator": "services.actuator.main",
+    "exporter": "services.exporter.main",
+    "echo": "services.exporter.echo_server",
+    "demo": "services.plant.commands.demo",
+    "factory": "services.plant.commands.factory",
+    "plant": "services.plant.commands.plant",
+    "record": "services.tools.record.command",
+    "replay": "services.tools.replay.command",
+    "bench": "services.bench.main",
+    "tap": "services.tools.tap.command",
+    "audit": "services.tools.audit.command",
+    "explain": "services.tools.explain.command",
+    "report": "services.tools.report.command",
+    "check": "services.tools.check.command",
+    "restore": "services.actuator.restore",
 }
-"""Name -> module that holds a click command named ``command``, and its line of help."""
 
 
-class _Lazy(click.Group):
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module only to run it, and lists summaries without importing any."""
+
+    def __init__(self, modules: Mapping[str, str], title: str = "Commands", **settings: Any) -> None:
+        """Take the module of each subcommand by name, and the title of their list."""
+        super().__init__(**settings)
+        self.modules = modules
+        self._title = title
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        """The subcommands' names."""
+        return list(self.modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        """Import a subcommand."""
+        if cmd_name not in self.modules:
             return None
-        command: Any = importlib.import_module(COMMANDS[cmd_name][0]).command
-        return command if isinstance(command, click.Command) else None
+        command: click.Command = importlib.import_module(self.modules[cmd_name]).command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        """List each subcommand with the first paragraph of its docstring."""
+        with formatter.section(self._title):
+            formatter.write_dl([(name, read_summary(module)) for name, module in self.modules.items()])
 
 
-@click.group(cls=_Lazy)
+def read_summary(module: str) -> str:
+    """The first paragraph of the docstring of a module's function ``command``, read from its source."""
+    spec = importlib.util.find_spec(module)
+    source = Path(spec.origin).read_bytes() if spec is not None and spec.origin is not None else b""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "command":
+            return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    raise LookupError(f"{module} has no function named 'command'")
+
+
+@click.group(cls=LazyGroup, modules=COMMANDS)
 @click.version_option(package_name="sluice")
 def main() -> None:
-    """Sluice keeps critical pods' latency within its limits and gives best effort all other bandwidth."""
+    """Keep critical pods' latency within its limits, and give best-effort pods all remaining bandwidth."""

@@ -1,4 +1,4 @@
-"""Carries a plan out: the patches, and what the API server makes of them."""
+"""Applies a plan: sends its patches, and judges what the API server makes of them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,108 +9,103 @@ from msgspec import Struct
 
 from schemas.messages import Outcome, PodOutcome
 from services.actuator import metrics
-from services.actuator.informer import Seen
+from services.actuator.informer import ObservedState
 from services.actuator.plan import Plan, Write
 from services.common import failpoints
 from services.kube.client import T
-from services.kube.objects import Deployment, Gone, Pod, Refused, Stale, Unavailable, Unwanted
+from services.kube.objects import NotFound, Pod, Rejected, StaleObject, Superseded, Unavailable, Workload
 
 _log = structlog.get_logger()
 
 
-class Patches(Protocol):
-    """What this needs of the cluster."""
+class Patcher(Protocol):
+    """What applying a plan needs of the API client."""
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool]) -> T:
-        """Apply a JSON Patch to an object if it is ``wanted`` when its turn has come; gives what came of it."""
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
+        """Apply a JSON Patch to an object if it ``is_wanted`` when its turn comes; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
-        """The object as it is now."""
+        """Read an object."""
 
 
-class Done(Struct, frozen=True):
+class ApplyResult(Struct, frozen=True):
     """What became of a plan."""
 
-    answers: Sequence[tuple[Write, PodOutcome]]
-    stale: bool
-    """Whether some objects were not as they had been seen, and now are seen anew."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether something could not be done."""
-        return any(outcome.outcome == "failed" for _, outcome in self.answers)
-
-    @property
-    def claimed(self) -> bool:
-        """Whether the Deployment was written."""
-        return any(isinstance(write.thing, Deployment) and one.outcome == "applied" for write, one in self.answers)
+    outcomes: Sequence[tuple[Write, PodOutcome]]
+    """Of every write that was sent; the workload's outcome has a Pod's form."""
+    is_stale: bool
+    """Whether some objects had changed since they were seen; they have been read again."""
 
 
-async def carry_out(
-    cluster: Patches, seen: Seen, plan: Plan, wanted: Callable[[Write], bool], *, patient: bool
-) -> Done:
-    """Write what is planned, phase by phase, each phase at once.
+async def apply_plan(
+    client: Patcher, observed: ObservedState, plan: Plan, is_wanted: Callable[[Write], bool], *, tolerate_stale: bool
+) -> ApplyResult:
+    """Send a plan's patches: one phase after the other, those of a phase at once.
 
     Args:
-        cluster: to patch.
-        seen: takes what comes back.
+        client: sends them.
+        observed: is updated with what comes back.
         plan: what to write.
-        wanted: whether a write still is: asked right before it is sent.
-        patient: whether an object that is not as it was seen is only looked at anew, and not a failure.
+        is_wanted: asked right before a write is sent.
+        tolerate_stale: whether an object that has changed since it was seen is only read again, instead of
+            being a failure.
     """
     failpoints.point("actuator.planned")
-    answers: list[tuple[Write, PodOutcome]] = []
-    held: list[Stale | Unwanted] = []
+    outcomes: list[tuple[Write, PodOutcome]] = []
+    is_stale = False
     for phase in plan.phases:
-        results = await asyncio.gather(*(_write(cluster, seen, write, wanted, patient=patient) for write in phase))
-        answers += [(write, one) for write, one in zip(phase, results, strict=True) if isinstance(one, PodOutcome)]
-        held = [one for one in results if not isinstance(one, PodOutcome)]
-        # What follows takes room that these should have made.
-        if held or any(one.outcome == "failed" for _, one in answers):
+        patches = (_patch(client, observed, write, is_wanted, tolerate_stale=tolerate_stale) for write in phase)
+        results = await asyncio.gather(*patches)
+        outcomes += [(write, one) for write, one in zip(phase, results, strict=True) if isinstance(one, PodOutcome)]
+        is_stale = any(isinstance(one, StaleObject) for one in results)
+        # The next phase takes bandwidth that this one should have released.
+        if not all(isinstance(one, PodOutcome) and one.outcome != "failed" for one in results):
             break
     failpoints.point("actuator.written")
-    return Done(answers, any(isinstance(one, Stale) for one in held))
+    return ApplyResult(outcomes, is_stale)
 
 
-async def _write(
-    cluster: Patches, seen: Seen, write: Write, wanted: Callable[[Write], bool], *, patient: bool
-) -> PodOutcome | Stale | Unwanted:
-    """Patch one object; gives what kept it from being patched where that is no failure."""
-    thing = write.thing
-    name = thing.metadata.name
+async def _patch(
+    client: Patcher, observed: ObservedState, write: Write, is_wanted: Callable[[Write], bool], *, tolerate_stale: bool
+) -> PodOutcome | StaleObject | Superseded:
+    """Patch one object; returns the exception that stopped it where that is no failure."""
+    obj = write.obj
+    name = obj.metadata.name
     outcome: Outcome = "applied"
     error = None
     try:
-        after = await cluster.patch(thing, write.operations, lambda: wanted(write))
+        after = await client.patch(obj, write.operations, lambda: is_wanted(write))
         failpoints.point("actuator.patched")
-        seen.answered(after)
+        observed.update(after, is_answer=True)
         if after.bandwidth != write.record.value:
             outcome, error = "failed", f"{name} came back with {after.bandwidth!r}"
-    except Unwanted as unwanted:
-        return unwanted
-    except Stale as stale:
+    except Superseded as superseded:
+        return superseded
+    except StaleObject as stale:
         metrics.conflicts.inc()
-        await _look_again(cluster, seen, thing)
-        if patient:
+        await _read_again(client, observed, obj)
+        if tolerate_stale:
             return stale
-        outcome, error = "failed", f"{name} is never as it was seen: {stale}"
-    except Gone:
-        seen.remove(thing)
+        outcome, error = "failed", f"{name} changes faster than it can be patched: {stale}"
+    except NotFound:
+        observed.remove(obj)
         outcome, error = "skipped", f"{name} is gone"
-    except (Refused, Unavailable) as failure:
+    except (Rejected, Unavailable) as failure:
         outcome, error = "failed", f"{name}: {failure}"
     metrics.patches.labels(write.record.cause, outcome).inc()
-    return PodOutcome(name, thing.uid, outcome, write.rate if outcome == "applied" else None, error)
+    return PodOutcome(
+        pod=name, uid=obj.uid, outcome=outcome, limit=write.rate if outcome == "applied" else None, error=error
+    )
 
 
-async def _look_again(cluster: Patches, seen: Seen, thing: Deployment | Pod) -> None:
+async def _read_again(client: Patcher, observed: ObservedState, obj: Workload | Pod) -> None:
     try:
-        found = await cluster.read(type(thing), thing.metadata.namespace, thing.metadata.name)
-        if found.uid == thing.uid:
-            seen.answered(found)
+        found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
+        if found.uid == obj.uid:
+            observed.update(found, is_answer=True)
         else:
-            seen.remove(thing)  # another of that name is for the watch to tell
-    except Gone:
-        seen.remove(thing)
-    except (Refused, Unavailable) as failure:
-        _log.warning("cannot look again", object=thing.metadata.name, reason=str(failure))
+            observed.remove(obj)  # the informer sees the new object of that name
+    except NotFound:
+        observed.remove(obj)
+    except (Rejected, Unavailable) as failure:
+        _log.warning("cannot read again", object=obj.metadata.name, reason=str(failure))

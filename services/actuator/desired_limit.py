@@ -1,154 +1,235 @@
-"""What one target's limit should be, as time passes.  No I/O: time is an argument.
+"""What one target's limit should be, as decisions arrive and time passes.  Pure: time is an argument.
 
-    decisions --> here --> order --> plan.py
+    decisions --> here --> limit order --> plan.py
 
-A decision is taken if it answers a newer sample than the one in force, and holds until it expires.
-Then, and at the start when nothing better is known, the fail-safe limit is in order.
+A decision is accepted if it answers a newer sample than the one in force, and holds until it expires.
+After that, and at the start when nothing better is known, the fail-safe limit is desired.
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.domain import Target
-from schemas.messages import Decision, TargetDecision
-from schemas.units import Duration
-from services.actuator.order import Order, fail_safe, from_decision, from_record, lowest, not_raised
-from services.actuator.ownership import Record
+from schemas.messages import Cause, Decision, Provenance, TargetDecision
+from schemas.units import Duration, Rate
+from services.actuator.ownership import OwnershipRecord
 from services.control.fencing import AHEAD, rejection_reason
 
 
-class Moment(Struct, frozen=True):
+class Instant(Struct, frozen=True):
     """A point in time."""
 
     now: int
-    """By the wall clock, UTC ns: says whether a decision has expired."""
+    """By the wall clock, UTC ns: tells whether a decision has expired."""
     steady: float
-    """By a clock that never steps, seconds: says how long was waited."""
+    """By a clock that never steps, seconds: tells how long something lasted."""
 
 
-class Intent:
-    """One target's order."""
+class LimitOrder(Provenance, frozen=True, kw_only=True):
+    """One target's desired limit, and why."""
+
+    cause: Cause
+    limit: int
+    """kbit/s, within the actuator's own bounds."""
+    reason: str
+    may_raise: bool = True
+    """Whether the decision had data that allow a raise."""
+
+
+def build_order(target: Target, decision: Decision, part: TargetDecision, published: int) -> LimitOrder:
+    """Take a target's limit from a decision, within the target's bounds.
+
+    Args:
+        target: whose bounds hold.
+        decision: what was decided.
+        part: the decision's part about this target.
+        published: when the decision was published, UTC ns.
+    """
+    limit = _clamp(target, part.limit)
+    reason = decision.reason
+    if limit != part.limit:
+        asked = Rate(part.limit) if part.limit >= 0 else f"{part.limit} kbit/s"
+        reason = f"{reason}; {asked} was asked for, outside of {target.min} to {target.max}"
+    return LimitOrder(
+        cause="decision",
+        limit=limit,
+        reason=reason,
+        may_raise=not decision.forbids_raise(part),
+        **decision.provenance(published).fields,
+    )
+
+
+def _clamp(target: Target, limit: int) -> int:
+    """Bound a limit by the actuator's own configuration."""
+    return int(min(max(limit, target.min), target.max))
+
+
+class DesiredLimit:
+    """One target's limit order over time."""
 
     def __init__(self, target: Target, dead_man: Duration, grace_ends: float) -> None:
         """Begin without an order.
 
         Args:
             target: whose bounds and fail-safe limit hold.
-            dead_man: without a decision for so long, the fail-safe limit is in order.
-            grace_ends: until then, by the steady clock, the bus may still tell of a decision.
+            dead_man: without a decision for so long, the fail-safe limit is desired.
+            grace_ends: until then, by the steady clock, the bus may still supply a decision.
         """
-        self.order: Order | None = None
+        self.order: LimitOrder | None = None
         self.deadline: float | None = None
-        """When the order lapses, by the steady clock; None: never."""
+        """When the order expires, by the steady clock; None: never."""
+        self.bus_answered = False
+        """Whether the bus has supplied what it holds."""
         self._target = target
         self._dead_man = dead_man
         self._grace_ends = grace_ends
 
-    def alarm(self, moment: Moment) -> float | None:
-        """When to look again although nothing happened, by the steady clock."""
-        alarms = [self.deadline] if self.deadline is not None else []
-        alarms += [self._grace_ends] if moment.steady < self._grace_ends else []
-        return min(alarms, default=None)
+    def is_ready(self, instant: Instant) -> bool:
+        """Whether the bus has supplied what it holds, or has had its time to."""
+        return self.bus_answered or instant.steady >= self._grace_ends
 
-    def informed(self, moment: Moment, *, bus_said: bool) -> bool:
-        """Whether the bus has said what it holds, or has had its time to."""
-        return bus_said or moment.steady >= self._grace_ends
+    def next_wake(self, instant: Instant) -> float | None:
+        """When time alone may change the order next, by the steady clock; None: never."""
+        times = [self.deadline] if self.deadline is not None else []
+        times += [self._grace_ends] if instant.steady < self._grace_ends else []
+        return min(times, default=None)
 
-    def offer(
-        self, decision: Decision, part: TargetDecision, published: int, record: Record | None, moment: Moment
+    def accept(
+        self,
+        decision: Decision,
+        part: TargetDecision,
+        published: int,
+        record: OwnershipRecord | None,
+        instant: Instant,
     ) -> str | None:
-        """Take a decision as the order; gives the reason if it is not taken.
+        """Make a decision the order, or return why it is refused.
 
         Args:
             decision: what was decided.
             part: the decision's part about this target.
             published: when, UTC ns.
-            record: what tells of the newest decision, as far as it is known.
-            moment: now.
+            record: the newest one on the target's objects, as far as they are known.
+            instant: now.
         """
-        why = rejection_reason(self._fence(record, moment.now), decision, moment.now)
+        known = [one for one in (self.order, record) if one is not None]
+        # A sample from the future was written under a wrong clock, and fences nothing.
+        ends = [one.end for one in known if one.end is not None and one.end <= instant.now + AHEAD]
+        why = rejection_reason(max(ends, default=None), decision, instant.now)
         if why is None:
-            known = lowest(*(one.limit for one in (self.order, record) if one is not None))
-            order = from_decision(self._target, decision, part, published)
-            self._take(not_raised(self._target, order, known), moment)
+            before = min((one.limit for one in known), default=None)
+            self._hold(build_order(self._target, decision, part, published), instant)
+            self.cap(before)
         return why
 
-    def hold(self, limit: int | None) -> None:
-        """Lower an order that would raise what is in force without data.
+    def cap(self, limit: int | None) -> None:
+        """Lower an order that would raise the limit in force without data that allow it.
+
+        A decision service that has lost its state does not know what is in force.
 
         Args:
-            limit: in force on the objects, kbit/s: they may be seen only after the decision came.
+            limit: in force, kbit/s; None: unlimited.
         """
-        if self.order is not None:
-            self.order = not_raised(self._target, self.order, limit)
+        order = self.order
+        if order is None or order.may_raise or limit is None:
+            return
+        kept = _clamp(self._target, limit)
+        if kept < order.limit:
+            text = f"{Rate(order.limit)} without data that allow a raise: stays at {Rate(kept)}"
+            self.order = replace(order, limit=kept, reason=f"{order.reason}; {text}")
 
-    def is_about(self, decision: Decision) -> bool:
+    def is_from(self, decision: Decision) -> bool:
         """Whether the order comes from that decision."""
         return self.order is not None and self.order.decision == decision.id and self.order.end == decision.end
 
-    def allows(self, order: Order, moment: Moment, *, cut: bool) -> bool:
-        """Whether a write for an order may still be sent: while the order is in hand, and not over.
+    def is_wanted(self, order: LimitOrder, instant: Instant, *, is_cut: bool) -> bool:
+        """Whether a write for an order may still be sent: it is the current order, and has not expired.
 
-        A cut goes on under an order that took its place and is not lower: it has to be made anyway, and
-        were it begun anew with every order, a slow API server would never get to the last of them.
+        A cut is still sent under a newer order that is not lower: it has to be made anyway, and if every
+        order began it anew, a slow API server would never get to the last Pod.
         """
         if order is self.order:
-            return self.deadline is None or moment.steady < self.deadline
-        over = order.expires is not None and moment.now >= order.expires
-        return cut and not over and self.order is not None and order.limit <= self.order.limit
+            return self.deadline is None or instant.steady < self.deadline
+        has_expired = order.expires is not None and instant.now >= order.expires
+        return is_cut and not has_expired and self.order is not None and order.limit <= self.order.limit
 
-    def lapse(self, limit: int | None, moment: Moment, *, seen: bool) -> Order | None:
-        """Replace an order that is over by the fail-safe limit; gives the one that is over.
+    def expire(self, limit: int | None, instant: Instant, *, is_observed: bool) -> LimitOrder | None:
+        """Replace an expired order by the fail-safe limit; returns the expired order.
 
         Args:
             limit: in force on the objects, kbit/s.
-            moment: now.
-            seen: whether the Deployment is known; without it there is nothing to be in order.
+            instant: now.
+            is_observed: whether the workload is known; if not, no limit is desired.
         """
-        if self.deadline is None or moment.steady < self.deadline:
+        if self.deadline is None or instant.steady < self.deadline:
             return None
-        over, self.deadline = self.order, None
-        text = f"no decision for {self._dead_man}"
-        self.order = fail_safe(self._target, "dead-man", text, limit, over) if seen else None
-        return over
+        expired, self.order = self.order, None
+        self.deadline = None
+        if is_observed:
+            self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired)
+        return expired
 
-    def begin(self, record: Record | None, limit: int | None, moment: Moment, *, bus_said: bool) -> None:
-        """Without an order, go on with what the Deployment tells, or with the fail-safe limit."""
+    def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> None:
+        """Without an order, continue the one that a record shows, or desire the fail-safe limit.
+
+        Args:
+            record: the newest one on the target's objects.
+            limit: in force on the objects, kbit/s.
+            instant: now.
+        """
         if self.order is not None:
             return
-        if record is not None and self._holds(record, moment.now):
-            self._take(from_record(self._target, record), moment)
-        elif self.informed(moment, bus_said=bus_said):
-            self.order = fail_safe(self._target, "start", "no unexpired decision at the start", limit, record)
+        if record is not None and _is_current(record, instant.now):
+            self._resume(record, instant)
+        elif self.is_ready(instant):
+            self._fall_back("start", "no unexpired decision at the start", limit, record)
 
-    def bow(self, record: Record | None, moment: Moment) -> bool:
-        """Leave the order for a newer decision that the Deployment tells of; gives whether there is one."""
-        if record is None or record.end is None or self.order is None or record.end > moment.now + AHEAD:
+    def adopt_newer(self, record: OwnershipRecord | None, instant: Instant) -> bool:
+        """Give the order up for a newer decision that a record shows; returns whether there is one."""
+        if record is None or record.end is None or self.order is None or record.end > instant.now + AHEAD:
             return False
         if self.order.end is not None and record.end <= self.order.end:
             return False
-        if self._holds(record, moment.now):
-            self._take(from_record(self._target, record), moment)
-        elif self.order.cause == "decision":
-            text = "a newer decision than the one in hand was in force"
-            self.order = fail_safe(self._target, "start", text, record.limit, record)
-            self.deadline = None
-        else:
+        if _is_current(record, instant.now):
+            self._resume(record, instant)
+            return True
+        if self.order.cause != "decision":
             return False
+        self._fall_back("start", "a newer decision than the one in hand was in force", record.limit, record)
+        self.deadline = None
         return True
 
-    def _fence(self, record: Record | None, now: int) -> int | None:
-        """End of the newest sample whose decision is or was in force; one from the future is void."""
-        ends = [one.end for one in (self.order, record) if one is not None and one.end is not None]
-        return max((end for end in ends if end <= now + AHEAD), default=None)
-
-    def _take(self, order: Order, moment: Moment) -> None:
-        # Whatever a decision says of its expiry, without a newer one the dead-man time is the end.
-        left = min((order.expires or 0) - moment.now, self._dead_man)
+    def _hold(self, order: LimitOrder, instant: Instant) -> None:
+        # Whatever a decision says of its expiry, it never holds for longer than the dead-man time.
+        left = min((order.expires or 0) - instant.now, self._dead_man)
         self.order = order
-        self.deadline = moment.steady + left / 1e9
+        self.deadline = instant.steady + left / 1e9
 
-    def _holds(self, record: Record, now: int) -> bool:
-        """Whether a record tells of a decision that still holds."""
-        if record.end is None or record.expires is None:
-            return False
-        return record.end <= now + AHEAD and now < record.expires
+    def _resume(self, record: OwnershipRecord, instant: Instant) -> None:
+        limit = _clamp(self._target, record.limit)
+        order = LimitOrder(cause="decision", limit=limit, reason="in force already", **record.fields)
+        self._hold(order, instant)
+
+    def _fall_back(
+        self, cause: Cause, reason: str, limit: int | None, last: LimitOrder | OwnershipRecord | None
+    ) -> None:
+        """Desire the fail-safe limit, or a lower one that may be in force: without data nothing is raised.
+
+        The last order may be in force on some of the objects only; its fence is kept.
+        """
+        known = (limit, last.limit if last else None)
+        safe = min([self._target.fail_safe, *(one for one in known if one is not None)])
+        self.order = LimitOrder(
+            cause=cause,
+            limit=_clamp(self._target, safe),
+            reason=reason,
+            epoch=last.epoch if last else 0,
+            seq=last.seq if last else 0,
+            end=last.end if last else None,
+        )
+
+
+def _is_current(record: OwnershipRecord, now: int) -> bool:
+    """Whether a record shows a decision that still holds."""
+    if record.end is None or record.expires is None:
+        return False
+    return record.end <= now + AHEAD and now < record.expires

@@ -1,182 +1,164 @@
-"""First station on the cluster's side: keeps a target's Deployment and Pods as they are now.
+"""Keeps a target's workload and Pods as the API server last showed them: lists them, then watches.
 
-cluster.py --> here --> target.py
+API server --> here --> observed state --> reconciler.py
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
-from services.bus.session import BackOff
-from services.kube.client import Listed, Put, Removed, T
-from services.kube.objects import Deployment, Gone, Pod, Refused, Unavailable
+from services.common.backoff import BackOff
+from services.kube.client import Deleted, Listed, T, Updated
+from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
 
 _STEADY_S = 5.0
-"""A watch that lasted longer is begun anew without much ado."""
+"""After a watch that lasted longer, back-off begins anew."""
 
 _log = structlog.get_logger()
 
 
-class Follows(Protocol):
-    """What this needs of the cluster."""
+class Watcher(Protocol):
+    """What the informer needs of the API client."""
 
-    def follow(
-        self, kind: type[T], namespace: str, *, name: str | None = None, labels: str | None = None
-    ) -> AsyncGenerator[Listed[T] | Put[T] | Removed[T], None]:
-        """All objects there are, then every change."""
+    def list_and_watch(
+        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+    ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
+        """Yield all objects, then every change."""
 
 
-class Seen:
-    """A target's objects as they were seen last."""
+class ObservedState:
+    """A target's objects as they were last seen."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called at every change."""
-        self._changed = changed
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called at every change."""
+        self._on_change = on_change
         self._pods: dict[str, Pod] = {}
-        self.deployment: Deployment | None = None
-        self.looked = False
-        """Whether the Deployment was looked for."""
-        self.complete = False
-        """Whether all Pods of the Deployment are known."""
+        self.workload: Workload | None = None
+        self.has_all_pods = False
+        """Whether all Pods of the workload are known."""
 
     @property
     def pods(self) -> list[Pod]:
-        """The Deployment's Pods, by name."""
-        owner = self.deployment
+        """The workload's Pods, by name."""
+        owner = self.workload
         if owner is None:
             return []
-        return sorted((pod for pod in self._pods.values() if pod.belongs_to(owner)), key=lambda pod: pod.metadata.name)
+        return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
 
-    def put(self, thing: Deployment | Pod) -> None:
-        """An object is new or changed; a state older than the one that is known is ignored."""
-        if isinstance(thing, Deployment):
-            known = self.deployment
-            if known is None or known.uid != thing.uid or known.version < thing.version:
-                self.deployment = thing
+    def observe(self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any]) -> None:
+        """Take a change from the watch of the workload, or of the Pods that its selector matches."""
+        if isinstance(change, Updated):
+            self.update(change.object)
+        elif isinstance(change, Deleted):
+            self.remove(change.object)
         else:
-            before = self._pods.get(thing.uid)
-            if before is None or before.version < thing.version:
-                self._pods[thing.uid] = thing
-        self._changed()
+            if kind is Pod:
+                listed = {pod.uid for pod in change.objects}
+                self._pods = {uid: pod for uid, pod in self._pods.items() if uid in listed}
+                self.has_all_pods = True
+            elif not change.objects:
+                self.workload = None
+            for obj in change.objects:
+                self.update(obj)
+            self._on_change()
 
-    def answered(self, thing: Deployment | Pod) -> None:
-        """The API server answered with an object: taken if it is still known, since it may be gone by now."""
-        if thing.uid in self._pods or (self.deployment is not None and thing.uid == self.deployment.uid):
-            self.put(thing)
+    def update(self, obj: Workload | Pod, *, is_answer: bool = False) -> None:
+        """Take a new or changed object, unless a newer state of it is known.
 
-    def remove(self, thing: Deployment | Pod) -> None:
-        """An object is gone."""
-        if isinstance(thing, Pod):
-            self._pods.pop(thing.uid, None)
-        elif self.deployment is not None and self.deployment.uid == thing.uid:
-            self.deployment = None
-        self._changed()
+        Args:
+            obj: the object.
+            is_answer: it comes from an answer of the API server, and is gone by now if it is not known.
+        """
+        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
+        if known is None or known.uid != obj.uid:
+            is_newer = not is_answer
+        else:
+            is_newer = int(known.metadata.resource_version) < int(obj.metadata.resource_version)
+        if is_newer and isinstance(obj, Pod):
+            self._pods[obj.uid] = obj
+        elif is_newer and isinstance(obj, Workload):
+            self.workload = obj
+        self._on_change()
 
-    def deployments(self, found: Sequence[Deployment]) -> None:
-        """The Deployment was looked for: it is the only one found, or there is none."""
-        self.looked = True
-        if not found:
-            self.deployment = None
-        for one in found:
-            self.put(one)
-        self._changed()
+    def remove(self, obj: Workload | Pod) -> None:
+        """Drop an object that is gone."""
+        if isinstance(obj, Pod):
+            self._pods.pop(obj.uid, None)
+        elif self.workload is not None and self.workload.uid == obj.uid:
+            self.workload = None
+        self._on_change()
 
-    def all_pods(self, pods: Sequence[Pod]) -> None:
-        """These are all Pods with the Deployment's labels."""
-        current = {pod.uid for pod in pods}
-        self._pods = {uid: pod for uid, pod in self._pods.items() if uid in current}
-        self.complete = True
-        for pod in pods:
-            self.put(pod)
-        self._changed()
-
-    def look_again(self) -> None:
-        """There is another Deployment: its Pods are not known."""
+    def forget_pods(self) -> None:
+        """Drop all Pods: another workload took the place of the one that they belong to."""
         self._pods.clear()
-        self.complete = False
-        self._changed()
+        self.has_all_pods = False
+        self._on_change()
 
 
-class Watch:
-    """Keeps one target's ``Seen`` up to date."""
+class Informer:
+    """Keeps one target's observed state up to date."""
 
-    def __init__(self, cluster: Follows, key: str, seen: Seen, state: Callable[[str | None], None]) -> None:
-        """Watch ``namespace/deployment``; ``state`` hears why it does not work, or None."""
-        self._cluster = cluster
+    def __init__(
+        self,
+        client: Watcher,
+        kind: type[Workload],
+        key: str,
+        observed: ObservedState,
+        set_trouble: Callable[[str | None], None],
+    ) -> None:
+        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` is told why that fails, or None."""
+        self._client = client
+        self._kind = kind
         self._namespace, _, self._name = key.partition("/")
-        self._seen = seen
-        self._state = state
+        self._observed = observed
+        self._set_trouble = set_trouble
         self._troubles: dict[str, str] = {}
-        self._found: asyncio.Queue[Deployment] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        """Set at every change of the workload."""
 
     async def run(self) -> None:
-        """Watch, for ever."""
+        """Watch the workload and its Pods, for ever, and those of the next workload when it is replaced."""
+        watching: tuple[str, asyncio.Task[None]] | None = None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._again("deployment", self._deployments))
-            group.create_task(self._pods_of_each())
+            group.create_task(self._watch(self._kind, name=self._name))
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                workload = self._observed.workload
+                if workload is None or (watching is not None and watching[0] == workload.uid):
+                    continue
+                if watching is not None:
+                    watching[1].cancel()
+                    await asyncio.wait([watching[1]])
+                    self._observed.forget_pods()
+                pods = self._watch(Pod, selector=workload.spec.selector.query())
+                watching = workload.uid, group.create_task(pods)
 
-    async def _again(self, what: str, watch: Callable[[], Awaitable[None]]) -> None:
+    async def _watch(self, kind: type[Workload | Pod], *, name: str | None = None, selector: str | None = None) -> None:
+        """Watch for ever: list again, with growing delays, whenever the watch ends."""
         back_off = BackOff(0.2)
         while True:
             began = asyncio.get_running_loop().time()
             try:
-                await watch()
-            except (Unavailable, Refused, Gone) as error:
-                _log.warning("watch", target=f"{self._namespace}/{self._name}", what=what, reason=str(error))
-                self._tell(what, str(error))
+                watch = self._client.list_and_watch(kind, self._namespace, name=name, selector=selector)
+                async with aclosing(watch) as changes:
+                    async for change in changes:
+                        self._observed.observe(kind, change)
+                        self._troubles.pop(kind.kind, None)
+                        if kind is not Pod:
+                            self._changed.set()
+                            if self._observed.workload is None:
+                                self._troubles[kind.kind] = f"there is no such {kind.kind}"
+                        self._set_trouble(next(iter(self._troubles.values()), None))
+            except (Unavailable, Rejected, NotFound) as error:
+                _log.warning(
+                    "watch failed", target=f"{self._namespace}/{self._name}", kind=kind.kind, reason=str(error)
+                )
+                self._troubles[kind.kind] = f"cannot watch {kind.plural}: {error}"
+                self._set_trouble(next(iter(self._troubles.values())))
             if asyncio.get_running_loop().time() - began > _STEADY_S:
                 back_off = BackOff(0.2)
             await back_off.wait()
-
-    def _tell(self, what: str, trouble: str | None) -> None:
-        if trouble is None:
-            self._troubles.pop(what, None)
-        else:
-            self._troubles[what] = trouble
-        self._state(next(iter(self._troubles.values()), None))
-
-    async def _deployments(self) -> None:
-        async with aclosing(self._cluster.follow(Deployment, self._namespace, name=self._name)) as changes:
-            async for change in changes:
-                if isinstance(change, Removed):
-                    self._seen.remove(change.thing)
-                else:
-                    things = change.things if isinstance(change, Listed) else (change.thing,)
-                    self._seen.deployments(things)
-                    for thing in things:
-                        self._found.put_nowait(thing)
-                self._tell("deployment", None)
-
-    async def _pods_of_each(self) -> None:
-        """Follow the Pods of the Deployment that is there, and of the next one when it is replaced."""
-        deployment = await self._found.get()
-        while True:
-            following = asyncio.create_task(self._again("pods", partial(self._pods, deployment)))
-            try:
-                deployment = await self._other_than(deployment.uid)
-            finally:
-                following.cancel()
-                await asyncio.wait([following])
-            self._seen.look_again()
-
-    async def _other_than(self, uid: str) -> Deployment:
-        while True:
-            deployment = await self._found.get()
-            if deployment.uid != uid:
-                return deployment
-
-    async def _pods(self, deployment: Deployment) -> None:
-        labels = deployment.spec.selector.query()
-        async with aclosing(self._cluster.follow(Pod, self._namespace, labels=labels)) as changes:
-            async for change in changes:
-                if isinstance(change, Listed):
-                    self._seen.all_pods(change.things)
-                elif isinstance(change, Put):
-                    self._seen.put(change.thing)
-                else:
-                    self._seen.remove(change.thing)
-                self._tell("pods", None)

@@ -1,6 +1,6 @@
-"""Tells people: Kubernetes Events on the Deployment, and notes on ``/readyz``.
+"""Kubernetes Events on a target's workload, for ``kubectl describe``.
 
-Events are a courtesy: they never hold a patch up, and one that cannot be written is only logged.
+Events are a courtesy: they never delay a patch, and one that cannot be written is only logged.
 """
 
 import asyncio
@@ -12,58 +12,49 @@ from typing import Protocol
 
 import structlog
 
-from services.kube.objects import Gone, Refused, Thing, Unavailable
+from services.kube.objects import KubeObject, NotFound, Rejected, Unavailable
 
 _EVERY_S = 30.0
-"""Of one kind on one object, at most one Event in this time; the rest are counted in the next."""
-_ALWAYS = frozenset({"LimitPaused", "LimitResumed", "LimitFailSafe", "LimitRestored"})
-_MOST = 100
+"""At most one Event of a kind on an object in this time; the next one counts those left out."""
+_NEVER_LEFT_OUT = frozenset({"LimitPaused", "LimitResumed", "LimitFailSafe", "LimitRestored"})
+_MAX_WAITING = 100
 
 _log = structlog.get_logger()
 
 
-class Board(Protocol):
-    """What this needs of the cluster."""
+class EventSink(Protocol):
+    """What recording Events needs of the API client."""
 
-    async def tell(self, about: Thing, reason: str, message: str, kind: str, at: str) -> None:
+    async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object."""
 
 
-class Events:
-    """Events on their way, and notes."""
+class EventRecorder:
+    """Events on their way to the API server."""
 
-    def __init__(
-        self, board: Board, note: Callable[[str, str | None], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Write Events to ``board`` and hand notes to ``note``; ``clock`` gives seconds."""
-        self._board = board
-        self._note = note
+    def __init__(self, sink: EventSink, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write Events to ``sink``; ``clock`` gives seconds."""
+        self._sink = sink
         self._clock = clock
-        self._waiting: deque[tuple[Thing, str, str, str, str]] = deque(maxlen=_MOST)
+        self._waiting: deque[tuple[KubeObject, str, str, str, str]] = deque(maxlen=_MAX_WAITING)
         self._more = asyncio.Event()
-        self._since: dict[tuple[str, str], tuple[float, int]] = {}
+        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+        """When each reason on each object was written last, and how many were left out since."""
 
-    def note(self, target: str, text: str | None) -> None:
-        """Say what holds for a target from now on; None: nothing special."""
-        self._note(target, text)
-
-    def tell(self, about: Thing, reason: str, message: str, *, warning: bool = False) -> None:
-        """Say something about an object, unless the same kind was said a moment ago."""
-        last, left_out = self._since.get((about.uid, reason), (float("-inf"), 0))
-        if self._clock() - last < _EVERY_S and reason not in _ALWAYS:
-            self._since[about.uid, reason] = (last, left_out + 1)
+    def record(self, about: KubeObject, reason: str, message: str, *, is_warning: bool = False) -> None:
+        """Write an Event about an object, unless one with this reason was written a short time ago."""
+        now = self._clock()
+        last, left_out = self._last.get((about.uid, reason), (float("-inf"), 0))
+        if now - last < _EVERY_S and reason not in _NEVER_LEFT_OUT:
+            self._last[about.uid, reason] = (last, left_out + 1)
             return
         if left_out:
-            message = f"{message} (and {left_out} more since {self._clock() - last:.0f} s)"
-        self._forget()
-        self._since[about.uid, reason] = (self._clock(), 0)
+            message = f"{message} (and {left_out} more since {now - last:.0f} s)"
+        self._last = {key: kept for key, kept in self._last.items() if kept[0] > now - 10 * _EVERY_S}
+        self._last[about.uid, reason] = (now, 0)
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._waiting.append((about, reason, message, "Warning" if warning else "Normal", at))
+        self._waiting.append((about, reason, message, "Warning" if is_warning else "Normal", at))
         self._more.set()
-
-    def _forget(self) -> None:
-        old = self._clock() - 10 * _EVERY_S
-        self._since = {key: kept for key, kept in self._since.items() if kept[0] > old}
 
     async def run(self) -> None:
         """Write, for ever."""
@@ -71,8 +62,8 @@ class Events:
             while not self._waiting:
                 self._more.clear()
                 await self._more.wait()
-            about, reason, message, kind, at = self._waiting.popleft()
+            about, reason, message, severity, at = self._waiting.popleft()
             try:
-                await self._board.tell(about, reason, message, kind, at)
-            except (Gone, Refused, Unavailable) as error:
-                _log.warning("event not written", kind=reason, message=message, error=str(error))
+                await self._sink.create_event(about, reason, message, severity, at)
+            except (NotFound, Rejected, Unavailable) as error:
+                _log.warning("event not written", reason=reason, message=message, error=str(error))

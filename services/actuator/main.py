@@ -7,21 +7,21 @@ import click
 
 from schemas.config import Config
 from services.actuator.service import NAME, Actuator
-from services.kube.client import Cluster, ClusterError
-from services.runtime import lifecycle, logging_setup
+from services.kube.client import KubeClient, KubeConfigError
+from services.runtime import logging_setup, service
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.health import Health, serve
-from services.runtime.service import joined
+from services.runtime.service import join_bus
 
 
 async def act(config: Config) -> None:
     """Act until cancelled."""
     health = Health("bus", "streams", *(target.key for domain in config.domains for target in domain.targets))
     async with (
-        Cluster.connected(config.kubernetes) as cluster,
+        KubeClient.connect(config.kubernetes) as client,
         serve(health, config.listen.host, config.listen.actuator),
     ):
-        await Actuator(config, cluster, health).run(partial(joined, config, NAME, health))
+        await Actuator(config, client, health).run(partial(join_bus, config, NAME, health))
 
 
 @click.command()
@@ -31,6 +31,6 @@ def command(path: Path) -> None:
     try:
         config = load(path)
         logging_setup.configure(NAME, config.log)
-        lifecycle.run(act(config))
-    except (ConfigError, ClusterError) as error:
+        service.run(act(config))
+    except (ConfigError, KubeConfigError) as error:
         raise click.ClickException(str(error)) from None

@@ -1,56 +1,45 @@
-"""What the actuator leaves on every object that it patches, under a key of its own.
+"""The record that the actuator leaves on every object it patches, and what it says about who owns the object.
 
-It is the actuator's only memory that outlives it: what was found, so that ``restore`` can put it
-back; what was written and from which decision, so that nothing older is put in force; and which
-reports the bus has not acknowledged, so that a crash loses none.
+The record is the actuator's only memory that survives it: what was found, so that ``restore`` can put it
+back; what was written and for which decision, so that no older decision is applied; and which reports
+the bus has not acknowledged, so that a crash loses none.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from schemas.messages import Cause
-from services.kube.objects import Thing
+from schemas.messages import Cause, Provenance
+from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
-HAND_OVER = "{}"
-"""The key's value by which a person gives a target that Sluice let go of back to it."""
-MOST_OWED = 64
-"""An object that owes the reports of so many writes is only cut."""
-ROOM = 512
-"""So many fit, with a wide margin, into the 256 KiB that an object's annotations may take."""
+HAND_BACK = "{}"
+"""The annotation's value by which a person gives a target that Sluice let go of back to it."""
+RAISE_BACKLOG = 64
+"""An object with so many unacknowledged writes is only cut, not raised."""
+MAX_BACKLOG = 512
+"""So many writes fit, with a wide margin, into the 256 KiB that an object's annotations may take."""
 
 
-class Written(Struct, frozen=True, omit_defaults=True):
+class WriteRecord(Provenance, frozen=True, omit_defaults=True, kw_only=True):
     """One write: enough to report the action that it belongs to."""
 
     action: str
     """Id of the action."""
     cause: Cause
     value: str
-    """What was written as the bandwidth."""
+    """The bandwidth that was written."""
     limit: int
     """The target's limit, kbit/s."""
     at: int
     """When it was written, UTC ns."""
-    decision: str | None = None
-    """Id of the decision that the limit comes from; None where it comes from none."""
-    epoch: int = 0
-    seq: int = 0
-    end: int | None = None
-    """End of the sample that the decision answers, UTC ns: the fence."""
-    decided: int | None = None
-    """When the decision was published, UTC ns."""
-    expires: int | None = None
-    """Until when the decision holds, UTC ns."""
     was: int | None = None
-    """The Deployment's limit before, kbit/s."""
+    """The limit on the workload before, kbit/s."""
 
 
-class Record(Written, frozen=True, omit_defaults=True):
-    """The annotation's content."""
+class OwnershipRecord(WriteRecord, frozen=True, omit_defaults=True, kw_only=True):
+    """The annotation's content: the last write, and what the object has to be remembered for."""
 
     found: str | None = None
     """The bandwidth before Sluice first wrote; None: there was none."""
@@ -58,12 +47,12 @@ class Record(Written, frozen=True, omit_defaults=True):
     """Counts the actuators that have been in charge: a later one deposes an earlier one."""
     by: str = ""
     """The actuator process that wrote."""
-    owed: tuple[Written, ...] = ()
+    owed: tuple[WriteRecord, ...] = ()
     """Earlier writes whose actions the bus has not acknowledged, oldest first."""
     v: int = 1
 
     @property
-    def writes(self) -> tuple[Written, ...]:
+    def writes(self) -> tuple[WriteRecord, ...]:
         """All writes that may have to be reported, oldest first."""
         return (*self.owed, self)
 
@@ -72,17 +61,17 @@ class UnreadableRecord(ValueError):
     """The annotation under our key is not what this build writes."""
 
 
-_decoder = msgspec.json.Decoder(Record)
+_decoder = msgspec.json.Decoder(OwnershipRecord)
 
 
-def record_of(thing: Thing) -> Record | None:
-    """What an object carries; None where Sluice never wrote, or was handed over to.
+def parse_record(obj: KubeObject) -> OwnershipRecord | None:
+    """Read an object's record; None where Sluice never wrote, or where a person handed the object back.
 
     Raises:
-        UnreadableRecord: somebody else wrote the annotation, or a build with other ideas.
+        UnreadableRecord: somebody else wrote the annotation, or another version of Sluice.
     """
-    text = thing.annotations.get(KEY)
-    if text is None or text.strip() == HAND_OVER:
+    text = obj.annotations.get(KEY)
+    if text is None or text.strip() == HAND_BACK:
         return None
     try:
         record = _decoder.decode(text)
@@ -93,51 +82,73 @@ def record_of(thing: Thing) -> Record | None:
     return record
 
 
-def readable_record(thing: Thing) -> Record | None:
-    """What an object carries; None as well where it cannot be read."""
+def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
+    """Read an object's record; None also where it cannot be read, and without an object."""
     try:
-        return record_of(thing)
+        return None if obj is None else parse_record(obj)
     except UnreadableRecord:
         return None
 
 
-def newest(records: Iterable[Record | None], latest: int) -> Record | None:
-    """The record of the newest decision, and of those on the same one the last written.
+def newest_record(workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
+    """Find the record of the newest decision, and of those of the same decision the last one written.
+
+    After a crash between patches, that may be on a Pod.
 
     Args:
-        records: to choose from.
-        latest: a decision on a sample that ends later, UTC ns, was written under a wrong clock.
+        workload: a target's workload, where there is one.
+        pods: its Pods.
+        latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
     """
-    fitting = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
-    return max(fitting, key=lambda one: (one.end or 0, one.at), default=None)
+    records = (find_record(obj) for obj in (workload, *pods))
+    valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
+    return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
 
 
-def write_record(record: Record) -> str:
-    """The annotation's content."""
-    return msgspec.json.encode(record).decode()
-
-
-def operations(thing: Thing, wanted: dict[str, str | None]) -> list[dict[str, Any]]:
-    """JSON Patch operations that set or remove (None) annotations, if they still are as they were seen.
+def pause_reason(workload: Workload, *, managed: bool) -> str | None:
+    """Say why a target must be left alone; None where it may be written.
 
     Args:
-        thing: the object as it was seen.
-        wanted: the annotations to change, all of which are guarded, whether their values differ or not.
+        workload: as it was last seen.
+        managed: whether this process has seen Sluice's record on it.
     """
-    if thing.metadata.annotations is None:
-        added = {key: value for key, value in wanted.items() if value is not None}
+    try:
+        record = parse_record(workload)
+    except UnreadableRecord as error:
+        return str(error)
+    if record is None:
+        if managed and workload.annotations.get(KEY) is None:
+            return f"its {KEY} was removed: it was restored, or replaced by somebody else"
+        return None
+    if workload.bandwidth is None or workload.has_bandwidth(record.value):
+        return None
+    return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
+
+
+def resume_command(workload: Workload) -> str:
+    """The command by which a person gives a paused target back to Sluice."""
+    meta, kind = workload.metadata, workload.kind.lower()
+    key = f"{BANDWIDTH}-" if find_record(workload) is not None else f"{KEY}='{HAND_BACK}' --overwrite"
+    return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {key}"
+
+
+def build_patch(obj: KubeObject, desired: dict[str, str | None]) -> list[dict[str, Any]]:
+    """Build a JSON Patch that sets or removes (None) annotations if they still are as they were seen.
+
+    Args:
+        obj: the object as it was seen.
+        desired: the annotations to change; each is guarded by a test, whether its value differs or not.
+    """
+    if obj.metadata.annotations is None:
+        added = {key: value for key, value in desired.items() if value is not None}
         whole = "/metadata/annotations"
         return [{"op": "test", "path": whole, "value": None}, {"op": "add", "path": whole, "value": added}]
-    seen = thing.annotations
-    guards = [{"op": "test", "path": _path(key), "value": seen.get(key)} for key in wanted]
-    changes: list[dict[str, Any]] = []
-    for key, value in wanted.items():
+    seen = obj.annotations
+    paths = {key: f"/metadata/annotations/{key.replace('~', '~0').replace('/', '~1')}" for key in desired}
+    operations: list[dict[str, Any]] = [{"op": "test", "path": paths[key], "value": seen.get(key)} for key in desired]
+    for key, value in desired.items():
         if value is not None:
-            changes.append({"op": "add", "path": _path(key), "value": value})
+            operations.append({"op": "add", "path": paths[key], "value": value})
         elif key in seen:
-            changes.append({"op": "remove", "path": _path(key)})
-    return [*guards, *changes]
-
-
-def _path(key: str) -> str:
-    return f"/metadata/annotations/{key.replace('~', '~0').replace('/', '~1')}"
+            operations.append({"op": "remove", "path": paths[key]})
+    return operations

@@ -1,12 +1,11 @@
-"""One target: takes decisions, lets them expire, and keeps the cluster as they say.
+"""Reconciles one target: brings the cluster to the desired limit, again and again.
 
-    decisions --> intent.py --> order --+
-                                        +--> plan.py --> execute.py --> voice.py
-    API server --> watch.py --> seen ---+
+    decisions --> desired_limit.py --> limit order ---+
+                                                      +--> plan.py --> apply.py --> reporter.py
+    API server --> informer.py --> observed state ----+
 
-The cluster is brought to the order again and again until nothing is left to write: a decision, a Pod
-that appeared, a value that somebody changed and a patch that failed all lead to the same plan.  One
-target's work is done in sequence; targets do not wait for each other.
+A decision, a new Pod, a value that somebody changed and a patch that failed all lead to the same plan,
+until nothing is left to write.  One target's work is sequential; targets do not wait for each other.
 """
 
 import asyncio
@@ -18,283 +17,290 @@ from msgspec import Struct
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
-from services.actuator.apply import Patches, carry_out
-from services.actuator.desired_limit import Intent, Moment
-from services.actuator.drift_backoff import Drift
-from services.actuator.informer import Seen
-from services.actuator.order import Order, from_decision, in_force, lowest
-from services.actuator.outbox import Duty, Reports
-from services.actuator.ownership import Record, newest, readable_record
-from services.actuator.plan import Author, Plan, Write, left_alone, per_pod, planned, recovered, way_back
-from services.actuator.reporter import Notices, Voice
-from services.bus.session import BackOff
+from services.actuator.apply import Patcher, apply_plan
+from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, build_order
+from services.actuator.informer import ObservedState
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.ownership import find_record, newest_record, pause_reason, resume_command
+from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod
+from services.actuator.reporter import Reporter, recover_actions
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.control.fencing import AHEAD
-from services.kube.objects import Deployment, Thing
+from services.kube.objects import Workload
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
-_STUBBORN = 3
-"""After so many rounds in a row with objects that are not as they were seen, it counts as a failure."""
+_STALE_ROUNDS = 3
+"""After so many rounds in a row with objects that had changed since they were seen, that is a failure."""
+_FULL_S = 1.0
+"""How long raises wait for reports to go out."""
 
 
-class Means(Struct, frozen=True):
-    """What all targets of a process share."""
+class DriftBackOff:
+    """Delays corrections of what somebody else changes again and again.  Times are seconds by a steady clock.
 
-    cluster: Patches
-    reports: Reports
-    notices: Notices
-    by: str
+    Two who correct each other must not keep the API server busy.
+    """
+
+    _FIRST_S, _MOST_S = 0.2, 10.0
+    """Between two corrections at first, and at most."""
+    _CUT_S = 0.5
+    """At most this long where an object may send more than it should."""
+
+    def __init__(self) -> None:
+        """Begin with nothing corrected."""
+        self._gap_s = self._FIRST_S
+        self._last = float("-inf")
+
+    def next_wait(self, now: float, *, has_cut: bool) -> float:
+        """How long the next correction has to wait; not positive: not at all."""
+        gap_s = min(self._gap_s, self._CUT_S) if has_cut else self._gap_s
+        return self._last + gap_s - now
+
+    def count(self, now: float) -> None:
+        """Count a correction."""
+        is_repeated = now - self._last < 4 * self._gap_s
+        self._gap_s = min(2 * self._gap_s, self._MOST_S) if is_repeated else self._FIRST_S
+        self._last = now
+
+
+class Dependencies(Struct, frozen=True):
+    """What all reconcilers of a process share."""
+
+    client: Patcher
+    outbox: ActionOutbox
+    events: EventRecorder
+    set_note: Callable[[str, str | None], None]
+    """Shows people a text about a target, or no longer (None)."""
+    process: str
     """Names this process."""
     dry_run: bool = False
-    """Patch nothing, and report what would be."""
+    """Patch nothing, and report what would be patched."""
     clock: Callable[[], int] = time.time_ns
     """UTC ns."""
     steady: Callable[[], float] = time.monotonic
     """Seconds, by a clock that never steps."""
 
 
-class Hand:
-    """Holds one target's limit."""
+class Reconciler:
+    """Keeps one target's desired limit in force."""
 
-    def __init__(self, domain: Domain, target: Target, means: Means) -> None:
+    def __init__(self, domain: Domain, target: Target, dependencies: Dependencies) -> None:
         """Prepare; ``run`` does the work.  The target's bounds hold whatever is decided."""
+        shared = dependencies
         self.target = target
-        self.seen = Seen(self._wake)
-        self._domain = domain
-        self._means = means
-        self._reports = means.reports
-        self._voice = Voice(domain.name, target, means.reports, means.notices, means.clock)
-        grace_ends = means.steady() + min(_GRACE_S, domain.dead_man.seconds)
-        self._intent = Intent(target, domain.dead_man, grace_ends)
         self._awake = asyncio.Event()
-        self._duties: list[Duty] = []
+        self.observed = ObservedState(self._awake.set)
+        self._domain = domain
+        self._shared = shared
+        self._outbox = shared.outbox
+        self._reporter = Reporter(domain.name, target, shared.outbox, shared.events, shared.set_note, shared.clock)
+        self._desired = DesiredLimit(target, domain.dead_man, shared.steady() + min(_GRACE_S, domain.dead_man.seconds))
+        self._pending: list[PendingAck] = []
+        """Of the decisions that the order comes from."""
         self._headers: Mapping[str, str] = {}
-        self._bus_said = False
         self._on_bus: set[str] = set()
         self._reported: dict[str, set[str]] = {}
+        """By uid, the actions in an object's record that were reported or are being reported."""
         self._uid = ""
-        self._managed = False
+        self._is_managed = False
+        """Whether Sluice's record was seen on the workload."""
         self._term: int | None = None
-        self._alone: str | None = None
-        self._announced: Order | None = None
-        self._told_late = float("-inf")
+        """This process's term, once it has written the workload."""
+        self._pause: str | None = None
+        self._announced: LimitOrder | None = None
+        self._last_late_report = float("-inf")
         self._back_off = BackOff()
         self._stale_rounds = 0
-        self._drift = Drift()
+        self._drift = DriftBackOff()
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
-    def _wake(self) -> None:
-        self._awake.set()
-
-    def _moment(self) -> Moment:
-        return Moment(self._means.clock(), self._means.steady())
-
-    def begin(self, last_action: Action | None) -> None:
-        """The bus was asked what it holds, and its decision offered; ``last_action`` is its last report."""
+    def resume(self, last_action: Action | None) -> None:
+        """Take note that the bus has supplied what it holds; ``last_action`` is its last report."""
         if last_action is not None and last_action.outcome == "applied":
             self._on_bus.add(last_action.id)
-        self._bus_said = True
-        self._wake()
+        self._desired.bus_answered = True
+        self._awake.set()
 
-    def offer(self, decision: Decision, part: TargetDecision, published: int, duty: Duty) -> None:
-        """A decision came: it replaces the order, unless it is too old or too late."""
-        moment = self._moment()
-        why = self._intent.offer(decision, part, published, self._newest(moment), moment)
+    def offer(self, decision: Decision, part: TargetDecision, published: int, pending: PendingAck) -> None:
+        """Make a decision the order, unless it is too old or too late.
+
+        Args:
+            decision: what was decided.
+            part: its part about this target.
+            published: when, UTC ns.
+            pending: is finished when the decision is in force and reported, or refused.
+        """
+        instant = self._instant()
+        record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
+        why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
-            self._release()
-            self._duties, self._headers = [duty], duty.headers
+            self._finish_pending()
+            self._pending, self._headers = [pending], pending.headers
             self._back_off = BackOff()
-            self._wake()
-        elif self._duties and self._intent.is_about(decision):
-            self._duties.append(duty)  # delivered again while it is being put in force
-        else:
-            self._refuse(decision, part, why, moment)
-            self._reports.finish(duty)
-
-    def _refuse(self, decision: Decision, part: TargetDecision, why: str, moment: Moment) -> None:
+            self._awake.set()
+            return
+        if self._pending and self._desired.is_from(decision):
+            self._pending.append(pending)  # delivered again while it is being put in force
+            return
         kind = next((word for word in ("future", "expired") if word in why), "overtaken")
         metrics.refused.labels(kind).inc()
-        if kind != "overtaken" and moment.steady - self._told_late > self._domain.dead_man.seconds:
-            self._told_late = moment.steady
-            late = from_decision(self.target, decision, part, decision.end)
-            self._voice.said(late, "skipped", why, {})
-
-    def _record(self) -> Record | None:
-        """What the Deployment carries."""
-        return None if self.seen.deployment is None else readable_record(self.seen.deployment)
-
-    def _newest(self, moment: Moment) -> Record | None:
-        """What tells of the newest decision: after a crash amid patches that may be a Pod."""
-        things: list[Thing] = [self.seen.deployment, *self.seen.pods] if self.seen.deployment is not None else []
-        return newest((readable_record(thing) for thing in things), moment.now + AHEAD)
-
-    def _in_force(self, moment: Moment) -> int | None:
-        """The lowest limit that may be in force, kbit/s: a cut may have reached Pods and not the Deployment."""
-        if self.seen.deployment is None:
-            return None
-        record = self._newest(moment)
-        return lowest(in_force(self.seen.deployment), record.limit if record is not None else None)
-
-    def _release(self) -> None:
-        """Nothing more will be done for the decisions in hand."""
-        for duty in self._duties:
-            self._reports.finish(duty)
-        self._duties = []
+        if kind != "overtaken" and instant.steady - self._last_late_report > self._domain.dead_man.seconds:
+            self._last_late_report = instant.steady
+            late = build_order(self.target, decision, part, decision.end)
+            self._reporter.report_unwritten(late, "skipped", why, {})
+        self._outbox.finish(pending)
 
     async def run(self) -> None:
-        """Keep the cluster as it should be, for ever."""
+        """Keep the desired limit in force, for ever."""
         while True:
             self._awake.clear()
-            self._judge()
-            retry_s = await self._settle()
-            await self._rest(retry_s)
+            retry_s = await self._reconcile()
+            # Sleep until something changes, time changes the order, or it is time to try again.
+            instant = self._instant()
+            wake = self._desired.next_wake(instant)
+            waits = [one for one in (retry_s, None if wake is None else wake - instant.steady) if one is not None]
+            try:
+                async with asyncio.timeout(max(min(waits), 0.0) if waits else None):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
 
-    async def _rest(self, retry_s: float | None) -> None:
-        """Sleep until something changes, the order lapses or it is time to try again."""
-        moment = self._moment()
-        alarm = self._intent.alarm(moment)
-        waits = [one for one in (retry_s, None if alarm is None else alarm - moment.steady) if one is not None]
-        try:
-            async with asyncio.timeout(max(min(waits), 0.0) if waits else None):
-                await self._awake.wait()
-        except TimeoutError:
-            return
+    async def _reconcile(self) -> float | None:
+        """Do one round: update the desired limit, and bring the cluster to it.
 
-    def _judge(self) -> None:
-        """Let an order lapse that is over; without one, begin with what is known."""
-        deployment, moment = self.seen.deployment, self._moment()
-        limit = self._in_force(moment)
-        over = self._intent.lapse(limit, moment, seen=deployment is not None)
-        if over is not None:
+        Returns:
+            After how many seconds to try again; None: when something changes.
+        """
+        instant, workload = self._instant(), self.observed.workload
+        record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
+        # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
+        limits = [one.limit for one in (workload, record) if one is not None]
+        limit = min((one for one in limits if one is not None), default=None)
+        expired = self._desired.expire(limit, instant, is_observed=workload is not None)
+        if expired is not None:
             metrics.dead_man.labels(self.target.key).inc()
-            if self._duties:
-                self._voice.said(over, "skipped", "it expired before it could be put in force", self._headers)
-            self._release()
+            if self._pending:
+                reason = "it expired before it could be put in force"
+                self._reporter.report_unwritten(expired, "skipped", reason, self._headers)
+            self._finish_pending()
             self._headers = {}
-        if deployment is not None and self.seen.complete:
-            self._intent.begin(self._newest(moment), limit, moment, bus_said=self._bus_said)
+        if workload is None or not self.observed.has_all_pods:
+            return None
+        self._desired.initialize(record, limit, instant)
+        # Records must not be overwritten before the bus has said which of them it has heard of.
+        if not self._desired.is_ready(instant):
+            return None
+        self._recover_reports(workload)
+        if self._desired.order is None or self._is_left_alone(workload):
+            return None
+        if self._desired.adopt_newer(record, instant):
+            self._finish_pending()
+        self._desired.cap(limit)
+        return await self._bring_about(self._desired.order, workload)
 
-    async def _settle(self) -> float | None:
-        """Bring the cluster to the order; gives after how many seconds to try again, or None."""
-        deployment, moment = self.seen.deployment, self._moment()
-        # What the bus holds must be known before records are overwritten that it may not have heard of.
-        informed = self._intent.informed(moment, bus_said=self._bus_said)
-        if deployment is None or not self.seen.complete or not informed:
-            return None
-        self._recognise(deployment)
-        if self._intent.order is None or self._stand_back(deployment):
-            return None
-        if self._intent.bow(self._newest(moment), moment):
-            self._release()
-        self._intent.hold(self._in_force(moment))
-        order = self._intent.order
-        author = Author(self._means.by, self._term or self._next_term())
-        pods = self.seen.pods
-        plan = planned(self.target, order, deployment, pods, author, self._reports.owes, self._means.clock())
+    async def _bring_about(self, order: LimitOrder, workload: Workload) -> float | None:
+        """Plan, apply and report what an order still lacks; returns what ``_reconcile`` does."""
+        record, now = find_record(workload), self._shared.clock()
+        writer = WriterTerm(self._shared.process, self._term or 1 + (record.term if record is not None else 0))
+        plan = build_plan(self.target, order, workload, self.observed.pods, writer, self._outbox.owes, now)
         if not plan.writes:
-            self._settled(order, deployment)
+            # The order is in force.
+            self._back_off = BackOff()
+            if order.cause != "decision" and order is not self._announced:
+                self._announced = order
+                if order.limit == workload.limit:
+                    self._reporter.report_unwritten(order, "unchanged", order.reason, {})
+            self._finish_pending()
+            share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
+            metrics.limit.labels(self.target.key).set(order.limit)
+            metrics.pod_limit.labels(self.target.key).set(share)
             return None
-        plan = plan.bearable
-        wait_s = self._patience(plan)
-        if wait_s is not None:
-            return wait_s
-        if self._means.dry_run:
-            answers = [(one, PodOutcome(one.thing.metadata.name, one.thing.uid, "dry-run")) for one in plan.writes]
-            self._voice.acted(order, plan, answers, deployment, self._headers)
-            self._release()
+        if plan.has_backlog:
+            plan = plan.without_raises()
+        has_cut = any(write.is_cut for write in plan.writes)
+        if not plan.writes or (self._outbox.is_full and not has_cut):
+            return _FULL_S
+        if all(write.record.cause == "drift" for write in plan.writes):
+            wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
+            if wait_s > 0:
+                return wait_s
+        if self._shared.dry_run:
+            outcomes = [
+                (one, PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run")) for one in plan.writes
+            ]
+            self._reporter.report_writes(order, plan, outcomes, workload, self._headers)
+            self._finish_pending()
             return None
-        return await self._carry_out(order, plan, author, deployment)
+        return await self._apply(order, plan, writer, workload)
 
-    def _recognise(self, deployment: Deployment) -> None:
-        """Take note of another Deployment, of a record on it, and of writes that nobody reported."""
-        if deployment.uid != self._uid:
-            self._uid, self._managed, self._term = deployment.uid, False, None
-        self._managed = self._managed or self._record() is not None
-        if self._means.dry_run or self._deposed():
+    def _recover_reports(self, workload: Workload) -> None:
+        """Report the writes on the objects that nobody reported, and note what the workload's record says."""
+        if workload.uid != self._uid:
+            self._uid, self._is_managed, self._term = workload.uid, False, None
+        self._is_managed = self._is_managed or find_record(workload) is not None
+        if self._shared.dry_run or self._is_deposed(workload):
             return
-        things: list[Thing] = [deployment, *self.seen.pods]
-        for action in recovered(self.target, self._domain.name, things, self._is_reported):
-            self._voice.recovered(action)
+        objects = [workload, *self.observed.pods]
+        for action in recover_actions(self._domain.name, self.target, objects, self._on_bus, self._reported):
+            self._reporter.report_recovered(action)
             failpoints.point("actuator.recovered")
-        self._reported = {thing.uid: _ids(thing) for thing in things}
+        records = {obj.uid: find_record(obj) for obj in objects}
+        self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
 
-    def _is_reported(self, thing: Thing, action: str) -> bool:
-        return action in self._on_bus or action in self._reported.get(thing.uid, ())
-
-    def _deposed(self) -> bool:
-        """Whether an actuator that started later has written since this one did."""
-        record = self._record()
-        return (
-            record is not None and self._term is not None and record.by != self._means.by and record.term >= self._term
-        )
-
-    def _next_term(self) -> int:
-        record = self._record()
-        return 1 + (record.term if record is not None else 0)
-
-    def _stand_back(self, deployment: Deployment) -> bool:
-        """Whether the target is somebody else's; says so when that changes."""
-        why = left_alone(deployment, managed=self._managed)
+    def _is_left_alone(self, workload: Workload) -> bool:
+        """Whether the target is somebody else's; reports when that changes."""
+        why = pause_reason(workload, managed=self._is_managed)
         if why is not None:
-            why = f"{why}; to hand it back: {way_back(deployment)}"
-        elif self._deposed():
+            why = f"{why}; to hand it back: {resume_command(workload)}"
+        elif self._is_deposed(workload):
             why = "another actuator that started later is in charge of it"
-        if why == self._alone:
-            pass
-        elif why is None:
-            self._voice.resumed(deployment)
-        else:
-            self._voice.paused(deployment, why)
-            if self._intent.order is not None:
-                self._voice.said(self._intent.order, "skipped", f"paused: {why}", self._headers)
-        self._alone = why
+        if why != self._pause:
+            self._pause = why
+            self._reporter.report_pause(workload, why)
+            if why is not None and self._desired.order is not None:
+                self._reporter.report_unwritten(self._desired.order, "skipped", f"paused: {why}", self._headers)
         if why is not None:
-            self._release()
+            self._finish_pending()
         return why is not None
 
-    def _patience(self, plan: Plan) -> float | None:
-        """How long what is planned has to wait, seconds; None: not at all."""
-        if not plan.writes or (self._reports.full and not any(write.cut for write in plan.writes)):
-            return 1.0  # reports have to go first
-        return self._drift.wait_s(plan.writes, self._means.steady())
+    async def _apply(self, order: LimitOrder, plan: Plan, writer: WriterTerm, workload: Workload) -> float:
+        """Apply a plan and report it; returns after how many seconds to do another round."""
+        headers = self._headers  # another decision may replace them before the report
 
-    async def _carry_out(self, order: Order, plan: Plan, author: Author, deployment: Deployment) -> float:
-        patient = self._stale_rounds < _STUBBORN
-        headers = self._headers  # by the time of the report another decision may be in hand
+        def is_wanted(write: Write) -> bool:
+            return self._desired.is_wanted(order, self._instant(), is_cut=write.is_cut)
 
-        def wanted(write: Write) -> bool:
-            return self._intent.allows(order, self._moment(), cut=write.cut)
-
-        done = await carry_out(self._means.cluster, self.seen, plan, wanted, patient=patient)
-        if done.claimed:
-            self._announced = order
-            self._term, self._managed = author.term, True
-        for write, outcome in done.answers:
+        tolerate_stale = self._stale_rounds < _STALE_ROUNDS
+        result = await apply_plan(self._shared.client, self.observed, plan, is_wanted, tolerate_stale=tolerate_stale)
+        for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
-                self._reported[write.thing.uid] = {one.action for one in write.record.writes}
-        self._voice.acted(order, plan, done.answers, deployment, headers)
-        self._stale_rounds = self._stale_rounds + 1 if done.stale else 0
-        if any(write.record.cause == "drift" for write, _ in done.answers):
-            self._drift.corrected(self._means.steady())
-        if done.failed:
+                self._reported[write.obj.uid] = {one.action for one in write.record.writes}
+                if isinstance(write.obj, Workload):
+                    self._announced = order
+                    self._term, self._is_managed = writer.term, True
+        self._reporter.report_writes(order, plan, result.outcomes, workload, headers)
+        self._stale_rounds = self._stale_rounds + 1 if result.is_stale else 0
+        if any(write.record.cause == "drift" for write, _ in result.outcomes):
+            self._drift.count(self._shared.steady())
+        if any(outcome.outcome == "failed" for _, outcome in result.outcomes):
             return self._back_off.next_s()
-        return 0.0  # look again: what was written may not be all
+        return 0.0  # what was written may not be all
 
-    def _settled(self, order: Order, deployment: Deployment) -> None:
-        """The cluster is as the order says."""
-        self._back_off = BackOff()
-        if order.cause != "decision" and order is not self._announced:
-            self._announced = order
-            if order.limit == in_force(deployment):
-                self._voice.said(order, "unchanged", order.reason, {})
-        self._release()
-        metrics.limit.labels(self.target.key).set(order.limit)
-        share = per_pod(self.target, order.limit, deployment, self.seen.pods)
-        metrics.pod_limit.labels(self.target.key).set(share)
+    def _instant(self) -> Instant:
+        return Instant(self._shared.clock(), self._shared.steady())
 
+    def _is_deposed(self, workload: Workload) -> bool:
+        """Whether an actuator that started later has written since this one did."""
+        record = find_record(workload)
+        if record is None or self._term is None:
+            return False
+        return record.by != self._shared.process and record.term >= self._term
 
-def _ids(thing: Thing) -> set[str]:
-    """The actions that an object tells of."""
-    record = readable_record(thing)
-    return {one.action for one in record.writes} if record is not None else set()
+    def _finish_pending(self) -> None:
+        """Finish the decisions in hand: nothing more will be done for them."""
+        for pending in self._pending:
+            self._outbox.finish(pending)
+        self._pending = []

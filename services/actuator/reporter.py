@@ -1,7 +1,7 @@
-"""What is said of one target: actions on the bus, Events and notes for people, figures."""
+"""Reports what happens to one target: actions for the bus, Events and notes for people, logs and metrics."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import structlog
 
@@ -9,115 +9,181 @@ from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator import metrics
-from services.actuator.order import Order, in_force
-from services.actuator.outbox import Reports
-from services.actuator.plan import Plan, Write, report
-from services.kube.objects import Deployment, Thing
+from services.actuator.desired_limit import LimitOrder
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox
+from services.actuator.ownership import WriteRecord, find_record
+from services.actuator.plan import Plan, Write
+from services.kube.objects import KubeObject, Pod, Workload
 
 PODS_ONLY = "Pods only so far"
-"""How the reason ends where the Deployment still has the limit from before."""
+"""How the reason ends where the workload still has the limit from before."""
+_WORST_FIRST: tuple[Outcome, ...] = ("failed", "dry-run", "applied")
+"""Of the outcomes of an action's writes the first of these is the action's."""
+_EVENT_REASONS = {
+    "dead-man": "LimitFailSafe",
+    "start": "LimitFailSafe",
+    "drift": "LimitCorrected",
+    "new-pod": "PodLimited",
+    "rescale": "PodLimited",
+}
 
 _log = structlog.get_logger()
 
 
-class Notices(Protocol):
-    """Where people are told."""
+def build_action(
+    domain: str, target: Target, source: LimitOrder | WriteRecord, action_id: str, outcome: Outcome, **more: Any
+) -> Action:
+    """Build the report of an action.
 
-    def tell(self, about: Thing, reason: str, message: str, *, warning: bool = False) -> None:
-        """Say something about an object, once."""
+    Args:
+        domain: the target's domain.
+        target: what was acted on.
+        source: what holds limit, cause and the decision that they come from.
+        action_id: its id.
+        outcome: how it ended.
+        more: further fields of the action.
+    """
+    return Action(
+        id=action_id,
+        domain=domain,
+        target=target.key,
+        cause=source.cause,
+        outcome=outcome,
+        limit=source.limit,
+        **source.in_action,
+        **more,
+    )
 
-    def note(self, target: str, text: str | None) -> None:
-        """Say what holds for a target from now on; None: nothing special."""
+
+def recover_actions(
+    domain: str,
+    target: Target,
+    objects: Iterable[KubeObject],
+    on_bus: Set[str],
+    reported: Mapping[str, Set[str]],
+) -> list[Action]:
+    """Rebuild the actions whose reports may have been lost from what the objects carry, oldest first.
+
+    Args:
+        domain: the target's domain.
+        target: what was acted on.
+        objects: its objects.
+        on_bus: ids of actions that were reported in whole.
+        reported: by an object's uid, ids of actions that were reported for it.
+    """
+    found: dict[str, tuple[WriteRecord, list[PodOutcome]]] = {}
+    for obj in objects:
+        record = find_record(obj)
+        for write in record.writes if record else ():
+            if write.action not in on_bus and write.action not in reported.get(obj.uid, ()):
+                _, pods = found.setdefault(write.action, (write, []))
+                if isinstance(obj, Pod):
+                    limit = int(Rate.parse(write.value))
+                    pods.append(PodOutcome(pod=obj.metadata.name, uid=obj.uid, outcome="applied", limit=limit))
+    reason = "read back from the objects: its report may have been lost"
+    return [
+        build_action(
+            domain,
+            target,
+            write,
+            write.action,
+            "applied",
+            reason=reason,
+            was=write.was,
+            pods=tuple(pods),
+            applied=write.at,
+        )
+        for write, pods in sorted(found.values(), key=lambda pair: pair[0].at)
+    ]
 
 
-class Voice:
-    """Speaks for one target."""
+class Reporter:
+    """Reports on one target."""
 
     def __init__(
-        self, domain: str, target: Target, reports: Reports, notices: Notices, clock: Callable[[], int]
+        self,
+        domain: str,
+        target: Target,
+        outbox: ActionOutbox,
+        events: EventRecorder,
+        set_note: Callable[[str, str | None], None],
+        clock: Callable[[], int],
     ) -> None:
-        """Speak to the bus and to people; ``clock`` gives UTC ns."""
+        """Report to the bus and to people; ``set_note`` shows a text about a target, ``clock`` gives UTC ns."""
         self._domain = domain
         self._target = target
-        self._reports = reports
-        self._notices = notices
+        self._outbox = outbox
+        self._events = events
+        self._set_note = set_note
         self._clock = clock
-        self._last: tuple[object, ...] = ()
+        self._last_attempt: tuple[object, ...] = ()
 
-    def acted(
+    def report_writes(
         self,
-        order: Order,
+        order: LimitOrder,
         plan: Plan,
-        answers: Sequence[tuple[Write, PodOutcome]],
-        about: Thing,
+        outcomes: Sequence[tuple[Write, PodOutcome]],
+        workload: Workload,
         headers: Mapping[str, str],
     ) -> None:
-        """Something was written, or tried, or would have been."""
+        """Report the writes of a plan that were made, failed, or would have been made in a dry run."""
         now = self._clock()
         for action_id, why in plan.reasons.items():
-            done = [(write, one) for write, one in answers if write.record.action == action_id]
+            done = [(write, one) for write, one in outcomes if write.record.action == action_id]
             if not done:
                 continue
-            reason = f"{why}; {PODS_ONLY}" if _of_pods(done, about, order) else why
-            action = report(self._target, self._domain, order, done, reason, now)
-            if self._repeats(action):
-                continue
-            self._reports.put(action, headers)
-            self._log(action)
-            self._measure(action)
-            self._notices.tell(about, _reason(action), _text(action), warning=action.outcome == "failed")
+            kinds = {one.outcome for _, one in done}
+            reasons = [why, *sorted({one.error for _, one in done if one.error})]
+            if workload.limit != order.limit and not any(isinstance(write.obj, Workload) for write, _ in done):
+                reasons.insert(1, PODS_ONLY)
+            record = done[0][0].record
+            action = build_action(
+                self._domain,
+                self._target,
+                record,
+                action_id,
+                next((kind for kind in _WORST_FIRST if kind in kinds), "skipped"),
+                reason="; ".join(reasons),
+                was=record.was,
+                pods=tuple(one for write, one in done if isinstance(write.obj, Pod)),
+                applied=now if "applied" in kinds else None,
+            )
+            attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
+            # An attempt that changes nothing, and is the same as the last one, is no news.
+            if action.applied is not None or attempt != self._last_attempt:
+                self._send(action, headers)
+                self._record_event(workload, action)
+            self._last_attempt = () if action.applied is not None else attempt
 
-    def said(self, order: Order, outcome: Outcome, reason: str, headers: Mapping[str, str]) -> None:
-        """Nothing was written, and why."""
-        action = Action(
-            id=":".join(
-                [self._target.key, order.cause, order.decision or "-", outcome, str(order.end or self._clock())]
-            ),
-            domain=self._domain,
-            target=self._target.key,
-            cause=order.cause,
-            outcome=outcome,
-            limit=order.limit,
-            reason=reason,
-            decision=order.decision,
-            epoch=order.epoch,
-            seq=order.seq,
-            sampled=order.end if order.decision else None,
-            decided=order.decided,
-        )
-        self._reports.put(action, headers)
-        self._log(action)
+    def report_unwritten(self, order: LimitOrder, outcome: Outcome, reason: str, headers: Mapping[str, str]) -> None:
+        """Report that nothing was written for an order, and why."""
+        place = str(order.end or self._clock())
+        action_id = ":".join([self._target.key, order.cause, order.decision or "-", outcome, place])
+        action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason)
+        self._send(action, headers)
 
-    def recovered(self, action: Action) -> None:
-        """A report that may have been lost."""
+    def report_recovered(self, action: Action) -> None:
+        """Report an action again whose report may have been lost."""
         metrics.recovered.inc()
-        self._reports.put(action, {})
+        self._outbox.put(action, {})
         _log.info("report recovered", target=self._target.key, action=action.id)
 
-    def paused(self, about: Thing, why: str) -> None:
-        """The target is somebody else's."""
-        metrics.paused.labels(self._target.key).set(1)
-        self._notices.note(self._target.key, why)
-        self._notices.tell(about, "LimitPaused", f"Sluice leaves this alone: {why}", warning=True)
-        _log.warning("paused", target=self._target.key, reason=why)
+    def report_pause(self, workload: Workload, why: str | None) -> None:
+        """Tell people that the target is left alone, and why; None: that Sluice sets its limit again."""
+        key = self._target.key
+        metrics.paused.labels(key).set(why is not None)
+        self._set_note(key, why)
+        if why is None:
+            self._events.record(workload, "LimitResumed", "Sluice sets the bandwidth again")
+            _log.warning("resumed", target=key)
+        else:
+            self._events.record(workload, "LimitPaused", f"Sluice leaves this alone: {why}", is_warning=True)
+            _log.warning("paused", target=key, reason=why)
 
-    def resumed(self, about: Thing) -> None:
-        """It is Sluice's again."""
-        metrics.paused.labels(self._target.key).set(0)
-        self._notices.note(self._target.key, None)
-        self._notices.tell(about, "LimitResumed", "Sluice sets the bandwidth again")
-        _log.warning("resumed", target=self._target.key)
-
-    def _repeats(self, action: Action) -> bool:
-        """Whether an action that changed nothing was tried, in the same way, right before."""
-        if action.applied is not None or any(pod.outcome == "applied" for pod in action.pods):
-            self._last = ()
-            return False
-        said = (action.cause, action.decision, action.outcome, action.limit, action.reason)
-        repeats, self._last = said == self._last, said
-        return repeats
-
-    def _log(self, action: Action) -> None:
+    def _send(self, action: Action, headers: Mapping[str, str]) -> None:
+        """Report an action on the bus, in the log and in the metrics."""
+        self._outbox.put(action, headers)
         level = {"failed": _log.error, "skipped": _log.warning}.get(action.outcome, _log.info)
         level(
             action.outcome,
@@ -128,38 +194,16 @@ class Voice:
             reason=action.reason,
             action=action.id,
         )
-
-    def _measure(self, action: Action) -> None:
         if action.outcome == "applied" and action.cause == "decision" and action.applied is not None:
             if action.sampled is not None:
                 metrics.since_sample.observe(max(action.applied - action.sampled, 0) / 1e9)
             if action.decided is not None:
                 metrics.since_decision.observe(max(action.applied - action.decided, 0) / 1e9)
 
-
-_REASONS = {
-    "dead-man": "LimitFailSafe",
-    "start": "LimitFailSafe",
-    "drift": "LimitCorrected",
-    "new-pod": "PodLimited",
-    "rescale": "PodLimited",
-}
-
-
-def _reason(action: Action) -> str:
-    if action.outcome == "failed":
-        return "LimitFailed"
-    if action.cause in _REASONS:
-        return _REASONS[action.cause]
-    return "LimitCut" if action.was is not None and action.limit < action.was else "LimitRaised"
-
-
-def _text(action: Action) -> str:
-    was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
-    return f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
-
-
-def _of_pods(done: Sequence[tuple[Write, PodOutcome]], about: Thing, order: Order) -> bool:
-    """Whether the Deployment, as it was, still has another limit than the order's."""
-    written = any(isinstance(write.thing, Deployment) for write, _ in done)
-    return isinstance(about, Deployment) and not written and in_force(about) != order.limit
+    def _record_event(self, workload: Workload, action: Action) -> None:
+        has_failed = action.outcome == "failed"
+        is_cut = action.was is not None and action.limit < action.was
+        reason = _EVENT_REASONS.get(action.cause, "LimitCut" if is_cut else "LimitRaised")
+        was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
+        message = f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
+        self._events.record(workload, "LimitFailed" if has_failed else reason, message, is_warning=has_failed)

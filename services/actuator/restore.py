@@ -1,7 +1,7 @@
-"""``sluice restore``: puts the annotations back as they were found, from what the objects carry.
+"""``sluice restore``: puts the annotations back as they were found, from the records on the objects.
 
-Works without the bus; where there is one, what was done is reported on it.  A value that somebody
-else has set meanwhile is theirs, and stays.
+It works without the bus; where there is one, what was done is reported on it.  A value that somebody
+else has set meanwhile stays.
 """
 
 import asyncio
@@ -17,171 +17,169 @@ from msgspec import Struct
 from schemas.config import Config
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Outcome, PodOutcome
-from services.actuator.order import in_force, rate_of
-from services.actuator.outbox import BusOutlet
-from services.actuator.ownership import KEY, Record, UnreadableRecord, operations, record_of
+from schemas.units import Rate
+from services.actuator.outbox import publish_action
+from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, parse_record
 from services.bus.bus import Bus
-from services.kube.client import Cluster, ClusterError, T
-from services.kube.objects import BANDWIDTH, Deployment, Gone, Pod, Refused, Stale, Unavailable
+from services.kube.client import KubeClient, KubeConfigError, T
+from services.kube.objects import (
+    BANDWIDTH,
+    KubeObject,
+    NotFound,
+    Pod,
+    Rejected,
+    StaleObject,
+    Unavailable,
+    Workload,
+    workload_kind,
+)
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 
-_TRIES = 5
+_ATTEMPTS = 5
 _BUS_S = 5.0
 
 
-class Restores(Protocol):
-    """What this needs of the cluster."""
+class Restorer(Protocol):
+    """What restoring needs of the API client."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
-        """The object as it is now."""
+        """Read an object."""
 
-    async def all(self, kind: type[T], namespace: str, *, labels: str) -> tuple[T, ...]:
-        """The objects that carry some labels."""
+    async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
+        """List the objects that a label selector matches."""
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
-        """Apply a JSON Patch to an object; gives what came of it."""
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+        """Apply a JSON Patch to an object, and return the object that results."""
 
 
-class Back(Struct, frozen=True):
-    """One object, and what was done with it."""
+class RestoreResult(Struct, frozen=True):
+    """One object, and what became of it."""
 
-    thing: Deployment | Pod
+    obj: Workload | Pod
     outcome: Outcome
     text: str
 
 
-async def restore(cluster: Restores, target: Target, *, dry_run: bool) -> list[Back]:
-    """Put a target's Deployment and Pods back.
+async def restore(client: Restorer, target: Target, *, dry_run: bool) -> list[RestoreResult]:
+    """Put the annotations of a target's workload and Pods back.
 
-    The Deployment goes first: an actuator that runs then leaves the target alone.  Each Pod carries
-    what is to be put back on it, so a second try after a failure finds the rest.
+    The workload goes first: an actuator that still runs then leaves the target alone.  Each Pod carries
+    what is to be put back on it, so that another attempt after a failure finds the rest.
 
     Args:
-        cluster: to patch.
+        client: reads and patches.
         target: which.
         dry_run: only say what would be done.
 
     Raises:
-        Gone: there is no such Deployment.
-        Refused: the API server does not allow to read what there is.
-        Unavailable: the API server does not say what there is.
+        NotFound: there is no such workload.
+        Rejected: reading is not allowed.
+        Unavailable: the API server does not answer.
     """
-    deployment = await cluster.read(Deployment, target.namespace, target.deployment)
-    everything = await cluster.all(Pod, target.namespace, labels=deployment.spec.selector.query())
-    pods = [pod for pod in everything if pod.belongs_to(deployment) and not pod.ended]
-    main = await _put_back(cluster, deployment, dry_run=dry_run)
-    rest = await asyncio.gather(*(_put_back(cluster, pod, dry_run=dry_run) for pod in pods))
-    return [back for back in (main, *rest) if back is not None]
+    workload = await client.read(workload_kind(target), target.namespace, target.key.partition("/")[2])
+    selected = await client.list_by_labels(Pod, target.namespace, workload.spec.selector.query())
+    pods = [pod for pod in selected if workload.owns(pod) and not pod.has_ended]
+    results = [await _restore_object(client, workload, dry_run=dry_run)]
+    results += await asyncio.gather(*(_restore_object(client, pod, dry_run=dry_run) for pod in pods))
+    return [one for one in results if one is not None]
 
 
-async def _put_back(cluster: Restores, thing: Deployment | Pod, *, dry_run: bool) -> Back | None:
-    """One object; None where Sluice left nothing on it, or where it is gone."""
+async def _restore_object(client: Restorer, obj: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
+    """Restore one object, again where it changes meanwhile; None without a record on it, or where it is gone."""
     try:
-        return await _tried(cluster, thing, dry_run=dry_run)
-    except Gone:
+        for _ in range(_ATTEMPTS):
+            record = parse_record(obj)
+            if record is None and KEY not in obj.annotations:
+                return None
+            desired, text = _plan_restore(obj, record)
+            if dry_run:
+                return RestoreResult(obj, "dry-run", f"would be {text}")
+            try:
+                after = await client.patch(obj, build_patch(obj, desired))
+            except StaleObject:
+                obj = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
+                continue
+            if all(after.annotations.get(key) == value for key, value in desired.items()):
+                return RestoreResult(obj, "applied", text)
+            failure = f"came back as {after.bandwidth}"
+            break
+        else:
+            failure = f"changed while it was restored, {_ATTEMPTS} times"
+    except NotFound:
         return None
-    except (Refused, Unavailable) as error:
-        return Back(thing, "failed", f"{error}; may be left as it is")
+    except UnreadableRecord as error:
+        failure = f"{error}; left as it is"
+    except (Rejected, Unavailable) as error:
+        failure = f"{error}; may be left as it is"
+    return RestoreResult(obj, "failed", failure)
 
 
-async def _tried(cluster: Restores, thing: Deployment | Pod, *, dry_run: bool) -> Back | None:
-    """Patch one object, again where it changed meanwhile.
-
-    Raises:
-        Gone, Refused or Unavailable.
-    """
-    for _ in range(_TRIES):
-        try:
-            record = record_of(thing)
-        except UnreadableRecord as error:
-            return Back(thing, "failed", f"{error}; left as it is")
-        if record is None and KEY not in thing.annotations:
-            return None
-        wanted, text = _wanted(thing, record)
-        if dry_run:
-            return Back(thing, "dry-run", f"would be {text}")
-        try:
-            after = await cluster.patch(thing, operations(thing, wanted))
-        except Stale:
-            thing = await cluster.read(type(thing), thing.metadata.namespace, thing.metadata.name)
-            continue
-        same = all(after.annotations.get(key) == value for key, value in wanted.items())
-        return Back(thing, "applied" if same else "failed", text if same else f"came back as {after.bandwidth}")
-    return Back(thing, "failed", f"changed while it was restored, {_TRIES} times")
-
-
-def _wanted(thing: Deployment | Pod, record: Record | None) -> tuple[dict[str, str | None], str]:
-    """The annotations to set or remove, and that in words."""
+def _plan_restore(obj: KubeObject, record: OwnershipRecord | None) -> tuple[dict[str, str | None], str]:
+    """The annotations to set or remove, and the same in words."""
     if record is None:
         return {KEY: None}, "let go; it carried nothing to put back"
-    if thing.bandwidth is not None and rate_of(thing.bandwidth) != rate_of(record.value):
-        return {KEY: None}, f"let go; {thing.bandwidth} was set by somebody else and stays"
-    text = f"{thing.bandwidth or 'no limit'} -> {record.found or 'no limit, as it was found'}"
+    if obj.bandwidth is not None and obj.limit != Rate.enforced(record.value):
+        return {KEY: None}, f"let go; {obj.bandwidth} was set by somebody else and stays"
+    text = f"{obj.bandwidth or 'no limit'} -> {record.found or 'no limit, as it was found'}"
     return {KEY: None, BANDWIDTH: record.found}, text
 
 
-def as_action(domain: Domain, target: Target, backs: Sequence[Back], now: int) -> Action:
-    """The report of what was done with one target."""
-    main = next((back for back in backs if isinstance(back.thing, Deployment)), None)
+def build_restore_action(domain: Domain, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
+    """Build the report of restoring one target; ``now`` is in UTC ns."""
+    workload = next((one for one in results if isinstance(one.obj, Workload)), None)
     found = None
-    if main is not None and main.outcome == "applied" and (record := record_of(main.thing)) is not None:
-        found = rate_of(record.found)
-    seen = sorted(f"{back.thing.uid} {back.thing.metadata.resource_version}" for back in backs)
+    if workload is not None and workload.outcome == "applied" and (record := parse_record(workload.obj)) is not None:
+        found = Rate.enforced(record.found)
+    seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in results)
     digest = blake2b("\n".join(seen).encode(), digest_size=6).hexdigest()
-    failed = any(back.outcome == "failed" for back in backs)
     return Action(
         id=f"{target.key}:restore:-:{digest}",
         domain=domain.name,
         target=target.key,
         cause="restore",
-        outcome="failed" if failed else "applied",
-        limit=found or 0,
-        reason="; ".join(f"{back.thing.kind} {back.thing.metadata.name}: {back.text}" for back in backs)[:2000],
-        was=in_force(main.thing) if main is not None and isinstance(main.thing, Deployment) else None,
+        outcome="failed" if any(one.outcome == "failed" for one in results) else "applied",
+        limit=int(found or 0),
+        reason="; ".join(f"{one.obj.kind} {one.obj.metadata.name}: {one.text}" for one in results)[:2000],
+        was=workload.obj.limit if workload is not None else None,
         pods=tuple(
-            PodOutcome(back.thing.metadata.name, back.thing.uid, back.outcome)
-            for back in backs
-            if isinstance(back.thing, Pod)
+            PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome)
+            for one in results
+            if isinstance(one.obj, Pod)
         ),
         applied=now,
     )
 
 
 async def _restore_all(config: Config, *, dry_run: bool) -> bool:
-    """Restore every target and say so; gives whether all went well."""
-    well, actions = True, []
-    async with Cluster.connected(config.kubernetes) as cluster:
-        for domain in config.domains:
-            for target in domain.targets:
-                try:
-                    backs = await restore(cluster, target, dry_run=dry_run)
-                except Gone:
-                    click.echo(f"{target.key}: there is no such Deployment")
-                    continue
-                except (Refused, Unavailable) as error:
-                    click.echo(f"{target.key}: {error}", err=True)
-                    well = False
-                    continue
-                if not backs:
-                    click.echo(f"{target.key}: nothing of Sluice's on it")
-                    continue
-                for back in backs:
-                    click.echo(f"{target.key}: {back.thing.kind} {back.thing.metadata.name}: {back.text}")
-                well = well and all(back.outcome != "failed" for back in backs)
-                actions.append(as_action(domain, target, backs, time.time_ns()))
+    """Restore every target and print what was done; returns whether all went well."""
+    is_well, actions = True, []
+    async with KubeClient.connect(config.kubernetes) as client:
+        for domain, target in ((one, target) for one in config.domains for target in one.targets):
+            try:
+                results = await restore(client, target, dry_run=dry_run)
+            except NotFound:
+                click.echo(f"{target.key}: there is no such {workload_kind(target).kind}")
+                continue
+            except (Rejected, Unavailable) as error:
+                click.echo(f"{target.key}: {error}", err=True)
+                is_well = False
+                continue
+            if not results:
+                click.echo(f"{target.key}: nothing of Sluice's on it")
+                continue
+            for one in results:
+                click.echo(f"{target.key}: {one.obj.kind} {one.obj.metadata.name}: {one.text}")
+                is_well = is_well and one.outcome != "failed"
+            actions.append(build_restore_action(domain, target, results, time.time_ns()))
     if actions and not dry_run:
-        await _report(config, actions)
-    return well
-
-
-async def _report(config: Config, actions: Sequence[Action]) -> None:
-    try:
-        async with asyncio.timeout(_BUS_S), Bus.connected(config.bus, "actuator", lambda _: None) as bus:
-            for action in actions:
-                await BusOutlet(bus).send(action, {})
-    except TimeoutError:
-        click.echo(f"not reported: the bus did not answer within {_BUS_S:g} s", err=True)
+        try:
+            async with asyncio.timeout(_BUS_S), Bus.connect(config.bus, "actuator", lambda _: None) as bus:
+                for action in actions:
+                    await publish_action(bus, action, {})
+        except TimeoutError:
+            click.echo(f"not reported: the bus did not answer within {_BUS_S:g} s", err=True)
+    return is_well
 
 
 @click.command()
@@ -194,10 +192,10 @@ def command(path: Path, *, dry_run: bool) -> None:
     takes it up again.
     """
     try:
-        config = as_person(load(path))
+        config = with_default_kubeconfig(load(path))
         logging_setup.configure("restore", "error")
-        well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
-    except (ConfigError, ClusterError) as error:
+        is_well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
+    except (ConfigError, KubeConfigError) as error:
         raise click.ClickException(str(error)) from None
-    if not well:
+    if not is_well:
         raise click.exceptions.Exit(1)

@@ -1,10 +1,10 @@
-"""The actuator: decisions in, each handed to the targets it is about; one hand per target.
+"""The actuator: consumes decisions and offers each one to the reconcilers of its targets.
 
-Every actuator hears every decision through a consumer of its own, whoever else listens: one that is not
-in charge of a target, or that only says what it would do, keeps none from the one that is.
+Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
+or that runs dry, keeps no decision from the one that is.
 
-Works without the bus: without decisions the targets fall to their fail-safe limits by themselves,
-and what is done is reported when the bus is there.
+It works without the bus: without decisions the targets fall back to their fail-safe limits, and what
+was done is reported when the bus is there.
 """
 
 import asyncio
@@ -16,23 +16,24 @@ from functools import partial
 import structlog
 
 from schemas.config import Config
-from schemas.domain import Domain
 from schemas.messages import Action, Decision, M
-from services.actuator.informer import Watch
-from services.actuator.kube_events import Events
-from services.actuator.outbox import BusOutlet, Duty, Reports
-from services.actuator.reconciler import Hand, Means
+from services.actuator.informer import Informer
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
+from services.actuator.reconciler import Dependencies, Reconciler
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
-from services.bus.session import ApiError, BackOff
+from services.bus.session import ApiError
 from services.common import failpoints
-from services.kube.client import Cluster
+from services.common.backoff import BackOff
+from services.kube.client import KubeClient
+from services.kube.objects import workload_kind
 from services.runtime.health import Health
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
 _DECISIONS = "decisions"
-"""The condition that the bus told what is in force."""
+"""The health condition that the bus has supplied what is in force."""
 
 _log = structlog.get_logger()
 
@@ -40,102 +41,103 @@ _log = structlog.get_logger()
 class Actuator:
     """Acts on all configured domains."""
 
-    def __init__(self, config: Config, cluster: Cluster, health: Health) -> None:
+    def __init__(self, config: Config, client: KubeClient, health: Health) -> None:
         """Prepare; ``run`` does the work."""
         self._health = health
-        self._cluster = cluster
-        self._domains = {domain.name: domain for domain in config.domains}
-        self._reports = Reports()
-        self._events = Events(cluster, health.note)
-        # Nobody else can name it: who can read the bus could take messages from it.
+        self._client = client
+        self._domains = config.domains
+        self._outbox = ActionOutbox()
+        self._events = EventRecorder(client)
+        # A random name, which nobody else can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
-        means = Means(cluster, self._reports, self._events, secrets.token_hex(6), config.kubernetes.dry_run)
-        self._hands = {
-            (domain.name, target.key): Hand(domain, target, means)
+        shared = Dependencies(
+            client=client,
+            outbox=self._outbox,
+            events=self._events,
+            set_note=health.set_note,
+            process=secrets.token_hex(6),
+            dry_run=config.kubernetes.dry_run,
+        )
+        self._reconcilers = {
+            (domain.name, target.key): Reconciler(domain, target, shared)
             for domain in config.domains
             for target in domain.targets
         }
 
-    async def run(self, joined: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
-        """Act, for ever; ``joined`` waits for the bus."""
+    async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
+        """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            for hand in self._hands.values():
-                key = hand.target.key
-                state = partial(self._state, hand)
-                group.create_task(Watch(self._cluster, key, hand.seen, state).run())
-                group.create_task(hand.run())
+            for one in self._reconcilers.values():
+                key = one.target.key
+                set_trouble = partial(self._health.set_condition, key)
+                informer = Informer(self._client, workload_kind(one.target), key, one.observed, set_trouble)
+                group.create_task(informer.run())
+                group.create_task(one.run())
             group.create_task(self._events.run())
-            await self._converse(joined)
+            await self._use_bus(join)
 
-    async def _converse(self, joined: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
-        """Hear decisions and report, for ever: whatever goes wrong with the bus, the hands go on."""
+    async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
+        """Consume decisions and publish reports, for ever, whatever goes wrong with the bus."""
         back_off = BackOff()
         while True:
             try:
-                async with joined() as bus, asyncio.TaskGroup() as group:
-                    for domain in self._domains.values():
-                        await self._begin(bus, domain)
-                    self._health.good(_DECISIONS)
+                async with join() as bus, asyncio.TaskGroup() as group:
+                    for domain in self._domains:
+                        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
+                        if decision is not None and decision.message.domain == domain.name:
+                            self._dispatch(decision)
+                        for target in domain.targets:
+                            subject = bus.subjects.action(domain.name, target.key)
+                            action = await self._fetch_last(bus, Action, subject)
+                            reconciler = self._reconcilers[domain.name, target.key]
+                            reconciler.resume(None if action is None else action.message)
+                    self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.begun")
-                    group.create_task(self._reports.run(BusOutlet(bus)))
-                    await self._listen(bus)
+                    group.create_task(self._outbox.run(partial(publish_action, bus)))
+                    await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
                 # The dead-man works without the bus, and must not end with it.
                 _log.exception("the bus side failed and begins again")
-                self._health.bad(_DECISIONS, f"{type(error).__name__}: {error}")
+                self._health.set_failed(_DECISIONS, f"{type(error).__name__}: {error}")
             await back_off.wait()
 
-    def _state(self, hand: Hand, trouble: str | None) -> None:
-        if trouble is None and hand.seen.looked and hand.seen.deployment is None:
-            trouble = "there is no such Deployment"
-        self._health.state(hand.target.key, trouble)
-
-    async def _begin(self, bus: Bus, domain: Domain) -> None:
-        """Ask the bus what is in force and what was reported."""
-        decision = await self._last(bus, Decision, bus.subjects.decision(domain.name))
-        if decision is not None and decision.message.domain == domain.name:
-            self._hand_out(decision)
-        for target in domain.targets:
-            action = await self._last(bus, Action, bus.subjects.action(domain.name, target.key))
-            self._hands[domain.name, target.key].begin(None if action is None else action.message)
-
-    async def _last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
-        """The last message, asked for again and again until the bus tells."""
+    async def _fetch_last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
+        """Fetch the last message on a subject; tries until the bus answers."""
         back_off = BackOff()
         while True:
             try:
-                return await bus.last(kind, subject)
+                return await bus.get_last(kind, subject)
             except Unreadable as error:
                 _log.warning("last message cannot be read", subject=subject, reason=str(error))
                 return None
             except (Denied, ApiError) as error:
                 reason = f"the last message on {subject} cannot be looked up: {error}"
                 _log.warning("look-up refused", subject=subject, reason=str(error))
-                self._health.bad(_DECISIONS, reason)
+                self._health.set_failed(_DECISIONS, reason)
             await back_off.wait()
 
-    async def _listen(self, bus: Bus) -> None:
-        # Nothing older than the latest of each domain can be put in force.
+    async def _consume(self, bus: Bus) -> None:
+        # Nothing older than the latest decision of each domain can be put in force.
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
-            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, fleeting=True
+            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True
         )
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
                 if bus.subjects.decision(domain) != received.subject:
-                    await bus.bury(NAME, received, f"a decision of domain {domain!r} on another's subject")
+                    await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
-                elif not self._hand_out(received):
-                    _log.warning("decision about nothing configured", domain=domain)
+                elif not self._dispatch(received):
+                    _log.warning("decision about no configured target", domain=domain)
                     await received.ack()
 
-    def _hand_out(self, received: Received[Decision]) -> bool:
-        """Offer a decision to the targets it is about; gives whether there are any."""
+    def _dispatch(self, received: Received[Decision]) -> bool:
+        """Offer a decision to the reconcilers of its targets; returns whether there are any."""
         decision = received.message
-        parts = [(self._hands.get((decision.domain, part.target)), part) for part in decision.targets]
-        known = [(hand, part) for hand, part in parts if hand is not None]
-        duty = Duty(received.ack, received.headers, len(known))
-        for hand, part in known:
-            hand.offer(decision, part, received.published, duty)
+        parts = [(self._reconcilers.get((decision.domain, part.target)), part) for part in decision.targets]
+        known = [(reconciler, part) for reconciler, part in parts if reconciler is not None]
+        pending = PendingAck(received.ack, received.headers, len(known))
+        for reconciler, part in known:
+            reconciler.offer(decision, part, received.published, pending)
         return bool(known)

@@ -1,59 +1,62 @@
 """The bus: publish, read and look up messages on NATS JetStream.
 
-Delivery is at least once.  A publisher repeats until the server has acknowledged, and the server
-drops what it has seen under the same id; a reader acknowledges after the effect.  Whatever breaks
-(the connection, the server, a stream, a consumer) is waited for and set up anew.
+Delivery is at least once.  A publisher repeats until the server has acknowledged, and the server drops
+a message whose id it has seen; a reader acknowledges after the effect.  After any failure (of the
+connection, the server, a stream or a consumer) the bus waits and sets up again what is missing.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
 from prometheus_client import Counter
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import KINDS as TYPES
 from schemas.messages import InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
-from services.bus.connection import Denied, TooLarge
-from services.bus.consumer import Consumer, Reading, Start
-from services.bus.envelope import Raw, stored
-from services.bus.message import Received, StreamInfo, Unreadable
-from services.bus.publisher import Conflict, Publisher
-from services.bus.session import ApiError, Session
+from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
+from services.bus.consumer import Consumer, ConsumerSpec, Start
+from services.bus.envelope import RawMessage, Received, StreamInfo, Unreadable
+from services.bus.session import ANSWER_S, ApiError, ErrorCode, Session
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
+from services.common.backoff import BackOff
 
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
 
-_STREAM_NOT_FOUND = 10059
-_CONSUMER_NOT_FOUND = 10014
-_NO_MESSAGE = 10037
-_BURY_S = 5.0
+_DEAD_LETTER_S = 5.0
+_MAX_IN_FLIGHT = 1024
 _KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
 
 _log = structlog.get_logger()
 _dead = Counter("sluice_dead_letters", "Messages that could not be used and were put aside", ["service", "kind"])
 
 
-class Bus:
-    """One service's place on the bus."""
+class Conflict(Exception):
+    """The expected last sequence of the subject was not the last, or the message was published before."""
 
-    def __init__(self, config: Settings, session: Session) -> None:
-        """See ``connected``."""
+
+class Bus:
+    """A service's access to the bus."""
+
+    def __init__(self, config: BusConfig, session: Session) -> None:
+        """See ``connect``."""
         self.subjects = Subjects(config.prefix)
         self._config = config
         self._session = session
-        self._publisher = Publisher(session, self.subjects, self.ensure_streams)
+        self._in_flight = asyncio.Semaphore(_MAX_IN_FLIGHT)
 
     @classmethod
     @asynccontextmanager
-    async def connected(
-        cls, config: Settings, name: str, on_state: Callable[[str | None], None]
+    async def connect(
+        cls, config: BusConfig, name: str, on_state: Callable[[str | None], None]
     ) -> AsyncIterator["Bus"]:
-        """Join the bus: waits until a server is there, and comes back whenever the connection is lost.
+        """Connect, waiting until a server answers, and reconnect whenever the connection is lost.
 
         Args:
             config: servers, credentials, prefix.
@@ -61,47 +64,41 @@ class Bus:
             on_state: called with None when the bus works, and with the reason when it does not.
         """
         session = Session(config, name, on_state)
-        async with session.kept():
+        async with session.keep_connected():
             yield cls(config, session)
 
     async def ensure_streams(self) -> list[str]:
-        """Create the streams that are missing.
+        """Create missing streams.
 
         Returns:
-            What is otherwise than configured: streams that exist with another configuration, which
-            are left alone, and streams that could not be created.
+            A sentence for each stream that exists with another configuration, which is left as it is, and
+            for each that could not be created.
         """
-        reports = [await self._ensure(want) for want in streams.wanted(self._config, self.subjects)]
-        return [report for report in reports if report is not None]
-
-    async def _ensure(self, want: dict[str, Any]) -> str | None:
-        name = want["name"]
-        # Looked for before it is made: most users of the bus may not make streams.
-        try:
+        reports = []
+        for config in streams.build_configs(self._config, self.subjects):
+            name = config["name"]
             try:
-                answer = await self._session.api(f"STREAM.INFO.{name}")
-            except ApiError as error:
-                if error.code != _STREAM_NOT_FOUND:
-                    raise
-                answer = await self._session.api(f"STREAM.CREATE.{name}", want)
-        except (ApiError, Denied) as error:
-            return f"stream {name}: {error}"
-        return streams.differences(want, answer["config"])
+                # Looked up before it is created, because most users may not create streams.
+                found = await self._session.find(f"STREAM.INFO.{name}")
+                if found is None:
+                    found = await self._session.request(f"STREAM.CREATE.{name}", config)
+                report = streams.describe_differences(config, found["config"])
+            except (ApiError, Denied) as error:
+                report = f"stream {name}: {error}"
+            if report is not None:
+                reports.append(report)
+        return reports
 
-    async def drop_streams(self) -> None:
-        """Delete this prefix's streams with all that is on them: for a prefix that was made for a moment.
+    async def delete_streams(self) -> None:
+        """Delete this prefix's streams with all their messages: for the temporary prefix of a replay.
 
         Raises:
             ValueError: the prefix is the default one.
         """
         if self.subjects.prefix == DEFAULT_PREFIX:
             raise ValueError(f"the streams of {DEFAULT_PREFIX!r} are never deleted")
-        for want in streams.wanted(self._config, self.subjects):
-            try:
-                await self._session.api(f"STREAM.DELETE.{want['name']}")
-            except ApiError as error:
-                if error.code != _STREAM_NOT_FOUND:
-                    raise
+        for config in streams.build_configs(self._config, self.subjects):
+            await self._session.find(f"STREAM.DELETE.{config['name']}")
 
     async def publish(
         self,
@@ -118,15 +115,56 @@ class Bus:
             subject: of the message's kind.
             message: the payload.
             msg_id: deterministic, so that the server drops a repetition.
-            headers: without a ``traceparent`` among them, the message begins a trace.
+            headers: without a ``traceparent`` among them, the message starts a trace.
             expect_last: sequence of the subject's last message, 0 for none: only then is it stored.
 
         Raises:
-            Conflict: with ``expect_last``: something else is last, or the message is there already.
-            TooLarge: the server takes no message of that size.
+            Conflict: with ``expect_last``: another message is last, or this one is stored already.
+            TooLarge: the server accepts no message of that size.
             InvalidMessage: it cannot be written as JSON.
         """
-        return await self._publisher.publish(subject, message, msg_id, headers or {}, expect_last)
+        try:
+            body = encode(message)
+        except (OverflowError, TypeError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"{msg_id}: {error}") from None
+        sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
+        sent[envelope.EXPECTED_STREAM] = self.subjects.stream(self.subjects.kind_of(subject))
+        if expect_last is not None:
+            sent[envelope.EXPECTED_LAST] = str(expect_last)
+        async with self._in_flight:
+            answer = await self._store(subject, body, sent)
+        if expect_last is not None and answer.get("duplicate"):
+            raise Conflict(f"{subject}: {msg_id} was published before")
+        return int(answer["seq"])
+
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        """Send a message until the server stores it, or refuses it for good; gives the server's answer."""
+        back_off = BackOff()
+        try:
+            while True:
+                try:
+                    connection = await self._session.connection()
+                    answer: dict[str, Any] = json.loads(await connection.request(subject, body, ANSWER_S, headers))
+                except NoResponder as missing:
+                    reason = "; ".join([str(missing), *await self.ensure_streams()])
+                except (Disconnected, Denied) as failure:
+                    reason = str(failure)
+                else:
+                    error = answer.get("error")
+                    if error is None:
+                        self._session.clear_problem(subject)
+                        return answer
+                    code, text = error.get("err_code", 0), error.get("description", "")
+                    if code in (ErrorCode.WRONG_LAST_SEQUENCE, ErrorCode.WRONG_LAST_SEQUENCE_CONSTANT):
+                        raise Conflict(f"{subject}: {text}")
+                    if code == ErrorCode.MESSAGE_TOO_LARGE:
+                        raise TooLarge(f"{subject}: {text}")
+                    reason = f"{subject}: {text} ({code})"
+                self._session.report_problem(subject, reason)
+                await back_off.wait()
+        finally:
+            # A refusal is an answer, and a caller that was cancelled does not wait any more.
+            self._session.clear_problem(subject, recovered=False)
 
     async def consume(
         self,
@@ -137,162 +175,144 @@ class Bus:
         start: Start = "all",
         batch: int = 256,
         ack_wait: float = 30.0,
-        fleeting: bool = False,
+        transient: bool = False,
     ) -> AsyncGenerator[Received[M], None]:
-        """Read a kind of message, for ever.
+        """Read a kind of message, without end.
 
-        A message that cannot be read goes to the dead-letter subject and is not delivered again; a
-        reader without a durable name passes over it.  Use ``contextlib.aclosing`` where the loop is left
-        before its task ends.
+        A message that cannot be decoded becomes a dead letter and is not delivered again; a reader
+        without a durable name skips it.  Use ``contextlib.aclosing`` where the loop is left before its
+        task ends.
 
         Args:
-            kind: what to expect.
-            durable: the consumer's name: its position outlives the reader, and several readers share
-                it; each message comes again until it is acknowledged.  None for a reader of its own
-                that begins at ``start``, and that nobody waits for: acknowledging does nothing.
-            service: who reads, for dead letters.
-            start: where a new consumer begins: "all" that is kept, "new", the "latest" of each
-                subject, after a sequence, or after one that is only computed when it is needed.
-            batch: how many messages may be on their way or waiting at once.
-            ack_wait: seconds after which a message without acknowledgement comes again.
-            fleeting: whether the server drops a durable consumer whose reader was away for a minute.
+            kind: the type of message.
+            durable: the consumer's name.  Its position outlives the reader, several readers may share it,
+                and each message is redelivered until it is acknowledged.  None for a private reader that
+                begins at ``start``: acknowledging does nothing.
+            service: the reader's name in dead letters.
+            start: where a new consumer begins: "all" stored messages, "new" ones, the "latest" of each
+                subject, a time, after a sequence, or after one that a function computes when it is needed.
+            batch: how many messages may be requested or unprocessed at once.
+            ack_wait: seconds after which a message without acknowledgement is redelivered.
+            transient: whether the server deletes a durable consumer after a minute without a reader.
         """
         name = _KINDS[kind]
-        stream = self.subjects.stream(name)
-        pattern = self.subjects.every(name)
-        reading = Reading(stream, durable, pattern, start, batch, ack_wait, fleeting)
-        async with aclosing(Consumer(self._session, reading, self.ensure_streams).taken()) as deliveries:
-            async for taken in deliveries:
+        stream, pattern = self.subjects.stream(name), self.subjects.every(name)
+        spec = ConsumerSpec(
+            stream=stream,
+            durable=durable,
+            pattern=pattern,
+            start=start,
+            batch=batch,
+            ack_wait=ack_wait,
+            transient=transient,
+        )
+        async with aclosing(Consumer(self._session, spec, self.ensure_streams).deliver()) as deliveries:
+            async for one in deliveries:
                 try:
-                    message = self._read(kind, taken.raw)
+                    message = _decode(kind, one.raw)
                 except Unreadable as error:
                     if durable:
-                        await self.bury(service, taken.raw, error.reason)
-                        await self._session.send(taken.reply, b"+TERM")
+                        await self.dead_letter(service, one.raw, error.reason)
+                        await self._session.send(one.reply, b"+TERM")
                     continue
-                session = self._session if durable else None
-                yield Received(message, taken.raw, taken.delivery.count, taken.since, taken.reply, session)
-
-    def _read(self, kind: type[M], raw: Raw) -> M:
-        if len(raw.body) > envelope.MAX_BODY:
-            raise Unreadable(raw, f"{len(raw.body)} bytes, at most {envelope.MAX_BODY} are read")
-        try:
-            return decode(kind, raw.body)
-        except InvalidMessage as error:
-            raise Unreadable(raw, str(error), later=isinstance(error, UnknownVersion)) from None
+                reply = partial(self._session.send, one.reply) if durable else None
+                yield Received(message, one.raw, one.delivery.count, one.since, reply)
 
     async def read(
         self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024
-    ) -> AsyncGenerator[Raw, None]:
-        """Read a kind's messages as they are stored, in order and unexamined: for those who record or audit.
+    ) -> AsyncGenerator[RawMessage, None]:
+        """Read a kind's messages as they are stored, in order and not decoded: for recording and audit.
 
-        Leaves nothing on the bus but a consumer that the server drops by itself.  A missing stream is
-        not created, and is empty.  Use ``contextlib.aclosing`` where the loop is left before it ends.
+        Leaves nothing on the bus but a consumer that the server deletes.  A missing stream is not
+        created, and counts as empty.  Use ``contextlib.aclosing`` where the loop is left before it ends.
 
         Args:
             kind: ``sample``, ``decision``, ``action`` or ``dead``.
             subject: only this subject or pattern.
             start: as for ``consume``.
-            follow: go on for ever; otherwise end with the last message that was there at the beginning.
-            batch: how many messages may be on their way or waiting at once.
+            follow: never end; otherwise end with the message that was last at the beginning.
+            batch: how many messages may be requested or unprocessed at once.
         """
         stream = self.subjects.stream(kind)
         pattern = subject or self.subjects.every(kind)
-        last = None if follow else await self._stored(stream, {"last_by_subj": pattern})
-        if not follow and (last is None or _beyond(start, last)):
-            return
-        reading = Reading(stream, None, pattern, start, batch, 0)
-        async with aclosing(Consumer(self._session, reading, _nothing).taken()) as messages:
-            async for taken in messages:
-                yield taken.raw
-                if last is not None and taken.raw.seq >= last.seq:
+        last = None if follow else await self._get_stored(stream, {"last_by_subj": pattern})
+        if not follow:
+            if last is None or start == "new" or (isinstance(start, int) and last.seq <= start):
+                return
+            if isinstance(start, datetime) and last.published < start.timestamp() * 1e9:
+                return
+        spec = ConsumerSpec(stream=stream, durable=None, pattern=pattern, start=start, batch=batch)
+        async with aclosing(Consumer(self._session, spec).deliver()) as deliveries:
+            async for one in deliveries:
+                yield one.raw
+                if last is not None and one.raw.seq >= last.seq:
                     return
 
-    async def last(self, kind: type[M], subject: str) -> Received[M] | None:
-        """The last message on a subject; None when there is none.
+    async def get_last(self, kind: type[M], subject: str) -> Received[M] | None:
+        """The last message on a subject; None without one.
 
         Raises:
-            Unreadable: there is one, but it cannot be read.
+            Unreadable: it cannot be decoded.
         """
-        return await self._looked_up(kind, subject, {"last_by_subj": subject})
+        return await self._get(kind, subject, {"last_by_subj": subject})
 
-    async def next_after(self, kind: type[M], subject: str, seq: int) -> Received[M] | None:
-        """The first message on a subject after a stream sequence; None when there is none.
+    async def get_next(self, kind: type[M], subject: str, seq: int) -> Received[M] | None:
+        """The first message on a subject after a stream sequence; None without one.
 
         Raises:
-            Unreadable: there is one, but it cannot be read.
+            Unreadable: it cannot be decoded.
         """
-        return await self._looked_up(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
+        return await self._get(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
 
-    async def _looked_up(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
-        raw = await self._stored(self.subjects.stream(self.subjects.kind_of(subject)), request)
-        return None if raw is None else Received(self._read(kind, raw), raw)
+    async def _get(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
+        raw = await self._get_stored(self.subjects.stream(self.subjects.kind_of(subject)), request)
+        return None if raw is None else Received(_decode(kind, raw), raw)
 
-    async def _stored(self, stream: str, request: dict[str, Any]) -> Raw | None:
-        # Asked of the stream's leader: a replica may not have seen the latest messages.
-        try:
-            answer = await self._session.api(f"STREAM.MSG.GET.{stream}", request)
-        except ApiError as error:
-            if error.code in (_NO_MESSAGE, _STREAM_NOT_FOUND):
-                return None
-            raise
-        return stored(answer["message"])
+    async def _get_stored(self, stream: str, request: dict[str, Any]) -> RawMessage | None:
+        # STREAM.MSG.GET is answered by the stream's leader; a replica, which answers direct gets, may lag behind.
+        answer = await self._session.find(f"STREAM.MSG.GET.{stream}", request)
+        return None if answer is None else envelope.parse_stored(answer["message"])
 
-    async def stream(self, kind: type[M]) -> StreamInfo | None:
-        """The state of the stream of a kind; None when there is no stream."""
-        try:
-            answer = await self._session.api(f"STREAM.INFO.{self.subjects.stream(_KINDS[kind])}")
-        except ApiError as error:
-            if error.code == _STREAM_NOT_FOUND:
-                return None
-            raise
+    async def stream_info(self, kind: type[M]) -> StreamInfo | None:
+        """The state of a kind's stream; None without a stream."""
+        answer = await self._session.find(f"STREAM.INFO.{self.subjects.stream(_KINDS[kind])}")
+        if answer is None:
+            return None
         state = answer["state"]
-        return StreamInfo(envelope.nanoseconds(answer["created"]), state["first_seq"], state["last_seq"])
+        return StreamInfo(envelope.parse_time(answer["created"]), state["first_seq"], state["last_seq"])
 
-    async def acknowledged(self, kind: type[M], durable: str) -> int:
-        """Stream sequence up to which a durable consumer's messages are all acknowledged; 0 without one."""
-        stream = self.subjects.stream(_KINDS[kind])
-        try:
-            answer = await self._session.api(f"CONSUMER.INFO.{stream}.{durable}")
-        except ApiError as error:
-            if error.code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND):
-                return 0
-            raise
-        return int(answer["ack_floor"]["stream_seq"])
+    async def ack_floor(self, kind: type[M], durable: str) -> int:
+        """Stream sequence up to which all messages of a durable consumer are acknowledged; 0 without a consumer."""
+        answer = await self._session.find(f"CONSUMER.INFO.{self.subjects.stream(_KINDS[kind])}.{durable}")
+        return 0 if answer is None else int(answer["ack_floor"]["stream_seq"])
 
-    async def bury(self, service: str, message: Received[Any] | Raw, reason: str) -> None:
-        """Keep a message that cannot be used on the dead-letter subject, and count it.
+    async def dead_letter(self, service: str, message: Received[Any] | RawMessage, reason: str) -> None:
+        """Store a message that cannot be used on the dead-letter subject, and count it.
 
-        When that does not work within seconds it is logged instead, and remains in its own stream:
-        a dead letter holds nothing up.
+        Where that takes longer than five seconds the letter is logged instead, so that it blocks
+        nothing.  The message itself remains in its own stream.
         """
-        raw = message if isinstance(message, Raw) else message.raw
-        _dead.labels(service, self._kind_of(raw.subject)).inc()
-        _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
-        letter = envelope.dead_letter(raw, service, reason)
-        trace = {envelope.TRACE: envelope.continued(raw.headers, reason)}
-        subject = self.subjects.dead(service)
+        raw = message if isinstance(message, RawMessage) else message.raw
         try:
-            async with asyncio.timeout(_BURY_S):
-                msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
-                await self.publish(subject, letter, msg_id=msg_id, headers=trace)
-        except TimeoutError:
-            _log.error("dead letter not kept", letter=encode(letter).decode())
-            self._session.given_up(subject)
-
-    def _kind_of(self, subject: str) -> str:
-        try:
-            return self.subjects.kind_of(subject)
+            kind = self.subjects.kind_of(raw.subject)
         except ValueError:
-            return "other"
+            kind = "other"
+        _dead.labels(service, kind).inc()
+        _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
+        letter = envelope.build_dead_letter(raw, service, reason)
+        trace = {envelope.TRACE: envelope.continue_trace(raw.headers, reason)}
+        try:
+            async with asyncio.timeout(_DEAD_LETTER_S):
+                msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
+                await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
+        except TimeoutError:
+            _log.error("dead letter not stored", letter=encode(letter).decode())
 
 
-def _beyond(start: Start, last: Raw) -> bool:
-    """Whether a reading would begin after the last message."""
-    if isinstance(start, datetime):
-        return last.published < start.timestamp() * 1e9
-    return start == "new" or (isinstance(start, int) and last.seq <= start)
-
-
-async def _nothing() -> None:
-    """A reader creates no streams."""
+def _decode(kind: type[M], raw: RawMessage) -> M:
+    if len(raw.body) > envelope.MAX_BODY:
+        raise Unreadable(raw, f"{len(raw.body)} bytes, at most {envelope.MAX_BODY} are read")
+    try:
+        return decode(kind, raw.body)
+    except InvalidMessage as error:
+        raise Unreadable(raw, str(error), later=isinstance(error, UnknownVersion)) from None

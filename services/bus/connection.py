@@ -1,7 +1,7 @@
-"""One connection to a NATS server, from its first byte to its end.  The one module that imports nats.
+"""One connection to a NATS server, from handshake to close.  The only module that imports nats.
 
-A link never reconnects: ``jetstream`` opens a new one, and so has a single way to begin again,
-whether the server restarted, a certificate was renewed or a proxy cut the line.
+A connection never reconnects: ``Session`` opens a new one.  So there is one way to start over, whether
+the server restarted, a certificate was renewed or a proxy closed the connection.
 """
 
 import asyncio
@@ -15,79 +15,79 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# nats imports aiohttp, where it is installed, for websockets alone: 10 MiB of every pod for nothing.
-_had = "aiohttp" in sys.modules
-if not _had:
+# Where aiohttp is installed, nats imports it for websockets, which Sluice does not use: 10 MiB in every pod.
+_had_aiohttp = "aiohttp" in sys.modules
+if not _had_aiohttp:
     sys.modules["aiohttp"] = None  # type: ignore[assignment]
 from nats.aio.client import Client  # noqa: E402
 from nats.aio.msg import Msg  # noqa: E402
 from nats.errors import ConnectionClosedError, Error, MaxPayloadError  # noqa: E402
 
-if not _had:
+if not _had_aiohttp:
     del sys.modules["aiohttp"]
 
-from schemas.config import Bus as Settings  # noqa: E402
+from schemas.config import BusConfig  # noqa: E402
 
-__all__ = ["Denied", "Link", "LinkDown", "Msg", "NoResponder", "TooLarge"]
+__all__ = ["Connection", "Denied", "Disconnected", "Msg", "NoResponder", "TooLarge"]
 
 _CONNECT_S = 3
 _CLOSE_S = 1
 _PING_S = 5
-"""Three pings without an answer end the link: a peer that vanished without a word is noticed in 15 s."""
+"""Three unanswered pings close the connection, so a peer that vanished is noticed within 15 s."""
 _DENIED = re.compile(r"permissions violation for (?P<what>\w+) to \"(?P<subject>[^\"]+)\"", re.IGNORECASE)
 
 
-class LinkDown(ConnectionError):
-    """The server does not answer, or the link is over."""
+class Disconnected(ConnectionError):
+    """The server does not answer, or the connection is closed."""
 
 
-class NoResponder(LinkDown):
-    """The server is there, but nothing on it answers on that subject: no such stream or consumer, or not yet."""
+class NoResponder(Disconnected):
+    """The server answers, but no stream or consumer listens on that subject, or not yet."""
 
 
 class Denied(Exception):
-    """The server does not allow this user to do that."""
+    """The server does not allow this user to publish or subscribe there."""
 
 
 class TooLarge(ValueError):
     """The server takes no message of that size."""
 
 
-class Link:
-    """Send and ask on one connection."""
+class Connection:
+    """Send messages and requests over one connection."""
 
     def __init__(self, client: Client) -> None:
-        """Take a connected client; see ``opened``."""
+        """Take a connected client; see ``open``."""
         self._client = client
-        self._over = asyncio.Event()
+        self._closed = asyncio.Event()
         self._inbox = client.new_inbox()
         self._numbers = itertools.count(1)
-        self._listeners: dict[str, tuple[str, Callable[[Msg | Exception], None]]] = {}
-        self._asked: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
+        self._subscribers: dict[str, tuple[str, Callable[[Msg | Exception], None]]] = {}
+        self._pending: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, config: Settings, name: str) -> AsyncIterator["Link"]:
-        """Connect to one of the configured servers, and close at the end.
+    async def open(cls, config: BusConfig, name: str) -> AsyncIterator["Connection"]:
+        """Connect to one of the configured servers; closes when the context ends.
 
         Replies come to inboxes that begin with ``_INBOX_<user>`` (without a user, ``_INBOX_<name>``), so
-        that a server's permissions can keep the services from hearing one another's.
+        that a server's permissions can keep services from reading each other's replies.
 
         Raises:
-            LinkDown: no server could be reached, or none let this user in.
+            Disconnected: no server could be reached, or none accepted this user.
         """
         client = Client()
         errors: list[Exception] = []
-        link: Link | None = None
+        connection: Connection | None = None
 
         async def on_error(error: Exception) -> None:
             errors.append(error)
-            if link is not None:
-                link._on_error(error)
+            if connection is not None:
+                connection._on_error(error)
 
-        async def on_closed() -> None:
-            if link is not None:
-                link._on_closed()
+        async def on_close() -> None:
+            if connection is not None:
+                connection._on_close()
 
         try:
             await client.connect(
@@ -100,53 +100,55 @@ class Link:
                 connect_timeout=_CONNECT_S,
                 ping_interval=_PING_S,
                 error_cb=on_error,
-                closed_cb=on_closed,
-                **_credentials(config, client),
+                closed_cb=on_close,
+                **_build_credentials(config, client),
             )
-            link = cls(client)
-            await client.subscribe(f"{link._inbox}.*", cb=link._on_reply)
-        except Exception as error:  # server, certificate, seed: whatever it is, it is said and tried again
+            connection = cls(client)
+            await client.subscribe(f"{connection._inbox}.*", cb=connection._on_reply)
+        except Exception as error:  # server, certificate or seed: whatever it is, Session reports it and tries again
             await _close(client)
-            raise LinkDown(f"{', '.join(config.servers)}: {errors[-1] if errors else error}") from error
+            raise Disconnected(f"{', '.join(config.servers)}: {errors[-1] if errors else error}") from error
         try:
-            yield link
+            yield connection
         finally:
             await _close(client)
 
     @property
-    def down(self) -> bool:
-        """Whether the link is over."""
-        return self._over.is_set()
+    def is_closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._closed.is_set()
 
-    async def ended(self) -> None:
-        """Wait until the link is over."""
-        await self._over.wait()
+    async def wait_closed(self) -> None:
+        """Wait until the connection ends."""
+        await self._closed.wait()
 
     async def send(self, subject: str, body: bytes = b"", reply: str = "") -> None:
-        """Send without waiting for anything.
+        """Send without waiting for an answer.
 
         Raises:
-            LinkDown: the link is over.
+            Disconnected: the connection is closed.
         """
         try:
             await self._client.publish(subject, body, reply=reply)
         except Error as error:
-            raise LinkDown(str(error)) from error
+            raise Disconnected(str(error)) from error
 
-    async def ask(self, subject: str, body: bytes, timeout_s: float, headers: dict[str, str] | None = None) -> bytes:
+    async def request(
+        self, subject: str, body: bytes, timeout_s: float, headers: dict[str, str] | None = None
+    ) -> bytes:
         """Send a request and wait for its reply.
 
         Raises:
-            NoResponder: nothing answers there.
-            LinkDown: no answer in time, or the link is over.
-            Denied: this user may not send there.
-            TooLarge: the message is larger than the server takes.
+            NoResponder: nothing answers on that subject.
+            Disconnected: no answer within ``timeout_s``, or the connection is closed.
+            Denied: this user may not publish there.
+            TooLarge: the message is larger than the server accepts.
         """
-        if self.down:
-            raise LinkDown("the connection is over")
+        if self.is_closed:
+            raise Disconnected("the connection is over")
         number = str(next(self._numbers))
         reply: asyncio.Future[Msg | Exception] = asyncio.get_running_loop().create_future()
-        self._asked[number] = (subject, reply)
+        self._pending[number] = (subject, reply)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._client.publish(subject, body, reply=f"{self._inbox}.{number}", headers=headers)
@@ -154,93 +156,93 @@ class Link:
             if isinstance(message, Exception):
                 raise message
         except TimeoutError:
-            raise LinkDown(f"{subject}: no answer within {timeout_s:g} s") from None
+            raise Disconnected(f"{subject}: no answer within {timeout_s:g} s") from None
         except MaxPayloadError as error:
             raise TooLarge(f"{subject}: {len(body)} bytes: {error}") from error
         except Error as error:
-            raise LinkDown(str(error)) from error
+            raise Disconnected(str(error)) from error
         finally:
-            del self._asked[number]
+            del self._pending[number]
         if message.headers and message.headers.get("Status") == "503":
             raise NoResponder(f"{subject}: no stream or consumer answers")
         return message.data
 
     @asynccontextmanager
-    async def asking(
-        self, subject: str, take: Callable[[Msg | Exception], None]
+    async def subscribe_replies(
+        self, subject: str, on_message: Callable[[Msg | Exception], None]
     ) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
-        """Hand all that comes in answer to requests on a subject to ``take``; gives what sends a request.
+        """Pass all replies to requests on a subject to ``on_message``; gives the function that sends a request.
 
-        ``take`` is also given the reason why nothing more will come: ``LinkDown``, or ``Denied`` where this
-        user may not ask.
+        ``on_message`` also receives the reason why no more replies will come: ``Disconnected``, or
+        ``Denied`` where this user may not send such requests.
 
         Raises:
-            LinkDown: the link is over.
+            Disconnected: the connection is closed.
         """
 
-        async def taken(message: Msg) -> None:
-            take(message)
+        async def forward(message: Msg) -> None:
+            on_message(message)
 
         try:
             inbox = self._client.new_inbox()
-            subscription = await self._client.subscribe(inbox, cb=taken)
+            subscription = await self._client.subscribe(inbox, cb=forward)
         except Error as error:
-            raise LinkDown(str(error)) from error
-        self._listeners[inbox] = (subject, take)
+            raise Disconnected(str(error)) from error
+        self._subscribers[inbox] = (subject, on_message)
         try:
             yield lambda body: self.send(subject, body, reply=inbox)
         finally:
-            del self._listeners[inbox]
+            del self._subscribers[inbox]
             if not self._client.is_closed:
                 await subscription.unsubscribe()
 
     async def _on_reply(self, message: Msg) -> None:
-        asked = self._asked.get(message.subject.rpartition(".")[2])
-        if asked is not None and not asked[1].done():
-            asked[1].set_result(message)
+        request = self._pending.get(message.subject.rpartition(".")[2])
+        if request is not None and not request[1].done():
+            request[1].set_result(message)
 
     def _on_error(self, error: Exception) -> None:
         denied = _DENIED.search(str(error))
         if denied is None:
             return
-        waiting = [(subject, reply.set_result) for subject, reply in self._asked.values() if not reply.done()]
-        for subject, take in (*waiting, *self._listeners.values()):
-            if subject.lower() == denied["subject"].lower():  # the library lowers errors
-                take(Denied(f"this user may not {denied['what']} to {subject}"))
+        pending = [(subject, reply.set_result) for subject, reply in self._pending.values() if not reply.done()]
+        for subject, receive in (*pending, *self._subscribers.values()):
+            if subject.lower() == denied["subject"].lower():  # nats-py lowers errors
+                receive(Denied(f"this user may not {denied['what']} to {subject}"))
 
-    def _on_closed(self) -> None:
-        self._over.set()
-        for _, take in self._listeners.values():
-            take(LinkDown("the connection is over"))
-        for _, reply in self._asked.values():
+    def _on_close(self) -> None:
+        self._closed.set()
+        for _, receive in self._subscribers.values():
+            receive(Disconnected("the connection is over"))
+        for _, reply in self._pending.values():
             if not reply.done():
                 reply.set_result(ConnectionClosedError())
 
 
 async def _close(client: Client) -> None:
-    # After a failed handshake the library may wait for ever, or trip over what it never set up.
+    # After a failed handshake nats-py may wait for ever, or raise an error about state that it never set up.
     with suppress(Exception):
         async with asyncio.timeout(_CLOSE_S):
             await client.close()
 
 
-def _credentials(config: Settings, client: Client) -> dict[str, Any]:
+def _build_credentials(config: BusConfig, client: Client) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if config.ca is not None:
-        options["tls"] = _tls(config.ca, config.certificate, config.key)
+        options["tls"] = _build_tls(config.ca, config.certificate, config.key)
     if config.credentials is not None:
         is_jwt = "BEGIN NATS USER JWT" in Path(config.credentials).read_text(encoding="utf-8")
         options["user_credentials" if is_jwt else "nkeys_seed"] = config.credentials
     elif config.user is not None:
         options["user"] = config.user
-        options["password"] = lambda: _password(client, encrypted=config.ca is not None)
+        options["password"] = lambda: _read_password(client, encrypted=config.ca is not None)
     return options
 
 
-def _tls(authority: str, certificate: str | None, key: str | None) -> ssl.SSLContext:
+def _build_tls(authority: str, certificate: str | None, key: str | None) -> ssl.SSLContext:
     files = [name for name in (authority, certificate, key) if name is not None]
     for name in files:
-        Path(name).read_bytes()  # ssl's own errors name no file
+        Path(name).read_bytes()  # ssl's own errors do not name the file
     try:
         context = ssl.create_default_context(cafile=authority)
         if certificate is not None:
@@ -250,8 +252,8 @@ def _tls(authority: str, certificate: str | None, key: str | None) -> ssl.SSLCon
     return context
 
 
-def _password(client: Client, *, encrypted: bool) -> str:
-    # The client speaks plain text to a server that does not ask for TLS, whatever it was given.
+def _read_password(client: Client, *, encrypted: bool) -> str:
+    # nats-py connects in plain text to a server that offers no TLS, even when it was given a TLS context.
     if encrypted and not client._server_info.get("tls_required"):  # noqa: SLF001 - not published otherwise
         raise Error("the server offers no TLS, but a certificate authority is configured: it gets no password")
     return os.environ.get("SLUICE_NATS_PASSWORD", "")

@@ -1,47 +1,47 @@
-"""What travels around a message: headers, trace, and what the server adds.  Pure.
+"""Messages with their headers, trace and delivery data.  No I/O.
 
-A trace begins at a sample and runs through its decision to the actions that follow from it
-(W3C ``traceparent``).  Its ids are made from the message ids, so that a message published again
-after a crash carries the same ones.
+A trace begins at a sample and runs through its decision to the resulting actions (W3C ``traceparent``).
+Trace ids are derived from message ids, so that a message published again after a crash has the same ones.
 """
 
 import base64
 import re
 from calendar import timegm
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from typing import Generic
 
-from schemas.messages import DeadLetter
+from schemas.messages import DeadLetter, InvalidMessage, M
 
 TRACE = "traceparent"
 MSG_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 SAMPLE_SEQ = "Sluice-Sample-Seq"
-"""On a decision: the stream sequence of the sample that it answers, the position to go on from."""
+"""On a decision: the stream sequence of the sample that it answers.  A restarted service resumes after it."""
 
 MAX_BODY = 512 * 1024
-"""No message is larger, bytes: a reader puts a larger one aside."""
-_KEPT_BODY = 4096
+"""Largest message in bytes; a larger one becomes a dead letter."""
+_DEAD_LETTER_BODY = 4096
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def begun(msg_id: str) -> str:
+def start_trace(msg_id: str) -> str:
     """The ``traceparent`` of a message that begins a trace."""
     return f"00-{_digest(msg_id, 16)}-{_digest('span ' + msg_id, 8)}-01"
 
 
-def continued(headers: Mapping[str, str], msg_id: str) -> str:
-    """The ``traceparent`` of a message caused by one with ``headers``: the same trace, a span of its own.
+def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
+    """The ``traceparent`` of a message caused by one with ``headers``: the same trace, a new span.
 
-    A cause without a readable trace gives a new one.
+    Starts a new trace where ``headers`` have no valid one.
     """
     cause = headers.get(TRACE, "")
     if not _TRACEPARENT.fullmatch(cause):
-        return begun(msg_id)
+        return start_trace(msg_id)
     version, trace, span, flags = cause.split("-")
     return f"{version}-{trace}-{_digest(span + msg_id, 8)}-{flags}"
 
@@ -52,35 +52,35 @@ def _digest(text: str, size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What JetStream says of one delivered message, in the subject that acknowledges it."""
+    """JetStream's data about one delivery, read from the subject that acknowledges it."""
 
     seq: int
     """Sequence in the stream."""
     count: int
-    """Which delivery of this message: 1 is the first."""
+    """Number of this delivery among those of this message, from 1."""
     number: int
-    """Which delivery of this consumer, over all messages and all its readers."""
+    """Number of this delivery among all those of the consumer, whoever reads."""
     published: int
-    """When the server stored it, ns."""
+    """When the server stored it, UTC ns."""
 
     @classmethod
     def parse(cls, reply: str) -> "Delivery":
         """Read ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<count>.<seq>.<number>.<ns>.<pending>[.<token>]``.
 
         Raises:
-            ValueError: the subject is another.
+            ValueError: ``reply`` is not an acknowledgement subject.
         """
         tokens = reply.split(".")
         first = {9: 4, 11: 6, 12: 6}.get(len(tokens))
         if first is None or tokens[:2] != ["$JS", "ACK"]:
-            raise ValueError(f"{reply!r} is no acknowledgement subject")
+            raise ValueError(f"{reply!r} is not an acknowledgement subject")
         count, seq, number, published = (int(token) for token in tokens[first : first + 4])
         return cls(seq, count, number, published)
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """A stored message before anybody has read it."""
+class RawMessage:
+    """A stored message that has not been decoded."""
 
     subject: str
     headers: Mapping[str, str]
@@ -88,33 +88,101 @@ class Raw:
     seq: int
     """Sequence in its stream."""
     published: int
-    """When the server stored it, ns."""
+    """When the server stored it, UTC ns."""
 
 
-def dead_letter(raw: Raw, service: str, reason: str) -> DeadLetter:
-    """What is kept of a message that cannot be used."""
-    body = base64.b64encode(raw.body[:_KEPT_BODY]).decode()
+@dataclass(frozen=True, slots=True)
+class Received(Generic[M]):
+    """A decoded message with its delivery data."""
+
+    message: M
+    raw: RawMessage
+    deliveries: int = 0
+    """1 at the first delivery, more after redelivery; 0 when it was looked up."""
+    since: int = 0
+    """Stream sequence since which this reader received every message up to this one."""
+    _reply: Callable[[bytes], Awaitable[None]] | None = None
+
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+        return self.raw.subject
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers it was published with."""
+        return self.raw.headers
+
+    @property
+    def body(self) -> bytes:
+        """The message as it was published."""
+        return self.raw.body
+
+    @property
+    def seq(self) -> int:
+        """Sequence in its stream."""
+        return self.raw.seq
+
+    @property
+    def published(self) -> int:
+        """When the server stored it, by the server's clock, UTC ns."""
+        return self.raw.published
+
+    async def ack(self) -> None:
+        """Confirm that its effect is done.  The confirmation may be lost: the message is then redelivered."""
+        if self._reply is not None:
+            await self._reply(b"+ACK")
+
+    async def nak(self, delay: float | None = None) -> None:
+        """Request redelivery, after ``delay`` seconds."""
+        if self._reply is not None:
+            await self._reply(b"-NAK" if delay is None else b'-NAK {"delay": %d}' % int(delay * 1e9))
+
+
+class Unreadable(InvalidMessage):
+    """A message on a stream cannot be decoded."""
+
+    def __init__(self, raw: RawMessage, reason: str, *, later: bool = False) -> None:
+        """Keep the message; ``later``: it names a version that only a later build reads."""
+        super().__init__(f"{raw.subject} {raw.seq}: {reason}")
+        self.raw = raw
+        self.reason = reason
+        self.later = later
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """The state of a stream."""
+
+    created: int
+    """UTC ns."""
+    first: int
+    """Sequence of the oldest message that is still stored."""
+    last: int
+    """Sequence of the last message, 0 before the first."""
+
+
+def build_dead_letter(raw: RawMessage, service: str, reason: str) -> DeadLetter:
+    """The dead letter for a message that cannot be used: its address, and the first 4096 bytes of its body."""
+    body = base64.b64encode(raw.body[:_DEAD_LETTER_BODY]).decode()
     return DeadLetter(subject=raw.subject, service=service, reason=reason, body=body, seq=raw.seq)
 
 
-def stored(message: Mapping[str, str]) -> Raw:
+def parse_stored(message: Mapping[str, str]) -> RawMessage:
     """Read a message as ``STREAM.MSG.GET`` returns it: base64 inside JSON."""
-    return Raw(
+    lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")[1:]
+    headers = (line.partition(":") for line in lines)
+    return RawMessage(
         subject=message["subject"],
-        headers=_headers(base64.b64decode(message.get("hdrs", ""))),
+        headers={name.strip(): value.strip() for name, colon, value in headers if colon},
         body=base64.b64decode(message.get("data", "")),
         seq=int(message["seq"]),
-        published=nanoseconds(message["time"]),
+        published=parse_time(message["time"]),
     )
 
 
-def _headers(block: bytes) -> dict[str, str]:
-    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
-    return {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-
-
-def nanoseconds(time: str) -> int:
-    """Read the server's RFC 3339 times, which have up to nine decimals and end in ``Z``."""
+def parse_time(time: str) -> int:
+    """Read the server's RFC 3339 time, which has up to nine decimals and ends in ``Z``, as UTC ns."""
     whole, _, fraction = time.removesuffix("Z").partition(".")
     seconds = timegm(datetime.fromisoformat(whole).timetuple())
     return seconds * 10**9 + int(fraction.ljust(9, "0") or 0)

@@ -1,31 +1,46 @@
-"""Keeps a connection to the bus for as long as a service runs, and asks JetStream's API over it.
+"""Keeps a connection to the bus while a service runs, and sends requests to JetStream's API over it.
 
-What goes wrong is told to the service by name and taken back when it is over, so that ``/readyz``
-shows it: no connection, a stream that takes no more, a subject that this user may not publish to.
+Problems are reported to the service by name and cleared when they are over, so that ``/readyz`` shows
+them: no connection, a stream that stores no more, a subject that this user may not publish to.
 """
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from enum import IntEnum
 from typing import Any
 
 import structlog
 
-from schemas.config import Bus as Settings
-from services.bus.connection import Link, LinkDown
+from schemas.config import BusConfig
+from services.bus.connection import Connection, Disconnected
+from services.common.backoff import BackOff
 
 ANSWER_S = 2.0
-"""A server that takes longer to answer is asked again."""
-_UNAVAILABLE = 503
-_NAMED = 3
-"""So many reasons are told at once."""
+"""A request without an answer for this long is sent again."""
+_SHOWN_PROBLEMS = 3
+_HTTP_UNAVAILABLE = 503
 _log = structlog.get_logger()
 
 
+class ErrorCode(IntEnum):
+    """The ``err_code`` values of JetStream's API that Sluice handles."""
+
+    CONSUMER_NOT_FOUND = 10014
+    MESSAGE_NOT_FOUND = 10037
+    MESSAGE_TOO_LARGE = 10054
+    STREAM_NOT_FOUND = 10059
+    WRONG_LAST_SEQUENCE = 10071
+    CONSUMER_EXISTS = 10148
+    WRONG_LAST_SEQUENCE_CONSTANT = 10164
+
+
+NOT_FOUND = (ErrorCode.CONSUMER_NOT_FOUND, ErrorCode.MESSAGE_NOT_FOUND, ErrorCode.STREAM_NOT_FOUND)
+
+
 class ApiError(Exception):
-    """JetStream's answer is an error; ``code`` is its ``err_code``."""
+    """JetStream's API answered with an error; ``code`` is its ``err_code``."""
 
     def __init__(self, code: int, text: str) -> None:
         """Keep the code."""
@@ -33,129 +48,119 @@ class ApiError(Exception):
         self.code = code
 
 
-class BackOff:
-    """Waits that double up to a limit, each a random part of the full length."""
-
-    def __init__(self, first_s: float = 0.1, most_s: float = 5.0) -> None:
-        """Begin with at most ``first_s`` seconds."""
-        self._next_s = first_s
-        self._most_s = most_s
-
-    def next_s(self) -> float:
-        """How long to wait now, seconds: longer than the last time."""
-        wait_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-        self._next_s = min(2 * self._next_s, self._most_s)
-        return wait_s
-
-    async def wait(self) -> None:
-        """Wait longer than the last time."""
-        await asyncio.sleep(self.next_s())
-
-
 class Session:
-    """The current link, and a new one whenever it ends."""
+    """The current connection, replaced by a new one whenever it ends."""
 
-    def __init__(self, config: Settings, name: str, on_state: Callable[[str | None], None]) -> None:
-        """See ``Bus.connected``."""
+    def __init__(self, config: BusConfig, name: str, on_state: Callable[[str | None], None]) -> None:
+        """See ``Bus.connect``."""
         self._config = config
         self._name = name
         self._on_state = on_state
-        self._link: Link | None = None
-        self._up = asyncio.Event()
-        self._troubles: dict[str, str] = {}
+        self._connection: Connection | None = None
+        self._connected = asyncio.Event()
+        self._problems: dict[str, str] = {}
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Hold a connection while the context lasts; enters it as soon as there is one."""
-        keeper = asyncio.create_task(self._keep())
+    async def keep_connected(self) -> AsyncIterator[None]:
+        """Stay connected while the context lasts; it is entered with the first connection."""
+        task = asyncio.create_task(self._reconnect_forever())
         try:
-            await self._up.wait()
+            await self._connected.wait()
             yield
         finally:
-            keeper.cancel()
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await keeper
+                await task
 
-    async def _keep(self) -> None:
+    async def _reconnect_forever(self) -> None:
         back_off = BackOff()
         while True:
             try:
-                async with Link.opened(self._config, self._name) as self._link:
-                    self._up.set()
-                    self._troubles.pop("connection", None)
+                async with Connection.open(self._config, self._name) as self._connection:
+                    self._connected.set()
+                    self._problems.pop("connection", None)
                     _log.info("connected to the bus", servers=self._config.servers)
-                    self._tell()
+                    self._notify()
                     back_off = BackOff()
-                    await self._link.ended()
+                    await self._connection.wait_closed()
                 reason = "the connection was lost"
-            except LinkDown as error:
+            except Disconnected as error:
                 reason = str(error)
-            self._up.clear()
-            self.troubled("connection", reason)
+            self._connected.clear()
+            self.report_problem("connection", reason)
             await back_off.wait()
 
-    def troubled(self, what: str, reason: str) -> None:
-        """Something does not work; told to the service when it is new."""
-        if self._troubles.get(what) != reason:
+    def report_problem(self, what: str, reason: str) -> None:
+        """Report that something does not work; the service hears of it when the reason is new."""
+        if self._problems.get(what) != reason:
             _log.warning("bus", what=what, reason=reason)
-            self._troubles[what] = reason
-            self._tell()
+            self._problems[what] = reason
+            self._notify()
 
-    def recovered(self, what: str) -> None:
-        """It works again."""
-        if self._troubles.pop(what, None) is not None:
-            _log.info("bus works again", what=what)
-            self._tell()
+    def clear_problem(self, what: str, *, recovered: bool = True) -> None:
+        """Withdraw a report: it works again, or (not ``recovered``) no caller waits for it any more."""
+        if self._problems.pop(what, None) is not None:
+            if recovered:
+                _log.info("bus works again", what=what)
+            self._notify()
 
-    def given_up(self, what: str) -> None:
-        """Nobody waits for it any more: it may not work, but nothing depends on it."""
-        if self._troubles.pop(what, None) is not None:
-            self._tell()
+    def _notify(self) -> None:
+        reasons = list(dict.fromkeys(self._problems.values()))
+        more = [f"and {len(reasons) - _SHOWN_PROBLEMS} more"] if len(reasons) > _SHOWN_PROBLEMS else []
+        self._on_state("; ".join([*reasons[:_SHOWN_PROBLEMS], *more]) or None)
 
-    def _tell(self) -> None:
-        reasons = list(dict.fromkeys(self._troubles.values()))
-        more = [f"and {len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
-        self._on_state("; ".join([*reasons[:_NAMED], *more]) or None)
-
-    async def link(self) -> Link:
-        """The current link; waits for one."""
-        while self._link is None or self._link.down:
-            self._up.clear()
-            await self._up.wait()
-        return self._link
+    async def connection(self) -> Connection:
+        """The current connection; waits for one."""
+        while self._connection is None or self._connection.is_closed:
+            self._connected.clear()
+            await self._connected.wait()
+        return self._connection
 
     async def send(self, subject: str, body: bytes = b"") -> None:
-        """Send without waiting for anything; without a connection it is dropped."""
-        if self._link is not None:
-            with suppress(LinkDown):
-                await self._link.send(subject, body)
+        """Send without waiting for an answer; without a connection the message is dropped."""
+        if self._connection is not None:
+            with suppress(Disconnected):
+                await self._connection.send(subject, body)
 
-    async def api(self, what: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask JetStream's API, again and again until it answers.
+    async def find(self, operation: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Like ``request``, but None where there is no such stream, consumer or message."""
+        try:
+            return await self.request(operation, body)
+        except ApiError as error:
+            if error.code in NOT_FOUND:
+                return None
+            raise
+
+    async def request(self, operation: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a request to JetStream's API, again and again until it answers.
+
+        Args:
+            operation: the subject below ``$JS.API``, such as ``STREAM.INFO.SLUICE_SAMPLE``.
+            body: sent as JSON.
 
         Raises:
-            ApiError: it answered that it cannot be done.
-            Denied: this user may not ask that.
+            ApiError: the answer is an error.
+            Denied: this user may not send that request.
         """
-        try:
-            return await self._answer(what, json.dumps(request).encode() if request else b"")
-        finally:
-            # An error is an answer, and who was cancelled does not ask again.
-            self.given_up(what)
-
-    async def _answer(self, what: str, body: bytes) -> dict[str, Any]:
         back_off = BackOff()
-        while True:
-            try:
-                link = await self.link()
-                answer: dict[str, Any] = json.loads(await link.ask(f"$JS.API.{what}", body, ANSWER_S))
-                error = answer.get("error")
-                if error is None:
-                    self.recovered(what)
-                    return answer
-                if error["code"] != _UNAVAILABLE:
-                    raise ApiError(error.get("err_code", 0), error.get("description", ""))
-                self.troubled(what, error.get("description", ""))
-            except LinkDown as error:
-                self.troubled(what, f"{error}")
-            await back_off.wait()
+        payload = json.dumps(body).encode() if body else b""
+        try:
+            while True:
+                try:
+                    connection = await self.connection()
+                    answer: dict[str, Any] = json.loads(
+                        await connection.request(f"$JS.API.{operation}", payload, ANSWER_S)
+                    )
+                    error = answer.get("error")
+                    if error is None:
+                        self.clear_problem(operation)
+                        return answer
+                    if error["code"] != _HTTP_UNAVAILABLE:
+                        raise ApiError(error.get("err_code", 0), error.get("description", ""))
+                    self.report_problem(operation, error.get("description", ""))
+                except Disconnected as lost:
+                    self.report_problem(operation, str(lost))
+                await back_off.wait()
+        finally:
+            # An error is an answer, and a caller that was cancelled does not wait any more.
+            self.clear_problem(operation, recovered=False)

@@ -1,17 +1,17 @@
-"""The streams as they should be, and how one that exists differs.  Pure."""
+"""Configuration of the streams, and how an existing one differs from it.  No I/O."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.config import Bus
+from schemas.config import BusConfig
 from services.bus.envelope import MAX_BODY
 from services.bus.subjects import KINDS, Subjects
 
 DEDUPLICATE_S = 120
-"""How long the server remembers message ids: longer than any retry, shorter than any retention."""
+"""How long the server remembers message ids: longer than any retry, shorter than any retention time."""
 
 
-def wanted(config: Bus, subjects: Subjects) -> list[dict[str, Any]]:
+def build_configs(config: BusConfig, subjects: Subjects) -> list[dict[str, Any]]:
     """The configuration of every stream, in JetStream's own terms."""
     return [
         {
@@ -31,8 +31,8 @@ def wanted(config: Bus, subjects: Subjects) -> list[dict[str, Any]]:
     ]
 
 
-def differences(want: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """What a stream that exists has otherwise than it should; None when it is as it should be."""
+def describe_differences(want: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """How an existing stream differs from its configuration; None where it does not."""
     # The server leaves out what is false or zero.
     differing = [key for key, value in want.items() if (found.get(key) or False) != (value or False)]
     if not differing:

@@ -1,7 +1,7 @@
 """Named points at which a test kills the process, as a power failure would.
 
-``SLUICE_CRASH_AT=decision.published:3`` kills on the third passage of that point.  A point that is
-not named costs one call of an empty function.
+``SLUICE_CRASH_AT=decision.published:3`` kills the process when it reaches that point for the third time.
+Without the variable a point costs one call of an empty function.
 """
 
 import os
@@ -11,8 +11,8 @@ from collections.abc import Callable
 VARIABLE = "SLUICE_CRASH_AT"
 
 
-def armed(setting: str | None) -> Callable[[str], None]:
-    """What a point does under a setting: nothing, or kill this process when its turn comes.
+def arm(setting: str | None) -> Callable[[str], None]:
+    """Build the function that a point calls: it does nothing, or kills this process on its turn.
 
     Raises:
         ValueError: the setting is not ``NAME:COUNT``.
@@ -37,4 +37,4 @@ def _pass(passed: str) -> None:
     pass
 
 
-point = armed(os.environ.get(VARIABLE))
+point = arm(os.environ.get(VARIABLE))

@@ -1,7 +1,6 @@
-"""Quantiles of a classic histogram, computed as Prometheus does.
+"""Quantiles of a classic histogram, computed as Prometheus does, and whether its buckets suffice.  Pure.
 
-The last station before a figure enters a sample when the exporter is scraped directly, and what the
-simulated factory and the benches use, so that all of them name the same latency by the same number.
+The direct scrape, the simulated plant and the benches all use it, so that they agree on every figure.
 
 A histogram is given as its finite upper bounds, ascending, and one cumulative count more than there
 are bounds: the last is the ``+Inf`` bucket, that is all observations.
@@ -9,8 +8,8 @@ are bounds: the last is the ``+Inf`` bucket, that is all observations.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate
-from math import isfinite
+from itertools import accumulate, pairwise
+from math import inf, isfinite
 from typing import NamedTuple
 
 BOUNDS = (
@@ -18,11 +17,11 @@ BOUNDS = (
     *(0.001, 0.00125, 0.0015, 0.00175, 0.002, 0.00225, 0.0025, 0.003, 0.0035, 0.004, 0.005, 0.0075),
     *(0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
-"""Upper bounds in seconds that keep the error at a 2 ms line within 3 %."""
+"""Upper bounds in seconds that keep the error around 2 ms within 3 %."""
 
 
-class Latency(NamedTuple):
-    """What a histogram says about one workload in one window."""
+class HistogramSummary(NamedTuple):
+    """The figures of a latency histogram that samples carry."""
 
     jitter: float | None
     """Q75 - Q25, seconds; None without observations."""
@@ -32,7 +31,7 @@ class Latency(NamedTuple):
 
 
 def increase(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """What each counter gained between two readings; one that fell was reset, and began again from zero."""
+    """The increase of each counter between two readings; one that fell was reset and counts from zero."""
     return [new - old if new >= old else new for old, new in zip(before, after, strict=True)]
 
 
@@ -62,7 +61,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
     return _interpolate(q, bounds, list(accumulate(counts, max)))
 
 
-def latency(bounds: Sequence[float], counts: Sequence[float]) -> Latency:
+def summarize(bounds: Sequence[float], counts: Sequence[float]) -> HistogramSummary:
     """Jitter, P95 and the number of observations of one histogram.
 
     Raises:
@@ -73,7 +72,7 @@ def latency(bounds: Sequence[float], counts: Sequence[float]) -> Latency:
     rising = list(accumulate(counts, max))
     low, high = _interpolate(0.25, bounds, rising), _interpolate(0.75, bounds, rising)
     jitter = None if low is None or high is None else high - low
-    return Latency(jitter, _interpolate(0.95, bounds, rising), rising[-1])
+    return HistogramSummary(jitter, _interpolate(0.95, bounds, rising), rising[-1])
 
 
 def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> float | None:
@@ -88,3 +87,28 @@ def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> floa
         return bounds[0] * (rank / rising[0]) if bounds[0] > 0 else bounds[0]
     start, below = bounds[at - 1], rising[at - 1]
     return start + (bounds[at] - start) * ((rank - below) / (rising[at] - below))
+
+
+def explain_coarseness(bounds: Sequence[float], slo: float, widest: float) -> str | None:
+    """Why buckets cannot tell whether an SLO is kept; None where they can.
+
+    Prometheus interpolates inside a bucket, so a quantile can be off by the bucket's width, and it never
+    exceeds the highest finite bound.
+
+    Args:
+        bounds: upper bounds, seconds, ascending; ``+Inf`` may be among them.
+        slo: seconds.
+        widest: how wide the bucket around the SLO may be, as a share of the SLO.
+    """
+    edges = [0.0, *(bound for bound in bounds if bound < inf)]
+    around = next(((low, high) for low, high in pairwise(edges) if low < slo <= high), None)
+    if around is None or slo == edges[-1]:
+        return f"the SLO of {slo * 1e3:g} ms is not below the highest bucket, {edges[-1] * 1e3:g} ms"
+    low, high = around
+    # The bounds are decimal fractions: a bucket exactly as wide as allowed may come out a little wider.
+    if high - low <= widest * slo * (1 + 1e-9):
+        return None
+    return (
+        f"the SLO of {slo * 1e3:g} ms lies in the bucket from {low * 1e3:g} to {high * 1e3:g} ms: a quantile "
+        f"there can be off by {(high - low) / slo:.0%} of the SLO"
+    )

@@ -9,6 +9,7 @@ the budget all along.  Where throughput is not measured, a target is taken to wa
 from collections.abc import Mapping, Sequence
 
 from schemas.messages import Rule, ShieldMemory
+from services.control.observation import Observation
 from services.control.shield import Limits, ShieldInput, shield
 
 Claim = tuple[int, int, int]
@@ -36,6 +37,31 @@ class Allocator:
         self._claims = tuple((one.min, one.max, weights[i]) for i, _, one in limits)
         self._budget = budget
 
+    def update_demand(
+        self,
+        demand: Mapping[str, int],
+        before: Sequence[ShieldMemory],
+        recent: Sequence[int | None],
+        seen: Observation,
+    ) -> dict[str, int]:
+        """What each target has a use for, kbit/s; those that want everything are left out.
+
+        Args:
+            demand: as it was so far.
+            before: the limits in force.
+            recent: what was sent under each limit over the last period, kbit/s; None where not measured.
+            seen: the sample.
+        """
+        calm = seen.missing is None and not seen.violated
+        updated = {}
+        for i, key, limits in self._limits:
+            known = before[i]
+            settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
+            need = estimate_demand(demand.get(key, 0), recent[i], known.limit, limits.max, settled)
+            if need:
+                updated[key] = need
+        return updated
+
     def allocate(
         self, budget: int, before: Sequence[ShieldMemory], demand: Mapping[str, int], inputs: ShieldInput
     ) -> list[int]:
@@ -47,7 +73,7 @@ class Allocator:
             demand: what targets that leave a part idle have a use for, kbit/s.
             inputs: what the shield will know of the sample.
         """
-        # Where nothing may rise, to keep the budget is to keep each limit: divided anew, one would only fall.
+        # Where nothing may rise, keeping the budget means keeping each limit: a new division could only lower one.
         if inputs.violated or inputs.no_data:
             limits = [known.limit for known in before]
             if budget == sum(limits) and budget <= self._budget:
@@ -99,7 +125,7 @@ def estimate_demand(cap: int, throughput: int | None, limit: int, most: int, set
     """What a target has a use for, kbit/s; 0 is as much as it can get.
 
     Args:
-        cap: what it had a use for so far, as this function said.
+        cap: the last estimate.
         throughput: its own over the last period, kbit/s; None where not measured.
         limit: in force, kbit/s.
         most: its maximum, kbit/s.
@@ -173,7 +199,7 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
 def defer_raises(before: Sequence[int], shares: Sequence[int], allowed: Sequence[int]) -> list[int]:
     """Delay raises until other targets have released the bandwidth.
 
-    Limits come into force one after the other, in any order: at no moment may they add up to more than
+    Limits come into force one after the other, in any order: at no time may they add up to more than
     before and after.  So a raise takes what is free already, and the rest with the next step.
 
     Args:

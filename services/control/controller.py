@@ -21,7 +21,7 @@ from schemas.messages import (
     sample_id,
 )
 from services.control.admission import StaleSample, admit
-from services.control.allocation import Allocator, estimate_demand, is_full
+from services.control.allocation import Allocator, is_full
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
@@ -49,7 +49,7 @@ class Controller:
         self._observer = Observer(domain)
         self._settle = int(domain.shield.settle)
         self._dead_man = int(domain.dead_man)
-        # With their places: zipping lists of one or two costs more than all else that is done with them.
+        # With their indices: zipping lists of one or two costs more than all else that is done with them.
         self._limits = tuple(
             (i, target.key, Limits.from_target(target, domain)) for i, target in enumerate(domain.targets)
         )
@@ -101,7 +101,10 @@ class Controller:
         )  # fmt: skip
         memory = _restore_memory(self.policy, state.memory if state.policy == self._version else None)
         proposal, fault = self._propose(memory, before, seen, bounds, fault)
-        demand = self._update_demand(state.demand, before, seen) if self._several else state.demand
+        demand = state.demand
+        if self._several:
+            recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
+            demand = self._allocator.update_demand(demand, before, recent, seen)
         targets, shield_memory = self._apply_budget(before, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, before, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
@@ -134,7 +137,7 @@ class Controller:
             now, throughput = before[i].limit, recent[i]
             limit += now
             waiting += before[i].waiting
-            # A target that has no use for its limit tells nothing: its minimum may be more than it ever sends.
+            # A target that has no use for its limit does not count: its minimum may be more than it ever sends.
             if key not in demand:
                 used += now if throughput is None else throughput
                 wanting += now
@@ -175,19 +178,6 @@ class Controller:
         quiet = CutMemory(max(known.cut_until for known in before))
         stand_in = FALLBACK.propose(quiet, seen, bounds)
         return Proposal(stand_in.budget, f"{stand_in.reason} ({FALLBACK.version} stands in)", memory), fault
-
-    def _update_demand(self, demand: dict[str, int], before: list[ShieldMemory], seen: Observation) -> dict[str, int]:
-        """What each target has a use for, kbit/s; those that want everything are left out."""
-        calm = seen.missing is None and not seen.violated
-        updated = {}
-        recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
-        for i, key, limits in self._limits:
-            known = before[i]
-            settled = calm and seen.end - seen.window >= max(known.since, known.cut_until)
-            need = estimate_demand(demand.get(key, 0), recent[i], known.limit, limits.max, settled)
-            if need:
-                updated[key] = need
-        return updated
 
     def _apply_budget(
         self, before: list[ShieldMemory], budget: int, demand: dict[str, int], inputs: ShieldInput

@@ -77,11 +77,7 @@ class Observer:
             missing = missing or f"impossible window: from {sample.start} to {end}, a sample every {period} ns"
             window = period = 1
         unusable, jitter, p95, lost, recent_p50, critical, critical_recent = self._observe_critical(sample.critical)
-        target, target_recent, recent_by_target = self._observe_targets(sample.targets)
-        pods: tuple[int | None, ...] = ()
-        if self._per_pod:
-            found = [_of_target(sample.targets, index, key) for index, key in self._targets]
-            pods = tuple([None if one is None else one.pods for one in found])
+        target, target_recent, recent_by_target, pods = self._observe_targets(sample.targets)
         if unusable is not None and not missing:
             missing = unusable
         if missing is not None:
@@ -107,7 +103,10 @@ class Observer:
         throughput = recent = 0
         measured = True
         for index, key, per_jitter, per_p95 in self._critical:
-            measure = _of_workload(measures, index, key)
+            # Samplers write the workloads in the configuration's order: look there first.
+            measure = measures[index] if index < len(measures) else None
+            if measure is None or measure.workload != key:
+                measure = next((one for one in measures if one.workload == key), None)
             if measure is None:
                 measured, missing = False, missing or f"{key}: not in the sample"
                 continue
@@ -139,13 +138,18 @@ class Observer:
 
     def _observe_targets(
         self, measures: tuple[TargetMeasure, ...]
-    ) -> tuple[int | None, int | None, tuple[int | None, ...]]:
-        """Throughput of all targets together, over the window and recent, and the recent one of each."""
+    ) -> tuple[int | None, int | None, tuple[int | None, ...], tuple[int | None, ...]]:
+        """Throughput of all targets together, over the window and recent; the recent one and the pods of each."""
         throughput = recent = 0
         measured = True
         each: list[int | None] = []
+        pods: list[int | None] = []
         for index, key in self._targets:
-            measure = _of_target(measures, index, key)
+            measure = measures[index] if index < len(measures) else None
+            if measure is None or measure.target != key:
+                measure = next((one for one in measures if one.target == key), None)
+            if self._per_pod:
+                pods.append(None if measure is None else measure.pods)
             rate, last = (None, None) if measure is None else (measure.throughput, measure.recent)
             if rate is None or rate < 0:
                 measured = False
@@ -155,17 +159,6 @@ class Observer:
             if last is None:
                 last = rate
             each.append(last if last is not None and last >= 0 else None)
-        return (throughput, recent, tuple(each)) if measured else (None, None, tuple(each))
-
-
-def _of_workload(measures: tuple[CriticalMeasure, ...], index: int, key: str) -> CriticalMeasure | None:
-    # Samplers write the workloads in the configuration's order: look there first.
-    if index < len(measures) and measures[index].workload == key:
-        return measures[index]
-    return next((measure for measure in measures if measure.workload == key), None)
-
-
-def _of_target(measures: tuple[TargetMeasure, ...], index: int, key: str) -> TargetMeasure | None:
-    if index < len(measures) and measures[index].target == key:
-        return measures[index]
-    return next((measure for measure in measures if measure.target == key), None)
+        if not measured:
+            return None, None, tuple(each), tuple(pods)
+        return throughput, recent, tuple(each), tuple(pods)

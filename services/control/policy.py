@@ -29,7 +29,14 @@ class Bounds(Struct, frozen=True, gc=False):
     hungry: bool
     """Whether one of those may be given more, too: only then is a higher budget a higher load."""
     pods: float | None = 1.0
-    """How many times these limits may be sent: above 1 where some are each pod's; None where that is not known."""
+    """How many times these limits may be sent: above 1 where some are per pod; None where that is not known."""
+
+    def for_all_pods(self, pods: float) -> "Bounds":
+        """The bounds of ``pods`` pods together, where the limits are those of one."""
+        least, most, fail_safe, limit, level = (
+            int(one * pods) for one in (self.min, self.max, self.fail_safe, self.limit, self.level)
+        )
+        return Bounds(least, most, fail_safe, limit, level, self.full, self.hungry, pods)
 
 
 class Proposal(Struct, frozen=True, gc=False):

@@ -76,15 +76,27 @@ def shield(limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldIn
     The caller guarantees that the limit in force lies within [min, max], and that time goes forward:
     ``memory.since <= inputs.end``, ``inputs.start < inputs.end``, ``elapsed`` not negative.
     """
-    now = memory.limit
+    now, wanted = memory.limit, proposal
+    rule: Rule = "none"
     settling = inputs.start < memory.cut_until
-    cut_until = inputs.end + inputs.settle if inputs.violated and not settling else memory.cut_until
-    wanted, rule = _bound_proposal(limits, now, proposal, inputs, settling)
-    waiting = 0
+    cut_until, waiting = memory.cut_until, 0
+    if proposal < limits.min or proposal > limits.max:
+        wanted, rule = min(max(proposal, limits.min), limits.max), "clamp"
+    if inputs.no_data:
+        # Rounded up, so that samples close to each other never stop the fall.
+        fall = -((limits.fail_safe - limits.max) * inputs.elapsed // limits.decay)
+        wanted, rule = min(wanted, now, max(now - fall, limits.fail_safe)), "no-data"
+    if inputs.violated and not settling:
+        cut_until = inputs.end + inputs.settle
+        cut = max(now * limits.cut // 1000, limits.min)
+        if wanted > cut:
+            wanted, rule = cut, "cut"
+    if wanted > now and settling:
+        wanted, rule = now, "hold"
     if wanted > now:
-        if settling:
-            return now, "hold", ShieldMemory(now, memory.since, cut_until)
-        highest = now + _allow_rise(limits, inputs.end - memory.since)
+        # The allowance grows with the time since the last change, so that a rise kept back by the deadband is
+        # not lost, and stops at one second's worth, so that none is saved up for a leap.
+        highest = now + limits.rise * min(inputs.end - memory.since, _SECOND) // _SECOND
         if wanted > highest:
             wanted, rule = highest, "rise"
         # The last stretch to the maximum may be smaller than the deadband.
@@ -92,30 +104,3 @@ def shield(limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldIn
             wanted, rule, waiting = now, "deadband", wanted - now
     since = memory.since if wanted == now else inputs.end
     return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting)
-
-
-def _bound_proposal(limits: Limits, now: int, proposal: int, inputs: ShieldInput, settling: bool) -> tuple[int, Rule]:
-    """The proposal under the rules that do not look at the past."""
-    wanted = proposal
-    rule: Rule = "none"
-    if proposal < limits.min or proposal > limits.max:
-        wanted, rule = min(max(proposal, limits.min), limits.max), "clamp"
-    if inputs.no_data:
-        wanted, rule = min(wanted, _decay(limits, now, inputs.elapsed)), "no-data"
-    if inputs.violated and not settling:
-        cut = max(now * limits.cut // 1000, limits.min)
-        if wanted > cut:
-            wanted, rule = cut, "cut"
-    return wanted, rule
-
-
-def _allow_rise(limits: Limits, waited: int) -> int:
-    # It grows with the time since the last change, so that a rise kept back by the deadband is not
-    # lost, and stops at one second's worth, so that none is saved up for a leap.
-    return limits.rise * min(waited, _SECOND) // _SECOND
-
-
-def _decay(limits: Limits, now: int, elapsed: int) -> int:
-    # Rounded up, so that samples close to each other never stop the fall.
-    fall = -((limits.fail_safe - limits.max) * elapsed // limits.decay)
-    return min(now, max(now - fall, limits.fail_safe))

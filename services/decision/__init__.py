@@ -1,1 +1,1 @@
-"""Decides: answers each sample with limits, one domain in order, domains in parallel."""
+"""The decision service: answers each sample with limits, in order within a domain, domains in parallel."""

@@ -24,14 +24,14 @@ class BusDecisionLog:
         """Up to where the domain is decided; without a readable decision, what the service acknowledged last."""
         seq = 0
         try:
-            last = await self._bus.last(Decision, self._subject)
+            last = await self._bus.get_last(Decision, self._subject)
         except Unreadable as error:
-            await self._bus.bury(NAME, error.raw, error.reason)
+            await self._bus.dead_letter(NAME, error.raw, error.reason)
             seq = error.raw.seq
             last = await self._find_before(error)
         if last is None:
-            return DomainPosition(None, await self._bus.acknowledged(Sample, NAME), seq)
-        samples = await self._bus.stream(Sample)
+            return DomainPosition(None, await self._bus.ack_floor(Sample, NAME), seq)
+        samples = await self._bus.stream_info(Sample)
         answered = last.headers.get(envelope.SAMPLE_SEQ, "")
         # A stream of samples that was created after the decision counts its sequences anew.
         counted = samples is not None and samples.created <= last.published
@@ -57,7 +57,7 @@ class BusDecisionLog:
         while True:
             one: Received[Decision] | Unreadable | None
             try:
-                one = await self._bus.next_after(Decision, self._subject, seq)
+                one = await self._bus.get_next(Decision, self._subject, seq)
             except Unreadable as error:
                 one = error
             if one is None or one.raw.seq >= end:
@@ -69,7 +69,7 @@ class BusDecisionLog:
     async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
         """Publish a decision that continues the sample's trace; gives its sequence."""
         headers = {
-            envelope.TRACE: envelope.continued(answered.headers, decision.id),
+            envelope.TRACE: envelope.continue_trace(answered.headers, decision.id),
             envelope.SAMPLE_SEQ: str(answered.seq),
         }
         return await self._bus.publish(
@@ -85,15 +85,15 @@ class BusSampleLog:
         self._bus = bus
         self._subject = bus.subjects.sample(domain)
 
-    async def next_after(self, seq: int) -> Received[Sample] | None:
+    async def get_next(self, seq: int) -> Received[Sample] | None:
         """The first readable sample after a sequence; unreadable ones become dead letters."""
         while True:
             try:
-                return await self._bus.next_after(Sample, self._subject, seq)
+                return await self._bus.get_next(Sample, self._subject, seq)
             except Unreadable as error:
-                await self._bus.bury(NAME, error.raw, error.reason)
+                await self._bus.dead_letter(NAME, error.raw, error.reason)
                 seq = error.raw.seq
 
     async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
         """Record a sample that cannot be answered."""
-        await self._bus.bury(NAME, sample, reason)
+        await self._bus.dead_letter(NAME, sample, reason)

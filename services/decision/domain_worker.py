@@ -49,7 +49,7 @@ class DecisionLog(Protocol):
 class SampleLog(Protocol):
     """A domain's samples on the bus."""
 
-    async def next_after(self, seq: int) -> Received[Sample] | None:
+    async def get_next(self, seq: int) -> Received[Sample] | None:
         """The first readable sample after a sequence; None when there is none."""
 
     async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
@@ -100,7 +100,7 @@ class DomainWorker:
 
     async def _catch_up(self, seq: int, end: int) -> None:
         """Answer the samples after one sequence and before another, which were delivered to others or to nobody."""
-        while (sample := await self._samples.next_after(seq)) is not None and sample.seq < end:
+        while (sample := await self._samples.get_next(seq)) is not None and sample.seq < end:
             failpoints.point("decision.looked-up")
             metrics.caught_up.inc()
             await self._answer(sample)

@@ -8,10 +8,12 @@ from services.decision.domain_log import NAME
 from services.decision.metrics import LastDecisions
 from services.decision.service import DecisionService
 from services.runtime.health import Health
-from services.runtime.service import command as service_command
+from services.runtime.service import service_command
 
 
-async def _decide(config: Config, bus: Bus, health: Health) -> None:
+@service_command(NAME, "samples")
+async def command(config: Config, bus: Bus, health: Health) -> None:
+    """Decide: answer each sample with limits."""
     service = DecisionService(config, bus, health)
     gauges = LastDecisions(service.last)
     REGISTRY.register(gauges)
@@ -19,6 +21,3 @@ async def _decide(config: Config, bus: Bus, health: Health) -> None:
         await service.run()
     finally:
         REGISTRY.unregister(gauges)
-
-
-command = service_command(NAME, "Decide: answer each sample with limits.", _decide, "samples")

@@ -1,4 +1,4 @@
-"""What the decision service counts and measures.  Only what is worth a row per domain has one."""
+"""What the decision service counts and measures.  Only what is worth a series per domain has one."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ from schemas.messages import Decision
 steps = Counter("sluice_decision_steps", "Samples answered with a decision")
 stale = Counter("sluice_decision_stale", "Samples that were dealt with before, or came too late")
 conflicts = Counter("sluice_decision_conflicts", "Decisions that another replica had taken first")
-caught_up = Counter("sluice_decision_caught_up", "Samples looked up because they came to somebody else")
+caught_up = Counter("sluice_decision_caught_up", "Samples looked up because they were delivered to another replica")
 faults = Counter("sluice_decision_faults", "Steps at which the fallback stood in for the policy")
 overruled = Counter(
     "sluice_decision_overruled",
@@ -28,14 +28,14 @@ lag = Histogram(
 
 
 class LastDecisions(Collector):
-    """Every domain's last decision as gauges, made when they are asked for."""
+    """Every domain's last decision as gauges, built at each scrape."""
 
     def __init__(self, last: Callable[[], Iterator[Decision]]) -> None:
         """``last`` is called at each scrape."""
         self._last = last
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges."""
+        """Build the gauges."""
         limit = GaugeMetricFamily("sluice_decision_limit_kbit", "Limit decided", labels=["domain", "target"])
         stress = GaugeMetricFamily(
             "sluice_decision_stress_ratio", "Worst ratio of a latency figure to its objective", labels=["domain"]

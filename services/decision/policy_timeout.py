@@ -21,22 +21,14 @@ class TimedPolicy:
 
     def __init__(self, policy: Policy, clock: Callable[[], float] = time.thread_time, limit_s: float = STEP_S) -> None:
         """Measure ``policy`` by the processor time of its thread, which a busy machine does not lengthen."""
+        self.version = policy.version
+        self.memory_type = policy.memory_type
         self._policy = policy
         self._clock = clock
         self._limit_s = limit_s
         self._rest = 0
         self._left = 0
         self._why = ""
-
-    @property
-    def version(self) -> str:
-        """The policy's own."""
-        return self._policy.version
-
-    @property
-    def memory_type(self) -> type[Any]:
-        """The policy's own."""
-        return self._policy.memory_type
 
     def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
         """The policy's own; the time that it takes decides on ``fault``."""

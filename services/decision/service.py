@@ -16,8 +16,9 @@ import structlog
 from schemas.config import Config
 from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Denied, Received
-from services.bus.session import ApiError, BackOff
+from services.bus.session import ApiError
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
@@ -76,36 +77,43 @@ class DecisionService:
                 failpoints.point("decision.received")
                 await self._slots.acquire()
                 queue = self._queues.get(received.message.domain)
-                if queue is None or self._bus.subjects.sample(queue.name) != received.subject:
-                    await self._refuse(received, queue)
+                if queue is None:
+                    metrics.unknown.inc()
+                elif self._bus.subjects.sample(queue.name) != received.subject:
+                    reason = f"a sample of domain {queue.name!r} on another's subject"
+                    await self._bus.dead_letter(NAME, received, reason)
+                else:
+                    queue.waiting.append(received)
+                    if not queue.busy:
+                        queue.busy = True
+                        group.create_task(self._drain(queue))
                     continue
-                queue.waiting.append(received)
-                if not queue.busy:
-                    queue.busy = True
-                    group.create_task(self._drain(queue))
+                await received.ack()
+                self._slots.release()
 
     async def _find_start(self) -> int:
         """The sequence after which a new consumer begins: all domains have dealt with the samples up to there."""
         positions = []
         for name in self._queues:
             seq = (await BusDecisionLog(self._bus, name).find_position()).sample_seq
-            if seq or await BusSampleLog(self._bus, name).next_after(0) is not None:
+            if seq or await BusSampleLog(self._bus, name).get_next(0) is not None:
                 positions.append(seq)
         return min(positions, default=0)
-
-    async def _refuse(self, received: Received[Sample], queue: DomainQueue | None) -> None:
-        if queue is None:
-            metrics.unknown.inc()
-        else:
-            await self._bus.bury(NAME, received, f"a sample of domain {queue.name!r} on another's subject")
-        await received.ack()
-        self._slots.release()
 
     async def _drain(self, queue: DomainQueue) -> None:
         """Answer a domain's samples one after the other until none waits."""
         while queue.waiting:
             received = queue.waiting.popleft()
-            await self._answer(queue, received)
+            back_off = BackOff()
+            while True:
+                try:
+                    await queue.worker.answer_up_to(received)
+                    break
+                except (ApiError, Denied) as error:
+                    # The bus answers with an error: it would be the same for the next sample.
+                    _log.error("cannot decide", domain=queue.name, error=str(error))
+                    self._health.set_failed("samples", f"{queue.name}: {error}")
+                    await back_off.wait()
             failpoints.point("decision.taken")
             await received.ack()
             failpoints.point("decision.acknowledged")
@@ -114,22 +122,9 @@ class DecisionService:
             metrics.lag.observe(max(time.time() - received.message.end / 1e9, 0.0))
         queue.busy = False
 
-    async def _answer(self, queue: DomainQueue, received: Received[Sample]) -> None:
-        back_off = BackOff()
-        while True:
-            try:
-                await queue.worker.answer_up_to(received)
-            except (ApiError, Denied) as error:
-                # The bus answers with an error: it would be the same for the next sample.
-                _log.error("cannot decide", domain=queue.name, error=str(error))
-                self._health.bad("samples", f"{queue.name}: {error}")
-                await back_off.wait()
-            else:
-                return
-
     async def _watch(self) -> None:
         while True:
-            self._health.state("samples", self._describe_problems())
+            self._health.set_condition("samples", self._describe_problems())
             await asyncio.sleep(1)
 
     def _describe_problems(self) -> str | None:

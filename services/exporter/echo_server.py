@@ -1,11 +1,11 @@
 """The sidecar of a critical workload: answers the prober's echoes.
 
-    prober --> *echo*
+    prober --> *echo_server*
 
-It answers nothing but the prober's packets, and never with more than it got, so nobody can use it to
-flood somebody else; a connection that brings anything else is closed.  A UDP answer says how long the
-packet lay here, and the prober subtracts that: a busy processor is not network latency.  This file
-imports next to nothing, because it runs beside every critical pod.
+It answers only the prober's packets, and never with more bytes than it received, so it cannot amplify an
+attack.  A connection with any other data is closed.  A UDP answer reports how long the packet was kept, and
+the prober subtracts that: a busy processor is not network latency.  This module imports little, because it
+runs beside every critical pod.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import time
 import click
 
 PACKET = struct.Struct("!4sIIIQQ")
-"""Magic, session, sequence, nothing, and when the echo was received and answered (ns, the echo's clock)."""
+"""Magic, session, sequence, padding, and when the echo was received and answered (ns, the sidecar's clock)."""
 MAGIC = b"SLE1"
 _STAMPS = PACKET.size - 16
 _SO_TIMESTAMPNS = 35
@@ -29,26 +29,26 @@ _IDLE_S = 5.0
 _LONGEST = 2048
 
 
-def answer(data: bytes, received: int, now: int) -> bytes | None:
-    """The answer to a packet of the prober, as long as the packet; None for any other packet.
+def build_answer(data: bytes, received: int, now: int) -> bytes | None:
+    """Build the answer to a packet of the prober, as long as the packet; None for any other packet.
 
     Args:
         data: the packet.
         received: when it was received, ns.
         now: when it is answered, ns, by the same clock.
     """
-    if not _asks(data):
+    if not _is_probe(data):
         return None
     return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
 
 
-def _asks(data: bytes) -> bool:
+def _is_probe(data: bytes) -> bool:
     """Whether this is a packet of the prober."""
     return len(data) >= PACKET.size and data.startswith(MAGIC)
 
 
-class Echo:
-    """Both listeners, on one selector."""
+class EchoServer:
+    """Listens for datagrams and connections on one selector."""
 
     def __init__(self, host: str, udp: int | None, tcp: int | None) -> None:
         """Listen.
@@ -84,14 +84,14 @@ class Echo:
         listener.setblocking(False)
         if kind == socket.SOCK_DGRAM:
             listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            self._selector.register(listener, selectors.EVENT_READ, self._datagrams)
+            self._selector.register(listener, selectors.EVENT_READ, self._answer_datagrams)
         else:
             listener.listen(_MOST_CONNECTIONS)
             self._selector.register(listener, selectors.EVENT_READ, self._accept)
         return int(listener.getsockname()[1])
 
-    def turn(self, timeout: float = 1.0) -> None:
-        """Serve what has come, or wait for it for ``timeout`` seconds."""
+    def serve_once(self, timeout: float = 1.0) -> None:
+        """Serve pending packets and connections, or wait for some for ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
             key.data(key.fileobj)
         now = time.monotonic()
@@ -105,15 +105,15 @@ class Echo:
                 key.fileobj.close()
         self._selector.close()
 
-    def _datagrams(self, listener: socket.socket) -> None:
+    def _answer_datagrams(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, ancillary, _, sender = listener.recvmsg(_LONGEST, 64)
-                stamp = _stamp(ancillary)
+                stamp = parse_stamp(ancillary, _SO_TIMESTAMPNS)
                 now = time.time_ns()
-                reply = answer(data, stamp or now, now)
+                reply = build_answer(data, stamp or now, now)
                 if reply is not None:
-                    # A lost answer is what the prober is there to notice.
+                    # The prober counts the missing answer as lost.
                     with contextlib.suppress(OSError):
                         listener.sendto(reply, sender)
 
@@ -121,19 +121,19 @@ class Echo:
         try:
             connection, _ = listener.accept()
         except OSError:
-            # Whoever asked is gone again.
+            # The client is gone again.
             return
         if len(self._connections) >= _MOST_CONNECTIONS:
             connection.close()
             return
         connection.setblocking(False)
         self._connections[connection] = time.monotonic()
-        self._selector.register(connection, selectors.EVENT_READ, self._bytes)
+        self._selector.register(connection, selectors.EVENT_READ, self._answer_bytes)
 
-    def _bytes(self, connection: socket.socket) -> None:
+    def _answer_bytes(self, connection: socket.socket) -> None:
         try:
             data = connection.recv(_LONGEST)
-            whole = _asks(data) and connection.send(data) == len(data)
+            whole = _is_probe(data) and connection.send(data) == len(data)
         except OSError:
             whole = False
         if whole:
@@ -147,12 +147,17 @@ class Echo:
         connection.close()
 
 
-def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    """When the kernel received a datagram, UTC ns; None where it does not say."""
+def parse_stamp(ancillary: list[tuple[int, int, bytes]], option: int) -> int | None:
+    """The kernel's time of a datagram, UTC ns; None without one.
+
+    Args:
+        ancillary: from ``recvmsg``.
+        option: the socket option that requested the time.
+    """
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _TIMESPEC.size:
+        if level == socket.SOL_SOCKET and kind == option and len(data) >= _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack_from(data)
-            return int(seconds * 1_000_000_000 + nanoseconds)
+            return int(seconds * 1_000_000_000 + nanoseconds) or None
     return None
 
 
@@ -165,12 +170,12 @@ def command(udp: int | None, tcp: int | None, host: str) -> None:
     if udp is None and tcp is None:
         raise click.UsageError("nothing to listen on: give --udp PORT, --tcp PORT or both")
     try:
-        echo = Echo(host, udp, tcp)
+        echo = EchoServer(host, udp, tcp)
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None
-    # As the first process of a container it is not ended by a signal that it does not handle.
+    # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            echo.turn()
+            echo.serve_once()

@@ -1,6 +1,8 @@
-"""Follows Relay's stream through all stations, in a thread of its own, and connects again when it ends.
+"""Follows Relay's stream in a thread of its own, and reconnects when it ends.
 
-*Relay -> wire -> resume -> pairing -> metrics*
+    relay_client -> flow_reader -> replay_filter -> pairing -> metrics
+
+This module runs that whole chain.
 """
 
 import threading
@@ -12,11 +14,12 @@ from typing import Protocol
 import structlog
 from google.protobuf.message import DecodeError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 from tenacity.wait import wait_random_exponential
 
-from services.exporter.flow_reader import Reader, Unusable
-from services.exporter.metrics import FlowStatus, Latencies
+from services.exporter.flow_reader import FlowReader, UnusableFlow
+from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
     GetFlowsRequest,
     GetFlowsResponse,
@@ -25,82 +28,82 @@ from services.exporter.observer_pb2 import (
     NodeState,
     NodeStatusEvent,
 )
-from services.exporter.pairing import Pairing
+from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import RelayError
-from services.exporter.replay_filter import Resume
+from services.exporter.replay_filter import ReplayFilter
 
 _AHEAD_NS = 60_000_000_000
-"""No clock of a node is that far ahead; what claims so must not move the mark from which to resume."""
+"""No node's clock is that far ahead; such a flow must not move the time to resume from."""
 _LOSSES = 256
-"""Loss reports that are remembered: Relay repeats them with every replay."""
+"""How many loss reports are remembered: Relay repeats them with every replay."""
 _MOST_NODES = 5000
 _SETTLED_NS = 5_000_000_000
-"""A stream that held this long was no failed attempt."""
+"""A stream that lasted this long was not a failed attempt."""
 
 
 class Messages(Protocol):
     """A stream of undecoded messages."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """Give each message; raise RelayError at the end of the connection."""
+        """Yield each message; raise RelayError at the end of the connection."""
 
     def cancel(self) -> None:
-        """End it, from any thread."""
+        """End the stream, from any thread."""
 
     def close(self) -> None:
         """Drop the connection."""
 
 
-class Follower:
-    """Owns the stream and the stations behind it."""
+class FlowFollower:
+    """Owns the stream and processes its flows."""
 
     def __init__(
         self,
         open_stream: Callable[[bytes], Messages],
         request: Callable[[int | None], GetFlowsRequest],
-        reader: Reader,
-        pairing: Pairing,
-        latencies: Latencies,
+        reader: FlowReader,
+        pairing: PairingTable,
+        latencies: LatencyMetrics,
         silence: int,
     ) -> None:
-        """Wire the stations; nothing is opened yet.
+        """Wire the chain; nothing is opened yet.
 
         Args:
             open_stream: opens a stream for an encoded request; raises RelayError.
-            request: the request for a time to resume from (UTC ns), or None.
-            reader: understands flows.
+            request: builds the request for a time to resume from (UTC ns), or None.
+            reader: parses flows.
             pairing: pairs them.
             latencies: counts the pairs.
-            silence: a stream that says nothing for this long (ns) is opened anew.
+            silence: a stream without messages for this long (ns) is reopened.
         """
         self._open = open_stream
         self._request = request
         self._reader = reader
         self._pairing = pairing
         self._latencies = latencies
-        self._latencies.expect_handshakes()
+        self._latencies.initialize_losses()
         self._silence = silence
-        self._resume = Resume()
+        self._replay_filter = ReplayFilter()
         self._losses: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._stream: Messages | None = None
-        self._heard = 0
+        self._last_message = 0
         self._stopping = threading.Event()
-        self._table = threading.Lock()
+        self._lock = threading.Lock()
         self._log = structlog.get_logger()
-        self.status = FlowStatus(pairing, self._resume)
-        self.wrong: str | None = "not yet connected"
+        self.status = FlowStatus(pairing, self._replay_filter)
+        self.problem: str | None = "not yet connected"
         """Why no stream is open; None while one is."""
 
     def run(self) -> None:
-        """Follow until stopped; the thread's whole life."""
+        """Follow until stopped; the body of the thread."""
         while not self._stopping.is_set():
-            # Back-off grows over streams that fail at once, and begins again after one that held.
+            # Back-off grows while streams fail at once, and starts again after one that lasted.
             attempts = Retrying(
                 retry=retry_if_exception_type(RelayError),
                 wait=wait_random_exponential(multiplier=0.2, max=10),
                 stop=stop_when_event_set(self._stopping),
-                sleep=self._sleep,
-                before_sleep=self._failed,
+                sleep=sleep_using_event(self._stopping),
+                before_sleep=self._log_retry,
                 retry_error_callback=lambda _: None,
             )
             attempts(self._follow)
@@ -112,36 +115,42 @@ class Follower:
         if stream is not None:
             stream.cancel()
 
-    def check(self) -> None:
-        """Give up old requests, and a stream that has been silent for too long; called every second or so.
+    def enforce_timeouts(self) -> None:
+        """Drop old requests, and a stream that has been silent for too long; to be called about every second.
 
-        From any thread: while nothing comes the follower's own is asleep.
+        Called from another thread: without messages the follower's own thread is blocked.
         """
-        with self._table:
+        with self._lock:
             self._pairing.expire(time.monotonic_ns())
         stream = self._stream
-        if stream is not None and time.monotonic_ns() - self._heard > self._silence:
-            self._log.warning("relay is silent: connecting anew", silence=self._silence / 1e9)
-            self._heard = time.monotonic_ns()
+        if stream is not None and time.monotonic_ns() - self._last_message > self._silence:
+            self._log.warning("relay is silent: reconnecting", silence=self._silence / 1e9)
+            self._last_message = time.monotonic_ns()
             stream.cancel()
 
     def _follow(self) -> None:
         """Follow one stream to its end.
 
         Raises:
-            RelayError: it ended before it had settled.
+            RelayError: it ended too soon.
         """
         opened = time.monotonic_ns()
-        since = self._resume.since(time.time_ns(), opened)
-        self._pairing.interrupted()
-        self._heard = opened
+        since = self._replay_filter.start_stream(time.time_ns(), opened)
+        self._pairing.mark_interrupted()
+        self._last_message = opened
         stream = self._open(self._request(since).SerializeToString())
         self._stream = stream
         self.status.connections += 1
         why = "the stream ended"
         try:
-            if not self._stopping.is_set():
-                self._take_all(stream)
+            for body in stream if not self._stopping.is_set() else ():
+                self._last_message = time.monotonic_ns()
+                self.status.connected = True
+                self.problem = None
+                try:
+                    self.process(GetFlowsResponse.FromString(body), self._last_message)
+                except DecodeError:
+                    self._count_unusable("undecodable")
         except RelayError as error:
             why = str(error)
         finally:
@@ -152,54 +161,42 @@ class Follower:
             return
         if time.monotonic_ns() - opened < _SETTLED_NS:
             raise RelayError(why)
-        self.wrong = why
-        self._log.info("relay ended the stream: connecting anew", why=why)
+        self.problem = why
+        self._log.info("relay ended the stream: reconnecting", why=why)
 
-    def _take_all(self, stream: Messages) -> None:
-        for body in stream:
-            now = time.monotonic_ns()
-            self._heard = now
-            if not self.status.connected:
-                self.status.connected = True
-                self.wrong = None
-            try:
-                self.take(GetFlowsResponse.FromString(body), now)
-            except DecodeError:
-                self._unusable("undecodable")
-
-    def take(self, message: GetFlowsResponse, now: int) -> None:
-        """Take one message through all stations; ``now`` is when it came (monotonic, ns)."""
+    def process(self, message: GetFlowsResponse, now: int) -> None:
+        """Process one message that arrived at ``now`` (monotonic, ns)."""
         what = message.WhichOneof("response_types")
         if what == "flow":
-            self._flow(message, now)
+            self._process_flow(message, now)
         elif what == "node_status":
-            self._node_status(message.node_status)
+            self._record_nodes(message.node_status)
         elif what == "lost_events":
-            self._lost(message.node_name, message.lost_events, message)
+            self._record_loss(message.node_name, message.lost_events, message)
         else:
-            self._unusable("other-message")
+            self._count_unusable("other-message")
 
-    def _flow(self, message: GetFlowsResponse, now: int) -> None:
+    def _process_flow(self, message: GetFlowsResponse, now: int) -> None:
         self.status.received += 1
         try:
-            seen = self._reader.flow(message)
-        except Unusable as reason:
-            self._unusable(str(reason))
+            received = self._reader.read(message)
+        except UnusableFlow as reason:
+            self._count_unusable(str(reason))
             return
-        flow = seen.flow
+        flow = received.flow
         if flow.time > time.time_ns() + _AHEAD_NS:
-            self._unusable("ahead")
+            self._count_unusable("ahead")
             return
-        if not self._resume.is_new(seen.node, flow.time, (flow.conversation, flow.point, flow.answer), now):
-            # A node that repeats itself may have forgotten a part.
-            self._pairing.interrupted()
+        if not self._replay_filter.is_new(received.node, flow.time, (flow.conversation, flow.point, flow.answer), now):
+            # A node that replays may have lost some of its events.
+            self._pairing.mark_interrupted()
             return
-        with self._table:
+        with self._lock:
             pair = self._pairing.step(flow, now)
         if pair is not None:
-            self._latencies.pair(pair)
+            self._latencies.count_pair(pair)
 
-    def _node_status(self, event: NodeStatusEvent) -> None:
+    def _record_nodes(self, event: NodeStatusEvent) -> None:
         known = NodeState.values()
         state = NodeState.Name(event.state_change) if event.state_change in known else "UNKNOWN_NODE_STATE"
         nodes = self.status.nodes
@@ -208,7 +205,7 @@ class Follower:
                 nodes[node[:253]] = state.removeprefix("NODE_").lower()
         self._log.info("nodes changed", state=state, nodes=list(event.node_names)[:20], message=event.message[:200])
 
-    def _lost(self, node: str, event: LostEvent, message: GetFlowsResponse) -> None:
+    def _record_loss(self, node: str, event: LostEvent, message: GetFlowsResponse) -> None:
         identity = (node, message.time.SerializeToString() + event.SerializeToString(deterministic=True))
         if identity in self._losses:
             return
@@ -218,16 +215,13 @@ class Follower:
         known = LostEventSource.values()
         where = LostEventSource.Name(event.source) if event.source in known else "UNKNOWN_LOST_EVENT_SOURCE"
         self.status.lost[where.lower()] = self.status.lost.get(where.lower(), 0) + event.num_events_lost
-        self._pairing.interrupted()
+        self._pairing.mark_interrupted()
 
-    def _unusable(self, reason: str) -> None:
+    def _count_unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1
 
-    def _sleep(self, seconds: float) -> None:
-        self._stopping.wait(seconds)
-
-    def _failed(self, state: RetryCallState) -> None:
+    def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.wrong = str(error)
+        self.problem = str(error)
         wait = round(state.upcoming_sleep, 2)
-        self._log.warning("relay cannot be followed", why=str(error), attempt=state.attempt_number, wait=wait)
+        self._log.warning("relay stream failed", why=str(error), attempt=state.attempt_number, wait=wait)

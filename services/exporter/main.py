@@ -1,7 +1,4 @@
-"""``sluice exporter``: follows Hubble's flows, probes the echo sidecars, shows the latencies.
-
-The composition root: the one place that knows all stations.
-"""
+"""``sluice exporter``: wires the flow follower, the probers and the latency metrics."""
 
 import asyncio
 import sys
@@ -17,20 +14,20 @@ from prometheus_client import REGISTRY
 from schemas.config import Config
 from schemas.exporter import Relay
 from services.common.histogram import BOUNDS
-from services.exporter.coverage import Blindness, matchers_of
-from services.exporter.metrics import LATENCY, Latencies
-from services.exporter.probe_manager import Probing, probe_counter
+from services.exporter.coverage import CoverageMonitor, matchers_of
+from services.exporter.metrics import LATENCY, LatencyMetrics
+from services.exporter.probe_manager import ProbeManager, probe_counter
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.health import Health, serve
-from services.runtime.lifecycle import run
 from services.runtime.logging_setup import configure
+from services.runtime.service import run
 
 if TYPE_CHECKING:
-    from services.exporter.flow_follower import Follower
+    from services.exporter.flow_follower import FlowFollower
 
 _SWITCH_S = 0.001
-"""Python's default lets the follower's thread hold a probe back for 5 ms."""
-_LOOK_S = 0.5
+"""With Python's default of 5 ms the follower's thread would delay probes."""
+_CHECK_S = 0.5
 
 
 @click.command()
@@ -51,39 +48,44 @@ def command(path: Path) -> None:
 async def _serve(config: Config) -> None:
     critical = [one.key for domain in config.domains for one in domain.critical]
     settings = config.exporter
-    latencies = Latencies(
-        critical, settings.buckets or BOUNDS, settings.peers, REGISTRY, metric_name(config), matchers_of(config.signal)
+    latencies = LatencyMetrics(
+        critical=critical,
+        bounds=settings.buckets or BOUNDS,
+        peers=settings.peers,
+        registry=REGISTRY,
+        name=metric_name(config),
+        matchers=matchers_of(config.signal),
     )
     conditions = ["observations"]
     conditions += ["relay"] if settings.relay else []
     health = Health(*conditions, *(["probes"] if settings.probes else []))
-    blindness = Blindness(config, latencies)
+    monitor = CoverageMonitor(config, latencies)
     counter = probe_counter(REGISTRY)
-    probings = [Probing(probe, latencies, counter) for probe in settings.probes]
+    probers = [ProbeManager(probe, latencies, counter) for probe in settings.probes]
     async with serve(health, config.listen.host, config.listen.exporter), asyncio.TaskGroup() as group:
         if settings.relay is not None:
             group.create_task(_follow(config, settings.relay, latencies, health))
-        for probing in probings:
-            group.create_task(probing.run())
-        group.create_task(_watch(blindness, probings, health))
+        for prober in probers:
+            group.create_task(prober.run())
+        group.create_task(_watch(monitor, probers, health))
 
 
 def metric_name(config: Config) -> str:
-    """The histogram's name: what the sampler reads, where it reads ours."""
+    """The histogram's name: the configured one, unless the sampler reads another exporter's."""
     signal = config.signal
     return signal.metric if signal.preset == "hubble" and signal.metric else LATENCY
 
 
-async def _follow(config: Config, relay: Relay, latencies: Latencies, health: Health) -> None:
-    follower = make_follower(config, relay, latencies)
+async def _follow(config: Config, relay: Relay, latencies: LatencyMetrics, health: Health) -> None:
+    follower = build_follower(config, relay, latencies)
     REGISTRY.register(follower.status)
     thread = threading.Thread(target=follower.run, name="follower", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
-            follower.check()
-            health.state("relay", follower.wrong)
-            await asyncio.sleep(_LOOK_S)
+            follower.enforce_timeouts()
+            health.set_condition("relay", follower.problem)
+            await asyncio.sleep(_CHECK_S)
         raise RuntimeError("the follower's thread died: see the log")
     finally:
         follower.stop()
@@ -91,31 +93,31 @@ async def _follow(config: Config, relay: Relay, latencies: Latencies, health: He
         REGISTRY.unregister(follower.status)
 
 
-def make_follower(config: Config, relay: Relay, latencies: Latencies) -> "Follower":
-    """Wire the stations between Relay and the metrics."""
-    # Only who follows flows pays for grpc's memory.
-    from services.exporter.flow_follower import Follower  # noqa: PLC0415
-    from services.exporter.flow_reader import Reader, request  # noqa: PLC0415
-    from services.exporter.pairing import Pairing  # noqa: PLC0415
+def build_follower(config: Config, relay: Relay, latencies: LatencyMetrics) -> "FlowFollower":
+    """Wire the chain from Relay to the metrics."""
+    # An exporter without Relay does not need grpc, which takes much memory.
+    from services.exporter.flow_follower import FlowFollower  # noqa: PLC0415
+    from services.exporter.flow_reader import FlowReader, build_request  # noqa: PLC0415
+    from services.exporter.pairing import PairingTable  # noqa: PLC0415
     from services.exporter.relay_client import open_stream  # noqa: PLC0415
 
     critical = [one.key for domain in config.domains for one in domain.critical]
     targets = [one.key for domain in config.domains for one in domain.targets]
     bounds = config.exporter.pairing
-    return Follower(
-        partial(open_stream, relay),
-        partial(request, critical, targets, relay.exclude_ports),
-        Reader(critical, targets, relay.exclude_ports),
-        Pairing(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
-        latencies,
-        relay.silence,
+    return FlowFollower(
+        open_stream=partial(open_stream, relay),
+        request=partial(build_request, critical, targets, relay.exclude_ports),
+        reader=FlowReader(critical, targets, relay.exclude_ports),
+        pairing=PairingTable(bounds.handshake, bounds.request, bounds.entries, bounds.bytes),
+        latencies=latencies,
+        silence=relay.silence,
     )
 
 
-async def _watch(blindness: Blindness, probings: list[Probing], health: Health) -> None:
+async def _watch(monitor: CoverageMonitor, probers: list[ProbeManager], health: Health) -> None:
     while True:
-        health.state("observations", blindness.look(time.monotonic()))
-        if probings:
-            wrong = [f"{probing.key}: {probing.wrong}" for probing in probings if probing.wrong]
-            health.state("probes", "; ".join(wrong) or None)
-        await asyncio.sleep(_LOOK_S)
+        health.set_condition("observations", monitor.check(time.monotonic()))
+        if probers:
+            problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
+            health.set_condition("probes", "; ".join(problems) or None)
+        await asyncio.sleep(_CHECK_S)

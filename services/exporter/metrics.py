@@ -1,10 +1,10 @@
-"""Last station of a latency: the histogram that Prometheus and the sampler read.
+"""The latency histogram and the loss counter that Prometheus and the sampler read.
 
-    Relay -> wire -> resume -> pairing -> *metrics*
-    prober -----------------------------> *metrics*
+    relay_client -> flow_reader -> replay_filter -> pairing -> *metrics*
+    prober --------------------------------------------------> *metrics*
 
-Every label is bounded: workloads are the configured ones, peers are counted and beyond a bound become
-``other``; the rest has two or three values.
+Every label is bounded: workloads are the configured ones, peers beyond a bound become ``other``, and the
+other labels have two or three values.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from schemas.exporter import Probe
-from services.exporter.pairing import Pair, Pairing
-from services.exporter.replay_filter import Resume
+from services.exporter.pairing import Pair, PairingTable
+from services.exporter.replay_filter import ReplayFilter
 
 LATENCY = "hubble_flow_latency_seconds"
 LOST = "hubble_flow_lost_total"
@@ -28,11 +28,11 @@ RETRANSMITTED_S = 1.0
 """The first retransmission of a SYN comes after one second (RFC 6298): a handshake this long lost a packet."""
 
 Transport = Literal["tcp", "udp"]
-Source = Literal["handshake", "request", "probe"]
-Series = tuple[str, str, Transport, Source, bool]
+LatencySource = Literal["handshake", "request", "probe"]
+SeriesKey = tuple[str, str, Transport, LatencySource, bool]
 
 
-class Latencies:
+class LatencyMetrics:
     """The latency histogram and the loss counter."""
 
     def __init__(
@@ -47,20 +47,20 @@ class Latencies:
         """Create the metrics.
 
         Args:
-            critical: the workloads that have series, ``namespace/workload``.
+            critical: the workloads to have series, ``namespace/workload``.
             bounds: upper bounds of the buckets, seconds.
-            peers: most peers of one workload that have series of their own.
-            registry: where the metrics are shown.
+            peers: most peers of one workload to have series of their own.
+            registry: exposes the metrics.
             name: the histogram's name.
-            matchers: labels that the signal asks for; None: it takes every series.
+            matchers: labels by which the signal selects series; None: it selects all.
         """
         self._critical = frozenset(critical)
         self._most = peers
         self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
         self._matchers = matchers or {}
-        self._observe: dict[Series, tuple[Histogram, bool]] = {}
-        """With each series, whether the signal takes it."""
-        self._lose: dict[Series, Counter] = {}
+        self._observe: dict[SeriesKey, tuple[Histogram, bool]] = {}
+        """The histogram of each series, and whether the signal selects it."""
+        self._lose: dict[SeriesKey, Counter] = {}
         self._latency = Histogram(
             name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
         )
@@ -74,26 +74,26 @@ class Latencies:
             registry=registry,
         )
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
-        """How many latencies each workload has had that the signal takes."""
+        """Number of latencies of each workload in series that the signal selects."""
 
-    def expect_handshakes(self) -> None:
-        """Have every workload's losses begin at zero: a loss is an increase."""
+    def initialize_losses(self) -> None:
+        """Start every workload's losses at zero, because only an increase counts as a loss."""
         for workload in self._critical:
             for local in (False, True):
                 self.lose((workload, OTHER, "tcp", "handshake", local), 0)
 
-    def pair(self, pair: Pair) -> None:
+    def count_pair(self, pair: Pair) -> None:
         """Count a pair for each of its ends that is critical."""
         for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
             if workload in self._critical:
-                series: Series = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
+                series: SeriesKey = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
                 known = series in self._observe
                 self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
-                    # Nobody has seen a new series at zero yet.
+                    # A new series was never scraped at zero, so its first count would be no increase.
                     self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
 
-    def observe(self, series: Series, latency: float) -> None:
+    def observe(self, series: SeriesKey, latency: float) -> None:
         """Count one latency, seconds."""
         known = self._observe.get(series)
         if known is None:
@@ -102,26 +102,26 @@ class Latencies:
                 self._folded.labels(*series[0].split("/", 1)).inc()
                 self.observe(folded, latency)
                 return
-            known = self._latency.labels(*_values(series)), matches(self._matchers, series)
+            known = self._latency.labels(*_label_values(series)), has_labels(series, self._matchers)
             self._observe[series] = known
             if series[3] != "request":
                 self.lose(series, 0)
-        child, taken = known
+        child, selected = known
         child.observe(latency)
-        if taken:
+        if selected:
             self.observations[series[0]] += 1
 
-    def lose(self, series: Series, number: int = 1) -> None:
-        """Count packets or probes that are known to be lost; 0 makes the series appear."""
+    def lose(self, series: SeriesKey, number: int = 1) -> None:
+        """Count lost packets or probes; 0 creates the series."""
         child = self._lose.get(series)
         if child is None:
             folded = self._fold(series)
             child = self._lose.get(folded)
             if child is None:
-                child = self._lose[folded] = self._lost.labels(*_values(folded))
+                child = self._lose[folded] = self._lost.labels(*_label_values(folded))
         child.inc(number)
 
-    def _fold(self, series: Series) -> Series:
+    def _fold(self, series: SeriesKey) -> SeriesKey:
         """The series itself while its workload has room for the peer, else the one of all other peers."""
         workload, peer, protocol, source, local = series
         known = self._peers[workload]
@@ -133,48 +133,48 @@ class Latencies:
         return workload, OTHER, protocol, source, local
 
 
-def series_of(probe: Probe, protocol: Transport) -> Series:
-    """Where a probe's latencies go."""
+def probe_series(probe: Probe, protocol: Transport) -> SeriesKey:
+    """The series of a probe's latencies."""
     return probe.key, probe.peer, protocol, "probe", False
 
 
-def matches(matchers: Mapping[str, str], series: Series) -> bool:
-    """Whether a series has these labels, as far as they are the exporter's: a Prometheus adds some of its own."""
-    labels = dict(zip(_LABELS, _values(series), strict=True))
+def has_labels(series: SeriesKey, matchers: Mapping[str, str]) -> bool:
+    """Whether a series has these labels; labels that are not the exporter's, such as Prometheus's own, do not count."""
+    labels = dict(zip(_LABELS, _label_values(series), strict=True))
     return all(labels.get(label, value) == value for label, value in matchers.items())
 
 
-def _values(series: Series) -> tuple[str, ...]:
+def _label_values(series: SeriesKey) -> tuple[str, ...]:
     workload, peer, protocol, source, local = series
     namespace, _, name = workload.partition("/")
     return namespace, name, peer, protocol, source, "local" if local else "remote"
 
 
 class FlowStatus(Collector):
-    """Shows what the stations before count for themselves, when it is asked for."""
+    """Exposes the counts of the follower, the replay filter and the pairing."""
 
-    def __init__(self, pairing: Pairing, resume: Resume) -> None:
-        """Take the stations; the rest is set by the follower."""
+    def __init__(self, pairing: PairingTable, replay_filter: ReplayFilter) -> None:
+        """Read these two at each scrape; the follower sets the attributes below."""
         self._pairing = pairing
-        self._resume = resume
+        self._replay_filter = replay_filter
         self.connected = False
         self.connections = 0
         self.received = 0
-        """Flows that came from Relay."""
+        """Flows received from Relay."""
         self.unusable: dict[str, int] = {}
-        """Flows that could be no part of a pair, by reason."""
+        """Flows that cannot be part of a pair, by reason."""
         self.lost: dict[str, int] = {}
-        """Events that Hubble says it lost, by where."""
+        """Events that Hubble reports as lost, by where."""
         self.nodes: dict[str, str] = {}
-        """The state of each node that Relay told."""
+        """Each node's state as reported by Relay."""
 
     def collect(self) -> Iterable[Metric]:
-        """All figures now."""
+        """The current metrics."""
         prefix = "sluice_exporter_"
         yield GaugeMetricFamily(f"{prefix}relay_connected", "Whether a stream from Relay is open.", self.connected)
         yield CounterMetricFamily(f"{prefix}relay_connections", "Streams opened to Relay.", self.connections)
         yield CounterMetricFamily(f"{prefix}flows", "Flows received from Relay.", self.received)
-        yield CounterMetricFamily(f"{prefix}replayed", "Flows dropped as seen before.", self._resume.repeated)
+        yield CounterMetricFamily(f"{prefix}replayed", "Flows dropped as seen before.", self._replay_filter.repeated)
         yield GaugeMetricFamily(f"{prefix}pending", "Requests that wait for an answer.", self._pairing.pending)
         yield GaugeMetricFamily(f"{prefix}pending_bytes", "What they take, estimated.", self._pairing.pending_bytes)
         unpaired = CounterMetricFamily(f"{prefix}unpaired", "Flows that gave no latency.", labels=["reason"])
@@ -185,7 +185,7 @@ class FlowStatus(Collector):
         for where, count in sorted(self.lost.items()):
             lost.add_metric([where], count)
         yield lost
-        nodes = GaugeMetricFamily(f"{prefix}nodes", "Nodes by the state that Relay told.", labels=["state"])
+        nodes = GaugeMetricFamily(f"{prefix}nodes", "Nodes by the state that Relay reports.", labels=["state"])
         states = list(self.nodes.values())
         for state in sorted(set(states)):
             nodes.add_metric([state], states.count(state))

@@ -1,4 +1,4 @@
-"""Keeps one prober running for each address that a critical workload's name has."""
+"""Keeps one prober running for each address that a probe's name resolves to."""
 
 import asyncio
 import contextlib
@@ -9,40 +9,40 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from schemas.exporter import Probe
-from services.exporter.metrics import Series, Transport, series_of
-from services.exporter.prober import Outcome, Report, UdpProbe, repeat_tcp
+from services.exporter.metrics import SeriesKey, Transport, probe_series
+from services.exporter.prober import Outcome, ProbeReport, UdpProbe, repeat_tcp
 
 _RESOLVE_S = 15.0
-"""How often a name is looked up: Pods come and go."""
-_AGAIN_S = 1.0
-"""How soon at the earliest, when somebody does not answer or nobody is found."""
+"""How often a name is resolved: Pods come and go."""
+_RETRY_S = 1.0
+"""How soon at the earliest, when an address does not answer or the name does not resolve."""
 _MOST_ADDRESSES = 64
-_TCP_PATIENCE = 3
-"""A handshake may take this many timeouts: one retransmission belongs into the histogram."""
+_TCP_TIMEOUTS = 3
+"""A handshake may take this many timeouts, so that one with a retransmission is still measured."""
 
 Address = tuple[int, str]
 """Family and IP address."""
 
 
-class Sink(Protocol):
-    """Where latencies and losses go."""
+class LatencySink(Protocol):
+    """Counts latencies and losses."""
 
-    def observe(self, series: Series, latency: float) -> None:
+    def observe(self, series: SeriesKey, latency: float) -> None:
         """Count one latency, seconds."""
 
-    def lose(self, series: Series, number: int = 1) -> None:
-        """Count lost probes; 0 makes the series appear."""
+    def lose(self, series: SeriesKey, number: int = 1) -> None:
+        """Count lost probes; 0 creates the series."""
 
 
-class Probing:
+class ProbeManager:
     """All probers of one configured probe."""
 
-    def __init__(self, probe: Probe, sink: Sink, probes: Counter) -> None:
+    def __init__(self, probe: Probe, sink: LatencySink, probes: Counter) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
-            probe: whom to ask, and how often.
-            sink: where latencies and losses go.
+            probe: what to probe, and how often.
+            sink: counts latencies and losses.
             probes: counts outcomes, by namespace, workload, protocol and outcome.
         """
         self._probe = probe
@@ -50,45 +50,43 @@ class Probing:
         self._probes = probes
         self._running: dict[Address, asyncio.Task[None]] = {}
         self._log = structlog.get_logger().bind(workload=probe.key)
-        self._unfound: str | None = None
-        self._in_doubt = asyncio.Event()
-        """An address did not answer: its pod may have been replaced."""
+        self._resolve_error: str | None = None
+        self._unanswered = asyncio.Event()
+        """Set when an address does not answer: its pod may have been replaced."""
         self.key = probe.key
-        self.wrong: str | None = "not yet resolved"
-        """Why nobody is probed; None while somebody is."""
+        self.problem: str | None = "not yet resolved"
+        """Why no address is probed; None while one is."""
 
     async def run(self) -> None:
         """Probe until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._in_doubt.clear()
-                await self._look_up(group)
-                await asyncio.sleep(_AGAIN_S)
+                self._unanswered.clear()
+                await self._resolve(group)
+                await asyncio.sleep(_RETRY_S)
                 if self._running:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_RESOLVE_S):
-                            await self._in_doubt.wait()
+                            await self._unanswered.wait()
 
-    async def _look_up(self, group: asyncio.TaskGroup) -> None:
+    async def _resolve(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
         except OSError as error:
-            self._unresolved(f"{self._probe.address}: {error}")
+            problem = f"{self._probe.address}: {error}"
+            if problem != self._resolve_error:
+                self._log.warning("name is not resolved", why=problem)
+            self._resolve_error = problem
+            # The addresses found before are still the best guess.
+            self.problem = None if self._running else problem
             return
-        self.wrong = None
+        self.problem = None
         addresses = {(int(family), str(place[0])) for family, _, _, _, place in found}
-        self._keep(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
+        self._reconcile(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
 
-    def _unresolved(self, why: str) -> None:
-        if why != self._unfound:
-            self._log.warning("name is not resolved", why=why)
-        self._unfound = why
-        # Who was found before is still the best guess.
-        self.wrong = None if self._running else why
-
-    def _keep(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
-        """Have exactly these probed; when they change, all begin anew, because they share the rate."""
+    def _reconcile(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
+        """Probe exactly these; on a change all probers restart, because they share the rate."""
         if addresses == set(self._running):
             return
         for task in self._running.values():
@@ -106,33 +104,33 @@ class Probing:
                 group.create_task(self._udp((host, probe.udp), family, sharing / probe.rate))
             if probe.tcp is not None:
                 report = self._report("tcp")
-                patience = _TCP_PATIENCE * probe.timeout.seconds
+                timeout = _TCP_TIMEOUTS * probe.timeout.seconds
                 interval = sharing / probe.tcp_rate
-                group.create_task(repeat_tcp((host, probe.tcp), family, patience, interval, report))
+                group.create_task(repeat_tcp((host, probe.tcp), family, timeout, interval, report))
 
     async def _udp(self, address: tuple[str, int], family: int, interval: float) -> None:
         report = self._report("udp")
         prober = UdpProbe(address, family, self._probe.size, self._probe.timeout, report)
-        unreached = None
+        last_error = None
         while True:
             try:
                 await prober.run(interval)
             except OSError as error:
-                report.tell("not-sent")
-                if str(error) != unreached:
-                    self._log.warning("address is not reached", address=address[0], why=str(error))
-                unreached = str(error)
-                await asyncio.sleep(_AGAIN_S)
-            self._in_doubt.set()
+                report.record("not-sent")
+                if str(error) != last_error:
+                    self._log.warning("address is unreachable", address=address[0], why=str(error))
+                last_error = str(error)
+                await asyncio.sleep(_RETRY_S)
+            self._unanswered.set()
 
-    def _report(self, protocol: Transport) -> Report:
-        series = series_of(self._probe, protocol)
+    def _report(self, protocol: Transport) -> ProbeReport:
+        series = probe_series(self._probe, protocol)
         self._sink.lose(series, 0)
 
         def count(outcome: Outcome) -> None:
             self._probes.labels(self._probe.namespace, self._probe.workload, protocol, outcome).inc()
 
-        return Report(
+        return ProbeReport(
             lambda latency: self._sink.observe(series, latency), lambda lost: self._sink.lose(series, lost), count
         )
 

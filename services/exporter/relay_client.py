@@ -1,6 +1,6 @@
 """The connection to Hubble Relay; the one module that imports grpc.
 
-*Relay* -> wire -> resume -> pairing -> metrics
+*relay_client* -> flow_reader -> replay_filter -> pairing -> metrics
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc.experimental import ChannelOptions
 
-from schemas.exporter import Relay, Tls
+from schemas.exporter import Relay
 
 METHOD = "/observer.Observer/GetFlows"
 _LARGEST_MESSAGE = 1024 * 1024
@@ -20,7 +20,7 @@ class RelayError(RuntimeError):
     """The stream could not be opened, or ended; the text says why."""
 
 
-class Stream:
+class RelayStream:
     """The messages of one call, undecoded.  ``cancel`` may be called from another thread."""
 
     def __init__(self, channel: grpc.Channel, request: bytes) -> None:
@@ -30,7 +30,7 @@ class Stream:
         self._call: Any = call(request, wait_for_ready=False)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Give each message as it comes.
+        """Yield each message as it arrives.
 
         Raises:
             RelayError: the call failed, or was cancelled.
@@ -49,33 +49,29 @@ class Stream:
         self._channel.close()
 
 
-def open_stream(relay: Relay, request: bytes) -> Stream:
-    """Connect and ask.  Each stream has a connection of its own, so that a dead one is never used again.
+def open_stream(relay: Relay, request: bytes) -> RelayStream:
+    """Connect and send the request.  Each stream has its own connection, so that a dead one is never reused.
 
     Raises:
         RelayError: a certificate cannot be read.
     """
     options: list[tuple[str, Any]] = [
-        # Saves a third of the time that receiving takes.
+        # Receiving takes a third less time.
         (ChannelOptions.SingleThreadedUnaryStream, 1),
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if relay.tls is None:
-        return Stream(grpc.insecure_channel(relay.address, options), request)
+        return RelayStream(grpc.insecure_channel(relay.address, options), request)
     if relay.tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", relay.tls.server_name))
-    # Read anew each time: certificates are renewed while the service runs.
-    credentials = grpc.ssl_channel_credentials(*_material(relay.tls))
-    return Stream(grpc.secure_channel(relay.address, credentials, options), request)
-
-
-def _material(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None]:
     try:
+        # Read each time, because certificates are renewed while the service runs.
         ca, key, certificate = (
-            Path(path).read_bytes() if path else None for path in (tls.ca, tls.key, tls.certificate)
+            Path(path).read_bytes() if path else None for path in (relay.tls.ca, relay.tls.key, relay.tls.certificate)
         )
     except OSError as error:
         raise RelayError(f"TLS: {error}") from None
-    return ca, key, certificate
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    return RelayStream(grpc.secure_channel(relay.address, credentials, options), request)

@@ -1,33 +1,33 @@
-"""Second station of a flow: after a reconnection, what was seen before is not counted again.
+"""Drops flows that Relay replays after a reconnection, so that none is counted twice.
 
-    Relay -> wire -> *resume* -> pairing -> metrics
+    relay_client -> flow_reader -> *replay_filter* -> pairing -> metrics
 
-Relay replays from a given time on.  Each node's flows come in the order of its own clock, so the
-highest time seen of a node, and what was seen at exactly that time, tells old from new.
+Relay replays from a given time on.  Each node's flows come in the order of its own clock, so a flow is new
+if it is later than the node's latest, or as late but not among those seen at that time.
 
-A node is also replayed in the midst of a stream: when Relay loses its own connection to it, it asks the
-node again for all that the stream was to begin with.  It says so ten seconds later, if at all, when
-the replay is over.  But a node whose flows go back to where the stream began to resume is replayed; a
-clock that was set back is told by its staying there.
+Relay also replays a node in the middle of a stream: when it loses its connection to the node, it requests
+all flows again from the stream's start.  It reports that ten seconds later, if at all, when the replay is
+over.  So a node whose flows go back as far as the stream's start is taken as replayed.  If they stay there,
+its clock was set back.
 """
 
 from collections import OrderedDict
 from collections.abc import Hashable
 
 _NODES = 5000
-"""More than a cluster has."""
+"""More than any cluster has."""
 _AT_ONCE = 64
-"""How many flows of one nanosecond are told apart."""
+"""How many flows with the same time are remembered."""
 _REPLAY_NS = 30_000_000_000
-"""A replay is over by then; what still looks old comes from a clock that stepped back."""
+"""A replay is over by then; flows that still look old come from a clock that was set back."""
 _BACK_NS = 100_000_000
-"""A clock that is kept right goes back by less."""
+"""A synchronized clock is set back by less."""
 _REACH_NS = 15_000_000_000
-"""How far before the cut a replay begins at most: Relay holds flows back for sorting, clocks differ."""
+"""How far before the cut a replay starts at most: Relay delays flows to sort them, and clocks differ."""
 
 
-class _Mark:
-    """The end of what was seen of one node."""
+class _NodeMark:
+    """The latest flow of one node."""
 
     __slots__ = ("dropping", "seen", "time", "until")
 
@@ -35,39 +35,39 @@ class _Mark:
         self.move(time, flow)
 
     def move(self, time: int, flow: Hashable) -> None:
-        """Nothing is replayed; a flow was seen."""
+        """A new flow arrived, so no replay is under way."""
         self.time = time
         self.seen = [flow]
         self.until = 0
         self.dropping = False
 
     def expect(self, until: int) -> None:
-        """A replay may come until then (monotonic, ns)."""
+        """Expect a replay until then (monotonic, ns)."""
         self.until = until
         self.dropping = False
 
 
-class Resume:
-    """Where each node's stream was left."""
+class ReplayFilter:
+    """Tells new flows from replayed ones, node by node."""
 
     def __init__(self) -> None:
-        """Nothing was seen yet."""
-        self._marks: OrderedDict[str, _Mark] = OrderedDict()
+        """Start without flows."""
+        self._marks: OrderedDict[str, _NodeMark] = OrderedDict()
         self._began: int | None = None
         self._since: int | None = None
         self._last = 0
         self.repeated = 0
-        """Flows that were dropped because they had been seen before."""
+        """Flows dropped as replayed."""
 
-    def since(self, wall: int, now: int) -> int | None:
+    def start_stream(self, wall: int, now: int) -> int | None:
         """Prepare for a new stream.
 
         Args:
             wall: the time now, UTC ns.
-            now: the same moment, monotonic, ns.
+            now: the time now, monotonic, ns.
 
         Returns:
-            The time from which on flows are to be replayed, UTC ns; None for the first stream.
+            The time to replay flows from, UTC ns; None for the first stream.
         """
         if self._began is None:
             self._began = wall
@@ -77,17 +77,17 @@ class Resume:
             for mark in self._marks.values():
                 mark.expect(now + _REPLAY_NS)
             cut = wall - (now - self._last)
-            # A node that has been quiet for long must not drag the whole replay back to its day.
+            # A node that has long been quiet must not extend the replay back to its last flow.
             self._since = min(max(min(mark.time for mark in self._marks.values()), cut - _REACH_NS), wall)
         return self._since
 
     def is_new(self, node: str, time: int, flow: Hashable, now: int) -> bool:
-        """Whether a flow was not seen before the stream was cut.
+        """Whether a flow has not been seen before.
 
         Args:
-            node: who saw it.
-            time: when, by that node's clock, UTC ns.
-            flow: equal for the same flow only.
+            node: that saw the flow.
+            time: of the flow by that node's clock, UTC ns.
+            flow: its identity.
             now: when it arrived, monotonic, ns.
         """
         self._last = now
@@ -95,23 +95,23 @@ class Resume:
         if mark is None:
             if len(self._marks) >= _NODES:
                 self._marks.popitem(last=False)
-            self._marks[node] = _Mark(time, flow)
+            self._marks[node] = _NodeMark(time, flow)
             return True
         if time > mark.time:
             mark.move(time, flow)
             return True
-        repeated = self._replayed(mark, time, flow, now) if time < mark.time else flow in mark.seen
+        repeated = self._is_replay(mark, time, flow, now) if time < mark.time else flow in mark.seen
         if repeated:
             self.repeated += 1
         elif time == mark.time and len(mark.seen) < _AT_ONCE:
             mark.seen.append(flow)
         return not repeated
 
-    def _replayed(self, mark: _Mark, time: int, flow: Hashable, now: int) -> bool:
+    def _is_replay(self, mark: _NodeMark, time: int, flow: Hashable, now: int) -> bool:
         """Whether a flow that is older than the last one is part of a replay."""
         if now >= mark.until:
             if mark.dropping:
-                # For half a minute all was old: the clock was set back.
+                # All flows were old for half a minute: the clock was set back.
                 mark.move(time, flow)
                 return False
             if self._since is None or not self._since <= time < mark.time - _BACK_NS:

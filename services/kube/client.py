@@ -1,14 +1,14 @@
-"""The Kubernetes API as the actuator uses it; the one module that imports kubernetes.
+"""The Kubernetes API: read, list, watch, patch, and write Events.  The one module that imports kubernetes.
 
-Requests go through the raw client and answers are decoded here: the client's typed classes alone
-would cost 25 MiB of a pod's 80.
+Requests go through the library's raw client and answers are decoded here: the library's typed classes
+would cost a pod 25 MiB.
 """
 
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import aiohttp
 import msgspec
@@ -20,40 +20,38 @@ from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct
 
 from schemas.config import Kubernetes
-from services.kube.objects import Deployment, Gone, Refused, Stale, Thing, Unavailable, Unwanted
+from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, Superseded, Unavailable
 
-_AT_ONCE = 12
-"""Patches under way at the same time: more connections cost memory, and no API server is faster for them."""
+_CONCURRENT_PATCHES = 12
+"""More connections cost memory, and no API server is faster for them."""
 _WATCH_S = (40, 60)
-"""A watch ends by itself after a time in this range, so that a connection that died in silence is noticed."""
-_SLACK_S = 10
-_ROOTS = {"Deployment": "/apis/apps/v1", "Pod": "/api/v1"}
-_PLURALS = {"Deployment": "deployments", "Pod": "pods"}
+"""A watch ends after a time in this range, so that a connection that died silently is noticed."""
+_WATCH_SLACK_S = 10
 
 Query = list[tuple[str, str]]
-T = TypeVar("T", bound=Thing)
+T = TypeVar("T", bound=KubeObject)
 
 
-class ClusterError(Exception):
-    """The cluster's address or credentials cannot be used."""
+class KubeConfigError(Exception):
+    """The API server's address or credentials cannot be used."""
 
 
 class Listed(Struct, Generic[T], frozen=True):
-    """All there are now."""
+    """A watch begins: all objects there are."""
 
-    things: tuple[T, ...]
-
-
-class Put(Struct, Generic[T], frozen=True):
-    """One is new or changed."""
-
-    thing: T
+    objects: tuple[T, ...]
 
 
-class Removed(Struct, Generic[T], frozen=True):
-    """One is gone."""
+class Updated(Struct, Generic[T], frozen=True):
+    """An object is new or has changed."""
 
-    thing: T
+    object: T
+
+
+class Deleted(Struct, Generic[T], frozen=True):
+    """An object is gone."""
+
+    object: T
 
 
 class _ListMeta(Struct, frozen=True, rename="camel"):
@@ -65,106 +63,121 @@ class _List(Struct, frozen=True):
     items: tuple[msgspec.Raw, ...] = ()
 
 
-class _Event(Struct, frozen=True):
+class _WatchEvent(Struct, frozen=True):
     type: str
     object: msgspec.Raw
 
 
-class _Versioned(Struct, frozen=True):
+class _EventObject(Struct, frozen=True):
     metadata: _ListMeta
 
 
 class _Status(Struct, frozen=True):
     message: str = ""
     reason: str = ""
-    code: int = 0
 
 
-class Cluster:
-    """One connection to one API server."""
+class KubeClient:
+    """A client of one API server."""
 
     def __init__(self, client: ApiClient, timeout_s: float) -> None:
-        """See ``connected``."""
+        """See ``connect``."""
         self._client = client
         self._timeout_s = timeout_s
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._patch_slots = asyncio.Semaphore(_CONCURRENT_PATCHES)
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, config: Kubernetes) -> AsyncIterator["Cluster"]:
+    async def connect(cls, config: Kubernetes) -> AsyncIterator["KubeClient"]:
         """Prepare to reach the configured API server; it need not be there yet.
 
         Raises:
-            ClusterError: there is no kubeconfig or service account, or it cannot be used.
+            KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        async with ApiClient(await _configuration(config)) as client:
+        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        settings = Configuration(connection_pool_maxsize=0)
+        try:
+            if config.server is not None:
+                settings.host = config.server.rstrip("/")
+            elif config.kubeconfig is not None:
+                await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+            else:
+                load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            if config.kubeconfig is not None:
+                raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
+            remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
+            raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
+        async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             yield cls(client, config.timeout.seconds)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
-        """The object as it is now.
+        """Read an object.
 
         Raises:
-            Gone: there is none.
-            Refused: reading is not allowed.
+            NotFound: there is none.
+            Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        return _decoded(kind, await self._answer("GET", _path(kind, namespace, name)))
+        return _decode(kind, await self.fetch(kind.path(namespace, name)))
 
-    async def raw(self, path: str) -> Any:
-        """An object, or a list of them, as the API writes it.
+    async def read_json(self, path: str) -> Any:
+        """Read an object, or a list of them, as the API writes it.
 
         Raises:
-            Gone: there is none, or no such resource.
-            Refused: reading is not allowed.
+            NotFound: there is none, or no such resource.
+            Rejected: reading is not allowed.
             Unavailable: no answer.
         """
         return msgspec.json.decode(await self.fetch(path))
 
-    async def fetch(self, path: str) -> bytes:
-        """Whatever the API server has there, a Service's own answer included.
+    async def fetch(self, path: str, query: Query | None = None) -> bytes:
+        """Read whatever the API server has at a path, including what it relays from a Service.
 
         Raises:
-            Gone: there is none, or no such resource.
-            Refused: reading is not allowed.
+            NotFound: there is nothing.
+            Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        return await self._answer("GET", path)
+        async with self._request("GET", path, query=query) as response:
+            return await response.read()
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool] = lambda: True) -> T:
-        """Apply a JSON Patch to an object; gives what came of it.
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
+        """Apply a JSON Patch to an object, and return the object that results.
 
         Args:
-            thing: the object as it was seen.
+            obj: the object as it was seen.
             operations: the patch.
-            wanted: whether it still is: asked when its turn has come, which may be long after the call.
+            is_wanted: asked right before the patch is sent, which may be long after the call.
 
         Raises:
-            Unwanted: it is not.
-            Stale: a ``test`` among the operations failed.
-            Gone: the object is gone.
-            Refused: it is not allowed.
+            Superseded: the patch is no longer wanted; nothing was sent.
+            StaleObject: a ``test`` among the operations failed.
+            NotFound: the object is gone.
+            Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        path = _path(type(thing), thing.metadata.namespace, thing.metadata.name)
-        async with self._slots:
-            if not wanted():
-                raise Unwanted
-            return _decoded(type(thing), await self._answer("PATCH", path, operations, "application/json-patch+json"))
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        async with self._patch_slots:
+            if not is_wanted():
+                raise Superseded
+            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+                return _decode(type(obj), await response.read())
 
-    async def tell(self, about: Thing, reason: str, message: str, kind: str, at: str) -> None:
+    async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
 
         Args:
             about: the object.
             reason: one word in camel case.
             message: in words.
-            kind: ``Normal`` or ``Warning``.
+            severity: ``Normal`` or ``Warning``.
             at: RFC 3339 time.
 
         Raises:
-            Gone: the namespace is gone.
-            Refused: it is not allowed.
+            NotFound: the namespace is gone.
+            Rejected: it is not allowed.
             Unavailable: no answer.
         """
         meta = about.metadata
@@ -173,7 +186,7 @@ class Cluster:
             "kind": "Event",
             "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
             "involvedObject": {
-                "apiVersion": "apps/v1" if isinstance(about, Deployment) else "v1",
+                "apiVersion": about.api_version,
                 "kind": about.kind,
                 "name": meta.name,
                 "namespace": meta.namespace,
@@ -182,157 +195,116 @@ class Cluster:
             },
             "reason": reason,
             "message": message[:1024],
-            "type": kind,
+            "type": severity,
             "source": {"component": "sluice-actuator"},
             "firstTimestamp": at,
             "lastTimestamp": at,
             "count": 1,
         }
-        await self._answer("POST", f"/api/v1/namespaces/{meta.namespace}/events", body)
+        async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
+            await response.read()
 
-    async def all(self, kind: type[T], namespace: str, *, labels: str) -> tuple[T, ...]:
-        """The objects that carry some labels.
+    async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
+        """List the objects that a label selector matches.
 
         Raises:
-            Refused: listing is not allowed.
+            Rejected: listing is not allowed.
             Unavailable: no answer.
         """
-        return (await self._listed(kind, namespace, [("labelSelector", labels)]))[0]
+        return (await self._list(kind, namespace, [("labelSelector", selector)]))[0]
 
-    async def follow(
-        self, kind: type[T], namespace: str, *, name: str | None = None, labels: str | None = None
-    ) -> AsyncGenerator[Listed[T] | Put[T] | Removed[T], None]:
-        """All objects there are, then every change, until the watch ends and has to be begun anew.
+    async def list_and_watch(
+        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+    ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
+        """Yield all objects, then every change, until the server can no longer tell what changed.
 
         Args:
             kind: of the objects.
             namespace: where.
             name: only the object of this name.
-            labels: only objects with these labels, as a selector.
+            selector: only objects that this label selector matches.
 
         Raises:
-            Refused: it is not allowed.
+            Rejected: it is not allowed.
             Unavailable: no answer, or the connection was lost.
         """
+        path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
-        query += [("labelSelector", labels)] if labels else []
-        things, version = await self._listed(kind, namespace, query)
-        yield Listed(things)
+        query += [("labelSelector", selector)] if selector else []
+        objects, version = await self._list(kind, namespace, query)
+        yield Listed(objects)
         while True:
-            async for event in self._watched(kind, namespace, query, version):
-                if event.type == "ERROR":
-                    # Mostly 410: what happened since is forgotten, so everything is listed anew.
-                    return
-                version = msgspec.json.decode(event.object, type=_Versioned).metadata.resource_version
-                if event.type == "DELETED":
-                    yield Removed(_decoded(kind, event.object))
-                elif event.type != "BOOKMARK":
-                    yield Put(_decoded(kind, event.object))
+            seconds = random.randint(*_WATCH_S)  # noqa: S311 - spreads load
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _WATCH_SLACK_S)
+            options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
+            options.append(("timeoutSeconds", str(seconds)))
+            async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
+                async for line in response.content:
+                    event = msgspec.json.decode(line, type=_WatchEvent)
+                    if event.type == "ERROR":
+                        # Mostly 410: the server no longer has the changes since then, so the caller lists again.
+                        return
+                    version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
+                    if event.type == "DELETED":
+                        yield Deleted(_decode(kind, event.object))
+                    elif event.type != "BOOKMARK":
+                        yield Updated(_decode(kind, event.object))
 
-    async def _listed(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
-        answer = msgspec.json.decode(await self._answer("GET", _path(kind, namespace), query=query), type=_List)
-        return tuple(_decoded(kind, item) for item in answer.items), answer.metadata.resource_version
+    async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
+        answer = msgspec.json.decode(await self.fetch(kind.path(namespace), query), type=_List)
+        return tuple(_decode(kind, item) for item in answer.items), answer.metadata.resource_version
 
-    async def _watched(self, kind: type[T], namespace: str, query: Query, version: str) -> AsyncGenerator[_Event, None]:
-        seconds = random.randint(*_WATCH_S)  # noqa: S311 - spreads load
-        query = [*query, ("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
-        query.append(("timeoutSeconds", str(seconds)))
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _SLACK_S)
-        response = await self._asked("GET", _path(kind, namespace), None, "", query, patience)
-        try:
-            if response.status >= 300:
-                _raise(response.status, await response.read())
-            async for line in response.content:
-                yield msgspec.json.decode(line, type=_Event)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            raise Unavailable(f"watching {_PLURALS[kind.kind]}: {_words(error)}") from None
-        finally:
-            response.close()
-
-    async def _answer(
-        self, method: str, path: str, body: Any = None, content: str = "", query: Query | None = None
-    ) -> bytes:
-        patience = aiohttp.ClientTimeout(total=self._timeout_s)
-        response = await self._asked(method, path, body, content, query, patience)
-        try:
-            data = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(_words(error)) from None
-        if response.status >= 300:
-            _raise(response.status, data)
-        return data
-
-    async def _asked(
+    @asynccontextmanager
+    async def _request(
         self,
         method: str,
         path: str,
-        body: Any,
-        content: str,
-        query: Query | None,
-        patience: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json", "Content-Type": content or "application/json"}
+        body: Any = None,
+        content_type: str = "application/json",
+        *,
+        query: Query | None = None,
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and raise the library's errors, up to the end of the context, as this module's."""
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        limits = limits or aiohttp.ClientTimeout(total=self._timeout_s)
         try:
             request = await self._client.param_serialize(
                 method, path, query_params=query, header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            response: aiohttp.ClientResponse = (
-                await self._client.call_api(*request, _request_timeout=patience)
-            ).response
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(_words(error)) from None
-        return response
+            response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
+            try:
+                if response.status >= 300:
+                    _raise_for_status(response.status, await response.read())
+                yield response
+            finally:
+                response.close()  # a connection whose response was read to its end is kept
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 
 
-async def _configuration(config: Kubernetes) -> Configuration:
-    # Every target holds two watches open: patches must not wait for one of a limited number of connections.
-    settings = Configuration(connection_pool_maxsize=0)
-    try:
-        if config.server is not None:
-            settings.host = config.server.rstrip("/")
-        elif config.kubeconfig is not None:
-            await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
-        else:
-            load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        if config.kubeconfig is not None:
-            raise ClusterError(f"kubernetes: {config.kubeconfig}: {error}") from None
-        remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
-        raise ClusterError(f"kubernetes: {remedy} ({error})") from None
-    return settings
-
-
-def _path(kind: type[Thing], namespace: str, name: str | None = None) -> str:
-    path = f"{_ROOTS[kind.kind]}/namespaces/{namespace}/{_PLURALS[kind.kind]}"
-    return path if name is None else f"{path}/{name}"
-
-
-def _decoded(kind: type[T], body: bytes | msgspec.Raw) -> T:
+def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise Unavailable(f"the server's answer cannot be read as {kind.__name__}: {error}") from None
+        raise Unavailable(f"the server's answer is no {kind.kind}: {error}") from None
 
 
-def _raise(status: int, body: bytes) -> None:
-    """Say what an HTTP error means.
+def _raise_for_status(code: int, body: bytes) -> NoReturn:
+    """Raise what an HTTP error means.
 
     Raises:
-        Gone, Stale, Refused or Unavailable.
+        NotFound, StaleObject, Rejected or Unavailable.
     """
     try:
-        said = msgspec.json.decode(body, type=_Status)
+        status = msgspec.json.decode(body, type=_Status)
     except msgspec.DecodeError:
-        said = _Status(message=body[:200].decode("utf-8", "replace"))
-    text = f"{status} {said.reason}: {said.message}"[:500]
-    if status in (404, 410):
-        raise Gone(text)
-    if status in (409, 422):
-        raise Stale(text)
-    if status in (400, 401, 403, 405, 415):
-        raise Refused(text)
+        status = _Status(message=body[:200].decode("utf-8", "replace"))
+    text = f"{code} {status.reason}: {status.message}"[:500]
+    if code in (404, 410):
+        raise NotFound(text)
+    if code in (409, 422):
+        raise StaleObject(text)
+    if code in (400, 401, 403, 405, 415):
+        raise Rejected(text)
     raise Unavailable(text)
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

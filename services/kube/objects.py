@@ -1,20 +1,23 @@
-"""What the actuator sees of the cluster: Deployments and Pods, as much of them as it needs.
+"""The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
 
-API server --> cluster.py --> here --> plan.py
+A workload kind is a subclass of ``Workload``, which says where the API has it and which Pods it owns, and a
+line in ``WORKLOADS``.  Nothing outside of this module depends on which kind a workload is.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from msgspec import Struct, field
+from msgspec import Struct
+
+from schemas.domain import Target
+from schemas.units import Rate
+from services.kube.selectors import Selector
 
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
-"""What Cilium enforces on a Pod, as a quantity of bit/s; on a Deployment it says what is intended."""
-
-_ENDED = ("Succeeded", "Failed")
+"""The limit that Cilium enforces on a Pod, as a quantity of bit/s; on a workload it declares the intent."""
 
 
 class Owner(Struct, frozen=True):
-    """Who made an object."""
+    """A reference to the object that made another."""
 
     kind: str = ""
     name: str = ""
@@ -35,74 +38,50 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
-class Requirement(Struct, frozen=True):
-    """One expression of a label selector."""
-
-    key: str
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: tuple[str, ...] = ()
-
-
-class Selector(Struct, frozen=True, rename="camel"):
-    """Which Pods a Deployment takes for its own."""
-
-    match_labels: dict[str, str] = field(default_factory=dict)
-    match_expressions: tuple[Requirement, ...] = ()
-
-    def query(self) -> str:
-        """The selector as it stands in a request."""
-        written = {
-            "In": "{0} in ({1})",
-            "NotIn": "{0} notin ({1})",
-            "Exists": "{0}",
-            "DoesNotExist": "!{0}",
-        }
-        parts = [f"{key}={value}" for key, value in self.match_labels.items()]
-        parts += [written[one.operator].format(one.key, ",".join(one.values)) for one in self.match_expressions]
-        return ",".join(parts)
-
-
-class Thing(Struct, frozen=True):
-    """An object with annotations."""
+class KubeObject(Struct, frozen=True):
+    """A namespaced object with annotations."""
 
     metadata: Meta
 
-    kind: ClassVar[Literal["Deployment", "Pod"]]
+    kind: ClassVar[str]
+    api_version: ClassVar[str]
+    plural: ClassVar[str]
+    """The resource's name in a path."""
+
+    @classmethod
+    def path(cls, namespace: str, name: str | None = None) -> str:
+        """The API's path of one object, or of all of this kind in a namespace."""
+        root = "/apis" if "/" in cls.api_version else "/api"
+        path = f"{root}/{cls.api_version}/namespaces/{namespace}/{cls.plural}"
+        return path if name is None else f"{path}/{name}"
 
     @property
     def uid(self) -> str:
-        """Tells it from an earlier object of the same name."""
+        """Differs from that of an earlier object of the same name."""
         return self.metadata.uid
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Its annotations."""
+        """The annotations; empty where the API has none."""
         return self.metadata.annotations or {}
 
     @property
     def bandwidth(self) -> str | None:
-        """The bandwidth annotation as it is."""
+        """The bandwidth annotation as it stands."""
         return self.annotations.get(BANDWIDTH)
 
     @property
-    def version(self) -> int:
-        """Grows with every change."""
-        return int(self.metadata.resource_version)
+    def limit(self) -> int | None:
+        """The bandwidth annotation as Cilium reads it, kbit/s; None where it limits nothing."""
+        rate = Rate.enforced(self.bandwidth)
+        return None if rate is None else int(rate)
 
-
-class DeploymentSpec(Struct, frozen=True):
-    """A Deployment's specification."""
-
-    selector: Selector
-    replicas: int = 1
-
-
-class Deployment(Thing, frozen=True):
-    """A target's Deployment."""
-
-    spec: DeploymentSpec
-
-    kind: ClassVar[Literal["Deployment", "Pod"]] = "Deployment"
+    def has_bandwidth(self, value: str) -> bool:
+        """Whether the bandwidth annotation is this value, or another notation of it."""
+        if self.bandwidth == value:
+            return True
+        limit = self.limit
+        return limit is not None and limit == Rate.enforced(value)
 
 
 class PodStatus(Struct, frozen=True):
@@ -111,47 +90,83 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
-class Pod(Thing, frozen=True):
+class Pod(KubeObject, frozen=True):
     """A Pod."""
 
     status: PodStatus = PodStatus()
 
-    kind: ClassVar[Literal["Deployment", "Pod"]] = "Pod"
+    kind: ClassVar[str] = "Pod"
+    api_version: ClassVar[str] = "v1"
+    plural: ClassVar[str] = "pods"
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it will never send again."""
-        return self.status.phase in _ENDED
+        return self.status.phase in ("Succeeded", "Failed")
 
     @property
-    def going(self) -> bool:
-        """Whether it was deleted, and still may send until it is gone."""
+    def is_terminating(self) -> bool:
+        """Whether it was deleted; it may send until it is gone."""
         return self.metadata.deletion_timestamp is not None
 
-    def belongs_to(self, deployment: Deployment) -> bool:
-        """Whether the Deployment's ReplicaSet made it: another's Pod may carry the same labels."""
-        digest = (self.metadata.labels or {}).get("pod-template-hash")
-        maker = f"{deployment.metadata.name}-{digest}"
+
+class WorkloadSpec(Struct, frozen=True):
+    """A workload's specification."""
+
+    selector: Selector
+    replicas: int = 1
+
+
+class Workload(KubeObject, frozen=True):
+    """A target: an object that keeps a number of Pods."""
+
+    spec: WorkloadSpec
+
+    def owns(self, pod: Pod) -> bool:
+        """Whether it made the Pod: another workload's Pod may carry the same labels."""
+        return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
+
+
+class Deployment(Workload, frozen=True):
+    """A Deployment, which makes Pods through ReplicaSets."""
+
+    kind: ClassVar[str] = "Deployment"
+    api_version: ClassVar[str] = "apps/v1"
+    plural: ClassVar[str] = "deployments"
+
+    def owns(self, pod: Pod) -> bool:
+        """Whether one of its ReplicaSets made the Pod; the Pod's labels tell which."""
+        replica_set = f"{self.metadata.name}-{(pod.metadata.labels or {}).get('pod-template-hash')}"
         return any(
-            one.controller and one.kind == "ReplicaSet" and one.name == maker for one in self.metadata.owner_references
+            owner.controller and owner.kind == "ReplicaSet" and owner.name == replica_set
+            for owner in pod.metadata.owner_references
         )
 
 
+WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
+"""Workload kinds, by the key that names a target's workload in the configuration."""
+
+
+def workload_kind(target: Target) -> type[Workload]:
+    """The kind of workload that a target is."""
+    return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
+
+
 class Unavailable(Exception):
-    """The API server does not answer, or not now; what was asked may or may not have been done."""
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
 
 
-class Refused(Exception):
-    """The API server will not do that: no permission, or an object that it does not allow."""
+class Rejected(Exception):
+    """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class Stale(Exception):
-    """The object is not as it was seen: a precondition failed."""
+class StaleObject(Exception):
+    """The object has changed since it was read: a precondition failed."""
 
 
-class Unwanted(Exception):
-    """What was to be written is not wanted any more: nothing was asked of the API server."""
+class Superseded(Exception):
+    """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class Gone(Exception):
+class NotFound(Exception):
     """There is no such object."""

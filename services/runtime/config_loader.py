@@ -1,4 +1,4 @@
-"""Reads the configuration file, and says precisely what is wrong with it."""
+"""Reads the configuration file, and reports every mistake in it with its line."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,134 +13,169 @@ from schemas.config import Config
 from schemas.units import decode_unit, encode_unit
 from services.bus.subjects import Subjects
 from services.control import Controller
-from services.runtime.config_errors import explained
+from services.runtime import config_errors
+from services.runtime.config_errors import UNREADABLE, Mistake
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the text names the file, the path in it, and what is allowed."""
+    """The configuration cannot be used.
+
+    The text has a line for each mistake: ``FILE:LINE:COLUMN: KEY: what is there, and what is allowed``.
+    """
 
 
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's reads the file of a thousand domains in a quarter of the time, and with less memory."""
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's loader reads the file of a thousand domains four times as fast, and with less memory."""
 
 
-class _Loader(_Safe):  # type: ignore[misc]
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """Collects the mistakes that do not keep the rest of the file from being read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.mistakes: list[tuple[yaml.Mark, str]] = []
+
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> Any:
-        """A mapping, without a key that stands there twice: YAML's loaders take the last, and say nothing."""
+        """Build a mapping, and report a key that occurs twice: YAML's own loaders silently take the last."""
         seen: set[str] = set()
-        # Whatever else is tagged as a mapping, the parent refuses.
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                # As in {{ .Values.address }}, a template that nobody has filled in.
-                raise yaml.MarkedYAMLError(None, None, "a key has to be a name", key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(key.value)
+        if isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    # As in {{ .Values.address }}, a template that was never rendered.
+                    self.mistakes.append((key.start_mark, "a key has to be a name"))
+                elif key.value in seen:
+                    self.mistakes.append((key.start_mark, f"the key {key.value!r} occurs twice"))
+                else:
+                    seen.add(key.value)
+            node.value = [pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode)]
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """A value; one that looks like a date or is tagged as a number, and is none, is an error with its place."""
+        """Build a value, and report one that looks like a date, or is tagged as a number, but is none."""
         try:
             return super().construct_object(node, deep)
-        except (AttributeError, KeyError, ValueError) as error:
+        except (AttributeError, KeyError, ValueError):
             kind = node.tag.rpartition(":")[2]
-            raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from error
+            self.mistakes.append((node.start_mark, f"{node.value!r} is not a valid {kind}"))
+            return UNREADABLE
 
 
-def _words(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
-    "SLUICE_NATS_URL": (("bus", "servers"), _words),
+    "SLUICE_NATS_URL": (("bus", "servers"), _split),
     "SLUICE_NATS_USER": (("bus", "user"), str),
     "SLUICE_NATS_CA": (("bus", "ca"), str),
     "SLUICE_NATS_CERTIFICATE": (("bus", "certificate"), str),
     "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
-    "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _words),
+    "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _split),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_LOG": (("log",), str),
 }
-"""Addresses and credentials differ between places where the rest of the file is the same."""
+"""Addresses and credentials differ between installations that share the rest of the file."""
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: it cannot be read, or says something that is not allowed.
+        ConfigError: it cannot be read, or has mistakes.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return _moved(parse(text, str(path), environment))
-
-
-def _moved(config: Config) -> Config:
-    """The same configuration, in memory of its own.
-
-    Its texts lie between those of the file's tree, and would keep the memory of the whole from being given
-    back: with two thousand domains 38 MiB.
-    """
-    compact = msgspec.msgpack.encode(config, enc_hook=encode_unit)
+    # Copied into memory of its own: the strings lie between those of the file's tree, and would keep the
+    # memory of the whole tree from being freed (38 MiB with two thousand domains).
+    compact = msgspec.msgpack.encode(parse(text, str(path), environment), enc_hook=encode_unit)
     return msgspec.msgpack.decode(compact, type=Config, dec_hook=decode_unit)
 
 
-def as_person(config: Config, environment: Mapping[str, str] = os.environ) -> Config:
-    """The configuration for a command that a person runs: where it names no cluster, kubectl's own is meant.
+def with_default_kubeconfig(config: Config, environment: Mapping[str, str] = os.environ) -> Config:
+    """The configuration for a command that a person runs: without a cluster in it, kubectl's own is used.
 
-    A service never guesses: outside of a Pod it must be told.
+    A service never guesses: outside of a Pod its cluster must be configured.
     """
-    settings, usual = config.kubernetes, Path.home() / ".kube" / "config"
-    told = settings.kubeconfig or settings.server or environment.get("KUBERNETES_SERVICE_HOST")
-    if told or not usual.exists():
+    settings, default = config.kubernetes, Path.home() / ".kube" / "config"
+    configured = settings.kubeconfig or settings.server or environment.get("KUBERNETES_SERVICE_HOST")
+    if configured or not default.exists():
         return config
-    return replace(config, kubernetes=replace(settings, kubeconfig=str(usual)))
+    return replace(config, kubernetes=replace(settings, kubeconfig=str(default)))
 
 
 def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
-    """Check a configuration given as YAML text; ``name`` stands in for the file in errors.
+    """Check a configuration given as YAML text; ``name`` stands for the file in errors.
 
     Raises:
-        ConfigError: it says something that is not allowed.
+        ConfigError: it has mistakes.
     """
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - safe, as both of its parents are
+        loader = _Loader(text)
+        tree = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_place(name, error.problem_mark, str(error.problem))) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: {_yaml_error(error)}") from None
+        raise ConfigError(f"{name}: not YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{name}: expected a mapping with 'domains', got {type(tree).__name__}")
+        raise ConfigError(f"{name}: expected a mapping with the key 'domains'")
     _override(tree, environment)
-    try:
-        config = msgspec.convert(tree, Config, dec_hook=decode_unit)
-        Subjects(config.bus.prefix)
-        for domain in config.domains:
-            Controller(domain)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{name}: {explained(str(error), Config)}") from None
-    return config
+    unexplained = ""
+    if not loader.mistakes:
+        try:
+            config = msgspec.convert(tree, Config, dec_hook=decode_unit)
+            Subjects(config.bus.prefix)
+            for domain in config.domains:
+                Controller(domain)
+        except ValueError as error:
+            unexplained = str(error)
+        else:
+            return config
+    found = config_errors.find_mistakes(tree)
+    if not found and unexplained:
+        found = [Mistake((), unexplained)]
+    raise ConfigError(_list_mistakes(name, yaml.compose(text, _SafeLoader), found, loader.mistakes, environment))
 
 
-def _yaml_error(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        at = error.problem_mark
-        return f"line {at.line + 1}, column {at.column + 1}: {error.problem}"
-    return f"not YAML: {error}"
+def _list_mistakes(
+    name: str,
+    root: yaml.Node | None,
+    found: list[Mistake],
+    marked: list[tuple[yaml.Mark, str]],
+    environment: Mapping[str, str],
+) -> str:
+    """One line for each mistake: first those in the environment, then those of the file in its order."""
+    lines = []
+    for mistake in found:
+        mark = config_errors.locate(root, mistake.path)
+        variable = next(
+            (one for one in _OVERRIDES if environment.get(one) and mistake.is_below(_OVERRIDES[one][0])), ""
+        )
+        if variable or mark is None:
+            lines.append(": ".join([name, *filter(None, [variable]), str(mistake)]))
+        else:
+            marked.append((mark, str(mistake)))
+    marked.sort(key=lambda one: (one[0].line, one[0].column))
+    return "\n".join(dict.fromkeys([*lines, *(_place(name, *one) for one in marked)]))
+
+
+def _place(name: str, mark: yaml.Mark | None, text: str) -> str:
+    return f"{name}: {text}" if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}: {text}"
 
 
 def _override(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
     for variable, (path, read) in _OVERRIDES.items():
         if not environment.get(variable):
             continue
-        place = tree
+        section = tree
         for key in path[:-1]:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
-                break  # of a wrong type: checking it says so
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                break  # of a wrong type, which the check reports
         else:
-            place[path[-1]] = read(environment[variable])
+            section[path[-1]] = read(environment[variable])

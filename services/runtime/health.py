@@ -1,7 +1,7 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` of one service.
 
-Ready means: every condition that the service named holds.  Healthy means: the event loop turns.
-Both answer with the reasons, so that ``kubectl describe pod`` and a browser show what is wrong.
+Ready: every condition that the service named holds.  Healthy: the event loop runs.  Both answers contain
+the reasons, so that ``kubectl describe pod`` and a browser show what is wrong.
 """
 
 import asyncio
@@ -17,67 +17,67 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 _STUCK_S = 10.0
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a row for each counter that tells only when this process began
+disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter would get a series with nothing but its start time
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class CannotListen(OSError):
-    """The address cannot be listened on; says which, and why."""
+    """A health page's address cannot be listened on; the text names it and the cause."""
 
 
 class Health:
-    """What a service says of itself; written by the event loop, read by the server's threads."""
+    """The state of a service; written by the event loop, read by the health server's threads."""
 
     def __init__(self, *conditions: str) -> None:
         """Name the conditions that must hold before the service is ready."""
-        self._wrong: dict[str, str] = dict.fromkeys(conditions, "not yet")
+        self._problems: dict[str, str] = dict.fromkeys(conditions, "not yet")
         self._notes: dict[str, str] = {}
-        self._turned = time.monotonic()
+        self._beat = time.monotonic()
 
-    def note(self, about: str, text: str | None) -> None:
-        """Something that people should know, and that does not keep the service from being ready; None: no more."""
+    def set_note(self, about: str, text: str | None) -> None:
+        """Show a text that does not affect readiness, by what it is about; None removes it."""
         if text is None:
             self._notes.pop(about, None)
         else:
             self._notes[about] = text
 
+    def set_ok(self, condition: str) -> None:
+        """The condition holds."""
+        self._problems.pop(condition, None)
+
+    def set_failed(self, condition: str, reason: str) -> None:
+        """The condition does not hold; ``/readyz`` shows the reason."""
+        self._problems[condition] = reason
+
+    def set_condition(self, condition: str, reason: str | None) -> None:
+        """The condition holds if ``reason`` is None."""
+        if reason is None:
+            self.set_ok(condition)
+        else:
+            self.set_failed(condition, reason)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why the service is not ready, by condition."""
+        return dict(self._problems)
+
     @property
     def notes(self) -> dict[str, str]:
-        """What people should know, by what it is about."""
+        """The current notes, by what they are about."""
         return dict(self._notes)
 
-    def good(self, condition: str) -> None:
-        """The condition holds."""
-        self._wrong.pop(condition, None)
-
-    def bad(self, condition: str, reason: str) -> None:
-        """The condition does not hold; ``reason`` is shown to people."""
-        self._wrong[condition] = reason
-
-    def state(self, condition: str, reason: str | None) -> None:
-        """The condition holds when there is no reason why not."""
-        if reason is None:
-            self.good(condition)
-        else:
-            self.bad(condition, reason)
-
-    @property
-    def wrong(self) -> dict[str, str]:
-        """What keeps the service from being ready, by condition."""
-        return dict(self._wrong)
-
     def beat(self) -> None:
-        """The event loop turned."""
-        self._turned = time.monotonic()
+        """Record that the event loop runs."""
+        self._beat = time.monotonic()
 
     @property
-    def stuck(self) -> bool:
-        """Whether the event loop has not turned for ten seconds."""
-        return time.monotonic() - self._turned > _STUCK_S
+    def is_stuck(self) -> bool:
+        """Whether the event loop has not run for ten seconds."""
+        return time.monotonic() - self._beat > _STUCK_S
 
 
-def _application(health: Health) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
+def _build_application(health: Health) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
     metrics: Any = make_wsgi_app(REGISTRY)
 
     def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
@@ -86,12 +86,12 @@ def _application(health: Health) -> Callable[[dict[str, Any], StartResponse], It
             page: Iterable[bytes] = metrics(environ, start)
             return page
         if path == "/readyz":
-            wrong = health.wrong
-            ok, body = not wrong, {"ready": not wrong, "wrong": wrong}
-            if health.notes:
-                body["notes"] = health.notes
+            problems = health.problems
+            ok, body = not problems, {"ready": not problems, "wrong": problems}
+            if notes := health.notes:
+                body["notes"] = notes
         elif path == "/healthz":
-            ok, body = not health.stuck, {"healthy": not health.stuck}
+            ok, body = not health.is_stuck, {"healthy": not health.is_stuck}
         else:
             start("404 Not Found", [("Content-Type", "text/plain")])
             return [b"there are /metrics, /healthz and /readyz\n"]
@@ -101,25 +101,25 @@ def _application(health: Health) -> Callable[[dict[str, Any], StartResponse], It
     return answer
 
 
-class _Silent(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-        """Probes and scrapes are no news."""
+        """Log no probes and scrapes."""
 
 
 @asynccontextmanager
 async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
-    """Answer on ``host:port`` (0: a free port) while the context lasts; gives the port.
+    """Serve on ``host:port`` (0: a free port) while the context lasts; gives the port.
 
     Raises:
-        CannotListen: the port is taken, or the address is not this machine's.
+        CannotListen: the port is taken, or the address does not belong to this machine.
     """
     try:
-        server = make_server(host, port, _application(health), ThreadingWSGIServer, _Silent)
+        server = make_server(host, port, _build_application(health), ThreadingWSGIServer, _QuietHandler)
     except OSError as error:
         raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
     serving = loop.run_in_executor(None, server.serve_forever, 0.1)
-    beating = asyncio.create_task(_beat(health))
+    beating = asyncio.create_task(_beat_every_second(health))
     try:
         yield int(server.server_port)
     finally:
@@ -129,7 +129,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         server.server_close()
 
 
-async def _beat(health: Health) -> None:
+async def _beat_every_second(health: Health) -> None:
     while True:
         health.beat()
         await asyncio.sleep(1)

@@ -1,81 +1,108 @@
-"""The frame that all three services share: configuration, logs, health, the bus, and an orderly end."""
+"""The frame of every service: configuration, logs, health, the bus, and an orderly stop on a signal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from schemas.config import Config
-from services.bus.bus import Bus
-from services.bus.session import BackOff
-from services.runtime import lifecycle, logging_setup
+from services.common.backoff import BackOff
+from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
-from services.runtime.health import Health, serve
+from services.runtime.health import CannotListen, Health, serve
 
-Work = Callable[[Config, Bus, Health], Awaitable[None]]
-"""What a service does, for ever."""
-
-
-def _fits(config: Config) -> None:
-    """Any configuration that can be loaded will do."""
+if TYPE_CHECKING:
+    from services.bus.bus import Bus
 
 
-def command(
-    name: str, text: str, work: Work, *conditions: str, check: Callable[[Config], None] = _fits
-) -> click.Command:
-    """A subcommand that runs a service until it is told to stop.
+def service_command(
+    name: str, *conditions: str, check: Callable[[Config], None] | None = None
+) -> "Callable[[Callable[[Config, Bus, Health], Awaitable[None]]], click.Command]":
+    """Turn a coroutine function, a service's endless work, into the subcommand that runs it until a signal.
 
     Args:
         name: of the service: its name on the bus, and its port in the configuration.
-        text: its help.
-        work: what it does.
         conditions: what must hold, besides ``bus`` and ``streams``, before it is ready.
         check: raises a ValueError where the configuration does not fit this service.
     """
 
-    def run(path: Path) -> None:
-        try:
-            config = load(path)
-            check(config)
-        except ConfigError as error:
-            raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.ClickException(f"{path}: {error}") from None
-        logging_setup.configure(name, config.log)
-        lifecycle.run(_worked(config, name, work, conditions))
+    def build(work: "Callable[[Config, Bus, Health], Awaitable[None]]") -> click.Command:
+        def callback(path: Path) -> None:
+            try:
+                config = load(path)
+                if check is not None:
+                    check(config)
+            except ConfigError as error:
+                raise click.ClickException(str(error)) from None
+            except ValueError as error:
+                raise click.ClickException(f"{path}: {error}") from None
+            logging_setup.configure(name, config.log)
+            run(_work_on_bus(config, name, work, conditions))
 
-    option = click.Option(
-        ["--config", "path"], type=click.Path(path_type=Path), required=True, help="The configuration file."
-    )
-    return click.Command(name, callback=run, params=[option], help=text)
+        option = click.Option(
+            ["--config", "path"], type=click.Path(path_type=Path), required=True, help="The configuration file."
+        )
+        return click.Command(name, callback=callback, params=[option], help=work.__doc__)
+
+    return build
 
 
-async def _worked(config: Config, name: str, work: Work, conditions: tuple[str, ...]) -> None:
+async def _work_on_bus(
+    config: Config, name: str, work: "Callable[[Config, Bus, Health], Awaitable[None]]", conditions: tuple[str, ...]
+) -> None:
     health = Health("bus", "streams", *conditions)
-    async with serve(health, config.listen.host, getattr(config.listen, name)), joined(config, name, health) as bus:
+    port = getattr(config.listen, name)
+    async with serve(health, config.listen.host, port), join_bus(config, name, health) as bus:
         await work(config, bus, health)
 
 
 @asynccontextmanager
-async def joined(config: Config, name: str, health: Health) -> AsyncIterator[Bus]:
-    """Join the bus and see that its streams are there; ``health`` says how both stand."""
-    async with Bus.connected(config.bus, name, partial(health.state, "bus")) as bus:
-        looking = asyncio.create_task(_look_at_streams(bus, health))
+async def join_bus(config: Config, name: str, health: Health) -> "AsyncIterator[Bus]":
+    """Connect to the bus and create missing streams; ``health`` shows the state of both."""
+    # A pod that uses no bus runs through this module, too: the client would cost it 5 MiB.
+    from services.bus.bus import Bus  # noqa: PLC0415
+
+    async with Bus.connect(config.bus, name, partial(health.set_condition, "bus")) as bus:
+        task = asyncio.create_task(_ensure_streams(bus, health))
         try:
             yield bus
         finally:
-            looking.cancel()
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await looking
+                await task
 
 
-async def _look_at_streams(bus: Bus, health: Health) -> None:
-    """Say how the streams stand until they are as they should be: another service may have to make them."""
+async def _ensure_streams(bus: "Bus", health: Health) -> None:
+    """Try until all streams are as configured: this user may have to wait for another service to create them."""
     back_off = BackOff(first_s=0.5, most_s=30.0)
     while reports := await bus.ensure_streams():
-        health.bad("streams", "; ".join(reports))
+        health.set_failed("streams", "; ".join(reports))
         await back_off.wait()
-    health.good("streams")
+    health.set_ok("streams")
+
+
+def run(service: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine; SIGTERM and SIGINT cancel it, so that it cleans up and the exit code is 0.
+
+    Raises:
+        click.ClickException: the port of its health page is taken.
+        Exception: whatever else the coroutine raised.
+    """
+
+    async def run_until_signal() -> None:
+        task = asyncio.create_task(service)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        await task
+
+    try:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(run_until_signal())
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from None

@@ -1,28 +1,25 @@
-"""The sampler's loop: wait for the end of a window, measure it, say what was found."""
+"""The sampler's loop: wait for the end of a window, measure it, hand over one sample per domain.
+
+Window ends are whole multiples of the period on UTC, and never repeat.  So two samplers measure the same
+windows and give their samples the same ids.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
 
 from schemas.config import Config
-from schemas.domain import Domain
 from schemas.messages import Sample
 from services.common import failpoints
 from services.runtime.health import Health
 from services.sampler import metrics
-from services.sampler.pace import next_end, skipped
-from services.sampler.sample_builder import blind, empty_sample, sample_of, tells
-from services.sampler.source import NoData, Source
+from services.sampler.sample_builder import build_sample, explain_blindness
+from services.sampler.source import Measurements, NoData
 
 _log = structlog.get_logger()
-
-
-def condition(domain: str) -> str:
-    """The health condition that speaks of a domain."""
-    return f"domain {domain}"
 
 
 class Clock(Protocol):
@@ -53,7 +50,7 @@ class Sampler:
     def __init__(
         self,
         config: Config,
-        source: Source,
+        measure: Callable[[int], Awaitable[Measurements]],
         put: Callable[[Sample], None],
         health: Health,
         clock: Clock,
@@ -62,113 +59,108 @@ class Sampler:
 
         Args:
             config: domains and signal.
-            source: what measures.
+            measure: measures the window that ends at a time, UTC ns; raises NoData.
             put: takes each sample, and never blocks.
-            health: is told of the conditions ``clock``, ``source`` and one per domain.
+            health: has the conditions ``clock``, ``source`` and one per domain.
             clock: the time.
         """
-        for domain in config.domains:
-            health.bad(condition(domain.name), "not yet")
-            for outcome in ("data", "blind"):
-                metrics.samples.labels(domain.name, outcome)
         self._domains = config.domains
         self._signal = config.signal
-        self._source = source
+        self._measure = measure
         self._put = put
         self._health = health
         self._clock = clock
-        self._last = 0
-        self._wrong: dict[str, bool] = {}
+        self._failed: dict[str, bool] = {}
+        for domain in config.domains:
+            health.set_failed(f"domain {domain.name}", "not yet")
+            for outcome in ("data", "blind"):
+                metrics.samples.labels(domain.name, outcome)
 
     async def run(self) -> None:
-        """Sample for ever.
+        """Sample until cancelled.
 
-        What the first window says is dropped: a source that has just begun may know less about it
-        than another sampler does, and the bus keeps whichever comes first.
+        The first window is not published: a source that has just started may know less about it than
+        another sampler does, and the bus keeps whichever sample comes first.
         """
-        self._last = await self._window()
-        await self._sampled(self._last)
+        period = self._signal.period
+        last = await self._wait_for_window(0)
+        await self._sample(last)
         while True:
-            end = await self._window()
-            left_out = skipped(self._last, end, self._signal.period)
-            if left_out:
-                metrics.skipped.inc(left_out)
-                _log.warning("windows left out", windows=left_out)
-            self._last = end
-            await self._offer(await self._sampled(end), end)
-
-    async def _offer(self, samples: list[Sample], end: int) -> None:
-        """Hand samples over; those that tell nothing once half of the period is over.
-
-        The bus keeps the first sample of a window, and to fail is quicker than to measure: otherwise the
-        blind one of two samplers would speak for both.
-        """
-        empty = []
-        for domain, sample in zip(self._domains, samples, strict=True):
-            if tells(domain, sample):
+            end = await self._wait_for_window(last)
+            skipped = (end - last) // period - 1
+            if skipped:
+                metrics.skipped.inc(skipped)
+                _log.warning("windows skipped", windows=skipped)
+            last = end
+            uninformative = []
+            for sample, informative in await self._sample(end):
+                if informative:
+                    self._put(sample)
+                else:
+                    uninformative.append(sample)
+            # The bus keeps the first sample of a window, and failing is quicker than measuring: published at
+            # once, a blind sampler's sample would displace that of one that sees.
+            if uninformative:
+                await self._clock.sleep(min(max(end + period // 2 - self._clock.now(), 0), period // 2))
+            for sample in uninformative:
                 self._put(sample)
-            else:
-                empty.append(sample)
-        if empty:
-            half = self._signal.period // 2
-            await self._clock.sleep(min(max(end + half - self._clock.now(), 0), half))
-        for sample in empty:
-            self._put(sample)
 
-    async def _window(self) -> int:
-        """Wait for the end of the next window; gives it."""
+    async def _wait_for_window(self, last: int) -> int:
+        """Wait for the end of the next window after ``last``; return that end, UTC ns.
+
+        Windows that a stall ran over are skipped; a clock that was set back is waited for.
+        """
         period = self._signal.period
         while True:
-            end = next_end(self._clock.now(), self._last, period)
-            while (left := end - self._clock.now()) > 0:
-                self._look_at_clock(left - period)
-                await self._clock.sleep(min(left, period))
-            if -left <= period // 2:  # later, the measurement would belong to the next window
+            end = (max(self._clock.now(), last) // period + 1) * period
+            while (remaining := end - self._clock.now()) > 0:
+                behind = remaining - period
+                reason = f"set back: {behind / 1e9:.1f} s behind the last window" if behind > period else None
+                self._report("clock", reason)
+                await self._clock.sleep(min(remaining, period))
+            if -remaining <= period // 2:  # later, the measurement would belong to the next window
                 return end
 
-    def _look_at_clock(self, behind: int) -> None:
-        if behind > self._signal.period:
-            self._tell("clock", f"set back: {behind / 1e9:.1f} s behind the last window")
-        else:
-            self._tell("clock", None)
+    async def _sample(self, end: int) -> list[tuple[Sample, bool]]:
+        """Measure one window.
 
-    async def _sampled(self, end: int) -> list[Sample]:
+        Returns:
+            Each domain's sample, and whether it is informative: control can act on it, or it reports a loss.
+        """
         signal = self._signal
+        no_data, measured = None, None
         try:
             with metrics.measuring.time():
-                measured = await self._source.measure(end)
-        except NoData as reason:
-            self._tell("source", str(reason))
-            samples = [
-                empty_sample(domain, end - signal.window, end, signal.period, signal.source, str(reason))
-                for domain in self._domains
-            ]
-        else:
-            self._tell("source", None)
-            samples = [sample_of(domain, end, signal.period, signal.source, measured) for domain in self._domains]
+                measured = await self._measure(end)
+        except NoData as error:
+            no_data = str(error)
+        self._report("source", no_data)
         failpoints.point("sampler.measured")
-        for domain, sample in zip(self._domains, samples, strict=True):
-            self._report(domain, sample)
-        return samples
-
-    def _report(self, domain: Domain, sample: Sample) -> None:
-        reason = blind(domain, sample)
-        metrics.samples.labels(domain.name, "data" if reason is None else "blind").inc()
-        found = {measure.workload: measure for measure in sample.critical}
-        for critical in domain.critical:
-            measure = found.get(critical.key)
-            metrics.observations.labels(critical.key).set(measure.observations if measure else 0)
-            for figure in ("jitter", "p95"):
-                value = getattr(measure, figure, None)
-                metrics.latency.labels(critical.key, figure).set(float("nan") if value is None else value)
-        self._tell(condition(domain.name), reason)
-
-    def _tell(self, what: str, reason: str | None) -> None:
-        """Show a condition; log it when it changes, for a reason may hold a number that changes every time."""
-        self._health.state(what, reason)
-        if self._wrong.get(what) != (reason is not None):
-            self._wrong[what] = reason is not None
-            if reason is None:
-                _log.info("good", condition=what)
+        results = []
+        for domain in self._domains:
+            if measured is not None:
+                sample = build_sample(domain, signal, end, measured)
             else:
-                _log.warning("not good", condition=what, reason=reason)
+                sample = Sample(
+                    domain=domain.name,
+                    start=end - signal.window,
+                    end=end,
+                    period=signal.period,
+                    source=signal.source,
+                    no_data=no_data,
+                )
+            blind = explain_blindness(domain, sample)
+            metrics.record_sample(domain, sample, blind)
+            self._report(f"domain {domain.name}", blind)
+            results.append((sample, blind is None or any(measure.lost for measure in sample.critical)))
+        return results
+
+    def _report(self, condition: str, reason: str | None) -> None:
+        """Set a health condition; log only changes, because a reason may hold a number that always differs."""
+        self._health.set_condition(condition, reason)
+        if self._failed.get(condition) != (reason is not None):
+            self._failed[condition] = reason is not None
+            if reason is None:
+                _log.info("condition recovered", condition=condition)
+            else:
+                _log.warning("condition failed", condition=condition, reason=reason)

@@ -1,4 +1,4 @@
-"""``sluice sampler``: the composition root; a source, the loop, the bus."""
+"""``sluice sampler``: wires the source, the loop and the bus."""
 
 import asyncio
 
@@ -6,31 +6,24 @@ from schemas.config import Config
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.runtime.health import Health
-from services.runtime.service import command as service_command
+from services.runtime.service import service_command
 from services.sampler.loop import Sampler, WallClock
 from services.sampler.outbox import Outbox
-from services.sampler.source_factory import source_of
+from services.sampler.source_factory import check_source, open_source
 
 
-async def _sample(config: Config, bus: Bus, health: Health) -> None:
+@service_command("sampler", "clock", "source", check=check_source)
+async def command(config: Config, bus: Bus, health: Health) -> None:
+    """Measure: publish one sample per domain and signal period."""
+
     async def publish(sample: Sample) -> None:
         await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
     signal = config.signal
     names = [domain.name for domain in config.domains]
-    outbox = Outbox(names, publish, keep=signal.window // signal.period, patience=signal.window.seconds)
-    with source_of(config) as source:
-        sampler = Sampler(config, source, outbox.put, health, WallClock())
+    outbox = Outbox(names, publish, keep=signal.window // signal.period, timeout=signal.window.seconds)
+    with open_source(config) as source:
+        sampler = Sampler(config, source.measure, outbox.put, health, WallClock())
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
             group.create_task(sampler.run())
-
-
-def _check(config: Config) -> None:
-    with source_of(config):
-        pass
-
-
-command = service_command(
-    "sampler", "Measure: publish one sample per domain and signal period.", _sample, "clock", "source", check=_check
-)

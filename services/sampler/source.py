@@ -1,13 +1,21 @@
-"""The port between the sampler and whatever measures: one window in, what is known about it out."""
+"""What a source of measurements is.
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
+A new source is one module with a subclass of ``Source``, one line in ``source_factory.SOURCES``, and its
+settings in ``schemas.config``.  The sampler, ``check``, ``record`` and the benches ask the class.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 from msgspec import Struct
 
+from schemas.config import Signal
+from services.sampler.workloads import Workloads, metric_names
 
-class Latencies(Struct, frozen=True):
-    """What one window says about one critical workload."""
+
+class LatencyStats(Struct, frozen=True):
+    """The latency of one critical workload in one window."""
 
     jitter: float | None = None
     """Q75 - Q25 of the L4 latency, seconds; None exactly when ``missing`` says why."""
@@ -24,46 +32,103 @@ class Latencies(Struct, frozen=True):
 
 
 class Measurements(Struct, frozen=True):
-    """What one window says about every workload that was asked for."""
+    """All workloads in one window."""
 
     start: int
-    """Where the measured stretch begins, UTC ns: later than asked for while a source is still warming up."""
-    latency: dict[str, Latencies]
-    """By critical workload, ``namespace/workload``; all that were asked for."""
-    sent: dict[str, int]
+    """Start of the measured window, UTC ns: later than requested while a source is still warming up."""
+    latency: dict[str, LatencyStats]
+    """By critical workload, ``namespace/workload``; every configured one."""
+    throughput: dict[str, int]
     """kbit/s sent, by workload, of those that are measured."""
     recent: dict[str, int] = {}
-    """The same over the last period alone, where the source can tell."""
-    medians: dict[str, float] = {}
+    """Throughput over the last period alone, kbit/s, where the source can tell."""
+    recent_p50: dict[str, float] = {}
     """Median latency by critical workload over the last period alone, seconds, where the source can tell."""
     pods: dict[str, int] = {}
-    """How many pods ``sent`` is of, where the source can tell."""
+    """How many pods ``throughput`` covers, where the source can tell."""
 
 
-def pods_of(series: Iterable[tuple[str, Mapping[str, str]]], measured: Collection[str]) -> dict[str, int]:
-    """How many pods each measured workload has.
+class Lag(Struct, frozen=True):
+    """How late a step in latency shows, at most, in seconds."""
 
-    Args:
-        series: workload and labels of every counter of bytes; a pod may have several.
-        measured: workloads; others are left out, and so are those whose series name no pod.
-    """
-    pods: dict[str, set[str]] = {}
-    for workload, labels in series:
-        if workload in measured and "pod" in labels:
-            pods.setdefault(workload, set()).add(labels["pod"])
-    return {workload: len(names) for workload, names in pods.items()}
+    appears: float
+    """Until the first sample whose P95 shows a rise."""
+    vanishes: float
+    """Until the first sample whose P95 shows the end: until then a cut that worked looks ineffective."""
 
 
 class NoData(Exception):
-    """The source knows nothing about the window at all; the text says why."""
+    """The source knows nothing about the window; the text says why."""
 
 
-class Source(Protocol):
-    """What the sampler needs of a source."""
+class Source(ABC):
+    """Measures all configured workloads, one window at a time."""
 
-    async def measure(self, end: int) -> Measurements:
-        """Measure the window that ends at ``end`` (UTC ns), right after that instant.
+    needs_warm_up: ClassVar[bool] = False
+    """Whether a window can be measured only after another measurement at its start."""
+
+    @abstractmethod
+    def __init__(self, signal: Signal, workloads: Workloads) -> None:
+        """Prepare; nothing is requested yet.
 
         Raises:
-            NoData: nothing is known about the window, and why.
+            ValueError: the settings do not fit together; says where.
         """
+
+    @abstractmethod
+    async def measure(self, end: int) -> Measurements:
+        """Measure the window that ends at ``end`` (UTC ns); called right after that instant.
+
+        Raises:
+            NoData: nothing is known about the window.
+        """
+
+    async def measure_past(self, ends: range) -> dict[int, Measurements]:
+        """Measure windows of the past by their ends, UTC ns.
+
+        Raises:
+            NoData: the source keeps no history, or does not answer.
+        """
+        raise NoData("this source keeps no history")
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections and threads."""
+
+    @classmethod
+    @abstractmethod
+    def addresses(cls, signal: Signal) -> tuple[str, ...]:
+        """The URLs that the source reads."""
+
+    @classmethod
+    @abstractmethod
+    def with_addresses(cls, signal: Signal, urls: Iterable[str]) -> Signal:
+        """The same settings with other URLs, in the order of ``addresses``."""
+
+    @classmethod
+    def prerequisites(cls, signal: Signal) -> dict[str, str]:  # noqa: ARG003 - the default of an interface
+        """Addresses of servers that must run before Sluice is installed, by configuration key."""
+        return {}
+
+    @classmethod
+    def delay(cls, signal: Signal) -> float:  # noqa: ARG003 - the default of an interface
+        """How old the newest data can be when a window is measured, seconds."""
+        return 0.0
+
+    @classmethod
+    def lag(cls, signal: Signal) -> Lag:
+        """How late the source shows a step.
+
+        P95 rises once more than 5 % of the window's latencies are high, and falls once fewer are.
+        """
+        window, wait = signal.window.seconds, signal.period.seconds + cls.delay(signal)
+        return Lag(0.05 * window + wait, 0.95 * window + wait)
+
+    @classmethod
+    def warnings(cls, signal: Signal) -> Iterator[tuple[str, str]]:
+        """Settings that are valid but work badly: configuration key and explanation."""
+        names = metric_names(signal)
+        if not names.lost:
+            yield "signal.lost", "nothing measures loss: a lost packet is not seen as a violation"
+        if not names.throughput:
+            yield "signal.throughput", "nothing measures throughput: policies work in a reduced form"

@@ -1,71 +1,91 @@
-"""Which metrics a signal reads, and which of the configured workloads a series speaks of."""
+"""Which metrics a signal reads, and which configured workload a series belongs to."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.config import Config, Signal
 
 _OWNERS = (
-    re.compile(r"(.+)"),  # a pod on its own
+    re.compile(r"(.+)"),  # a pod without an owner
     re.compile(r"(.+)-(?:[0-9]+|[a-z0-9]{5})"),  # of a StatefulSet or a DaemonSet
     re.compile(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}"),  # of a Deployment
 )
 
 
-class Preset(Struct, frozen=True):
-    """How one exporter calls its latency histogram and what goes with it."""
+class MetricNames(Struct, frozen=True):
+    """The metrics and labels that a signal reads; an empty name means that there is none."""
 
     metric: str
+    """The latency histogram, without ``_bucket``."""
     namespace: str
+    """Label of the workload's namespace."""
     workload: str
+    """Label of the workload's name."""
     lost: str = ""
+    throughput: str = ""
     matchers: dict[str, str] = {}
 
 
+class Preset(Struct, frozen=True):
+    """A known exporter of latencies."""
+
+    names: MetricNames
+    hint: str = ""
+    """What to switch on or to know; empty for Sluice's own exporter."""
+    buckets: tuple[float, ...] = ()
+    """Default bucket bounds, seconds, where they are known; of NetObserv the first."""
+
+
 PRESETS: dict[str, Preset] = {
-    "hubble": Preset("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total"),
-    "netobserv": Preset("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName"),
-    "obi": Preset("obi_stat_tcp_rtt_seconds", "k8s_src_namespace", "k8s_src_owner_name"),
+    "hubble": Preset(
+        MetricNames("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total")
+    ),
+    "netobserv": Preset(
+        MetricNames("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName"),
+        hint="switch on the agent's feature FlowRTT and the metric workload_rtt_seconds",
+        buckets=(0.005,),
+    ),
+    "obi": Preset(
+        MetricNames("obi_stat_tcp_rtt_seconds", "k8s_src_namespace", "k8s_src_owner_name"),
+        hint="switch on its feature stats_tcp_rtt; the histogram is filled when a connection closes, so "
+        "long-lived connections give nothing",
+        buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+    ),
+    # Measures between nodes: here a node stands for a workload.
     "cilium-health": Preset(
-        "cilium_node_health_connectivity_latency_seconds",
-        namespace="",
-        workload="source_node_name",
-        matchers={"type": "node", "protocol": "icmp"},
+        MetricNames(
+            "cilium_node_health_connectivity_latency_seconds",
+            namespace="",
+            workload="source_node_name",
+            matchers={"type": "node", "protocol": "icmp"},
+        ),
+        hint="it measures between nodes, by default once a minute: far too seldom for a signal window",
     ),
 }
-"""By the name that ``signal.preset`` takes.  cilium-health measures between nodes: there a node is the workload."""
+"""By the name that ``signal.preset`` takes."""
 
 
-class Names(Struct, frozen=True):
-    """The metrics and labels that a signal reads; an empty name: there is no such thing."""
-
-    metric: str
-    lost: str
-    throughput: str
-    namespace: str
-    workload: str
-    matchers: dict[str, str]
-
-
-def names_of(signal: Signal) -> Names:
-    """The preset's names, with what the configuration says otherwise."""
-    preset = PRESETS[signal.preset]
-    return Names(
-        metric=preset.metric if signal.metric is None else signal.metric,
-        lost=preset.lost if signal.lost is None else signal.lost,
+def metric_names(signal: Signal) -> MetricNames:
+    """The preset's names, overridden by the configuration."""
+    names = PRESETS[signal.preset].names
+    return replace(
+        names,
+        metric=names.metric if signal.metric is None else signal.metric,
+        lost=names.lost if signal.lost is None else signal.lost,
         throughput=signal.throughput,
-        namespace=signal.labels.get("namespace", preset.namespace),
-        workload=signal.labels.get("workload", preset.workload),
-        matchers={**preset.matchers, **signal.matchers},
+        namespace=signal.labels.get("namespace", names.namespace),
+        workload=signal.labels.get("workload", names.workload),
+        matchers={**names.matchers, **signal.matchers},
     )
 
 
 class Workloads:
     """The configured workloads, found by the labels of a series."""
 
-    def __init__(self, names: Names, critical: Iterable[str], targets: Iterable[str]) -> None:
+    def __init__(self, names: MetricNames, critical: Iterable[str], targets: Iterable[str]) -> None:
         """Take the workloads as ``namespace/name``.
 
         Raises:
@@ -74,7 +94,10 @@ class Workloads:
         self.names = names
         self.critical = tuple(dict.fromkeys(critical))
         self.senders = tuple(dict.fromkeys([*self.critical, *targets]))
-        self._critical = {self._critical_label(key): key for key in self.critical}
+        self._critical: dict[tuple[str, str], str] = {}
+        for key in self.critical:
+            namespace, _, name = key.partition("/")
+            self._critical[namespace if names.namespace else "", name] = key
         if len(self._critical) < len(self.critical):
             raise ValueError(
                 f"{names.metric} has no label for a namespace: "
@@ -83,48 +106,42 @@ class Workloads:
         self._senders = frozenset(self.senders)
 
     @classmethod
-    def of(cls, config: Config) -> "Workloads":
+    def from_config(cls, config: Config) -> "Workloads":
         """All workloads of all domains.
 
         Raises:
-            ValueError: series could not be told apart; see above.
+            ValueError: series could not be told apart; see the constructor.
         """
         return cls(
-            names_of(config.signal),
+            metric_names(config.signal),
             (critical.key for domain in config.domains for critical in domain.critical),
             (target.key for domain in config.domains for target in domain.targets),
         )
 
-    def _critical_label(self, key: str) -> tuple[str, str]:
-        namespace, _, name = key.partition("/")
-        return (namespace if self.names.namespace else "", name)
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series of the histogram or of the loss counter is one of those asked for."""
+    def has_matchers(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series of the histogram or of the loss counter carries the configured matchers."""
         return all(labels.get(label) == value for label, value in self.names.matchers.items())
 
-    def critical_of(self, labels: Mapping[str, str]) -> str | None:
-        """The critical workload that a series of the histogram or of the loss counter speaks of."""
+    def find_critical(self, labels: Mapping[str, str]) -> str | None:
+        """The critical workload of a series of the histogram or of the loss counter."""
         names = self.names
         namespace = labels.get(names.namespace, "") if names.namespace else ""
         return self._critical.get((namespace, labels.get(names.workload, "")))
 
-    def sender_of(self, labels: Mapping[str, str]) -> str | None:
-        """The workload whose bytes a series of the throughput counter counts.
+    def find_sender(self, labels: Mapping[str, str]) -> str | None:
+        """The workload of a series of the throughput counter.
 
-        It says so by a label ``workload``, or by ``pod``, whose name begins with its owner's:
+        The series names it by a label ``workload``, or by ``pod``, whose name begins with its owner's:
         ``<deployment>-<hash>-<random>``, ``<daemonset>-<random>`` or ``<statefulset>-<ordinal>``.
         """
         namespace = labels.get("namespace", "")
-        named = labels.get("workload")
-        if named is not None:
-            key = f"{namespace}/{named}"
+        workload = labels.get("workload")
+        if workload is not None:
+            key = f"{namespace}/{workload}"
             return key if key in self._senders else None
-        pod = labels.get("pod", "")
-        return next((key for key in _owners(namespace, pod) if key in self._senders), None)
-
-
-def _owners(namespace: str, pod: str) -> list[str]:
-    """Every workload that a pod of this name can belong to, the one with the longest name first."""
-    matches = (pattern.fullmatch(pod) for pattern in _OWNERS)
-    return [f"{namespace}/{match[1]}" for match in matches if match]
+        # The owner with the longest name wins.
+        for pattern in _OWNERS:
+            match = pattern.fullmatch(labels.get("pod", ""))
+            if match and (key := f"{namespace}/{match[1]}") in self._senders:
+                return key
+        return None

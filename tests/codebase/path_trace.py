@@ -92,7 +92,7 @@ async def trace() -> set[tuple[str, str]]:
 async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]:
     """Put patches in force on the plant; gives the end of each one's window and its acknowledgement, UTC ns."""
     spans: list[tuple[int, int]] = []
-    async with Bus.connected(config.bus, "bench", lambda _: None) as bus, asyncio.timeout(_MOST_S):
+    async with Bus.connect(config.bus, "bench", lambda _: None) as bus, asyncio.timeout(_MOST_S):
         await bus.ensure_streams()
         async with aclosing(bus.read("action", follow=True)) as messages:
             async for raw in messages:

@@ -14,6 +14,8 @@ from services.actuator.ownership import KEY
 from services.kube.objects import BANDWIDTH
 from tests.support.kube.manifests import MANIFESTS, objects
 
+pytestmark = pytest.mark.kubectl
+
 Change = Callable[[dict[str, Any]], object]
 
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())

@@ -9,11 +9,11 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from services.common.histogram import BOUNDS
-from services.exporter.metrics import FlowStatus, Latencies
-from services.exporter.pairing import Pairing
+from services.exporter.metrics import FlowStatus, LatencyMetrics
+from services.exporter.pairing import PairingTable
 from services.exporter.probe_manager import probe_counter
 from services.exporter.prober import Outcome
-from services.exporter.replay_filter import Resume
+from services.exporter.replay_filter import ReplayFilter
 from services.runtime.config_loader import parse
 
 ROOT = Path(__file__).parents[2]
@@ -23,15 +23,17 @@ DOMAIN = {
     "critical": [{"workload": "robot-control", "namespace": "factory"}],
     "targets": [{"deployment": "upload", "min": "1M", "max": "9M", "fail_safe": "2M"}],
 }
-REASON = re.compile(r'(?:Unusable|_unusable|_drop_oldest|counts)[\[(]"([a-z-]+)"|"([a-z-]+)" if fresh else "([a-z-]+)"')
+REASON = re.compile(
+    r'(?:UnusableFlow|_count_unusable|_drop_oldest|counts)[\[(]"([a-z-]+)"|"([a-z-]+)" if fresh else "([a-z-]+)"'
+)
 
 
 def test_every_metric_is_there() -> None:
     """By its whole name, counters as they are queried."""
     registry = CollectorRegistry()
-    Latencies(["factory/robot-control"], BOUNDS, 1, registry)
+    LatencyMetrics(["factory/robot-control"], BOUNDS, 1, registry)
     probe_counter(registry)
-    registry.register(FlowStatus(Pairing(1000, 1000, 16, 16_384), Resume()))
+    registry.register(FlowStatus(PairingTable(1000, 1000, 16, 16_384), ReplayFilter()))
     names = [f"{one.name}_total" if one.type == "counter" else one.name for one in registry.collect()]
     assert len(names) >= 13
     assert [name for name in names if name not in PAGE] == []

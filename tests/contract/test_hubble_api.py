@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, Talk
 from tests.support.hubble.server import HubbleServer
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 CLIENT = """
@@ -35,7 +36,7 @@ for response in stub.GetFlows(asked):
 
 def protoc(*arguments: str) -> None:
     """Run the compiler, with Google's own messages at hand."""
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, timeout=PATIENCE_S)
 
 
 def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_a_client_of_somebody_else_reads_the_server(tmp_path: Path, sort: bool) 
         server.publish(Talk(client=UPLOAD).ask(now + 1, 11))
         server.publish(Talk("udp", client=UPLOAD, service=9).ask(now + 2, 11))
         client = [sys.executable, str(tmp_path / "client.py"), server.address]
-        done = subprocess.run(client, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(client, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         ["node_status", 1, ["n1"]],
         ["flow", now, ROBOT.address, 443, ROBOT.pod, CELL.namespace, "n1"],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.kube.servers import BANDWIDTH, JSON_PATCH, MERGE_PATCH, Server, deployment, eventually
+from tests.support.waiting import PATIENCE_S
 
 OWN = "/metadata/annotations/sluice.dev~1limit"
 
@@ -305,7 +306,7 @@ async def test_watch_goes_on_from_a_list(server: Server) -> None:
     await server.must("DELETE", path)
     seen: list[tuple[str, str]] = []
     query = f"watch=true&resourceVersion={version}&fieldSelector=metadata.name%3Dapp&timeoutSeconds=30"
-    async with asyncio.timeout(20), aclosing(server.watch(f"{server.deployments}?{query}")) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(server.watch(f"{server.deployments}?{query}")) as events:
         async for event in events:
             assert event["object"]["metadata"]["uid"] == before["metadata"]["uid"]
             step = (event["type"], event["object"]["metadata"]["annotations"].get("a", ""))
@@ -322,7 +323,7 @@ async def test_watch_without_a_version_begins_with_what_is_there(server: Server)
     await _settled(server, f"{server.deployments}/one")
     seen = []
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
         aclosing(server.watch(f"{server.deployments}?watch=true&timeoutSeconds=30")) as events,
     ):
         async for event in events:
@@ -345,7 +346,7 @@ async def test_watch_with_a_selector_sees_objects_come_and_go(server: Server) ->
         await server.must("PATCH", path, {"metadata": {"labels": {"colour": colour}}}, MERGE_PATCH)
     query = f"watch=true&resourceVersion={version}&labelSelector=colour%3Dred&timeoutSeconds=30"
     seen = []
-    async with asyncio.timeout(20), aclosing(server.watch(f"{server.pods}?{query}")) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(server.watch(f"{server.pods}?{query}")) as events:
         async for event in events:
             seen.append(event["type"])
             if event["type"] == "DELETED":
@@ -355,7 +356,10 @@ async def test_watch_with_a_selector_sees_objects_come_and_go(server: Server) ->
 
 async def test_watch_ends_after_its_time(server: Server) -> None:
     """A watch ends by itself after ``timeoutSeconds``."""
-    async with asyncio.timeout(20), aclosing(server.watch(f"{server.pods}?watch=true&timeoutSeconds=1")) as events:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        aclosing(server.watch(f"{server.pods}?watch=true&timeoutSeconds=1")) as events,
+    ):
         async for _ in events:
             pass
 

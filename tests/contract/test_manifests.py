@@ -13,6 +13,8 @@ from services.tools.check.cluster_rules import Cluster, findings
 from tests.support.kube.manifests import MANIFESTS, builtin, kubectl, objects
 from tests.support.readme import Installed
 
+pytestmark = pytest.mark.kubectl
+
 
 @pytest.mark.apiserver
 def test_everything_is_accepted(installed: Installed) -> None:

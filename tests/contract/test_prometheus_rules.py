@@ -26,7 +26,7 @@ def expressions() -> str:
 
 @pytest.mark.prometheus
 def test_promtool_finds_the_rules_valid_and_the_alerts_right() -> None:
-    """Series in, alerts out: blind, silent, absent, paused, violated; and none of them where all is well."""
+    """SeriesKey in, alerts out: blind, silent, absent, paused, violated; and none of them where all is well."""
     for command in (["check", "rules", RULES], ["test", "rules", EXPECTED]):
         ended = subprocess.run(["promtool", *map(str, command)], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from schemas.config import Listen, Signal
-from services.sampler.workloads import names_of
+from services.sampler.workloads import metric_names
 from tests.support.kube.manifests import MANIFESTS
 from tests.support.kube.servers import eventually
 from tests.support.readme import Installed
@@ -28,7 +28,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 def test_the_exporters_labels_stay_as_they_are() -> None:
     """The sampler asks by them; none of the target's labels may take their place."""
     exporter = jobs()["sluice-exporter"]
-    names = names_of(Signal())
+    names = metric_names(Signal())
     assert exporter["honor_labels"] is True
     written = {rule.get("target_label") for rule in exporter["relabel_configs"]}
     assert not written & {names.namespace, names.workload}

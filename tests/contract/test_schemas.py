@@ -22,6 +22,9 @@ JUNK: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), st.none() | INTEGERS | st.text() | st.just({})
 )
 
+VALIDATORS = {kind: jsonschema.Draft202012Validator(generate.schema(kind)) for kind in KINDS}
+"""Built once: to check a schema takes longer than to apply it."""
+
 
 SCALARS: dict[type[Any], st.SearchStrategy[Any]] = {
     msgspec.inspect.IntType: INTEGERS,
@@ -97,7 +100,7 @@ def test_messages_fit_their_schema_and_read_back(drawn: tuple[str, messages.Mess
     name, message = drawn
     body = encode(message)
     assert decode(KINDS[name], body) == message  # type: ignore[type-var]
-    jsonschema.validate(json.loads(body), generate.schema(name), jsonschema.Draft202012Validator)
+    VALIDATORS[name].validate(json.loads(body))
 
 
 @given(MESSAGES, JUNK)
@@ -106,7 +109,7 @@ def test_unknown_fields_are_ignored(drawn: tuple[str, messages.Message], junk: d
     name, message = drawn
     later = json.dumps(with_junk(json.loads(encode(message)), junk)).encode()
     assert decode(KINDS[name], later) == message  # type: ignore[type-var]
-    jsonschema.validate(json.loads(later), generate.schema(name), jsonschema.Draft202012Validator)
+    VALIDATORS[name].validate(json.loads(later))
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -115,7 +118,7 @@ def test_messages_of_the_first_build_are_read_for_good(kind: str) -> None:
     first = json.loads((GOLDEN / f"{kind}.v1.json").read_text())
     read = decode(KINDS[kind], json.dumps(first).encode())  # type: ignore[type-var]
     assert json.loads(encode(read)) == first
-    jsonschema.validate(first, generate.schema(kind), jsonschema.Draft202012Validator)
+    VALIDATORS[kind].validate(first)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

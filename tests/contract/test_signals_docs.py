@@ -7,7 +7,7 @@ import yaml
 
 from services.runtime.config_loader import parse
 from services.sampler.prometheus.queries import DEFAULTS
-from services.sampler.source_factory import source_of
+from services.sampler.source_factory import open_source
 from services.sampler.workloads import PRESETS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text(encoding="utf-8")
@@ -26,16 +26,17 @@ def test_examples_are_configurations() -> None:
     assert len(blocks) >= 3
     for block in blocks:
         text = yaml.safe_dump({"domains": DOMAINS, **yaml.safe_load(block)})
-        with source_of(parse(text, "docs/signals.md", {})):
+        with open_source(parse(text, "docs/signals.md", {})):
             pass
 
 
 def test_every_preset_is_there_as_it_is() -> None:
     """Metric, labels and loss counter of each."""
     for name, preset in PRESETS.items():
-        namespace = f"`{preset.namespace}`" if preset.namespace else "-"
-        assert f"| `{name}` | `{preset.metric}` | {namespace} | `{preset.workload}`" in PAGE
-        assert preset.lost in PAGE
+        names = preset.names
+        namespace = f"`{names.namespace}`" if names.namespace else "-"
+        assert f"| `{name}` | `{names.metric}` | {namespace} | `{names.workload}`" in PAGE
+        assert names.lost in PAGE
 
 
 def test_every_query_is_there_as_it_is() -> None:

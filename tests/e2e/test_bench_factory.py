@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_factory import inside
+from tests.support.waiting import PATIENCE_S
 
 SLUICE = Path(sys.executable).parent / "sluice"
 
 
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [str(SLUICE), "bench", "factory", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5 * PATIENCE_S)
 
 
 @pytest.mark.root
@@ -48,16 +49,16 @@ def test_interrupted_it_leaves_nothing_and_says_what_it_has(tmp_path: Path) -> N
     """SIGINT in the middle of a run: exit code 130, the goals as far as they are known, no process of a bed."""
     command = [str(SLUICE), "bench", "factory", "--quick", "--policies", "learned", "--seconds", "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while len(within := inside(process.pid)) < 12:
             assert process.poll() is None
             assert time.monotonic() < deadline, f"services, servers, traffic and instruments: {within}"
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=5 * PATIENCE_S)
     assert process.returncode == 130, output
     assert "not played" in output
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while left := {path for path in within if path.exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)

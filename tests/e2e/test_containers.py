@@ -13,13 +13,14 @@ import pytest
 import requests
 from testcontainers.community.nats import NatsContainer
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
+from tests.support import guard
 from tests.support.readme import commands
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
 SERVICES = ("sampler", "decision", "actuator")
 STATS = "{{.Name}} {{.MemUsage}}"
 MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.docker
 
 def compose(*words: str) -> str:
     """Run docker-compose on the project's file; gives what it printed."""
-    command = ["docker-compose", "--project-name", "sluice-test", *words]
+    command = ["docker-compose", "--project-name", guard.label(), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return done.stdout
@@ -78,7 +79,7 @@ def test_prometheus_sees_everybody(running: None) -> None:
         while len(found) != count:
             assert time.monotonic() < deadline, (query, found)
             time.sleep(0.5)
-            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=5)
+            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=PATIENCE_S)
             found = answer.json()["data"]["result"]
 
 
@@ -94,8 +95,9 @@ def test_the_images_of_the_install_section_can_be_built() -> None:
         base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
         done = subprocess.run([*words, *base], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+        labelled = ("--label", f"{guard.LABEL}={guard.label()}")
         program = ["sluice", "--help"] if "sluice:" in image else ["iperf3", "--version"]
-        subprocess.run(["docker", "run", "--rm", "--entrypoint", program[0], image, program[1]], check=True)
+        subprocess.run(["docker", "run", "--rm", *labelled, "--entrypoint", program[0], image, program[1]], check=True)
         subprocess.run(["docker", "image", "rm", image], check=True, capture_output=True)
 
 
@@ -122,14 +124,15 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
 async def test_the_bus_on_a_nats_container() -> None:
     """Publish, deduplicate, read and look up on the NATS image that the manifests name."""
     image = os.environ.get("NATS_IMAGE", "nats:2.12.1")
-    with NatsContainer(image, jetstream=True) as container:
-        settings = Settings(servers=(container.nats_uri(),))
-        async with Bus.connected(settings, "test", lambda _: None) as bus:
+    nats = NatsContainer(image, jetstream=True).with_kwargs(labels={guard.LABEL: guard.label()})
+    with nats as container:
+        settings = BusConfig(servers=(container.nats_uri(),))
+        async with Bus.connect(settings, "test", lambda _: None) as bus:
             assert await bus.ensure_streams() == []
             sample = Sample(domain="line", start=0, end=10, period=5, source="test")
             subject = bus.subjects.sample("line")
             assert await bus.publish(subject, sample, msg_id=sample.id) == 1
             assert await bus.publish(subject, sample, msg_id=sample.id) == 1
-            last = await bus.last(Sample, subject)
+            last = await bus.get_last(Sample, subject)
             assert last is not None
             assert last.message == sample

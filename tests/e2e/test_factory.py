@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE_S
+
 pytestmark = pytest.mark.root
 
 SLUICE = Path(sys.executable).parent / "sluice"
+TRIES = 4
 SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0", "--policy", "proportional")
 """A bottleneck that two busy processors carry with ease."""
 
@@ -25,12 +29,12 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
 
 
 def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The result; played once more if the machine took more than a fifth of the seconds of a part of it away."""
+    """The result; played again if the machine took more than a fifth of the seconds of a part of it away."""
     path = tmp_path / "result.json"
     parts: list[list[dict[str, Any]]] = []
-    for _ in range(2):
+    for _ in range(TRIES):
         with _factory(*arguments, "--json", str(path)) as process:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=5 * PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +100,7 @@ def inside(pid: int) -> set[Path]:
 
 
 def _folders() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("sluice-*")}
+    return {path.name for path in Path(tempfile.gettempdir()).glob("sluice-*")}
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
@@ -110,9 +114,9 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
         below = inside(process.pid)
         assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130), rest
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while left := {path for path in below if path.exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.02)

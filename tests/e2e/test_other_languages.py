@@ -17,10 +17,10 @@ from services.tools.common.formatting import read
 from tests.support.bus_stream import config, stream
 from tests.support.decision_services import joined
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 HERE = Path(__file__).parent / "node"
 COUNT = 40
-PATIENCE_S = 300
 
 pytestmark = pytest.mark.node
 
@@ -31,7 +31,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("node")
     for file in (*HERE.glob("*.mjs"), *HERE.glob("package*.json"), HERE / ".npmrc"):
         shutil.copy(file, home)
-    subprocess.run(["npm", "ci", "--no-progress"], cwd=home, check=True, capture_output=True, timeout=PATIENCE_S)
+    subprocess.run(["npm", "ci", "--no-progress"], cwd=home, check=True, capture_output=True, timeout=5 * PATIENCE_S)
     yield home
     shutil.rmtree(home)
 
@@ -71,7 +71,7 @@ async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
             message, headers = read(line), dict(line.headers)
             msg_id = headers.pop(envelope.MSG_ID)
             if tamper and line.kind == "decision" and number > COUNT:
-                headers[envelope.TRACE], tamper = envelope.begun("another"), False
+                headers[envelope.TRACE], tamper = envelope.start_trace("another"), False
             await bus.publish(line.subject, message, msg_id=msg_id, headers=headers)
         letter = DeadLetter("sluice.sample.v1.x", "decision", "not JSON", "bm8=", 3)
         await bus.publish(bus.subjects.dead("decision"), letter, msg_id="a dead letter")

@@ -17,17 +17,27 @@ from typing import Any
 import pytest
 
 from services.exporter.echo_server import MAGIC, PACKET
+from tests.support import guard
 from tests.support.kube.manifests import BUS_USERS, objects
+from tests.support.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.kubectl]
 
 ROOT = Path(__file__).parents[2]
-NETWORK = "sluice-factory-test"
-PATIENCE_S = 60.0
 KILLED = 137
 PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
 ENOUGH = 200_000
 """Bytes that show that an app sends, and not only connects."""
+
+
+def network() -> str:
+    """Of this run of the tests."""
+    return f"factory-{guard.label()}"
+
+
+def labelled() -> tuple[str, str]:
+    """The words by which the end of a run finds what is left of it."""
+    return "--label", f"{guard.LABEL}={guard.label()}"
 
 
 def docker(*words: str) -> str:
@@ -43,12 +53,12 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
     base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
     for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
         docker("build", "-t", image, "--target", target, *base, ".")
-    docker("network", "create", NETWORK)
+    docker("network", "create", *labelled(), network())
     try:
         workloads = [one for one in objects() if one["kind"] in {"Deployment", "StatefulSet"}]
         yield {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads}
     finally:
-        docker("network", "rm", NETWORK)
+        docker("network", "rm", network())
 
 
 def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
@@ -72,8 +82,8 @@ def running(
     """A workload's container, reachable under the workload's name; gives the container's name."""
     spec = specs[name]
     container = spec["containers"][which]
-    mine = f"{NETWORK}-{name}-{which}"
-    words = ["run", "--detach", "--name", mine, "--network", NETWORK, "--network-alias", name]
+    mine = f"{network()}-{name}-{which}"
+    words = ["run", "--detach", "--name", mine, *labelled(), "--network", network(), "--network-alias", name]
     words += [*restricted(spec, container), *more]
     if "command" in container:
         program, *arguments = container["command"]

@@ -1,6 +1,6 @@
 """Recordings of the factory on real packets: this build makes every decision of them again, byte for byte.
 
-Where a change of the control core is meant, ``make golden`` (as root) records them anew.
+After an intended change of the control core, ``make golden`` (as root) records them again.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def reader(request: pytest.FixtureRequest) -> Reader:
 
 
 def test_there_are_recordings() -> None:
-    """The other tests have something to say about both policies, and the files stay small."""
+    """There is one of each policy that the other tests cover, and the files stay small."""
     assert {domain.policy for file in FILES for domain in Reader(file).header.domains} == {"learned", "proportional"}
     assert all(path.stat().st_size < LARGEST for path in FILES)
 
@@ -46,8 +46,8 @@ def test_every_decision_is_made_again(reader: Reader) -> None:
         assert tally.identical == tally.samples - tally.refused - tally.waiting
 
 
-def test_nothing_is_amiss(reader: Reader) -> None:
-    """The audit of a factory run finds nothing."""
+def test_the_audit_finds_nothing(reader: Reader) -> None:
+    """A factory run breaks no rule of the audit."""
     audit = Audit(reader.header.domains, reader.header.since, whole=True)
     for line in reader.lines():
         audit.take(line)

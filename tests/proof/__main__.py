@@ -5,15 +5,13 @@ import sys
 import time
 from collections import Counter
 
-import services.control.controller  # noqa: F401 - loads the shield, which is taken by its module's name below
+from services.control import shield
 from tests.proof.claims import CLAIMS
 from tests.proof.enumeration import check_all
 from tests.proof.fences import Admits, Overtaken, explore
-from tests.proof.mutants import FUNCTIONS, killed, mutants
+from tests.proof.mutants import FUNCTIONS, find_killer, mutants
 from tests.proof.sharing import check_share
 from tests.proof.solver import prove_all
-
-SHIELD = sys.modules["services.control.shield"]
 
 
 def main() -> int:
@@ -21,9 +19,9 @@ def main() -> int:
     began = time.monotonic()
     say("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
     texts = {claim.__name__: (claim.__doc__ or "").partition("\n")[0] for claim in CLAIMS}
-    for name in prove_all(SHIELD):
+    for name in prove_all(shield):
         say(f"  proven   {name.replace('_', ' '):42} {texts.get(name, '')}")
-    count = check_all(SHIELD, 4)
+    count = check_all(shield, 4)
     say(f"\nThe shield, by enumeration: the shipped function in {count:,} situations")
     say("  every order of min, fail_safe and max up to 4 kbit/s, 4 sets of gains, every limit, every proposal from")
     say(f"  min - 2 to max + 2, in 96 moments: each of the {len(CLAIMS)} claims holds in each of them")
@@ -33,12 +31,12 @@ def main() -> int:
     say(
         "  with duplicates, reordering, restarts and a wiped bus: nothing older comes into force, nothing is locked out"
     )
-    survivors = _weakened() + _mutated()
+    survivors = _try_weaker_fences() + _try_mutants()
     say(f"\n{time.monotonic() - began:.0f} s")
     return 1 if survivors else 0
 
 
-def _weakened() -> int:
+def _try_weaker_fences() -> int:
     survivors = 0
     weaker: dict[str, Admits] = {
         "no fence": lambda _held, _decision: True,
@@ -56,11 +54,11 @@ def _weakened() -> int:
     return survivors
 
 
-def _mutated() -> int:
+def _try_mutants() -> int:
     found = Counter[str]()
     survivors = []
-    for mutant in mutants(inspect.getsource(SHIELD)):
-        by = killed(mutant)
+    for mutant in mutants(inspect.getsource(shield)):
+        by = find_killer(mutant)
         found[by or ""] += 1
         if by is None:
             survivors.append(mutant.where)

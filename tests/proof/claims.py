@@ -82,7 +82,7 @@ def rise_is_bounded(c: Case) -> Any:
     """Over any stretch of time t the limit rises by at most rise x (t + 1 s).
 
     Shown by a store that fills with time and pays for rises: limit x 1 s + rise x min(time since the last
-    change, 1 s) grows by no more than rise x time, and lies within rise x 1 s above limit x 1 s.
+    change, 1 s) grows by no more than rise x time, and stays within rise x 1 s above limit x 1 s.
     """
     paid = (c.out - c.memory.limit) * SECOND
     full = c.logic.min(c.inputs.end - c.memory.since, SECOND)
@@ -180,7 +180,7 @@ def small_rises_wait(c: Case) -> Any:
     return c.logic.implies(small, c.out <= c.memory.limit)
 
 
-def waiting_is_honest(c: Case) -> Any:
+def waiting_is_a_real_rise(c: Case) -> Any:
     """What waits is a rise that was proposed, is allowed, and is below the deadband; without one nothing waits."""
     waits = c.after.waiting
     held = c.rule == c.logic.rule("deadband")
@@ -231,8 +231,8 @@ def bad_news_gives_no_higher_limits(c: Case) -> Any:
     return c.logic.all(broken <= calm, no_data <= calm, worst <= broken, worst <= no_data)
 
 
-def rules_tell_the_truth(c: Case) -> Any:
-    """The rule's name says what happened."""
+def rules_are_true(c: Case) -> Any:
+    """The rule's name is what happened."""
     rule = {name: c.rule == c.logic.rule(name) for name in ("none", "clamp", "rise", "deadband", "cut", "hold")}
     calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     outside = c.logic.any(c.proposal < c.limits.min, c.proposal > c.limits.max)
@@ -266,9 +266,9 @@ CLAIMS: tuple[Callable[[Case], Any], ...] = (
     cuts_pass,
     safe_rises_pass,
     small_rises_wait,
-    waiting_is_honest,
+    waiting_is_a_real_rise,
     rises_when_there_is_room,
     higher_proposals_give_no_lower_limits,
     bad_news_gives_no_higher_limits,
-    rules_tell_the_truth,
+    rules_are_true,
 )

@@ -1,4 +1,4 @@
-"""Looks at every order of events between decision and actuator on a small world.
+"""Explores every order of events between decision and actuator in a small model.
 
 Samples and decisions come from the shipped ``Controller``.  What may happen, in any order: a sample is
 measured; any sample ever measured reaches either of two decision replicas, once more or again; a
@@ -86,15 +86,15 @@ class Model:
             last = world.log[-1] if world.log else None
             yield replace(world, replicas=_put(world.replicas, replica, (len(world.log), last)))
             for sample in range(world.measured):
-                yield from self._decided(world, replica, self._samples[sample])
+                yield from self._decide(world, replica, self._samples[sample])
         for actuator in range(2):
             yield replace(world, intents=_put(world.intents, actuator, None))
             for name in world.published:
                 if self._admits(world.held, self.decisions[name]):
                     yield replace(world, intents=_put(world.intents, actuator, (name, world.held)))
-            yield from self._patched(world, actuator)
+            yield from self._patch(world, actuator)
 
-    def _decided(self, world: World, replica: int, sample: Sample) -> Iterator[World]:
+    def _decide(self, world: World, replica: int, sample: Sample) -> Iterator[World]:
         known, last = world.replicas[replica]
         state = None if last is None else self.decisions[last].state
         if len(world.log) != known or (known and world.log[-1] != last):
@@ -111,7 +111,7 @@ class Model:
             published=world.published | {name},
         )
 
-    def _patched(self, world: World, actuator: int) -> Iterator[World]:
+    def _patch(self, world: World, actuator: int) -> Iterator[World]:
         intent = world.intents[actuator]
         if intent is None:
             return
@@ -132,8 +132,8 @@ class Model:
             self.decisions.append(decision)
         return self._names[key]
 
-    def locked_out(self, world: World) -> bool:
-        """Whether a decision on the newest sample, made by a replica that has read the log, would be refused."""
+    def is_locked_out(self, world: World) -> bool:
+        """Whether a decision on the newest sample, made by a replica that has read the log, would be rejected."""
         if world.measured != len(self._samples) or world.held is None:
             return False
         newest = self._samples[-1]
@@ -166,7 +166,7 @@ def explore(samples: int, admitting: Admits = admits) -> int:
     queue = deque([first])
     while queue:
         world = queue.popleft()
-        if model.locked_out(world):
+        if model.is_locked_out(world):
             raise Overtaken(f"locked out: {world}")
         for later in model.after(world):
             if later not in seen:

@@ -1,4 +1,4 @@
-"""Shows that the proofs can fail: breaks the shield in every small way, and asks for a broken claim.
+"""Shows that the proofs can fail: makes every small change to the shield, and expects a claim to break.
 
 A mutant is the shield's source with one change: a comparison turned or shifted by one, ``min`` for
 ``max``, plus for minus, ``and`` for ``or``, a ``not`` dropped, a condition always or never met, one
@@ -15,7 +15,7 @@ from typing import Any
 from tests.proof.enumeration import Broken, check_all
 from tests.proof.solver import Unproven, prove_all
 
-FUNCTIONS = ("shield", "_bound_proposal", "_allow_rise", "_decay")
+FUNCTIONS = ("shield",)
 
 _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),
@@ -51,7 +51,7 @@ def mutants(source: str) -> Iterator[Mutant]:
             for changed in _changes(node):
                 mutated = copy.deepcopy(function)
                 target = next(one for index, one in enumerate(ast.walk(mutated)) if index == place)
-                whole = _replaced(mutated, target, changed)
+                whole = _replace(mutated, target, changed)
                 text = ast.unparse(ast.Module([whole if one is function else one for one in tree.body], []))
                 where = f"{function.name}: {ast.unparse(node)} -> {ast.unparse(changed)}"
                 if text not in seen:
@@ -90,7 +90,7 @@ def _changes(node: ast.AST) -> Iterator[Any]:  # noqa: C901 - one case for each 
             yield ast.Attribute(value, _OTHER_FIELD[attr])
 
 
-def _replaced(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:
+def _replace(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:
     class Replace(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> Any:
             return changed if node is target else self.generic_visit(node)
@@ -98,16 +98,16 @@ def _replaced(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:
     return ast.fix_missing_locations(Replace().visit(root))
 
 
-def loaded(source: str) -> ModuleType:
+def load_module(source: str) -> ModuleType:
     """A module made of a source text."""
     module = ModuleType("mutant")
     exec(compile(source, "<mutant>", "exec"), module.__dict__)
     return module
 
 
-def killed(mutant: Mutant) -> str | None:
-    """What notices the mutant; None where nothing does."""
-    module = loaded(mutant.source)
+def find_killer(mutant: Mutant) -> str | None:
+    """The claim or error by which the mutant is noticed; None where it survives."""
+    module = load_module(mutant.source)
     try:
         check_all(module, 2)
         for _ in prove_all(module, mutant.source, timeout_ms=10_000):

@@ -24,13 +24,13 @@ def check_share(targets: int) -> int:
             shares = share(budget, claims)
             within = all(low <= one <= high for one, (low, high, _) in zip(shares, claims, strict=True))
             whole = min(max(budget, least), most)
-            if not within or not whole - targets < sum(shares) <= whole or not _fair(shares, claims):
+            if not within or not whole - targets < sum(shares) <= whole or not _is_fair(shares, claims):
                 raise Broken(f"budget {budget} over {claims} gave {shares}")
     return count
 
 
-def _fair(shares: list[int], claims: tuple[tuple[int, int, int], ...]) -> bool:
-    """Nobody below its maximum gets a lower share by weight than somebody above its minimum, but for rounding."""
+def _is_fair(shares: list[int], claims: tuple[tuple[int, int, int], ...]) -> bool:
+    """No target below its maximum gets less by weight than one above its minimum, except for rounding."""
     for one, (_, high, weight) in zip(shares, claims, strict=True):
         for other, (low, _, others_weight) in zip(shares, claims, strict=True):
             if one < high and other > low and (one + 1) * others_weight < (other - 1) * weight:

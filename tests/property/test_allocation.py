@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.units import Rate
-from services.actuator.order import rate_of
-from services.actuator.ownership import record_of
+from services.actuator.ownership import parse_record
 from services.kube.objects import Pod
 from tests.support.kube.objects import TARGET, after, deployment, order, plan_of, pod, record
 
@@ -36,19 +35,19 @@ def test_the_sum_never_exceeds_the_limit(
     for phase in plan.phases:
         for write in data.draw(st.permutations(phase)):
             assert Rate.parse(write.record.value) == write.rate >= 1
-            changed = after(write.thing, write.operations)
+            changed = after(write.obj, write.operations)
             if changed.uid in pods:
                 pods[changed.uid] = changed
                 assert total(pods) <= most
-    patched = {uid: one for uid, one in pods.items() if not one.going}
+    patched = {uid: one for uid, one in pods.items() if not one.is_terminating}
     assert total(patched) <= limit
     for one in patched.values():
-        kept = record_of(one)
-        assert rate_of(one.bandwidth) is not None
+        kept = parse_record(one)
+        assert one.limit is not None
         assert kept is None or kept.limit in (limit, 40_000)
 
 
 def total(pods: Mapping[str, Pod]) -> float:
     """What they may send together, kbit/s; without a limit, anything."""
-    rates = [rate_of(one.bandwidth) for one in pods.values()]
+    rates = [one.limit for one in pods.values()]
     return sum(float("inf") if rate is None else rate for rate in rates)

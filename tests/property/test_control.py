@@ -1,4 +1,4 @@
-"""The control core under whatever may arrive, with a learner that means harm."""
+"""The control core under whatever may arrive, with a learner that does harm."""
 
 import math
 from typing import Any
@@ -125,7 +125,7 @@ class Loop(RuleBasedStateMachine):
 
     @rule(fault=st.sampled_from(["took 80 ms"]))
     def slow(self, fault: str) -> None:
-        """The learner took too long: the decision service says so, and asks it no more for this step."""
+        """The learner took too long: the decision service records a fault, and does not ask it for this step."""
         self.now += S // 2
         measures = tuple(CriticalMeasure(one.key, 0.0005, 0.0005, 500, 0.0, 0) for one in self.domain.critical)
         self.take(Sample("d", self.now - S, self.now, S // 2, "test", measures), fault)

@@ -5,8 +5,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from schemas.messages import Decision, Rule, State, TargetDecision
 from schemas.units import Duration
-from services.actuator.desired_limit import Intent, Moment
-from services.actuator.order import Order
+from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder
 from services.control.fencing import AHEAD
 from tests.support.kube.objects import NOW, TARGET
 
@@ -29,12 +28,12 @@ class History(RuleBasedStateMachine):
     def begin(self, limit: int | None) -> None:
         """Some limit is in force, or none."""
         self.limit = limit
-        self.intent = Intent(TARGET, DEAD_MAN, self.steady + 2)
+        self.desired = DesiredLimit(TARGET, DEAD_MAN, self.steady + 2)
 
     @property
-    def moment(self) -> Moment:
+    def instant(self) -> Instant:
         """Now."""
-        return Moment(self.now, self.steady)
+        return Instant(self.now, self.steady)
 
     @rule(
         age=st.integers(-30 * S, 30 * S),
@@ -54,17 +53,28 @@ class History(RuleBasedStateMachine):
         violated: bool,
     ) -> None:
         """A decision comes."""
-        before = self.intent.order
+        before = self.desired.order
         end = self.now - age
-        part = TargetDecision(TARGET.key, limit, limit, rule_, 0)
+        part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule=rule_, was=0)
         state = State(1, 1, end, {}, "p")
-        decision = Decision("d", f"d:{end}", end, end + good_for, (part,), "", state, "p", stress, violated)
-        why = self.intent.offer(decision, part, end, None, self.moment)
+        decision = Decision(
+            domain="d",
+            sample=f"d:{end}",
+            end=end,
+            expires=end + good_for,
+            targets=(part,),
+            reason="",
+            state=state,
+            policy="p",
+            stress=stress,
+            violated=violated,
+        )
+        why = self.desired.accept(decision, part, end, None, self.instant)
         if why is not None:
-            assert self.intent.order is before
+            assert self.desired.order is before
             return
-        self.intent.hold(self.limit)
-        order = self.intent.order
+        self.desired.cap(self.limit)
+        order = self.desired.order
         assert order is not None
         if self.limit is not None and (rule_ == "no-data" or violated or stress is None):
             assert order.limit <= max(self.limit, TARGET.min), "a raise without data"
@@ -90,17 +100,17 @@ class History(RuleBasedStateMachine):
 
     def look(self) -> None:
         """What the actuator does when it wakes."""
-        over = self.intent.lapse(self.limit, self.moment, seen=True)
-        if over is not None:
+        expired = self.desired.expire(self.limit, self.instant, is_observed=True)
+        if expired is not None:
             self.check_fail_safe()
-        was = self.intent.order
-        self.intent.begin(None, self.limit, self.moment, bus_said=False)
-        if was is None and self.intent.order is not None:
+        was = self.desired.order
+        self.desired.initialize(None, self.limit, self.instant)
+        if was is None and self.desired.order is not None:
             self.check_fail_safe()
 
     def check_fail_safe(self) -> None:
         """The fail-safe limit raises nothing, except to the configured minimum."""
-        order = self.intent.order
+        order = self.desired.order
         assert order is not None
         assert order.cause in ("dead-man", "start")
         assert order.limit <= TARGET.fail_safe
@@ -108,26 +118,26 @@ class History(RuleBasedStateMachine):
             assert order.limit <= max(self.limit, TARGET.min)
         self.apply(order)
 
-    def apply(self, order: Order) -> None:
+    def apply(self, order: LimitOrder) -> None:
         """The order is put in force."""
         self.limit = order.limit
 
     @invariant()
     def bounded(self) -> None:
         """Whatever was decided, the bounds hold."""
-        order = getattr(self, "intent", None) and self.intent.order
+        order = getattr(self, "desired", None) and self.desired.order
         if order:
             assert TARGET.min <= order.limit <= TARGET.max
 
     @invariant()
     def never_held_for_longer(self) -> None:
         """No decision holds beyond the dead-man time, whatever it says and whatever the clocks do."""
-        intent = getattr(self, "intent", None)
-        if intent is None or intent.order is None or intent.order.cause != "decision":
+        desired = getattr(self, "desired", None)
+        if desired is None or desired.order is None or desired.order.cause != "decision":
             return
-        assert intent.deadline is not None
+        assert desired.deadline is not None
         assert self.accepted_at is not None
-        assert intent.deadline <= self.accepted_at + DEAD_MAN.seconds + 1e-6
+        assert desired.deadline <= self.accepted_at + DEAD_MAN.seconds + 1e-6
 
 
 TestHistory = History.TestCase

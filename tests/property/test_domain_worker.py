@@ -2,7 +2,7 @@
 
 The bus is a model that keeps what the real one promises (at-least-once delivery, compare-and-set), and
 that stops before and after every effect, so that Hypothesis can run another replica, deliver again,
-or kill at that moment.  ``tests/integration`` does the same to real processes on a real server.
+or kill at that point.  ``tests/integration`` does the same to real processes on a real server.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, decode, encode
 from schemas.units import Rate
 from services.bus.bus import Conflict, Received
-from services.bus.envelope import Delivery, Raw
-from services.bus.pull_state import Pull
+from services.bus.consumer import PullState
+from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
 from tests.support.decision_services import replayed
 
@@ -44,7 +44,7 @@ class World:
     samples: list[Received[Sample]]
     decisions: list[tuple[bytes, int]] = field(default_factory=list)
     """The message, and the sequence of the sample that it answers."""
-    buried: list[int] = field(default_factory=list)
+    dead_letters: list[int] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     delivered: int = 0
     deliveries: int = 0
@@ -52,7 +52,7 @@ class World:
     """How often each sample was delivered."""
 
     async def find_position(self) -> DomainPosition:
-        """The follower's port: what stands on the bus."""
+        """The decision log: what is on the bus."""
         await Pause()
         if not self.decisions:
             floor = next(n for n in range(len(self.samples) + 1) if n + 1 not in self.acknowledged)
@@ -73,7 +73,7 @@ class World:
         await Pause()
         return seq
 
-    async def next_after(self, position: int) -> Received[Sample] | None:
+    async def get_next(self, position: int) -> Received[Sample] | None:
         """The follower's port: the next sample."""
         await Pause()
         found = self.samples[position] if position < len(self.samples) else None
@@ -83,7 +83,7 @@ class World:
     async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
         """The follower's port: a dead letter."""
         await Pause()
-        self.buried.append(sample.seq)
+        self.dead_letters.append(sample.seq)
         await Pause()
 
 
@@ -98,7 +98,7 @@ class Replica:
     def crash(self) -> None:
         """Forget everything."""
         self._worker = DomainWorker(DOMAIN, self._world, self._world)
-        self._pull = Pull(1000)
+        self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
 
@@ -108,7 +108,7 @@ class Replica:
         world.deliveries += 1
         world.times[seq] += 1
         sample = world.samples[seq - 1]
-        since = self._pull.arrived(Delivery(seq, world.times[seq], world.deliveries, sample.published))
+        since = self._pull.record_delivery(Delivery(seq, world.times[seq], world.deliveries, sample.published))
         self._waiting.append(Received(sample.message, sample.raw, world.times[seq], since))
 
     def step(self) -> bool:
@@ -134,7 +134,7 @@ def received(seq: int, end: int, published: int) -> Received[Sample]:
     """A stored sample."""
     measure = CriticalMeasure("default/robot", 0.001, 0.0015 if seq % 3 else 0.005, 500)
     sample = Sample("line", end - 2 * S, end, S, "test", (measure,))
-    return Received(sample, Raw("sluice.sample.v1.line", {}, encode(sample), seq, published))
+    return Received(sample, RawMessage("sluice.sample.v1.line", {}, encode(sample), seq, published))
 
 
 @st.composite
@@ -186,7 +186,7 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
     assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
-    assert set(world.buried) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+    assert set(world.dead_letters) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
 
 
 def test_repetitions_out_of_order_leave_nothing_out() -> None:
@@ -239,4 +239,4 @@ def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
     while replica.step():
         pass
     assert [seq for _, seq in world.decisions] == [1, 3]
-    assert world.buried == [2]
+    assert world.dead_letters == [2]

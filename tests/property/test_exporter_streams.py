@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
-from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 
 ROBOT_KEY = "factory/robot-control"
@@ -20,15 +20,15 @@ S = 1_000_000_000
 ENTRIES, BYTES, PEERS = 300, 60_000, 4
 
 
-def follower() -> Follower:
+def follower() -> FlowFollower:
     """All stations behind the stream, with small bounds."""
     registry = CollectorRegistry()
-    latencies = Latencies([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
-    made = Follower(
+    latencies = LatencyMetrics([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
+    made = FlowFollower(
         lambda _: iter(()),  # type: ignore[arg-type,return-value]
-        lambda since: request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
-        Reader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
-        Pairing(5 * S, S, ENTRIES, BYTES),
+        lambda since: build_request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
+        FlowReader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
+        PairingTable(5 * S, S, ENTRIES, BYTES),
         latencies,
         30 * S,
     )
@@ -37,12 +37,12 @@ def follower() -> Follower:
     return made
 
 
-def accounted(made: Follower) -> int:
+def accounted(made: FlowFollower) -> int:
     """Flows whose fate is counted, waits, or became an observation or the half of one."""
     counts = made._pairing.counts
     silent = ("unanswered", "evicted", "server-side", "overheard")
     dropped = sum(number for reason, number in counts.items() if reason not in silent)
-    return sum(made.status.unusable.values()) + dropped + made._resume.repeated
+    return sum(made.status.unusable.values()) + dropped + made._replay_filter.repeated
 
 
 wild_times = st.one_of(
@@ -67,25 +67,25 @@ points = st.sampled_from([0, 3, 4, 5, 10, 11, 101, 999, -7])
 
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_refused_or_taken(body: bytes) -> None:
+def test_any_bytes_are_refused_or_processed(body: bytes) -> None:
     """Bytes that are no message are a decoding error; those that happen to be one do no harm."""
     made = follower()
     try:
         message = GetFlowsResponse.FromString(body)
     except DecodeError:
         return
-    made.take(message, 1)
+    made.process(message, 1)
 
 
 @given(st.lists(st.tuples(talks, wild_times, points, st.sampled_from([True, False, "unknown"]), st.booleans())))
 @settings(max_examples=150, deadline=None)
-def test_any_flows_are_taken(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
+def test_any_flows_are_processed(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
     """Wild times, points, names, ports and directions: each flow is counted under a reason or kept."""
     made = follower()
     for number, (talk, when, point, reply, back) in enumerate(events):
         stamp = max(min(when, 253402300799 * S), -62135596800 * S)
         flow = (talk.answer if back else talk.ask)(stamp, point, reply)
-        made.take(GetFlowsResponse(flow=flow), number * 1000 + 1)
+        made.process(GetFlowsResponse(flow=flow), number * 1000 + 1)
     assert made.status.received == len(events)
     assert accounted(made) <= len(events)
     assert made._pairing.pending <= ENTRIES
@@ -103,7 +103,7 @@ def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
     flow = (Talk().answer if back else Talk().ask)(time.time_ns(), TO_NETWORK)
     for name in missing:
         flow.ClearField(name)
-    made.take(GetFlowsResponse(flow=flow), 1)
+    made.process(GetFlowsResponse(flow=flow), 1)
     assert made.status.received == 1
 
 
@@ -115,11 +115,11 @@ def test_unknown_enums_are_named_unknown(state: int, source: int, number: int, n
     message = GetFlowsResponse(node_name=node)
     message.node_status.state_change = state  # type: ignore[assignment]
     message.node_status.node_names.append(node)
-    made.take(message, 1)
+    made.process(message, 1)
     lost = GetFlowsResponse(node_name=node)
     lost.lost_events.source = source  # type: ignore[assignment]
     lost.lost_events.num_events_lost = number
-    made.take(lost, 2)
+    made.process(lost, 2)
     assert sum(made.status.lost.values()) == number
     assert len(made.status.nodes) == 1
     generate_latest(made.registry)  # type: ignore[attr-defined]
@@ -160,18 +160,18 @@ class Stream(RuleBasedStateMachine):
         self.port += 1
         talk = Talk(port=self.port)
         before = self.made._latencies.observations[ROBOT_KEY]
-        replayed = self.made._resume.repeated
+        replayed = self.made._replay_filter.repeated
         self._take(talk.ask(self.wall, TO_NETWORK))
         self.wall += took
         self._take(talk.answer(self.wall, TO_ENDPOINT))
-        if self.made._resume.repeated == replayed and self.wall < time.time_ns():
+        if self.made._replay_filter.repeated == replayed and self.wall < time.time_ns():
             assert self.made._latencies.observations[ROBOT_KEY] == before + 1
 
     @rule()
     def a_reconnection(self) -> None:
         """The stream is cut and opened again."""
-        self.made._resume.since(self.wall, self.now)
-        self.made._pairing.interrupted()
+        self.made._replay_filter.start_stream(self.wall, self.now)
+        self.made._pairing.mark_interrupted()
 
     @rule()
     def new_peers(self) -> None:
@@ -185,7 +185,7 @@ class Stream(RuleBasedStateMachine):
 
     def _take(self, flow: Flow) -> None:
         self.now += 1000
-        self.made.take(GetFlowsResponse(flow=flow), self.now)
+        self.made.process(GetFlowsResponse(flow=flow), self.now)
 
     @invariant()
     def all_is_bounded(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.histogram import BOUNDS, increase, latency, quantile
+from services.common.histogram import BOUNDS, increase, quantile, summarize
 
 counts_per_bucket = st.lists(st.integers(0, 10**9), min_size=2, max_size=40)
 quantiles = st.floats(0.001, 1.0)
@@ -76,8 +76,8 @@ def test_differs_from_the_real_quantile_by_less_than_a_bucket(latencies: list[fl
 def test_scale_of_the_counts_does_not_matter(observed: list[int], factor: float) -> None:
     """Rates and increases of the same window give the same latencies."""
     bounds = [0.001 * (at + 1) for at in range(len(observed) - 1)]
-    plain = latency(bounds, cumulative(observed))
-    scaled = latency(bounds, [count * factor for count in cumulative(observed)])
+    plain = summarize(bounds, cumulative(observed))
+    scaled = summarize(bounds, [count * factor for count in cumulative(observed)])
     if plain.p95 is None or plain.jitter is None:
         assert scaled.p95 is None
     else:

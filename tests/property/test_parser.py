@@ -1,4 +1,4 @@
-"""Pages and answers out of nowhere: read or refused, and nothing else."""
+"""Arbitrary pages and answers are read or refused, and never crash."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.config import Signal
-from services.sampler.prometheus.source import QueryFailed, _keyed, _layout, _vector
+from services.sampler.http_worker import RequestFailed
+from services.sampler.prometheus.source import collect_bounds, parse_vector, sum_by_workload
 from services.sampler.scrape.parser import MalformedPage, PageReader
-from services.sampler.scrape.source import latencies, sent
-from services.sampler.scrape.window import History
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.scrape.source import measure_latency, measure_throughput
+from services.sampler.scrape.window import PageWindow
+from services.sampler.workloads import Workloads, metric_names
 
-WORKLOADS = Workloads(names_of(Signal()), ("f/robot",), ("f/upload",))
+WORKLOADS = Workloads(metric_names(Signal()), ("f/robot",), ("f/upload",))
 PAGE = b"".join(
     [
         *(
@@ -33,23 +34,23 @@ json = st.recursive(
 )
 
 
-def read(text: bytes, history: History, end: int) -> None:
+def read(text: bytes, history: PageWindow, end: int) -> None:
     """Take a page as far as a sample, or refuse it."""
     try:
         page = PageReader(WORKLOADS).read(text)
     except MalformedPage:
         return
     history.add(end, end * 1e-9, page)
-    gains = list(history.gains().items())
-    found = latencies(gains, WORKLOADS.critical, page.faults)["f/robot"]
+    increases = list(history.increases().items())
+    found = measure_latency(increases, WORKLOADS.critical, page.faults)["f/robot"]
     assert found.missing is not None or (found.p95 is not None and 0 <= found.p95 <= 1e308)
-    assert all(rate >= 0 for rate in sent(gains).values())
+    assert all(rate >= 0 for rate in measure_throughput(increases)[0].values())
 
 
 @given(st.lists(st.binary(max_size=200) | st.just(PAGE), max_size=4))
 def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
     """No page brings the sampler down, whatever came before it."""
-    history = History(10)
+    history = PageWindow(10)
     for end, text in enumerate(pages):
         read(text, history, end)
 
@@ -57,7 +58,7 @@ def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
 @given(st.data())
 def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
     """Bytes of a good page cut, changed and put in: figures stay numbers, and rates stay positive."""
-    history = History(10)
+    history = PageWindow(10)
     read(PAGE, history, 0)
     text = bytearray(PAGE)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -73,8 +74,8 @@ def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
 def test_any_json_is_an_instant_vector_or_refused(answer: Any) -> None:
     """A gateway may answer anything: labels become text, values numbers, or the query has failed."""
     try:
-        vector = _vector("p95", answer)
-    except QueryFailed:
+        vector = parse_vector(answer)
+    except RequestFailed:
         return
-    _keyed(vector, WORKLOADS.critical_of)
-    _layout(vector, WORKLOADS)
+    sum_by_workload(vector, WORKLOADS.find_critical)
+    collect_bounds(vector, WORKLOADS)

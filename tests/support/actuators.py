@@ -15,7 +15,8 @@ from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
 from tests.support.decision_services import ServiceProcess, kept
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 DOMAIN = "line"
@@ -81,14 +82,14 @@ class ActuatorProcess(ServiceProcess):
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """What ``/readyz`` says."""
         try:
-            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=20)
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S)
         except requests.ConnectionError as error:
             return False, {"wrong": {"http": str(error)}, "notes": {}}
         return answer.status_code == 200, answer.json()
 
     def metric(self, name: str) -> dict[str, float]:
         """Values of a metric, by what stands in its braces."""
-        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=20).text
+        page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S).text
         rows = [line.rpartition(" ") for line in page.splitlines() if line.startswith(name)]
         return {row.partition("{")[2].rstrip("}"): float(value) for row, _, value in rows}
 
@@ -117,7 +118,7 @@ class Decider:
         self._namespace = namespace
         self._epoch = 0
         self._seq = 0
-        self.said: list[Decision] = []
+        self.published: list[Decision] = []
 
     def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
         """The next decision: a limit per Deployment, on a sample that ends at ``end`` (now)."""
@@ -125,20 +126,22 @@ class Decider:
         self._epoch = self._epoch or end
         self._seq += 1
         targets = tuple(
-            TargetDecision(f"{self._namespace}/{name}", _kbit(limit), _kbit(limit), "none", 0)
+            TargetDecision(
+                target=f"{self._namespace}/{name}", limit=_kbit(limit), proposal=_kbit(limit), rule="none", was=0
+            )
             for name, limit in limits.items()
         )
         state = State(self._epoch, self._seq, end, {}, "test/1")
         return Decision(
-            self._domain,
-            f"{self._domain}:{end}",
-            end,
-            end + good_for,
-            targets,
-            "as the test says",
-            state,
-            "test/1",
-            0.5,
+            domain=self._domain,
+            sample=f"{self._domain}:{end}",
+            end=end,
+            expires=end + good_for,
+            targets=targets,
+            reason="as the test says",
+            state=state,
+            policy="test/1",
+            stress=0.5,
         )
 
     async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
@@ -149,7 +152,7 @@ class Decider:
 
     async def publish(self, decision: Decision) -> None:
         """Put a decision on the bus."""
-        self.said.append(decision)
+        self.published.append(decision)
         await self._bus.publish(self._bus.subjects.decision(self._domain), decision, msg_id=decision.id)
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import aiohttp
 
-_PATIENCE_S = 60.0
+from tests.support.waiting import PATIENCE_S
+
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -71,7 +72,7 @@ class Page:
             pass
 
     async def _next(self) -> dict[str, Any]:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             message: dict[str, Any] = json.loads((await self._socket.receive()).data)
         self._note(message.get("method", ""), message.get("params", {}))
         return message
@@ -143,7 +144,7 @@ async def _enter(page: Page, file: Path, *, dark: bool, width: int) -> None:
 async def _port(process: asyncio.subprocess.Process) -> int:
     """Where it listens, which it says on standard error."""
     assert process.stderr is not None
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         async for line in process.stderr:
             if found := re.search(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)/", line):
                 return int(found[1])

@@ -6,13 +6,13 @@ from contextlib import aclosing, asynccontextmanager
 
 from msgspec.structs import replace
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
-PATIENCE_S = 20
 
 
 def sample(n: int, domain: str = "line") -> Sample:
@@ -22,12 +22,12 @@ def sample(n: int, domain: str = "line") -> Sample:
 
 @asynccontextmanager
 async def joined(
-    server: NatsServer, name: str = "test", settings: Settings | None = None
+    server: NatsServer, name: str = "test", settings: BusConfig | None = None
 ) -> AsyncIterator[tuple[Bus, list[str | None]]]:
     """A bus with its streams, and the states it reported."""
     states: list[str | None] = []
-    settings = replace(settings or Settings(), servers=(server.url,))
-    async with Bus.connected(settings, name, states.append) as bus:
+    settings = replace(settings or BusConfig(), servers=(server.url,))
+    async with Bus.connect(settings, name, states.append) as bus:
         assert await bus.ensure_streams() == []
         yield bus, states
 

@@ -18,7 +18,7 @@ from schemas.messages import (
     encode,
 )
 from schemas.units import Rate
-from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, begun, continued
+from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, continue_trace, start_trace
 from services.bus.subjects import Subjects
 from services.control import Controller
 from services.tools.common.recording import Line, Writer, header_of, line_of
@@ -98,14 +98,14 @@ def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False, begi
 
 def sample_line(sample: Sample, seq: int, published: int | None = None) -> Line:
     """A sample as the sampler publishes it, 5 ms after its window unless told otherwise."""
-    headers = {MSG_ID: sample.id, TRACE: begun(sample.id)}
+    headers = {MSG_ID: sample.id, TRACE: start_trace(sample.id)}
     subject = SUBJECTS.sample(sample.domain)
     return line_of("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
 
 
 def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None) -> Line:
     """A decision as the decision service publishes it, 2 ms after its sample unless told otherwise."""
-    trace = continued({TRACE: begun(cause)}, decision.id)
+    trace = continue_trace({TRACE: start_trace(cause)}, decision.id)
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)
     return line_of("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
@@ -132,7 +132,7 @@ def action_line(decision: Decision, cause: Line, target: TargetDecision, was: in
         applied=done - 1_000_000,
     )
     msg_id = f"{action.id}:applied"
-    headers = {MSG_ID: msg_id, TRACE: continued(cause.headers, msg_id)}
+    headers = {MSG_ID: msg_id, TRACE: continue_trace(cause.headers, msg_id)}
     return line_of("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
 
 

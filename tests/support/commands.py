@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE_S
+
 SLUICE = Path(sys.executable).parent / "sluice"
-PATIENCE_S = 60.0
 
 
 def sluice(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -11,18 +11,17 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
-from schemas.config import Bus as Settings
-from schemas.config import Config
+from schemas.config import BusConfig, Config
 from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Decision, M, Sample, State, encode
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
 from services.control import Controller, RejectedSample
 from services.runtime.config_loader import parse
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 PERIOD = S // 2
-PATIENCE_S = 60.0
 
 
 def config_text(url: str, prefix: str, domains: Iterable[str], replicas: int = 1) -> str:
@@ -52,8 +51,8 @@ def sample(domain: str, number: int, begin: int) -> Sample:
 @asynccontextmanager
 async def joined(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
     """The test's own place on the bus; several servers are separated by commas."""
-    settings = Settings(servers=tuple(url.split(",")), prefix=prefix, replicas=replicas)
-    async with Bus.connected(settings, "test", lambda _: None) as bus:
+    settings = BusConfig(servers=tuple(url.split(",")), prefix=prefix, replicas=replicas)
+    async with Bus.connect(settings, "test", lambda _: None) as bus:
         assert await bus.ensure_streams() == []
         yield bus
 
@@ -66,7 +65,7 @@ async def send(bus: Bus, samples: Iterable[Sample]) -> None:
 
 async def kept(bus: Bus, kind: type[M]) -> list[Received[M]]:
     """Everything that a stream keeps."""
-    stream = await bus.stream(kind)
+    stream = await bus.stream_info(kind)
     found: list[Received[M]] = []
     if stream is None or stream.last < stream.first or stream.last == 0:
         return found
@@ -133,7 +132,7 @@ async def stored(bus: Bus, kind: type[M], count: int) -> None:
     """
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            stream = await bus.stream(kind)
+            stream = await bus.stream_info(kind)
             if stream is not None and stream.last >= count:
                 return
             await asyncio.sleep(0.02)

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
 from services.common.histogram import BOUNDS
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
 
 ROBOT = ("factory", "robot-control")
 POD = ("factory", "telemetry-upload-7d9f8c6b5-x2x4z")

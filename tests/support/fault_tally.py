@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from msgspec import Struct, structs
+from msgspec import Struct, convert, structs, to_builtins
 
 from schemas.messages import Action
 from tests.support.kube.write_trail import Verdict
@@ -61,7 +60,7 @@ class Row(Struct):
 
 
 class Tally:
-    """Collects what the tests of one session tried."""
+    """Collects what tests tried."""
 
     def __init__(self) -> None:
         """Begin with nothing tried."""
@@ -77,13 +76,27 @@ class Tally:
             after: how long after it was due a fail-safe limit came, seconds.
         """
         assert fault in FAULTS, fault
-        row = self._rows.setdefault(fault, Row([]))
-        row.tried.append(tried)
         if after is not None:
             broken += Broken(late=int(after > LATE_S))
-            row.worst = after if row.worst is None else max(row.worst, after)
-        row.broken += broken
+        self._merge(fault, Row([tried], broken, after))
         assert not any(structs.astuple(broken)), (fault, tried, broken, after)
+
+    def exported(self) -> dict[str, Any]:
+        """What was tried, as plain values that a report of one process to another can carry."""
+        found: dict[str, Any] = to_builtins(self._rows)
+        return found
+
+    def merge(self, exported: dict[str, Any]) -> None:
+        """Add what another tally has exported."""
+        for fault, row in convert(exported, dict[str, Row]).items():
+            self._merge(fault, row)
+
+    def _merge(self, fault: str, more: Row) -> None:
+        row = self._rows.setdefault(fault, Row([]))
+        row.tried += more.tried
+        row.broken += more.broken
+        if more.worst is not None:
+            row.worst = more.worst if row.worst is None else max(row.worst, more.worst)
 
     @property
     def missing(self) -> list[str]:
@@ -133,4 +146,5 @@ def lateness(action: Action, due: int) -> float:
     return (action.applied - due) / 1e9
 
 
-KEY = pytest.StashKey[Tally]()
+FAULT = "fault"
+"""The property of a test's report that carries what its tally exports."""

@@ -7,18 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-_PATIENCE_S = 20.0
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _states(pid: int) -> Iterator[str]:
+    """The kernel's letter for what each thread of a process does."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        # A thread may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
 
 
 class Server:
@@ -27,14 +30,19 @@ class Server:
     _process: subprocess.Popen[bytes] | None = None
 
     def freeze(self) -> None:
-        """Let it hang, with its connections open."""
+        """Let it hang, with its connections open; when this returns, every thread of it stands still."""
+        os.kill(self._process_id, signal.SIGSTOP)
+        pid = self._process_id
+        wait_until(lambda: set(_states(pid)) == {"T"}, lambda: f"it runs on: {list(_states(pid))}")
+
+    @property
+    def _process_id(self) -> int:
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        return self._process.pid
 
     def thaw(self) -> None:
         """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        os.kill(self._process_id, signal.SIGCONT)
 
 
 class NatsServer(Server):
@@ -63,7 +71,7 @@ class NatsServer(Server):
         with self._log.open("ab") as log:
             program = Path(sys.executable).parent / "nats-server"
             self._process = subprocess.Popen([program, "-c", self._config, *self._arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -73,13 +81,13 @@ class NatsServer(Server):
                 time.sleep(0.02)
             else:
                 return
-        raise TimeoutError(f"nats-server does not listen after {_PATIENCE_S:g} s: {self._log.read_text()}")
+        raise TimeoutError(f"nats-server does not listen after {PATIENCE_S:g} s: {self._log.read_text()}")
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, in order or by SIGKILL."""
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
-            self._process.wait(_PATIENCE_S)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
     def wipe(self) -> None:

@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.nats_server import Server, free_port
-
-_PATIENCE_S = 30.0
+from tests.support.nats_server import Server
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 
 class PrometheusServer(Server):
@@ -74,7 +74,7 @@ class PrometheusServer(Server):
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/-/ready").close()
@@ -88,4 +88,4 @@ class PrometheusServer(Server):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(_PATIENCE_S)
+            self._process.wait(PATIENCE_S)

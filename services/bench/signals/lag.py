@@ -36,8 +36,8 @@ from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.runtime import logging_setup
 from services.runtime.health import Health
 from services.sampler.loop import Sampler, WallClock
-from services.sampler.source_factory import source_of
-from services.tools.check.advice import Lag, lag_of
+from services.sampler.source import Lag
+from services.sampler.source_factory import open_source, source_class
 
 _S = 10**9
 _HERTZ = 250
@@ -203,8 +203,8 @@ async def _watch(signal: Signal, note: Callable[[Seen], None]) -> None:
         violated = None if observation.missing else observation.violated
         note(Seen(time.time_ns(), violated, observation.missing))
 
-    with source_of(config) as source:
-        await Sampler(config, source, put, Health(), WallClock()).run()
+    with open_source(config) as source:
+        await Sampler(config, source.measure, put, Health(), WallClock()).run()
 
 
 def figures(signal: Signal, steps: Sequence[Step], seen: Sequence[Seen]) -> Figures:
@@ -218,7 +218,7 @@ def figures(signal: Signal, steps: Sequence[Step], seen: Sequence[Seen]) -> Figu
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return Figures(period, window, appears, vanishes, len(steps), dict(blind), lag_of(signal))
+    return Figures(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
 
 
 def _first(seen: Sequence[Seen], since: int, until: int | None, *, violated: bool) -> int | None:

@@ -15,9 +15,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 from msgspec import Struct
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from services.actuator.ownership import KEY
-from services.bus.connection import Link, Msg
+from services.bus.connection import Connection, Msg
 from services.kube.objects import BANDWIDTH
 
 _ANSWER_S = 5
@@ -42,7 +42,7 @@ class Took(Struct, frozen=True):
 class Hops:
     """Two hops in a row."""
 
-    def __init__(self, first: Link, name: str, bodies: tuple[bytes, bytes]) -> None:
+    def __init__(self, first: Connection, name: str, bodies: tuple[bytes, bytes]) -> None:
         """See ``joined``."""
         self._first = first
         self._name = name
@@ -51,11 +51,11 @@ class Hops:
 
     @classmethod
     @asynccontextmanager
-    async def joined(cls, settings: Settings, name: str, bodies: tuple[bytes, bytes]) -> AsyncIterator["Hops"]:
+    async def joined(cls, settings: BusConfig, name: str, bodies: tuple[bytes, bytes]) -> AsyncIterator["Hops"]:
         """Set streams up whose names begin with ``name``; ``bodies`` are what the two messages say."""
         async with AsyncExitStack() as stack:
             first, second, third = [
-                await stack.enter_async_context(Link.opened(settings, f"{name}-{number}")) for number in range(3)
+                await stack.enter_async_context(Connection.open(settings, f"{name}-{number}")) for number in range(3)
             ]
             hops = cls(first, name, bodies)
             sending: set[asyncio.Task[None]] = set()
@@ -66,8 +66,8 @@ class Hops:
                     sending.add(task)
                     task.add_done_callback(sending.discard)
 
-            for hop, link, take in (("first", second, pass_on), ("second", third, hops._take)):
-                await _delivered(stack, link, (name, hop), take)
+            for hop, connection, take in (("first", second, pass_on), ("second", third, hops._take)):
+                await _delivered(stack, connection, (name, hop), take)
             yield hops
 
     def _take(self, message: Msg | Exception) -> None:
@@ -85,7 +85,7 @@ class Hops:
 
 
 async def _delivered(
-    stack: AsyncExitStack, link: Link, named: tuple[str, str], take: Callable[[Msg | Exception], None]
+    stack: AsyncExitStack, connection: Connection, named: tuple[str, str], take: Callable[[Msg | Exception], None]
 ) -> None:
     stream, subject = "_".join(named).upper(), ".".join(named)
     wanted: dict[str, object] = {"name": stream, "subjects": [subject], "storage": "file", "max_bytes": _KEPT}
@@ -93,15 +93,17 @@ async def _delivered(
         "stream_name": stream,
         "config": {"name": "bare", "ack_policy": "none", "mem_storage": True},
     }
-    await _must(link, f"STREAM.CREATE.{stream}", wanted)
-    await _must(link, f"CONSUMER.CREATE.{stream}.bare", reader)
-    ask = await stack.enter_async_context(link.asking(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take))
+    await _must(connection, f"STREAM.CREATE.{stream}", wanted)
+    await _must(connection, f"CONSUMER.CREATE.{stream}.bare", reader)
+    ask = await stack.enter_async_context(
+        connection.subscribe_replies(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take)
+    )
     # One request for everything that will come: none is on its way while a round is measured.
     await ask(json.dumps({"batch": 1_000_000, "expires": 3600 * 10**9}).encode())
 
 
-async def _must(link: Link, what: str, request: dict[str, object]) -> None:
-    answer = json.loads(await link.ask(f"$JS.API.{what}", json.dumps(request).encode(), _ANSWER_S))
+async def _must(connection: Connection, what: str, request: dict[str, object]) -> None:
+    answer = json.loads(await connection.request(f"$JS.API.{what}", json.dumps(request).encode(), _ANSWER_S))
     if "error" in answer:
         raise RuntimeError(f"{what}: {answer['error']}")
 

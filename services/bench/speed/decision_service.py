@@ -13,8 +13,7 @@ from pathlib import Path
 
 import click
 
-from schemas.config import Bus as Settings
-from schemas.config import Config, Listen
+from schemas.config import BusConfig, Config, Listen
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Sample
 from schemas.units import Rate
@@ -117,14 +116,14 @@ class Stage:
 @asynccontextmanager
 async def _staged(domains: int) -> AsyncIterator[Stage]:
     async with Processes() as processes:
-        settings = Settings(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
+        settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
         config = Config(
             domains=tuple(_domain(number) for number in range(domains)),
             bus=settings,
             listen=Listen("127.0.0.1", decision=free_ports(1)[0]),
             log="error",
         )
-        async with Bus.connected(settings, "bench", lambda _: None) as bus:
+        async with Bus.connect(settings, "bench", lambda _: None) as bus:
             await bus.ensure_streams()
             yield Stage(config, bus, processes)
 

@@ -20,8 +20,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from schemas.config import Bus as Settings
-from schemas.config import Config, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Listen, Scrape, Signal
 from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import Action, CriticalMeasure, Decision, M, Sample, decode, encode
 from schemas.units import Duration, Rate
@@ -30,7 +29,7 @@ from services.bench.signals.lag import Steps
 from services.bench.speed.baseline_hops import Hops, Patches, Took
 from services.bench.speed.kube_apis import ASSETS, Api, start_emulator, start_real
 from services.bus.bus import Bus
-from services.bus.envelope import SAMPLE_SEQ, Raw
+from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import SERVICES, free_ports, program, start_nats, written
 from services.plant.harness.processes import Processes
@@ -97,7 +96,9 @@ class Line:
         return Round(raw.published - began, action.applied - raw.published)
 
 
-async def _next(messages: AsyncGenerator[Raw, None], kind: type[M], fits: Callable[[Raw, M], bool]) -> tuple[Raw, M]:
+async def _next(
+    messages: AsyncGenerator[RawMessage, None], kind: type[M], fits: Callable[[RawMessage, M], bool]
+) -> tuple[RawMessage, M]:
     async with asyncio.timeout(_PATIENCE_S):
         async for raw in messages:
             message = decode(kind, raw.body)
@@ -129,7 +130,7 @@ def _configuration(nats: str, api: Api, page: str) -> Config:
     )
     return Config(
         domains=(*(_domain(pods) for pods in SIZES), sensed),
-        bus=Settings(servers=(nats,), keep_bytes=40 * 1024 * 1024),
+        bus=BusConfig(servers=(nats,), keep_bytes=40 * 1024 * 1024),
         signal=Signal(
             period=Duration(_PERIOD), window=Duration(2 * _PERIOD), timeout=Duration(_S), scrape=Scrape((page,))
         ),
@@ -147,7 +148,7 @@ async def measured(start_api: Callable[[Processes], Awaitable[Api]], rounds: int
         nats, api = await start_nats(processes), await start_api(processes)
         page = stack.enter_context(MetricsPage([Steps((), time.time_ns())]))
         config = _configuration(nats, api, page.url)
-        bus = await stack.enter_async_context(Bus.connected(config.bus, "bench", lambda _: None))
+        bus = await stack.enter_async_context(Bus.connect(config.bus, "bench", lambda _: None))
         await bus.ensure_streams()
         client = await stack.enter_async_context(api.client())
         lines = []
@@ -167,7 +168,7 @@ async def measured(start_api: Callable[[Processes], Awaitable[Api]], rounds: int
 
 
 async def _bare(
-    stack: AsyncExitStack, settings: Settings, pods: int, patches: Patches
+    stack: AsyncExitStack, settings: BusConfig, pods: int, patches: Patches
 ) -> Callable[[], Awaitable[Took]]:
     sample = _sample(_domain(pods), time.time_ns(), 0.001)
     # A decision is about twice as long as its sample.

@@ -25,11 +25,11 @@ from schemas.exporter import Relay
 from services.bench.goals import show
 from services.bench.speed.flow_server import messages
 from services.common.histogram import BOUNDS, quantile
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import LATENCY, Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.observer_pb2 import GetFlowsResponse
-from services.exporter.pairing import Pairing
+from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import open_stream
 
 _CRITICAL = ["factory/robot-control"]
@@ -80,13 +80,13 @@ _GOALS = {
 }
 
 
-def _follower(address: str) -> tuple[Follower, Latencies]:
-    latencies = Latencies(_CRITICAL, BOUNDS, 50, CollectorRegistry())
-    follower = Follower(
+def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
+    latencies = LatencyMetrics(_CRITICAL, BOUNDS, 50, CollectorRegistry())
+    follower = FlowFollower(
         partial(open_stream, Relay(address=address)),
-        partial(request, _CRITICAL, [], ()),
-        Reader(_CRITICAL, [], ()),
-        Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024),
+        partial(build_request, _CRITICAL, [], ()),
+        FlowReader(_CRITICAL, [], ()),
+        PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024),
         latencies,
         600 * _S,
     )
@@ -95,15 +95,15 @@ def _follower(address: str) -> tuple[Follower, Latencies]:
 
 def pairing_alone(flows: int) -> dict[str, float]:
     """Only the pairing, on flows that were read before."""
-    reader = Reader(_CRITICAL, [], ())
-    read = [reader.flow(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
-    pairing = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    reader = FlowReader(_CRITICAL, [], ())
+    read = [reader.read(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
+    pairing = PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024)
     now, step = time.monotonic_ns(), pairing.step
     began = time.process_time()
     pairs = sum(step(flow, now) is not None for flow in read)
     took = time.process_time() - began
     assert pairs == flows // 2, "every handshake is a pair"
-    single = Pairing(5 * _S, _S, 100_000, 48 * 1024 * 1024)
+    single = PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024)
     return {
         "pairing alone, flows/s a core": flows / took,
         "pairing alone, p99 us a flow": _p99(lambda flow: single.step(flow, now), read),
@@ -114,16 +114,16 @@ def all_stations(flows: int) -> dict[str, float]:
     """From an encoded message to the histogram, without a network."""
     bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
     follower, latencies = _follower("")
-    now, take, read = time.monotonic_ns(), follower.take, GetFlowsResponse.FromString
+    now, process, read = time.monotonic_ns(), follower.process, GetFlowsResponse.FromString
     began = time.process_time()
     for body in bodies:
-        take(read(body), now)
+        process(read(body), now)
     took = time.process_time() - began
     assert latencies.observations[_CRITICAL[0]] == flows // 2, "every handshake is observed"
     single, _ = _follower("")
     return {
         "message to histogram, flows/s a core": flows / took,
-        "message to histogram, p99 us a flow": _p99(lambda body: single.take(read(body), now), bodies),
+        "message to histogram, p99 us a flow": _p99(lambda body: single.process(read(body), now), bodies),
     }
 
 

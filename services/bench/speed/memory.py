@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from schemas.config import Bus as Settings
-from schemas.config import Config, Kubernetes, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision, Sample, State, TargetDecision
 from schemas.units import Duration, Rate
@@ -52,9 +51,9 @@ def command(messages: int, path: Path | None) -> None:
 
 
 @asynccontextmanager
-async def _on_bus(processes: Processes) -> AsyncIterator[tuple[Settings, Bus]]:
-    settings = Settings(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
-    async with Bus.connected(settings, "bench", lambda _: None) as bus:
+async def _on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
+    settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
+    async with Bus.connect(settings, "bench", lambda _: None) as bus:
         await bus.ensure_streams()
         yield settings, bus
 
@@ -73,7 +72,7 @@ async def _started(processes: Processes, name: str, config: Config, *conditions:
 async def _until(bus: Bus, last: int) -> int:
     """Wait until the samples' stream has come to a sequence; gives the last one."""
     async with asyncio.timeout(_PATIENCE_S):
-        while (stream := await bus.stream(Sample)) is None or stream.last < last:  # noqa: ASYNC110 - another process's doing
+        while (stream := await bus.stream_info(Sample)) is None or stream.last < last:  # noqa: ASYNC110 - another process's doing
             await asyncio.sleep(0.2)
     return stream.last
 
@@ -144,7 +143,7 @@ async def _reported(bus: Bus, decision: Decision) -> None:
     """Wait until a decision was put in force, and so all before it were dealt with."""
     subject = bus.subjects.action(decision.domain, decision.targets[0].target)
     async with asyncio.timeout(_PATIENCE_S):
-        while (action := await bus.last(Action, subject)) is None or action.message.decision != decision.id:  # noqa: ASYNC110 - as above
+        while (action := await bus.get_last(Action, subject)) is None or action.message.decision != decision.id:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.1)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import msgspec
 
-from schemas.config import Bus, Config
+from schemas.config import BusConfig, Config
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Sample, State, TargetMeasure, encode
 from schemas.units import Rate
@@ -184,7 +184,7 @@ def through_bus(home: Path) -> dict[str, float]:
 
 
 async def _replayed(reader: Reader, url: str) -> tuple[dict[str, Tally], float]:
-    async with served(reader.header, Bus(servers=(url,))) as settings:
+    async with served(reader.header, BusConfig(servers=(url,))) as settings:
         began = time.monotonic()
         return await on_bus.replay(reader, settings, None, _silent), time.monotonic() - began
 

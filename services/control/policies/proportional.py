@@ -5,7 +5,7 @@
 
 with r the worst ratio of jitter or P95 to its SLO, t the signal period in seconds, and ``k_up`` far
 below ``k_down``.  A loss cuts by ``cut_max``.  One violation cuts once: until a window begins after the
-cut, the measurement still shows the traffic from before it, and says nothing new.
+cut, the measurement still shows the traffic from before it.
 
 This is the asymmetric proportional controller that the robot factory started from.  It does not remember
 at which load the link saturates.

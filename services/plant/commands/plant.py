@@ -22,7 +22,7 @@ from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.score import is_bad
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
-from services.runtime import lifecycle
+from services.runtime import service
 
 _LOOK_S = 5.0
 
@@ -81,6 +81,6 @@ async def _report(plant: RealtimePlant, domain: Domain) -> None:
 def command(host: str, api_port: int, metrics_port: int, name: str, seed: int) -> None:
     """Serve a simulated factory and an emulated Kubernetes API to services that run elsewhere."""
     try:
-        lifecycle.run(serve(SCENARIOS[name], seed, host, api_port, metrics_port))
+        service.run(serve(SCENARIOS[name], seed, host, api_port, metrics_port))
     except OSError as error:
         raise click.ClickException(f"ports {api_port} and {metrics_port} of {host}: {error.strerror}") from None

@@ -179,7 +179,7 @@ async def _heard(config: Config, controlled: Sequence[Run]) -> AsyncIterator[Non
             async for received in messages:
                 runs[received.message.domain].action = received.message
 
-    async with Bus.connected(config.bus, "demo", lambda _: None) as bus:
+    async with Bus.connect(config.bus, "demo", lambda _: None) as bus:
         tasks = [asyncio.create_task(decisions(bus)), asyncio.create_task(actions(bus))]
         try:
             yield

@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 import yaml
 
-from schemas.config import Bus, Config, Kubernetes, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.plant.harness.processes import Processes
@@ -66,7 +66,7 @@ async def start_nats(processes: Processes) -> str:
 def configuration(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
     """What the three services read: these addresses, free ports for their health pages."""
     listen = Listen("127.0.0.1", *free_ports(3))
-    bus = Bus(servers=(nats,), keep_bytes=64 * 1024 * 1024)
+    bus = BusConfig(servers=(nats,), keep_bytes=64 * 1024 * 1024)
     return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
 
 

@@ -1,16 +1,10 @@
 """The emulator's label and field selectors, as they stand in a query string."""
 
-import re
 from collections.abc import Callable, Mapping
 
+from services.kube.selectors import parse_selector
 from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.store import Tree
-
-Test = Callable[[Mapping[str, str]], bool]
-
-_SET = re.compile(r"(\S+)\s+(in|notin)\s+\(([^)]*)\)")
-_EQUAL = re.compile(r"([^=!\s]+)\s*(==|=|!=)\s*(\S*)")
-_WORD = re.compile(r"(!?)([^=!\s()]+)")
 
 
 def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:
@@ -19,12 +13,16 @@ def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:
     Raises:
         StatusError: a selector cannot be read.
     """
-    labels = [_requirement(part) for part in _parts(params.get("labelSelector", ""))]
-    fields = [_requirement(part) for part in _parts(params.get("fieldSelector", ""))]
+    try:
+        labels, fields = (parse_selector(params.get(key, "")) for key in ("labelSelector", "fieldSelector"))
+    except ValueError as error:
+        raise StatusError(400, "BadRequest", str(error)) from None
 
     def matches(tree: Tree) -> bool:
         own = tree["metadata"].get("labels") or {}
-        return all(test(own) for test in labels) and (not fields or all(test(_fields(tree)) for test in fields))
+        return all(one.matches(own) for one in labels) and (
+            not fields or all(one.matches(_fields(tree)) for one in fields)
+        )
 
     return matches
 
@@ -38,25 +36,3 @@ def _fields(tree: Tree) -> dict[str, str]:
         "involvedObject.name": (tree.get("involvedObject") or {}).get("name", ""),
         "involvedObject.uid": (tree.get("involvedObject") or {}).get("uid", ""),
     }
-
-
-def _parts(selector: str) -> list[str]:
-    """Split at commas that stand outside of parentheses."""
-    return [part.strip() for part in re.split(r",(?![^(]*\))", selector) if part.strip()]
-
-
-def _requirement(part: str) -> Test:
-    if match := _SET.fullmatch(part):
-        name, operator, values = match[1], match[2], {value.strip() for value in match[3].split(",")}
-        if operator == "in":
-            return lambda labels: labels.get(name) in values
-        return lambda labels: labels.get(name) not in values
-    if match := _EQUAL.fullmatch(part):
-        name, operator, value = match[1], match[2], match[3]
-        if operator == "!=":
-            return lambda labels: labels.get(name) != value
-        return lambda labels: labels.get(name) == value
-    if match := _WORD.fullmatch(part):
-        absent, name = match[1], match[2]
-        return lambda labels: (name not in labels) if absent else (name in labels)
-    raise StatusError(400, "BadRequest", f"unable to parse requirement: {part!r}")

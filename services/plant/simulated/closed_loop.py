@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure
-from services.common.histogram import increase, latency, quantile
+from services.common.histogram import increase, quantile, summarize
 from services.control import Controller
 from services.plant.interface import BUCKETS, Counters, Second
 from services.plant.reaction_time import Reaction, ReactionTimer
@@ -205,7 +205,7 @@ class _Loop:
         critical = []
         for one in self._domain.critical:
             was, now = old.latency[one.key], new.latency[one.key]
-            seen = latency(BUCKETS, increase(was.counts, now.counts))
+            seen = summarize(BUCKETS, increase(was.counts, now.counts))
             last = increase(inside[-2][1].latency[one.key].counts, now.counts)
             critical.append(
                 CriticalMeasure(

@@ -1,8 +1,8 @@
-"""What Prometheus is asked: one PromQL text per figure, for all workloads of all domains at once.
+"""The PromQL queries: one per figure, for all workloads of all domains at once.
 
-A text in ``signal.prometheus.queries`` takes the place of the one below.  It may use the same
-placeholders (a plain dollar sign is written ``$$``), and must keep the labels that ``$by`` names,
-throughput those that the throughput counter names.
+A text in ``signal.prometheus.queries`` replaces the default below.  It may use the same placeholders (a
+plain dollar sign is written ``$$``), and must keep the labels that ``$by`` names; ``throughput`` must keep
+those that tell workloads apart.
 """
 
 import re
@@ -25,15 +25,14 @@ DEFAULTS: dict[Figure, str] = {
 }
 """``scraped`` is when each workload was last scraped, Unix seconds; throughput is in bytes a second."""
 
-_NEEDED: tuple[Figure, ...] = ("jitter", "p95", "observations")
+_REQUIRED: tuple[Figure, ...] = ("jitter", "p95", "observations")
 
 
-def queries_of(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
-    """The queries that this signal asks; a figure that nothing measures has none.
+def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
+    """The PromQL of each figure; a figure that nothing measures has none.
 
     Raises:
-        ValueError: a text has a placeholder that there is none for, or a figure that no sample can
-            do without is switched off; names the figure.
+        ValueError: a text has an unknown placeholder, or a required figure is switched off; names the figure.
     """
     names = workloads.names
     texts: dict[Figure, str] = {**DEFAULTS, **signal.prometheus.queries}
@@ -41,44 +40,37 @@ def queries_of(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
         texts["lost"] = ""
     if not names.throughput and "throughput" not in signal.prometheus.queries:
         texts["throughput"] = ""
+    # Only the critical workloads' series: a cluster may have thousands of others.
+    keys = [key.partition("/") for key in workloads.critical]
+    matchers = [f"{label}={_quote(value)}" for label, value in names.matchers.items()]
+    if names.namespace:
+        matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
+    matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
     values = {
         "metric": names.metric,
         "lost": names.lost,
         "throughput": names.throughput,
         "window": f"{signal.window // 1_000_000}ms",
         "by": ", ".join(filter(None, (names.namespace, names.workload))),
-        "select": _select(workloads),
-        "senders": _matcher("namespace", (key.partition("/")[0] for key in workloads.senders)),
+        "select": ",".join(matchers),
+        "senders": _match_any("namespace", (key.partition("/")[0] for key in workloads.senders)),
     }
-    for figure in _NEEDED:
-        if not texts[figure]:
+    queries: dict[Figure, str] = {}
+    for figure, text in texts.items():
+        if not text and figure in _REQUIRED:
             raise ValueError(f"query {figure!r}: cannot be empty, no sample can do without it")
-    return {figure: _fill(figure, text, values) for figure, text in texts.items() if text}
+        try:
+            queries[figure] = Template(text).substitute(values)
+        except (KeyError, ValueError) as error:
+            known = ", ".join(f"${name}" for name in values)
+            raise ValueError(f"query {figure!r}: unknown placeholder: {error}; there are {known}") from None
+    return {figure: query for figure, query in queries.items() if query}
 
 
-def _fill(figure: Figure, text: str, values: dict[str, str]) -> str:
-    try:
-        return Template(text).substitute(values)
-    except (KeyError, ValueError) as error:
-        known = ", ".join(f"${name}" for name in values)
-        raise ValueError(f"query {figure!r}: unknown placeholder: {error}; there are {known}") from None
+def _match_any(label: str, values: Iterable[str]) -> str:
+    return f"{label}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
 
 
-def _select(workloads: Workloads) -> str:
-    """Only the series of the critical workloads: elsewhere in the cluster there may be thousands."""
-    names = workloads.names
-    keys = [key.partition("/") for key in workloads.critical]
-    matchers = [f"{label}={_quoted(value)}" for label, value in names.matchers.items()]
-    if names.namespace:
-        matchers.append(_matcher(names.namespace, (namespace for namespace, _, _ in keys)))
-    matchers.append(_matcher(names.workload, (name for _, _, name in keys)))
-    return ",".join(matchers)
-
-
-def _matcher(label: str, values: Iterable[str]) -> str:
-    return f"{label}=~{_quoted('|'.join(re.escape(value) for value in sorted(set(values))))}"
-
-
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -1,11 +1,10 @@
 """Reads an exporter's page in the Prometheus text format, and keeps only what a sample needs.
 
-A page is read several times a second and hardly changes but for its numbers.  So what a line's name
-and labels mean is worked out once, by prometheus_client's parser, and remembered by their bytes.
+A page is read several times a second, and little but its numbers changes.  So a line's name and labels are
+parsed once, by prometheus_client, and cached by their bytes.
 """
 
 import re
-from collections.abc import Mapping
 from math import inf, isnan, nan
 from typing import Literal, NamedTuple
 
@@ -14,15 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.sampler.workloads import Workloads
 
 _LE = re.compile(rb'[{,]le="([0-9A-Za-z.+-]*)"')
-"""A bucket's bound: inside another label's value the quotation mark would stand behind a backslash."""
+"""A bucket's bound.  Inside another label's value a backslash would precede the quotation mark."""
 
-Kind = Literal["latency", "lost", "sent"]
+SeriesKind = Literal["latency", "lost", "throughput"]
 
 
-class Series(NamedTuple):
+class CounterSeries(NamedTuple):
     """One series of counters: a histogram's buckets together, or one counter."""
 
-    kind: Kind
+    kind: SeriesKind
     workload: str
     """``namespace/workload``."""
     labels: tuple[tuple[str, str], ...]
@@ -30,45 +29,45 @@ class Series(NamedTuple):
     """A histogram's finite bounds, ascending."""
 
 
-class Page(NamedTuple):
-    """What one page says."""
+class ScrapedPage(NamedTuple):
+    """The counters of one page."""
 
-    counters: dict[Series, tuple[float, ...]]
+    counters: dict[CounterSeries, tuple[float, ...]]
     """One number of a counter; of a histogram the cumulative buckets, ``+Inf`` last."""
-    stamps: dict[Series, int]
-    """When bytes were counted, Unix ms, where the page says so itself: cAdvisor counts less often than it is asked."""
+    stamps: dict[CounterSeries, int]
+    """When bytes were counted, Unix ms, where the page says so: cAdvisor counts less often than it is scraped."""
     faults: dict[str, str]
-    """By workload: why its series cannot be used."""
+    """Why its series cannot be used, by workload."""
 
 
 class MalformedPage(ValueError):
     """The page is not in the text format; says where and why."""
 
 
-class _Line(NamedTuple):
-    series: Series
+class _KnownLine(NamedTuple):
+    series: CounterSeries
     bound: float | None
-    """Of a histogram's bucket."""
+    """Of a histogram's bucket; None for a counter."""
 
 
 class PageReader:
     """Reads the pages of one exporter."""
 
     def __init__(self, workloads: Workloads) -> None:
-        """Read for these workloads; all other series are passed over."""
+        """Read the series of these workloads and skip all others."""
         names = workloads.names
         self._workloads = workloads
-        self._kinds: dict[bytes, Kind] = {f"{names.metric}_bucket{{".encode(): "latency"}
+        self._kinds: dict[bytes, SeriesKind] = {f"{names.metric}_bucket{{".encode(): "latency"}
         if names.lost:
             self._kinds[f"{names.lost}{{".encode()] = "lost"
         if names.throughput:
-            self._kinds[f"{names.throughput}{{".encode()] = "sent"
-        # Of a page that is megabytes long only these lines are ever copied.
+            self._kinds[f"{names.throughput}{{".encode()] = "throughput"
+        # Only these lines of a page, which may be megabytes long, are ever copied.
         self._wanted = re.compile(rb"^(?:%s)[^\n]*" % b"|".join(map(re.escape, self._kinds)), re.MULTILINE)
-        self._known: dict[bytes, _Line | None] = {}
-        self._histograms: dict[bytes, Series | None] = {}
+        self._known: dict[bytes, _KnownLine | None] = {}
+        self._histograms: dict[bytes, CounterSeries | None] = {}
 
-    def read(self, text: bytes) -> Page:
+    def read(self, text: bytes) -> ScrapedPage:
         """Read one page.
 
         Raises:
@@ -78,85 +77,71 @@ class PageReader:
             raise MalformedPage("the page does not end with a line feed: it was cut off")
         lines = self._wanted.findall(text)
         if len(self._known) > 4 * len(lines) + 1000:
-            # Pods come and go; what is still there is learned again.
+            # Pods come and go: drop the cache, and parse anew what is still there.
             self._known.clear()
             self._histograms.clear()
-        histograms: dict[Series, dict[float, float]] = {}
-        page = Page({}, {}, {})
+        histograms: dict[CounterSeries, dict[float, float]] = {}
+        page = ScrapedPage({}, {}, {})
         for line in lines:
-            self._take(line, page, histograms)
+            name, brace, rest = line.rpartition(b"}")
+            if not brace:
+                raise MalformedPage(f"not in the text format (labels without an end): {line.decode(errors='replace')}")
+            if name not in self._known:
+                self._known[name] = self._parse_name(name + brace)
+            known = self._known[name]
+            if known is None:
+                continue
+            value, stamp = _parse_numbers(line, rest)
+            if stamp is not None and known.series.kind == "throughput":
+                page.stamps[known.series] = stamp
+            if known.bound is None:
+                page.counters[known.series] = (value,)
+            else:
+                histograms.setdefault(known.series, {})[known.bound] = value
         for series, buckets in histograms.items():
-            _close(series, buckets, page)
+            _add_histogram(page, series, buckets)
         return page
 
-    def _take(self, line: bytes, page: Page, histograms: dict[Series, dict[float, float]]) -> None:
-        name, brace, rest = line.rpartition(b"}")
-        if not brace:
-            raise MalformedPage(f"not in the text format (labels without an end): {line.decode(errors='replace')}")
-        if name not in self._known:
-            self._known[name] = self._learn(name + brace)
-        known = self._known[name]
-        if known is None:
-            return
-        value, stamp = _numbers(line, rest)
-        if stamp is not None and known.series.kind == "sent":
-            page.stamps[known.series] = stamp
-        if known.bound is None:
-            page.counters[known.series] = (value,)
-        else:
-            histograms.setdefault(known.series, {})[known.bound] = value
-
-    def _learn(self, name: bytes) -> _Line | None:
+    def _parse_name(self, name: bytes) -> _KnownLine | None:
+        """Find the series of a line by its name and labels; None where it belongs to no configured workload."""
         kind = next(kind for prefix, kind in self._kinds.items() if name.startswith(prefix))
         if kind != "latency":
-            series = self._series_of(kind, _labels(name))
-            return None if series is None else _Line(series, None)
+            series = self._find_series(kind, name)
+            return None if series is None else _KnownLine(series, None)
         bucket = _LE.search(name)
-        # The buckets of one histogram differ in their bounds alone: its labels are read once.
+        # The buckets of one histogram differ in their bounds alone: parse its labels once.
         whole = name if bucket is None else name[: bucket.start(1)] + b"0" + name[bucket.end(1) :]
         if whole not in self._histograms:
-            self._histograms[whole] = self._series_of(kind, _labels(whole))
+            self._histograms[whole] = self._find_series(kind, whole)
         histogram = self._histograms[whole]
         if histogram is None:
             return None
-        return _Line(histogram, _bound("" if bucket is None else bucket[1].decode(), name))
+        text = "" if bucket is None else bucket[1].decode()
+        try:
+            bound = float(text)
+        except ValueError:
+            bound = nan
+        if isnan(bound):
+            raise MalformedPage(f"bucket with the bound {text!r}: {name.decode(errors='replace')}")
+        return _KnownLine(histogram, bound)
 
-    def _series_of(self, kind: Kind, labels: dict[str, str]) -> Series | None:
-        if kind == "sent":
-            key = self._workloads.sender_of(labels)
+    def _find_series(self, kind: SeriesKind, name: bytes) -> CounterSeries | None:
+        try:
+            families = list(text_string_to_metric_families(name.decode() + " 0\n"))
+            labels: dict[str, str] = dict(families[0].samples[0].labels)
+        except (ValueError, IndexError, KeyError) as error:
+            raise MalformedPage(f"not in the text format ({error}): {name.decode(errors='replace')}") from None
+        if kind == "throughput":
+            key = self._workloads.find_sender(labels)
         else:
-            key = self._workloads.critical_of(labels) if self._workloads.matches(labels) else None
+            key = self._workloads.find_critical(labels) if self._workloads.has_matchers(labels) else None
         if key is None:
             return None
         labels.pop("le", None)
-        return Series(kind, key, tuple(sorted(labels.items())))
+        return CounterSeries(kind, key, tuple(sorted(labels.items())))
 
 
-def _labels(name: bytes) -> dict[str, str]:
-    """The labels of one series as prometheus_client reads them.
-
-    Raises:
-        MalformedPage: it cannot.
-    """
-    try:
-        families = list(text_string_to_metric_families(name.decode() + " 0\n"))
-        labels: Mapping[str, str] = families[0].samples[0].labels
-    except (ValueError, IndexError, KeyError) as error:
-        raise MalformedPage(f"not in the text format ({error}): {name.decode(errors='replace')}") from None
-    return dict(labels)
-
-
-def _bound(text: str, name: bytes) -> float:
-    try:
-        bound = float(text)
-    except ValueError:
-        bound = nan
-    if isnan(bound):
-        raise MalformedPage(f"bucket with the bound {text!r}: {name.decode(errors='replace')}")
-    return bound
-
-
-def _numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
+def _parse_numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
     number, *stamp = rest.split() or [b""]
     try:
         value, stamps = float(number), [int(part) for part in stamp]
@@ -167,14 +152,12 @@ def _numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
     return value, stamps[0] if stamps else None
 
 
-def _close(series: Series, buckets: dict[float, float], page: Page) -> None:
-    """Put a histogram's buckets in order, and see whether they make a histogram."""
-    ordered = sorted(buckets.items())
-    bounds = tuple(bound for bound, _ in ordered)
+def _add_histogram(page: ScrapedPage, series: CounterSeries, buckets: dict[float, float]) -> None:
+    """Add a histogram with its buckets in order, or the reason why they are not usable."""
+    bounds = sorted(buckets)
     if bounds[-1] != inf:
         page.faults[series.workload] = "histogram without a +Inf bucket"
     elif len(bounds) < 2:
         page.faults[series.workload] = "histogram without a finite bucket"
     else:
-        whole = series._replace(bounds=bounds[:-1])
-        page.counters[whole] = tuple(count for _, count in ordered)
+        page.counters[series._replace(bounds=tuple(bounds[:-1]))] = tuple(buckets[bound] for bound in bounds)

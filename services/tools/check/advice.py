@@ -2,36 +2,14 @@
 
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from schemas.config import Config, Signal
 from schemas.domain import Domain
-from services.exporter.coverage import coarse_preset, what_to_switch_on
-from services.sampler.workloads import names_of
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Finding
+from services.tools.check.signal_advice import explain_coarse_buckets, suggest_probes
 
 _LONG_WINDOW_S = 5.0
 _FEW = 50
-
-
-class Lag(Struct, frozen=True):
-    """How late a step in latency shows, at most, in seconds."""
-
-    appears: float
-    """Until the first sample whose P95 shows a rise."""
-    vanishes: float
-    """Until the first sample whose P95 shows that it is over: the cut that cured it looks vain for so long."""
-
-
-def lag_of(signal: Signal) -> Lag:
-    """What the window, the period and the scrape interval add up to, with latencies spread evenly over time.
-
-    P95 rises once more than 5 % of the window's latencies are high, and falls once fewer are.
-    """
-    wait = signal.period.seconds
-    if signal.source == "prometheus":
-        wait += signal.prometheus.scrape_interval.seconds
-    return Lag(0.05 * signal.window.seconds + wait, 0.95 * signal.window.seconds + wait)
 
 
 def advice(config: Config, *, seen: bool) -> list[Finding]:
@@ -43,33 +21,24 @@ def advice(config: Config, *, seen: bool) -> list[Finding]:
     """
     found = [*_of_signal(config.signal)]
     if not seen:
-        found += [Finding("warning", "exporter", text) for text in what_to_switch_on(config)]
-        found += [Finding("warning", "buckets", text) for text in coarse_preset(config)]
+        found += [Finding("warning", "exporter", text) for text in suggest_probes(config)]
+        found += [Finding("warning", "buckets", text) for text in explain_coarse_buckets(config)]
     for domain in config.domains:
         found += _of_domain(domain, config.signal)
     return found
 
 
 def _of_signal(signal: Signal) -> Iterator[Finding]:
-    names, lag = names_of(signal), lag_of(signal)
+    source = source_class(signal.source)
     if signal.window.seconds > _LONG_WINDOW_S:
         yield Finding(
             "warning",
             "signal.window",
-            f"over {signal.window} an end of a violation shows up to {lag.vanishes:.1f} s late, and limits stay low "
-            "for so long: 1s to 3s is better where that gives enough observations",
+            f"over {signal.window} an end of a violation shows up to {source.lag(signal).vanishes:.1f} s late, and "
+            "limits stay low for so long: 1s to 3s is better where that gives enough observations",
         )
-    if signal.source == "prometheus" and signal.prometheus.scrape_interval.seconds > _LONG_WINDOW_S:
-        yield Finding(
-            "warning",
-            "signal.prometheus.scrape_interval",
-            f"at {signal.prometheus.scrape_interval} a violation can go unseen for {lag.appears:.1f} s: scrape the "
-            "exporter every second, or let the sampler do it (signal.source: scrape)",
-        )
-    if not names.lost and "lost" not in signal.prometheus.queries:
-        yield Finding("warning", "signal.lost", "nothing measures loss: a lost packet is not seen as a violation")
-    if not names.throughput and "throughput" not in signal.prometheus.queries:
-        yield Finding("warning", "signal.throughput", "nothing measures throughput: policies work in a reduced form")
+    for where, text in source.warnings(signal):
+        yield Finding("warning", where, text)
 
 
 def _of_domain(domain: Domain, signal: Signal) -> Iterator[Finding]:

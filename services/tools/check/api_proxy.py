@@ -15,8 +15,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from schemas.config import Config
-from services.kube.client import Cluster, ClusterError
-from services.kube.objects import Gone, Refused, Unavailable
+from services.kube.client import KubeClient, KubeConfigError
+from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_reader import service_of
 
 
@@ -26,19 +27,16 @@ async def reachable(config: Config) -> AsyncIterator[Config]:
     signal = config.signal
     async with AsyncExitStack() as stack:
         try:
-            api = await stack.enter_async_context(Cluster.connected(config.kubernetes))
-        except ClusterError:
+            api = await stack.enter_async_context(KubeClient.connect(config.kubernetes))
+        except KubeConfigError:
             yield config
             return
-        if signal.source == "prometheus":
-            (url,) = await _opened(stack, api, [signal.prometheus.url])
-            signal = replace(signal, prometheus=replace(signal.prometheus, url=url))
-        else:
-            signal = replace(signal, scrape=replace(signal.scrape, urls=await _opened(stack, api, signal.scrape.urls)))
-        yield replace(config, signal=signal)
+        source = source_class(signal.source)
+        urls = await _opened(stack, api, source.addresses(signal))
+        yield replace(config, signal=source.with_addresses(signal, urls))
 
 
-async def _opened(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]) -> tuple[str, ...]:
+async def _opened(stack: AsyncExitStack, api: KubeClient, urls: Sequence[str]) -> tuple[str, ...]:
     found = []
     for url in urls:
         parts = urlsplit(url)
@@ -49,7 +47,7 @@ async def _opened(stack: AsyncExitStack, api: Cluster, urls: Sequence[str]) -> t
     return tuple(found)
 
 
-async def _needs_help(api: Cluster, url: str, parts: SplitResult) -> bool:
+async def _needs_help(api: KubeClient, url: str, parts: SplitResult) -> bool:
     service = service_of(url)
     if service is None:
         return False
@@ -58,8 +56,8 @@ async def _needs_help(api: Cluster, url: str, parts: SplitResult) -> bool:
     except socket.gaierror:
         namespace, _, name = service.partition("/")
         try:
-            await api.raw(f"/api/v1/namespaces/{namespace}/services/{name}")
-        except (Gone, Refused, Unavailable):
+            await api.read_json(f"/api/v1/namespaces/{namespace}/services/{name}")
+        except (NotFound, Rejected, Unavailable):
             return False
         return True
     return False
@@ -74,13 +72,13 @@ def _root(url: str, parts: SplitResult) -> str:
 
 
 @asynccontextmanager
-async def _forwarding(api: Cluster, root: str) -> AsyncIterator[int]:
+async def _forwarding(api: KubeClient, root: str) -> AsyncIterator[int]:
     """Serve what the API server has below ``root``; gives the port of loopback."""
 
     async def forward(request: web.Request) -> web.Response:
         try:
             return web.Response(body=await api.fetch(root + request.raw_path))
-        except (Gone, Refused, Unavailable) as error:
+        except (NotFound, Rejected, Unavailable) as error:
             return web.Response(status=502, text=str(error))
 
     app = web.Application()

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from schemas.config import Config
-from services.kube.client import Cluster as Api
-from services.kube.client import ClusterError
-from services.kube.objects import Gone, Refused, Unavailable
+from services.kube.client import KubeClient, KubeConfigError
+from services.kube.objects import NotFound, Rejected, Unavailable
+from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Cluster, Finding, findings
 from services.tools.check.connectivity import Look
 from services.tools.check.selectors import annotations
@@ -28,15 +28,15 @@ async def look_at_cluster(config: Config) -> Look:
     settings = config.kubernetes
     where = settings.server or settings.kubeconfig or "the Pod's service account"
     try:
-        async with Api.connected(settings) as api:
+        async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
-    except (ClusterError, Refused, Unavailable) as error:
+    except (KubeConfigError, Rejected, Unavailable) as error:
         return Look("kubernetes", where, "", reached=True, findings=(Finding("error", "kubernetes", str(error)),))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
     return Look("kubernetes", where, state, reached=True, findings=tuple(findings(config.domains, cluster)))
 
 
-async def _read(api: Api, config: Config) -> Cluster:
+async def _read(api: KubeClient, config: Config) -> Cluster:
     keys = {critical.key for domain in config.domains for critical in domain.critical}
     keys |= {target.key for domain in config.domains for target in domain.targets}
     namespaces = sorted({key.partition("/")[0] for key in keys})
@@ -61,8 +61,8 @@ async def _read(api: Api, config: Config) -> Cluster:
 def _needs(config: Config) -> Iterator[tuple[str, tuple[str, str]]]:
     """Services of the cluster that the configuration names: who needs which, and what goes without."""
     asked: list[tuple[str, str, str]] = []
-    if config.signal.source == "prometheus":
-        asked.append(("signal.prometheus.url", config.signal.prometheus.url, "nothing is measured"))
+    servers = source_class(config.signal.source).prerequisites(config.signal)
+    asked += [(key, address, "nothing is measured") for key, address in servers.items()]
     if config.exporter.relay is not None:
         text = "the exporter sees probes only (Helm value hubble.relay.enabled=true)"
         asked.append(("exporter.relay.address", config.exporter.relay.address, text))
@@ -80,7 +80,7 @@ def service_of(address: str) -> str | None:
     return None if found is None else f"{found[2]}/{found[1]}"
 
 
-async def _has_volumes(api: Api, config: Config) -> bool:
+async def _has_volumes(api: KubeClient, config: Config) -> bool:
     """Whether the bus of the manifests gets its volume; others' are their own affair."""
     if "sluice/nats" not in {service_of(server) for server in config.bus.servers}:
         return True
@@ -91,18 +91,18 @@ async def _has_volumes(api: Api, config: Config) -> bool:
     return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
 
 
-async def _is_absent(api: Api, service: str) -> bool:
+async def _is_absent(api: KubeClient, service: str) -> bool:
     namespace, _, name = service.partition("/")
     return await _found(api, f"/api/v1/namespaces/{namespace}/services/{name}") is None
 
 
-async def _items(api: Api, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:
+async def _items(api: KubeClient, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:
     lists = await asyncio.gather(*(_found(api, f"/{group}/namespaces/{name}/{resource}") for name in namespaces))
     return [item for one in lists if one is not None for item in one["items"]]
 
 
-async def _found(api: Api, path: str) -> Any:
+async def _found(api: KubeClient, path: str) -> Any:
     try:
-        return await api.raw(path)
-    except Gone:
+        return await api.read_json(path)
+    except NotFound:
         return None

@@ -11,8 +11,7 @@ from typing import Literal
 from msgspec import Struct, convert
 
 from schemas.domain import Domain, Target
-from services.actuator.ownership import record_of
-from services.actuator.plan import left_alone, way_back
+from services.actuator.ownership import parse_record, pause_reason, resume_command
 from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.check.selectors import (
     Object,
@@ -174,11 +173,11 @@ def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
     """A value that is there already: the actuator's own judgement tells what it will do about it."""
     where = f"deployment {target.key}"
     seen = convert(deployment, type=Deployment)
-    paused = left_alone(seen, managed=False)
+    paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_setter(deployment)}; to hand it back: {way_back(seen)}"
+        text = f"it is paused: {paused}{_setter(deployment)}; to hand it back: {resume_command(seen)}"
         yield Finding("error", where, text + _source(deployment))
-    elif seen.bandwidth is not None and record_of(seen) is None:
+    elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_setter(deployment)}: Sluice takes it over and remembers it, and "
             "`sluice restore` puts it back; whoever sets it again meanwhile pauses the target"

@@ -18,11 +18,12 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
 from services.runtime import logging_setup
-from services.runtime.config_loader import ConfigError, as_person, load
-from services.sampler.source_factory import source_of
-from services.tools.check.advice import Lag, advice, lag_of
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
+from services.sampler.source import Lag
+from services.sampler.source_factory import check_source, source_class
+from services.tools.check.advice import advice
 from services.tools.check.cluster_rules import Finding
-from services.tools.check.connectivity import Look, addresses_of, look, sees
+from services.tools.check.connectivity import Look, look, sees
 
 
 class Report(Struct, frozen=True):
@@ -55,8 +56,7 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     """
     try:
         config = load(path)
-        with source_of(config):
-            pass
+        check_source(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
@@ -66,11 +66,12 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     if cluster:
         from services.tools.check.cluster_reader import look_at_cluster  # noqa: PLC0415 - its client is slow to load
 
-        looks.append(asyncio.run(look_at_cluster(as_person(config))))
+        looks.append(asyncio.run(look_at_cluster(with_default_kubeconfig(config))))
     seen = any(one.what == config.signal.source and sees(one) for one in looks)
     found = [*advice(config, seen=seen), *(finding for one in looks for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")
-    report = Report(config, lag_of(config.signal), tuple(looks), tuple(found))
+    lag = source_class(config.signal.source).lag(config.signal)
+    report = Report(config, lag, tuple(looks), tuple(found))
     if as_json:
         click.echo(msgspec.json.encode(report, enc_hook=encode_unit))
     else:
@@ -83,11 +84,12 @@ async def _look(config: Config, *, cluster: bool) -> list[Look]:
         return await look(config)
     from services.tools.check.api_proxy import reachable  # noqa: PLC0415 - its client is slow to load
 
-    async with reachable(as_person(config)) as there:
+    async with reachable(with_default_kubeconfig(config)) as there:
         looks = await look(there)
     if there.signal == config.signal:
         return looks
-    names = dict(zip(addresses_of(there.signal), addresses_of(config.signal), strict=True))
+    addresses = source_class(config.signal.source).addresses
+    names = dict(zip(addresses(there.signal), addresses(config.signal), strict=True))
     where = f"{', '.join(names.values())} (through the API server)"
     return [_renamed(one, where, names) if one.what == config.signal.source else one for one in looks]
 

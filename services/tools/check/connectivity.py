@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from schemas.config import Config, Signal
+from schemas.config import Config
 from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.bus import Denied
 from services.bus.session import ApiError
-from services.common.resolution import too_coarse
-from services.exporter.coverage import COARSE, MARGIN
-from services.sampler.sample_builder import sample_of
+from services.common.histogram import explain_coarseness
+from services.sampler.sample_builder import build_sample
 from services.sampler.source import Measurements, NoData
-from services.sampler.source_factory import source_of
+from services.sampler.source_factory import open_source, source_class
 from services.tools.check.cluster_rules import Finding
+from services.tools.check.signal_advice import COARSE, MARGIN
 from services.tools.common import formatting
 from services.tools.common.bus_reader import BusError, opened
 
@@ -73,9 +73,9 @@ async def _bus(config: Config) -> Look:
     try:
         async with opened(config.bus, "check") as tap:
             streams = {
-                "samples": await tap.bus.stream(Sample),
-                "decisions": await tap.bus.stream(Decision),
-                "actions": await tap.bus.stream(Action),
+                "samples": await tap.bus.stream_info(Sample),
+                "decisions": await tap.bus.stream_info(Decision),
+                "actions": await tap.bus.stream_info(Action),
             }
     except (BusError, Denied, ApiError) as error:
         return Look("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
@@ -83,14 +83,9 @@ async def _bus(config: Config) -> Look:
     return Look("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
 
 
-def addresses_of(signal: Signal) -> tuple[str, ...]:
-    """Where the measurements come from."""
-    return signal.scrape.urls if signal.source == "scrape" else (signal.prometheus.url,)
-
-
 async def _signal(config: Config) -> Look:
     signal = config.signal
-    addresses = addresses_of(signal)
+    addresses = source_class(signal.source).addresses(signal)
     where = ", ".join(addresses)
     reason = await _unreachable(addresses)
     if reason is not None:
@@ -104,7 +99,7 @@ async def _signal(config: Config) -> Look:
         text = f"takes {took:.2f} s to answer, longer than the period of {signal.period}: windows will be left out"
         found.append(Finding("warning", "signal.period", text))
     for domain in config.domains:
-        sample = sample_of(domain, end, signal.period, signal.source, measured)
+        sample = build_sample(domain, signal, end, measured)
         for critical, measure in zip(domain.critical, sample.critical, strict=True):
             found += _of_workload(critical, measure, measured, domain.min_observations)
             told += [formatting.measured(measure, critical)] if measure.missing is None else []
@@ -123,9 +118,8 @@ async def _measured(config: Config) -> tuple[Measurements, int, float]:
     """
     signal = config.signal
     end = time.time_ns() // signal.period * signal.period
-    with source_of(config) as source:
-        if signal.source == "scrape":
-            # It needs a page at either end of the window; a Prometheus has been there all along.
+    with open_source(config) as source:
+        if source.needs_warm_up:
             await source.measure(end)
             end += signal.window
             await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
@@ -150,7 +144,7 @@ def _of_workload(
         yield Finding("warning", where, "nothing measures its loss")
     bounds = measured.latency[critical.key].bounds
     for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-        why = too_coarse(bounds, slo.seconds, COARSE) if bounds is not None else None
+        why = explain_coarseness(bounds, slo.seconds, COARSE) if bounds is not None else None
         if why is not None:
             yield Finding("warning", where, f"{figure}: {why}")
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from services.kube.selectors import Requirement
+
 Object = Mapping[str, Any]
 
 _NAMESPACE = "io.kubernetes.pod.namespace"
@@ -87,23 +89,12 @@ def _plain(key: str) -> str:
 
 def _fits(selector: Object, pod: Object) -> bool:
     known = {**labels(pod), _NAMESPACE: namespace_of(pod) or ""}
-    for key, value in (selector.get("matchLabels") or {}).items():
-        plain = _plain(key)
-        if known.get(plain) != value and not (plain.startswith(_RESERVED) and plain not in known):
-            return False
-    return all(_matches(expression, known) for expression in selector.get("matchExpressions") or ())
-
-
-def _matches(expression: Object, known: Mapping[str, str]) -> bool:
-    value = known.get(_plain(expression["key"]))
-    match expression["operator"]:
-        case "In":
-            return value in expression["values"]
-        case "NotIn":
-            return value not in expression["values"]
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case _:
-            return False
+    equalities = [
+        Requirement(_plain(key), "In", (value,)) for key, value in (selector.get("matchLabels") or {}).items()
+    ]
+    others = [
+        Requirement(_plain(one["key"]), one["operator"], tuple(one.get("values") or ()))
+        for one in selector.get("matchExpressions") or ()
+    ]
+    given = [one for one in equalities if one.key in known or not one.key.startswith(_RESERVED)]
+    return all(one.matches(known) for one in (*given, *others))

@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from services.bus.bus import Bus, Denied
 from services.bus.consumer import Start
-from services.bus.envelope import Raw
+from services.bus.envelope import RawMessage
 from services.bus.subjects import KINDS, token
 from services.tools.common.recording import Line, line_of
 from services.tools.common.time_options import datetime_of
@@ -97,7 +97,7 @@ class Tap:
                 if line.time >= (what.since or 0) and _wanted(line, what.domains):
                     yield line
 
-    async def _next(self, messages: AsyncGenerator[Raw, None]) -> Raw | None:
+    async def _next(self, messages: AsyncGenerator[RawMessage, None]) -> RawMessage | None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 return await anext(messages, None)
@@ -136,7 +136,7 @@ class Tap:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, name: str) -> AsyncIterator[Tap]:
+async def opened(settings: BusConfig, name: str) -> AsyncIterator[Tap]:
     """Join the bus as a reader.
 
     Raises:
@@ -150,7 +150,7 @@ async def opened(settings: Settings, name: str) -> AsyncIterator[Tap]:
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                bus = await stack.enter_async_context(Bus.connected(settings, name, told))
+                bus = await stack.enter_async_context(Bus.connect(settings, name, told))
         except TimeoutError:
             raise BusError(f"{', '.join(settings.servers)}: {state[0] or 'no answer'}") from None
         yield Tap(bus, state)
@@ -162,7 +162,7 @@ def domain_of(line: Line) -> str:
     return parts[3] if len(parts) > 3 else ""
 
 
-def _line(kind: str, raw: Raw) -> Line:
+def _line(kind: str, raw: RawMessage) -> Line:
     return line_of(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 from msgspec import structs
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.domain import Domain
 from services.bus.subjects import KINDS, Subjects, token
 from services.runtime import logging_setup
@@ -27,7 +27,7 @@ class Source:
     """A recording or a bus, and what is known of its configuration."""
 
     reader: Reader | None
-    settings: Settings
+    settings: BusConfig
     domains: tuple[Domain, ...]
     """Empty where no configuration is at hand."""
     problems: list[Problem] = field(default_factory=list)
@@ -137,7 +137,7 @@ def source_of(file: Path | None, path: Path | None, server: str | None, prefix: 
     return Source(reader, settings, known.domains if known is not None else ())
 
 
-def bus_at(bus: Settings | None, server: str | None, prefix: str | None) -> Settings:
+def bus_at(bus: BusConfig | None, server: str | None, prefix: str | None) -> BusConfig:
     """The bus of a configuration, or without one of the environment, with what the options name instead.
 
     Raises:
@@ -155,9 +155,9 @@ def bus_at(bus: Settings | None, server: str | None, prefix: str | None) -> Sett
     return settings
 
 
-def _bus_of(environment: Mapping[str, str]) -> Settings:
+def _bus_of(environment: Mapping[str, str]) -> BusConfig:
     """The bus that the environment names, where there is no configuration."""
-    settings = Settings(user=environment.get("SLUICE_NATS_USER"))
+    settings = BusConfig(user=environment.get("SLUICE_NATS_USER"))
     if servers := environment.get("SLUICE_NATS_URL"):
         settings = structs.replace(settings, servers=tuple(part.strip() for part in servers.split(",")))
     return structs.replace(settings, prefix=environment.get("SLUICE_BUS_PREFIX", settings.prefix))

@@ -5,18 +5,17 @@ last week's data before anything is installed.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import closing
 
 from msgspec import structs
 
 from schemas.config import Config
 from schemas.messages import Sample
 from schemas.units import Duration
-from services.sampler.prometheus.source import PrometheusSource, QueryFailed
-from services.sampler.sample_builder import sample_of
-from services.sampler.workloads import Workloads
+from services.sampler.sample_builder import build_sample
+from services.sampler.source import NoData
+from services.sampler.source_factory import open_source
 
-__all__ = ["QueryFailed", "as_of_then", "samples"]
+__all__ = ["NoData", "as_of_then", "samples"]
 
 _POINTS = 500
 """Windows asked for at once: far below Prometheus's limit of 11,000 points a series."""
@@ -31,7 +30,7 @@ def as_of_then(config: Config, url: str, step: int | None) -> Config:
     """
     prometheus = structs.replace(config.signal.prometheus, url=url)
     period = config.signal.period if step is None else Duration(step)
-    window, least = config.signal.window, 4 * prometheus.scrape_interval
+    window, least = config.signal.window, prometheus.shortest_window
     if window % period or window < least:
         window = Duration(max(4, -(-least // period)) * period)
     signal = structs.replace(
@@ -60,14 +59,14 @@ async def samples(config: Config, start: int, end: int) -> AsyncIterator[Sample]
     """The samples of all domains whose windows end from ``start`` to ``end``, UTC ns.
 
     Raises:
-        QueryFailed: Prometheus does not answer as it should.
+        NoData: Prometheus does not answer as it should.
         ValueError: a query text has an unknown placeholder.
     """
     signal = config.signal
     ends = range(-(-start // signal.period) * signal.period, end + 1, signal.period)
-    with closing(PrometheusSource(signal, Workloads.of(config))) as source:
+    with open_source(config) as source:
         for at in range(0, len(ends), _POINTS):
-            measured = await source.history(ends[at : at + _POINTS])
+            measured = await source.measure_past(ends[at : at + _POINTS])
             for window, found in measured.items():
                 for domain in config.domains:
-                    yield sample_of(domain, window, signal.period, "prometheus", found)
+                    yield build_sample(domain, signal, window, found)

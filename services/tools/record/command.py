@@ -22,7 +22,7 @@ from schemas.messages import Sample, encode
 from services.bus import envelope
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS, Subjects
-from services.runtime import lifecycle, logging_setup
+from services.runtime import logging_setup, service
 from services.runtime.config_loader import ConfigError, load
 from services.tools.common.bus_reader import BusError, Stretch, Tap, opened
 from services.tools.common.message_source import check_domains
@@ -128,7 +128,7 @@ def _check(wanted: Wanted, url: str | None, step: int | None) -> None:
 
 
 def _from_bus(config: Config, wanted: Wanted, output: Path) -> None:
-    lifecycle.run(_record(config, wanted, output))
+    service.run(_record(config, wanted, output))
 
 
 @contextmanager
@@ -234,7 +234,7 @@ def _from_prometheus(config: Config, url: str, step: int | None, wanted: Wanted,
             bar("asking Prometheus", until - wanted.since) as told,
         ):
             asyncio.run(_asked(then, wanted, until, recorder, told))
-    except (ValueError, backfill.QueryFailed) as error:
+    except (ValueError, backfill.NoData) as error:
         raise click.ClickException(f"{url}: {error}") from None
 
 
@@ -253,5 +253,5 @@ async def _asked(config: Config, wanted: Wanted, until: int, recorder: Recorder,
 
 def _line(subjects: Subjects, sample: Sample, seq: int) -> Line:
     """A sample as it would have been published at the end of its window."""
-    headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.begun(sample.id)}
+    headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.start_trace(sample.id)}
     return line_of("sample", subjects.sample(sample.domain), seq, sample.end, headers, encode(sample))

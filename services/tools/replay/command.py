@@ -18,7 +18,7 @@ import msgspec
 from msgspec import structs
 from rich.console import Console
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.domain import Domain
 from services.bus.bus import Denied
 from services.control import POLICIES
@@ -115,7 +115,7 @@ def _onto_bus(
     console: Console, reader: Reader, as_json: bool, server: str, prefix: str, serve: bool, speed: str
 ) -> bool:
     logging_setup.configure("replay", "error")
-    settings = bus_at(Settings(user=os.environ.get("SLUICE_NATS_USER")), server, prefix)
+    settings = bus_at(BusConfig(user=os.environ.get("SLUICE_NATS_USER")), server, prefix)
     pace = None if speed == "max" else float(speed)
 
     async def run() -> tuple[dict[str, Tally], float]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.units import encode_unit
 from services.tools.common.bus_reader import opened
 from services.tools.common.recording import Header
@@ -24,7 +24,7 @@ _STOP_S = 10.0
 
 
 @asynccontextmanager
-async def served(header: Header, settings: Settings) -> AsyncIterator[Settings]:
+async def served(header: Header, settings: BusConfig) -> AsyncIterator[BusConfig]:
     """Run ``sluice decision`` on a recording's configuration; gives the bus's settings with its prefix.
 
     The streams under that prefix are deleted in the end.
@@ -43,7 +43,7 @@ async def served(header: Header, settings: Settings) -> AsyncIterator[Settings]:
         finally:
             await _stop(process)
             async with opened(own, "replay") as tap:
-                await tap.bus.drop_streams()
+                await tap.bus.delete_streams()
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -57,7 +57,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def configuration(header: Header, settings: Settings) -> dict[str, Any]:
+def configuration(header: Header, settings: BusConfig) -> dict[str, Any]:
     """The configuration file of a decision service, as a tree."""
     tree: dict[str, Any] = msgspec.to_builtins(
         {

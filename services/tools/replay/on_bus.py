@@ -15,7 +15,7 @@ from contextlib import aclosing
 import msgspec
 from msgspec import Struct
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Decision, Sample, State, encode
 from services.bus import envelope
 from services.bus.bus import Bus
@@ -128,7 +128,7 @@ class Predictor:
         return decision
 
 
-async def replay(reader: Reader, settings: Settings, speed: float | None, told: Told) -> dict[str, Tally]:
+async def replay(reader: Reader, settings: BusConfig, speed: float | None, told: Told) -> dict[str, Tally]:
     """Replay a recording onto a bus and compare what is decided there.
 
     Args:

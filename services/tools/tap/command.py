@@ -16,7 +16,7 @@ from schemas.domain import Domain
 from schemas.messages import Action, InvalidMessage, Message
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS
-from services.runtime import lifecycle
+from services.runtime import service
 from services.tools.common.bus_reader import BusError, Stretch, Tap, domain_of, opened
 from services.tools.common.formatting import read, sentence, short, workloads_of
 from services.tools.common.message_source import Source, source_options
@@ -74,7 +74,7 @@ def command(
     follow = source.reader is None and not no_follow
     stretch = Stretch(chosen.kinds, since, None, chosen.domains)
     try:
-        lifecycle.run(_shown(source, stretch) if live else _printed(source, stretch, follow, chosen, as_json))
+        service.run(_shown(source, stretch) if live else _printed(source, stretch, follow, chosen, as_json))
     except (BusError, Denied) as error:
         raise click.ClickException(str(error)) from None
     source.end()

@@ -73,7 +73,7 @@ async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Pa
 
 
 async def concluded(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> Verdict:
-    """Let an actuator that is not killed come to rest, and judge the trail."""
+    """Run an actuator until it has nothing left to do, and judge the trail."""
     await scene.scale(3)
     await decider.say("63M")
     await scene.stands_at("63M", ["21M"] * 3)
@@ -91,7 +91,7 @@ async def cancelled(task: "asyncio.Task[None]") -> None:
 
 
 async def answering(process: ActuatorProcess) -> bool:
-    """Whether the process has come far enough to be asked."""
+    """Whether the process answers already."""
     return "http" not in process.ready()[1]["wrong"]
 
 
@@ -128,10 +128,10 @@ async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tm
             await eventually(lambda: enough(decider, 60))
             await cancelled(busy)
             verdict = await concluded(scene, decider, process, trail)
-    tried = f"{len(decider.said)} decisions, {verdict.writes} writes"
+    tried = f"{len(decider.published)} decisions, {verdict.writes} writes"
     tally.add("pods churn while limits change", tried, judged(verdict))
 
 
 async def enough(decider: Decider, count: int) -> bool:
     """Whether so many decisions were published."""
-    return len(decider.said) >= count
+    return len(decider.published) >= count

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.messages import Decision, State, TargetDecision
 from schemas.units import Rate
-from services.actuator.ownership import MOST_OWED
+from services.actuator.ownership import RAISE_BACKLOG
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import DOMAIN, ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import joined
@@ -99,7 +99,7 @@ async def test_a_starting_actuator_is_safe(scene: Scene, nats: NatsServer, tmp_p
 
 
 async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """With no bus from the beginning: fail-safe, new Pods and drift are seen to, and reported in the end."""
+    """Without a bus from the beginning, fail-safe limit, new Pods and drift are handled, and reported later."""
     nats.stop()
     async with followed(scene.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, scene.server):
@@ -119,7 +119,7 @@ async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer,
 async def test_reports_survive_a_crash_without_a_bus(
     scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """Killed with reports that no bus had taken, over several writes on the same Pods: the next one delivers them."""
+    """Killed with unacknowledged reports of several writes on the same Pods: the next actuator delivers them."""
     nats.stop()
     async with followed(scene.server) as trail:
         for replicas, share in ((3, "3333k"), (2, "5M"), (4, "2500k")):
@@ -139,7 +139,7 @@ async def test_reports_survive_a_crash_without_a_bus(
 
 
 async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """In a long outage with endless rescaling raises stop before a report has to give way; a crash loses none."""
+    """In a long outage with endless rescaling, raises stop before a report would be dropped; a crash loses none."""
     emulator = Emulator(starts_after=None)
     async with servers.emulated(emulator) as server, joined(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
@@ -149,12 +149,12 @@ async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path:
         async with followed(server) as trail:
             with ActuatorProcess(tmp_path, nats.url, server):
                 await scene.stands_at("10M", ["5M"] * 2)
-                while await most_owed(scene) < MOST_OWED:
+                while await most_owed(scene) < RAISE_BACKLOG:
                     emulator.scale(f"{server.namespace}/app", 3)
                     await scene.stands_at("10M", ["3333k"] * 3)
                     emulator.scale(f"{server.namespace}/app", 2)
                     await server.pods_of("app", 2)
-                    if await most_owed(scene) < MOST_OWED:
+                    if await most_owed(scene) < RAISE_BACKLOG:
                         await scene.stands_at("10M", ["5M"] * 2)
                 await asyncio.sleep(2)
                 assert await scene.pod_bandwidths() == ["3333k"] * 2
@@ -173,7 +173,7 @@ async def most_owed(scene: Scene) -> int:
 
 
 async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The one that started later takes over with its first write; the earlier one stands by, says so, and eats none."""
+    """The later one takes over with its first write; the earlier one stands by and takes no decision away."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
         await decider.say("60M", good_for=2 * S)
@@ -202,7 +202,7 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
 async def test_a_dry_run_beside_it_keeps_no_decision_from_an_actuator(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """It says of each decision what it would do, and each comes in force all the same."""
+    """It reports what it would do for each decision, and every decision is still applied by the other."""
     decider = Decider(scene.bus, scene.server.namespace)
     with (
         ActuatorProcess(tmp_path / "live", nats.url, scene.server) as live,
@@ -273,7 +273,7 @@ def forgery(chance: random.Random, target: str, number: int) -> Decision:
 
 
 async def test_a_wiped_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The bus loses everything and begins at 1: the next decision is put in force, its report arrives."""
+    """The bus loses everything and starts again at sequence 1: the next decision is applied and reported."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
         await process.is_ready()
@@ -321,7 +321,7 @@ async def test_a_decision_on_another_subject_is_put_aside(scene: Scene, nats: Na
 
 
 async def test_a_server_that_forgets(nats: NatsServer, tmp_path: Path) -> None:
-    """Watches that the server can no longer serve (410) are begun anew, and nothing is missed."""
+    """Watches that the server can no longer serve (410) start again, and nothing is missed."""
     emulator = Emulator(starts_after=None)
     async with servers.emulated(emulator) as server, joined(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
@@ -354,7 +354,7 @@ async def test_memory_after_many_messages(nats: NatsServer, tmp_path: Path) -> N
                 ends = [start + (block * 100 + number) * 100_000 for number in range(100)]
                 decisions = [decider.decision({"app": 20_000 + end // 100_000 % 7}, end=end) for end in ends]
                 await asyncio.gather(*(decider.publish(one) for one in decisions))
-                decider.said.clear()
+                decider.published.clear()
             newest = await decider.say("33M")
             await scene.stands_at("33M", ["16500k"] * 2)
             await scene.reported(decision=newest.id)

@@ -90,10 +90,10 @@ async def test_the_api_server_is_gone_for_a_while(
                 await asyncio.sleep(outage.seconds / 20)
             await eventually(lambda: unready(process))
             newest = await decider.say("40M")
-            last = await scene.bus.stream(Decision)
+            last = await scene.bus.stream_info(Decision)
             assert last is not None
             # Acknowledged is what was overtaken, and not what waits to be put in force.
-            assert await scene.bus.acknowledged(Decision, durable) < last.last - 1
+            assert await scene.bus.ack_floor(Decision, durable) < last.last - 1
             await outage.up()
             await scene.stands_at("40M", ["20M"] * 2)
             await scene.stands_at("30019k", ["15009k"] * 2, "two")
@@ -123,7 +123,7 @@ async def consumer_of(nats: NatsServer) -> str:
 
 async def acknowledged(scene: Scene, durable: str, seq: int) -> bool:
     """Whether all decisions up to a sequence are acknowledged."""
-    return await scene.bus.acknowledged(Decision, durable) == seq
+    return await scene.bus.ack_floor(Decision, durable) == seq
 
 
 async def unready(process: ActuatorProcess) -> bool:

@@ -77,15 +77,15 @@ async def test_the_manifests_rights_are_enough(
 async def test_without_rights_it_says_so(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path, account: str
 ) -> None:
-    """Another service's account may not even look: the actuator is not ready, names the reason, and goes on trying."""
+    """Another service's account may not read: the actuator is not ready, shows why, and keeps trying."""
     await install(server)
     await server.deploy(replicas=1)
     with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, account)) as process:
 
-        async def told() -> bool:
+        async def is_shown() -> bool:
             return "403 Forbidden" in process.ready()[1]["wrong"].get(f"{server.namespace}/app", "")
 
-        await eventually(told)
+        await eventually(is_shown)
         assert process.stop() == 0
 
 

@@ -76,7 +76,7 @@ async def test_a_rollback_does_not_bring_an_old_limit_back(
 async def test_a_rollback_to_before_sluice_is_told(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The old ReplicaSet knows nothing of Sluice: the target is left alone, and the note says how to go on."""
+    """The old ReplicaSet has no record: the target is paused, and the note shows how to resume."""
     await deployed(server)
     await rolled(server, apiserver, "set", "image", "deployment/app", "app=app:2")
     async with joined(nats.url, "sluice") as bus:

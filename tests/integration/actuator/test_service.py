@@ -12,7 +12,7 @@ import pytest
 from schemas.messages import Decision
 from services.actuator.ownership import KEY
 from services.actuator.restore import restore as restore_target
-from services.kube.client import Cluster, T
+from services.kube.client import KubeClient, T
 from services.kube.objects import Unavailable
 from services.runtime.config_loader import load
 from tests.support.actuators import ActuatorProcess, Aim, Decider, Scene
@@ -55,7 +55,7 @@ async def test_a_decision_reaches_deployment_and_pods(scene: Scene, nats: NatsSe
     assert action.decided is not None
     assert action.applied is not None
     assert action.sampled <= action.decided <= action.applied
-    cause = await scene.bus.last(Decision, scene.bus.subjects.decision(decision.domain))
+    cause = await scene.bus.get_last(Decision, scene.bus.subjects.decision(decision.domain))
     (effect,) = [one for one in await scene.received() if one.message.id == action.id]
     assert cause is not None
     assert effect.headers["traceparent"].split("-")[1] == cause.headers["traceparent"].split("-")[1]
@@ -70,13 +70,13 @@ async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tm
     await scene.server.pods_of("each", 2)
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, aims):
-        for told, stands, share in (
+        for limit, stands, share in (
             (10**15, "80M", "26666k"),
             (-5, "5M", "1666k"),
             (0, "5M", "1666k"),
             (40_000, "40M", "13333k"),
         ):
-            await decider.publish(decider.decision({"app": told, "each": told}))
+            await decider.publish(decider.decision({"app": limit, "each": limit}))
             await scene.stands_at(stands, [share] * 3)
             await scene.stands_at(stands, [stands] * 2, "each")
     for action in await scene.actions():
@@ -171,7 +171,7 @@ async def test_somebody_elses_value_pauses_the_target(
 
 
 async def test_what_was_there_first_is_remembered(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A value that the Deployment had before Sluice is no foreign one, and comes back with restore."""
+    """A value from before Sluice does not pause the target, and restore puts it back."""
     await scene.server.deploy(replicas=2, own={BANDWIDTH: "44M", "team": "x"}, template={BANDWIDTH: "10M"})
     pods = await scene.server.pods_of("app", 2)
     before = await scene.server.must("GET", f"{scene.server.deployments}/app")
@@ -224,26 +224,26 @@ async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: 
 
 
 class CutShort:
-    """A cluster that is out of reach after some patches."""
+    """A client whose API server is out of reach after some patches."""
 
-    def __init__(self, cluster: Cluster, patches: int) -> None:
+    def __init__(self, client: KubeClient, patches: int) -> None:
         """Let so many through."""
-        self.read, self.all = cluster.read, cluster.all
-        self._cluster = cluster
+        self.read, self.list_by_labels = client.read, client.list_by_labels
+        self._client = client
         self._left = patches
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Patch while there are some left."""
         if self._left == 0:
             raise Unavailable("connection refused")
         self._left -= 1
-        return await self._cluster.patch(thing, operations)
+        return await self._client.patch(obj, operations)
 
 
 async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The API server goes after the Deployment, then after one Pod: each object carries its own way back."""
+    """The API server fails after the Deployment, then after one Pod: each object's record is enough to finish."""
     await scene.server.deploy(replicas=3, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 3)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -252,11 +252,11 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
         await scene.stands_at("60M", ["20M"] * 3)
         assert process.stop() == 0
     (domain,) = load(tmp_path / "config.yaml", {}).domains
-    async with Cluster.connected(scene.server.config) as cluster:
+    async with KubeClient.connect(scene.server.config) as client:
         for stands in (["20M"] * 3, ["10M", "20M", "20M"]):
-            backs = await restore_target(CutShort(cluster, 1), domain.targets[0], dry_run=False)
-            assert sum(back.outcome == "applied" for back in backs) == 1
-            assert any(back.outcome == "failed" for back in backs)
+            results = await restore_target(CutShort(client, 1), domain.targets[0], dry_run=False)
+            assert sum(one.outcome == "applied" for one in results) == 1
+            assert any(one.outcome == "failed" for one in results)
             await scene.stands_at("44M", stands)
     done = await restore(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -267,7 +267,7 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
 async def test_a_running_actuator_leaves_a_restored_target_alone(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """After restore the target is paused, until a person hands it over or the actuator starts anew."""
+    """After restore the target is paused, until a person hands it back or the actuator restarts."""
     await scene.server.deploy(replicas=1)
     await scene.server.pods_of("app", 1)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -324,7 +324,7 @@ async def test_a_hundred_changes_restart_nothing(scene: Scene, nats: NatsServer,
     assert {pod["metadata"]["uid"]: pod["metadata"]["labels"] for pod in await scene.server.pods_of("app", 3)} == pods
     actions = await scene.actions()
     applied = [one for one in actions if one.cause == "decision"]
-    assert [one.decision for one in applied] == [one.id for one in decider.said]
+    assert [one.decision for one in applied] == [one.id for one in decider.published]
     assert all(len(one.pods) == 3 for one in applied)
 
 

@@ -1,4 +1,4 @@
-"""A plan that takes long: what is still sent of it once its decision is over, or another one is in hand."""
+"""A slow API server: which patches are still sent after the decision expired or a newer one arrived."""
 
 import asyncio
 import json
@@ -16,11 +16,12 @@ from schemas.config import Kubernetes
 from schemas.domain import Critical, Domain
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
-from services.actuator.outbox import Duty, Reports
-from services.actuator.ownership import record_of
-from services.actuator.reconciler import Hand, Means
-from services.kube.client import Cluster
-from services.kube.objects import BANDWIDTH, Deployment, Pod, Thing
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.ownership import parse_record
+from services.actuator.reconciler import Dependencies, Reconciler
+from services.kube.client import KubeClient, Listed
+from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Pod
 from tests.support.kube.objects import NOW, TARGET, after, deployment, pod
 from tests.support.waiting import until
 
@@ -31,11 +32,11 @@ AT_ONCE = 12
 
 
 class SlowApi:
-    """An API server that answers no patch before it is let go."""
+    """An API server that answers patches only on request."""
 
-    def __init__(self, *things: Thing) -> None:
+    def __init__(self, *objects: KubeObject) -> None:
         """Hold these objects."""
-        self.things = {thing.metadata.name: thing for thing in things}
+        self.objects = {obj.metadata.name: obj for obj in objects}
         self.asked: list[tuple[str, str]] = []
         """The object and the bandwidth of every patch, in the order in which they came."""
         self.go = asyncio.Event()
@@ -44,34 +45,24 @@ class SlowApi:
         """Take a JSON Patch, and answer late."""
         name = request.match_info["name"]
         operations: list[dict[str, Any]] = json.loads(await request.read())
-        changed = after(self.things[name], operations)
+        changed = after(self.objects[name], operations)
         self.asked.append((name, changed.annotations[BANDWIDTH]))
         await self.go.wait()
-        self.things[name] = changed
+        self.objects[name] = changed
         return web.Response(body=msgspec.json.encode(changed), content_type="application/json")
 
     def stands_at(self, limit: str, share: str) -> bool:
         """Whether Deployment and Pods carry these values."""
-        found = {name: thing.bandwidth for name, thing in self.things.items()}
+        found = {name: obj.bandwidth for name, obj in self.objects.items()}
         return found.pop("app") == limit and set(found.values()) == {share}
 
 
-class Quiet:
-    """Tells nobody."""
-
-    def tell(self, about: Thing, reason: str, message: str, *, warning: bool = False) -> None:
-        """No Event."""
-
-    def note(self, target: str, text: str | None) -> None:
-        """No note."""
-
-
 class Bench(Struct):
-    """One target's hand on a slow API server, with clocks that the test moves."""
+    """One target's reconciler on a slow API server, with clocks that the test moves."""
 
     api: SlowApi
-    hand: Hand
-    reports: Reports
+    reconciler: Reconciler
+    outbox: ActionOutbox
     actions: list[Action]
     causes: list[tuple[str | None, str | None]]
     """Of each report, the decision that it names, and the one whose headers it carries."""
@@ -80,7 +71,7 @@ class Bench(Struct):
     """Seconds that passed."""
     running: list[asyncio.Task[None]]
 
-    async def send(self, action: Action, headers: Any) -> None:
+    async def publish(self, action: Action, headers: Any) -> None:
         """Take a report, as the bus would."""
         self.actions.append(action)
         self.causes.append((action.decision, headers.get("of")))
@@ -88,19 +79,29 @@ class Bench(Struct):
     def decide(self, number: int, limit: int) -> None:
         """Offer a decision; each number is a newer one."""
         end = NOW + number
-        part = TargetDecision(TARGET.key, limit, limit, "none", 0)
+        part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule="none", was=0)
         state = State(1, number, end, {}, "test/1")
-        decision = Decision("line", f"line:{end}", end, NOW + 3 * S, (part,), "as told", state, "test/1", stress=0.5)
+        decision = Decision(
+            domain="line",
+            sample=f"line:{end}",
+            end=end,
+            expires=NOW + 3 * S,
+            targets=(part,),
+            reason="as decided",
+            state=state,
+            policy="test/1",
+            stress=0.5,
+        )
 
         async def acknowledge() -> None:
             self.acknowledged.append(number)
 
-        self.hand.offer(decision, part, end, Duty(acknowledge, {"of": decision.id}, 1))
+        self.reconciler.offer(decision, part, end, PendingAck(acknowledge, {"of": decision.id}, 1))
 
     async def begin(self, limit: int) -> None:
         """Begin with a decision, and wait until as many of its patches are under way as there can be."""
         self.decide(1, limit)
-        self.running += [asyncio.create_task(self.hand.run()), asyncio.create_task(self.reports.run(self))]
+        self.running += [asyncio.create_task(self.reconciler.run()), asyncio.create_task(self.outbox.run(self.publish))]
         await until(lambda: len(self.api.asked) == AT_ONCE)
 
     def reported(self) -> set[str]:
@@ -119,17 +120,23 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     app.router.add_patch("/api/v1/namespaces/default/pods/{name}", api.patch)
     async with (
         TestServer(app) as server,
-        Cluster.connected(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as cluster,
+        KubeClient.connect(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as client,
     ):
-        reports = Reports()
+        outbox = ActionOutbox()
         domain = Domain("line", (Critical("robot-control"),), (TARGET,), dead_man=Duration(3 * S))
-        means = Means(
-            cluster, reports, Quiet(), "me", clock=lambda: NOW + passed[0] * S, steady=lambda: float(passed[0])
+        shared = Dependencies(
+            client=client,
+            outbox=outbox,
+            events=EventRecorder(client),
+            set_note=lambda _target, _text: None,
+            process="me",
+            clock=lambda: NOW + passed[0] * S,
+            steady=lambda: float(passed[0]),
         )
-        it = Bench(api, Hand(domain, TARGET, means), reports, [], [], [], passed, [])
-        it.hand.seen.deployments([main])
-        it.hand.seen.all_pods(pods)
-        it.hand.begin(None)
+        it = Bench(api, Reconciler(domain, TARGET, shared), outbox, [], [], [], passed, [])
+        it.reconciler.observed.observe(Deployment, Listed((main,)))
+        it.reconciler.observed.observe(Pod, Listed(tuple(pods)))
+        it.reconciler.resume(None)
         yield it
         api.go.set()
         for task in it.running:
@@ -155,7 +162,7 @@ async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> N
 
 @pytest.mark.parametrize("before", [60_000, 12_000])
 async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, before: int) -> None:
-    """Whether it comes amid raises or amid cuts that are not as deep."""
+    """Whether raises or shallower cuts are in flight."""
     await bench.begin(before)
     bench.decide(2, 10_000)
     bench.api.go.set()
@@ -185,17 +192,25 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
     await until(lambda: bench.acknowledged == [1, 2])
     # Each object once; requests that are under way at once arrive in any order.
     assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
-    records = [record_of(thing) for thing in bench.api.things.values() if isinstance(thing, Pod | Deployment)]
+    records = [parse_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 
 
 @pytest.mark.parametrize("bench", ["2M"], indirect=True)
 async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
-    """Pods are cut before it is raised, and another order comes first: the next finds what was there before."""
+    """A newer order arrives after the Pods were cut and before the Deployment was raised; the report says so."""
     await bench.begin(30_000)
     bench.decide(2, 24_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
     (first, *_, last) = [action for action in bench.actions if action.outcome == "applied"]
-    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as told; Pods only so far")
-    assert (last.limit, last.reason) == (24_000, "as told")
+    assert (first.limit, first.was, first.reason) == (30_000, 20_000, "as decided; Pods only so far")
+    assert (last.limit, last.reason) == (24_000, "as decided")
+
+
+async def test_a_decision_waits_for_no_correction(bench: Bench) -> None:
+    """After a long fight over drift its raises are sent at once all the same."""
+    for _ in range(10):
+        bench.reconciler._drift.count(0.0)
+    async with asyncio.timeout(5):
+        await bench.begin(60_000)

@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Conflict
 from services.bus.consumer import Start
-from services.bus.envelope import Raw
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from services.bus.envelope import RawMessage
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 
 async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
@@ -32,7 +33,7 @@ async def test_the_same_message_id_is_stored_once(nats: NatsServer) -> None:
     """Two samplers of the same window give one sample."""
     async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
         assert await publish(bus, sample(1)) == await publish(other, sample(1))
-        stream = await bus.stream(Sample)
+        stream = await bus.stream_info(Sample)
         assert stream is not None
         assert (stream.first, stream.last) == (1, 1)
 
@@ -54,12 +55,12 @@ async def test_a_fleeting_consumer_is_a_durable_one_that_the_server_forgets(nats
     async with joined(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1), sample(2))
         async with aclosing(
-            bus.consume(Sample, "own", "test", start="latest", ack_wait=0.2, fleeting=True)
+            bus.consume(Sample, "own", "test", start="latest", ack_wait=0.2, transient=True)
         ) as messages:
             first, again = await anext(messages), await anext(messages)
             assert (first.seq, again.seq, again.deliveries) == (2, 2, 2)
             await again.ack()
-        info = await bus._session.api("CONSUMER.INFO.SLUICE_SAMPLE.own")
+        info = await bus._session.request("CONSUMER.INFO.SLUICE_SAMPLE.own")
         assert info["config"]["inactive_threshold"] == 60 * 10**9
 
 
@@ -68,14 +69,14 @@ async def test_look_up_last_and_next(nats: NatsServer) -> None:
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1, "a"), sample(1, "b"), sample(2, "a"))
         at = bus.subjects.sample("a")
-        last = await bus.last(Sample, at)
-        following = await bus.next_after(Sample, at, 1)
+        last = await bus.get_last(Sample, at)
+        following = await bus.get_next(Sample, at, 1)
         assert last is not None
         assert following is not None
         assert (last.message, last.seq, last.headers["Nats-Msg-Id"]) == (sample(2, "a"), 3, "a:2000000000")
         assert (following.message, following.seq) == (sample(2, "a"), 3)
-        assert await bus.next_after(Sample, at, 3) is None
-        assert await bus.last(Decision, bus.subjects.decision("a")) is None
+        assert await bus.get_next(Sample, at, 3) is None
+        assert await bus.get_last(Decision, bus.subjects.decision("a")) is None
 
 
 async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
@@ -103,12 +104,12 @@ async def test_an_empty_stretch_ends(nats: NatsServer) -> None:
         assert await stretch(bus, start="new") == []
         assert await stretch(bus, start=datetime.now(UTC) + timedelta(hours=1)) == []
         assert await stretch(bus, start="all", subject="sluice.sample.v1.other") == []
-    async with Bus.connected(Settings(servers=(nats.url,), prefix="elsewhere"), "test", lambda _: None) as bus:
+    async with Bus.connect(BusConfig(servers=(nats.url,), prefix="elsewhere"), "test", lambda _: None) as bus:
         assert await stretch(bus, start="all") == []
-        assert await bus.stream(Sample) is None
+        assert await bus.stream_info(Sample) is None
 
 
-async def stretch(bus: Bus, *, start: Start, subject: str | None = None) -> list[Raw]:
+async def stretch(bus: Bus, *, start: Start, subject: str | None = None) -> list[RawMessage]:
     """Read stored samples up to the last one."""
     async with asyncio.timeout(PATIENCE_S):
         return [raw async for raw in bus.read("sample", start=start, subject=subject)]

@@ -26,11 +26,12 @@ from tests.support.decision_services import (
     send,
 )
 from tests.support.fault_tally import Broken, Tally
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 DOMAINS = ("press", "paint")
 NODES = 3
-PATIENCE_S = 30
 
 
 class Cluster:

@@ -9,14 +9,16 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from nats.aio.client import Client
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import DeadLetter, Sample, encode
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
-from services.bus.envelope import Raw
+from services.bus.envelope import RawMessage
 from services.bus.session import ApiError
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.fault_tally import Broken, Tally
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 
 @asynccontextmanager
@@ -38,7 +40,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def asked(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
     """Ask JetStream's API."""
-    answer = await client.request(f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=5)
+    answer = await client.request(
+        f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=PATIENCE_S
+    )
     told: dict[str, object] = json.loads(answer.data)
     assert "error" not in told, told
     return told
@@ -75,12 +79,12 @@ async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServ
         taken = await take(bus, 101)
         assert [one.message for one in taken] == [sample(n) for n in range(1, 102)]
         async with asyncio.timeout(PATIENCE_S):
-            while await bus.acknowledged(Sample, "reader") < len(bad) + 101:  # noqa: ASYNC110 - the server's
+            while await bus.ack_floor(Sample, "reader") < len(bad) + 101:  # noqa: ASYNC110 - the server's
                 await asyncio.sleep(0.05)
-        letters = await bus.stream(DeadLetter)
+        letters = await bus.stream_info(DeadLetter)
         assert letters is not None
         assert letters.last == len(bad)
-        last = await bus.last(DeadLetter, bus.subjects.dead("test"))
+        last = await bus.get_last(DeadLetter, bus.subjects.dead("test"))
         assert last is not None
         assert last.message.service == "test"
         assert "Sample" in last.message.reason
@@ -94,7 +98,7 @@ async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsSer
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
         await publish(bus, sample(2))
         assert [one.message for one in await take(bus, 2, durable=None)] == [sample(1), sample(2)]
-        letters = await bus.stream(DeadLetter)
+        letters = await bus.stream_info(DeadLetter)
         assert letters is not None
         assert letters.last == 0
 
@@ -106,7 +110,7 @@ async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: Na
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
         await publish(bus, sample(2))
         with pytest.raises(Unreadable) as caught:
-            await bus.next_after(Sample, bus.subjects.sample("line"), 1)
+            await bus.get_next(Sample, bus.subjects.sample("line"), 1)
         assert caught.value.raw.body == b"nonsense"
         assert caught.value.raw.seq == 2
 
@@ -123,15 +127,15 @@ async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsSer
     nats.stop()
     nats.wipe()
     nats.start()
-    settings = Settings(servers=(nats.url,))
-    async with stranger(nats) as client, Bus.connected(settings, "test", lambda _: None) as bus:
+    settings = BusConfig(servers=(nats.url,))
+    async with stranger(nats) as client, Bus.connect(settings, "test", lambda _: None) as bus:
         await asked(
             client, "STREAM.CREATE.SLUICE_SAMPLE", {"name": "SLUICE_SAMPLE", "subjects": ["sluice.sample.v1.>"]}
         )
         await bus.ensure_streams()
         await publish(bus, large, sample(1))
         assert [one.message for one in await take(bus, 1)] == [sample(1)]
-        letter = await bus.last(DeadLetter, bus.subjects.dead("test"))
+        letter = await bus.get_last(DeadLetter, bus.subjects.dead("test"))
         assert letter is not None
         assert letter.message.reason == f"{len(encode(large))} bytes, at most 524288 are read"
 
@@ -148,7 +152,7 @@ async def test_a_stream_with_another_configuration_is_reported_and_left_alone(na
         await asked(client, "STREAM.CREATE.SLUICE_SAMPLE", {**theirs, "duplicate_window": 10**9})
         await client.publish("sluice.sample.v1.line", encode(sample(1)))
         await client.flush()
-        async with Bus.connected(Settings(servers=(nats.url,)), "test", lambda _: None) as bus:
+        async with Bus.connect(BusConfig(servers=(nats.url,)), "test", lambda _: None) as bus:
             reports = await bus.ensure_streams()
             assert len(reports) == 1
             assert "stream SLUICE_SAMPLE exists with max_age 60000000000, max_bytes 1000000" in reports[0]
@@ -162,11 +166,11 @@ async def test_a_stream_that_cannot_be_made_is_reported(nats: NatsServer) -> Non
     """More copies than there are servers, or a subject that another stream has."""
     async with stranger(nats) as client:
         await asked(client, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["sluice.decision.>"]})
-        async with Bus.connected(Settings(servers=(nats.url,)), "test", lambda _: None) as bus:
+        async with Bus.connect(BusConfig(servers=(nats.url,)), "test", lambda _: None) as bus:
             reports = await bus.ensure_streams()
             assert [report.split(":")[0] for report in reports] == ["stream SLUICE_DECISION"]
             assert "overlap" in reports[0]
-    async with Bus.connected(Settings(servers=(nats.url,), prefix="three", replicas=3), "t", lambda _: None) as bus:
+    async with Bus.connect(BusConfig(servers=(nats.url,), prefix="three", replicas=3), "t", lambda _: None) as bus:
         assert all("replicas > 1 not supported" in report for report in await bus.ensure_streams())
 
 
@@ -217,7 +221,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
                 await publish(bus, sample(n))
                 await asyncio.sleep(0.005)
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             group.create_task(reading())
             group.create_task(publishing())
             for _ in range(3):
@@ -227,7 +231,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
                     await fault(nats, client)
         lost = {sample(n).end for n in range(1, total + 1)} - read
         assert states[-1] is None
-        stored = await bus.stream(Sample)
+        stored = await bus.stream_info(Sample)
         assert stored is not None
         assert stored.last == total
     tally.add("nats-server killed and restarted", f"3 faults, {total} samples", Broken(lost=len(lost)))
@@ -263,15 +267,15 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(nats: NatsServer) ->
 
 
 async def _joined_at_last(server: NatsServer, states: list[str | None]) -> None:
-    async with Bus.connected(Settings(servers=(server.url,)), "test", states.append) as bus:
+    async with Bus.connect(BusConfig(servers=(server.url,)), "test", states.append) as bus:
         await bus.ensure_streams()
         await publish(bus, sample(1))
 
 
 async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServer) -> None:
     """Addresses are alternatives."""
-    settings = Settings(servers=(f"nats://127.0.0.1:{free_port()}", nats.url))
-    async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "test", lambda _: None) as bus:
+    settings = BusConfig(servers=(f"nats://127.0.0.1:{free_port()}", nats.url))
+    async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "test", lambda _: None) as bus:
         await bus.ensure_streams()
         assert await publish(bus, sample(1)) == [1]
 
@@ -394,7 +398,7 @@ async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServ
         await asked(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
         await publish(bus, sample(2), sample(3))
         assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
-        assert states[-2:] == [f"consumer reader read {nobody}, not sluice.sample.v1.>: it is put right", None]
+        assert states[-2:] == [f"consumer reader reads {nobody} instead of sluice.sample.v1.>: it is corrected", None]
 
 
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
@@ -406,7 +410,7 @@ async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsSer
         await bus.publish(subject, sample(2), msg_id="x", expect_last=first[0])
         with pytest.raises(Conflict):
             await bus.publish(subject, sample(2), msg_id="x", expect_last=first[0])
-        stored = await bus.stream(Sample)
+        stored = await bus.stream_info(Sample)
         assert stored is not None
         assert stored.last == 2
 
@@ -432,21 +436,21 @@ async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServe
     """A wrong request is a programming error, not a reason to wait."""
     async with joined(nats) as (bus, _):
         with pytest.raises(ApiError):
-            await bus._session.api("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
+            await bus._session.request("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
 
 
 async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
-    monkeypatch.setattr("services.bus.bus._BURY_S", 4.0)
+    monkeypatch.setattr("services.bus.bus._DEAD_LETTER_S", 4.0)
     async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
         (seq,) = await publish(bus, sample(1))
         subject = bus.subjects.sample("line")
-        letter = Raw(subject, {}, b"junk", seq, 1)
+        letter = RawMessage(subject, {}, b"junk", seq, 1)
         nats.freeze()
-        burying = asyncio.create_task(bus.bury("test", letter, "not a Sample"))
-        asking = asyncio.create_task(bus.acknowledged(Sample, "nobody"))
+        burying = asyncio.create_task(bus.dead_letter("test", letter, "not a Sample"))
+        asking = asyncio.create_task(bus.ack_floor(Sample, "nobody"))
         writing = asyncio.create_task(bus.publish(subject, sample(2), msg_id="late", expect_last=seq + 1))
         for what in (bus.subjects.dead("test"), "CONSUMER.INFO", subject):
             await until(lambda: any(what in (state or "") for state in states))  # noqa: B023

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ import nkeys
 import pytest
 from msgspec.structs import replace
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from services.bus.bus import Bus
-from tests.support.bus_keys import PATIENCE_S, joined, publish, sample, take
+from tests.support.bus_keys import joined, publish, sample, take
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 NOT_LET_IN = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
 """The server says why and hangs up; the second may overtake the first."""
@@ -47,14 +47,14 @@ def server(home: Path, settings: str) -> Iterator[NatsServer]:
         yield started
 
 
-async def works(at: NatsServer, settings: Settings, name: str = "decision") -> None:
+async def works(at: NatsServer, settings: BusConfig, name: str = "decision") -> None:
     """Publish and read something."""
     async with asyncio.timeout(PATIENCE_S), joined(at, name, settings) as (bus, _):
         await publish(bus, sample(1))
         assert (await take(bus, 1))[0].message == sample(1)
 
 
-async def refused(at: NatsServer, settings: Settings) -> str:
+async def refused(at: NatsServer, settings: BusConfig) -> str:
     """Why the server does not let one in; the service waits meanwhile, and may be let in later."""
     states: list[str | None] = []
     said = asyncio.Event()
@@ -64,7 +64,7 @@ async def refused(at: NatsServer, settings: Settings) -> str:
         said.set()
 
     async def join() -> None:
-        async with Bus.connected(replace(settings, servers=(at.url,)), "decision", on_state):
+        async with Bus.connect(replace(settings, servers=(at.url,)), "decision", on_state):
             pass
 
     waiting = asyncio.create_task(join())
@@ -80,12 +80,12 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The password comes from the environment; a wrong one, or none, is said and tried again."""
     with server(tmp_path, USERS) as at:
         monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
-        await works(at, Settings(user="decision"))
+        await works(at, BusConfig(user="decision"))
         monkeypatch.setenv("SLUICE_NATS_PASSWORD", "wrong")
-        assert NOT_LET_IN.search(await refused(at, Settings(user="decision")))
+        assert NOT_LET_IN.search(await refused(at, BusConfig(user="decision")))
         monkeypatch.delenv("SLUICE_NATS_PASSWORD")
-        assert NOT_LET_IN.search(await refused(at, Settings(user="decision")))
-        assert NOT_LET_IN.search(await refused(at, Settings()))
+        assert NOT_LET_IN.search(await refused(at, BusConfig(user="decision")))
+        assert NOT_LET_IN.search(await refused(at, BusConfig()))
 
 
 async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,23 +93,23 @@ async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     states: list[str | None] = []
     with server(tmp_path, USERS) as at:
-        settings = Settings(servers=(at.url,), user="watcher")
-        async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "watcher", states.append) as bus:
+        settings = BusConfig(servers=(at.url,), user="watcher")
+        async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "watcher", states.append) as bus:
             reports = await bus.ensure_streams()
             assert len(reports) == 4
             assert "this user may not publish to $JS.API.STREAM.CREATE.SLUICE_SAMPLE" in reports[0]
             waiting = asyncio.create_task(publish(bus, sample(1)))
             while states[-1] is None:  # noqa: ASYNC110 - the server's doing
                 await asyncio.sleep(0.02)
+            assert states[-1] == "this user may not publish to sluice.sample.v1.line"
             waiting.cancel()
-    assert states[-1] == "this user may not publish to sluice.sample.v1.line"
 
 
 async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader says which subject, rather than that the server is silent, and goes on saying it while it tries."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
-        async with joined(at, "deaf", Settings(user="deaf")) as (bus, states):
+        async with joined(at, "deaf", BusConfig(user="deaf")) as (bus, states):
             reading = asyncio.create_task(take(bus, 1))
             denied = "this user may not publish to $JS.API.CONSUMER.MSG.NEXT.SLUICE_SAMPLE.reader"
             async with asyncio.timeout(PATIENCE_S):
@@ -124,8 +124,6 @@ async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypat
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and a server's and a client's certificate from it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the program openssl")
     home = tmp_path_factory.mktemp("tls")
 
     def openssl(*arguments: str) -> None:
@@ -147,26 +145,29 @@ def tls_block(home: Path, more: str = "") -> str:
     return f'tls {{ cert_file: "{home}/server.crt", key_file: "{home}/server.key", ca_file: "{home}/ca.crt"{more} }}'
 
 
+@pytest.mark.openssl
 async def test_tls(tmp_path: Path, tls: Path) -> None:
     """The server's certificate must come from the configured authority."""
     with server(tmp_path, tls_block(tls)) as at:
-        await works(at, Settings(ca=str(tls / "ca.crt")))
-        assert "certificate verify failed" in await refused(at, Settings(ca=str(tls / "other.crt")))
-        assert "certificate verify failed" in await refused(at, Settings())
+        await works(at, BusConfig(ca=str(tls / "ca.crt")))
+        assert "certificate verify failed" in await refused(at, BusConfig(ca=str(tls / "other.crt")))
+        assert "certificate verify failed" in await refused(at, BusConfig())
 
 
+@pytest.mark.openssl
 async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
     """The server lets in who shows a certificate from the same authority."""
     with server(tmp_path, tls_block(tls, ", verify: true")) as at:
-        stranger = Settings(ca=str(tls / "ca.crt"))
+        stranger = BusConfig(ca=str(tls / "ca.crt"))
         await works(at, replace(stranger, certificate=str(tls / "client.crt"), key=str(tls / "client.key")))
         assert await refused(at, stranger)
 
 
+@pytest.mark.openssl
 @pytest.mark.parametrize("field", ["ca", "certificate", "key"])
 async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tls: Path, field: str) -> None:
     """The reason names the file."""
-    good = Settings(ca=str(tls / "ca.crt"), certificate=str(tls / "client.crt"), key=str(tls / "client.key"))
+    good = BusConfig(ca=str(tls / "ca.crt"), certificate=str(tls / "client.crt"), key=str(tls / "client.key"))
     wrong = tmp_path / "wrong.pem"
     with server(tmp_path, tls_block(tls)) as at:
         assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
@@ -174,13 +175,14 @@ async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tl
         assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
 
 
+@pytest.mark.openssl
 async def test_no_password_goes_over_a_line_in_the_clear(
     tmp_path: Path, tls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an authority is configured, a server without TLS gets neither the password nor a message."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
-        assert "offers no TLS" in await refused(at, Settings(user="decision", ca=str(tls / "ca.crt")))
+        assert "offers no TLS" in await refused(at, BusConfig(user="decision", ca=str(tls / "ca.crt")))
 
 
 def pair(prefix: int) -> nkeys.KeyPair:
@@ -194,9 +196,9 @@ async def test_nkey(tmp_path: Path) -> None:
     for name, keys in (("own.nk", own), ("other.nk", other)):
         (tmp_path / name).write_text(keys.seed.decode())
     with server(tmp_path, f"authorization {{ users: [ {{ nkey: {own.public_key.decode()} }} ] }}") as at:
-        await works(at, Settings(credentials=str(tmp_path / "own.nk")))
-        assert NOT_LET_IN.search(await refused(at, Settings(credentials=str(tmp_path / "other.nk"))))
-        assert "missing.nk" in await refused(at, Settings(credentials=str(tmp_path / "missing.nk")))
+        await works(at, BusConfig(credentials=str(tmp_path / "own.nk")))
+        assert NOT_LET_IN.search(await refused(at, BusConfig(credentials=str(tmp_path / "other.nk"))))
+        assert "missing.nk" in await refused(at, BusConfig(credentials=str(tmp_path / "missing.nk")))
 
 
 def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]) -> str:
@@ -239,5 +241,5 @@ async def test_creds_file(tmp_path: Path) -> None:
         resolver_preload: {{ {", ".join(f"{public}: {token}" for public, token in accounts.items())} }}
     """
     with server(tmp_path, settings) as at:
-        await works(at, Settings(credentials=str(creds)))
-        assert await refused(at, Settings())
+        await works(at, BusConfig(credentials=str(creds)))
+        assert await refused(at, BusConfig())

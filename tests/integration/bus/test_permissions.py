@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.errors import Error
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
@@ -21,13 +21,12 @@ from services.control import Controller
 from services.decision.domain_log import BusDecisionLog
 from tests.support.decision_services import stored
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "nats.conf"
 USERS = ("sampler", "decision", "actuator", "reader")
 STREAMS = ("sample", "decision", "action", "dead")
 S = 10**9
-PATIENCE_S = 30
 SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
 DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))).step(None, SAMPLE)
@@ -50,7 +49,7 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
     async with (
         asyncio.timeout(PATIENCE_S),
-        Bus.connected(Settings(servers=(server.url,), user=user), user, lambda _: None) as bus,
+        Bus.connect(BusConfig(servers=(server.url,), user=user), user, lambda _: None) as bus,
     ):
         yield bus
 
@@ -72,15 +71,15 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
                 subject = decision.subjects.decision("line")
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
                 await taken.ack()
-            assert await decision.last(Decision, subject) is not None
+            assert await decision.get_last(Decision, subject) is not None
         async with aclosing(
-            actuator.consume(Decision, "actuator-1", "actuator", start="latest", fleeting=True)
+            actuator.consume(Decision, "actuator-1", "actuator", start="latest", transient=True)
         ) as decisions:
             received = await anext(decisions)
             assert received.message.sample == taken.message.id == SAMPLE.id
             await received.ack()
         async with joined(guarded, "reader", monkeypatch) as reader:
-            assert await reader.last(Sample, reader.subjects.sample("line")) is not None
+            assert await reader.get_last(Sample, reader.subjects.sample("line")) is not None
             async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
                 assert (await anext(decisions)).message.sample == SAMPLE.id
 
@@ -102,7 +101,7 @@ async def test_a_forged_decision_is_refused(
         await forger.publish("sluice.decision.v1.line", encode(DECISION))
         await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
-        info = await actuator.stream(Decision)
+        info = await actuator.stream_info(Decision)
         assert info is not None
         assert info.last == 0
 

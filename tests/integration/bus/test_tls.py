@@ -16,12 +16,11 @@ import yaml
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.runtime.config_loader import load
-from tests.support.bus_keys import PATIENCE_S
 from tests.support.bus_keys import sample as sample_of
 from tests.support.decision_services import ServiceProcess
 from tests.support.kube.manifests import MANIFESTS, objects
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 DOCS = MANIFESTS.parent / "docs" / "bus.md"
 NAME = "nats.sluice.svc"
@@ -31,6 +30,9 @@ domains:
   critical: [{workload: robot}]
   targets: [{deployment: upload, min: 5M, max: 80M, fail_safe: 10M}]
 """
+
+
+pytestmark = [pytest.mark.openssl, pytest.mark.kubectl]
 
 
 def documented(kind: str) -> list[str]:
@@ -105,11 +107,11 @@ async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Pa
     (tmp_path / "config.yaml").write_text(text)
     settings = load(tmp_path / "config.yaml", environment).bus
     with ServiceProcess("decision", tmp_path / "decision", text, environment=environment):
-        async with asyncio.timeout(PATIENCE_S), Bus.connected(settings, "test", lambda _: None) as bus:
+        async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "test", lambda _: None) as bus:
             await bus.ensure_streams()
             one = sample_of(1)
             await bus.publish(bus.subjects.sample("line"), one, msg_id=one.id)
-            while await bus.acknowledged(Sample, "decision") < 1:  # noqa: ASYNC110 - another process's doing
+            while await bus.ack_floor(Sample, "decision") < 1:  # noqa: ASYNC110 - another process's doing
                 await asyncio.sleep(0.05)
 
 
@@ -146,7 +148,7 @@ async def test_another_servers_name_is_refused(tmp_path: Path, certificates: Pat
 
 
 async def _joined(settings: Any, states: list[str | None]) -> None:
-    async with Bus.connected(settings, "test", states.append):
+    async with Bus.connect(settings, "test", states.append):
         pass
 
 

@@ -5,7 +5,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.decision.domain_log import NAME
@@ -29,9 +29,9 @@ async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsSer
     """One of its samples comes again before the others do: the next new one does not hide those in between."""
     text = config_text(nats.url, "frozen", ("press",))
     begin = time.time_ns() - 3600 * S
-    settings = Settings(servers=(nats.url,), prefix="frozen")
+    settings = BusConfig(servers=(nats.url,), prefix="frozen")
     async with joined(nats.url, "frozen") as bus:
-        async with Bus.connected(settings, NAME, lambda _: None) as frozen:
+        async with Bus.connect(settings, NAME, lambda _: None) as frozen:
             # The first to come makes the consumer that all replicas share.
             taken = frozen.consume(Sample, NAME, NAME, batch=8, ack_wait=ACK_WAIT_S)
             async with aclosing(taken) as samples:

@@ -1,4 +1,4 @@
-"""The decision service on a real bus: what it answers, what it puts aside, and what it says of itself."""
+"""The decision service on a real bus: its answers, its dead letters, its health and metrics."""
 
 import asyncio
 import json
@@ -23,7 +23,6 @@ from services.decision.domain_log import BusDecisionLog
 from services.decision.service import DecisionService
 from services.runtime.health import Health
 from tests.support.decision_services import (
-    PATIENCE_S,
     PERIOD,
     DecisionProcess,
     S,
@@ -37,14 +36,16 @@ from tests.support.decision_services import (
     send,
     stored,
 )
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 DOMAINS = ("press", "paint")
 
 
 @asynccontextmanager
 async def deciding(bus: Bus, text: str) -> AsyncIterator[Health]:
-    """The service in this process; what it says of itself."""
+    """The service in this process; gives its health."""
     health = Health("samples")
     running = asyncio.create_task(DecisionService(configured(text), bus, health).run())
     try:
@@ -94,7 +95,7 @@ async def test_what_cannot_be_answered_stops_nothing(nats: NatsServer) -> None:
         assert domain == "a sample of domain 'paint' on another's subject"
         assert syntax.startswith("not a Sample")
         assert "ahead of the bus's clock" in date
-        assert await bus.acknowledged(Sample, "decision") == 7
+        assert await bus.ack_floor(Sample, "decision") == 7
 
 
 async def test_a_sample_on_which_the_core_fails_is_put_aside(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,11 +141,11 @@ async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None
         async with deciding(bus, text):
             await send(bus, [sample("press", number, begin) for number in range(1, 11)])
             await decided(bus, 10)
-            await bus._session.api("STREAM.DELETE.HALF_SAMPLE")
+            await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
             await send(bus, [sample("press", number, begin) for number in range(11, 16)])
             await decided(bus, 15)
-        # Once more while nobody decides, and beyond the old numbers before somebody does.
-        await bus._session.api("STREAM.DELETE.HALF_SAMPLE")
+        # Once more while no service runs, and beyond the old numbers before one does.
+        await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
         await send(bus, [sample("press", number, begin) for number in range(16, 41)])
         async with deciding(bus, text):
             await decided(bus, 40)
@@ -161,7 +162,7 @@ async def test_a_lost_stream_of_decisions_begins_an_epoch_now(nats: NatsServer) 
         async with deciding(bus, text):
             await send(bus, [sample("press", number, begin) for number in range(1, 11)])
             await decided(bus, 10)
-        await bus._session.api("STREAM.DELETE.OTHER_DECISION")
+        await bus._session.request("STREAM.DELETE.OTHER_DECISION")
         await bus.ensure_streams()
         async with deciding(bus, text):
             await send(bus, [sample("press", number, begin) for number in range(11, 13)])
@@ -180,7 +181,7 @@ async def test_a_lost_consumer_goes_on_after_the_last_decision(nats: NatsServer)
         async with deciding(bus, text):
             await send(bus, [sample(domain, number, begin) for number in range(1, 51) for domain in DOMAINS])
             await decided(bus, 100)
-        await bus._session.api("CONSUMER.DELETE.GONE_SAMPLE.decision")
+        await bus._session.request("CONSUMER.DELETE.GONE_SAMPLE.decision")
         stale = counted("decision_stale")
         async with deciding(bus, text):
             await send(bus, [sample(domain, 51, begin) for domain in DOMAINS])
@@ -190,7 +191,7 @@ async def test_a_lost_consumer_goes_on_after_the_last_decision(nats: NatsServer)
 
 
 async def test_a_last_decision_of_a_later_build_begins_an_epoch(nats: NatsServer) -> None:
-    """Written by a later build, which took the domain on: put aside, and the domain begins anew."""
+    """A later build went on from there: a dead letter, and the domain begins a new epoch."""
     begin = time.time_ns() - 60 * S
     async with joined(nats.url, "next") as bus:
         async with deciding(bus, config_text(nats.url, "next", ["press"])):
@@ -207,7 +208,7 @@ async def test_a_last_decision_of_a_later_build_begins_an_epoch(nats: NatsServer
 
 
 async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServer) -> None:
-    """However much of it lies after the last decision, and between those of other domains."""
+    """However much of it comes after the last decision, and between those of other domains."""
     begin = time.time_ns() - 200 * S
     text = config_text(nats.url, "junk", DOMAINS)
     async with joined(nats.url, "junk") as bus:
@@ -223,7 +224,7 @@ async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServe
         async with deciding(bus, text):
             await send(bus, [sample("press", 4, begin)])
             await stored(bus, Decision, 354)
-        last = await bus.last(Decision, bus.subjects.decision("press"))
+        last = await bus.get_last(Decision, bus.subjects.decision("press"))
         assert last is not None
         assert (last.message.epoch, last.message.seq) == (sample("press", 1, begin).end, 4)
         # What a later build decided is newer than anything that this one can read before it.
@@ -237,7 +238,7 @@ async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServe
 async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault stands in the decision, and a replay with it gives the same bytes."""
+    """The decision records the fault, and a replay with it gives the same bytes."""
     monkeypatch.setattr("services.decision.policy_timeout.STEP_S", -1.0)
     monkeypatch.setattr("services.decision.policy_timeout.TimedPolicy.__init__.__defaults__", (time.thread_time, -1.0))
     begin = time.time_ns() - 60 * S
@@ -256,9 +257,9 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
 
 async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
     """No sample yet, blind, silent; and nothing when every domain is seen."""
-    text = config_text(nats.url, "said", DOMAINS) + "\nsignal: {period: 100ms, window: 2s}"
-    async with joined(nats.url, "said") as bus, deciding(bus, text) as health:
-        await until(lambda: health.wrong.get("samples") == "press: no sample yet; paint: no sample yet")
+    text = config_text(nats.url, "health", DOMAINS) + "\nsignal: {period: 100ms, window: 2s}"
+    async with joined(nats.url, "health") as bus, deciding(bus, text) as health:
+        await until(lambda: health.problems.get("samples") == "press: no sample yet; paint: no sample yet")
 
         async def feed(number: int) -> None:
             now = time.time_ns() // PERIOD * PERIOD
@@ -272,9 +273,9 @@ async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
                 await asyncio.sleep(0.1)
 
         feeding = asyncio.create_task(fed())
-        await until(lambda: health.wrong.get("samples") == "paint: no data: scrape: timeout")
+        await until(lambda: health.problems.get("samples") == "paint: no data: scrape: timeout")
         feeding.cancel()
-        await until(lambda: "press: no sample for " in health.wrong.get("samples", ""))
+        await until(lambda: "press: no sample for " in health.problems.get("samples", ""))
 
 
 async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
 
     def asked(path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -308,7 +309,7 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
             assert 'sluice_decision_limit_kbit{domain="press",target="default/upload-press"}' in metrics
             assert 'sluice_decision_stress_ratio{domain="press"}' in metrics
             assert "sluice_decision_lag_seconds_bucket" in metrics
-            told = Counter(
+            counted = Counter(
                 (one.message.domain, target.rule)
                 for one in await kept(bus, Decision)
                 for target in one.message.targets
@@ -318,8 +319,8 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
                 r'^sluice_decision_overruled_total{domain="(.+)",rule="(.+)"} (.+)$', metrics, re.MULTILINE
             )
             assert {(domain, rule): int(float(count)) for domain, rule, count in shown} == {
-                ("press", rule): told["press", rule] for rule in get_args(Rule) if rule != "none"
+                ("press", rule): counted["press", rule] for rule in get_args(Rule) if rule != "none"
             }
-            assert told
+            assert counted
             assert "_created" not in metrics
             assert process.stop() == 0

@@ -1,4 +1,4 @@
-"""Probes while the kernel does not know its neighbour's address: it holds them back, and stamps them late."""
+"""Probes while the kernel does not know its neighbour's address: it delays them, and reports their times late."""
 
 import json
 import subprocess
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.root
 PROBE = """
 import json, select, subprocess, sys, time
 from pathlib import Path
-from services.exporter.prober import Report, UdpProbe
+from services.exporter.prober import ProbeReport, UdpProbe
 
 address, node, device = sys.argv[1:]
 gateway = address.rpartition(".")[0] + ".254"
 trips, stamps, found = [], [], []
-probe = UdpProbe((address, 7007), 2, 64, 10**12, Report(trips.append, int, str))
-probe._link = probe._connected()
-sent = probe._echoes.sent
-probe._echoes.sent = lambda sequence, when: (stamps.append(when), sent(sequence, when))
-left = probe._left
-probe._left = lambda packet: (found.append(left(packet)), found[-1])[1]
+probe = UdpProbe((address, 7007), 2, 64, 10**12, ProbeReport(trips.append, int, str))
+probe._link = probe._connect()
+record = probe._echoes.record_sent
+probe._echoes.record_sent = lambda sequence, when: (stamps.append(when), record(sequence, when))
+find = probe._find_sent_time
+probe._find_sent_time = lambda packet: (found.append(find(packet)), found[-1])[1]
 
 def send(number):
     called = []
@@ -50,7 +50,7 @@ ip("-n", node, "link", "set", device, "arp", "off")
 ip("neigh", "del", gateway, "dev", "eth0")
 send(3)
 ip("-n", node, "link", "set", device, "arp", "on")
-# They leave, and the kernel says when, before the next one is sent or while its answer is waited for.
+# They leave, and the kernel reports when, before the next one is sent or while its answer is waited for.
 answered(4)
 stamps.clear()
 found.clear()
@@ -63,15 +63,15 @@ poll.register(probe._link, 0)
 early = [at - when for at, when in zip(called, stamps) if when < at]
 print(json.dumps({"early": early, "unknown": found.count(None), "remaining": poll.poll(0)}))
 """
-"""Sends with the neighbour known, unknown and known again; tells of stamps that are older than their packets."""
+"""Sends with the neighbour known, unknown and known again; prints timestamps that are older than their packets."""
 
 
-def test_a_packet_that_was_held_back_leaves_no_stamp_to_others() -> None:
-    """Each packet has its own time of leaving, and nothing remains that would wake the prober for ever."""
+def test_a_delayed_packet_keeps_its_own_timestamp() -> None:
+    """Each packet has its own send time, and no report remains that would wake the prober again and again."""
     with Bed() as bed:
         cell = bed.pod("factory/robot-cell")
         echo = bed.start(cell.name, SLUICE, "echo", "--udp", "7007", stdout=subprocess.PIPE)
         assert echo.stdout.readline().startswith(b"listening")
         office = next(place for place in bed.pods if place.name == PLACE)
-        told = bed.run(PLACE, sys.executable, "-c", PROBE, cell.address, office.node, office.device)
-    assert json.loads(told) == {"early": [], "unknown": 0, "remaining": []}
+        output = bed.run(PLACE, sys.executable, "-c", PROBE, cell.address, office.node, office.device)
+    assert json.loads(output) == {"early": [], "unknown": 0, "remaining": []}

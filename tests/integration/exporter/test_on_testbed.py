@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from services.common.histogram import BOUNDS, Latency, increase, latency
+from services.common.histogram import BOUNDS, HistogramSummary, increase, summarize
 from services.plant.real.ground_truth import STEAL, quantile, read_processor
 from services.plant.real.plant import PEERS
 from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
@@ -80,10 +80,10 @@ class Phase(NamedTuple):
 
     wire: list[float]
     """Each of the plant's probes, its round trip on the wire, ascending."""
-    plant: Latency
+    plant: HistogramSummary
     """The same as the plant's instrument felt it, wake-ups of two programs included."""
-    handshake: Latency
-    probe: Latency
+    handshake: HistogramSummary
+    probe: HistogramSummary
     stolen: int
     """Stretches that were left out."""
 
@@ -116,7 +116,9 @@ def phase(factory: Factory, wire: Wire) -> Phase:
             for name, total in gained.items():
                 gained[name] = list(map(add, total, increase(before[name], after[name])))
         before, ticks = after, now
-    return Phase(sorted(trips), **{name: latency(EDGES[name], total) for name, total in gained.items()}, stolen=stolen)
+    return Phase(
+        sorted(trips), **{name: summarize(EDGES[name], total) for name, total in gained.items()}, stolen=stolen
+    )
 
 
 def width(at: float, bounds: Sequence[float] = FINE) -> float:
@@ -132,7 +134,7 @@ def band(trips: list[float], q: float, sample: float) -> tuple[float, float]:
     return quantile(trips, max(q - off, 0.0)), quantile(trips, min(q + off, 1.0))
 
 
-def agree(name: str, measured: Latency, trips: list[float]) -> None:
+def agree(name: str, measured: HistogramSummary, trips: list[float]) -> None:
     """P95 and IQR are those of the ground truth, within a bucket's width."""
     assert measured.p95 is not None, f"{name}: nothing was measured"
     assert measured.jitter is not None
@@ -166,7 +168,7 @@ def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
     """A full queue of 98 ms that reads as none, as another one, or without its jitter or with far more."""
     chance = Random(1)
     trips = sorted(chance.gauss(0.092, 0.004) for _ in range(2400))
-    right = Latency(quantile(trips, 0.75) - quantile(trips, 0.25), quantile(trips, 0.95), 800)
+    right = HistogramSummary(quantile(trips, 0.75) - quantile(trips, 0.25), quantile(trips, 0.95), 800)
     agree("right", right, trips)
     with pytest.raises(AssertionError):
         agree("wrong", right._replace(**wrong), trips)

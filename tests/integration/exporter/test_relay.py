@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry
 from schemas.exporter import Relay, Tls
 from schemas.units import Duration
 from services.common.histogram import BOUNDS
-from services.exporter.flow_follower import Follower
-from services.exporter.flow_reader import Reader, request
-from services.exporter.metrics import Latencies
+from services.exporter.flow_follower import FlowFollower
+from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import LostEvent
-from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, Pairing
+from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
 from services.exporter.relay_client import RelayError, open_stream
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.server import Certificates, HubbleServer
+from tests.support.waiting import PATIENCE_S
 
 ROBOT = "factory/robot-control"
 MS = 1_000_000
@@ -33,12 +34,12 @@ class Followed:
 
     def __init__(self, relay: Relay) -> None:
         """Wire it as the service does."""
-        self.latencies = Latencies([ROBOT], BOUNDS, 50, CollectorRegistry())
-        self.pairing = Pairing(5 * S, S, 1000, 1 << 20)
-        self.follower = Follower(
+        self.latencies = LatencyMetrics([ROBOT], BOUNDS, 50, CollectorRegistry())
+        self.pairing = PairingTable(5 * S, S, 1000, 1 << 20)
+        self.follower = FlowFollower(
             partial(open_stream, relay),
-            partial(request, [ROBOT], [], ()),
-            Reader([ROBOT], [], ()),
+            partial(build_request, [ROBOT], [], ()),
+            FlowReader([ROBOT], [], ()),
             self.pairing,
             self.latencies,
             relay.silence,
@@ -66,7 +67,7 @@ def following(relay: Relay) -> Iterator[Followed]:
 
 def wait(condition: Callable[[], object], what: str) -> None:
     """Wait until a condition holds; fifteen seconds at most."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
@@ -112,7 +113,7 @@ class Agent:
 
 def checked(followed: Followed) -> bool:
     """Look for silence, as the service does every half second."""
-    followed.follower.check()
+    followed.follower.enforce_timeouts()
     return True
 
 
@@ -141,7 +142,7 @@ def tls(certificates: Certificates, *, mutual: bool) -> Tls:
 
 
 def test_handshakes_become_latencies_and_relay_filters() -> None:
-    """Each handshake is one observation; what nobody asked for does not even come."""
+    """Each handshake is one observation; Relay filters all other flows."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1050))
@@ -150,10 +151,11 @@ def test_handshakes_become_latencies_and_relay_filters() -> None:
         Agent(server).handshakes(range(2000, 2001))
         wait(lambda: followed.observed == 51, "51 observations")
         assert followed.follower.status.received == 102
-        assert followed.follower.wrong is None
+        assert followed.follower.problem is None
         assert followed.follower.status.nodes == {"n1": "connected"}
 
 
+@pytest.mark.openssl
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
 def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -> None:
     """The server is known by its authority and name; with mutual TLS the client shows a certificate."""
@@ -165,6 +167,7 @@ def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -
             wait(lambda: followed.observed == 10, "10 observations")
 
 
+@pytest.mark.openssl
 def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates, tmp_path: Path) -> None:
     """A wrong name, no client certificate, plaintext, and an unreadable file: each gives an error with its reason."""
     with HubbleServer(tls=certificates, mutual=True) as server:
@@ -183,7 +186,7 @@ def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates,
 
 
 def test_resets_lose_and_repeat_nothing() -> None:
-    """Connections are cut again and again, in the midst of handshakes: each one still counts exactly once."""
+    """Connections are cut repeatedly during handshakes: each one still counts exactly once."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         total, agent = 0, Agent(server)
@@ -200,12 +203,12 @@ def test_resets_lose_and_repeat_nothing() -> None:
             wait(partial(more, followed, connections, total), f"a new connection and {total} observations")
         agent.handshakes(range(9000, 9001))
         wait(lambda: followed.observed == total + 1, "the last one")
-        assert followed.follower._resume.repeated > 0
+        assert followed.follower._replay_filter.repeated > 0
 
 
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
-    """Relay loses a node in the midst of a resumed stream and has all of it repeated: each handshake counts once."""
+    """Relay loses a node during a resumed stream and replays all of it: each handshake counts once."""
     with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.cut()
@@ -221,7 +224,7 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
         wait(lambda: followed.observed >= 330, "all of them")
         wait(lambda: followed.follower.status.nodes == {"n1": "error"}, "the reason")
         assert followed.observed == 330
-        assert followed.follower._resume.repeated > 300
+        assert followed.follower._replay_filter.repeated > 300
 
 
 def test_a_silent_stream_is_opened_anew() -> None:
@@ -236,7 +239,7 @@ def test_a_silent_stream_is_opened_anew() -> None:
 
 
 def test_a_flood_that_ends_is_forgotten() -> None:
-    """SYNs that nobody answers, and then silence: they are given up and counted although nothing comes."""
+    """Unanswered SYNs, then silence: they expire and are counted although no flow arrives."""
     with HubbleServer() as server, following(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         agent = Agent(server)
@@ -271,13 +274,13 @@ def test_lost_events_are_counted_once() -> None:
         assert followed.follower.status.lost == {"perf_event_ring_buffer": 40, "hubble_ring_buffer": 2}
 
 
-def test_nobody_there_is_told_and_tried_again() -> None:
+def test_an_unreachable_relay_is_reported_and_retried() -> None:
     """Until Relay answers the reason is shown; when it does, the follower is there."""
     with HubbleServer() as gone:
         address = gone.address
     with following(Relay(address=address)) as followed:
-        wait(lambda: "UNAVAILABLE" in (followed.follower.wrong or ""), "the reason")
+        wait(lambda: "UNAVAILABLE" in (followed.follower.problem or ""), "the reason")
         with HubbleServer(address=address) as server:
-            wait(lambda: followed.follower.wrong is None, "connection")
+            wait(lambda: followed.follower.problem is None, "connection")
             Agent(server).handshakes(range(1000, 1003))
             wait(lambda: followed.observed == 3, "3 observations")

@@ -16,7 +16,8 @@ from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.harness import SLUICE, until, value
 from tests.support.hubble.server import HubbleServer
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 DOMAIN = """
 domains:
@@ -27,9 +28,9 @@ domains:
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page; status 0 while nobody listens."""
+    """Status and body of a page; status 0 while nothing listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as page:
             return page.status, page.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -131,7 +131,7 @@ async def test_the_agent_outlives_the_api_server() -> None:
     scenario = SCENARIOS["steady"]
     plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, start=time.time_ns()))
     first = Emulator(starts_after=0.05)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         async with first as url:
             first.apply(manifests(scenario.apps, scenario.domain()))
             agent = Agent(url, [plant], delay=0.01)

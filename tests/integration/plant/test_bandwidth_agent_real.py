@@ -16,6 +16,7 @@ from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS
 from services.plant.topology import TELEMETRY
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.root
 
@@ -42,7 +43,7 @@ class _Cluster:
         headers = {"Content-Type": "application/merge-patch+json"}
         begun = time.time_ns()
         async with self._session.patch(self._pod, json=patch, headers=headers, raise_for_status=True):
-            change = await asyncio.wait_for(self.enforced.get(), 10)
+            change = await asyncio.wait_for(self.enforced.get(), PATIENCE_S)
         return (change.at - begun) / 1e9
 
 
@@ -59,7 +60,7 @@ async def _cluster() -> AsyncIterator[_Cluster]:
             agent = Agent(url, [plant], delay=0.0, on_enforced=cluster.enforced.put_nowait)
             following = asyncio.create_task(agent.run())
             try:
-                await asyncio.wait_for(agent.limited(), 10)
+                await asyncio.wait_for(agent.limited(), PATIENCE_S)
                 cluster.enforced.get_nowait()
                 yield cluster
             finally:

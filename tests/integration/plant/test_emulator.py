@@ -13,6 +13,7 @@ import yaml
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.kube_emulator.errors import StatusError
 from tests.support.kube.servers import deployment, eventually
+from tests.support.waiting import PATIENCE_S
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 
@@ -78,7 +79,7 @@ async def test_watches_end_when_the_emulator_does(session: aiohttp.ClientSession
     async with emulator as url:
         watching = asyncio.create_task(watch(url))
         await started.wait()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         assert await watching == []
 
 
@@ -119,4 +120,4 @@ async def test_a_change_just_before_the_waiting_begins_wakes_the_waiter() -> Non
     emulator = Emulator(starts_after=None)
     waiting = asyncio.create_task(emulator.objects.wait_for_change(emulator.objects.version))
     emulator.apply([deployment("app", 1)])
-    await asyncio.wait_for(waiting, 20)
+    await asyncio.wait_for(waiting, PATIENCE_S)

@@ -11,6 +11,7 @@ from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +26,7 @@ def _watched(plant: RealPlant, seconds: int, settle: float = 1.2) -> list[Second
     good: list[Second] = []
     seen = 0
     while len(good) < seconds:
-        if seen > 8 * seconds + 20:
+        if seen > 8 * seconds + PATIENCE_S:
             pytest.skip("needs a machine without CPU steal")
         time.sleep(0.2)
         fresh = [second for second in plant.take_seconds() if second.start >= begin]
@@ -38,7 +39,7 @@ def _p95(seconds: Sequence[Second], workload: str = ROBOT) -> float:
     return median(second.critical[workload].p95 or 1.0 for second in seconds)
 
 
-def _until(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def _until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -13,13 +13,14 @@ import pytest
 from services.plant.real.probe import RECORD
 from services.plant.real.testbed import Bed, BedError
 from services.plant.topology import ROBOT, Parameters
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.root
 
 CELL = "factory/robot-cell"
 
 
-def _until(true: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def _until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -95,6 +96,6 @@ def test_nothing_is_left_behind(end: str) -> None:
         if end == "kill":
             runner.send_signal(signal.SIGKILL)
         else:
-            runner.communicate("go\n", timeout=20)
+            runner.communicate("go\n", timeout=PATIENCE_S)
     _until(lambda: not any(Path(process).exists() for process in inside), "the bed's processes are gone")
     _until(lambda: _surroundings() <= before, "nothing of the bed is seen from outside")

@@ -16,8 +16,7 @@ import pytest
 from services.common import failpoints
 from services.runtime.health import Health, serve
 from tests.support.commands import sluice
-
-PATIENCE_S = 30
+from tests.support.waiting import PATIENCE_S
 
 
 async def asked(port: int, path: str) -> tuple[int, str]:
@@ -40,10 +39,10 @@ async def test_ready_when_every_condition_holds() -> None:
     async with serve(health, "127.0.0.1", 0) as port:
         status, body = await asked(port, "/readyz")
         assert (status, json.loads(body)) == (503, {"ready": False, "wrong": {"bus": "not yet", "samples": "not yet"}})
-        health.good("bus")
-        health.state("samples", None)
+        health.set_ok("bus")
+        health.set_condition("samples", None)
         assert await asked(port, "/readyz") == (200, '{"ready": true, "wrong": {}}\n')
-        health.state("samples", "line: blind: 3 observations, 100 needed")
+        health.set_condition("samples", "line: blind: 3 observations, 100 needed")
         status, body = await asked(port, "/readyz")
         assert status == 503
         assert json.loads(body)["wrong"] == {"samples": "line: blind: 3 observations, 100 needed"}
@@ -99,7 +98,7 @@ def run(program: str, number: signal.Signals | None = None, crash_at: str = "") 
 
 SERVICE = """
     import asyncio
-    from services.runtime import lifecycle, logs
+    from services.runtime import service
 
     async def work():
         try:
@@ -108,7 +107,7 @@ SERVICE = """
         finally:
             print("cleaned up", flush=True)
 
-    lifecycle.run(work())
+    service.run(work())
 """
 
 
@@ -132,8 +131,8 @@ def test_logs_are_one_json_object_a_line() -> None:
     ended = run(
         """
         import logging, structlog
-        from services.runtime import logs
-        logs.configure("decision", "info")
+        from services.runtime import logging_setup
+        logging_setup.configure("decision", "info")
         log = structlog.get_logger()
         log.info("decided", domain="line", limit=5)
         log.debug("not shown")
@@ -181,7 +180,7 @@ def test_other_points_do_nothing(setting: str) -> None:
 def test_a_setting_that_is_none_is_refused(setting: str) -> None:
     """A crash test that never crashes would prove nothing."""
     with pytest.raises(ValueError, match="expected NAME:COUNT"):
-        failpoints.armed(setting)
+        failpoints.arm(setting)
 
 
 def test_the_command_says_what_is_wrong_with_its_file() -> None:

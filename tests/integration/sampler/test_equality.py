@@ -16,10 +16,10 @@ from schemas.units import Duration
 from services.common.histogram import BOUNDS
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.scrape.parser import PageReader
-from services.sampler.scrape.source import ScrapeSource, latencies, pods, sent
-from services.sampler.scrape.window import History
+from services.sampler.scrape.source import ScrapeSource, measure_latency, measure_throughput
+from services.sampler.scrape.window import PageWindow
 from services.sampler.source import Measurements
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.workloads import Workloads, metric_names
 from tests.support.exporter_page import LiveExporter
 from tests.support.prometheus_server import PrometheusServer
 
@@ -99,15 +99,15 @@ def signal(url: str = Prometheus().url) -> Signal:
 
 def scraped(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, Measurements]]:
     """What the direct scrape makes of the same pages, by window end."""
-    workloads = Workloads(names_of(signal()), CRITICAL, TARGETS)
-    reader, history = PageReader(workloads), History(window * S)
+    workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
+    reader, history = PageReader(workloads), PageWindow(window * S)
     for at, page in enumerate(pages):
         text = "".join(f"{series} {value}\n" for series, value in page.items())
         end = (START + at) * S
         history.add(end, float(START + at), reader.read(text.encode()))
-        gains = list(history.gains().items())
-        rates = sent(gains)
-        yield end, Measurements(end - window * S, latencies(gains, CRITICAL, {}), rates, pods=pods(gains, rates))
+        increases = list(history.increases().items())
+        throughput, pods = measure_throughput(increases)
+        yield end, Measurements(end - window * S, measure_latency(increases, CRITICAL, {}), throughput, pods=pods)
 
 
 async def test_same_buckets_same_figures(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
     with PrometheusServer(tmp_path, history=open_metrics(pages)) as server:
         # From version 3 on a range does not include its very beginning.
         window = WINDOW if server.version < (3,) else WINDOW - 1
-        workloads = Workloads(names_of(signal()), CRITICAL, TARGETS)
+        workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
         with closing(PrometheusSource(signal(server.url), workloads)) as source:
             for end, ours in list(scraped(pages, window))[WINDOW:]:
                 theirs = await source.measure(end)
@@ -135,7 +135,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
                         a, b = getattr(one, figure), getattr(other, figure)
                         difference = max(difference, abs(a - b) / b)
                         compared += 1
-                assert ours.sent == pytest.approx(theirs.sent, abs=1)
+                assert ours.throughput == pytest.approx(theirs.throughput, abs=1)
                 assert ours.pods == theirs.pods == {TARGETS[0]: 2}
     _log.info("%d figures compared, largest relative difference %.1e", compared, difference)
     assert compared == 2 * 2 * (PAGES - WINDOW)
@@ -147,7 +147,7 @@ async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
     period = Duration(S)
     with LiveExporter() as live, PrometheusServer(tmp_path, scrape=(live.address,)) as server:
         live.traffic(500)
-        workloads = Workloads(names_of(signal()), CRITICAL[:1], ())
+        workloads = Workloads(metric_names(signal()), CRITICAL[:1], ())
         settings = Signal(
             period=period, window=Duration(WINDOW * S), timeout=Duration(10 * S), scrape=Scrape((live.url,))
         )

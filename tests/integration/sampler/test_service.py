@@ -20,12 +20,14 @@ import pytest
 from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
-from tests.support.commands import PATIENCE_S, SLUICE, sluice
+from tests.support.commands import SLUICE, sluice
 from tests.support.decision_services import joined, kept
 from tests.support.exporter_page import LiveExporter
 from tests.support.fault_tally import Broken, Tally
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class SamplerProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Ask its health server."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -172,7 +174,7 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
 
 
 async def test_a_blind_sampler_does_not_speak_for_one_that_sees(nats: NatsServer, tmp_path: Path) -> None:
-    """Nobody listens where the second one asks, and to be refused is quicker than to read a page."""
+    """Nothing listens at the second sampler's address, and a refusal is quicker than reading a page."""
     signal = "period: 500ms, window: 1s"
     with (
         exporter() as live,
@@ -254,7 +256,7 @@ async def test_an_exporter_that_dies_shows_on_readyz_and_on_the_bus(nats: NatsSe
         await until(lambda: "connection refused" in (sampler.wrong() or {}).get("source", ""))
         async with joined(nats.url, "sluice") as bus:
             await until(lambda: sampler.metric('sluice_sampler_samples_total{domain="cell-0",outcome="blind"}') >= 5)
-            last = await bus.last(Sample, bus.subjects.sample("cell-0"))
+            last = await bus.get_last(Sample, bus.subjects.sample("cell-0"))
         assert last is not None
         assert "connection refused" in str(last.message.no_data)
         assert sampler.stop() == 0
@@ -295,7 +297,7 @@ async def test_memory_of_the_prometheus_client_stays_small(nats: NatsServer, tmp
     assert late - early < 4
 
 
-def test_a_configuration_that_does_not_fit_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_an_inconsistent_configuration_is_refused_at_the_start(tmp_path: Path) -> None:
     """Exit code 1 and one line that says where, instead of a service that waits for a bus."""
     config = tmp_path / "config.yaml"
     config.write_text(

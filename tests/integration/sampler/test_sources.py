@@ -1,4 +1,4 @@
-"""Both sources against real servers that fail in every way they know: no data, and why."""
+"""Both sources against real servers that fail in many ways: no data, with the reason."""
 
 import asyncio
 import time
@@ -14,12 +14,13 @@ from schemas.units import Duration
 from services.common.histogram import BOUNDS
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.scrape.source import ScrapeSource
-from services.sampler.source import Latencies, NoData, Source
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.source import LatencyStats, NoData, Source
+from services.sampler.workloads import Workloads, metric_names
 from tests.support.broken_server import BrokenServer
 from tests.support.exporter_page import LiveExporter
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 ROBOT = "factory/robot-control"
@@ -44,7 +45,7 @@ def settings(source: Name, *urls: str, timeout_s: float = 10) -> Signal:
 @contextmanager
 def source_for(signal: Signal, *critical: str) -> Iterator[Source]:
     """The source of this signal."""
-    workloads = Workloads(names_of(signal), critical or (ROBOT,), (UPLOAD,))
+    workloads = Workloads(metric_names(signal), critical or (ROBOT,), (UPLOAD,))
     kind = ScrapeSource if signal.source == "scrape" else PrometheusSource
     with closing(kind(signal, workloads)) as source:
         yield source
@@ -55,14 +56,14 @@ def now() -> int:
     return time.time_ns() // PERIOD * PERIOD
 
 
-async def robot(source: Source, end: int) -> Latencies:
+async def robot(source: Source, end: int) -> LatencyStats:
     """What the source says of the robot."""
     return (await source.measure(end)).latency[ROBOT]
 
 
-async def until(source: Source, true: Callable[[Latencies], bool]) -> Latencies:
+async def until(source: Source, true: Callable[[LatencyStats], bool]) -> LatencyStats:
     """Measure until it is true."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found = await robot(source, time.time_ns())
             if true(found):
@@ -76,7 +77,7 @@ FAULTS = {
     "reset": (10, "reset by peer|[Aa]borted|RemoteDisconnected|ProtocolError"),
     "garbage": (10, "BadStatusLine"),
 }
-"""How long to wait for the server, and what is then said."""
+"""How long to wait for the server, and the reason then."""
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
@@ -94,18 +95,18 @@ async def test_a_server_that_breaks_off_is_no_data(name: Name, fault: str) -> No
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
-async def test_a_call_that_is_stuck_is_not_joined_by_more(name: Name) -> None:
-    """While the first answer dribbles in, the next windows are told so at once; no threads pile up."""
+async def test_requests_do_not_pile_up_behind_a_stuck_one(name: Name) -> None:
+    """While the first answer arrives byte by byte, the next windows fail at once; no threads pile up."""
     with BrokenServer("dribble") as server, source_for(settings(name, server.url, timeout_s=0.3)) as source:
         with pytest.raises(NoData, match="no answer within"):
             await source.measure(now())
-        with pytest.raises(NoData, match="the call before has not come back"):
+        with pytest.raises(NoData, match="the previous request is still running"):
             await source.measure(now() + PERIOD)
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
-async def test_nobody_listening_is_no_data(name: Name) -> None:
-    """The reason says what to look for."""
+async def test_a_closed_port_is_no_data(name: Name) -> None:
+    """The reason names the error."""
     nobody = f"http://127.0.0.1:{free_port()}"
     with source_for(settings(name, nobody)) as source, pytest.raises(NoData, match="connection refused"):
         await source.measure(now())
@@ -133,7 +134,7 @@ async def test_an_error_status_is_no_data(name: Name, status: str) -> None:
     ],
 )
 async def test_a_page_that_is_malformed_is_no_data(body: bytes, why: str) -> None:
-    """Nothing of such a page is taken."""
+    """All of such a page is rejected."""
     with (
         BrokenServer("body", body) as server,
         source_for(settings("scrape", server.url)) as source,
@@ -164,10 +165,10 @@ async def test_a_page_of_something_else_leaves_the_workload_missing(body: bytes)
     [
         (b"<html>a login page</html>", "the answer is not Prometheus's"),
         (b'{"status":"success"}', "the answer is not Prometheus's"),
-        (b'{"data":{"result":[1,2]}}', "no instant vector"),
-        (b'{"data":{"result":[{"metric":{},"value":[0,"many"]}]}}', "no instant vector"),
-        (b'{"data":{"result":[{"metric":{},"values":[]}]}}', "no instant vector"),
-        (b'{"data":{"result":null}}', "no instant vector"),
+        (b'{"data":{"result":[1,2]}}', "not an instant vector"),
+        (b'{"data":{"result":[{"metric":{},"value":[0,"many"]}]}}', "not an instant vector"),
+        (b'{"data":{"result":[{"metric":{},"values":[]}]}}', "not an instant vector"),
+        (b'{"data":{"result":null}}', "not an instant vector"),
         (b"\xff\xfe", "the answer is not Prometheus's"),
     ],
 )
@@ -205,7 +206,7 @@ async def test_scrape_of_a_live_exporter() -> None:
         assert (found.missing, found.observations, found.lost, found.bounds) == (None, 100, 2.0, BOUNDS)
         assert found.p95 == pytest.approx(0.00099)
         assert found.jitter == pytest.approx(0.0001)
-        assert measured.sent[UPLOAD] > 0
+        assert measured.throughput[UPLOAD] > 0
         assert measured.start == end
 
 
@@ -239,7 +240,7 @@ async def test_an_exporter_that_restarts_counts_from_zero() -> None:
 
 
 async def test_an_exporter_that_dies_is_no_data_at_once_and_recovers() -> None:
-    """Its counters from before its death are not taken for fresh ones."""
+    """Its counters from before its death do not count as new."""
     with LiveExporter() as exporter:
         exporter.observe(*[0.001] * 200)
         async with warm(exporter) as (source, end):
@@ -254,7 +255,7 @@ async def test_an_exporter_that_dies_is_no_data_at_once_and_recovers() -> None:
 
 
 async def test_one_of_two_exporters_gone_silences_only_its_workloads() -> None:
-    """Nobody can vouch for a workload whose exporter was there a moment ago; the other one is measured."""
+    """A workload whose exporter has just failed is missing; the other one is measured."""
     with LiveExporter() as one, BrokenServer("body", b"") as other:
         page = "".join(
             f'hubble_flow_latency_seconds_bucket{{namespace="factory",workload="scanner",le="{le}"}} 1\n'
@@ -326,7 +327,7 @@ async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
                 one.body = (counter % ("abcde", 10**6 * at)).encode()
                 other.body, other.status = (counter % ("fghij", 10**6 * at)).encode(), status
                 measured = await source.measure(end + at * PERIOD)
-                rates.append(measured.sent.get(UPLOAD))
+                rates.append(measured.throughput.get(UPLOAD))
                 pods.append(measured.pods.get(UPLOAD))
         assert rates[0] is None
         assert rates[1] is not None
@@ -349,7 +350,7 @@ async def test_a_workload_that_leaves_the_page_is_missing() -> None:
 
 
 async def test_missing_buckets_are_a_reason() -> None:
-    """Without +Inf nobody knows how many observations there were."""
+    """Without +Inf the number of observations is not known."""
     with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:
         server.body = b'hubble_flow_latency_seconds_bucket{namespace="factory",workload="robot-control",le="0.001"} 1\n'
         assert (await robot(source, now())).missing == "histogram without a +Inf bucket"
@@ -433,10 +434,10 @@ async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -
         assert (await source.measure(end)).latency[ROBOT].missing is None
         server.freeze()
         for _ in range(3):
-            with pytest.raises(NoData, match=r"no answer within 2 s|has not come back"):
+            with pytest.raises(NoData, match=r"no answer within 2 s|is still running"):
                 await source.measure(end)
         server.thaw()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     assert (await source.measure(end)).latency[ROBOT].missing is None

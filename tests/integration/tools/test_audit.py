@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, structs
 
-from schemas.config import Bus as Settings
+from schemas.config import BusConfig
 from schemas.messages import Action, Decision
 from services.bus.bus import Bus
 from services.bus.envelope import MSG_ID
@@ -42,7 +42,7 @@ async def put(bus: Bus, lines: Iterable[Line]) -> None:
 @asynccontextmanager
 async def told(nats: NatsServer, home: Path, lines: Lines) -> AsyncIterator[tuple[Bus, Path]]:
     """A bus on which that happened, and the configuration file of its readers."""
-    settings = Settings(servers=(nats.url,))
+    settings = BusConfig(servers=(nats.url,))
     header = Reader(record(home / "empty", config(), iter([]))).header
     path = home / "config.yaml"
     path.write_text(json.dumps(configuration(header, settings)))
@@ -89,7 +89,7 @@ async def test_a_sound_bus_passes(nats: NatsServer, tmp_path: Path, sound: Lines
 async def test_a_dropped_action(nats: NatsServer, tmp_path: Path, sound: Lines) -> None:
     """An action that was deleted from its stream leaves a gap there, and a limit that nobody set."""
     async with told(nats, tmp_path, sound) as (bus, path):
-        await bus._session.api(f"STREAM.MSG.DELETE.{bus.subjects.stream('action')}", {"seq": 30})
+        await bus._session.request(f"STREAM.MSG.DELETE.{bus.subjects.stream('action')}", {"seq": 30})
         code, breaks, _ = await audited(path)
     assert code == 1
     assert {one["rule"] for one in breaks} >= {"whole", "chain"}

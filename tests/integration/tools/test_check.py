@@ -8,7 +8,8 @@ import pytest
 from tests.support.broken_server import BrokenServer
 from tests.support.commands import sluice
 from tests.support.exporter_page import LiveExporter
-from tests.support.nats_server import NatsServer, free_port
+from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "config.yaml"

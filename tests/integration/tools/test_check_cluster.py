@@ -12,7 +12,7 @@ from tests.support.commands import sluice
 from tests.support.exporter_page import LiveExporter
 from tests.support.kube.apiserver import ApiServer
 from tests.support.kube.servers import deployment
-from tests.support.nats_server import free_port
+from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
 
 pytestmark = pytest.mark.apiserver

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from schemas.messages import Decision, Sample, State, decode
 from services.bus.bus import Bus
-from services.bus.envelope import SAMPLE_SEQ, Raw
+from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.control import Controller
 from services.tools.common.bus_reader import Stretch, opened
 from services.tools.common.recording import Line, Reader
 from tests.support.commands import running, sluice
 from tests.support.decision_services import DecisionProcess, config_text, configured, decided, joined, sample, send
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 COUNT = 60
@@ -75,7 +76,7 @@ async def test_a_recording_holds_what_the_bus_held(nats: NatsServer, tmp_path: P
             assert decode(Decision, line.payload).sample in seen
 
 
-async def _everything(bus: Bus) -> AsyncIterator[tuple[str, Raw]]:
+async def _everything(bus: Bus) -> AsyncIterator[tuple[str, RawMessage]]:
     for kind in ("sample", "decision"):
         async for raw in bus.read(kind):
             yield kind, raw
@@ -107,7 +108,7 @@ async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tm
     file = tmp_path / "x.jsonl.zst"
     async with decided_bus(nats, tmp_path) as (bus, config):
         with running("record", "--config", config, "-o", file) as process:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 begin, n = time.time_ns() - 1800 * S, 0
                 while not file.exists() or len(list(Reader(file).lines())) < 30:
                     n += 1
@@ -140,7 +141,7 @@ async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer
         for name in "abba":
             await step(name, 1 if name not in states else 2)
         with running("record", "--config", tmp_path / "config.yaml", "-o", file):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 n = 2
                 while not file.exists() or len(list(Reader(file).lines())) < 20:
                     n += 1
@@ -208,7 +209,7 @@ async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsSe
             one = sample("a", n, begin)
             await send(bus, [one])
             await bus.publish(bus.subjects.decision("a"), _answer(one, n), msg_id=f"d{n}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await complete.wait()
         reading.cancel()
     assert [line.kind for line in lines] == ["sample", "decision"] * 50

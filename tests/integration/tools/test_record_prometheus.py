@@ -13,7 +13,7 @@ from msgspec import structs
 from schemas.messages import Sample, decode
 from services.runtime.config_loader import load
 from services.sampler.prometheus.source import PrometheusSource
-from services.sampler.sample_builder import sample_of
+from services.sampler.sample_builder import build_sample
 from services.sampler.workloads import Workloads
 from services.tools.common.recording import Reader
 from tests.integration.sampler.test_equality import PAGES, START, S, open_metrics
@@ -60,10 +60,10 @@ async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: 
         assert [sample.end for sample in recorded] == [second * S for second in range(FIRST, LAST + 1)]
         live = load(config, {})
         signal = structs.replace(live.signal, prometheus=structs.replace(live.signal.prometheus, url=server.url))
-        with closing(PrometheusSource(signal, Workloads.of(live))) as source:
+        with closing(PrometheusSource(signal, Workloads.from_config(live))) as source:
             for sample in recorded[::29]:
                 measured = await source.measure(sample.end)
-                assert sample == sample_of(live.domains[0], sample.end, S, "prometheus", measured)
+                assert sample == build_sample(live.domains[0], signal, sample.end, measured)
     assert sum(one.critical[0].p95 is not None for one in recorded) > PAGES // 2
     done = await asyncio.to_thread(sluice, "replay", file, "--every-policy", "--json")
     assert done.returncode == 0, done.stderr

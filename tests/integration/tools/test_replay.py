@@ -31,7 +31,7 @@ async def test_a_service_of_its_own(nats: NatsServer, tmp_path: Path) -> None:
     assert code == 0
     assert {(tally["identical"], tally["different"]) for tally in tallies.values()} == {(COUNT, 0)}
     async with joined(nats.url, "sluice") as bus:
-        answer = await bus._session.api("STREAM.NAMES")
+        answer = await bus._session.request("STREAM.NAMES")
         assert {name for name in answer["streams"] if not name.startswith("SLUICE_")} == set()
 
 
@@ -117,5 +117,5 @@ async def test_the_live_streams_are_never_deleted(nats: NatsServer) -> None:
     """What deletes a replay's streams refuses the live ones."""
     async with joined(nats.url, "sluice") as bus:
         with pytest.raises(ValueError, match="never deleted"):
-            await bus.drop_streams()
-        assert await bus.stream(Sample) is not None
+            await bus.delete_streams()
+        assert await bus.stream_info(Sample) is not None

@@ -13,8 +13,7 @@ from services.bus.bus import Bus
 from tests.support.commands import SLUICE, sluice
 from tests.support.decision_services import joined, sample, send
 from tests.support.nats_server import NatsServer
-
-PATIENCE_S = 30
+from tests.support.waiting import PATIENCE_S
 
 
 def action(n: int, outcome: Any, target: str = "default/upload-a") -> Action:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedProcess
@@ -14,6 +15,7 @@ from services.plant.topology import BOTTLENECK, FABRIC, ROBOT, SCANNER, TELEMETR
 from services.plant.workloads import Apps
 from tests.support.hubble.agents import report
 from tests.support.hubble.server import HubbleServer
+from tests.support.waiting import PATIENCE_S
 
 SLUICE = str(Path(sys.executable).parent / "sluice")
 PLACE = "office-0"
@@ -22,7 +24,7 @@ PORTS = {"exporter": 9965, "sampler": 9101, "decision": 9102, "actuator": 9103}
 _FETCH = """
 import sys, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
+    print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())
 except urllib.error.HTTPError as error:
     print(error.read().decode())
 except OSError:
@@ -30,7 +32,7 @@ except OSError:
 """
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -51,12 +53,13 @@ def value(page: str, name: str, **labels: str) -> float | None:
 class Factory:
     """The bed, its traffic, and a Hubble-compatible server that all of its nodes report to."""
 
-    def __init__(self, bed: Bed, plant: RealPlant, home: Path) -> None:
-        """Take what runs; files go below ``home``."""
+    def __init__(self, bed: Bed, plant: RealPlant, home: Path, relay: str) -> None:
+        """Take what runs, and the address of the Hubble server; files go below ``home``."""
         self.bed = bed
         self.plant = plant
         self.home = home
         self.config = home / "sluice.yaml"
+        self.relay = relay
 
     def configure(self, *, probe: bool, more: str = "", fail_safe: str = "5M") -> None:
         """Write the configuration that all services read, with or without the prober."""
@@ -68,7 +71,7 @@ class Factory:
             "    critical: [{workload: robot-control, namespace: factory}]\n"
             "    targets:\n"
             f"      - {{deployment: telemetry-upload, namespace: factory, min: 1M, max: 20M, fail_safe: {fail_safe}}}\n"
-            f"exporter:\n  relay: {{address: 'unix:{self.home}/hubble.sock'}}\n  probes: {probes}\n{more}"
+            f"exporter:\n  relay: {{address: '{self.relay}'}}\n  probes: {probes}\n{more}"
         )
 
     def start(self, service: str) -> BedProcess:
@@ -107,8 +110,10 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
         besides: what else crosses it than critical workloads and the noisy neighbour, kbit/s on the wire.
     """
     with (
+        # A Unix socket's path has at most 107 characters: too few for a test's own folder in a deep checkout.
+        TemporaryDirectory(prefix="h") as short,
         Bed(parameters(apps)) as bed,
-        HubbleServer(f"unix:{home}/hubble.sock") as server,
+        HubbleServer(f"unix:{short}/s") as server,
         RealPlant(bed, apps) as plant,
     ):
         for pod in plant.pods:
@@ -118,4 +123,4 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())
         report(bed, server)
-        yield Factory(bed, plant, home)
+        yield Factory(bed, plant, home, f"unix:{short}/s")

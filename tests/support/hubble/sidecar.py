@@ -4,19 +4,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.exporter.echo_server import Echo
+from services.exporter.echo_server import EchoServer
 
 
 @contextmanager
 def serving(host: str = "127.0.0.1") -> Iterator[dict[str, int]]:
     """A sidecar in a thread, on an address or, for an empty one, on all; gives its ports."""
-    echo, stop = Echo(host, 0, 0), threading.Event()
+    echo, stop = EchoServer(host, 0, 0), threading.Event()
 
-    def turn() -> None:
+    def serve() -> None:
         while not stop.is_set():
-            echo.turn(0.02)
+            echo.serve_once(0.02)
 
-    thread = threading.Thread(target=turn)
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
         yield echo.ports

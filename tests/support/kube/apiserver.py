@@ -8,9 +8,9 @@ them, and a deleted pod that was bound goes away when a test deletes it again wi
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -21,8 +21,11 @@ from typing import Any, BinaryIO
 
 import requests
 
-_START_S = 60.0
-_CONTROLLERS = "deployment,replicaset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+from tests.support.guard import LASTING
+from tests.support.ports import free_ports
+from tests.support.waiting import PATIENCE_S
+
+_CONTROLLERS = "deployment,replicaset,statefulset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
 
 
 class ApiServer:
@@ -81,7 +84,9 @@ class ApiServer:
         """Start one of ``etcd``, ``kube-apiserver`` and ``kube-controller-manager`` (again)."""
         log: BinaryIO
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(self._commands[name], stdout=log, stderr=log, cwd=self.folder)
+            process = subprocess.Popen(self._commands[name], stdout=log, stderr=log, cwd=self.folder)
+        self._processes[name] = process
+        LASTING.add(process.pid)
 
     def stop(self, name: str) -> None:
         """Kill one of the programs, as a crash would."""
@@ -94,7 +99,7 @@ class ApiServer:
         """Start the three programs and wait until pods can be made.
 
         Raises:
-            RuntimeError: one of them does not become ready within a minute; the text holds the end of its log.
+            RuntimeError: one of them does not become ready in time; the text holds the end of its log.
         """
         self.start("etcd")
         self.start("kube-apiserver")
@@ -106,9 +111,9 @@ class ApiServer:
         """Wait until ``path`` answers, which takes the program ``name``.
 
         Raises:
-            RuntimeError: it does not within a minute; the text holds the end of the program's log.
+            RuntimeError: it does not in time; the text holds the end of the program's log.
         """
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + PATIENCE_S
         error: object = None
         while time.monotonic() < deadline and self._processes[name].poll() is None:
             try:
@@ -126,12 +131,10 @@ class ApiServer:
         self._commands[name] = [str(word) for word in command]
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+def _http_off(program: Path) -> list[str]:
+    """What closes a controller manager's port without TLS: later versions know neither the port nor the flag."""
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    return ["--port=0"] if re.search(r"^ +--port ", done.stdout + done.stderr, re.MULTILINE) else []
 
 
 def _plan(server: ApiServer, assets: Path, ports: list[int]) -> None:
@@ -158,7 +161,7 @@ def _plan(server: ApiServer, assets: Path, ports: list[int]) -> None:
     server.plan(
         "kube-controller-manager",
         *(assets / "kube-controller-manager", f"--kubeconfig={server.kubeconfig()}", "--leader-elect=false"),
-        *(f"--controllers={_CONTROLLERS}", "--port=0", "--secure-port=0", "--v=1"),
+        *(f"--controllers={_CONTROLLERS}", *_http_off(assets / "kube-controller-manager"), "--secure-port=0", "--v=1"),
         *(f"--service-account-private-key-file={key}", f"--root-ca-file={server.ca}"),
     )
 
@@ -172,7 +175,7 @@ def running() -> Iterator[ApiServer]:
     """
     assets = Path(os.environ["KUBEBUILDER_ASSETS"])
     folder = Path(tempfile.mkdtemp(prefix="kube-"))
-    ports = _free_ports(3)
+    ports = free_ports(3)
     server = ApiServer(folder, ports[-1], secrets.token_hex(16))
     try:
         _plan(server, assets, ports)

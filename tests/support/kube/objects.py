@@ -3,47 +3,56 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from schemas.domain import Target
 from schemas.units import Rate
-from services.actuator.order import Order
-from services.actuator.ownership import KEY, Record, write_record
-from services.actuator.plan import Author, Plan, planned
+from services.actuator.desired_limit import LimitOrder
+from services.actuator.ownership import KEY, OwnershipRecord
+from services.actuator.plan import Plan, WriterTerm, build_plan
 from services.kube.objects import (
     BANDWIDTH,
     Deployment,
-    DeploymentSpec,
     Meta,
     Owner,
     Pod,
     PodStatus,
-    Selector,
+    WorkloadSpec,
 )
+from services.kube.selectors import Selector
 
 NOW = 1_000 * 10**9
-ME = Author("me", 3)
+ME = WriterTerm("me", 3)
 TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
-def annotated(bandwidth: str | None, record: Record | str | None = None) -> dict[str, str] | None:
+def annotated(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
     """An object's annotations; None where it has none."""
     found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
     if record is not None:
-        found[KEY] = record if isinstance(record, str) else write_record(record)
+        found[KEY] = record if isinstance(record, str) else msgspec.json.encode(record).decode()
     return found or None
 
 
 def deployment(
-    bandwidth: str | None = None, record: Record | str | None = None, replicas: int = 2, version: int = 1
+    bandwidth: str | None = None, record: OwnershipRecord | str | None = None, replicas: int = 2, version: int = 1
 ) -> Deployment:
     """The target's Deployment."""
-    meta = Meta("app", "default", "d", str(version), annotated(bandwidth, record))
-    return Deployment(meta, DeploymentSpec(Selector({"app": "app"}), replicas))
+    meta = Meta(
+        name="app",
+        namespace="default",
+        uid="d",
+        resource_version=str(version),
+        annotations=annotated(bandwidth, record),
+    )
+    return Deployment(meta, WorkloadSpec(Selector({"app": "app"}), replicas))
 
 
 def pod(
     number: int,
     bandwidth: str | None = "10M",
-    record: Record | str | None = None,
+    record: OwnershipRecord | str | None = None,
     *,
     phase: str = "Running",
     going: bool = False,
@@ -52,44 +61,44 @@ def pod(
 ) -> Pod:
     """One of its Pods."""
     meta = Meta(
-        f"app-1-{number}",
-        "default",
-        f"p{number}",
-        str(version),
-        dict(annotations) if annotations is not None else annotated(bandwidth, record),
-        {"app": "app", "pod-template-hash": "1"},
-        (Owner("ReplicaSet", "app-1", "r", controller=True),),
-        "2026-11-23T12:00:00Z" if going else None,
+        name=f"app-1-{number}",
+        namespace="default",
+        uid=f"p{number}",
+        resource_version=str(version),
+        annotations=dict(annotations) if annotations is not None else annotated(bandwidth, record),
+        labels={"app": "app", "pod-template-hash": "1"},
+        owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
+        deletion_timestamp="2026-11-23T12:00:00Z" if going else None,
     )
     return Pod(meta, PodStatus(phase))
 
 
-def record(value: str, limit: int, **fields: Any) -> Record:
+def record(value: str, limit: int, **fields: Any) -> OwnershipRecord:
     """What Sluice left on an object."""
     defaults: dict[str, Any] = {"action": "a1", "cause": "decision", "at": NOW, "end": NOW, "found": "10M"}
-    return Record(value=value, limit=limit, **(defaults | fields))
+    return OwnershipRecord(value=value, limit=limit, **(defaults | fields))
 
 
-def order(limit: int, **fields: Any) -> Order:
+def order(limit: int, **fields: Any) -> LimitOrder:
     """A decision's order."""
     defaults: dict[str, Any] = {"cause": "decision", "reason": "as decided", "decision": "line:1:p/1", "end": NOW}
-    return Order(limit=limit, **(defaults | fields))
+    return LimitOrder(limit=limit, **(defaults | fields))
 
 
 def plan_of(
-    wanted: Order, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
+    wanted: LimitOrder, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
 ) -> Plan:
     """What is to be written."""
-    return planned(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
+    return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
 
 
-def after(thing: Any, operations: list[dict[str, Any]]) -> Any:
+def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
     """An object as an API server makes it of a JSON Patch on annotations.
 
     Raises:
         AssertionError: a ``test`` failed.
     """
-    found = thing.metadata.annotations
+    found = obj.metadata.annotations
     for one in operations:
         key = one["path"].removeprefix("/metadata/annotations").removeprefix("/").replace("~1", "/")
         if one["op"] == "test":
@@ -102,15 +111,5 @@ def after(thing: Any, operations: list[dict[str, Any]]) -> Any:
         else:
             assert found is not None
             found = {name: value for name, value in found.items() if name != key}
-    old = thing.metadata
-    meta = Meta(
-        old.name,
-        old.namespace,
-        old.uid,
-        str(thing.version + 1),
-        found,
-        old.labels,
-        old.owner_references,
-        old.deletion_timestamp,
-    )
-    return Deployment(meta, thing.spec) if isinstance(thing, Deployment) else Pod(meta, thing.status)
+    version = str(int(obj.metadata.resource_version) + 1)
+    return replace(obj, metadata=replace(obj.metadata, resource_version=version, annotations=found))

@@ -18,15 +18,14 @@ from typing import Any
 import requests
 from msgspec.structs import replace
 
-from schemas.config import Bus as BusSettings
-from schemas.config import Config, Listen
+from schemas.config import BusConfig, Config, Listen
 from schemas.domain import Critical, Domain
 from schemas.messages import Action
 from schemas.units import Duration, Rate
 from services.bus.bus import Bus
 from services.plant.harness.bandwidth_agent import Agent, Enforced
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import free_ports, scraping, written
+from services.plant.harness.pipeline import scraping, written
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS
@@ -39,6 +38,8 @@ from tests.support.kube.kubelets import Kubelets
 from tests.support.kube.manifests import BUS_USERS, MANIFESTS, install, kubectl
 from tests.support.kube.servers import BANDWIDTH
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_ports
+from tests.support.waiting import PATIENCE_S
 
 SIZE = 0.45
 """Of 100 Mbit/s: what two busy processors carry with ease."""
@@ -48,7 +49,6 @@ FIRST, SECOND = "telemetry-upload-0", "telemetry-upload-1"
 SERVICES = ("decision", "actuator", "sampler")
 _SLO = Duration(8_000_000)
 """Far above what a busy test machine adds by itself, far below the bottleneck's full queue."""
-_PATIENCE_S = 60.0
 
 APPS = SCENARIOS["demo"].scale(SIZE).apps
 APPS = replace(
@@ -124,9 +124,9 @@ class Stage:
     @asynccontextmanager
     async def bus(self, user: str) -> AsyncIterator[Bus]:
         """A place on the bus as one of its users."""
-        settings = BusSettings(servers=self.config.bus.servers, user=user)
+        settings = BusConfig(servers=self.config.bus.servers, user=user)
         with _environment(SLUICE_NATS_PASSWORD=f"p-{user}"):
-            async with Bus.connected(settings, user, lambda _: None) as bus:
+            async with Bus.connect(settings, user, lambda _: None) as bus:
                 yield bus
 
     async def actions(self) -> list[Action]:
@@ -138,7 +138,7 @@ class Stage:
         """What ``/readyz`` says; whether it is ``ready`` is added, and ``notes`` where it has none."""
         port = getattr(self.config.listen, service)
         try:
-            answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5)
+            answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S)
         except requests.ConnectionError as error:
             return {"notes": {}, "wrong": {"http": str(error)}, "ready": False}
         return {"notes": {}, **answer.json(), "ready": answer.status_code == 200}
@@ -176,11 +176,11 @@ class Stage:
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something holds; tells what everybody said last when it does not come."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not await asyncio.to_thread(holds):
             if time.monotonic() > deadline:
                 tails = "\n".join(f"-- {name}\n{one.log[-1500:]}" for name, one in self.services.items())
-                raise AssertionError(f"not within {_PATIENCE_S:g} s: {what}; limits {self.plant.limits}\n{tails}")
+                raise AssertionError(f"not within {PATIENCE_S:g} s: {what}; limits {self.plant.limits}\n{tails}")
             await asyncio.sleep(0.02)
 
 

@@ -13,14 +13,13 @@ import aiohttp
 from schemas.config import Kubernetes
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.kube.apiserver import ApiServer
+from tests.support.waiting import PATIENCE_S
 
 T = TypeVar("T")
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
-
-_PATIENCE_S = 20.0
 
 
 class Server:
@@ -85,8 +84,8 @@ class Server:
 
 
 async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
-    """Ask until the answer is something; fails after twenty seconds."""
-    deadline = time.monotonic() + _PATIENCE_S
+    """Ask until the answer is something; fails after ``PATIENCE_S``."""
+    deadline = time.monotonic() + PATIENCE_S
     while (answer := await question()) is None or answer is False:
         assert time.monotonic() < deadline, f"still waiting for {question.__qualname__}"
         await asyncio.sleep(0.02)

@@ -1,22 +1,23 @@
-"""What the actuator writes, and why."""
+"""Plans: what the actuator writes, and why; and when it leaves a target alone."""
 
 import pytest
 from msgspec.structs import replace
 
 from schemas.units import Rate
-from services.actuator.ownership import KEY, MOST_OWED, record_of
-from services.actuator.plan import Plan, left_alone, per_pod, recovered, way_back
+from services.actuator.ownership import KEY, RAISE_BACKLOG, parse_record, pause_reason, resume_command
+from services.actuator.plan import Plan, share_per_pod
+from services.actuator.reporter import recover_actions
 from services.kube.objects import BANDWIDTH
 from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
 
 def written(plan: Plan) -> dict[str, tuple[str, str]]:
     """Value and cause of every write, by object."""
-    return {write.thing.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
+    return {write.obj.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
 
 
 def test_a_first_decision_claims_everything() -> None:
-    """Nothing of Sluice's is there yet: Deployment and Pods get value and record, what was found is kept."""
+    """Without records, Deployment and Pods get a value and a record, which keeps the value found."""
     plan = plan_of(order(60_000), deployment("44M"), pod(1), pod(2, bandwidth=None))
     assert written(plan) == {
         "app": ("60M", "decision"),
@@ -30,22 +31,22 @@ def test_a_first_decision_claims_everything() -> None:
 
 
 def test_nothing_is_written_twice() -> None:
-    """What a plan has written needs no further plan; what was found first stays in the record."""
-    things = [deployment("44M"), pod(1), pod(2)]
+    """After a plan is applied nothing is left to write; the record keeps the value that was found first."""
+    objects = [deployment("44M"), pod(1), pod(2)]
     for limit in (60_000, 20_000):
-        main, *pods = things
+        main, *pods = objects
         plan = plan_of(order(limit, end=limit), main, *pods)  # type: ignore[arg-type]
-        things = [after(write.thing, write.operations) for write in plan.writes]
-        main, *pods = things
+        objects = [after(write.obj, write.operations) for write in plan.writes]
+        main, *pods = objects
         assert plan_of(order(limit, end=limit), main, *pods).writes == ()  # type: ignore[arg-type]
-    found = [one.found if (one := record_of(thing)) else None for thing in things]
+    found = [one.found if (one := parse_record(obj)) else None for obj in objects]
     assert found == ["44M", "10M", "10M"]
 
 
 def test_the_same_rate_in_other_words_is_no_difference() -> None:
-    """50M and 50000k are one value: nobody has to be overrun for it."""
+    """50M and 50000k are one value: neither drift nor somebody else's."""
     main = deployment("60000k", record("60M", 60_000), replicas=1)
-    assert left_alone(main, managed=True) is None
+    assert pause_reason(main, managed=True) is None
     assert plan_of(order(60_000), main, pod(1, "60000k", record("60M", 60_000))).writes == ()
 
 
@@ -61,14 +62,14 @@ def test_the_same_rate_in_other_words_is_no_difference() -> None:
     ],
 )
 def test_why_a_pod_is_patched(one: object, cause: str) -> None:
-    """A Pod that appeared, was tampered with, has another share now, or missed the last decision."""
+    """A Pod is new, was changed by somebody, has another share now, or missed the last decision."""
     main = deployment("60M", record("60M", 60_000))
     other = pod(2, "30M", record("30M", 60_000))
     assert written(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
 
 
 def test_a_removed_annotation_on_the_deployment_is_drift() -> None:
-    """The record says that it was there: it is put back, the Pods are left as they are."""
+    """The record shows that it was there: it is written again, and the Pods are not."""
     main = deployment(None, record("60M", 60_000), replicas=1)
     assert written(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
 
@@ -87,17 +88,15 @@ def test_pods_that_ended_or_end_are_not_patched() -> None:
 def test_shares(limit: int, replicas: int, pods: int, share: int) -> None:
     """Divided by the replicas that are there or to come, rounded down, never nothing."""
     main = deployment(replicas=replicas)
-    assert per_pod(TARGET, limit, main, [pod(n) for n in range(pods)]) == share
-    assert per_pod(replace(TARGET, scope="per-pod"), limit, main, [pod(n) for n in range(pods)]) == limit
+    assert share_per_pod(TARGET, limit, main, [pod(n) for n in range(pods)]) == share
+    assert share_per_pod(replace(TARGET, scope="per-pod"), limit, main, [pod(n) for n in range(pods)]) == limit
 
 
 def test_cuts_come_before_raises() -> None:
-    """Where some Pods get less and one gets more, the room is made before it is taken."""
+    """Where some Pods get less and one gets more, bandwidth is released before it is given."""
     main = deployment("60M", record("60M", 60_000), replicas=3)
     pods = [pod(n, "30M", record("30M", 60_000)) for n in (1, 2)]
-    phases = [
-        [write.thing.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases
-    ]
+    phases = [[write.obj.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases]
     assert phases == [["p1", "p2"], ["p3"]]
 
 
@@ -117,8 +116,8 @@ def test_ids_are_stable_and_tell_actions_apart() -> None:
     assert first.reasons.keys() != plan_of(order(61_000), deployment(), pod(1)).reasons.keys()
 
 
-def test_what_the_bus_has_not_heard_of_travels_along() -> None:
-    """A write over one whose report is on its way keeps that one's tale, and drops it when it has arrived."""
+def test_unacknowledged_writes_stay_in_the_record() -> None:
+    """A record keeps earlier writes until the bus has acknowledged their reports."""
     owing = record("30M", 60_000, action="first", owed=(record("20M", 40_000, action="zeroth"),))
     main = deployment("60M", record("60M", 60_000, action="first"), replicas=1)
     for owed, kept in (({"first", "zeroth"}, ["zeroth", "first"]), ({"first"}, ["first"]), (set(), [])):
@@ -127,25 +126,27 @@ def test_what_the_bus_has_not_heard_of_travels_along() -> None:
         assert all(one.value for one in plan.writes[0].record.owed)
 
 
-def test_an_object_that_owes_too_many_reports_is_only_cut() -> None:
-    """Raises wait, on all objects, until the bus has taken some; cuts go on, and no report gives way to them."""
-    owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(MOST_OWED))
+def test_an_object_with_a_backlog_is_only_cut() -> None:
+    """All raises wait until the bus has acknowledged some reports; cuts go on, and no report is dropped for them."""
+    owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(RAISE_BACKLOG))
     ids = frozenset(one.action for one in owed) | {"last"}
     main = deployment("60M", record("60M", 60_000), replicas=2)
     pods = [pod(n, "30M", record("30M", 60_000, action="last", owed=owed)) for n in (1, 2)]
-    assert plan_of(order(70_000), main, *pods, owed=ids).bearable.writes == ()
-    assert plan_of(order(70_000), main, *pods).bearable.writes
-    cut = plan_of(order(50_000), main, *pods, owed=ids).bearable
-    assert [write.thing.uid for write in cut.writes] == ["d", "p1", "p2"]
-    assert [len(write.record.owed) for write in cut.writes] == [1, MOST_OWED + 1, MOST_OWED + 1]
+    raises = plan_of(order(70_000), main, *pods, owed=ids)
+    assert raises.has_backlog
+    assert raises.without_raises().writes == ()
+    assert not plan_of(order(70_000), main, *pods).has_backlog
+    cut = plan_of(order(50_000), main, *pods, owed=ids).without_raises()
+    assert [write.obj.uid for write in cut.writes] == ["d", "p1", "p2"]
+    assert [len(write.record.owed) for write in cut.writes] == [1, RAISE_BACKLOG + 1, RAISE_BACKLOG + 1]
 
 
 def test_reports_are_read_back_from_the_objects() -> None:
-    """All writes that the objects tell of and that were not reported, by action, oldest first, each Pod named."""
+    """Every unreported write in the records is reported once per action, oldest first, with its Pods."""
     early = record("20M", 40_000, action="early", at=5)
     main = deployment("60M", record("60M", 60_000, action="late", at=9, decision="d", was=40_000))
     pods = [pod(n, "30M", record("30M", 60_000, action="late", at=9, decision="d", owed=(early,))) for n in (1, 2)]
-    actions = recovered(TARGET, "line", [main, *pods], lambda thing, action: thing.uid == "p2" and action == "early")
+    actions = recover_actions("line", TARGET, [main, *pods], set(), {"p2": {"early"}})
     assert [(one.id, one.limit, one.outcome, len(one.pods)) for one in actions] == [
         ("early", 40_000, "applied", 1),
         ("late", 60_000, "applied", 2),
@@ -169,21 +170,21 @@ def test_reports_are_read_back_from_the_objects() -> None:
         (deployment("60M", "{}"), True, None),
     ],
 )
-def test_what_is_left_alone(main: object, managed: bool, why: str | None) -> None:
+def test_when_a_target_is_paused(main: object, managed: bool, why: str | None) -> None:
     """Somebody else's value, a record that vanished or cannot be read; not what was there before Sluice."""
-    found = left_alone(main, managed=managed)  # type: ignore[arg-type]
+    found = pause_reason(main, managed=managed)  # type: ignore[arg-type]
     assert (found is None) if why is None else (why in (found or ""))
 
 
-def test_the_way_back() -> None:
-    """What a person types to give a target back to Sluice, depending on why it is left alone."""
-    foreign = way_back(deployment("33M", record("60M", 60_000)))
+def test_the_resume_command() -> None:
+    """The command depends on why the target is paused."""
+    foreign = resume_command(deployment("33M", record("60M", 60_000)))
     assert foreign == f"kubectl -n default annotate deployment app {BANDWIDTH}-"
-    assert way_back(deployment("33M")) == f"kubectl -n default annotate deployment app {KEY}='{{}}' --overwrite"
+    assert resume_command(deployment("33M")) == f"kubectl -n default annotate deployment app {KEY}='{{}}' --overwrite"
 
 
 def test_values_are_what_cilium_reads() -> None:
-    """Every value written reads back as exactly the rate that was meant."""
+    """Every value written parses to exactly the rate that was planned."""
     for limit in (5_000, 5_001, 12_345, 79_999, 80_000):
         for write in plan_of(order(limit), deployment(replicas=7), *(pod(n) for n in range(7))).writes:
             assert Rate.parse(write.record.value) == write.rate

@@ -1,4 +1,4 @@
-"""Reports on their way to the bus, Events on their way to people, and what is seen of the cluster."""
+"""The outbox, Events, the observed state and the records on objects."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,13 +7,23 @@ from typing import Any, cast
 import pytest
 
 from schemas.messages import Action, Cause, Outcome
-from services.actuator.apply import carry_out
-from services.actuator.informer import Seen
-from services.actuator.kube_events import Events
-from services.actuator.outbox import Duty, Reports
-from services.actuator.ownership import UnreadableRecord, newest, operations, readable_record, record_of
-from services.kube.client import T
-from services.kube.objects import BANDWIDTH, Deployment, DeploymentSpec, Meta, Selector, Stale, Thing, Unavailable
+from services.actuator.apply import apply_plan
+from services.actuator.informer import ObservedState
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
+from services.kube.client import Listed, T
+from services.kube.objects import (
+    BANDWIDTH,
+    Deployment,
+    KubeObject,
+    Meta,
+    Pod,
+    StaleObject,
+    Unavailable,
+    WorkloadSpec,
+)
+from services.kube.selectors import Selector
 from tests.support.kube.objects import after, deployment, order, plan_of, pod, record
 
 
@@ -22,83 +32,83 @@ def action(number: int, outcome: Outcome = "applied", cause: Cause = "decision",
     return Action(f"a{number}", "line", target, cause, outcome, 1_000, "")
 
 
-class Outlet:
-    """A bus that is away until it is let go."""
+class LateBus:
+    """A bus that is away at first."""
 
     def __init__(self) -> None:
         """Begin away."""
         self.there = asyncio.Event()
         self.sent: list[str] = []
 
-    async def send(self, action: Action, headers: Mapping[str, str]) -> None:
+    async def publish(self, action: Action, headers: Mapping[str, str]) -> None:
         """Take a report once the bus is there."""
         await self.there.wait()
         self.sent.append(f"{action.id}:{action.outcome}")
 
 
-async def delivered(reports: Reports, outlet: Outlet) -> list[str]:
+async def deliver(outbox: ActionOutbox, bus: LateBus) -> list[str]:
     """What arrives when the bus comes back."""
-    running = asyncio.create_task(reports.run(outlet))
+    running = asyncio.create_task(outbox.run(bus.publish))
     await asyncio.sleep(0)
-    outlet.there.set()
+    bus.there.set()
     end = asyncio.Event()
 
     async def ended() -> None:
         end.set()
 
-    reports.finish(Duty(ended, {}, 1))
+    outbox.finish(PendingAck(ended, {}, 1))
     await end.wait()
     running.cancel()
-    return outlet.sent
+    return bus.sent
 
 
 async def test_reports_that_name_a_patch_are_all_kept() -> None:
     """However many there are while the bus is away, they arrive in order."""
-    reports = Reports()
+    outbox = ActionOutbox()
     for number in range(500):
-        reports.put(action(number), {})
-    assert reports.owes("a0")
-    assert await delivered(reports, Outlet()) == [f"a{number}:applied" for number in range(500)]
-    assert not reports.owes("a0")
+        outbox.put(action(number), {})
+    assert outbox.owes("a0")
+    assert await deliver(outbox, LateBus()) == [f"a{number}:applied" for number in range(500)]
+    assert not outbox.owes("a0")
 
 
 async def test_reports_that_name_none_collapse() -> None:
-    """Of those alike on one target the newest is enough; the one that may be on its way stays."""
-    reports = Reports()
+    """Of the same kind on one target only the newest is kept, and the first, which may be in flight."""
+    outbox = ActionOutbox()
     for number in range(6):
-        reports.put(action(number, "skipped"), {})
-    reports.put(action(6, "skipped", "start"), {})
-    reports.put(action(7, "skipped", target="default/two"), {})
-    assert await delivered(reports, Outlet()) == ["a0:skipped", "a5:skipped", "a6:skipped", "a7:skipped"]
+        outbox.put(action(number, "skipped"), {})
+    outbox.put(action(6, "skipped", "start"), {})
+    outbox.put(action(7, "skipped", target="default/two"), {})
+    assert await deliver(outbox, LateBus()) == ["a0:skipped", "a5:skipped", "a6:skipped", "a7:skipped"]
 
 
 async def test_a_decision_is_acknowledged_after_its_reports() -> None:
     """And only when all of its targets are done with it."""
-    outlet = Outlet()
+    bus = LateBus()
 
     async def acknowledge() -> None:
-        outlet.sent.append("acknowledged")
+        bus.sent.append("acknowledged")
 
-    reports = Reports()
-    duty = Duty(acknowledge, {}, 2)
-    reports.put(action(1), {})
-    reports.finish(duty)
-    reports.put(action(2), {})
-    reports.finish(duty)
-    reports.put(action(3), {})
-    assert await delivered(reports, outlet) == ["a1:applied", "a2:applied", "acknowledged", "a3:applied"]
+    outbox = ActionOutbox()
+    pending = PendingAck(acknowledge, {}, 2)
+    outbox.put(action(1), {})
+    outbox.finish(pending)
+    outbox.put(action(2), {})
+    outbox.finish(pending)
+    outbox.put(action(3), {})
+    assert await deliver(outbox, bus) == ["a1:applied", "a2:applied", "acknowledged", "a3:applied"]
 
 
 async def test_a_repeated_id_is_owed_until_its_last_report() -> None:
     """An action that failed and then was applied is owed until both reports are on the bus."""
-    reports = Reports()
-    reports.put(action(1, "failed"), {})
-    reports.put(action(1), {})
-    assert await delivered(reports, Outlet()) == ["a1:failed", "a1:applied"]
-    assert not reports.owes("a1")
+    outbox = ActionOutbox()
+    outbox.put(action(1, "failed"), {})
+    outbox.put(action(1), {})
+    assert await deliver(outbox, LateBus()) == ["a1:failed", "a1:applied"]
+    assert not outbox.owes("a1")
 
 
-class Board:
+class FakeEvents:
     """A cluster that takes Events, or does not."""
 
     def __init__(self, *, broken: bool = False) -> None:
@@ -106,31 +116,31 @@ class Board:
         self.written: list[str] = []
         self._broken = broken
 
-    async def tell(self, about: Thing, reason: str, message: str, kind: str, at: str) -> None:
+    async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Keep an Event."""
         if self._broken:
             raise Unavailable("gone")
-        self.written.append(f"{kind} {reason}: {message}")
+        self.written.append(f"{severity} {reason}: {message}")
 
 
-async def told(board: Board, *messages: tuple[float, str, str]) -> list[str]:
-    """What is written of messages that come at some time, with a reason."""
+async def record_events(sink: FakeEvents, *messages: tuple[float, str, str]) -> list[str]:
+    """The Events that are written for messages, each with a time and a reason."""
     now = 0.0
-    events = Events(board, lambda _, __: None, lambda: now)
+    events = EventRecorder(sink, lambda: now)
     running = asyncio.create_task(events.run())
     for at, reason, text in messages:
         now = at
-        events.tell(deployment(), reason, text)
+        events.record(deployment(), reason, text)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     running.cancel()
-    return board.written
+    return sink.written
 
 
 async def test_events_of_one_kind_are_counted_not_repeated() -> None:
     """At most one in thirty seconds, and the next says how many were left out."""
     messages = [(0, "LimitCut", "1"), (1, "LimitCut", "2"), (2, "LimitRaised", "up"), (3, "LimitCut", "3")]
-    written = await told(Board(), *messages, (40, "LimitCut", "4"))
+    written = await record_events(FakeEvents(), *messages, (40, "LimitCut", "4"))
     assert written == [
         "Normal LimitCut: 1",
         "Normal LimitRaised: up",
@@ -140,40 +150,40 @@ async def test_events_of_one_kind_are_counted_not_repeated() -> None:
 
 async def test_some_events_are_always_written() -> None:
     """A pause is news each time."""
-    assert len(await told(Board(), (0, "LimitPaused", "a"), (1, "LimitPaused", "b"))) == 2
+    assert len(await record_events(FakeEvents(), (0, "LimitPaused", "a"), (1, "LimitPaused", "b"))) == 2
 
 
 async def test_an_event_that_cannot_be_written_stops_nothing() -> None:
     """The next one is tried."""
-    assert await told(Board(broken=True), (0, "LimitCut", "a"), (1, "LimitPaused", "b")) == []
+    assert await record_events(FakeEvents(broken=True), (0, "LimitCut", "a"), (1, "LimitPaused", "b")) == []
 
 
-def test_what_is_older_is_not_seen_again() -> None:
-    """A watch that lags behind the answer to a patch does not take the object back."""
+def test_an_older_state_is_ignored() -> None:
+    """A watch that lags behind the answer to a patch does not undo it."""
     changes: list[int] = []
-    seen = Seen(lambda: changes.append(1))
-    seen.deployments([deployment("20M", version=5)])
-    seen.all_pods([pod(1, "20M", version=7)])
-    seen.put(deployment("10M", version=4))
-    seen.put(pod(1, "10M", version=6))
-    assert seen.deployment is not None
-    assert (seen.deployment.bandwidth, seen.pods[0].bandwidth) == ("20M", "20M")
+    observed = ObservedState(lambda: changes.append(1))
+    observed.observe(Deployment, Listed((deployment("20M", version=5),)))
+    observed.observe(Pod, Listed((pod(1, "20M", version=7),)))
+    observed.update(deployment("10M", version=4))
+    observed.update(pod(1, "10M", version=6))
+    assert observed.workload is not None
+    assert (observed.workload.bandwidth, observed.pods[0].bandwidth) == ("20M", "20M")
     assert changes
 
 
-class Behind:
-    """A cluster whose answer comes after something else was seen."""
+class LateApi:
+    """An API server whose answer arrives after something else was observed."""
 
     def __init__(self, meanwhile: Callable[[], None], *, stale: bool) -> None:
         """Patches succeed, or find the object changed and it is read anew."""
         self._meanwhile = meanwhile
         self._stale = stale
 
-    async def patch(self, thing: T, operations: list[dict[str, Any]], wanted: Callable[[], bool]) -> T:
-        """Done, and then something happens; or not done."""
+    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
+        """Apply the patch, and then let something else happen; or refuse it as stale."""
         if self._stale:
-            raise Stale("422")
-        changed: T = after(thing, operations)
+            raise StaleObject("422")
+        changed: T = after(obj, operations)
         self._meanwhile()
         return changed
 
@@ -186,72 +196,81 @@ class Behind:
 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, stale: bool) -> None:
-    """A Pod, and a Deployment that another took the place of: the late answer is about nothing that is there."""
-    seen = Seen(lambda: None)
-    seen.deployments([deployment(replicas=1)])
-    seen.all_pods([pod(1)])
-    other = Deployment(Meta("app", "default", "d2", "9"), DeploymentSpec(Selector({"app": "app"}), 1))
+    """A Pod that is gone, and a Deployment that was replaced: the late answer must not bring them back."""
+    observed = ObservedState(lambda: None)
+    observed.observe(Deployment, Listed((deployment(replicas=1),)))
+    observed.observe(Pod, Listed((pod(1),)))
+    other = Deployment(Meta("app", "default", "d2", "9"), WorkloadSpec(Selector({"app": "app"}), 1))
 
     def replaced() -> None:
-        seen.remove(pod(1))
-        seen.deployments([other])
+        observed.remove(pod(1))
+        observed.observe(Deployment, Listed((other,)))
 
     plan = plan_of(order(20_000), deployment(replicas=1), pod(1))
-    done = await carry_out(Behind(replaced, stale=stale), seen, plan, lambda _: True, patient=True)
-    assert done.stale is stale
-    assert seen.deployment is other
-    seen.put(pod(2))
-    assert [one.uid for one in seen.pods] == ["p2"]
+    done = await apply_plan(LateApi(replaced, stale=stale), observed, plan, lambda _: True, tolerate_stale=True)
+    assert done.is_stale is stale
+    assert observed.workload is other
+    observed.update(pod(2))
+    assert [one.uid for one in observed.pods] == ["p2"]
 
 
 async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_successor() -> None:
-    """Read anew, there is another under its name: nothing is patched until the watch tells of that one's Pods."""
-    seen = Seen(lambda: None)
-    old = Deployment(Meta("app", "default", "d0", "1"), DeploymentSpec(Selector({"app": "app"}), 0))
-    seen.deployments([old])
-    done = await carry_out(
-        Behind(lambda: None, stale=True), seen, plan_of(order(20_000), old), lambda _: True, patient=True
+    """Another Deployment has its name: nothing is patched until the watch has shown that one and its Pods."""
+    observed = ObservedState(lambda: None)
+    old = Deployment(Meta("app", "default", "d0", "1"), WorkloadSpec(Selector({"app": "app"}), 0))
+    observed.observe(Deployment, Listed((old,)))
+    done = await apply_plan(
+        LateApi(lambda: None, stale=True), observed, plan_of(order(20_000), old), lambda _: True, tolerate_stale=True
     )
-    assert done.stale
-    assert seen.deployment is None
+    assert done.is_stale
+    assert observed.workload is None
 
 
 def test_a_new_list_forgets_what_is_gone() -> None:
-    """Pods that a list does not have any more, and a Deployment that is not found."""
-    seen = Seen(lambda: None)
-    seen.deployments([deployment()])
-    seen.all_pods([pod(1), pod(2)])
-    seen.all_pods([pod(2)])
-    assert [one.uid for one in seen.pods] == ["p2"]
-    seen.deployments([])
-    assert seen.deployment is None
-    assert seen.pods == []
+    """Pods that are no longer listed, and a Deployment that is not found, are dropped."""
+    observed = ObservedState(lambda: None)
+    observed.observe(Deployment, Listed((deployment(),)))
+    observed.observe(
+        Pod,
+        Listed(
+            (
+                pod(1),
+                pod(2),
+            )
+        ),
+    )
+    observed.observe(Pod, Listed((pod(2),)))
+    assert [one.uid for one in observed.pods] == ["p2"]
+    observed.observe(Deployment, Listed(()))
+    assert observed.workload is None
+    assert observed.pods == []
 
 
 def test_operations_guard_what_they_change() -> None:
-    """A patch says what it expects; on another state it fails, and on the same it does what it should."""
-    wanted: dict[str, str | None] = {BANDWIDTH: "5M", "sluice.dev/limit": None}
+    """A patch tests every value that it changes, and has the intended effect where they are as seen."""
+    desired: dict[str, str | None] = {BANDWIDTH: "5M", "sluice.dev/limit": None}
     for one in (pod(1, "10M", "x"), pod(1, None), pod(1, annotations={}), pod(1, annotations={"other": "y"})):
-        changed = after(one, operations(one, wanted))
+        changed = after(one, build_patch(one, desired))
         expected = {key: value for key, value in one.annotations.items() if key == "other"} | {BANDWIDTH: "5M"}
         assert changed.annotations == expected
 
 
 def test_records_that_cannot_be_read() -> None:
-    """Another's text, another version, or what lacks a field: said, and never taken for one of ours."""
+    """Foreign text, another version and missing fields are errors, never records."""
     complete = '"action": "a", "cause": "decision", "value": "1M", "limit": 1, "at": 1'
     for text in ("x", "[]", '{"v": 1}', f'{{"v": 9, {complete}}}'):
         one = deployment("1M", text)
-        assert readable_record(one) is None
+        assert find_record(one) is None
         with pytest.raises(UnreadableRecord, match=r"sluice\.dev/limit"):
-            record_of(one)
-    assert readable_record(deployment("1M", f"{{{complete}}}")) is not None
+            parse_record(one)
+    assert find_record(deployment("1M", f"{{{complete}}}")) is not None
 
 
 def test_the_newest_record() -> None:
-    """By the decision's sample, then by when it was written; one from the future does not count."""
+    """The latest sample counts, then the time of writing; records from the future are ignored."""
     old, new, again, ahead = (record("1M", 1_000, end=end, at=at) for end, at in ((1, 9), (5, 2), (5, 3), (99, 1)))
-    none: Any = record("1M", 1_000, end=None)
-    assert newest([old, new, None, again, ahead, none], 50) is again
-    assert newest([None, none], 50) is none
-    assert newest([], 50) is None
+    none = record("1M", 1_000, end=None)
+    pods = [pod(1, "1M", one) for one in ("unreadable", old, new, again, ahead, none)]
+    assert newest_record(deployment(), pods, 50) == again
+    assert newest_record(deployment("1M", none), [pod(1)], 50) == none
+    assert newest_record(None, [], 50) is None

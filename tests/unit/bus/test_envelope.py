@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.bus import envelope
-from services.bus.envelope import Delivery, Raw
+from services.bus.envelope import Delivery, RawMessage
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -15,8 +15,8 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 @given(st.text())
 def test_a_trace_begins_the_same_way_every_time(msg_id: str) -> None:
     """A message that is published again after a crash carries the same ids, in the form that W3C gives."""
-    first = envelope.begun(msg_id)
-    assert first == envelope.begun(msg_id)
+    first = envelope.start_trace(msg_id)
+    assert first == envelope.start_trace(msg_id)
     version, trace, span, flags = first.split("-")
     assert (version, len(trace), len(span), flags) == ("00", 32, 16, "01")
 
@@ -24,10 +24,10 @@ def test_a_trace_begins_the_same_way_every_time(msg_id: str) -> None:
 @given(st.text(), st.text())
 def test_a_trace_goes_on_with_a_span_of_its_own(one: str, other: str) -> None:
     """The trace id and the flags stay, the span is new for each message."""
-    child = envelope.continued({"traceparent": PARENT}, one)
+    child = envelope.continue_trace({"traceparent": PARENT}, one)
     assert child.split("-")[1] == PARENT.split("-")[1]
     assert child.split("-")[2] != PARENT.split("-")[2]
-    assert (child == envelope.continued({"traceparent": PARENT}, other)) == (one == other)
+    assert (child == envelope.continue_trace({"traceparent": PARENT}, other)) == (one == other)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_trace_goes_on_with_a_span_of_its_own(one: str, other: str) -> None:
 def test_a_cause_without_a_readable_trace_begins_one(parent: str | None) -> None:
     """What somebody else wrote there is not passed on."""
     headers = {} if parent is None else {"traceparent": parent}
-    assert envelope.continued(headers, "m") == envelope.begun("m")
+    assert envelope.continue_trace(headers, "m") == envelope.start_trace("m")
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,20 @@ def test_another_subject_is_no_delivery(subject: str) -> None:
 )
 def test_server_times_are_read_to_the_nanosecond(text: str, ns: int) -> None:
     """Go writes no trailing zeros."""
-    assert envelope.nanoseconds(text) == ns
+    assert envelope.parse_time(text) == ns
 
 
 def test_a_stored_message_is_read_with_its_headers() -> None:
     """What ``STREAM.MSG.GET`` answers, with and without headers and body."""
     headers = base64.b64encode(b"NATS/1.0\r\nNats-Msg-Id: a:1\r\nX: \xff\r\n\r\n").decode()
     bare = {"subject": "s", "seq": "7", "time": "1970-01-01T00:00:01Z"}
-    full = envelope.stored({**bare, "hdrs": headers, "data": base64.b64encode(b"{}").decode()})
-    assert full == Raw("s", {"Nats-Msg-Id": "a:1", "X": "\ufffd"}, b"{}", 7, 10**9)
-    assert envelope.stored(bare) == Raw("s", {}, b"", 7, 10**9)
+    full = envelope.parse_stored({**bare, "hdrs": headers, "data": base64.b64encode(b"{}").decode()})
+    assert full == RawMessage("s", {"Nats-Msg-Id": "a:1", "X": "\ufffd"}, b"{}", 7, 10**9)
+    assert envelope.parse_stored(bare) == RawMessage("s", {}, b"", 7, 10**9)
 
 
 def test_a_dead_letter_keeps_the_beginning_of_the_message() -> None:
     """Enough for a person to see what it was, and no more."""
-    letter = envelope.dead_letter(Raw("s", {}, b"\xff" * 10_000, 7, 1), "decision", "not JSON")
+    letter = envelope.build_dead_letter(RawMessage("s", {}, b"\xff" * 10_000, 7, 1), "decision", "not JSON")
     assert base64.b64decode(letter.body) == b"\xff" * 4096
     assert (letter.subject, letter.service, letter.reason, letter.seq) == ("s", "decision", "not JSON", 7)

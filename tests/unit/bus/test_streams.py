@@ -1,13 +1,13 @@
 """The streams as they should be, and how one that exists differs."""
 
-from schemas.config import Bus
+from schemas.config import BusConfig
 from services.bus import streams
 from services.bus.subjects import Subjects
 
 
 def test_every_kind_has_its_stream_with_the_configured_retention() -> None:
     """Limits retention by age and size, on disk, with the configured copies."""
-    wanted = streams.wanted(Bus(replicas=3, keep_bytes=2**30), Subjects("plant"))
+    wanted = streams.build_configs(BusConfig(replicas=3, keep_bytes=2**30), Subjects("plant"))
     assert [one["name"] for one in wanted] == ["PLANT_SAMPLE", "PLANT_DECISION", "PLANT_ACTION", "PLANT_DEAD"]
     for one in wanted:
         assert (one["retention"], one["storage"], one["discard"]) == ("limits", "file", "old")
@@ -16,15 +16,15 @@ def test_every_kind_has_its_stream_with_the_configured_retention() -> None:
 
 def test_a_stream_as_it_should_be_has_no_differences() -> None:
     """What the server adds does not count, nor that it leaves out what is false."""
-    want = streams.wanted(Bus(), Subjects())[0]
-    assert streams.differences(want, {**want, "compression": "none", "max_consumers": -1}) is None
-    assert streams.differences({**want, "sealed": False}, want) is None
+    want = streams.build_configs(BusConfig(), Subjects())[0]
+    assert streams.describe_differences(want, {**want, "compression": "none", "max_consumers": -1}) is None
+    assert streams.describe_differences({**want, "sealed": False}, want) is None
 
 
 def test_differences_are_named_with_both_values() -> None:
     """Whoever reads it knows what stands there, and what should."""
-    want = streams.wanted(Bus(), Subjects())[0]
-    text = streams.differences(want, {**want, "max_age": 5, "subjects": ["x"]})
+    want = streams.build_configs(BusConfig(), Subjects())[0]
+    text = streams.describe_differences(want, {**want, "max_age": 5, "subjects": ["x"]})
     assert text is not None
     assert "stream SLUICE_SAMPLE exists with subjects ['x'], max_age 5" in text
     assert "subjects ['sluice.sample.v1.>'], max_age 86400000000000" in text

@@ -1,10 +1,12 @@
-"""The quantiles of a classic histogram, at the edges where implementations differ."""
+"""The quantiles of a classic histogram, at the edges where implementations differ, and what its buckets can judge."""
 
 import math
 
 import pytest
 
-from services.common.histogram import BOUNDS, increase, latency, quantile
+from services.common.histogram import BOUNDS, explain_coarseness, increase, quantile, summarize
+
+GO = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, float("inf"))
 
 
 def test_interpolates_inside_the_bucket_that_holds_the_rank() -> None:
@@ -36,7 +38,7 @@ def test_without_observations_there_is_no_quantile(counts: tuple[float, ...]) ->
 def test_without_finite_buckets_there_is_no_quantile() -> None:
     """A histogram of +Inf alone counts, but measures nothing."""
     assert quantile(0.5, (), (7,)) is None
-    assert latency((), (7,)) == (None, None, 7)
+    assert summarize((), (7,)) == (None, None, 7)
 
 
 def test_falling_counts_are_lifted() -> None:
@@ -51,7 +53,7 @@ def test_bound_at_or_below_zero_is_given_as_it_is() -> None:
 
 def test_latency_is_the_interquartile_range_and_p95() -> None:
     """Even spread over (0, 1]: Q75 - Q25 is one half, P95 is .95."""
-    assert latency((1.0,), (200, 200)) == (0.5, 0.95, 200)
+    assert summarize((1.0,), (200, 200)) == (0.5, 0.95, 200)
 
 
 def test_counter_that_fell_began_again_from_zero() -> None:
@@ -62,7 +64,7 @@ def test_counter_that_fell_began_again_from_zero() -> None:
 def test_wrong_shapes_are_refused() -> None:
     """Counts that do not fit the bounds, and quantiles that are none, are errors, not answers."""
     with pytest.raises(ValueError, match="2 bounds need 3 counts, got 2"):
-        latency((1.0, 2.0), (1, 2))
+        summarize((1.0, 2.0), (1, 2))
     with pytest.raises(ValueError, match="2 bounds need 3 counts, got 2"):
         quantile(0.5, (1.0, 2.0), (1, 2))
     with pytest.raises(ValueError, match="outside"):
@@ -74,3 +76,32 @@ def test_default_bounds_ascend_and_have_the_slo_as_a_bound() -> None:
     assert list(BOUNDS) == sorted(set(BOUNDS))
     assert len(BOUNDS) == 28
     assert 0.002 in BOUNDS
+
+
+@pytest.mark.parametrize("slo", [0.001, 0.002, 0.0021, 0.1])
+def test_default_buckets_judge_usual_slos(slo: float) -> None:
+    """They are fine where latency objectives lie."""
+    assert explain_coarseness(BOUNDS, slo, 0.6) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "slo", "widest", "problem"),
+    [
+        (BOUNDS, 0.002, 0.25, None),
+        ((0.001, 0.002, 0.003), 0.002, 0.5, None),
+        ((0.001, 0.002, 0.003), 0.002, 0.25, "bucket from 1 to 2 ms: a quantile there can be off by 50% of the SLO"),
+        ((0.001, 0.0021, 0.003), 0.002, 0.5, "bucket from 1 to 2.1 ms"),
+        (GO, 0.002, 0.5, "bucket from 0 to 5 ms: a quantile there can be off by 250% of the SLO"),
+        (GO, 0.010, 0.5, None),
+        ((0.001, 0.002), 0.002, 0.5, "not below the highest bucket, 2 ms"),
+        ((0.001, 0.0015), 0.002, 0.5, "not below the highest bucket, 1.5 ms"),
+        ((float("inf"),), 0.002, 0.5, "not below the highest bucket, 0 ms"),
+        ((), 0.002, 0.5, "not below the highest bucket, 0 ms"),
+    ],
+)
+def test_buckets_judge_an_slo_only_where_they_are_fine(
+    bounds: tuple[float, ...], slo: float, widest: float, problem: str | None
+) -> None:
+    """The bucket that holds the SLO is narrow, and one lies beyond it: a quantile never exceeds the last bound."""
+    found = explain_coarseness(bounds, slo, widest)
+    assert found is None if problem is None else problem in str(found)

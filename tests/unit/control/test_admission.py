@@ -60,7 +60,7 @@ def test_after_the_servers_clock_was_set_back_an_epoch_begins() -> None:
 @example([(6, 0)], 1)
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 3)), max_size=30), st.integers(-20, 20))
 def test_no_history_of_wrong_clocks_locks_a_domain(history: list[tuple[int, int]], shift: int) -> None:
-    """However wrong both clocks were: once they are right, a sample is taken a dead-man time after the first, at most.
+    """However wrong both clocks were: once they are right, a sample is admitted within a dead-man time.
 
     The samples come a second apart, and one that ends when the state ends is stale still.
     """

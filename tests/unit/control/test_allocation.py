@@ -1,4 +1,4 @@
-"""Who is given how much, when not everybody wants everything."""
+"""How a budget is divided when not every target wants everything."""
 
 import itertools
 
@@ -7,8 +7,8 @@ from services.control.allocation import defer_raises, divide, estimate_demand
 CLAIMS = [(1_000, 100_000, 1), (1_000, 100_000, 1)]
 
 
-def test_without_measurement_everybody_wants_everything() -> None:
-    """Nobody is capped on a guess."""
+def test_an_unmeasured_target_wants_everything() -> None:
+    """No target is capped on a guess."""
     assert estimate_demand(5_000, None, 20_000, 100_000, settled=True) == 0
 
 
@@ -17,7 +17,7 @@ def test_an_idle_target_is_capped_at_what_it_sends_and_some_room() -> None:
     assert estimate_demand(0, 4_000, 35_000, 100_000, settled=True) == 7_000
 
 
-def test_a_limit_that_just_changed_says_nothing() -> None:
+def test_a_limit_that_just_changed_gives_no_estimate() -> None:
     """The throughput belongs to another limit."""
     assert estimate_demand(0, 4_000, 35_000, 100_000, settled=False) == 0
 
@@ -40,7 +40,7 @@ def test_what_one_leaves_idle_the_other_gets() -> None:
     assert divide(70_000, CLAIMS, [0, 0]) == [35_000, 35_000]
 
 
-def test_when_nobody_wants_more_the_rest_is_shared_out_too() -> None:
+def test_what_no_target_wants_is_shared_out_too() -> None:
     """Nothing of the budget is kept back."""
     assert divide(70_000, CLAIMS, [10_000, 2_000]) == [35_000, 35_000]
 
@@ -55,7 +55,7 @@ def test_what_is_divided_never_exceeds_the_budget() -> None:
             assert all(low <= one <= high for one, (low, high, _) in zip(shares, claims, strict=True))
 
 
-def test_nobody_rises_into_what_another_has_not_given_up_yet() -> None:
+def test_raises_wait_until_others_have_released_the_bandwidth() -> None:
     """Limits come into force in any order: rises wait for cuts by one step.
 
     What the shield cuts short anyway leaves room for the rest.
@@ -65,7 +65,7 @@ def test_nobody_rises_into_what_another_has_not_given_up_yet() -> None:
     assert defer_raises([40_000, 2_000], [35_000, 15_000], [35_000, 15_000]) == [35_000, 10_000]
 
 
-def test_at_no_moment_do_limits_add_up_to_more_than_before_and_after() -> None:
+def test_limits_never_add_up_to_more_than_before_and_after() -> None:
     """Every step on a small grid, whatever is in force first."""
     for before, wanted in itertools.product(itertools.product(range(4), repeat=3), repeat=2):
         for shortened in range(4):

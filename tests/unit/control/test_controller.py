@@ -47,7 +47,7 @@ def limits(decision: Decision) -> list[int]:
 
 
 class Fixed:
-    """A policy that answers what it is told, or raises it."""
+    """A policy that gives a fixed answer, or raises it."""
 
     version = "fixed/1"
     memory_type = CutMemory
@@ -165,7 +165,7 @@ def test_limits_never_add_up_to_more_than_the_capacity() -> None:
     ],
 )  # fmt: skip
 def test_a_broken_learner_is_replaced_for_the_step(answer: Any) -> None:
-    """Whatever it raises or answers, ``proportional`` stands in and the decision says why."""
+    """Whatever it raises or answers, ``proportional`` stands in and the decision gives the reason."""
     decision = run(Controller(DOMAIN, Fixed(answer)), sample(10), sample(14))[-1]
     assert decision.fault is not None
     assert decision.fault.startswith("fixed/1 ")
@@ -204,8 +204,8 @@ def test_shadow_policies_tell_what_they_would_do() -> None:
     alone = run(Controller(DOMAIN), *(sample(i) for i in range(10, 20)))
     assert [limits(one) for one in with_shadow] == [limits(one) for one in alone]
     assert {one.policy for decision in with_shadow for one in decision.shadow} == {"aimd/1"}
-    told = with_shadow[-1].shadow[0]
-    assert told.proposal > sum(one.was for one in with_shadow[-1].targets)
+    shadowed_step = with_shadow[-1].shadow[0]
+    assert shadowed_step.proposal > sum(one.was for one in with_shadow[-1].targets)
 
 
 def test_overruled_names_what_the_shield_changed() -> None:
@@ -235,7 +235,7 @@ def test_another_policys_memory_is_not_read() -> None:
 
 
 def test_unknown_policies_and_parameters_are_named() -> None:
-    """The error says which domain, which policy, and what there is."""
+    """The error names the domain, the policy, and the policies that exist."""
     with pytest.raises(ValueError, match=r"'factory'.*no policy 'magic'; there are .*proportional"):
         make_policy(replace(DOMAIN, policy="magic"))
     with pytest.raises(ValueError, match=r"'factory': policy 'proportional': .*k_sideways"):
@@ -249,7 +249,7 @@ def test_shield_settings_are_checked() -> None:
 
 
 def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
-    """A target that may rise only slowly to its share draws nobody below what the budget leaves."""
+    """A target that may rise only slowly to its share draws no other below what the budget leaves."""
     targets = (
         Target("telemetry", Rate(1000), Rate(100_000), Rate(40_000)),
         Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),

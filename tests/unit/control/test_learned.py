@@ -1,4 +1,4 @@
-"""What ``learned`` learns from what, and what it makes of it."""
+"""What ``learned`` learns from each kind of evidence, and what it proposes."""
 
 import itertools
 from typing import Any
@@ -107,7 +107,7 @@ def test_new_room_is_found_and_taken() -> None:
 
 
 def test_a_knee_that_falls_is_followed_down() -> None:
-    """Met twice at rest, it is taken to go on falling: the limit goes down ahead of it, then holds."""
+    """Met twice at rest, it is expected to go on falling: the limit goes down ahead of it, then holds."""
     loop = Loop()
     loop.until_touched()
     for _ in range(8):
@@ -197,7 +197,7 @@ def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
 
 
 def test_a_queue_that_stays_shows_the_capacity() -> None:
-    """After a cut that does not help, what gets through is taken for the capacity."""
+    """After a cut that does not help, the measured throughput is the capacity."""
     loop = Loop()
     loop.until_touched()
     loop.step(27_000, violated=True, stress=50.0, recent_p50=30.0)
@@ -316,19 +316,19 @@ def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
     """Latency that rose stays where it is; a queue under too high a load does not."""
     loop = Loop()
     loop.until_touched()
-    told = [
+    reasons = [
         loop.step(recent_p50=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)
     ]
-    assert told.count("touched") >= 3
-    assert "latency rose" not in told
+    assert reasons.count("touched") >= 3
+    assert "latency rose" not in reasons
 
 
 def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capacity() -> None:
     """What best effort gets through alone is not what the link carries."""
     loop = Loop()
     loop.until_touched()
-    told = [loop.step(None, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason for _ in range(4)]
-    assert not [reason for reason in told if reason.startswith("a queue stays")]
+    reasons = [loop.step(None, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason for _ in range(4)]
+    assert not [reason for reason in reasons if reason.startswith("a queue stays")]
 
 
 def test_idle_best_effort_teaches_nothing() -> None:
@@ -348,7 +348,7 @@ def test_without_throughput_the_safe_limit_itself_is_learned() -> None:
 
 
 def test_without_the_last_periods_median_the_stress_stands_in() -> None:
-    """A source such as Prometheus tells no median: the knee is still touched, by the P95."""
+    """A source such as Prometheus measures no median: the knee is still touched, by the P95."""
     loop = Loop()
     for _ in range(100):
         queued = loop.limit > 70_000

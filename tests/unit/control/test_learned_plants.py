@@ -18,7 +18,7 @@ CALM = Scenario(name="calm", text="Nothing changes.", seconds=200)
 
 
 class Altered(Controller):
-    """Sees samples as a test alters them; it is told how many seconds into the run they end."""
+    """Sees samples as a test alters them; it gets the seconds into the run at which they end."""
 
     def __init__(self, domain: Domain, alter: Callable[[Sample, float], Sample]) -> None:
         """Take what is done to a sample."""
@@ -130,7 +130,7 @@ def test_a_nameplate_far_above_the_truth_costs_a_little_only() -> None:
 
 
 def test_best_effort_at_its_maximum_tests_nothing() -> None:
-    """The knee is not taken to be farther than where the last step led to."""
+    """The knee is not assumed to be farther than where the last step led."""
     domain = CALM.domain()
     run = controlled(CALM, replace(domain, targets=(replace(domain.targets[0], max=Rate(40_000)),)))
     (limit,) = {one.targets[0].limit for one in run.decisions[-100:]}

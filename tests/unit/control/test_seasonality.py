@@ -55,13 +55,13 @@ def test_a_cycle_that_ends_is_no_longer_trusted() -> None:
 
 
 def test_a_long_gap_begins_anew() -> None:
-    """What was before an outage of minutes says little about the phase now."""
+    """What was before an outage of minutes shows little of the phase now."""
     season = play([cycle(second) for second in range(200)])
     assert len(follow_season(season, 1.0, 1.0, 5_000 * SECOND, SCALE).bins) == 1
 
 
 def test_a_short_gap_is_filled() -> None:
-    """Bins without a sample are taken to be as the one before."""
+    """Bins without a sample are filled with the one before."""
     season = play([20_000.0] * 20)
     later = follow_season(season, 50_000.0, 50_000.0, 29 * SECOND, SCALE)
     assert len(later.bins) == 15

@@ -1,4 +1,4 @@
-"""A policy that takes too long rests, and the reason stands in the decisions."""
+"""A policy that takes too long is not asked for a while, and the decisions record the reason."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_a_policy_in_time_is_always_asked() -> None:
 
 
 def test_one_excess_costs_one_step() -> None:
-    """The slow answer still counts; the step after it goes without, and says why."""
+    """The slow answer is still used; the next step does without the policy, and gives the reason."""
     found = faults([0.01, 25, 0.01, 0.01, 0.01])
     assert found == [None, None, "proportional/1 took 25.0 ms of 20", None, None]
 

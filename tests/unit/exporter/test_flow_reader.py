@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.exporter.flow_reader import Reader, Unusable, request, workload_of
+from services.exporter.flow_reader import FlowReader, UnusableFlow, build_request, guess_workload
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
 from tests.support.hubble.filters import masked, passes
@@ -11,13 +11,13 @@ from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 T = 1_800_000_000_000_000_000
 CRITICAL = ["factory/robot-control"]
 TARGETS = ["factory/telemetry-upload"]
-ASKED = request(CRITICAL, TARGETS, (53,), None)
+ASKED = build_request(CRITICAL, TARGETS, (53,), None)
 
 
 def read(flow: Flow, critical: list[str] = CRITICAL) -> object:
     """What becomes of a flow that passed the request's filters and mask."""
     left = masked(ASKED.field_mask.paths, flow)
-    return Reader(critical, TARGETS, (53,)).flow(GetFlowsResponse(flow=left, node_name=left.node_name))
+    return FlowReader(critical, TARGETS, (53,)).read(GetFlowsResponse(flow=left, node_name=left.node_name))
 
 
 def through(flow: Flow) -> bool:
@@ -50,12 +50,12 @@ def test_what_cannot_be_paired_stays_with_relay() -> None:
         assert not through(flow)
 
 
-def test_a_pods_prefix_is_looked_at_more_closely() -> None:
+def test_a_pods_prefix_is_not_enough() -> None:
     """Relay lets another workload of a longer name through; the reader does not."""
     longer = End("10.0.1.6", "factory", "robot-control-spare-6d5f7c8b9d-x2x4z", "robot-control-spare")
     flow = Talk(client=longer).ask(T, TO_NETWORK)
     assert through(flow)
-    with pytest.raises(Unusable, match="not-critical"):
+    with pytest.raises(UnusableFlow, match="not-critical"):
         read(flow)
 
 
@@ -63,18 +63,18 @@ def test_a_target_is_left_out_at_the_far_end_too() -> None:
     """Relay cannot know the workload of a remote pod: the reader can."""
     flow = Talk(client=ROBOT, server=UPLOAD).ask(T, TO_NETWORK)
     assert through(flow)
-    with pytest.raises(Unusable, match="throttled"):
+    with pytest.raises(UnusableFlow, match="throttled"):
         read(flow)
 
 
 def test_the_mask_keeps_what_is_needed_and_invents_nothing() -> None:
     """A masked flow reads like the whole one, and an unknown direction stays unknown."""
     seen = read(Talk("udp").answer(T, TO_ENDPOINT))
-    whole = Reader(CRITICAL, TARGETS, ()).flow(GetFlowsResponse(flow=Talk("udp").answer(T, TO_ENDPOINT)))
+    whole = FlowReader(CRITICAL, TARGETS, ()).read(GetFlowsResponse(flow=Talk("udp").answer(T, TO_ENDPOINT)))
     assert seen == whole
     assert whole.flow.answer is True
     assert whole.flow.conversation == "udp 10.0.1.5 40000 10.0.3.7 443 n1"
-    unknown = Reader(CRITICAL, TARGETS, ()).flow(
+    unknown = FlowReader(CRITICAL, TARGETS, ()).read(
         GetFlowsResponse(flow=masked(ASKED.field_mask.paths, Talk("udp").ask(T, TO_NETWORK, reply="unknown")))
     )
     assert unknown.flow.answer is None
@@ -82,11 +82,11 @@ def test_the_mask_keeps_what_is_needed_and_invents_nothing() -> None:
 
 def test_a_syn_ack_that_is_no_reply_has_no_direction() -> None:
     """Flags and connection tracking must agree before an answer is believed; a SYN is a request by itself."""
-    reader = Reader(CRITICAL, TARGETS, ())
+    reader = FlowReader(CRITICAL, TARGETS, ())
     for reply in (False, "unknown"):
         flow = Talk().answer(T, TO_ENDPOINT, reply=reply)
-        assert reader.flow(GetFlowsResponse(flow=flow)).flow.answer is None
-    assert reader.flow(GetFlowsResponse(flow=Talk().ask(T, TO_NETWORK, reply="unknown"))).flow.answer is False
+        assert reader.read(GetFlowsResponse(flow=flow)).flow.answer is None
+    assert reader.read(GetFlowsResponse(flow=Talk().ask(T, TO_NETWORK, reply="unknown"))).flow.answer is False
 
 
 @pytest.mark.parametrize("field", ["time", "IP", "l4", "event_type"])
@@ -94,21 +94,21 @@ def test_a_flow_with_a_part_missing_is_unusable(field: str) -> None:
     """It is counted under a reason, and nothing else happens."""
     flow = Talk().ask(T, TO_NETWORK)
     flow.ClearField(field)
-    with pytest.raises(Unusable):
-        Reader(CRITICAL, TARGETS, ()).flow(GetFlowsResponse(flow=flow))
+    with pytest.raises(UnusableFlow):
+        FlowReader(CRITICAL, TARGETS, ()).read(GetFlowsResponse(flow=flow))
 
 
 def test_endless_names_are_refused() -> None:
     """No name longer than Kubernetes allows gets into a key or a cache."""
-    reader = Reader(CRITICAL, TARGETS, ())
+    reader = FlowReader(CRITICAL, TARGETS, ())
     flow = Talk().ask(T, TO_NETWORK)
     flow.IP.source = "1" * 100
-    with pytest.raises(Unusable, match="malformed"):
-        reader.flow(GetFlowsResponse(flow=flow))
+    with pytest.raises(UnusableFlow, match="malformed"):
+        reader.read(GetFlowsResponse(flow=flow))
     flow = Talk().ask(T, TO_NETWORK)
     flow.destination.pod_name = "x" * 100_000
-    with pytest.raises(Unusable, match="malformed"):
-        reader.flow(GetFlowsResponse(flow=flow))
+    with pytest.raises(UnusableFlow, match="malformed"):
+        reader.read(GetFlowsResponse(flow=flow))
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_endless_names_are_refused() -> None:
     ],
 )
 def test_workloads_by_the_names_of_their_pods(pod: str, workload: str) -> None:
-    """Deployment, StatefulSet and DaemonSet build names that give them away."""
-    assert workload_of(pod) == workload
+    """Deployments, StatefulSets and DaemonSets name their pods by known schemes."""
+    assert guess_workload(pod) == workload
 
 
 def test_a_replay_is_asked_for_by_time() -> None:
     """``since`` carries nanoseconds, and excludes a number of flows."""
-    asked = request(CRITICAL, TARGETS, (), T + 7)
+    asked = build_request(CRITICAL, TARGETS, (), T + 7)
     assert asked.since.ToNanoseconds() == T + 7
     assert (asked.number, asked.follow, asked.first) == (0, True, False)

@@ -2,16 +2,16 @@
 
 from prometheus_client import CollectorRegistry
 
-from services.exporter.metrics import Latencies
+from services.exporter.metrics import LatencyMetrics
 from services.exporter.pairing import Pair
 
 ROBOT, CELL = "factory/robot-control", "factory/robot-cell"
 
 
-def make(critical: tuple[str, ...] = (ROBOT,), peers: int = 3) -> tuple[Latencies, CollectorRegistry]:
+def make(critical: tuple[str, ...] = (ROBOT,), peers: int = 3) -> tuple[LatencyMetrics, CollectorRegistry]:
     """The metrics and where they are shown."""
     registry = CollectorRegistry()
-    return Latencies(critical, (0.001, 0.002), peers, registry), registry
+    return LatencyMetrics(critical, (0.001, 0.002), peers, registry), registry
 
 
 def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality: str = "remote") -> dict[str, str]:
@@ -23,46 +23,46 @@ def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality
 
 
 def test_a_pair_is_counted_for_each_critical_end() -> None:
-    """As client and as server, once each; nobody else has series."""
+    """As client and as server, once each; other workloads have no series."""
     latencies, registry = make()
-    latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
-    latencies.pair(Pair(0.0005, "tcp", "handshake", True, CELL, ROBOT))
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(0.0005, "tcp", "handshake", True, CELL, ROBOT))
     value = registry.get_sample_value
     assert value("hubble_flow_latency_seconds_bucket", labels(CELL) | {"le": "0.001"}) == 0
     assert value("hubble_flow_latency_seconds_bucket", labels(CELL) | {"le": "0.002"}) == 1
     assert value("hubble_flow_latency_seconds_count", labels(CELL, locality="local")) == 1
     assert latencies.observations == {ROBOT: 2}
     both, _ = make((ROBOT, CELL))
-    both.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    both.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
     assert both.observations == {ROBOT: 1, CELL: 1}
 
 
 def test_a_handshake_of_a_second_lost_a_packet() -> None:
     """It is in the histogram as what it was, and in the loss counter, which was at zero before."""
     latencies, registry = make()
-    latencies.pair(Pair(0.001, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(0.001, "tcp", "handshake", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
-    latencies.pair(Pair(1.002, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(1.002, "tcp", "handshake", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 1
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels(CELL)) == 2
 
 
 def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
-    """A series that begins at one never rose: the loss is counted where zero was shown before."""
+    """A series that starts at one has no increase: the loss is counted in a series that was at zero before."""
     latencies, registry = make()
-    latencies.expect_handshakes()
+    latencies.initialize_losses()
     assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 0
-    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 1
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
-    latencies.pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(1.01, "tcp", "handshake", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 1
 
 
 def test_a_slow_udp_reply_is_no_loss() -> None:
-    """Nobody knows what a UDP reply waited for."""
+    """The delay of a UDP reply has unknown causes."""
     latencies, registry = make()
-    latencies.pair(Pair(0.9, "udp", "request", False, ROBOT, CELL))
+    latencies.count_pair(Pair(0.9, "udp", "request", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL, "request", "udp")) is None
 
 
@@ -70,7 +70,7 @@ def test_peers_beyond_the_bound_become_one() -> None:
     """Cardinality is bounded by configuration, and what was folded is counted."""
     latencies, registry = make(peers=3)
     for number in range(500):
-        latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, f"factory/peer-{number}"))
+        latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, f"factory/peer-{number}"))
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("other")) == 497
     folded = registry.get_sample_value(
         "sluice_exporter_folded_total", {"namespace": "factory", "workload": "robot-control"}
@@ -83,18 +83,18 @@ def test_peers_beyond_the_bound_become_one() -> None:
 def test_a_peer_outside_of_the_cluster_has_a_name() -> None:
     """It has no workload."""
     latencies, registry = make()
-    latencies.pair(Pair(0.0015, "tcp", "handshake", False, "", ROBOT))
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, "", ROBOT))
     assert registry.get_sample_value("hubble_flow_latency_seconds_count", labels("outside")) == 1
 
 
-def test_what_the_signal_leaves_out_is_no_observation_of_it() -> None:
-    """Probes do not make a workload seen whose signal asks for handshakes."""
+def test_series_that_the_signal_does_not_select_are_not_observations() -> None:
+    """Probes do not count for a workload whose signal selects handshakes."""
     registry = CollectorRegistry()
     matchers = {"source": "handshake", "job": "added by Prometheus"}
-    latencies = Latencies([ROBOT], (0.001,), 3, registry, matchers=matchers)
+    latencies = LatencyMetrics([ROBOT], (0.001,), 3, registry, matchers=matchers)
     latencies.observe((ROBOT, "sluice-exporter", "udp", "probe", False), 0.001)
     assert latencies.observations == {ROBOT: 0}
-    latencies.pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
     assert latencies.observations == {ROBOT: 1}
     assert (
         registry.get_sample_value("hubble_flow_latency_seconds_count", labels("sluice-exporter", "probe", "udp")) == 1

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from services.exporter.pairing import QUIET_NS, TO_ENDPOINT, TO_NETWORK, TO_OVERLAY, TO_STACK, Flow, Pair, Pairing
+from services.exporter.pairing import QUIET_NS, TO_ENDPOINT, TO_NETWORK, TO_OVERLAY, TO_STACK, Flow, Pair, PairingTable
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -12,9 +12,9 @@ T = 1_800_000_000 * S
 CLIENT, SERVER = "factory/robot-control", "factory/robot-cell"
 
 
-def table(entries: int = 1000, most_bytes: int = 1 << 20) -> Pairing:
+def table(entries: int = 1000, most_bytes: int = 1 << 20) -> PairingTable:
     """A table with the usual times."""
-    return Pairing(5 * S, 1 * S, entries, most_bytes)
+    return PairingTable(5 * S, 1 * S, entries, most_bytes)
 
 
 def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a 1 b 2 n1") -> Flow:
@@ -23,7 +23,7 @@ def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a
     return Flow(talk, T + at, point, protocol, answer, CLIENT, SERVER)
 
 
-def feed(pairing: Pairing, *flows: Flow, start: int = 20 * S) -> list[Pair]:
+def feed(pairing: PairingTable, *flows: Flow, start: int = 20 * S) -> list[Pair]:
     """The pairs that these events give, each arriving at its own time."""
     pairs = [pairing.step(flow, start + flow.time - T) for flow in flows]
     return [pair for pair in pairs if pair is not None]
@@ -76,7 +76,7 @@ def test_a_repeated_syn_keeps_the_time_of_the_first() -> None:
 
 
 def test_a_port_that_is_used_again_is_another_conversation() -> None:
-    """A SYN after the limit begins anew; the one before was not answered."""
+    """A SYN after the limit is a new request; the one before was not answered."""
     pairing = table()
     [pair] = feed(pairing, seen(TO_NETWORK, 0), seen(TO_NETWORK, 6 * S), seen(TO_ENDPOINT, 6 * S + MS, answer=True))
     assert pair.latency == 0.001
@@ -122,7 +122,7 @@ def test_time_bounds_the_table_while_nothing_comes() -> None:
 
 
 def test_entries_bound_the_table_and_the_young_survive() -> None:
-    """A flood of SYNs pushes out the oldest; a handshake in the midst of it is still paired."""
+    """A flood of SYNs evicts the oldest; a handshake during the flood is still paired."""
     pairing = table(entries=300)
     for number in range(5000):
         pairing.step(seen(TO_NETWORK, number, talk=f"tcp flood {number} b 2 n1"), 20 * S + number)
@@ -167,9 +167,9 @@ def test_udp_after_a_real_silence_counts_again() -> None:
 
 
 def test_udp_is_not_trusted_after_an_interruption() -> None:
-    """What was missed may have been the first packet: for a while no UDP event is taken for one."""
+    """The missed event may have been the first packet, so for a while no UDP event counts as one."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True))
     later = QUIET_NS + 2 * S
     assert feed(pairing, udp(TO_NETWORK, later), udp(TO_ENDPOINT, later + MS, answer=True))
@@ -188,9 +188,9 @@ def test_udp_that_relay_held_back_was_not_silent() -> None:
 
 
 def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
-    """A new stream's flows come late by any time: what was before its first one nobody knows, node by node."""
+    """A new stream's flows may be late: what came before a node's first one is not known."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     other = "udp a 1 b 2 n2"
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, MS, answer=True), start=900 * S)
     assert not feed(
@@ -202,7 +202,7 @@ def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
 def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
     """Not only when the old time comes again."""
     pairing = table()
-    pairing.interrupted()
+    pairing.mark_interrupted()
     other, third = "udp a 1 b 2 n1", "udp a 3 b 2 n1"
     feed(pairing, udp(TO_NETWORK, 3600 * S))
     feed(pairing, seen(TO_NETWORK, 0, talk=other), start=3700 * S)
@@ -212,7 +212,7 @@ def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
 
 
 def test_a_udp_reply_after_the_limit_is_no_reply() -> None:
-    """Of a one-way stream, something comes back at some time: that is no round trip."""
+    """An occasional packet back in a one-way stream is not a round trip."""
     pairing = table()
     assert not feed(pairing, udp(TO_NETWORK, 0), udp(TO_ENDPOINT, 3 * S, answer=True))
     assert pairing.counts["absurd"] == 1
@@ -225,7 +225,7 @@ def test_udp_through_the_stack_to_the_same_node_is_local() -> None:
 
 
 def test_a_flood_of_udp_stops_trust_instead_of_memory() -> None:
-    """When conversations are forgotten early, none is taken for new until silence can be told again."""
+    """When conversations are forgotten early, none counts as new until a silence can be proven again."""
     pairing = table(entries=300)
     for number in range(1000):
         pairing.step(seen(TO_NETWORK, number, talk=f"udp flood {number} b 2 n1"), 20 * S + number)

@@ -9,9 +9,10 @@ from prometheus_client import CollectorRegistry
 
 from schemas.exporter import Probe
 from schemas.units import Duration
-from services.exporter.metrics import Latencies
-from services.exporter.probe_manager import Probing, probe_counter
+from services.exporter.metrics import LatencyMetrics
+from services.exporter.probe_manager import ProbeManager, probe_counter
 from tests.support.hubble.sidecar import serving
+from tests.support.waiting import PATIENCE_S
 
 ROBOT = "factory/robot-control"
 
@@ -19,13 +20,13 @@ ROBOT = "factory/robot-control"
 async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
     """Observations come from UDP and TCP, loss is shown as zero, and cancelling ends everything."""
     registry = CollectorRegistry()
-    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     with serving() as ports:
         probe = Probe(
             "robot-control", "127.0.0.1", "factory", rate=200.0, tcp_rate=50.0, udp=ports["udp"], tcp=ports["tcp"]
         )
-        probing = Probing(probe, latencies, probe_counter(registry))
-        assert str(probing.wrong) == "not yet resolved"
+        probing = ProbeManager(probe, latencies, probe_counter(registry))
+        assert str(probing.problem) == "not yet resolved"
         task = asyncio.create_task(probing.run())
         labels = {"namespace": "factory", "workload": "robot-control"}
 
@@ -33,10 +34,10 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
             name, more = "sluice_exporter_probes_total", {"protocol": protocol, "outcome": "answered"}
             return registry.get_sample_value(name, labels | more) or 0
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while min(answered("udp"), answered("tcp")) < 5:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0.01)
-        assert probing.wrong is None
+        assert probing.problem is None
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert latencies.observations[ROBOT] >= 10
@@ -45,14 +46,14 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
         assert registry.get_sample_value("hubble_flow_lost_total", labels | more | {"protocol": protocol}) == 0
 
 
-async def test_a_name_without_an_address_is_told() -> None:
+async def test_a_name_without_an_address_is_reported() -> None:
     """The reason names it; nothing is counted as lost."""
     registry = CollectorRegistry()
-    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
-    probing = Probing(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
+    latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
+    probing = ProbeManager(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
     task = asyncio.create_task(probing.run())
-    async with asyncio.timeout(10):
-        while "nowhere.invalid" not in (probing.wrong or ""):  # noqa: ASYNC110 - a reason has no event
+    async with asyncio.timeout(PATIENCE_S):
+        while "nowhere.invalid" not in (probing.problem or ""):  # noqa: ASYNC110 - a reason has no event
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -60,9 +61,9 @@ async def test_a_name_without_an_address_is_told() -> None:
 
 
 async def test_all_addresses_of_a_name_share_the_rate() -> None:
-    """A change of addresses begins anew with the right share; the same addresses change nothing."""
-    latencies = Latencies([ROBOT], (0.001, 0.1), 5, CollectorRegistry())
-    probing = Probing(Probe("robot-control", "any", "factory"), latencies, probe_counter(CollectorRegistry()))
+    """A change of addresses restarts the probers with the right share; the same addresses change nothing."""
+    latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, CollectorRegistry())
+    probing = ProbeManager(Probe("robot-control", "any", "factory"), latencies, probe_counter(CollectorRegistry()))
     shares: list[tuple[str, int]] = []
 
     async def probe_address(address: tuple[int, str], sharing: int) -> None:
@@ -72,17 +73,17 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
     probing._probe_address = probe_address  # type: ignore[method-assign]
     async with asyncio.TaskGroup() as group:
         for addresses in ({(2, "a")}, {(2, "a")}, {(2, "a"), (2, "b")}):
-            probing._keep(set(addresses), group)
+            probing._reconcile(set(addresses), group)
             await asyncio.sleep(0)
         for running in probing._running.values():
             running.cancel()
     assert sorted(shares) == [("a", 1), ("a", 2), ("b", 2)]
 
 
-async def test_a_pod_that_is_replaced_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replaced_pod_is_resolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its address falls silent: the name is asked again long before its time, and what was sent there is lost."""
     registry = CollectorRegistry()
-    latencies = Latencies([ROBOT], (0.001, 0.1), 5, registry)
+    latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     with serving("127.0.0.3") as ports, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
         gone.bind(("127.0.0.2", ports["udp"]))
         answers = iter(["127.0.0.2"])
@@ -101,8 +102,8 @@ async def test_a_pod_that_is_replaced_is_looked_for_at_once(monkeypatch: pytest.
             tcp=None,
             timeout=Duration(50_000_000),
         )
-        task = asyncio.create_task(Probing(probe, latencies, probe_counter(registry)).run())
-        async with asyncio.timeout(10):
+        task = asyncio.create_task(ProbeManager(probe, latencies, probe_counter(registry)).run())
+        async with asyncio.timeout(PATIENCE_S):
             while latencies.observations[ROBOT] < 5:  # noqa: ASYNC110 - a counter has no event
                 await asyncio.sleep(0.01)
         task.cancel()

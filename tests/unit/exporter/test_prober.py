@@ -10,9 +10,10 @@ from collections import Counter
 
 import pytest
 
-from services.exporter.echo_server import MAGIC, PACKET, Echo, answer
-from services.exporter.prober import Echoes, Report, UdpProbe, probe_tcp
+from services.exporter.echo_server import MAGIC, PACKET, EchoServer, build_answer
+from services.exporter.prober import EchoTracker, ProbeReport, UdpProbe, probe_tcp
 from tests.support.hubble.sidecar import serving
+from tests.support.waiting import PATIENCE_S
 
 MS = 1_000_000
 T = 1_800_000_000_000_000_000
@@ -26,7 +27,7 @@ class Fate:
         self.latencies: list[float] = []
         self.lost = 0
         self.outcomes: Counter[str] = Counter()
-        self.report = Report(self.latencies.append, self._lose, self._tell)
+        self.report = ProbeReport(self.latencies.append, self._lose, self._tell)
 
     def _lose(self, number: int) -> None:
         self.lost += number
@@ -35,19 +36,19 @@ class Fate:
         self.outcomes[outcome] += 1
 
 
-def echoes(fate: Fate) -> Echoes:
+def echoes(fate: Fate) -> EchoTracker:
     """Echoes of session 7 with a timeout of one second."""
-    return Echoes(7, 64, 1000 * MS, fate.report)
+    return EchoTracker(7, 64, 1000 * MS, fate.report)
 
 
 def test_a_round_trip_is_less_what_the_sidecar_kept() -> None:
     """10 ms there and back, of which 7 in the sidecar by its own clock, however wrong that is."""
     fate = Fate()
     probe = echoes(fate)
-    sequence, packet = probe.packet()
+    sequence, packet = probe.next_packet()
     assert len(packet) == 64
-    probe.sent(sequence, T)
-    probe.received(answer(packet, 5 * MS, 12 * MS) or b"", T + 10 * MS)
+    probe.record_sent(sequence, T)
+    probe.receive(build_answer(packet, 5 * MS, 12 * MS) or b"", T + 10 * MS)
     assert fate.latencies == [0.003]
     assert fate.outcomes == {"sent": 1, "answered": 1}
 
@@ -56,16 +57,16 @@ def test_a_lost_probe_and_its_late_and_its_second_answer() -> None:
     """Lost after its time, once; what comes afterwards is counted, but observed no more."""
     fate = Fate()
     probe = echoes(fate)
-    numbers = [probe.packet() for _ in range(3)]
+    numbers = [probe.next_packet() for _ in range(3)]
     for sequence, _ in numbers:
-        probe.sent(sequence, T + sequence * MS)
+        probe.record_sent(sequence, T + sequence * MS)
     probe.expire(T + 1001 * MS)
     assert fate.lost == 1
-    reply = [answer(packet, 0, 0) or b"" for _, packet in numbers]
-    probe.received(reply[0], T + 1002 * MS)
-    probe.received(reply[1], T + 5 * MS)
-    probe.received(reply[1], T + 6 * MS)
-    probe.received(reply[2], T + 1500 * MS)
+    reply = [build_answer(packet, 0, 0) or b"" for _, packet in numbers]
+    probe.receive(reply[0], T + 1002 * MS)
+    probe.receive(reply[1], T + 5 * MS)
+    probe.receive(reply[1], T + 6 * MS)
+    probe.receive(reply[2], T + 1500 * MS)
     assert fate.outcomes == {"sent": 3, "lost": 2, "late": 2, "answered": 1, "duplicate": 1}
     assert fate.lost == 2
     assert fate.latencies == [0.004]
@@ -75,11 +76,11 @@ def test_clocks_that_are_set_give_no_latency() -> None:
     """A negative round trip, one that the sidecar kept longer than it took, and a probe from the future."""
     fate = Fate()
     probe = echoes(fate)
-    numbers = [probe.packet() for _ in range(3)]
+    numbers = [probe.next_packet() for _ in range(3)]
     for sequence, _ in numbers:
-        probe.sent(sequence, T)
-    probe.received(answer(numbers[0][1], 0, 0) or b"", T - MS)
-    probe.received(answer(numbers[1][1], 0, 50 * MS) or b"", T + 5 * MS)
+        probe.record_sent(sequence, T)
+    probe.receive(build_answer(numbers[0][1], 0, 0) or b"", T - MS)
+    probe.receive(build_answer(numbers[1][1], 0, 50 * MS) or b"", T + 5 * MS)
     probe.expire(T - 10 * MS)
     assert fate.outcomes["invalid"] == 3
     assert (fate.latencies, fate.lost) == ([], 0)
@@ -90,36 +91,36 @@ def test_other_packets_are_foreign(data: bytes) -> None:
     """Too short, of another kind, of another session, never sent."""
     fate = Fate()
     probe = echoes(fate)
-    probe.sent(*(probe.packet()[0], T))
-    probe.received(data, T + MS)
+    probe.record_sent(*(probe.next_packet()[0], T))
+    probe.receive(data, T + MS)
     assert fate.outcomes == {"sent": 1, "foreign": 1}
 
 
-def test_nobody_there_is_no_loss() -> None:
+def test_a_refusal_is_not_a_loss() -> None:
     """A refused probe says that the sidecar is missing, not that the network loses packets."""
     fate = Fate()
     probe = echoes(fate)
-    probe.sent(probe.packet()[0], T)
-    probe.gone()
+    probe.record_sent(probe.next_packet()[0], T)
+    probe.refuse_all()
     probe.expire(T + 5000 * MS)
     assert (fate.lost, fate.outcomes["refused"]) == (0, 1)
 
 
 def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
-    """So it cannot be used to flood somebody else."""
+    """So it cannot amplify an attack."""
     packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + b"padding"
-    reply = answer(packet, 4, 5)
+    reply = build_answer(packet, 4, 5)
     assert reply is not None
     assert len(reply) == len(packet)
     assert PACKET.unpack_from(reply) == (MAGIC, 1, 2, 3, 4, 5)
     assert reply.endswith(b"padding")
     for other in (b"", b"hello", b"x" * 500, packet[:20]):
-        assert answer(other, 4, 5) is None
+        assert build_answer(other, 4, 5) is None
 
 
 async def until(fate: Fate, outcome: str, number: int) -> None:
     """Wait until something has happened this often; twenty seconds at most."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while fate.outcomes[outcome] < number:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
 
@@ -171,7 +172,7 @@ async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
 
 
 async def test_silence_is_loss() -> None:
-    """Somebody listens and says nothing: every probe is lost, on UDP and, after the handshake, on TCP."""
+    """A silent listener: every probe is lost, on UDP and, after the handshake, on TCP."""
     fate = Fate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
@@ -188,7 +189,7 @@ async def test_silence_is_loss() -> None:
 
 
 async def test_a_socket_that_was_cut_off_is_replaced() -> None:
-    """Cilium takes the other end away when a Service's backend goes: the run ends, and the next one is answered."""
+    """Cilium disconnects the socket when a Service's backend is gone: the run ends, and the next one is answered."""
     fate = Fate()
     with serving() as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 3600_000 * MS, fate.report)
@@ -196,7 +197,7 @@ async def test_a_socket_that_was_cut_off_is_replaced() -> None:
         await until(fate, "answered", 5)
         nowhere = struct.pack("@H14x", socket.AF_UNSPEC)
         assert ctypes.CDLL(None).connect(probe._link.fileno(), nowhere, len(nowhere)) == 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await task
         before = fate.outcomes["answered"]
         task = asyncio.create_task(probe.run(0.002))
@@ -205,21 +206,21 @@ async def test_a_socket_that_was_cut_off_is_replaced() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost() -> None:
+async def test_a_silent_socket_is_replaced_and_its_echoes_are_lost() -> None:
     """It may hang on a pod that is gone.  Whoever is there on the next one, each echo has its fate."""
     fate = Fate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
         probe = UdpProbe(mute.getsockname(), socket.AF_INET, 64, 50 * MS, fate.report)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await probe.run(0.005)
         port = mute.getsockname()[1]
     unanswered = fate.outcomes["sent"]
-    echo = Echo("127.0.0.1", port, None)
+    echo = EchoServer("127.0.0.1", port, None)
     task = asyncio.create_task(again(probe, 0.005))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not fate.outcomes["answered"] or fate.lost < unanswered:
-            echo.turn(0)
+            echo.serve_once(0)
             await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -228,20 +229,20 @@ async def test_a_socket_that_nobody_answers_is_replaced_and_its_echoes_are_lost(
     assert fate.outcomes["sent"] == known + len(probe._echoes._waiting)
 
 
-async def test_a_long_interval_is_no_silence() -> None:
-    """Nobody owes an answer while nothing was asked, however long ago the last one was."""
+async def test_a_long_interval_is_not_silence() -> None:
+    """A socket without unanswered echoes is not silent, however old the last answer is."""
     fate = Fate()
     later = time.monotonic_ns() + 3600_000 * MS
     with serving() as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
-        probe._link = probe._connected()
+        probe._link = probe._connect()
         probe._send()
-        assert probe._silent(later)
+        assert probe._is_silent(later)
         assert select.select([probe._link], [], [], 20)[0]
         probe._read()
         probe._link.close()
     assert fate.outcomes == {"sent": 1, "answered": 1}
-    assert not probe._silent(later)
+    assert not probe._is_silent(later)
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])
@@ -264,7 +265,7 @@ async def test_the_sidecar_bounds_its_connections() -> None:
         for link in many:
             link.close()
         assert refused == 16
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             # Once the sidecar has seen that the others are gone.
             while not fate.outcomes["answered"]:
                 await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)

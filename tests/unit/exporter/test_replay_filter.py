@@ -1,50 +1,50 @@
 """After a reconnection nothing is counted twice, and nothing is missed that Relay still has."""
 
-from services.exporter.replay_filter import Resume
+from services.exporter.replay_filter import ReplayFilter
 
 S = 1_000_000_000
 T = 1_800_000_000 * S
 
 
-def begun() -> Resume:
+def begun() -> ReplayFilter:
     """The first stream is open."""
-    resume = Resume()
-    resume.since(T, 0)
+    resume = ReplayFilter()
+    resume.start_stream(T, 0)
     return resume
 
 
 def test_the_first_stream_starts_now() -> None:
     """There is nothing to repeat; a second stream repeats from there on what the first one did not bring."""
-    resume = Resume()
-    assert resume.since(T, 0) is None
-    assert resume.since(T + 5 * S, 5 * S) == T
+    resume = ReplayFilter()
+    assert resume.start_stream(T, 0) is None
+    assert resume.start_stream(T + 5 * S, 5 * S) == T
 
 
-def test_a_replay_begins_where_the_slowest_node_was_left() -> None:
+def test_a_replay_starts_at_the_slowest_node() -> None:
     """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
     resume = begun()
     resume.is_new("gone", T - 3600 * S, 1, 90 * S)
     resume.is_new("n1", T, 2, 100 * S)
-    assert resume.since(T + 2 * S, 101 * S) == T + S - 15 * S
+    assert resume.start_stream(T + 2 * S, 101 * S) == T + S - 15 * S
     near = begun()
     near.is_new("n1", T, 1, 100 * S)
     near.is_new("n2", T - S, 2, 100 * S)
-    assert near.since(T + S, 101 * S) == T - S
+    assert near.start_stream(T + S, 101 * S) == T - S
 
 
 def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
     """A replay from tomorrow on would be empty."""
     resume = begun()
     resume.is_new("n1", T + 3600 * S, 1, 0)
-    assert resume.since(T, 0) == T
+    assert resume.start_stream(T, 0) == T
 
 
 def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
-    """Flows up to the mark are repeated ones, flows of the very same time are told apart, later ones are new."""
+    """Flows before the latest are replayed, flows at the same time are compared, later ones are new."""
     resume = begun()
     assert resume.is_new("n1", T, "a", 0)
     assert resume.is_new("n1", T, "b", 0)
-    resume.since(T, 0)
+    resume.start_stream(T, 0)
     assert not resume.is_new("n1", T - 5, "old", 1)
     assert not resume.is_new("n1", T, "a", 1)
     assert not resume.is_new("n1", T, "b", 1)
@@ -54,11 +54,11 @@ def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
     assert resume.repeated == 3
 
 
-def test_nodes_are_told_apart() -> None:
+def test_each_node_has_its_own_mark() -> None:
     """One node's mark says nothing about another's flows."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)
-    resume.since(T, 0)
+    resume.start_stream(T, 0)
     assert resume.is_new("n2", T - S, "b", 1)
 
 
@@ -66,16 +66,16 @@ def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
     """After a replay's time, what looks old is new."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)
-    resume.since(T, 0)
+    resume.start_stream(T, 0)
     assert not resume.is_new("n1", T - 60 * S, "b", 29 * S)
     assert resume.is_new("n1", T - 59 * S, "c", 31 * S)
 
 
-def resumed() -> Resume:
+def resumed() -> ReplayFilter:
     """A stream that resumed at T, and went on for an hour: a flow every second."""
     resume = begun()
     resume.is_new("n1", T, 0, 0)
-    assert resume.since(T, 0) == T
+    assert resume.start_stream(T, 0) == T
     assert all(resume.is_new("n1", T + second * S, second, second * S) for second in range(1, 3601))
     return resume
 
@@ -110,7 +110,7 @@ def test_the_first_stream_repeats_nothing() -> None:
 
 def test_many_nodes_take_bounded_memory() -> None:
     """Names that an adversary makes up push out the oldest."""
-    resume = Resume()
+    resume = ReplayFilter()
     for number in range(20_000):
         resume.is_new(f"node-{number}", T, number, 0)
     assert len(resume._marks) == 5000

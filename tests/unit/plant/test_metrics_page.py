@@ -5,23 +5,14 @@ import urllib.request
 
 import pytest
 
+from schemas.config import Signal
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import ROBOT, SCANNER, TELEMETRY
 from services.sampler.scrape.parser import PageReader
-from services.sampler.workloads import PRESETS, Names, Workloads
-
-_HUBBLE = PRESETS["hubble"]
-NAMES = Names(
-    metric=_HUBBLE.metric,
-    lost=_HUBBLE.lost,
-    throughput="container_network_transmit_bytes_total",
-    namespace=_HUBBLE.namespace,
-    workload=_HUBBLE.workload,
-    matchers={},
-)
+from services.sampler.workloads import Workloads, metric_names
 
 
 def test_the_sampler_finds_every_workload_on_the_page() -> None:
@@ -36,12 +27,12 @@ def test_the_sampler_finds_every_workload_on_the_page() -> None:
         body = answer.read()
     critical = [ROBOT, SCANNER, "twin/robot-control", "twin/safety-scanner"]
     targets = [TELEMETRY, "twin/telemetry-upload"]
-    read = PageReader(Workloads(NAMES, critical, targets)).read(body)
+    read = PageReader(Workloads(metric_names(Signal()), critical, targets)).read(body)
     assert not read.faults
     found = {(series.kind, series.workload) for series in read.counters}
     assert {("latency", one) for one in critical} <= found
     assert {("lost", one) for one in critical} <= found
-    assert {("sent", one) for one in (*critical, *targets)} <= found
+    assert {("throughput", one) for one in (*critical, *targets)} <= found
     counts = next(value for series, value in read.counters.items() if series.kind == "latency")
     assert counts[-1] > 200
 

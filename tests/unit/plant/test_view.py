@@ -7,7 +7,7 @@ from rich.console import Console
 
 from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
-from services.bus.envelope import Raw
+from services.bus.envelope import RawMessage
 from services.plant.harness.bandwidth_agent import Enforced
 from services.plant.harness.results_table import Report, table
 from services.plant.harness.run import Run
@@ -53,7 +53,7 @@ def test_the_terminal_shows_each_run_and_why() -> None:
     console = Console(file=out, force_terminal=True, width=110, height=30)
     view = view_of(console, runs)
     assert isinstance(view, TerminalView)
-    runs[1].decided(Received(decided(runs[1]), Raw("", {}, b"", 1, 1)))
+    runs[1].decided(Received(decided(runs[1]), RawMessage("", {}, b"", 1, 1)))
     runs[1].action = Action(
         "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
     )

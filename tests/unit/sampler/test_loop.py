@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import REGISTRY
 
 from schemas.config import Config, Signal
 from schemas.domain import Critical, Domain, Target
@@ -11,7 +12,7 @@ from schemas.messages import Sample
 from schemas.units import Duration, Rate
 from services.runtime.health import Health
 from services.sampler.loop import Sampler
-from services.sampler.source import Latencies, Measurements, NoData
+from services.sampler.source import LatencyStats, Measurements, NoData
 
 MS = 10**6
 PERIOD = 500 * MS
@@ -32,7 +33,7 @@ CONFIG = Config(
 
 
 class ManualClock:
-    """Time that passes only by sleeping, or when a test moves it; what was planned happens on the way."""
+    """A clock that advances only by sleeping or when a test sets it; planned events happen on the way."""
 
     def __init__(self) -> None:
         """Begin between two windows."""
@@ -58,7 +59,7 @@ class ManualClock:
 
 
 class ManualSource:
-    """Measures what it is told to, and takes as long as it is told to."""
+    """Returns the figures that the test sets, after the delay that the test sets."""
 
     def __init__(self, clock: ManualClock) -> None:
         """Measure well and at once."""
@@ -80,15 +81,15 @@ class ManualSource:
         await self.clock.sleep(self.takes)
         if self.failure is not None:
             raise NoData(self.failure)
-        found = Latencies(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
+        found = LatencyStats(jitter=0.001, p95=0.0015, observations=self.observations, lost=self.lost)
         latency = {ROBOT: found, CAMERA: found}
         if self.blind_to is not None:
-            latency[self.blind_to] = Latencies(lost=self.lost, missing="stale")
+            latency[self.blind_to] = LatencyStats(lost=self.lost, missing="stale")
         return Measurements(end - 4 * PERIOD, latency, {})
 
 
 class Rig:
-    """A sampler with everything around it in the test's hands."""
+    """A sampler whose dependencies the test controls."""
 
     def __init__(self) -> None:
         """Nothing runs yet."""
@@ -110,7 +111,7 @@ class Rig:
     async def run(self, windows: int) -> list[int]:
         """Run for so many windows; gives the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
-        sampler = Sampler(CONFIG, self.source, self._put, self.health, self.clock)
+        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock)
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
@@ -124,21 +125,30 @@ def ends(first: int, count: int) -> list[int]:
     return [START + (first + number) * PERIOD for number in range(count)]
 
 
+def skipped() -> float:
+    """The metric of skipped windows."""
+    return REGISTRY.get_sample_value("sluice_sampler_skipped_windows_total") or 0.0
+
+
 async def test_every_window_gives_one_sample_per_domain() -> None:
-    """Ends are whole periods; what the very first window said is not published."""
+    """Ends are whole periods; the very first window is not published."""
     rig = Rig()
+    before = skipped()
     assert await rig.run(5) == ends(2, 5)
+    assert skipped() == before
     assert rig.source.asked[0] == START + PERIOD
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
-    assert rig.health.wrong == {}
+    assert rig.health.problems == {}
 
 
 async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
     """A measurement that takes 1.2 s: every third window is sampled, on time."""
     rig = Rig()
     rig.source.takes = 1200 * MS
+    before = skipped()
     assert await rig.run(3) == [START + (4 + 3 * number) * PERIOD for number in range(3)]
+    assert skipped() - before == 6
     assert rig.source.asked == sorted(set(rig.source.asked))
 
 
@@ -158,7 +168,7 @@ async def test_a_small_delay_is_still_the_same_window() -> None:
 
 
 async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
-    """No window end is ever repeated or passed backwards; /readyz tells what it waits for."""
+    """No window end repeats or goes back; /readyz says what the sampler waits for."""
     rig = Rig()
     seen: list[dict[str, str]] = []
     rig.clock.plans = [
@@ -169,14 +179,14 @@ async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
 
     async def watched(duration: int) -> None:
         await original(duration)
-        seen.append(rig.health.wrong)
+        seen.append(rig.health.problems)
 
     rig.clock.sleep = watched  # type: ignore[method-assign]
     found = await rig.run(6)
     assert found == sorted(set(found))
     assert found[:2] == ends(2, 2)
     assert any("set back" in wrong.get("clock", "") for wrong in seen)
-    assert "clock" not in rig.health.wrong
+    assert "clock" not in rig.health.problems
 
 
 async def test_a_source_without_data_makes_samples_that_say_so() -> None:
@@ -186,14 +196,14 @@ async def test_a_source_without_data_makes_samples_that_say_so() -> None:
     await rig.run(1)
     assert [sample.no_data for sample in rig.samples[:2]] == ["connection refused"] * 2
     assert rig.samples[0].start == rig.samples[0].end - 4 * PERIOD
-    assert rig.health.wrong == {
+    assert rig.health.problems == {
         "source": "connection refused",
         "domain press": "connection refused",
         "domain paint": "connection refused",
     }
 
 
-async def test_what_tells_nothing_is_handed_over_late() -> None:
+async def test_uninformative_samples_are_published_late() -> None:
     """Half a period after its window's end: a sampler that sees more comes first, and no other domain waits."""
     rig = Rig()
     rig.source.blind_to = ROBOT
@@ -210,8 +220,8 @@ async def test_what_tells_nothing_is_handed_over_late() -> None:
     assert rig.after == [("press", 300 * MS), ("paint", 300 * MS)]
 
 
-async def test_a_loss_is_handed_over_at_once() -> None:
-    """Nobody waits for a latency to hear that packets are lost."""
+async def test_a_loss_is_published_at_once() -> None:
+    """A loss is reported even without a latency."""
     rig = Rig()
     rig.source.blind_to, rig.source.lost = ROBOT, 2.0
     await rig.run(1)
@@ -242,12 +252,12 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
     rig.source.observations = 12
     await rig.run(1)
     assert rig.samples[0].critical[0].observations == 12
-    assert rig.health.wrong["domain press"] == "default/robot: blind: 12 observations, 100 needed"
-    assert "source" not in rig.health.wrong
+    assert rig.health.problems["domain press"] == "default/robot: blind: 12 observations, 100 needed"
+    assert "source" not in rig.health.problems
 
 
 async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
     """Ready means that every domain is seen."""
     rig = Rig()
-    Sampler(CONFIG, rig.source, rig.samples.append, rig.health, rig.clock)
-    assert rig.health.wrong == {"domain press": "not yet", "domain paint": "not yet"}
+    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health, rig.clock)
+    assert rig.health.problems == {"domain press": "not yet", "domain paint": "not yet"}

@@ -59,7 +59,7 @@ async def running(outbox: Outbox) -> AsyncIterator[None]:
 async def test_samples_of_a_domain_go_out_in_order() -> None:
     """One after the other, and each once."""
     bus = ManualBus()
-    outbox = Outbox(["order"], bus.publish, keep=10, patience=60)
+    outbox = Outbox(["order"], bus.publish, keep=10, timeout=60)
     async with running(outbox):
         for end in range(5):
             outbox.put(sample("order", end))
@@ -71,7 +71,7 @@ async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
     """What is dropped is counted; what is kept goes out in order on its return."""
     bus = ManualBus()
     bus.up.clear()
-    outbox = Outbox(["away", "other"], bus.publish, keep=3, patience=60)
+    outbox = Outbox(["away", "other"], bus.publish, keep=3, timeout=60)
     async with running(outbox):
         outbox.put(sample("away", 0))
         await bus.offered.wait()
@@ -83,7 +83,7 @@ async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
     assert dropped("away") == 7
 
 
-async def test_a_sample_that_nobody_takes_is_given_up() -> None:
+async def test_an_unacknowledged_sample_is_dropped() -> None:
     """It would be too old to be of use, and the newer one waits."""
     taken: list[int] = []
     done = asyncio.Event()
@@ -94,7 +94,7 @@ async def test_a_sample_that_nobody_takes_is_given_up() -> None:
         taken.append(one.end)
         done.set()
 
-    outbox = Outbox(["late"], publish, keep=3, patience=0.01)
+    outbox = Outbox(["late"], publish, keep=3, timeout=0.01)
     async with running(outbox):
         outbox.put(sample("late", 0))
         outbox.put(sample("late", 1))
@@ -115,7 +115,7 @@ async def test_one_domain_does_not_hold_up_another() -> None:
         taken.append(one.domain)
         free.set()
 
-    outbox = Outbox(["held", "free"], publish, keep=3, patience=60)
+    outbox = Outbox(["held", "free"], publish, keep=3, timeout=60)
     async with running(outbox):
         outbox.put(sample("held", 0))
         outbox.put(sample("free", 0))

@@ -3,8 +3,8 @@
 import pytest
 
 from schemas.config import Signal
-from services.sampler.scrape.parser import MalformedPage, PageReader, Series
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader
+from services.sampler.workloads import Workloads, metric_names
 
 ROBOT = 'namespace="factory",workload="robot"'
 HISTOGRAM = (
@@ -17,11 +17,11 @@ NAMED = (("namespace", "factory"), ("workload", "robot"))
 
 def reader(signal: Signal | None = None) -> PageReader:
     """A reader for one critical workload and one target."""
-    return PageReader(Workloads(names_of(signal or Signal()), ("factory/robot",), ("factory/upload",)))
+    return PageReader(Workloads(metric_names(signal or Signal()), ("factory/robot",), ("factory/upload",)))
 
 
 def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
-    """One page gives one series each; other metrics, other workloads and comments are not looked at."""
+    """One page gives one series each; other metrics, other workloads and comments are skipped."""
     page = reader().read(
         b"# HELP whatever {{{ is not parsed\n"
         + HISTOGRAM.encode()
@@ -30,10 +30,10 @@ def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
         + b'container_network_transmit_bytes_total{namespace="factory",pod="upload-5d4-abcde"} 1e6 1700000000123\n'
         + b"this is not even a metric\n"
     )
-    sent = Series("sent", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
+    sent = CounterSeries("throughput", "factory/upload", (("namespace", "factory"), ("pod", "upload-5d4-abcde")))
     assert page.counters == {
-        Series("latency", "factory/robot", NAMED, (0.001, 0.002)): (3.0, 7.0, 9.0),
-        Series("lost", "factory/robot", NAMED): (2.0,),
+        CounterSeries("latency", "factory/robot", NAMED, (0.001, 0.002)): (3.0, 7.0, 9.0),
+        CounterSeries("lost", "factory/robot", NAMED): (2.0,),
         sent: (1e6,),
     }
     assert page.stamps == {sent: 1700000000123}
@@ -108,7 +108,7 @@ def test_an_incomplete_histogram_is_a_fault_of_its_workload(text: str, fault: st
     ],
 )
 def test_malformed_pages_are_refused_with_the_line(text: str, why: str) -> None:
-    """Half a page could pass for a whole one with less on it, so nothing of it is taken."""
+    """Half a page could pass for a whole one with fewer series, so all of it is rejected."""
     with pytest.raises(MalformedPage, match=why):
         reader().read(text.encode())
 

@@ -1,18 +1,18 @@
-"""The texts that Prometheus is asked."""
+"""The PromQL queries."""
 
 import pytest
 
 from schemas.config import Prometheus, Signal
 from schemas.units import Duration
-from services.sampler.prometheus.queries import queries_of
-from services.sampler.workloads import Workloads, names_of
+from services.sampler.prometheus.queries import build_queries
+from services.sampler.workloads import Workloads, metric_names
 
 S = 10**9
 
 
 def queries(signal: Signal, critical: tuple[str, ...] = ("factory/robot", "other/robot.v2")) -> dict[str, str]:
     """The queries of a signal for these workloads and one target."""
-    texts = queries_of(signal, Workloads(names_of(signal), critical, ("batch/upload",)))
+    texts = build_queries(signal, Workloads(metric_names(signal), critical, ("batch/upload",)))
     return {str(figure): text for figure, text in texts.items()}
 
 
@@ -63,6 +63,6 @@ def test_figures_that_nothing_measures_are_not_asked_for() -> None:
     [("rate(x[$windw])", "query 'p95': unknown placeholder: 'windw'"), ("", "query 'p95': cannot be empty")],
 )
 def test_texts_that_cannot_work_are_refused(text: str, why: str) -> None:
-    """A slip of the pen is told at the start, by figure."""
+    """A typing mistake is reported at the start, by figure."""
     with pytest.raises(ValueError, match=why):
         queries(Signal(prometheus=Prometheus(queries={"p95": text})))

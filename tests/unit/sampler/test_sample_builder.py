@@ -1,70 +1,65 @@
 """From measurements to one domain's sample."""
 
+from schemas.config import Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, TargetMeasure
 from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
-from services.sampler.sample_builder import blind, empty_sample, sample_of
-from services.sampler.source import Latencies, Measurements
+from services.sampler.sample_builder import build_sample, explain_blindness
+from services.sampler.source import LatencyStats, Measurements
 
 DOMAIN = Domain(
     name="cell",
     critical=(Critical(workload="robot"),),
     targets=(Target(deployment="upload", min=Rate(1), max=Rate(10), fail_safe=Rate(5)),),
 )
+SIGNAL = Signal(period=Duration(10**7), window=Duration(2 * 10**7))
 DEFAULT_BUCKETS_OF_GO = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-def measured(latencies: Latencies) -> Measurements:
-    """The robot's latencies, and what both workloads sent."""
-    sent = {"default/robot": 200, "default/upload": 7000}
-    return Measurements(10, {"default/robot": latencies}, sent, pods={"default/robot": 1, "default/upload": 3})
+def measured(stats: LatencyStats) -> Measurements:
+    """The robot's latencies, and the throughput of both workloads."""
+    throughput = {"default/robot": 200, "default/upload": 7000}
+    return Measurements(10, {"default/robot": stats}, throughput, pods={"default/robot": 1, "default/upload": 3})
 
 
 def test_a_sample_holds_what_was_measured() -> None:
-    """Latency, loss and throughput of the domain's workloads, and nobody else's."""
-    found = Latencies(jitter=0.001, p95=0.0015, observations=120, lost=2.0, bounds=BOUNDS)
-    sample = sample_of(DOMAIN, 30, 5, "scrape", measured(found))
-    assert (sample.id, sample.start, sample.end, sample.period, sample.source) == ("cell:30", 10, 30, 5, "scrape")
+    """Latency, loss and throughput of the domain's workloads only."""
+    stats = LatencyStats(jitter=0.001, p95=0.0015, observations=120, lost=2.0, bounds=BOUNDS)
+    sample = build_sample(DOMAIN, SIGNAL, 30, measured(stats))
+    assert (sample.id, sample.start, sample.end, sample.period, sample.source) == ("cell:30", 10, 30, 10**7, "scrape")
     assert sample.critical == (
         CriticalMeasure("default/robot", jitter=0.001, p95=0.0015, observations=120, lost=2.0, throughput=200),
     )
     assert sample.targets == (TargetMeasure("default/upload", 7000, pods=3),)
-    assert blind(DOMAIN, sample) is None
+    assert explain_blindness(DOMAIN, sample) is None
 
 
-def test_what_is_missing_is_said_with_its_reason() -> None:
-    """A loss is told even where latency is not known."""
-    sample = sample_of(DOMAIN, 30, 5, "scrape", measured(Latencies(lost=1.0, missing="exporter away")))
+def test_missing_latency_has_a_reason() -> None:
+    """A loss is reported even where latency is not known."""
+    sample = build_sample(DOMAIN, SIGNAL, 30, measured(LatencyStats(lost=1.0, missing="exporter away")))
     (critical,) = sample.critical
     assert (critical.jitter, critical.p95, critical.lost) == (None, None, 1.0)
-    assert blind(DOMAIN, sample) == "default/robot: exporter away"
+    assert explain_blindness(DOMAIN, sample) == "default/robot: exporter away"
 
 
-def test_a_workload_that_no_source_spoke_of_is_missing() -> None:
+def test_an_unmeasured_workload_is_missing() -> None:
     """Left out is not the same as good."""
-    sample = sample_of(DOMAIN, 30, 5, "scrape", Measurements(10, {}, {}))
-    assert blind(DOMAIN, sample) == "default/robot: not measured"
+    sample = build_sample(DOMAIN, SIGNAL, 30, Measurements(10, {}, {}))
+    assert explain_blindness(DOMAIN, sample) == "default/robot: not measured"
 
 
-def test_too_few_observations_are_told_with_their_number() -> None:
+def test_too_few_observations_are_counted() -> None:
     """The figures stay in the sample; control and /readyz say that they are too few."""
-    few = sample_of(DOMAIN, 30, 5, "scrape", measured(Latencies(jitter=0.1, p95=0.2, observations=99)))
+    few = build_sample(DOMAIN, SIGNAL, 30, measured(LatencyStats(jitter=0.1, p95=0.2, observations=99)))
     assert few.critical[0].p95 == 0.2
-    assert blind(DOMAIN, few) == "default/robot: blind: 99 observations, 100 needed"
-
-
-def test_a_window_of_which_nothing_is_known_says_why() -> None:
-    """It keeps its id, so that it takes its place in the order of samples."""
-    sample = empty_sample(DOMAIN, 10, 30, 5, "scrape", "connection refused")
-    assert (sample.id, sample.critical, sample.no_data) == ("cell:30", (), "connection refused")
-    assert blind(DOMAIN, sample) == "connection refused"
+    assert explain_blindness(DOMAIN, few) == "default/robot: blind: 99 observations, 100 needed"
 
 
 def test_coarse_buckets_make_a_figure_missing() -> None:
     """A P95 out of Go's default buckets would be made up: they begin at 5 ms."""
-    found = Latencies(jitter=0.001, p95=0.0015, observations=120, bounds=DEFAULT_BUCKETS_OF_GO)
-    (critical,) = sample_of(DOMAIN, 30, 5, "scrape", measured(found)).critical
+    stats = LatencyStats(jitter=0.001, p95=0.0015, observations=120, bounds=DEFAULT_BUCKETS_OF_GO)
+    (critical,) = build_sample(DOMAIN, SIGNAL, 30, measured(stats)).critical
     assert critical.p95 is None
     assert critical.missing == (
         "buckets too coarse for P95: the SLO of 2 ms lies in the bucket from 0 to 5 ms: "
@@ -72,13 +67,13 @@ def test_coarse_buckets_make_a_figure_missing() -> None:
     )
 
 
-def test_each_slo_is_looked_at() -> None:
+def test_each_slo_is_checked() -> None:
     """Buckets may do for one figure and not for the other."""
     domain = Domain(
         name="cell",
         critical=(Critical(workload="robot", jitter=Duration(2_000_000), p95=Duration(10_000_000)),),
         targets=DOMAIN.targets,
     )
-    found = Latencies(jitter=0.001, p95=0.0015, observations=120, bounds=DEFAULT_BUCKETS_OF_GO)
-    (critical,) = sample_of(domain, 30, 5, "scrape", measured(found)).critical
+    stats = LatencyStats(jitter=0.001, p95=0.0015, observations=120, bounds=DEFAULT_BUCKETS_OF_GO)
+    (critical,) = build_sample(domain, SIGNAL, 30, measured(stats)).critical
     assert str(critical.missing).startswith("buckets too coarse for jitter: the SLO of 2 ms lies in the bucket from 0")

@@ -1,22 +1,24 @@
-"""What counters gained over a window of pages."""
+"""Increases of counters over a window of pages."""
 
-from services.sampler.scrape.parser import Page, Series
-from services.sampler.scrape.window import History
+from services.sampler.scrape.parser import CounterSeries, ScrapedPage
+from services.sampler.scrape.window import PageWindow
 
 WINDOW = 4
-ROBOT = Series("latency", "f/robot", (), (1.0,))
-LOST = Series("lost", "f/robot", ())
-SENT = Series("sent", "f/upload", (("pod", "a"),))
+ROBOT = CounterSeries("latency", "f/robot", (), (1.0,))
+LOST = CounterSeries("lost", "f/robot", ())
+SENT = CounterSeries("throughput", "f/upload", (("pod", "a"),))
 
 
-def page(counters: dict[Series, tuple[float, ...]], stamps: dict[Series, int] | None = None) -> Page:
+def page(
+    counters: dict[CounterSeries, tuple[float, ...]], stamps: dict[CounterSeries, int] | None = None
+) -> ScrapedPage:
     """A page without faults."""
-    return Page(counters, stamps or {}, {})
+    return ScrapedPage(counters, stamps or {}, {})
 
 
-def after(*pages: Page) -> History:
+def after(*pages: ScrapedPage) -> PageWindow:
     """A history whose pages were read one ns after another, ending at 1, 2, 3 and so on."""
-    history = History(WINDOW)
+    history = PageWindow(WINDOW)
     for at, one in enumerate(pages, start=1):
         history.add(at, at * 1e-9, one)
     return history
@@ -24,50 +26,50 @@ def after(*pages: Page) -> History:
 
 def test_one_page_says_nothing() -> None:
     """A counter's value alone is no rate."""
-    assert after(page({ROBOT: (5, 9)})).gains() == {}
+    assert after(page({ROBOT: (5, 9)})).increases() == {}
 
 
-def test_gain_is_from_the_first_page_of_the_window_to_the_last() -> None:
+def test_increase_is_from_the_first_page_of_the_window_to_the_last() -> None:
     """Pages before the window do not count."""
     history = after(*(page({ROBOT: (at, 2 * at)}) for at in range(10)))
-    assert history.gains()[ROBOT].counts == [4, 8]
+    assert history.increases()[ROBOT].counts == [4, 8]
     assert history.start == 10 - WINDOW
 
 
 def test_a_reset_counts_from_zero_bucket_by_bucket() -> None:
     """The exporter restarted: what was counted before and what was counted since are both in the window."""
     history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (8, 3)}))
-    assert history.gains()[ROBOT].counts == [3, 8]
+    assert history.increases()[ROBOT].counts == [3, 8]
 
 
 def test_a_new_series_counts_from_its_second_page() -> None:
-    """Nobody knows since when it has been counting; Prometheus does the same."""
+    """Its start is not known; Prometheus does the same."""
     history = after(page({}), page({ROBOT: (5, 10)}), page({ROBOT: (6, 12)}))
-    assert history.gains()[ROBOT].counts == [1, 2]
+    assert history.increases()[ROBOT].counts == [1, 2]
 
 
 def test_a_loss_that_appears_counts_from_zero() -> None:
     """An exporter may name a workload only once it has lost something: that loss must not be hidden."""
-    assert after(page({}), page({LOST: (3,)})).gains()[LOST].counts == [3]
+    assert after(page({}), page({LOST: (3,)})).increases()[LOST].counts == [3]
 
 
 def test_a_loss_counter_on_the_very_first_page_counts_from_there() -> None:
     """What was lost before the sampler began is no loss of this window."""
-    assert after(page({LOST: (3,)})).gains() == {}
-    assert after(page({LOST: (3,)}), page({LOST: (3,)})).gains()[LOST].counts == [0]
+    assert after(page({LOST: (3,)})).increases() == {}
+    assert after(page({LOST: (3,)}), page({LOST: (3,)})).increases()[LOST].counts == [0]
 
 
 def test_a_series_that_was_missing_once_goes_on_where_it_was() -> None:
     """A page without it says nothing about it, and above all not that it began anew."""
     history = after(page({LOST: (7,)}), page({}), page({LOST: (7,)}), page({LOST: (8,)}))
-    assert history.gains()[LOST].counts == [1]
+    assert history.increases()[LOST].counts == [1]
 
 
 def test_series_that_are_gone_are_forgotten() -> None:
     """After a window without it nothing is kept of a series."""
     history = after(page({ROBOT: (1, 1)}), *(page({}) for _ in range(6)))
     assert history._last == {}
-    assert history.gains() == {}
+    assert history.increases() == {}
     assert history.workloads("latency") == set()
 
 
@@ -81,49 +83,49 @@ def test_present_is_what_the_newest_page_shows() -> None:
 def test_whom_the_newest_page_named_stays_known() -> None:
     """However long no page comes: the exporter still holds what they did.  The next page ends it."""
     history = after(page({ROBOT: (1, 1)}), page({SENT: (2,)}))
-    history.forget(100, 100e-9)
+    history.drop_old(100, 100e-9)
     assert history.workloads("latency") == set()
-    assert history.workloads("sent") == {"f/upload"}
+    assert history.workloads("throughput") == {"f/upload"}
     history.add(101, 101e-9, page({}))
-    assert history.workloads("sent") == set()
+    assert history.workloads("throughput") == set()
 
 
 def test_a_gap_longer_than_the_window_starts_anew() -> None:
     """The counters before the gap say nothing about the window after it."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))
     history.add(100, 100e-9, page({ROBOT: (50, 50)}))
-    assert history.gains() == {}
+    assert history.increases() == {}
 
 
 def test_pages_that_only_look_recent_are_dropped() -> None:
     """The wall clock was set back and an hour went by: the next window end is near, the last page is not."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))
     history.add(3, 3600.0, page({ROBOT: (9000, 9000)}))
-    assert history.gains() == {}
+    assert history.increases() == {}
 
 
 def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
     """The kubelet counts every ten seconds and says so: between two counts there is no rate."""
     history = after(page({SENT: (100,)}), page({SENT: (300,)}), page({SENT: (500,)}))
-    assert abs(history.gains()[SENT].seconds - 2e-9) < 1e-15
+    assert abs(history.increases()[SENT].seconds - 2e-9) < 1e-15
     same = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (100,)}, {SENT: 5000}))
-    assert same.gains()[SENT].seconds == 0
+    assert same.increases()[SENT].seconds == 0
     anew = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (300,)}, {SENT: 7500}))
-    assert anew.gains()[SENT].seconds == 2.5
+    assert anew.increases()[SENT].seconds == 2.5
 
 
-def test_last_gains_are_those_of_the_newest_page() -> None:
-    """What came between the last two pages, over the time between them; nothing after a single page."""
+def test_last_increases_are_those_of_the_newest_page() -> None:
+    """The increase between the last two pages, over the time between them; none after a single page."""
     history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
-    gain = history.last_gains()[SENT]
+    gain = history.last_increases()[SENT]
     assert gain.counts == [7]
     assert round(gain.seconds * 1e9) == 1
-    assert after(page({SENT: (1,)})).last_gains() == {}
+    assert after(page({SENT: (1,)})).last_increases() == {}
 
 
-def test_last_gains_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
+def test_last_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
     """Millisecond stamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
     )
-    assert history.last_gains()[SENT].seconds == 0.25
+    assert history.last_increases()[SENT].seconds == 0.25

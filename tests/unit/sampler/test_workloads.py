@@ -1,9 +1,9 @@
-"""Which metrics are read, and whom a series speaks of."""
+"""Which metrics are read, and which workload a series belongs to."""
 
 import pytest
 
 from schemas.config import Signal
-from services.sampler.workloads import PRESETS, Workloads, names_of
+from services.sampler.workloads import PRESETS, Workloads, metric_names
 
 CRITICAL = ("factory/robot-control", "factory/safety-scanner")
 TARGETS = ("factory/telemetry-upload", "factory/telemetry", "factory/db", "factory/agent")
@@ -11,40 +11,40 @@ TARGETS = ("factory/telemetry-upload", "factory/telemetry", "factory/db", "facto
 
 def workloads(signal: Signal | None = None) -> Workloads:
     """The workloads above, as series of this signal name them."""
-    return Workloads(names_of(signal or Signal()), CRITICAL, TARGETS)
+    return Workloads(metric_names(signal or Signal()), CRITICAL, TARGETS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_can_be_overridden(preset: str) -> None:
     """What the configuration says goes before the preset's, and matchers add to its own."""
     signal = Signal(preset=preset, metric="m", labels={"workload": "w"}, matchers={"a": "b"}, lost="")  # type: ignore[arg-type]
-    names = names_of(signal)
+    names = metric_names(signal)
     assert (names.metric, names.workload, names.lost) == ("m", "w", "")
-    assert names.namespace == PRESETS[preset].namespace
-    assert names.matchers == {**PRESETS[preset].matchers, "a": "b"}
+    assert names.namespace == PRESETS[preset].names.namespace
+    assert names.matchers == {**PRESETS[preset].names.matchers, "a": "b"}
 
 
 def test_a_series_is_known_by_namespace_and_workload() -> None:
     """Another namespace's workload of the same name is not ours."""
     known = workloads()
-    assert known.critical_of({"namespace": "factory", "workload": "robot-control"}) == "factory/robot-control"
-    assert known.critical_of({"namespace": "other", "workload": "robot-control"}) is None
-    assert known.critical_of({"workload": "robot-control"}) is None
-    assert known.critical_of({"namespace": "factory", "workload": "telemetry-upload"}) is None
+    assert known.find_critical({"namespace": "factory", "workload": "robot-control"}) == "factory/robot-control"
+    assert known.find_critical({"namespace": "other", "workload": "robot-control"}) is None
+    assert known.find_critical({"workload": "robot-control"}) is None
+    assert known.find_critical({"namespace": "factory", "workload": "telemetry-upload"}) is None
 
 
 def test_an_exporter_without_namespaces_names_workloads_alone() -> None:
     """cilium-health knows nodes only."""
     known = workloads(Signal(preset="cilium-health"))
-    assert known.critical_of({"source_node_name": "robot-control"}) == "factory/robot-control"
-    assert known.matches({"source_node_name": "robot-control", "type": "node", "protocol": "icmp"})
-    assert not known.matches({"source_node_name": "robot-control", "type": "endpoint", "protocol": "icmp"})
+    assert known.find_critical({"source_node_name": "robot-control"}) == "factory/robot-control"
+    assert known.has_matchers({"source_node_name": "robot-control", "type": "node", "protocol": "icmp"})
+    assert not known.has_matchers({"source_node_name": "robot-control", "type": "endpoint", "protocol": "icmp"})
 
 
 def test_two_workloads_of_one_name_need_namespaces() -> None:
-    """Without a namespace label nobody could tell them apart."""
+    """Without a namespace label they cannot be distinguished."""
     with pytest.raises(ValueError, match="critical workloads need different names"):
-        Workloads(names_of(Signal(preset="cilium-health")), ("a/x", "b/x"), ())
+        Workloads(metric_names(Signal(preset="cilium-health")), ("a/x", "b/x"), ())
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_two_workloads_of_one_name_need_namespaces() -> None:
 )
 def test_a_pod_is_known_by_its_owner(labels: dict[str, str], owner: str | None) -> None:
     """Pods of Deployments, StatefulSets and DaemonSets are named after them; a label says it outright."""
-    assert workloads().sender_of({"namespace": "factory", **labels}) == owner
-    assert workloads().sender_of({"namespace": "other", **labels}) is None
+    assert workloads().find_sender({"namespace": "factory", **labels}) == owner
+    assert workloads().find_sender({"namespace": "other", **labels}) is None

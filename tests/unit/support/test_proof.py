@@ -1,29 +1,26 @@
 """A short form of ``make prove``."""
 
 import inspect
-import sys
 
 import pytest
 
-import services.control.controller  # noqa: F401 - loads the shield, which is taken by its module's name below
+from services.control import shield
 from tests.proof.claims import CLAIMS
 from tests.proof.enumeration import check_all
 from tests.proof.fences import Overtaken, explore
-from tests.proof.mutants import killed, mutants
+from tests.proof.mutants import find_killer, mutants
 from tests.proof.sharing import check_share
 from tests.proof.solver import prove_all
-
-SHIELD = sys.modules["services.control.shield"]
 
 
 def test_every_claim_is_proven_for_all_integers() -> None:
     """Z3 finds no integers that break a claim, on the shipped source."""
-    assert len(list(prove_all(SHIELD))) == len(CLAIMS) + 1
+    assert len(list(prove_all(shield))) == len(CLAIMS) + 1
 
 
 def test_every_claim_holds_on_a_small_grid() -> None:
     """The shipped function itself keeps every claim in every situation of a small grid."""
-    assert check_all(SHIELD, 2) > 10_000
+    assert check_all(shield, 2) > 10_000
 
 
 def test_shares_are_within_bounds_add_up_and_are_fair() -> None:
@@ -44,5 +41,5 @@ def test_a_fence_on_epoch_and_sequence_alone_fails() -> None:
 
 def test_broken_shields_are_noticed() -> None:
     """Every tenth mutant of the shield makes a proof fail; ``make prove`` tries all of them."""
-    survivors = [one.where for one in list(mutants(inspect.getsource(SHIELD)))[::10] if killed(one) is None]
+    survivors = [one.where for one in list(mutants(inspect.getsource(shield)))[::10] if find_killer(one) is None]
     assert not survivors

@@ -1,4 +1,4 @@
-"""What `sluice check` says of a configuration without asking anybody."""
+"""What `sluice check` says about a configuration without any request."""
 
 import pytest
 
@@ -8,8 +8,9 @@ from schemas.exporter import Exporter, Probe
 from schemas.messages import CriticalMeasure
 from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
-from services.sampler.source import Latencies, Measurements
-from services.tools.check.advice import advice, lag_of
+from services.sampler.source import LatencyStats, Measurements
+from services.sampler.source_factory import source_class
+from services.tools.check.advice import advice
 from services.tools.check.connectivity import _of_workload
 
 S = 10**9
@@ -77,9 +78,9 @@ def test_what_is_unwise_in_a_domain_is_told() -> None:
 
 def test_lag_adds_up_what_a_step_waits_for() -> None:
     """A twentieth of the window to show, the rest of it to vanish, and the waits in between."""
-    scrape = lag_of(Signal(period=Duration(S // 4), window=Duration(2 * S)))
+    scrape = source_class("scrape").lag(Signal(period=Duration(S // 4), window=Duration(2 * S)))
     assert (scrape.appears, scrape.vanishes) == pytest.approx((0.35, 2.15))
-    prometheus = lag_of(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
+    prometheus = source_class("prometheus").lag(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
     assert (prometheus.appears, prometheus.vanishes) == pytest.approx((2.2, 5.8))
 
 
@@ -88,6 +89,6 @@ def test_a_window_with_just_enough_says_that_others_have_too_few(observations: i
     """The one window that was looked at is no proof of the next."""
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
-    measured = Measurements(10, {robot.key: Latencies(bounds=BOUNDS)}, {})
+    measured = Measurements(10, {robot.key: LatencyStats(bounds=BOUNDS)}, {})
     found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
     assert found == [level] * (level is not None)

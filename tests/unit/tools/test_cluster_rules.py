@@ -8,7 +8,7 @@ import pytest
 
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
-from services.actuator.plan import left_alone
+from services.actuator.ownership import pause_reason
 from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.check.cluster_rules import PRIORITY, Cluster, Finding, findings
 from tests.support.kube.objects import after, order, plan_of
@@ -257,7 +257,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
 
     (before,) = of_upload(tree)
     assert (before.level, "whoever sets it again meanwhile pauses" in before.what) == ("warning", True)
-    assert left_alone(seen(), managed=False) is None
+    assert pause_reason(seen(), managed=False) is None
     (write,) = plan_of(order(5000), seen()).writes
     assert (write.record.found, write.record.value) == ("7M", "5M")
 
@@ -265,7 +265,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
     assert of_upload(tree) == []
 
     raw["metadata"]["annotations"][BANDWIDTH] = "7M"
-    why = left_alone(seen(), managed=False)
+    why = pause_reason(seen(), managed=False)
     (paused,) = of_upload(tree)
     assert why is not None
     assert (paused.level, why in paused.what) == ("error", True)
@@ -274,7 +274,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
 
     del raw["metadata"]["annotations"][BANDWIDTH]
     assert of_upload(tree) == []
-    assert left_alone(seen(), managed=False) is None
+    assert pause_reason(seen(), managed=False) is None
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas.config import Bus, Config, Kubernetes, Prometheus, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Prometheus, Signal
 from services.tools.common.recording import Line, NoRecording, Reader, Writer, header_of, line_of
 from services.tools.common.zstd_frames import compress
 from tests.support.bus_stream import BEGIN, config, record, stream
@@ -191,7 +191,7 @@ def test_the_header_names_no_address_or_secret(tmp_path: Path) -> None:
     """Servers, users, tokens and paths of the configuration do not leave in a recording."""
     secret = Config(
         config().domains,
-        bus=Bus(servers=("nats://secret-a:4222",), user="secret-b", ca="/secret-c"),
+        bus=BusConfig(servers=("nats://secret-a:4222",), user="secret-b", ca="/secret-c"),
         signal=Signal(prometheus=Prometheus(url="http://secret-d", headers={"Authorization": "secret-e"})),
         kubernetes=Kubernetes(kubeconfig="/secret-f"),
     )

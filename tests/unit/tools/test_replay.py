@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from schemas.config import Bus
+from schemas.config import BusConfig
 from services.tools.common.recording import Line, Reader, Writer, header_of, line_of
 from services.tools.replay.decision_process import configuration
 from tests.support.bus_stream import BEGIN, config, record, stream
@@ -23,7 +23,7 @@ def recording(tmp_path: Path) -> Path:
 
 def written(recording: Path, file: str, **changes: object) -> Path:
     """The recorded configuration as a file, with other settings of its domain."""
-    tree = configuration(Reader(recording).header, Bus())
+    tree = configuration(Reader(recording).header, BusConfig())
     tree["domains"] = [tree["domains"][0] | changes]
     path = recording.with_name(file)
     path.write_text(json.dumps(tree))

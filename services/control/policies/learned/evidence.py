@@ -1,4 +1,4 @@
-"""What one sample tells ``learned``, weighed against what the policy remembers."""
+"""What one sample shows, compared with what ``learned`` remembers."""
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ _BLURRED = 2.5
 
 
 class Evidence(Struct, frozen=True, gc=False):
-    """What the sample tells.  Rates are kbit/s over the last period; latencies are ratios to the P95's SLO."""
+    """What the sample shows.  Rates are kbit/s over the last period; latencies are ratios to the P95's SLO."""
 
     seconds: float
     """Length of the period."""
@@ -26,7 +26,7 @@ class Evidence(Struct, frozen=True, gc=False):
     throughput: float | None
     """What was measured in all; None where not everything is measured."""
     full: bool
-    """Whether best effort filled its limits: only then does the load tell anything about the knee."""
+    """Whether best effort filled its limits: only then does the load show anything about the knee."""
     hungry: bool
     """Whether best effort would use more than its limits."""
     recent_p50: float
@@ -62,17 +62,28 @@ class EvidenceBuilder:
         self._load = load
 
     def build(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
-        """Weigh a sample against the memory; ``bounds`` are those of all pods together."""
+        """Compare a sample with the memory; ``bounds`` are those of all pods together."""
         seconds, stress = seen.period / _SECOND, seen.stress or 0.0
         # How much was sent.
         critical_load = self._trust_load(memory, seen)
         best_effort = seen.target_recent
         sent = bounds.limit if best_effort is None or seen.violated else min(best_effort, bounds.limit)
-        throughput = _measure_total(seen, critical_load)
+        throughput = None
+        if (
+            best_effort is not None
+            and seen.recent_p50 is not None
+            and (seen.critical_recent is not None or critical_load == 0)
+        ):
+            throughput = float(seen.critical_recent or 0) + best_effort
         surge = seen.critical_recent is not None and self._load.is_surging(memory.load, critical_load)
         load_rose = self._load.has_risen(memory.load, critical_load, seen.end - 2 * seen.period)
         # Whether a queue stands.
-        recent_p50, rise, touch = self._weigh_latency(memory, seen.recent_p50, stress)
+        # A knee that was seen falling is expected to be met again: a smaller rise will do.
+        touch = self._parameters.hesitate if memory.knee.falls else self._parameters.touch
+        recent_p50 = seen.recent_p50
+        if recent_p50 is None:
+            recent_p50, touch = stress, touch * _BLURRED
+        rise = recent_p50 - memory.usual if memory.usual else 0.0
         queue_persists = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
         # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
         # only shrinks, with no queue left.
@@ -96,20 +107,3 @@ class EvidenceBuilder:
         if (seen.recent_p50 or 0.0) > 1 or memory.recent_p50 > 1:
             return max(load, memory.load.last, 0.0)
         return load
-
-    def _weigh_latency(
-        self, memory: LearnedMemory, recent_p50: float | None, stress: float
-    ) -> tuple[float, float, float]:
-        """The median latency, how far it is above its usual value, and from which rise on a queue stands."""
-        # A knee that was seen falling is expected to be met again: a smaller rise will do.
-        touch = self._parameters.hesitate if memory.knee.falls else self._parameters.touch
-        if recent_p50 is None:
-            recent_p50, touch = stress, touch * _BLURRED
-        return recent_p50, recent_p50 - memory.usual if memory.usual else 0.0, touch
-
-
-def _measure_total(seen: Observation, load: float) -> float | None:
-    """What was sent in all, kbit/s; None unless best effort, the median and any critical load are measured."""
-    if seen.target_recent is None or seen.recent_p50 is None or (seen.critical_recent is None and load > 0):
-        return None
-    return float(seen.critical_recent or 0) + seen.target_recent

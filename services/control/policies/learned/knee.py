@@ -94,7 +94,7 @@ class KneeEstimator:
         ``harder``: the queue is more than a probe's own step builds up.
         """
         if knee.met and total > knee.total * (1 + excess):
-            # More load than was ever thought safe: that explains the queue, and says nothing of the knee.
+            # More load than was ever thought safe: that explains the queue, and shows nothing of the knee.
             return self._meet(knee.total, end, knee.rest)
         found = (min(knee.total, total) if knee.met else total) * (1 - excess)
         falls, until = self._estimate_fall(knee, found, excess, end, harder)

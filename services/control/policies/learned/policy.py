@@ -72,7 +72,7 @@ class Learned:
         # Where the number of pods is not known, it is taken to be what it was.
         pods = memory.pods if bounds.pods is None else bounds.pods
         if pods > 1:
-            bounds = _for_all_pods(bounds, pods)
+            bounds = bounds.for_all_pods(pods)
         evidence = self._evidence.build(memory, seen, bounds)
         load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
         knee, lesson, doubt = self._learn_knee(memory, evidence, end)
@@ -86,8 +86,14 @@ class Learned:
         season = memory.season
         if load.last > 0:
             season = follow_season(season, load.last, load.peak, end, self._capacity)
-        usual = evidence.recent_p50 if latency_rose else self._learn_usual(memory.usual, evidence)
-        if evidence.clean and not evidence.queued:
+        calm, usual = evidence.clean and not evidence.queued, memory.usual
+        if latency_rose or (calm and not usual):
+            usual = evidence.recent_p50
+        elif calm:
+            # Small rises are followed within seconds, larger ones within minutes.
+            pace = 0.1 if evidence.rise < self._parameters.hesitate / 2 else 0.01
+            usual += (evidence.recent_p50 - usual) * pace
+        if calm:
             knee, lesson = self._probe(knee, load, season, evidence, end, lesson)
         if season.trusted:
             coming = max(load.last, byte_to_load(forecast_season(season), self._capacity))
@@ -139,16 +145,12 @@ class Learned:
             return self._touch(knee, evidence.total_load, evidence, end), "touched"
         if not evidence.new_violation:
             return knee, "settles" if evidence.settling else "steady"
-        return self._learn_from_violation(memory, knee, evidence, end)
-
-    def _learn_from_violation(
-        self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int
-    ) -> tuple[Knee, str]:
-        """A new violation that neither a queue nor a surge explains: a crossing, a risen load or a stalled host."""
         often = memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
         if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
-            return self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
-        return self._knee.pause_probe(knee), "load rose" if evidence.load_rose else "spike"
+            knee, lesson = self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
+        else:
+            knee, lesson = self._knee.pause_probe(knee), "load rose" if evidence.load_rose else "spike"
+        return knee, lesson
 
     def _touch(self, knee: Knee, total: float, evidence: Evidence, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
@@ -173,21 +175,25 @@ class Learned:
         margin = min(margin + (shortfall if short and least < shortfall < most else least), most)
         return margin, LoadHistory(load.last, load.peak, load.held, load.hold, load.surged, 0.0, load.restless)
 
-    def _learn_usual(self, usual: float, evidence: Evidence) -> float:
-        """The usual median latency: follows small rises within seconds, larger ones within minutes."""
-        if not evidence.clean or evidence.queued:
-            return usual
-        pace = 0.1 if evidence.rise < self._parameters.hesitate / 2 else 0.01
-        return usual + (evidence.recent_p50 - usual) * pace if usual else evidence.recent_p50
-
     def _probe(
         self, knee: Knee, load: LoadHistory, season: Season, evidence: Evidence, end: int, lesson: str
     ) -> tuple[Knee, str]:
         """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
         if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
             return self._knee.pause_probe(knee), lesson
-        if knee.met and not knee.step and not self._may_begin_probe(knee, load, season, end):
-            return knee, lesson
+        if knee.met and not knee.step:
+            # A probe begins when it is due and nothing moves, or the knee was met far from where it may be.  A
+            # candidate for a season is heeded before it is trusted.
+            room = load.last + self._least_margin(knee)
+            if not self._knee.is_due(knee, end) or not (
+                knee.rough
+                or self._knee.is_overdue(knee, end)
+                or (
+                    self._load.is_calm(load, end)
+                    and not (season.period and byte_to_load(forecast_season(season), self._capacity) > room)
+                )
+            ):
+                return knee, lesson
         hesitate = self._parameters.hesitate
         if evidence.rise > hesitate or min(evidence.rise, evidence.rise_before) > hesitate / 2:
             return knee, "waits"
@@ -196,19 +202,6 @@ class Learned:
             step = self._parameters.explore * self._capacity * evidence.seconds
         probed = self._knee.step_probe(knee, evidence.allowed_load, self._least_margin(knee), step)
         return probed, "probes" if knee.met else "explores"
-
-    def _may_begin_probe(self, knee: Knee, load: LoadHistory, season: Season, end: int) -> bool:
-        """Whether it is time for a probe: nothing moves, or the knee was met far from where it may be."""
-        if not self._knee.is_due(knee, end):
-            return False
-        if knee.rough or self._knee.is_overdue(knee, end):
-            return True
-        if not self._load.is_calm(load, end):
-            return False
-        # A candidate for a season is heeded before it is trusted.
-        if not season.period:
-            return True
-        return byte_to_load(forecast_season(season), self._capacity) <= load.last + self._least_margin(knee)
 
     def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
         """Room under the knee, kbit/s; small changes are not made unless the knee is being sought."""
@@ -237,11 +230,3 @@ def _count_spikes(
     if knee.met == end and lesson != "crossed":
         return 0, memory.last_spike, 0.0
     return memory.spikes, memory.last_spike, 0.0 if evidence.clean or lesson == "crossed" else memory.spiked
-
-
-def _for_all_pods(bounds: Bounds, pods: float) -> Bounds:
-    """Bounds of all pods together, where the limits are those of one."""
-    least, most, fail_safe, limit, level = (
-        int(one * pods) for one in (bounds.min, bounds.max, bounds.fail_safe, bounds.limit, bounds.level)
-    )
-    return Bounds(least, most, fail_safe, limit, level, bounds.full, bounds.hungry, pods)

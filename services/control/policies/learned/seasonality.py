@@ -99,7 +99,7 @@ def follow_season(season: Season, load: float, peak: float, end: int, capacity: 
         return replace(season, bins=season.bins[:-1] + bytes((byte,)))
     if not season.bins or not 0 < gap < _KEPT // 4:
         return Season(bytes((byte,)), index)
-    # Bins without a sample (an outage) are taken to be as the one before.
+    # Bins without a sample (an outage) get the value of the one before.
     bins = season.bins + season.bins[-1:] * (gap - 1)
     scored = _score_forecast(season, max(bins[-2:]))
     return _open_bin(scored, (bins + bytes((byte,)))[-_KEPT:], index, load_to_byte(peak, capacity))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.bus.consumer import ConsumerLost, PullState
 from services.bus.envelope import Delivery
-from services.bus.pull_state import Lost, Pull
 
 
 def delivery(seq: int, number: int, count: int = 1) -> Delivery:
@@ -15,44 +15,44 @@ def delivery(seq: int, number: int, count: int = 1) -> Delivery:
 
 def test_it_asks_by_half_batches() -> None:
     """A new request is sent while the last half is still on its way, so that the reader never waits."""
-    pull = Pull(10)
-    assert pull.wanted(0) == 10
-    assert pull.wanted(0) == 0
+    pull = PullState(10)
+    assert pull.request_more(0) == 10
+    assert pull.request_more(0) == 0
     for number in range(1, 5):
-        pull.arrived(delivery(number, number))
-    assert pull.wanted(0) == 0
-    pull.arrived(delivery(5, 5))
-    assert pull.wanted(0) == 5
+        pull.record_delivery(delivery(number, number))
+    assert pull.request_more(0) == 0
+    pull.record_delivery(delivery(5, 5))
+    assert pull.request_more(0) == 5
 
 
 @given(st.integers(1, 20), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3))))
 def test_it_never_asks_for_more_than_it_can_hold(batch: int, rounds: list[tuple[int, int]]) -> None:
     """Whatever arrives in between, what is coming and what waits fit into the batch."""
-    pull = Pull(batch)
+    pull = PullState(batch)
     coming = waiting = number = 0
     for arriving, done in rounds:
-        coming += pull.wanted(waiting)
+        coming += pull.request_more(waiting)
         assert coming + waiting <= batch
         for _ in range(min(arriving, coming)):
             number += 1
             coming -= 1
             waiting += 1
-            pull.arrived(delivery(number, number))
+            pull.record_delivery(delivery(number, number))
         waiting = max(waiting - done, 0)
 
 
 def test_it_knows_since_when_it_received_everything() -> None:
     """A gap in the consumer's numbers is a message that went to another reader."""
-    pull = Pull(10)
+    pull = PullState(10)
     arrivals = [(40, 7), (41, 8), (45, 9), (50, 11), (51, 12), (41, 13), (52, 15)]
-    assert [pull.arrived(delivery(*one)) for one in arrivals] == [40, 40, 40, 50, 50, 50, 52]
+    assert [pull.record_delivery(delivery(*one)) for one in arrivals] == [40, 40, 40, 50, 50, 50, 52]
 
 
 def test_what_comes_again_does_not_begin_a_run() -> None:
     """Messages 4 to 6 went to a reader that is gone: that 3 comes again and 7 is next says nothing of them."""
-    pull = Pull(10)
+    pull = PullState(10)
     arrivals = [(3, 7, 2), (7, 8, 1), (8, 9, 1), (4, 10, 2), (9, 11, 1)]
-    assert [pull.arrived(delivery(*one)) for one in arrivals] == [3, 7, 7, 7, 7]
+    assert [pull.record_delivery(delivery(*one)) for one in arrivals] == [3, 7, 7, 7, 7]
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_what_comes_again_does_not_begin_a_run() -> None:
 )
 def test_ordinary_status_messages_go_on(headers: dict[str, str]) -> None:
     """A request that is over is asked again; a heartbeat changes nothing."""
-    pull = Pull(10)
-    pull.wanted(0)
-    pull.status(headers)
-    assert pull.wanted(0) == (0 if headers["Status"] == "100" else 10)
+    pull = PullState(10)
+    pull.request_more(0)
+    pull.record_status(headers)
+    assert pull.request_more(0) == (0 if headers["Status"] == "100" else 10)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_ordinary_status_messages_go_on(headers: dict[str, str]) -> None:
 )
 def test_a_lost_consumer_is_noticed(headers: dict[str, str]) -> None:
     """The reader has to look for it again."""
-    with pytest.raises(Lost):
-        Pull(10).status(headers)
+    with pytest.raises(ConsumerLost):
+        PullState(10).record_status(headers)
 
 
 def test_a_partly_answered_request_counts_what_is_left() -> None:
     """The server says how many it did not send; messages in flight still count."""
-    pull = Pull(10)
-    pull.wanted(0)
-    pull.arrived(delivery(1, 1))
-    pull.status({"Status": "408", "Nats-Pending-Messages": "6"})
-    assert pull.wanted(0) == 7
+    pull = PullState(10)
+    pull.request_more(0)
+    pull.record_delivery(delivery(1, 1))
+    pull.record_status({"Status": "408", "Nats-Pending-Messages": "6"})
+    assert pull.request_more(0) == 7

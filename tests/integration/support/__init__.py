@@ -1,0 +1,1 @@
+"""Integration tests of support: what holds of every run of the tests."""

@@ -1,0 +1,184 @@
+"""The tests' own promises: parts are named, a failure ends with itself, and nothing outlives a run."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import guard
+from tests.support.waiting import PATIENCE_S, wait_until
+
+ROOT = Path(__file__).parents[3]
+
+
+def _command(home: Path, text: str, *arguments: str) -> list[str]:
+    """A run of pytest on one file of tests, under the hooks of these tests."""
+    file = home / "test_inner.py"
+    file.write_text(text, encoding="utf-8")
+    (home / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\nmarkers = openssl:\n prometheus:\n")
+    hooks = ("-p", "tests.support.run_hooks", "-c", str(home / "pytest.ini"), "--rootdir", str(home))
+    return [sys.executable, "-m", "pytest", *hooks, "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments, str(file)]
+
+
+def _run(home: Path, text: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        _command(home, text, *arguments),
+        cwd=ROOT,
+        env=os.environ | {"SLUICE_ALL_PARTS": "", "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
+LEAKS = """
+import gc, os, pathlib, socket, subprocess, sys
+PIDS = pathlib.Path(__file__).with_name("pids")
+
+def test_fails():
+    line = socket.create_server(("127.0.0.1", 0))
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    PIDS.write_text(str(child.pid))
+    assert line is None, "this is why"
+
+def test_next():
+    gc.collect()
+    state = pathlib.Path("/proc", PIDS.read_text(), "stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_failure_ends_with_itself(tmp_path: Path, workers: str) -> None:
+    """The socket and the process that a failed test leaves are gone before the next one, which passes."""
+    done = _run(tmp_path, LEAKS, "-n", workers)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "this is why" in done.stdout
+
+
+LEAVES = """
+import subprocess, sys
+
+def test_leaves():
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).returncode = 0
+
+def test_next():
+    pass
+"""
+
+
+def test_a_test_that_leaves_a_process_fails(tmp_path: Path) -> None:
+    """Though all that it asserts holds; the process is named, and killed."""
+    done = _run(tmp_path, LEAVES, "-n", "0", SLUICE_TEST_PATIENCE="1")
+    assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "left running" in done.stdout
+    assert "time.sleep(600)" in done.stdout
+
+
+PARSES = """
+import ast, gc
+
+def parse(phase, info):
+    ast.parse("x = " + "-" * 40 + "1")
+
+def test_fails():
+    gc.callbacks.append(parse)
+    gc.set_threshold(5)
+    assert parse is None, "this is why"
+
+def test_next():
+    gc.callbacks.remove(parse)
+    gc.set_threshold(700)
+"""
+
+
+def test_a_failure_that_cannot_be_shown_does_not_end_the_run(tmp_path: Path) -> None:
+    """CPython 3.11.2 cannot bear that a collection of garbage parses while a traceback is made; the run goes on."""
+    done = _run(tmp_path, PARSES, "-n", "0")
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "this is why" in done.stdout
+
+
+FOR_EVER = """
+import pathlib, subprocess, sys, time, pytest
+PROGRAM = '''
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(600)
+'''
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_waits(tmp_path, number):
+    (tmp_path / "large").write_bytes(bytes(1_000_000))
+    child = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, start_new_session=True)
+    pids = f"{child.pid} {child.stdout.readline().decode().strip()} {tmp_path}"
+    pathlib.Path(__file__).with_name(f"begun-{number}").write_text(pids)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
+    """Killed while two workers wait, it leaves no process, not even one in a session of its own, and no file."""
+    command = _command(tmp_path, FOR_EVER, "-n", "2")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+        wait_until(lambda: all(len(path.read_text().split()) == 3 for path in tmp_path.glob("begun-*")))
+        begun = [path.read_text().split() for path in tmp_path.glob("begun-*")]
+        pids = [int(pid) for *both, _ in begun for pid in both]
+        assert not any(guard.ended(pid) for pid in pids)
+        run.send_signal(end)
+        run.wait(PATIENCE_S)
+    wait_until(lambda: all(guard.ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
+    folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in begun}
+    wait_until(lambda: not any(folder.exists() for folder in folders), lambda: f"there: {folders}")
+
+
+NEEDS = """
+import shutil, pytest
+
+def test_unmarked():
+    assert shutil.which("openssl") is None
+    assert shutil.which("plain") is not None
+
+@pytest.mark.openssl
+def test_marked():
+    assert shutil.which("openssl") is not None
+    assert shutil.which("prometheus") is None
+
+@pytest.mark.prometheus
+def test_missing():
+    assert False
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> str:
+    """A PATH on which there are openssl and another program, and nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("openssl", "plain"):
+        shutil.copy("/bin/true", folder / name)
+    return str(folder)
+
+
+def test_a_test_finds_the_programs_of_its_markers_only(tmp_path: Path, programs: str) -> None:
+    """What it did not say that it needs is not on its PATH, though the machine has it; what is missing is said."""
+    done = _run(tmp_path, NEEDS, "-n", "2", PATH=programs)
+    assert "2 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"^prometheus +1 test +apt install prometheus$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_with_every_part_claimed_a_skip_is_a_failure(tmp_path: Path, programs: str) -> None:
+    """On a worker, too."""
+    done = _run(tmp_path, NEEDS, "-n", "2", PATH=programs, SLUICE_ALL_PARTS="1")
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "1 error" in done.stdout
+    assert "skipped although every part should be here" in done.stdout

@@ -1,0 +1,209 @@
+"""What holds of every run of the tests, as a plugin: parts are asked for, nothing is left behind, no failure spreads.
+
+A test that lacks a part of its surroundings (root, a real API server, Docker, Prometheus) skips and says what to
+install.  Where all parts are claimed to be there (SLUICE_ALL_PARTS=1, as in CI), a skip is a failure: a part
+that silently went missing would otherwise pass for a green run.
+"""
+
+import gc
+import os
+import sys
+import time
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import guard, needs, quiet, scheduler
+from tests.support.run_report import LACKS, Reporter
+from tests.support.waiting import PATIENCE_S
+
+_RUN = pytest.StashKey[guard.Run]()
+_HOME = pytest.StashKey[Path]()
+"""The folder of this process's temporary files."""
+_SHARED = pytest.StashKey[Path]()
+"""The folder of the whole run."""
+_BEFORE = pytest.StashKey[frozenset[int]]()
+"""Processes there were when the test itself began, and its fixtures were ready."""
+_FAILED = pytest.StashKey[bool]()
+_KINDS = ("e2e", "integration", "contract", "property", "golden", "unit")
+"""The order of a run: what takes long first, so that the workers end at about the same time."""
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs tests for another one, which reports."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a folder within the checkout; each worker has a part of its own in it."""
+    if is_worker(config):
+        worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+        shared = Path(worker["folder"])
+        home = shared / worker["workerid"]
+    else:
+        config.stash[_RUN] = run = guard.Run()
+        shared, home = run.folder, run.folder / "main"
+        if config.option.basetemp is None:
+            config.option.basetemp = str(shared / "p")
+        config.pluginmanager.register(Reporter(config), "sluice-reporter")
+    config.stash[_SHARED], config.stash[_HOME] = shared, home
+    guard.enter(home)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where the run's folder is."""
+    node.workerinput["folder"] = str(node.config.stash[_SHARED])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder, and name every process that had to be ended."""
+    if _RUN in config.stash:
+        left = config.stash[_RUN].end()
+        if left:
+            config.get_terminal_writer().line(f"\nstill running at the end, and killed:\n{left}", red=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep groups of tests together."""
+    return scheduler.Scheduling(config, log, config.stash[_SHARED])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let tests that measure run last and alone, and tests that share something expensive run on one worker."""
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker("quiet")
+    items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, _kind(item)))
+    if is_worker(config):
+        groups = {item.nodeid: group for item in items if (group := _group(item))}
+        scheduler.tell(config.stash[_SHARED], groups)
+
+
+def _kind(item: pytest.Item) -> int:
+    (kind,) = item.nodeid.split("/")[1:2] or ("",)
+    return _KINDS.index(kind) if kind in _KINDS else 0
+
+
+def _group(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("quiet"):
+        return "quiet"
+    if item.get_closest_marker("docker"):
+        return "docker"
+    fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    scopes = {one.scope: one.baseid for several in fixtures for one in several}
+    return scopes.get("package") or scopes.get("module")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the turn; free what a failed test still holds before the next one begins."""
+    path = os.environ["PATH"]
+    with quiet.turn(item.config.stash[_SHARED], alone=item.get_closest_marker("quiet") is not None):
+        done = yield
+        os.environ["PATH"] = path
+        if item.stash.get(_FAILED, False):
+            _forget_failure()
+    return done
+
+
+def _forget_failure() -> None:
+    """Collect what only a failure's traceback held: a socket of it would otherwise fail another test."""
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        sys.__dict__.pop(name, None)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(3):
+                gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose part is not here; let it find the programs of its own parts only."""
+    markers = [marker for marker in needs.PARTS if item.get_closest_marker(marker)]
+    missing = [marker for marker in markers if needs.lacking(marker)]
+    if missing:
+        item.user_properties.append((LACKS, missing))
+        lacks = dict.fromkeys(one for marker in missing for one in needs.lacking(marker))
+        pytest.skip("needs " + "; ".join(f"{one.name} ({one.install})" for one in lacks))
+    os.environ["PATH"] = needs.narrowed(markers, item.config.stash[_HOME] / "path")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Take note of the processes that were there before."""
+    item.stash[_BEFORE] = guard.pids()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """End the processes that the test has left; a test that would have passed fails for it."""
+    try:
+        return (yield)
+    finally:
+        if _BEFORE in item.stash:
+            before = item.stash[_BEFORE] | guard.LASTING
+            home = item.config.stash[_HOME]
+            deadline = time.monotonic() + (0 if item.stash.get(_FAILED, False) else PATIENCE_S)
+            while (left := list(guard.marked(home, before))) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            told = "\n".join(guard.command(pid) for pid in left)
+            for pid in left:
+                guard.kill(pid)
+            if left and not item.stash.get(_FAILED, False):
+                pytest.fail(f"left running:\n{told}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report in any case; a skip is a failure where every part is claimed to be there."""
+    # CPython 3.11.2's parser of syntax trees, with which tracebacks are shown, does not bear being entered from
+    # a finaliser: "AST constructor recursion depth mismatch" (python/cpython#106905).
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        report = yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other tests are run
+        report = _plain(item, call, error)
+    finally:
+        if collecting:
+            gc.enable()
+    if report.skipped and not hasattr(report, "wasxfail") and needs.all_parts():
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped although every part should be here: {report.longrepr}"
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+def _plain(item: pytest.Item, call: pytest.CallInfo[None], error: Exception) -> pytest.TestReport:
+    """A report without source lines, for a failure that cannot be shown."""
+    assert call.excinfo is not None
+    assert call.when != "collect"
+    frames = [f"{one.path}:{one.lineno + 1}: {one.name}" for one in call.excinfo.traceback]
+    text = "\n".join([*frames, call.excinfo.exconly(), f"(shown without source lines: {error!r})"])
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed",
+        longrepr=text,
+        when=call.when,
+        duration=call.duration,
+        start=call.start,
+        stop=call.stop,
+        user_properties=item.user_properties,
+    )

@@ -1,0 +1,50 @@
+"""What is said at the end of a run, by the process that hears all of its workers."""
+
+import pytest
+
+from tests.support import needs
+from tests.support.fault_tally import FAULT, Tally
+
+LACKS = "lacks"
+"""The property of a skipped test's report: markers whose parts are missing."""
+
+
+class Reporter:
+    """Collects what the reports of tests carry beside their outcome."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Begin with nothing."""
+        self._config = config
+        self._skipped: list[list[str]] = []
+        self._tally = Tally()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count what a skipped test lacks, and what a fault test tried."""
+        if report.when == "setup" and report.skipped:
+            self._skipped += [value for name, value in report.user_properties if name == LACKS]  # type: ignore[misc]
+        if report.when == "teardown":
+            for name, value in report.user_properties:
+                if name == FAULT:
+                    self._tally.merge(value)  # type: ignore[arg-type]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show what the fault tests tried and what was broken, and what to install for the tests that were skipped."""
+        sections = {
+            "faults: promises broken": list(self._tally.lines()),
+            "skipped: what this machine lacks": list(needs.told(self._skipped)),
+        }
+        for title, lines in sections.items():
+            if lines:
+                terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.write_line(line)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a whole run with every part where a fault was not brought about: its test went missing."""
+        whole = self._config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        option = self._config.option
+        chosen = option.keyword or option.markexpr or option.collectonly
+        if needs.all_parts() and whole and not chosen and self._tally.missing:
+            missing = ", ".join(self._tally.missing)
+            self._config.get_terminal_writer().line(f"\nno test brought about: {missing}", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,43 @@
+"""The command line: help is written once, and listing commands loads none of them."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from services.bench.main import BENCHES
+from services.cli import COMMANDS, read_summary
+
+MODULES = [*COMMANDS.values(), *BENCHES.values()]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_listed_summary_is_the_beginning_of_the_commands_own_help(module: str) -> None:
+    """What is read from the source is what click shows."""
+    command = getattr(__import__(module, fromlist=["command"]), "command")  # noqa: B009 - any module's
+    assert isinstance(command, click.Command)
+    summary = read_summary(module)
+    assert summary.endswith(".")
+    assert " ".join((command.help or "").split()).startswith(summary)
+
+
+def test_listing_the_commands_imports_none_of_them() -> None:
+    """Nor does running one import the others: a pod pays for its own service only."""
+    program = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from services.cli import COMMANDS, main\n"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        "print([one for one in COMMANDS.values() if one in sys.modules])\n"
+        "assert CliRunner().invoke(main, ['decision', '--help']).exit_code == 0\n"
+        "print([one for one in COMMANDS.values() if one in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['services.decision.main']"]
+
+
+def test_the_exporter_does_not_load_the_client_of_a_bus_that_it_does_not_use() -> None:
+    """It would cost its pod 5 MiB."""
+    program = "import sys, services.exporter.main\nassert 'nats' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", program], check=True)
