@@ -1,37 +1,28 @@
-"""Writes the reference pages and the configuration's JSON Schema from the code: ``python docs/generate.py``.
+"""Writes the reference pages from the code: ``python docs/generate.py``.
 
 The types, the policies, the metrics and the commands are the truth.  A test compares the files with them
 (``tests/contract/test_reference_docs.py``).
 """
 
-import ast
 import importlib
 import inspect
-import json
-import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import click
-import msgspec
+from msgspec import Struct
 from prometheus_client import REGISTRY, CollectorRegistry
 
-import schemas.config
-import schemas.domain
-import schemas.exporter
 from schemas.config import Config
-from schemas.units import Duration, Rate, encode_unit
+from schemas.reference import Field, describe
 from services.bus.subjects import DEFAULT_PREFIX
 from services.cli import main as cli
 from services.control.policies import POLICIES
 from services.exporter.metrics import LatencyMetrics
-from services.runtime.config_loader import OVERRIDES
 
 HOME = Path(__file__).parent / "reference"
-SCHEMA = Path(schemas.config.__file__).parent / "config.json"
 _HEAD = "<!-- Written by docs/generate.py (make schemas): change the code, not this page. -->\n\n"
-_MODULES = (schemas.config, schemas.domain, schemas.exporter)
 _METRICS = (
     "services.actuator.metrics",
     "services.bus.bus",
@@ -42,140 +33,50 @@ _METRICS = (
 """Modules that register metrics when they are imported."""
 
 
-def read_descriptions(module: types.ModuleType) -> dict[str, dict[str, str]]:
-    """The string that follows each field in a module's classes, by class and field."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(module)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        fields = found[node.name] = {}
-        for field, after in zip(node.body, node.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    fields[name] = " ".join(inspect.cleandoc(text).replace("``", "`").split())
-    return found
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-
-
-def _unwrap(kind: Any) -> tuple[Any, msgspec.Meta | None]:
-    """A field's type without ``None`` and without its annotation, and the annotation."""
-    meta = None
-    if hasattr(kind, "__metadata__"):
-        meta = next((one for one in kind.__metadata__ if isinstance(one, msgspec.Meta)), None)
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, types.UnionType):
-        (kind,) = [one for one in get_args(kind) if one is not type(None)]
-        kind, inner = _unwrap(kind)
-        meta = meta or inner
-    return kind, meta
-
-
-def _name_type(kind: Any) -> str:
-    kind, _ = _unwrap(kind)
-    if get_origin(kind) is Literal:
-        return " or ".join(f"`{one}`" for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        return "list" if _is_struct(_unwrap(item)[0]) else f"list of {_name_type(item)}s"
-    if get_origin(kind) is dict:
-        return "mapping"
-    names = {Rate: "rate (`50M`)", Duration: "duration (`500ms`)", str: "text", int: "integer", float: "number"}
-    return names.get(kind, "boolean" if kind is bool else "any")
-
-
-def _name_range(kind: Any) -> str:
-    _, meta = _unwrap(kind)
-    if meta is None:
-        return ""
-    bounds = [
-        (meta.ge, "at least {}"), (meta.gt, "above {}"), (meta.le, "at most {}"), (meta.lt, "below {}"),
-        (meta.min_length, "{} or more"),
-    ]  # fmt: skip
-    return ", ".join(text.format(f"{value:g}") for value, text in bounds if value is not None)
-
-
-def _show_default(field: msgspec.structs.FieldInfo) -> str:
-    if field.required:
-        return "**required**"
-    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[misc]
-    if value is None or value == () or value == {}:
-        return ""
-    if isinstance(value, Rate | Duration):
-        return f"`{value}`"
-    return f"`{json.dumps(msgspec.to_builtins(value, enc_hook=encode_unit))}`"
-
-
-def _struct_of(kind: Any) -> tuple[type[msgspec.Struct] | None, str]:
-    """The struct in a field's type, and what its path has after the field's name."""
-    kind, _ = _unwrap(kind)
-    if get_origin(kind) is tuple:
-        kind, suffix = _unwrap(get_args(kind)[0])[0], "[]"
-    else:
-        suffix = ""
-    return (kind, suffix) if _is_struct(kind) else (None, "")
-
-
-def _sections(kind: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, type[msgspec.Struct]]]:
-    """The struct and all structs in it, with their paths in the file."""
-    yield path, kind
-    for field in msgspec.structs.fields(kind):
-        inner, suffix = _struct_of(field.type)
-        if inner is not None:
-            yield from _sections(inner, f"{path}.{field.name}{suffix}".lstrip("."))
-
-
 def render_configuration() -> str:
     """The page with every key of the configuration file."""
-    described = {name: fields for module in _MODULES for name, fields in read_descriptions(module).items()}
-    variables = {path: name for name, (path, _) in OVERRIDES.items()}
     lines = [
         "# Configuration",
         "",
         "One YAML file serves all services and tools. `sluice check FILE` reports every mistake in it. A rate is a",
-        "Kubernetes quantity in bit/s, and a duration is written as in Prometheus. An editor that knows YAML completes",
-        "keys when the file begins with `# yaml-language-server: $schema=schemas/config.json`.",
+        "Kubernetes quantity in bit/s (`50M`), and a duration is written as in Prometheus (`500ms`). An editor that",
+        "knows YAML completes keys if the file begins with",
+        "`# yaml-language-server: $schema=schemas/config.schema.json`.",
     ]
-    for path, kind in _sections(Config):
+    for path, kind in _iter_sections(Config):
         lines += ["", f"## `{path}`" if path else "## Top level", "", inspect.getdoc(kind) or "", ""]
         lines += ["| key | type | default | range | meaning |", "|---|---|---|---|---|"]
-        for field in msgspec.structs.fields(kind):
-            meaning = described[kind.__name__].get(field.name, "")
-            if variable := variables.get((*(part for part in path.split(".") if part), field.name)):
-                meaning = f"{meaning} Overridden by `{variable}`." if variable not in meaning else meaning
-            inner, suffix = _struct_of(field.type)
-            if inner is not None:
-                place = f"{path}.{field.name}{suffix}".lstrip(".")
+        for field in describe(kind):
+            name = field.kind
+            if field.section is not None:
+                place = f"{path}.{field.name}".lstrip(".")
                 anchor = "".join(one for one in place.lower() if one.isalnum() or one in "_-")
-                name, default = f"[{'list' if suffix else 'section'}](#{anchor})", "**required**" * field.required
-            else:
-                name, default = _name_type(field.type), _show_default(field)
-            lines.append(f"| `{field.name}` | {name} | {default} | {_name_range(field.type)} | {meaning.strip()} |")
+                name = f"[{'list' if field.kind.startswith('list') else 'section'}](#{anchor})"
+            lines.append(_format_row(field, field.name, name))
     return _HEAD + "\n".join(lines).replace("``", "`") + "\n"
 
 
-def build_schema() -> dict[str, Any]:
-    """The JSON Schema of the configuration file, for editors."""
-    described = {name: fields for module in _MODULES for name, fields in read_descriptions(module).items()}
+def _iter_sections(kind: type[Struct], path: str = "") -> Iterator[tuple[str, type[Struct]]]:
+    """The struct and all structs in it, with their paths in the file."""
+    yield path, kind
+    for field in describe(kind):
+        if field.section is not None:
+            yield from _iter_sections(field.section, f"{path}.{field.name}".lstrip("."))
 
-    def describe_unit(kind: type[Any]) -> dict[str, Any]:
-        if kind is Rate:
-            return {"type": "string", "description": "A Kubernetes quantity in bit/s.", "examples": ["50M", "2.5G"]}
-        if kind is Duration:
-            return {"type": "string", "description": "A duration.", "examples": ["500ms", "1m30s"]}
-        raise NotImplementedError(kind)
 
-    tree = msgspec.json.schema(Config, schema_hook=describe_unit, ref_template="#/$defs/{name}")
-    for name, definition in tree["$defs"].items():
-        for field, text in described.get(name, {}).items():
-            definition["properties"][field]["description"] = text
-    for definition in tree["$defs"].values():
-        for field in definition.get("properties", {}).values():
-            if isinstance(field.get("default"), int) and field.get("type") == "string":
-                del field["default"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:sluice:config"} | tree
+def _format_row(field: Field, name: str, kind: str) -> str:
+    default = "**required**" if field.default is None else "" if field.default in ("none", "", "[]", "{}") else f"`{field.default}`"
+    if field.section is not None and field.default is not None:
+        default = ""
+    if field.choices:
+        kind = " or ".join(f"`{one}`" for one in field.choices)
+    bounds = " to ".join(one for one in (field.minimum, field.maximum) if one is not None)
+    if field.minimum is not None and field.maximum is None:
+        bounds = f"at least {bounds}"
+    meaning = " ".join(field.meaning.split()).replace("|", "\\|")
+    if field.unit and field.unit != "share":
+        kind = f"{kind}, {field.unit}"
+    return f"| `{name}` | {kind} | {default} | {bounds} | {meaning} |"
 
 
 def render_policies() -> str:
@@ -186,31 +87,19 @@ def render_policies() -> str:
         "A domain names its policy under `policy`, and sets the policy's own parameters under `parameters`. The shield",
         "bounds every policy in the same way.",
     ]
-    for name, make in POLICIES.items():
-        module = inspect.getmodule(make)
-        assert module is not None
-        summary = (inspect.getdoc(module) or "").partition("\n")[0].partition(": ")[2]
-        lines += ["", f"## `{name}`", "", f"{summary[:1].upper()}{summary[1:]}", "", f"Version `{make.version}`."]
-        parameters = make.parameters_type
-        if not msgspec.structs.fields(parameters):
+    for name, policy in POLICIES.items():
+        lines += ["", f"## `{name}`", "", f"{inspect.getdoc(policy)} Version `{policy.version}`."]
+        rows = [
+            _format_row(field, f"{path}.{field.name}".lstrip("."), field.kind)
+            for path, kind in _iter_sections(policy.parameters_type)
+            for field in describe(kind)
+            if field.section is None
+        ]
+        if rows:
+            lines += ["", "| parameter | type | default | range | meaning |", "|---|---|---|---|---|", *rows]
+        else:
             lines[-1] += " It has no parameters."
-            continue
-        lines += ["", "| parameter | type | default | range | meaning |", "|---|---|---|---|---|"]
-        lines += _parameter_rows(parameters)
-    return _HEAD + "\n".join(lines) + "\n"
-
-
-def _parameter_rows(kind: type[msgspec.Struct], path: str = "") -> Iterator[str]:
-    module = inspect.getmodule(kind)
-    assert module is not None
-    described = read_descriptions(module)[kind.__name__]
-    for field in msgspec.structs.fields(kind):
-        inner, _ = _struct_of(field.type)
-        if inner is not None:
-            yield from _parameter_rows(inner, f"{path}{field.name}.")
-            continue
-        cells = (_name_type(field.type), _show_default(field), _name_range(field.type), described.get(field.name, ""))
-        yield f"| `{path}{field.name}` | {' | '.join(cells)} |"
+    return _HEAD + "\n".join(lines).replace("``", "`") + "\n"
 
 
 def render_metrics() -> str:
@@ -244,7 +133,7 @@ def _describe_command(command: click.Command, context: click.Context) -> Iterato
     title = context.command_path
     if title != "sluice":
         yield from (f"{'#' * (title.count(' ') + 1)} `{title}`", "", inspect.cleandoc(command.help or ""), "")
-        options = [one for one in command.get_params(context) if isinstance(one, click.Option) and one.name != "help"]
+        options = [one for one in command.get_params(context) if isinstance(one, click.Option) and "--help" not in one.opts]
         if options:
             yield from ("| option | meaning |", "|---|---|")
             for one in options:
@@ -266,7 +155,6 @@ def render_all() -> dict[Path, str]:
         HOME / "policies.md": render_policies(),
         HOME / "metrics.md": render_metrics(),
         HOME / "commands.md": render_commands(),
-        SCHEMA: json.dumps(build_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
 
