@@ -27,7 +27,7 @@ class MeasuredPlant(CounterSource, Protocol):
         """The best-effort pods there are."""
 
 
-class _Counters(Collector):
+class _PlantCollector(Collector):
     """Reads the plants at each scrape."""
 
     def __init__(self, plants: Sequence[MeasuredPlant]) -> None:
@@ -68,7 +68,7 @@ class MetricsPage:
     def __init__(self, plants: Sequence[MeasuredPlant], host: str = "127.0.0.1", port: int = 0) -> None:
         """Prepare; the plants' counters are read from other threads.  Port 0 picks a free one."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Counters(plants))
+        registry.register(_PlantCollector(plants))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
         self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _QuietHandler)
