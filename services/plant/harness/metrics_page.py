@@ -57,7 +57,7 @@ class _PlantCollector(Collector):
         return latency, lost, sent
 
 
-class _QuietHandler(WSGIRequestHandler):
+class _UnloggedRequest(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Log nothing: scrapes are frequent."""
 
@@ -71,7 +71,7 @@ class MetricsPage:
         registry.register(_PlantCollector(plants))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
-        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _QuietHandler)
+        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _UnloggedRequest)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """If not empty, the page answers with status 503 and this reason."""
