@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kubectl
 Change = Callable[[dict[str, Any]], object]
 
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-POD = {
+POD: dict[str, Any] = {
     "kind": "Pod",
     "metadata": {
         "name": "telemetry-upload-5d5x2-abcde",
@@ -90,7 +90,7 @@ def annotated(**more: str | None) -> Change:
     return change
 
 
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "kind": "Deployment",
     "metadata": {"name": "telemetry-upload", "namespace": "factory", "annotations": {}},
     "spec": {"replicas": 1},
