@@ -18,10 +18,9 @@ from schemas.messages import (
     ShieldMemory,
     State,
     TargetDecision,
-    sample_id,
 )
 from services.control.admission import StaleSample, admit
-from services.control.allocation import Allocator, is_full
+from services.control.allocation import FULL, Allocator
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
@@ -108,7 +107,7 @@ class Controller:
         targets, shield_memory = self._apply_budget(before, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, before, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
-            self.domain.name, sample_id(sample.domain, end), end, end + self._dead_man, targets, proposal.reason,
+            self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
             State(state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand),
             self._version, seen.stress, seen.violated, fault, shadow,
         )  # fmt: skip
@@ -143,7 +142,7 @@ class Controller:
                 wanting += now
                 hungry = hungry or now < limits.max
         pods = self._pods_per_limit(before, seen) if self._per_pod else 1.0
-        full = is_full(used, wanting)
+        full = used > FULL * wanting
         return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods)
 
     def _recent_per_limit(self, seen: Observation) -> Sequence[int | None]:
