@@ -13,7 +13,7 @@ from schemas.domain import Target
 from schemas.messages import Cause, Decision, Provenance, TargetDecision
 from schemas.units import Duration, Rate
 from services.actuator.ownership import OwnershipRecord
-from services.control.fencing import AHEAD, rejection_reason
+from services.control.admission import AHEAD, rejection_reason
 
 
 class Instant(Struct, frozen=True):
@@ -55,7 +55,12 @@ def build_order(target: Target, decision: Decision, part: TargetDecision, publis
         limit=limit,
         reason=reason,
         may_raise=not decision.forbids_raise(part),
-        **decision.provenance(published).fields,
+        decision=decision.id,
+        epoch=decision.state.epoch,
+        seq=decision.state.seq,
+        end=decision.end,
+        decided=published,
+        expires=decision.expires,
     )
 
 

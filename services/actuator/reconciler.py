@@ -27,7 +27,7 @@ from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_pe
 from services.actuator.reporter import Reporter, recover_actions
 from services.common import failpoints
 from services.common.backoff import BackOff
-from services.control.fencing import AHEAD
+from services.control.admission import AHEAD
 from services.kube.objects import Workload
 
 _GRACE_S = 2.0
