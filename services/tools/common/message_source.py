@@ -83,9 +83,8 @@ class MessageSource:
             for message in self.reader.read_messages():
                 if (
                     message.kind in scope.kinds
-                    and (scope.since is None or message.time >= scope.since)
                     and (scope.until is None or message.time <= scope.until)
-                    and scope.selects_domain(message)
+                    and scope.selects(message)
                 ):
                     yield message
                 else:
