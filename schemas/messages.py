@@ -79,11 +79,6 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """How many pods that is; None where the source cannot tell."""
 
 
-def sample_id(domain: str, end: int) -> str:
-    """The id of a sample: the same for the same window of the same domain, whoever sampled it."""
-    return f"{domain}:{end}"
-
-
 class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     """One domain's measurements over one signal window, or the reason why there are none."""
 
@@ -104,8 +99,8 @@ class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def id(self) -> str:
-        """See ``sample_id``."""
-        return sample_id(self.domain, self.end)
+        """The same for the same window of the same domain, whoever sampled it."""
+        return f"{self.domain}:{self.end}"
 
 
 class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -244,25 +239,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
         """Second half of the fence."""
         return self.state.seq
 
-    @property
-    def overruled(self) -> tuple[TargetDecision, ...]:
-        """The targets whose limit is not what the policy proposed: what the shield changed."""
-        return tuple(one for one in self.targets if one.limit != one.proposal)
-
     def forbids_raise(self, target: TargetDecision) -> bool:
         """Whether a target's limit was decided without data or in violation: no ground for a raise."""
         return target.rule == "no-data" or self.violated or self.stress is None
-
-    def provenance(self, published: int) -> Provenance:
-        """What is passed on about this decision, which was published at ``published`` (UTC ns)."""
-        return Provenance(
-            decision=self.id,
-            epoch=self.epoch,
-            seq=self.seq,
-            end=self.end,
-            decided=published,
-            expires=self.expires,
-        )
 
 
 class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -17,8 +17,7 @@ import structlog
 from prometheus_client import Counter
 
 from schemas.config import BusConfig
-from schemas.messages import KINDS as TYPES
-from schemas.messages import InvalidMessage, M, Message, UnknownVersion, check_readable, decode, encode
+from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, check_readable, decode, encode
 from services.bus import envelope, streams
 from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
@@ -33,7 +32,7 @@ _DEAD_LETTER_S = 5.0
 _MOST_DELIVERIES = 8
 """A message that is delivered once more has ended its reader so often that it becomes a dead letter."""
 _MAX_IN_FLIGHT = 1024
-_KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
+_NAMES: dict[type[Any], str] = {kind: name for name, kind in KINDS.items()}
 
 _log = structlog.get_logger()
 _dead = Counter("sluice_dead_letters", "Messages that could not be used and were put aside", ["service", "kind"])
@@ -49,6 +48,7 @@ class Bus:
     def __init__(self, config: BusConfig, session: Session) -> None:
         """See ``connect``."""
         self.subjects = Subjects(config.prefix)
+        self._streams: dict[type[Any], str] = {kind: self.subjects.stream(name) for kind, name in _NAMES.items()}
         self._config = config
         self._session = session
         self._in_flight = asyncio.Semaphore(_MAX_IN_FLIGHT)
@@ -131,7 +131,7 @@ class Bus:
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"{msg_id}: {error}") from None
         sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
-        sent[envelope.EXPECTED_STREAM] = self.subjects.stream(self.subjects.kind_of(subject))
+        sent[envelope.EXPECTED_STREAM] = self._streams[type(message)]
         if expect_last is not None:
             sent[envelope.EXPECTED_LAST] = str(expect_last)
         async with self._in_flight:
@@ -200,12 +200,10 @@ class Bus:
             transient: whether the server deletes a durable consumer after a minute without a reader.
             once: whether to skip a redelivery while this reader still holds the message.
         """
-        name = _KINDS[kind]
-        stream, pattern = self.subjects.stream(name), self.subjects.every(name)
         spec = ConsumerSpec(
-            stream=stream,
+            stream=self._streams[kind],
             durable=durable,
-            pattern=pattern,
+            pattern=self.subjects.every(_NAMES[kind]),
             start=start,
             batch=batch,
             ack_wait=ack_wait,
@@ -280,7 +278,7 @@ class Bus:
         return await self._get(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
 
     async def _get(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
-        raw = await self._get_stored(self.subjects.stream(self.subjects.kind_of(subject)), request)
+        raw = await self._get_stored(self._streams[kind], request)
         return None if raw is None else Received(_decode(kind, raw), raw)
 
     async def _get_stored(self, stream: str, request: dict[str, Any]) -> RawMessage | None:
@@ -290,7 +288,7 @@ class Bus:
 
     async def stream_info(self, kind: type[M]) -> StreamInfo | None:
         """The state of a kind's stream; None without a stream."""
-        answer = await self._session.find(f"STREAM.INFO.{self.subjects.stream(_KINDS[kind])}")
+        answer = await self._session.find(f"STREAM.INFO.{self._streams[kind]}")
         if answer is None:
             return None
         state = answer["state"]
@@ -298,7 +296,7 @@ class Bus:
 
     async def ack_floor(self, kind: type[M], durable: str) -> int:
         """Stream sequence up to which all messages of a durable consumer are acknowledged; 0 without a consumer."""
-        answer = await self._session.find(f"CONSUMER.INFO.{self.subjects.stream(_KINDS[kind])}.{durable}")
+        answer = await self._session.find(f"CONSUMER.INFO.{self._streams[kind]}.{durable}")
         return 0 if answer is None else int(answer["ack_floor"]["stream_seq"])
 
     async def dead_letter(self, service: str, message: Received[Any] | RawMessage, reason: str) -> None:

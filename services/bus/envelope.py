@@ -32,7 +32,8 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 def start_trace(msg_id: str) -> str:
     """The ``traceparent`` of a message that begins a trace."""
-    return f"00-{_digest(msg_id, 16)}-{_digest('span ' + msg_id, 8)}-01"
+    trace = blake2b(msg_id.encode(), digest_size=16).hexdigest()
+    return f"00-{trace}-{blake2b(b'span ' + msg_id.encode(), digest_size=8).hexdigest()}-01"
 
 
 def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
@@ -44,11 +45,7 @@ def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
     if not _TRACEPARENT.fullmatch(cause):
         return start_trace(msg_id)
     version, trace, span, flags = cause.split("-")
-    return f"{version}-{trace}-{_digest(span + msg_id, 8)}-{flags}"
-
-
-def _digest(text: str, size: int) -> str:
-    return blake2b(text.encode(), digest_size=size).hexdigest()
+    return f"{version}-{trace}-{blake2b((span + msg_id).encode(), digest_size=8).hexdigest()}-{flags}"
 
 
 @dataclass(frozen=True, slots=True)
