@@ -13,7 +13,7 @@ from msgspec import Struct
 from schemas.domain import Domain
 from services.plant.interface import Second
 from services.plant.reaction_time import Reaction
-from services.plant.scenario import Phase, Scenario
+from services.plant.scenario import Scenario
 
 _NS = 10**9
 AFTERMATH = 5.0
@@ -121,11 +121,20 @@ def score(
             invalid += 1
             continue
         judged.append(second)
-        best += _oracle_goodput(phases, at)
+        best += sum(
+            phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
+            for phase in phases
+            if phase.start < at + 1 and phase.end > at
+        )
         if is_bad(second, domain):
             bad += 1
             excused += any(step - 1 < at < step + AFTERMATH for step in surprises)
     count = len(judged)
+    delivered = {}
+    for workload in judged[0].critical if judged else ():
+        load = sum(second.critical[workload].load for second in judged)
+        got = sum(second.critical[workload].throughput for second in judged)
+        delivered[workload] = got / load if load else 1.0
     return Score(
         seconds=count,
         invalid_windows=invalid,
@@ -134,7 +143,7 @@ def score(
         step_violation_seconds=excused,
         goodput=round(sum(sum(second.goodput.values()) for second in judged) / count) if count else 0,
         oracle=round(best / count) if count else 0,
-        critical_throughput=_delivered_shares(judged),
+        critical_throughput=delivered,
         patches=effort.patches,
         restarts=effort.restarts,
         reaction=spread([(one.in_force - one.crossed) / _NS for one in effort.reactions]),
@@ -152,22 +161,3 @@ def spread(durations: Sequence[float]) -> Spread | None:
         return Spread(durations[0], durations[0], durations[0])
     cuts = quantiles(durations, n=20, method="inclusive")
     return Spread(cuts[9], cuts[18], max(durations))
-
-
-def _oracle_goodput(phases: Sequence[Phase], at: float) -> float:
-    """Its mean goodput over the second that begins at ``at``, kbit/s."""
-    return sum(
-        phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
-        for phase in phases
-        if phase.start < at + 1 and phase.end > at
-    )
-
-
-def _delivered_shares(judged: Sequence[Second]) -> dict[str, float]:
-    wanted: dict[str, int] = {}
-    got: dict[str, int] = {}
-    for second in judged:
-        for workload, truth in second.critical.items():
-            wanted[workload] = wanted.get(workload, 0) + truth.load
-            got[workload] = got.get(workload, 0) + truth.throughput
-    return {workload: got[workload] / load if load else 1.0 for workload, load in wanted.items()}

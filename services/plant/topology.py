@@ -110,12 +110,27 @@ def build_setup_script(parameters: Parameters) -> str:
         "mkdir /run/netns",
         "ip link set lo up",
         *_batch("ip -batch -", [f"netns add {name}" for name in names]),
-        *_fabric(),
     ]
+    fabric = ["link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up"]
+    for node in NODES:
+        fabric += [
+            f"link add {node} type veth peer name {UPLINK} netns {node}",
+            f"link set {node} master br0 gso_max_segs 1 up",
+        ]
+    lines += _batch(f"ip -n {FABRIC} -batch -", fabric)
     for node in NODES:
         lines += _node(node, [place for place in places if place.node == node])
     for place in places:
-        lines += _pod(place)
+        gateway = f"10.77.{place.node[1:]}.254"
+        pod = [
+            "link set lo up",
+            f"link set {UPLINK} gso_max_segs 1 up",
+            f"addr add {place.address}/32 dev {UPLINK}",
+            f"route add {gateway}/32 dev {UPLINK}",
+            # The kernel's default may be bbr, which hardly queues: there would be no noisy neighbour.
+            f"route add default via {gateway} congctl cubic",
+        ]
+        lines += _batch(f"ip -n {place.name} -batch -", pod)
     if parameters.bands == "uplink":
         for node in NODES:
             lines += _tc(node, build_bands(UPLINK, parameters.uplink, parameters.fifo_bytes, places))
@@ -162,16 +177,6 @@ def _bucket(device: str, kbit: int, queue: int) -> str:
     return f"qdisc replace dev {device} root handle 1: tbf rate {kbit}kbit burst {BURST} limit {queue}"
 
 
-def _fabric() -> list[str]:
-    lines = ["link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up"]
-    for node in NODES:
-        lines += [
-            f"link add {node} type veth peer name {UPLINK} netns {node}",
-            f"link set {node} master br0 gso_max_segs 1 up",
-        ]
-    return _batch(f"ip -n {FABRIC} -batch -", lines)
-
-
 def _node(node: str, places: list[PodPlace]) -> list[str]:
     number = int(node[1:])
     lines = [
@@ -196,21 +201,6 @@ def _node(node: str, places: list[PodPlace]) -> list[str]:
         f"ip netns exec {node} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'",
         *_batch(f"ip -n {node} -batch -", lines),
     ]
-
-
-def _pod(place: PodPlace) -> list[str]:
-    gateway = f"10.77.{place.node[1:]}.254"
-    return _batch(
-        f"ip -n {place.name} -batch -",
-        [
-            "link set lo up",
-            f"link set {UPLINK} gso_max_segs 1 up",
-            f"addr add {place.address}/32 dev {UPLINK}",
-            f"route add {gateway}/32 dev {UPLINK}",
-            # The kernel's default may be bbr, which hardly queues: no noisy neighbour at all.
-            f"route add default via {gateway} congctl cubic",
-        ],
-    )
 
 
 def _tc(namespace: str, commands: list[str]) -> list[str]:

@@ -85,6 +85,10 @@ class ScenarioRun:
         if any(target.limit != target.was for target in received.message.targets):
             self._changed = received.message.end, received.published
 
+    def on_action(self, received: Received[Action]) -> None:
+        """Note what the actuator did to one of the domain's targets."""
+        self.action = received.message
+
     def count_bad_seconds(self) -> int:
         """Count the seconds so far in which an SLO was broken."""
         return sum(is_bad(second, self.domain) for second in self.seconds)

@@ -163,10 +163,9 @@ class SecondBuilder:
         if len(self._marks) < 3:
             return None
         before = self._marks.pop(0)
+        after = self._marks[0]
         start = bin_of(before.time)
-        return self._second(start, before, self._marks[0], self._trips.pop(start, {}))
-
-    def _second(self, start: int, before: Mark, after: Mark, trips: dict[str, list[int]]) -> Second:
+        trips = self._trips.pop(start, {})
         critical = {}
         for app in self._apps.critical:
             name, mine = app.workload, trips.get(app.workload, [])

@@ -64,23 +64,22 @@ class TcpTraffic:
         if kbit is None or any(rate is None for rate, _ in self._running):
             self._shrink(0)
         has = self._shrink(kbit or 0)
-        if kbit is None or kbit > has:
-            self._add(None if kbit is None else kbit - has)
+        if kbit is not None and kbit <= has:
+            return
+        rate = None if kbit is None else kbit - has
+        # A server takes one client at a time, so each stream has its own, which ends with it.
+        port = str(next(_PORTS))
+        start_iperf_server(self._bed, self._sink, port)
+        # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
+        pace = [] if rate is None else ["--fq-rate", f"{rate // self._flows}k"]
+        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
+        stream = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
+        self._running.append((rate, stream))
 
     def _shrink(self, kbit: int) -> int:
         while (has := sum(rate or 0 for rate, _ in self._running)) > kbit or (self._running and not kbit):
             self._running.pop()[1].stop()
         return has
-
-    def _add(self, kbit: int | None) -> None:
-        # A server takes one client at a time, so each stream has its own, which ends with it.
-        port = str(next(_PORTS))
-        start_iperf_server(self._bed, self._sink, port)
-        # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
-        pace = [] if kbit is None else ["--fq-rate", f"{kbit // self._flows}k"]
-        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
-        inside = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
-        self._running.append((kbit, inside))
 
 
 class UdpTraffic:

@@ -59,7 +59,19 @@ class Bursts:
 
     def backlog_at(self, probes: Array, stretch: TickSeries) -> Array:
         """The bytes that each probe finds queued; ``probes`` are ascending times within the stretch."""
-        times, sizes = self._arrivals(stretch)
+        # Cut each sender's bytes into its bursts; each burst arrives when its last byte was accepted, or later.
+        arrivals, lengths = [np.empty(0)], [np.empty(0)]
+        for sender, (size, arrived) in enumerate(zip(self._sizes, stretch.arrived, strict=True)):
+            first = self._sent[sender]
+            count = max(int((float(arrived[-1]) - first) // size), 0)
+            self._sent[sender] = first + count * size
+            arrivals.append(np.interp(first + size * np.arange(1, count + 1), arrived, stretch.times))
+            lengths.append(np.full(count, size))
+        late = np.concatenate(arrivals)
+        late += self._random.uniform(0, self._jitter, late.size)
+        np.minimum(late, stretch.times[-1], out=late)
+        order = late.argsort()
+        times, sizes = late[order], np.concatenate(lengths)[order]
         service = np.interp(times, stretch.times, stretch.service)
         # Backlog just after arrival k: what came, less what was served, plus what was idle time.
         net = np.cumsum(sizes) + self._left - service
@@ -74,20 +86,3 @@ class Bursts:
         self._left = max(float(after[-1]) - (end - float(since[-1])), 0.0)
         found: Array = np.maximum(after[place] - (served - since[place]), 0.0)
         return found
-
-    def _arrivals(self, stretch: TickSeries) -> tuple[Array, Array]:
-        times, sizes = [], []
-        for sender, (size, arrived) in enumerate(zip(self._sizes, stretch.arrived, strict=True)):
-            first = self._sent[sender]
-            count = max(int((float(arrived[-1]) - first) // size), 0)
-            self._sent[sender] = first + count * size
-            if count:
-                times.append(np.interp(first + size * np.arange(1, count + 1), arrived, stretch.times))
-                sizes.append(np.full(count, size))
-        if not times:
-            return np.empty(0), np.empty(0)
-        when = np.concatenate(times)
-        when += self._random.uniform(0, self._jitter, when.size)
-        np.minimum(when, stretch.times[-1], out=when)
-        order = when.argsort()
-        return when[order], np.concatenate(sizes)[order]

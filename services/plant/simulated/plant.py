@@ -219,7 +219,22 @@ class SimulatedPlant:
                 self._tick(min(tick if self._queue else calm, stop - self._time))
             if stop == self._bin_end:
                 self._measure()
-                self._close_second()
+                goodput: dict[str, float] = {}
+                for name, (pod, stream) in self._pods.items():
+                    got = (stream.delivered - self._marks[name]) * stream.payload
+                    self._marks[name] = stream.delivered
+                    goodput[pod.target] = goodput.get(pod.target, 0.0) + got
+                second = Second(
+                    start=self.now - _NS,
+                    critical={one.app.workload: one.close_second() for one in self._probed},
+                    goodput={target: round(got / 125) for target, got in goodput.items()},
+                    limits=dict(self.limits),
+                    capacity=round(self._rate / 125),
+                )
+                # The stretch before the first whole second is left out.
+                if self._bin_end > 1:
+                    self._seconds.append(second)
+                self._bin_end += 1.0
 
     def _open(self) -> None:
         """Begin a stretch."""
@@ -302,25 +317,6 @@ class SimulatedPlant:
             one.take(times, trips[mine], arrived[mine])
             one.advance(end, end - begin)
         self._open()
-
-    def _close_second(self) -> None:
-        goodput: dict[str, float] = {}
-        for name, (pod, stream) in self._pods.items():
-            got = (stream.delivered - self._marks[name]) * stream.payload
-            self._marks[name] = stream.delivered
-            goodput[pod.target] = goodput.get(pod.target, 0.0) + got
-        critical = {one.app.workload: one.close_second() for one in self._probed}
-        if self._bin_end > 1:  # what lies before the first whole second is left out
-            self._seconds.append(
-                Second(
-                    start=self.now - _NS,
-                    critical=critical,
-                    goodput={target: round(got / 125) for target, got in goodput.items()},
-                    limits=dict(self.limits),
-                    capacity=round(self._rate / 125),
-                )
-            )
-        self._bin_end += 1.0
 
 
 def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, TcpSender]]]:
