@@ -15,9 +15,8 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import LimitChange
 from services.plant.interface import Plant, Second
-from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, Score, is_bad, score
+from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, is_bad, score
 
 _NS = 10**9
 

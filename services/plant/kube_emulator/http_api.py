@@ -16,11 +16,10 @@ from typing import Any
 import kmock
 
 from services.plant.kube_emulator.controllers import bind, remove
-from services.plant.kube_emulator.errors import StatusError
 from services.plant.kube_emulator.patch import apply_patch, merge
 from services.plant.kube_emulator.resources import KINDS, Kind, kind_at
 from services.plant.kube_emulator.selectors import build_filter
-from services.plant.kube_emulator.store import Change, Key, ObjectStore, Tree
+from services.plant.kube_emulator.store import Change, Key, ObjectStore, StatusError, Tree
 
 _WATCH_S = 300.0
 _BOOKMARK_S = 10.0

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from services.kube.selectors import parse_selector
-from services.plant.kube_emulator.errors import StatusError
-from services.plant.kube_emulator.store import Tree
+from services.plant.kube_emulator.store import StatusError, Tree
 
 
 def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:

@@ -20,9 +20,8 @@ from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMea
 from services.common.histogram import increase, quantile, summarize
 from services.control import Controller
 from services.plant.interface import BUCKETS, Counters, Second
-from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, Score, score
+from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, score
 from services.plant.simulated.plant import Parameters, SimulatedPlant
 
 _NS = 10**9

@@ -18,8 +18,7 @@ import numpy as np
 from msgspec import Struct
 
 from services.plant.interface import Counters, Pod, Second
-from services.plant.simulated.bursts import Bursts, Noise, TickSeries
-from services.plant.simulated.critical_workload import SimulatedWorkload
+from services.plant.simulated.probes import Bursts, Noise, SimulatedWorkload, TickSeries
 from services.plant.simulated.senders import Limiter, Path, TcpSender, UdpMix, UdpSender
 from services.plant.workloads import UDP_HEADERS, Apps
 
