@@ -2,7 +2,7 @@
 
 A scenario is a list of events in time.  Demo, factory and benches play the same ones on whichever
 plant they have, and the score compares what was delivered with the *oracle*: the best safe limit of
-each phase, known in advance and set at once.  Numbers are for a bottleneck of 100 Mbit/s; ``scaled``
+each phase, known in advance and set at once.  Numbers are for a bottleneck of 100 Mbit/s; ``scale``
 fits them to another.
 """
 
@@ -31,7 +31,7 @@ class Event(Struct, frozen=True, kw_only=True):
     blind: str | None = None
     """From now on nothing can be measured, for this reason; the empty text ends it."""
     unpredicted: bool = False
-    """Nobody could have known: bad seconds right after it are counted apart."""
+    """Nothing announces it; bad seconds right after it are counted apart."""
     phase: bool = True
     """Whether a new phase begins, so that the oracle may change its limit.  A burst begins none."""
 
@@ -56,7 +56,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     seconds: float
     events: tuple[Event, ...] = ()
     apps: Apps = Apps()
-    """Who is there at the start."""
+    """The workloads at the start."""
     learning: float = 60.0
     """Until then a policy may still be learning, seconds."""
 
@@ -87,7 +87,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
         capacity = self.apps.capacity
         targets = []
         for one in self.apps.targets:
-            # A target that wants little needs no more than that; all others may have the whole link.
+            # A target with a small load may have twice as much; all others may have the whole link.
             most = min(2 * one.load, capacity) if one.load else capacity
             least = max(most // 100, 1)
             targets.append(
@@ -199,7 +199,7 @@ _CAPACITY = (
 
 
 def _flaps(seconds: float) -> tuple[Event, ...]:
-    """The scanner jumps up and down after 1 to 8 s each, drawn once and for all."""
+    """The scanner jumps up and down after 1 to 8 s each, drawn from a fixed seed."""
     draw = Random(7)  # noqa: S311 - a fixed course of events
     events = []
     at, high = 60.0, False

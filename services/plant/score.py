@@ -1,8 +1,9 @@
 """Scores a run: violations and goodput, from the plant's ground truth and never from the controller's signal.
 
 A second is *bad* when a critical workload's jitter or P95 is above its SLO, when it lost something, or
-when nothing of it came back at all.  Goodput is compared with the scenario's oracle over the same
-seconds.  Demo, factory and benches judge with this module.
+when none of its probes came back.  Goodput is compared with the scenario's oracle over the same seconds.
+A *reaction* runs from the true crossing of the SLO to a safe limit in force; whoever plays the scenario
+reports the plant's events to a ``ReactionTimer`` in order.  Demo, factory and benches use this module.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,11 +22,11 @@ AFTERMATH = 5.0
 
 
 class Reaction(Struct, frozen=True):
-    """One crossing that the control had to answer; UTC ns."""
+    """One crossing of the SLO that needed a change of the limits; UTC ns."""
 
     crossed: int
     sampled: int
-    """End of the window that showed it to the decision that made it safe."""
+    """End of the window on which the decision that made the limits safe was taken."""
     decided: int
     """When that decision was taken."""
     in_force: int
@@ -46,7 +47,7 @@ class ReactionTimer:
         return sum(most if limit is None else limit for limit in limits) <= self._apps.safe_budget()
 
     def on_event(self, event: Event, limits: Iterable[int | None]) -> None:
-        """Record a change of load or capacity; a crossing that it made harmless needs no reaction."""
+        """Record a change of load or capacity; if the limits are safe after it, no reaction is due any more."""
         self._apps = self._apps.with_loads(event.loads, event.capacity)
         if self.is_safe(limits):
             self._crossed = None
@@ -197,7 +198,7 @@ def score(
 
 
 def spread(durations: Sequence[float]) -> Spread | None:
-    """Median, 95th percentile and maximum; None of nothing."""
+    """Median, 95th percentile and maximum; None if there are no durations."""
     if not durations:
         return None
     if len(durations) == 1:

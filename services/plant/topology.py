@@ -1,14 +1,14 @@
 """The testbed's topology: namespaces, links, queues, and the commands that build them.
 
-It only builds text, which ``real/testbed.py`` runs.  Three routed nodes hang on one fabric bridge; each
-pod is a namespace of its own behind a veth pair of its node.
+This module only builds text, which ``real/testbed.py`` runs.  One bridge, the fabric, connects three
+routed nodes.  Each pod is a namespace of its own, connected to its node by a veth pair.
 
     n1: robot-control, telemetry-upload ──┐
     n2: safety-scanner, erp-dashboard   ──┤ fabric ══ bottleneck ══► n3: robot-cell, safety-plc,
                                           └──────────────────────────    telemetry-store, office
 
 Everything that floor pods send leaves through the fabric's port toward n3: a token bucket with a
-deep FIFO, outside of any node's control.  What comes back is not limited.
+deep FIFO, outside of any node's control.  The opposite direction is not limited.
 """
 
 from typing import Literal
@@ -31,12 +31,12 @@ UPLINK = "eth0"
 """A node's device toward the fabric, and a pod's toward its node."""
 
 Bands = Literal["off", "uplink", "bottleneck"]
-"""Where priority bands stand, if anywhere."""
+"""Where priority bands are in force, if anywhere."""
 
 BURST = 4000
-"""Bytes that a token bucket may send at once: larger ones make latency of their own."""
+"""Bytes that a token bucket may send at once; larger bursts add latency themselves."""
 POD_QUEUE = 200_000
-"""Bytes that wait at a pod's limit."""
+"""Bytes that can wait at a pod's limit."""
 
 
 class PodPlace(Struct, frozen=True):
@@ -63,7 +63,7 @@ class PodPlace(Struct, frozen=True):
 
 
 class Parameters(Struct, frozen=True):
-    """What a bed is built from."""
+    """The parameters of a bed."""
 
     capacity: int = 100_000
     """Of the bottleneck, kbit/s."""
@@ -105,7 +105,7 @@ def build_setup_script(parameters: Parameters) -> str:
     places = pods(parameters)
     names = [FABRIC, *NODES, *(place.name for place in places)]
     lines = [
-        # The names of the namespaces live on a file system that dies with the bed.
+        # The names of the namespaces are kept in a file system that ends with the bed.
         "mount -t tmpfs none /run",
         "mkdir /run/netns",
         "ip link set lo up",
@@ -152,7 +152,7 @@ def build_bands(device: str, rate: int, queue: int, places: tuple[PodPlace, ...]
         f"class replace dev {device} parent 1: classid 1:1 htb rate {rate}kbit burst {BURST} cburst {BURST}",
     ]
     for band in range(3):
-        # All of the rate is lent by the parent, in the order of priority; each class owns next to nothing.
+        # Each class owns almost no rate and borrows the rest from its parent, in order of priority.
         share = f"rate 8kbit ceil {rate}kbit burst {BURST} cburst {BURST} quantum 1514 prio {band}"
         lines += [
             f"class replace dev {device} parent 1:1 classid 1:1{band} htb {share}",

@@ -1,4 +1,4 @@
-"""The emulator's controllers: the part of a controller-manager and of kubelets that the pipeline sees.
+"""The emulator's controllers: what the pipeline sees of a controller-manager and of kubelets.
 
 Deployments make ReplicaSets, ReplicaSets make Pods with the template's labels and annotations; a
 Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A changed template

@@ -1,4 +1,4 @@
-"""The emulator's HTTP half: it maps requests to changes of objects.
+"""The emulator's HTTP API: it maps requests to changes of objects.
 
     clients --HTTP--> kmock (server, request parsing) --> here --> ObjectStore
 
@@ -227,7 +227,7 @@ def _scale_of(tree: Tree) -> Tree:
 
 
 def _event(change: Change, request: kmock.Request, kind: Kind, matches: Callable[[Tree], bool]) -> Tree | None:
-    """The change as a watcher sees it, for whom an object that no longer fits its selector is deleted."""
+    """The change as a watcher sees it: an object that no longer matches the selector counts as deleted."""
     resource, namespace, name = change.key
     if resource != kind.resource or request.namespace not in (None, namespace) or request.name not in (None, name):
         return None

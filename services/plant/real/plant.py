@@ -50,7 +50,7 @@ PEERS = {
 }
 """Who each workload sends to."""
 TRAFFIC = ("iperf3", "nginx")
-"""Programs that the apps are made of."""
+"""Programs that send the apps' traffic."""
 _ECHO_PORT = "7007"
 
 
@@ -61,7 +61,7 @@ def parameters(apps: Apps, fifo: float = 0.1, bands: Bands = "off") -> Parameter
 
 
 class LatencyTally:
-    """A histogram that grows."""
+    """Counts round trips into a histogram."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -88,7 +88,7 @@ class LatencyTally:
 
 
 class RealPlant:
-    """See the module's text."""
+    """A testbed with traffic, probes and ground truth.  Implements ``Plant``."""
 
     def __init__(self, bed: Bed, apps: Apps, absent: Collection[str] = ()) -> None:
         """Take a bed that was entered; nothing runs before the context is entered.
@@ -146,7 +146,7 @@ class RealPlant:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop what runs."""
+        """Stop the traffic and the instruments."""
         self._stop.set()
         self._recorder.join()
         for generators in self._generators.values():

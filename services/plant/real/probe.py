@@ -18,7 +18,7 @@ RECORD = struct.Struct("=qq")
 """When a packet was sent (UTC ns) and how long it took there and back (ns), ``LOST`` if it never came."""
 LOST = -1
 GIVE_UP_NS = 500_000_000
-"""A packet that has not come back after this long is lost: no queue on the way is half as long."""
+"""A packet that has not come back after this long is lost: no queue on the path delays half as much."""
 _HEADER = struct.Struct("=Q")
 
 
@@ -51,7 +51,7 @@ class Probe:
                         break
                     del self._waiting[number]
                     os.write(self._out, RECORD.pack(stamp, LOST))
-                # A late sender skips what it missed: a burst would measure itself.
+                # After a delay, skip the packets that were due: sent at once, they would delay each other.
                 due += self._interval * ((now - due) // self._interval + 1)
             readable, _, _ = select.select([self._link], [], [], max(due - time.monotonic_ns(), 0) / 1e9)
             if readable:

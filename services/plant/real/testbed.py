@@ -1,4 +1,4 @@
-"""The bed: the namespaces of ``topology.py`` made real, and commands run inside of them.
+"""The testbed: builds the namespaces of ``topology.py`` and runs commands in them.
 
     with Bed(Parameters()) as bed:
         bed.run("robot-control-0", "ip", "route")

@@ -42,7 +42,7 @@ exec nginx -p /run/erp -c nginx.conf
 def parse_losses(line: bytes) -> int | None:
     """The datagrams that one of an iperf3 server's interval lines reports lost; None for other lines.
 
-    The summary at the end, which repeats all intervals, ends in ``receiver`` and is none.
+    The summary at the end, which repeats all intervals, ends in ``receiver`` and does not count.
     """
     found = _REPORT.search(line)
     return int(found[1]) if found else None
@@ -108,7 +108,7 @@ class UdpTraffic:
             self._client = None
         if kbit:
             port = str(next(_PORTS))
-            # Both ends run with priority: a datagram that a descheduled receiver drops is no loss of the network.
+            # Both ends run with priority: datagrams that a descheduled receiver drops were not lost in the network.
             server = start_iperf_server(self._bed, self._sink, port, _INTERVAL, _FIRST)
             threading.Thread(target=self._count, args=(server,), daemon=True).start()
             client = [*_FIRST, "iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]

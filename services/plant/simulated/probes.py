@@ -31,11 +31,11 @@ class Noise(Struct, frozen=True):
     base: float = 200e-6
     """Median of an empty path, the host's wake-ups included."""
     spread: float = 0.25
-    """Of that median: standard deviation of its logarithm."""
+    """Standard deviation of the logarithm of that part."""
     stall_share: float = 0.03
-    """Round trips that meet a busy host."""
+    """Share of the round trips that meet a busy host."""
     stall: float = 0.0004
-    """Mean of what such a host adds."""
+    """Mean delay that such a host adds."""
 
     def draw(self, count: int, random: np.random.Generator) -> Array:
         """Draw the extra seconds of ``count`` round trips."""
@@ -83,7 +83,7 @@ class Bursts:
         order = late.argsort()
         times, sizes = late[order], np.concatenate(lengths)[order]
         service = np.interp(times, stretch.times, stretch.service)
-        # Backlog just after arrival k: what came, less what was served, plus what was idle time.
+        # Backlog just after arrival k: bytes arrived minus bytes served, plus service unused while the queue was empty.
         net = np.cumsum(sizes) + self._left - service
         idle = np.minimum.accumulate(np.minimum(net - sizes, 0.0))
         after = net - idle
@@ -106,7 +106,7 @@ class _Mark(NamedTuple):
 
 
 class SimulatedWorkload:
-    """See the module's text.  Times are seconds, as in the model."""
+    """One critical workload: its sender, its probes and their round trips.  Times are seconds, as in the model."""
 
     def __init__(self, app: CriticalApp, apps: Apps, path: Path, random: Random) -> None:
         """Begin with nothing sent; ``path`` is what a TCP sender meets."""
@@ -152,7 +152,7 @@ class SimulatedWorkload:
             self._returning.append((sent[arrived] + came, came))
 
     def advance(self, now: float, seconds: float) -> None:
-        """Count the round trips that are over by ``now``, ``seconds`` after the last call."""
+        """Count the round trips that ended by ``now``; ``seconds`` have passed since the last call."""
         self._wanted += self.load * seconds
         later = []
         for back, trips in self._returning:
@@ -169,7 +169,7 @@ class SimulatedWorkload:
         return Histogram(tuple(int(n) for n in np.cumsum(self._counts)), self._sum, self._lost())
 
     def close_second(self) -> CriticalSecond:
-        """The truth of the second that ends now; the next one begins."""
+        """Return the ground truth of the second that ends now, and begin the next one."""
         trips = np.sort(np.concatenate(self._trips)) if self._trips else np.empty(0)
         lost, delivered = self._lost(), self.sender.delivered
         second = CriticalSecond(
