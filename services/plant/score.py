@@ -165,11 +165,7 @@ def score(
             invalid += 1
             continue
         judged.append(second)
-        best += sum(
-            phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
-            for phase in phases
-            if phase.start < at + 1 and phase.end > at
-        )
+        best += sum(phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0) for phase in phases)
         if is_bad(second, domain):
             bad += 1
             excused += any(step - 1 < at < step + AFTERMATH for step in surprises)
