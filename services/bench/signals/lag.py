@@ -213,7 +213,15 @@ def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[Sh
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
+    return StepLags(
+        period=period,
+        window=window,
+        appears=appears,
+        vanishes=vanishes,
+        steps=len(steps),
+        blind=dict(blind),
+        expected=source_class(signal.source).lag(signal),
+    )
 
 
 def _first(seen: Sequence[ShownSample], since: int, until: int | None, *, violated: bool) -> int | None:
