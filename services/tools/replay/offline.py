@@ -49,6 +49,7 @@ Lines = SampleLine | DecisionLine | ActionLine | DeadLetterLine
 
 _MOST_UNKNOWN = 1000
 _UNKNOWN_VERSION = "of a version that this build does not read"
+_UNKNOWN_DOMAIN = "the recording's configuration does not have this domain: not replayed"
 _view = msgspec.json.Decoder(DecisionView)
 _decision = msgspec.json.Decoder(Decision)
 
@@ -83,7 +84,8 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
                 elif run is not None:
                     run.add_sample(sample, line.time)
                 else:
-                    _count_unknown(unknown, sample.domain)
+                    name = next(iter(unknown)) if len(unknown) >= _MOST_UNKNOWN else sample.domain
+                    unknown.setdefault(name, ReplayTally(notes=[_UNKNOWN_DOMAIN])).samples += 1
             elif type(line) is DecisionLine:
                 run = by_subject.get(line.subject)
                 if run is not None and run.matches_recorded(line.body):
@@ -110,15 +112,6 @@ def _decode_recorded(
         reader.add_problem(batch, line, _UNKNOWN_VERSION)
         return None
     return recorded
-
-
-def _count_unknown(unknown: dict[str, ReplayTally], domain: str) -> None:
-    if len(unknown) >= _MOST_UNKNOWN:
-        domain = next(iter(unknown))
-    tally = unknown.setdefault(domain, ReplayTally())
-    if not tally.samples:
-        tally.note("the recording's configuration does not have this domain: not replayed")
-    tally.samples += 1
 
 
 def compare_policies(
