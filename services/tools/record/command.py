@@ -1,7 +1,8 @@
 """``sluice record``: write a range of the bus to a file; or past metrics, as the samples they would have been.
 
 Stored messages are selected by time or by sequence; arriving ones are recorded until the command is
-stopped.  Each domain's last decision before the range goes in too: a replay begins in its state.
+stopped.  Each domain's last decision before the range goes in too, with the samples that were not yet
+decided on: a replay begins in its state.
 """
 
 import asyncio

@@ -152,12 +152,9 @@ async def replay(
         reason = "is the recorded or the live one: a replay needs one of its own"
         raise UnsuitablePrefix(f"prefix {settings.prefix!r} {reason}")
     async with connect_reader(settings, "replay") as connection:
-        bus, subjects = connection.bus, connection.bus.subjects
-        for domain in reader.header.domains:
-            for kind, subject in (
-                ("sample", subjects.sample(domain.name)),
-                ("decision", subjects.decision(domain.name)),
-            ):
+        bus = connection.bus
+        for name in [domain.name for domain in reader.header.domains]:
+            for kind, subject in (("sample", bus.subjects.sample(name)), ("decision", bus.subjects.decision(name))):
                 async with aclosing(bus.read(kind, subject=subject)) as messages:
                     if await anext(messages, None) is not None:
                         reason = "was used before: a replay needs an unused prefix, and --serve makes one"

@@ -225,7 +225,7 @@ class ReplayVerifier:
     def _judge(self, recorded: RecordedDecision, published: int, body: bytes) -> None:
         if recorded.sample not in self._samples:
             # Decisions on samples from before the recording are there for their state alone.
-            hole = "its sample is not in the recording" if recorded.end > self._first else None
+            hole = "its sample is not in the recording" if recorded.end >= self._first else None
             self._accept_recorded(recorded, body, published, hole)
             return
         skipped: list[Arrival] = []
