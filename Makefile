@@ -15,7 +15,7 @@ RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
+.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
 
 demo: $(RUN)/ready
 	@mkdir -p out
@@ -85,10 +85,16 @@ golden: $(VENV)/ready
 	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
 	done
 
-# Writes schemas/*.json anew from the message types and the subjects.
+# Writes schemas/*.json and docs/reference/*.md anew from the code.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
+	$(BIN)/python docs/generate.py
+
+# Builds the documentation as a site in build/docs; a dead link or a page that nothing leads to is an error.
+docs: .venv-docs/ready
+	.venv-docs/bin/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "Open build/docs/index.html"
 
 # Writes services/exporter/observer_pb2.* anew from observer.proto.
 proto: $(VENV)/ready
@@ -103,6 +109,7 @@ pins: $(VENV)/ready
 	$(PIN) --extra exporter --extra factory -o requirements/plant.txt
 	$(PIN) --extra build --extra exporter --extra factory --extra report -o requirements/cli.txt
 	$(PIN) --all-extras -o requirements/dev.txt
+	$(PIN:pyproject.toml=--group docs) -o requirements/docs.txt
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -117,5 +124,10 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	@.venv-run/bin/$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.venv-docs/ready: requirements/docs.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/$(PIP) --require-hashes -r requirements/docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-run .venv-docs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

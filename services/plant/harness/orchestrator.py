@@ -22,7 +22,7 @@ from msgspec import Struct
 from schemas.config import Config, Kubernetes, Signal
 from schemas.messages import Action, Decision
 from services.bus.bus import Bus
-from services.plant.harness.bandwidth_agent import BandwidthAgent, LimitChange
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
 from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import (
@@ -124,7 +124,7 @@ async def _start_pipeline(
     for run in runs:
         emulator.apply(build_manifests(run.scenario.apps, run.domain))
 
-    def pass_on(change: LimitChange) -> None:
+    def pass_on(change: EnforcedLimit) -> None:
         by_target[change.target].on_limit_change(change)
 
     agent = BandwidthAgent(api, [run.plant for run in runs], delay=options.delay, on_change=pass_on)

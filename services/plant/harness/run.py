@@ -13,7 +13,7 @@ from typing import Protocol
 from schemas.domain import Domain
 from schemas.messages import Action, Decision
 from services.bus.bus import Received
-from services.plant.harness.bandwidth_agent import LimitChange
+from services.plant.harness.bandwidth_agent import EnforcedLimit
 from services.plant.interface import Plant, Second
 from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
@@ -70,7 +70,7 @@ class ScenarioRun:
             self.seconds += [one for one in seconds if one.start >= self.started and one.start + _NS <= ends]
         self._watch.on_crossings(self.plant.take_crossings(), self._limits.values())
 
-    def on_limit_change(self, change: LimitChange) -> None:
+    def on_limit_change(self, change: EnforcedLimit) -> None:
         """Note that a limit came into force on one of the plant's pods."""
         self._patches.append(change.at)
         # Crossings that were not collected yet happened under the limits before this one.

@@ -21,6 +21,8 @@ _PAUSED = "paused: "
 """How the reason begins where the actuator leaves a target alone; it is reported once, until that changes."""
 _READ_BACK = "read back from the objects"
 """How the reason begins where a report was made after a crash: the Deployment itself may not have been written."""
+_HELD_BACK = "raised no further than"
+"""Stands in the reason where the actuator put less in force than was decided, so that no rise is a leap."""
 _PODS_ONLY = "; Pods only so far"
 """How the reason ends where the Deployment was not written: it had changed, or another order came first."""
 
@@ -190,7 +192,10 @@ class TargetAudit:
             text = f"action {action.id} has another epoch, sequence or sample than decision {decided.id}"
             self._add_breach("cause", text, recorded.time)
         asked = self._clamp(decided.limit)
-        if action.limit != asked and not (decided.blind and action.limit < asked):
+        before = self._in_force
+        keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
+        may_be_lower = decided.blind or keeps or _is_held_back(action)
+        if action.limit != asked and not (may_be_lower and action.limit < asked):
             text = f"action {action.id} set {action.limit} kbit/s, and decision {decided.id} {decided.limit}"
             self._add_breach("cause", text, recorded.time)
         if action.applied is not None and action.cause == "decision" and action.applied > decided.expires + _LATE_NS:
@@ -237,6 +242,11 @@ class TargetAudit:
         )
         self._add_breach("chain", text, recorded.time)
         self._missing = before.limit, found, self.breaches[-1]
+
+
+def _is_held_back(action: Action) -> bool:
+    """Return whether an action is a step of a rise, or was read back after a crash and may be one."""
+    return _HELD_BACK in action.reason or action.reason.startswith(_READ_BACK)
 
 
 def _get_order(action: Action) -> tuple[str, str | None, int]:

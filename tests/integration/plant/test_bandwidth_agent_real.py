@@ -9,7 +9,7 @@ from statistics import median
 import aiohttp
 import pytest
 
-from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, LimitChange
+from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, EnforcedLimit
 from services.plant.harness.manifests import build_manifests
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.real.plant import RealPlant, parameters
@@ -31,7 +31,7 @@ class _Cluster:
         self._pod = f"{url}/api/v1/namespaces/factory/pods/{pod}"
         self._session = session
         self._bed = bed
-        self.enforced: asyncio.Queue[LimitChange] = asyncio.Queue()
+        self.enforced: asyncio.Queue[EnforcedLimit] = asyncio.Queue()
 
     def qdisc(self) -> str:
         """What stands at the pod's device."""

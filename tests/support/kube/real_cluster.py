@@ -23,7 +23,7 @@ from schemas.domain import Critical, Domain
 from schemas.messages import Action
 from schemas.units import Duration, Rate
 from services.bus.bus import Bus
-from services.plant.harness.bandwidth_agent import BandwidthAgent, LimitChange
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import build_scrape_signal, format_config
 from services.plant.real.plant import RealPlant, parameters
@@ -91,7 +91,7 @@ class Stage:
         self.server = server
         self.plant = plant
         self.kubelets = Kubelets(server, "factory")
-        self.enforced: list[LimitChange] = []
+        self.enforced: list[EnforcedLimit] = []
         self._bed = bed
         self._home = home
         self.config = config
