@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import Counter
 
 from schemas.config import BusConfig
-from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, decode, encode
+from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, check_readable, decode, encode
 from services.bus import envelope, streams
 from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
@@ -29,6 +29,8 @@ from services.common.backoff import BackOff
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
 
 _DEAD_LETTER_S = 5.0
+_MOST_DELIVERIES = 8
+"""A message that is delivered once more has ended its reader so often that it becomes a dead letter."""
 _MAX_IN_FLIGHT = 1024
 _NAMES: dict[type[Any], str] = {kind: name for name, kind in KINDS.items()}
 
@@ -121,10 +123,11 @@ class Bus:
         Raises:
             Conflict: with ``expect_last``: another message is last, or this one is stored already.
             TooLarge: the server accepts no message of that size.
-            InvalidMessage: it cannot be written as JSON.
+            InvalidMessage: it cannot be written as JSON, or could not be read back.
         """
         try:
             body = encode(message)
+            check_readable(message, body)
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"{msg_id}: {error}") from None
         sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
@@ -166,7 +169,7 @@ class Bus:
             # A refusal is an answer, and a caller that was cancelled does not wait any more.
             self._session.clear_problem(subject, recovered=False)
 
-    async def consume(
+    async def consume(  # noqa: PLR0913 - each is one property of a consumer
         self,
         kind: type[M],
         durable: str | None,
@@ -176,12 +179,13 @@ class Bus:
         batch: int = 256,
         ack_wait: float = 30.0,
         transient: bool = False,
+        once: bool = False,
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, without end.
 
-        A message that cannot be decoded becomes a dead letter and is not delivered again; a reader
-        without a durable name skips it.  Use ``contextlib.aclosing`` where the loop is left before its
-        task ends.
+        A message that cannot be decoded, or was delivered more than eight times, becomes a dead letter and
+        is not delivered again; a reader without a durable name skips it.  Use ``contextlib.aclosing`` where
+        the loop is left before its task ends.
 
         Args:
             kind: the type of message.
@@ -194,6 +198,7 @@ class Bus:
             batch: how many messages may be requested or unprocessed at once.
             ack_wait: seconds after which a message without acknowledgement is redelivered.
             transient: whether the server deletes a durable consumer after a minute without a reader.
+            once: whether to skip a redelivery while this reader still holds the message.
         """
         spec = ConsumerSpec(
             stream=self._streams[kind],
@@ -204,17 +209,27 @@ class Bus:
             ack_wait=ack_wait,
             transient=transient,
         )
+        held: set[int] = set()
         async with aclosing(Consumer(self._session, spec, self.ensure_streams).deliver()) as deliveries:
             async for one in deliveries:
+                if once and one.raw.seq in held:
+                    continue
                 try:
-                    message = _decode(kind, one.raw)
+                    message = _decode(kind, one.raw, one.delivery.count)
                 except Unreadable as error:
                     if durable:
                         await self.dead_letter(service, one.raw, error.reason)
                         await self._session.send(one.reply, b"+TERM")
                     continue
-                reply = partial(self._session.send, one.reply) if durable else None
+                if once:
+                    held.add(one.raw.seq)
+                reply = partial(self._reply, held, one.raw.seq, one.reply) if durable else None
                 yield Received(message, one.raw, one.delivery.count, one.since, reply)
+
+    async def _reply(self, held: set[int], seq: int, subject: str, body: bytes) -> None:
+        """Acknowledge or refuse a delivery, which its reader then no longer holds."""
+        held.discard(seq)
+        await self._session.send(subject, body)
 
     async def read(
         self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024
@@ -303,11 +318,13 @@ class Bus:
             async with asyncio.timeout(_DEAD_LETTER_S):
                 msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
                 await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
-        except TimeoutError:
-            _log.error("dead letter not stored", letter=encode(letter).decode())
+        except (TimeoutError, TooLarge, InvalidMessage) as error:
+            _log.error("dead letter not stored", error=repr(error), subject=raw.subject, seq=raw.seq)
 
 
-def _decode(kind: type[M], raw: RawMessage) -> M:
+def _decode(kind: type[M], raw: RawMessage, deliveries: int = 0) -> M:
+    if deliveries > _MOST_DELIVERIES:
+        raise Unreadable(raw, f"delivered {deliveries} times and never acknowledged")
     if len(raw.body) > envelope.MAX_BODY:
         raise Unreadable(raw, f"{len(raw.body)} bytes, at most {envelope.MAX_BODY} are read")
     try:

@@ -25,6 +25,7 @@ SAMPLE_SEQ = "Sluice-Sample-Seq"
 MAX_BODY = 512 * 1024
 """Largest message in bytes; a larger one becomes a dead letter."""
 _DEAD_LETTER_BODY = 4096
+_DEAD_LETTER_REASON = 1024
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -155,7 +156,8 @@ class StreamInfo:
 def build_dead_letter(raw: RawMessage, service: str, reason: str) -> DeadLetter:
     """The dead letter for a message that cannot be used: its address, and the first 4096 bytes of its body."""
     body = base64.b64encode(raw.body[:_DEAD_LETTER_BODY]).decode()
-    return DeadLetter(subject=raw.subject, service=service, reason=reason, body=body, seq=raw.seq)
+    # A reason may quote the message.
+    return DeadLetter(subject=raw.subject, service=service, reason=reason[:_DEAD_LETTER_REASON], body=body, seq=raw.seq)
 
 
 def parse_stored(message: Mapping[str, str]) -> RawMessage:

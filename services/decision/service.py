@@ -120,6 +120,9 @@ class DecisionService:
                     _log.error("cannot decide", domain=queue.name, error=str(error))
                     self._health.set_failed("samples", f"{queue.name}: {error}")
                     await back_off.wait()
+                except Exception as error:  # noqa: BLE001 - whatever one sample raises, the next is answered
+                    await self._bus.dead_letter(NAME, received, f"{type(error).__name__}: {error}")
+                    break
             failpoints.point("decision.taken")
             await received.ack()
             failpoints.point("decision.acknowledged")

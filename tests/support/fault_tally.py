@@ -25,7 +25,7 @@ FAULTS = (
     "foreign owner",
 )
 """Every fault that some test brings about, in the order of the table."""
-LATE_S = 2.0
+LATE_S = 5.0
 """A fail-safe limit that comes later than this after it is due is late: the dead-man time of these tests, so that
 one that takes twice as long is found."""
 
