@@ -121,11 +121,12 @@ class Actuator:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
             Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
+        subjects = {domain.name: bus.subjects.decision(domain.name) for domain in self._domains}
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
-                if bus.subjects.decision(domain) != received.subject:
+                if (subjects.get(domain) or bus.subjects.decision(domain)) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
                     continue
