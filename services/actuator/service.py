@@ -55,6 +55,7 @@ class Actuator:
             outbox=self._outbox,
             events=self._events,
             set_note=health.set_note,
+            set_condition=health.set_condition,
             process=secrets.token_hex(6),
             dry_run=config.kubernetes.dry_run,
         )
