@@ -1,4 +1,4 @@
-"""The actuator: consumes decisions and offers each one to the reconcilers of its targets.
+"""``sluice actuator``: consumes decisions and offers each one to the reconcilers of its targets.
 
 Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
 or that runs dry, keeps no decision from the one that is.
@@ -12,7 +12,9 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
+from pathlib import Path
 
+import click
 import structlog
 
 from schemas.config import Config
@@ -26,9 +28,12 @@ from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
-from services.kube.client import KubeClient
+from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import workload_kind
-from services.runtime.health import Health
+from services.runtime import logging_setup
+from services.runtime.config_loader import ConfigError, load
+from services.runtime.health import Health, serve
+from services.runtime.service import join_bus, run
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
@@ -122,11 +127,12 @@ class Actuator:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
             Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
+        subjects = {domain.name: bus.subjects.decision(domain.name) for domain in self._domains}
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
-                if bus.subjects.decision(domain) != received.subject:
+                if (subjects.get(domain) or bus.subjects.decision(domain)) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
                     continue
@@ -149,3 +155,25 @@ class Actuator:
         for reconciler, part in known:
             reconciler.offer(decision, part, received.published, pending)
         return bool(known)
+
+
+async def act(config: Config) -> None:
+    """Act until cancelled."""
+    health = Health("bus", "streams", *(target.key for domain in config.domains for target in domain.targets))
+    async with (
+        KubeClient.connect(config.kubernetes) as client,
+        serve(health, config.listen.host, config.listen.actuator),
+    ):
+        await Actuator(config, client, health).run(partial(join_bus, config, NAME, health))
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+def command(path: Path) -> None:
+    """Act: put the limits in force on the cluster."""
+    try:
+        config = load(path)
+        logging_setup.configure(NAME, config.log)
+        run(act(config))
+    except (ConfigError, KubeConfigError) as error:
+        raise click.ClickException(str(error)) from None

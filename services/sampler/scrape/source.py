@@ -147,7 +147,7 @@ class ScrapeSource(Source):
         if not answered:
             raise NoData("; ".join(unknown.values()))
         increases = [item for scraper in answered for item in scraper.window.increases().items()]
-        last = [item for scraper in answered for item in scraper.window.last_increases().items()]
+        last = [item for scraper in answered for item in scraper.window.increases(2).items()]
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         partly = {key for scraper in unknown for key in scraper.window.workloads("throughput")}
         throughput, pods = measure_throughput(increases, partly)

@@ -114,18 +114,18 @@ def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
     assert anew.increases()[SENT].seconds == 2.5
 
 
-def test_last_increases_are_those_of_the_newest_page() -> None:
+def test_increases_over_two_pages_are_those_of_the_newest_page() -> None:
     """The increase between the last two pages, over the time between them; none after a single page."""
     history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
-    gain = history.last_increases()[SENT]
+    gain = history.increases(2)[SENT]
     assert gain.counts == [7]
     assert round(gain.seconds * 1e9) == 1
-    assert after(page({SENT: (1,)})).last_increases() == {}
+    assert after(page({SENT: (1,)})).increases(2) == {}
 
 
-def test_last_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
+def test_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
     """Millisecond stamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
     )
-    assert history.last_increases()[SENT].seconds == 0.25
+    assert history.increases(2)[SENT].seconds == 0.25
