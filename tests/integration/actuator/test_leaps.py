@@ -109,7 +109,7 @@ async def test_no_outage_ends_in_a_leap(
                     await decider.say(20_000 + 58_000 * (number + 1) // (2 * seconds))
                     await asyncio.sleep(0.5)
             await back()
-            newest = await decider.say("78M")
+            await decider.say("78M")
             await there.stands_at("78M", ["39M"] * 2)
             began = time.monotonic()
             await decider.say("6M")
@@ -121,12 +121,12 @@ async def test_no_outage_ends_in_a_leap(
 
             await eventually(all_reported)
             steps = rises(trail)
-            actions = [action for action in await there.actions() if action.decision == newest.id]
+            actions = await there.actions()
     assert max(rise for _, rise in steps) <= RISE * 1.02, steps
     for at, _ in steps:
         within = [(then, rise) for then, rise in steps if at - 3 < then <= at]
         assert sum(rise for _, rise in within) <= RISE * (at - within[0][0] + 1.1), steps
-    assert any(HELD_BACK in action.reason for action in actions)
+    assert any(HELD_BACK in action.reason for action in actions), (steps, [one.reason for one in actions])
     found = await asyncio.to_thread(sluice, "audit", "--config", tmp_path / "config.yaml", "--json")
     breaches = json.loads(found.stdout)["findings"]["breaks"]
     assert [one for one in breaches if one["rule"] in ("cause", "bounds", "fence", "chain")] == []
