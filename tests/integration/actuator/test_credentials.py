@@ -22,9 +22,8 @@ from tests.support.kube import apiserver as kube
 from tests.support.kube import servers
 from tests.support.kube.servers import BANDWIDTH, eventually
 from tests.support.nats_server import NatsServer
-from tests.support.needs import needs_programs
 
-pytestmark = needs_programs("openssl")
+pytestmark = pytest.mark.openssl
 NO_IDENTIFIERS = """
 [req]
 distinguished_name = name

@@ -126,7 +126,10 @@ async def test_no_outage_ends_in_a_leap(
     for at, _ in steps:
         within = [(then, rise) for then, rise in steps if at - 3 < then <= at]
         assert sum(rise for _, rise in within) <= RISE * (at - within[0][0] + 1.1), steps
-    assert any(HELD_BACK in action.reason for action in actions), (steps, [one.reason for one in actions])
+    assert any(HELD_BACK in action.reason for action in actions), (
+        steps,
+        [(one.end, one.targets[0].limit) for one in decider.published],
+    )
     found = await asyncio.to_thread(sluice, "audit", "--config", tmp_path / "config.yaml", "--json")
     breaches = json.loads(found.stdout)["findings"]["breaks"]
     assert [one for one in breaches if one["rule"] in ("cause", "bounds", "fence", "chain")] == []
