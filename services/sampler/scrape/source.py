@@ -136,16 +136,32 @@ class ScrapeSource(Source):
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         partly = {key for scraper in unknown for key in scraper.window.workloads("throughput")}
         partly |= {key for scraper in answered for key in scraper.page.unsettled}
+        senders = self._workloads.senders
+        partly |= {k for one in answered for k in senders if one.window.explain_unreliable("throughput", k, end)}
+        unreliable = self._explain_unreliable(answered, end)
+        increases = [item for item in increases if item[0].kind == "throughput" or item[0].workload not in unreliable]
         throughput, pods = measure_throughput(increases, partly)
+        missing = self._explain_missing(answered, unknown) | unreliable
         medians = {key: quantile(0.5, *histogram) for key, histogram in _sum_histograms(last).items()}
         return Measurements(
             start=min(starts, default=end - self._window),
-            latency=measure_latency(increases, self._workloads.critical, self._explain_missing(answered, unknown)),
+            latency=measure_latency(increases, self._workloads.critical, missing),
             throughput=throughput,
             recent=measure_throughput(last, partly)[0],
             recent_p50={key: median for key, median in medians.items() if median is not None},
             pods=pods,
         )
+
+    def _explain_unreliable(self, answered: Iterable[Scraper], end: int) -> dict[str, str]:
+        """Why latencies and losses are not believed, by critical workload."""
+        reasons = {}
+        for scraper in answered:
+            for key in self._workloads.critical:
+                for kind in ("latency", "lost"):
+                    why = scraper.window.explain_unreliable(kind, key, end)
+                    if why is not None and key in scraper.window.workloads(kind):
+                        reasons[key] = f"{scraper.url}: {why}"
+        return reasons
 
     def _explain_missing(self, answered: Iterable[Scraper], unknown: Mapping[Scraper, str]) -> dict[str, str]:
         """Why workloads are not measured: no page shows them, or an exporter that shows them cannot be read.

@@ -459,3 +459,23 @@ async def test_an_exporter_that_dies_under_prometheus_is_missing_at_once(tmp_pat
             exporter.stop()
             found = await until(source, lambda found: found.missing is not None)
             assert found.missing == "not measured: no series for it is being scraped"
+
+
+@pytest.mark.parametrize("turns", ["ABABAB", "BABABA", "AABBAABB", "AAAAAABBBBBBAAAAAA", "BBBBBBAAAAAABBBBBB"])
+async def test_several_processes_behind_one_address_are_no_data(turns: str) -> None:
+    """Two replicas answer in turn: what one has counted in hours is never taken for what happened just now."""
+    lost = 'hubble_flow_lost_total{namespace="factory",workload="robot-control"} %d\n'
+    with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:
+        end, found = now(), []
+        for at, turn in enumerate(turns):
+            fast, slow, gone = (1_000_000, 60_000, 50) if turn == "A" else (0, 0, 0)
+            fast += 10 * at
+            server.body = (BUCKET % ("0.001", fast) + BUCKET % ("+Inf", fast + slow) + lost % (gone + at)).encode()
+            found.append(await robot(source, end + at * PERIOD))
+    for stats in found:
+        assert stats.observations <= 10 * 17 + 100
+        assert (stats.lost or 0) <= 17
+    reasons = [stats.missing or "" for stats in found]
+    change = next(at for at in range(1, len(turns)) if turns[at] != turns[0])
+    assert any("several processes answer at one address" in reason for reason in reasons[change : change + 7])
+    assert "several processes answer at one address" in reasons[-1]
