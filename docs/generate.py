@@ -129,7 +129,7 @@ def render_metrics() -> str:
 
 def render_commands() -> str:
     """The page with every command, its options and the exit codes."""
-    lines = ["# Commands", "", "The exit codes of all commands stand in [the tools' page](../tools.md#exit-codes).", ""]
+    lines = ["# Commands", "", "The exit codes of all commands are in [the tools' page](../tools.md#exit-codes).", ""]
     context = click.Context(cli, info_name="sluice")
     lines += _describe_command(cli, context)
     return _HEAD + "\n".join(lines) + "\n"

@@ -52,6 +52,6 @@ def test_what_it_did_not_install_stays(tmp_path: Path) -> None:
     shutil.copy("/bin/true", program)
     done = make("install", tmp_path)
     assert done.returncode != 0
-    assert f"{program} is not from here" in done.stdout
+    assert f"{program} was not installed from here" in done.stdout
     assert make("uninstall", tmp_path).returncode == 0
     assert program.read_bytes() == Path("/bin/true").read_bytes()
