@@ -14,14 +14,14 @@ from tests.support.nats_server import NatsServer
 
 pytest_plugins = ("tests.support.run_hooks",)
 
-# How long an example takes says something about the machine's load, not about the code.
+# An example's duration depends on the machine's load, not only on the code.
 settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded")
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """What a test counts of faults and broken promises; added up for the whole run."""
+    """What a test records of faults and broken promises; summed for the whole run."""
     one = Tally()
     yield one
     request.node.user_properties.append((FAULT, one.exported()))
@@ -29,7 +29,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    """A nats-server of the test's own."""
+    """A nats-server for one test."""
     with NatsServer(tmp_path / "nats") as server:
         yield server
 

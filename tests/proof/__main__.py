@@ -1,4 +1,4 @@
-"""Prints what was proven, and over which domain: ``python -m tests.proof``, or ``make prove``."""
+"""Prints the proofs and their domains: ``python -m tests.proof``, or ``make prove``."""
 
 import inspect
 import sys
@@ -15,7 +15,7 @@ from tests.proof.solver import prove_all
 
 
 def main() -> int:
-    """Prove everything; gives the exit code."""
+    """Prove everything; return the exit code."""
     began = time.monotonic()
     say("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
     texts = {claim.__name__: (claim.__doc__ or "").partition("\n")[0] for claim in CLAIMS}
@@ -72,7 +72,7 @@ def _try_mutants() -> int:
 
 
 def say(text: str) -> None:
-    """One line for the reader."""
+    """Print one line."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

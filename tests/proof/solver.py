@@ -41,7 +41,7 @@ class Symbols(Logic):
 
 
 def situation(shield: ModuleType, source: str | None = None) -> tuple[Case, Machine]:
-    """The shield's most general situation: every input an unknown."""
+    """The shield's most general situation, with every input unknown."""
     machine = Machine(shield, source or inspect.getsource(shield))
 
     def variant(inputs: Record, violated: bool, no_data: bool) -> Record:
@@ -65,7 +65,7 @@ class Unproven(AssertionError):
 
 
 def prove(case: Case, claim: Callable[[Case], Any], timeout_ms: int = 60_000) -> None:
-    """Show that no values meet the assumptions and break the claim.
+    """Show that no values satisfy the assumptions and violate the claim.
 
     Raises:
         Unproven: some do, or the time ran out.
@@ -81,7 +81,7 @@ def prove(case: Case, claim: Callable[[Case], Any], timeout_ms: int = 60_000) ->
 
 
 def prove_all(shield: ModuleType, source: str | None = None, timeout_ms: int = 60_000) -> Iterator[str]:
-    """Prove every claim; gives the name of each as it is proven.
+    """Prove every claim; yield the name of each as it is proven.
 
     Raises:
         Unproven: one does not hold.

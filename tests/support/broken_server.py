@@ -1,4 +1,4 @@
-"""Servers that break a client's expectations, each in its own way, over real sockets."""
+"""Servers that violate a client's expectations over real sockets, each in one way."""
 
 import socket
 import struct
@@ -12,8 +12,8 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 class BrokenServer:
     """Answers every request in one way; ``fault`` may be changed while it runs.
 
-    stall: accepts and says nothing.  dribble: one byte of a header at a time, for ever.  reset: cuts
-    the connection.  garbage: no HTTP.  cut: less than announced.  body: ``body`` with ``status``.
+    stall: accepts and sends nothing.  dribble: sends a header byte by byte, without end.  reset: resets
+    the connection.  garbage: sends no HTTP.  cut: sends less than announced.  body: sends ``body`` with ``status``.
     """
 
     def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK") -> None:
@@ -43,10 +43,10 @@ class BrokenServer:
                     if not self._answer(connection):
                         return
             except OSError:
-                return  # the client had enough
+                return  # the client closed the connection
 
     def _answer(self, connection: socket.socket) -> bool:
-        """Answer one request; gives whether the connection goes on."""
+        """Answer one request; return whether the connection stays open."""
         match self.fault:
             case "stall":
                 self._over.wait()

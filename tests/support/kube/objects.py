@@ -28,7 +28,7 @@ TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=R
 
 
 def annotated(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
-    """An object's annotations; None where it has none."""
+    """An object's annotations; None if it has none."""
     found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
     if record is not None:
         found[KEY] = record if isinstance(record, str) else msgspec.json.encode(record).decode()
@@ -74,13 +74,13 @@ def pod(
 
 
 def record(value: str, limit: int, **fields: Any) -> OwnershipRecord:
-    """What Sluice left on an object."""
+    """Sluice's record on an object."""
     defaults: dict[str, Any] = {"action": "a1", "cause": "decision", "at": NOW, "end": NOW, "found": "10M"}
     return OwnershipRecord(value=value, limit=limit, **(defaults | fields))
 
 
 def order(limit: int, **fields: Any) -> LimitOrder:
-    """A decision's order."""
+    """An order as the actuator derives it from a decision."""
     defaults: dict[str, Any] = {"cause": "decision", "reason": "as decided", "decision": "line:1:p/1", "end": NOW}
     return LimitOrder(limit=limit, **(defaults | fields))
 
@@ -88,12 +88,12 @@ def order(limit: int, **fields: Any) -> LimitOrder:
 def plan_of(
     wanted: LimitOrder, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
 ) -> Plan:
-    """What is to be written."""
+    """The writes of a plan."""
     return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
 
 
 def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
-    """An object as an API server makes it of a JSON Patch on annotations.
+    """The object that an API server makes from a JSON Patch on annotations.
 
     Raises:
         AssertionError: a ``test`` failed.
