@@ -63,7 +63,7 @@ def refused(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) ->
 
 
 def changed(change: Change, thing: dict[str, Any] = POD) -> dict[str, Any]:
-    """A Pod after a change."""
+    """A copy of a Pod with a change."""
     new = deepcopy(thing)
     change(new)
     return new
@@ -98,7 +98,7 @@ BARE = changed(lambda thing: thing["metadata"].pop("annotations"))
     ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile"],
 )
 def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any], change: Change) -> None:
-    """Whatever ``sluice actuator`` and ``sluice restore`` do to an object."""
+    """The writes of ``sluice actuator`` and ``sluice restore`` on an object are allowed."""
     assert refused(policy, old, changed(change, old)) == []
 
 
@@ -119,7 +119,7 @@ def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any
     ids=["image", "changed", "added", "dropped", "all dropped", "label", "labels", "finalizers", "owners", "owner"],
 )
 def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: str) -> None:
-    """By the one validation that is about it."""
+    """Any other change is refused by the validation for it."""
     (message,) = refused(policy, POD, changed(change))
     assert why in message
 
@@ -127,7 +127,7 @@ def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: s
 def test_it_is_about_the_actuator_and_its_two_keys(
     rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
 ) -> None:
-    """The ServiceAccount is the Deployment's own, the keys are those that the code writes; everybody else is let by."""
+    """It matches the Deployment's ServiceAccount and the code's keys; requests by other accounts pass."""
     actuator = rendered["Deployment", "sluice-actuator"]
     account = f"{actuator['metadata']['namespace']}:{actuator['spec']['template']['spec']['serviceAccountName']}"
     (condition,) = policy["matchConditions"]
@@ -141,7 +141,7 @@ def test_it_is_about_the_actuator_and_its_two_keys(
 def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
     rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
 ) -> None:
-    """Each resource that its Role lets it patch, in a request that is refused where the policy cannot be evaluated."""
+    """Each resource that its Role allows it to patch is matched, and refused if the policy cannot be evaluated."""
     patched = {
         (group, resource)
         for (kind, name), role in rendered.items()
@@ -165,7 +165,7 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
 
 
 def test_all_components_go_together(rendered: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """None undoes another's patches: the bus has TLS and no claim, and the policy is there."""
+    """No component undoes another's patches: the bus has TLS and no claim, and the policy is present."""
     assert COMPONENTS == ["admission", "tls", "volatile-bus"]
     spec = rendered["StatefulSet", "nats"]["spec"]
     assert "volumeClaimTemplates" not in spec

@@ -1,4 +1,4 @@
-"""The scrape configuration: valid, and on the Pods that the manifests make it finds what it is to scrape."""
+"""The scrape configuration is valid, and it selects the right ports of the manifests' Pods."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 def test_the_exporters_labels_stay_as_they_are() -> None:
-    """The sampler asks by them; none of the target's labels may take their place."""
+    """The sampler queries by the exporter's labels, so the target's labels must not replace them."""
     exporter = jobs()["sluice-exporter"]
     names = metric_names(Signal())
     assert exporter["honor_labels"] is True
@@ -35,7 +35,7 @@ def test_the_exporters_labels_stay_as_they_are() -> None:
 
 
 def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What Prometheus's discovery of role ``pod`` makes of Pods: a target for each port of each container."""
+    """The targets that Prometheus's discovery of role ``pod`` finds for Pods: one for each container port."""
     found = []
     for number, pod in enumerate(pods):
         for container in pod["spec"]["containers"]:
@@ -51,9 +51,9 @@ def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.prometheus
 @pytest.mark.apiserver
 async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path: Path) -> None:
-    """Each service once, the bus not at all: Prometheus's own relabelling of the Pods of a real API server.
+    """It finds each service once, and not the bus: Prometheus's relabelling of the Pods of a real API server.
 
-    Debian's build of Prometheus cannot ask Kubernetes itself, so the Pods are put before it as it would find them.
+    Debian's build of Prometheus has no Kubernetes discovery, so the test computes the discovered targets.
     """
 
     async def made() -> list[dict[str, Any]] | None:
@@ -61,7 +61,7 @@ async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path
         return items if len(items) == 4 else None
 
     bus = installed.server.request("GET", "/apis/apps/v1/namespaces/sluice/statefulsets/nats")["spec"]["template"]
-    # Nobody makes a StatefulSet's Pods on this server.
+    # This server has no controller that creates a StatefulSet's Pods.
     pods = [*await eventually(made), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
     listen = Listen()
     wanted = {
@@ -83,7 +83,7 @@ async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path
 
 
 async def promtool(*words: str) -> str:
-    """Run it; gives what it printed."""
+    """Run it; return its output."""
     command = ["promtool", *words]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

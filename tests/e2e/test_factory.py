@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 SLUICE = Path(sys.executable).parent / "sluice"
 TRIES = 4
 SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0", "--policy", "proportional")
-"""A bottleneck that two busy processors carry with ease."""
+"""A bottleneck that two busy processors can carry."""
 
 
 def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
@@ -29,7 +29,7 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
 
 
 def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The result; played again if the machine took more than a fifth of the seconds of a part of it away."""
+    """The result; the run is repeated if the machine disturbed more than a fifth of the seconds of a part."""
     path = tmp_path / "result.json"
     parts: list[list[dict[str, Any]]] = []
     for _ in range(TRIES):
@@ -46,13 +46,13 @@ def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _disturbed(part: list[dict[str, Any]]) -> bool:
-    """Whether more than a fifth of the seconds were."""
+    """Whether more than a fifth of the seconds were disturbed."""
     judged, invalid = (sum(int(one[key]) for one in part) for key in ("seconds", "invalid_windows"))
     return invalid > 0.2 * (judged + invalid)
 
 
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
-    """Nobody limits telemetry-upload: nearly every second is bad."""
+    """With telemetry-upload unlimited, nearly every second is bad."""
     run = _played(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
     assert run["violation"] > 0.8
     assert run["patches"] == 0
@@ -70,7 +70,7 @@ def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
 
 @pytest.mark.prometheus
 def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> None:
-    """The loop keeps the SLO by what a Prometheus says; bands protect where packets wait, and nowhere else."""
+    """The loop keeps the SLO with Prometheus's signal; bands protect only where packets wait."""
     result = _played(
         tmp_path,
         *("--runs", "prometheus", "--policy", "learned", "--scenario", "steady", "--seconds", "30", "--passive", "4"),
@@ -90,7 +90,7 @@ def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> N
 
 
 def inside(pid: int) -> set[Path]:
-    """All processes below a process, which end when it does."""
+    """All descendants of a process, which end with it."""
     found: set[Path] = set()
     with contextlib.suppress(FileNotFoundError):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
@@ -105,7 +105,7 @@ def _folders() -> set[str]:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_behind(end: signal.Signals) -> None:
-    """However the command ends in the middle of a run, its processes and files are gone soon after."""
+    """However the command ends in the middle of a run, its processes and files are removed soon after."""
     folders = _folders()
     with _factory("--runs", "scrape", "--scenario", "steady", "--seconds", "600") as process:
         assert process.stdout is not None
@@ -124,7 +124,7 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
 
 
 def test_a_machine_that_lacks_something_is_told_what() -> None:
-    """Without iperf3 on PATH, or without root: exit code 2 and a line that names what is missing."""
+    """Without iperf3 on PATH, or without root, exit code 2 and a line that names what is missing."""
     done = subprocess.run(
         [SLUICE, "factory"], env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False
     )

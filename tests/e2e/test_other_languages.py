@@ -1,4 +1,4 @@
-"""The bus for other languages: the AsyncAPI document, and a client on Node.js that knows nothing else of Sluice."""
+"""The bus for other languages: the AsyncAPI document, and a Node.js client that uses nothing else of Sluice."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.node
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The client with what it needs installed, as its lock says."""
+    """The client with its dependencies installed from its lock file."""
     home = tmp_path_factory.mktemp("node")
     for file in (*HERE.glob("*.mjs"), *HERE.glob("package*.json"), HERE / ".npmrc"):
         shutil.copy(file, home)
@@ -65,7 +65,7 @@ def test_the_parser_would_find_a_fault(node: Path, tmp_path: Path) -> None:
 
 
 async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
-    """Put samples, decisions, actions and a dead letter on a bus."""
+    """Publish samples, decisions, actions and a dead letter on a bus."""
     async with joined(nats.url, "sluice") as bus:
         for number, line in enumerate(stream(config(2), COUNT, actions=True)):
             message, headers = decode_message(line), dict(line.headers)

@@ -28,7 +28,7 @@ BORN = "20M"
 
 
 class Identity(Struct, frozen=True):
-    """What must not change of a Deployment, whatever its limit does."""
+    """The properties of a Deployment that must not change with its limit."""
 
     replica_sets: frozenset[str]
     pods: frozenset[str]
@@ -38,7 +38,7 @@ class Identity(Struct, frozen=True):
 
     @classmethod
     def of(cls, stage: Stage, name: str) -> "Identity":
-        """Look it up."""
+        """Read them from the API."""
         sets, pods, deployment = stage.items("apis/apps/v1/replicasets", name), stage.pods(name), stage.deployment(name)
         return cls(
             frozenset(tree["metadata"]["uid"] for tree in sets),
@@ -50,7 +50,7 @@ class Identity(Struct, frozen=True):
 
 
 def annotations(stage: Stage) -> dict[str, dict[str, str]]:
-    """Of both targets' Deployments and Pods, by name."""
+    """The annotations of both targets' Deployments and Pods, by name."""
     trees = [stage.deployment(name) for name in TARGETS.values()]
     trees += [pod for name in TARGETS.values() for pod in stage.pods(name)]
     return {tree["metadata"]["name"]: dict(tree["metadata"].get("annotations") or {}) for tree in trees}
@@ -59,8 +59,8 @@ def annotations(stage: Stage) -> dict[str, dict[str, str]]:
 async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
     """Manifests applied, three services with their own tokens under RBAC, real packets.
 
-    The limit follows latency, nothing restarts, a new pod is limited before it runs, a foreign value is
-    respected, and restore leaves no trace.
+    The limit follows latency.  Nothing restarts.  A new pod is limited before it runs.  A foreign value is not
+    overwritten.  Restore leaves no trace.
     """
     begun = time.monotonic()
     async with staged(tmp_path) as stage:
@@ -84,7 +84,7 @@ async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
 
 
 async def the_limit_follows_latency(stage: Stage) -> None:
-    """The three services raise it, cut it on the qdisc while the bottleneck is congested, and raise it again."""
+    """The services raise the limit, cut it on the qdisc during a congestion, and raise it again."""
     born = int(Rate.parse(BORN))
     await stage.until(lambda: stage.in_force() > 1.1 * born, "the limit is raised above what the Pod was born with")
     scanner = next(one.load for one in APPS.critical if one.workload == SCANNER)
@@ -112,7 +112,7 @@ async def the_limit_follows_latency(stage: Stage) -> None:
 
 
 def in_force(stage: Stage, limit: int) -> bool:
-    """Whether the agent enforces it."""
+    """Whether the agent enforces the limit."""
     return stage.plant.limits[FIRST] == limit
 
 
@@ -131,7 +131,7 @@ async def hundred_changes(stage: Stage, decider: Decider) -> None:
 
 
 async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) -> None:
-    """Scale-up: the Pod is held Pending until it carries its share, on the API and on its own device."""
+    """Scale-up: the Pod is held Pending until it has its share, on the API and on its own device."""
     await decider.publish(decider.decision({"telemetry-upload": 24_000, "erp-dashboard": 5_000}))
     await stage.until(lambda: stage.plant.limits[FIRST] == 24_000, "24M in force")
     stage.kubelets.open.clear()
@@ -157,7 +157,7 @@ async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) ->
 
 
 async def a_foreign_value_is_respected(stage: Stage, decider: Decider) -> None:
-    """Somebody sets 7M: an Event, a report and a note tell; decisions go on for the other target only."""
+    """A foreign value of 7M gives an Event, a report and a note; only the other target's limit still changes."""
     stage.kubectl("-n", "factory", "annotate", "deployment", "telemetry-upload", f"{BANDWIDTH}=7M", "--overwrite")
     await stage.until(lambda: "factory/telemetry-upload" in stage.ready("actuator")["notes"], "a note on /readyz")
     await stage.until(lambda: "LimitPaused" in reasons(stage), "an Event on the Deployment")
@@ -182,14 +182,14 @@ async def reported(stage: Stage, outcome: str, reason: str) -> None:
 
 
 def reasons(stage: Stage) -> set[str]:
-    """Of the Events on telemetry-upload."""
+    """The reasons of the Events on telemetry-upload."""
     query = "fieldSelector=involvedObject.name%3Dtelemetry-upload"
     events: dict[str, Any] = stage.server.request("GET", f"/api/v1/namespaces/factory/events?{query}")
     return {one["reason"] for one in events["items"]}
 
 
 async def everything_is_put_back(stage: Stage) -> None:
-    """Actuator off, ``sluice restore`` under its rights: both annotations are as they were found, everywhere."""
+    """Without the actuator, ``sluice restore`` under its rights restores both annotations everywhere."""
     assert stage.services["actuator"].stop() == 0
     before = annotations(stage)
     assert all(KEY in found for found in before.values())

@@ -1,7 +1,7 @@
-"""The factory's and the bus's containers, run by Docker under the restrictions that the manifests put on them.
+"""The containers of the factory and the bus, run by Docker under the restrictions of the manifests.
 
-A read-only root, no rights, nobody's user, a memory limit: whatever a program needs beyond its image must
-be among its volumes.
+The root file system is read-only, the user is unprivileged, and memory is limited.  A program that writes needs a
+volume.
 """
 
 import os
@@ -27,21 +27,21 @@ ROOT = Path(__file__).parents[2]
 KILLED = 137
 PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
 ENOUGH = 200_000
-"""Bytes that show that an app sends, and not only connects."""
+"""Enough bytes to show that an app sends, and does not only connect."""
 
 
 def network() -> str:
-    """Of this run of the tests."""
+    """A network for this run of the tests."""
     return f"factory-{guard.label()}"
 
 
 def labelled() -> tuple[str, str]:
-    """The words by which the end of a run finds what is left of it."""
+    """The options that label a container for the clean-up at the end of the run."""
     return "--label", f"{guard.LABEL}={guard.label()}"
 
 
 def docker(*words: str) -> str:
-    """Run docker; gives what it printed."""
+    """Run docker; return its output."""
     done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
     return done.stdout
@@ -49,7 +49,7 @@ def docker(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def specs() -> Iterator[dict[str, dict[str, Any]]]:
-    """Pod specifications by Deployment; images built, and a network for them to meet on."""
+    """Pod specifications by Deployment; builds the images and creates a network."""
     base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
     for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
         docker("build", "-t", image, "--target", target, *base, ".")
@@ -62,7 +62,7 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
-    """What the manifest says of a container, in docker's words."""
+    """The manifest's restrictions on a container as options of docker."""
     user, security = spec["securityContext"], container["securityContext"]
     assert security["readOnlyRootFilesystem"]
     assert security["capabilities"] == {"drop": ["ALL"]}
@@ -79,7 +79,7 @@ def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
 def running(
     specs: dict[str, dict[str, Any]], name: str, which: int = 0, *more: str, image: str | None = None
 ) -> Iterator[str]:
-    """A workload's container, reachable under the workload's name; gives the container's name."""
+    """Run a workload's container, reachable under the workload's name; return the container's name."""
     spec = specs[name]
     container = spec["containers"][which]
     mine = f"{network()}-{name}-{which}"
@@ -97,14 +97,14 @@ def running(
 
 
 def received(container: str) -> int:
-    """Bytes that came in at a container's network device."""
+    """Bytes received at a container's network device."""
     line = re.search(r"eth0:\s*(\d+)", docker("exec", container, "cat", "/proc/net/dev"))
     assert line is not None
     return int(line[1])
 
 
 def told(*containers: str) -> str:
-    """What containers wrote."""
+    """The containers' logs."""
     command = ["docker", "logs"]
     found = []
     for one in containers:
@@ -115,7 +115,10 @@ def told(*containers: str) -> str:
 
 @pytest.mark.parametrize(("app", "peer"), PAIRS)
 def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, peer: str) -> None:
-    """Traffic arrives, by the names and ports of the manifests; told to end, both do, and need not be killed."""
+    """Traffic arrives under the names and ports of the manifests.
+
+    Both containers end on SIGTERM, without being killed.
+    """
     with running(specs, peer) as sink, running(specs, app) as source:
         deadline = time.monotonic() + PATIENCE_S
         while received(sink) < ENOUGH:
@@ -141,7 +144,7 @@ def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
 
 @pytest.mark.parametrize("app", ["robot-control", "safety-scanner"])
 def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) -> None:
-    """By UDP and TCP, within its memory; what of that is resident is printed."""
+    """It answers over UDP and TCP, within its memory; the resident part is printed."""
     (which,) = [number for number, one in enumerate(specs[app]["containers"]) if one["name"] == "echo"]
     packet = PACKET.pack(MAGIC, 1, 1, 0, 0, 0)
     with running(specs, app, which) as sidecar:
@@ -156,7 +159,7 @@ def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) ->
 
 
 def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
-    """With the manifest's configuration and users, it keeps its streams in its volume and nowhere else."""
+    """With the manifest's configuration and users, it stores its streams in its volume only."""
     more = [f"--volume={ROOT / 'manifests' / 'nats.conf'}:/etc/nats/nats.conf:ro", "--env=POD_NAME=nats-0"]
     more += [f"--env={user.upper()}_PASSWORD=p-{user}" for user in BUS_USERS]
     image = os.environ.get("NATS_IMAGE")

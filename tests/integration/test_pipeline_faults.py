@@ -1,4 +1,4 @@
-"""The three services together: the signal goes away, the sampler falls silent, clocks jump."""
+"""The three services together: the signal disappears, the sampler falls silent, clocks jump."""
 
 import asyncio
 import time
@@ -63,24 +63,24 @@ def services(home: Path, text: str) -> Iterator[dict[str, ServiceProcess]]:
 
 
 async def high(scene: Scene) -> bool:
-    """Whether the limit has left the fail-safe limit far below."""
+    """Whether the limit is far above the fail-safe limit."""
     bandwidth = await scene.bandwidth()
     return bandwidth is not None and Rate.parse(bandwidth) > 20_000
 
 
 async def safe(scene: Scene) -> bool:
-    """Whether the fail-safe limit is in force, or a lower one."""
+    """Whether the fail-safe limit or a lower one is in force."""
     bandwidth = await scene.bandwidth()
     return bandwidth is not None and Rate.parse(bandwidth) <= 10_000
 
 
 async def decided_safe(bus: Bus) -> bool:
-    """Whether the decision service, too, has come down: the actuator may have been first, by its dead-man time."""
+    """Whether the decision service has also reached the fail-safe limit; the actuator may have been faster."""
     return all(one.limit <= 10_000 for one in (await kept(bus, Decision))[-1].message.targets)
 
 
 async def last_answer(bus: Bus) -> Decision | None:
-    """The decision on the last sample that there is."""
+    """The decision on the last sample."""
     sample = await bus.get_last(Sample, bus.subjects.sample("line"))
     decision = await bus.get_last(Decision, bus.subjects.decision("line"))
     assert sample is not None
@@ -88,7 +88,7 @@ async def last_answer(bus: Bus) -> Decision | None:
 
 
 async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> float:
-    """Take the signal away; how long after it is due the fail-safe limit then comes, seconds."""
+    """Remove the signal; return the delay of the fail-safe limit after it is due, seconds."""
     await away()
     due = time.time_ns() + WINDOW + DEAD_MAN
     await eventually(lambda: safe(scene))
@@ -97,7 +97,7 @@ async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> float:
 
 @pytest.mark.parametrize("source", ["scrape", pytest.param("prometheus", marks=pytest.mark.prometheus)])
 async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, tally: Tally, source: str) -> None:
-    """Exporter or Prometheus away, then the sampler: fail-safe each time, no raise meanwhile, and up again."""
+    """Exporter or Prometheus away, then the sampler: fail-safe each time, no raise meanwhile, then a rise again."""
     emulator = Emulator(starts_after=None)
     with ExitStack() as parts:
         live = parts.enter_context(LiveExporter())
@@ -140,7 +140,7 @@ def dated(number: int, end: int) -> Sample:
 
 
 async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The sampler's clock jumps by hours and minutes, to and fro: honest samples are all answered, in order."""
+    """The sampler's clock jumps by hours and minutes in both directions: correct samples are answered in order."""
     emulator = Emulator(starts_after=None)
     async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
         scene = Scene(api, bus)
@@ -156,7 +156,7 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
                 for number, sample in enumerate(honest):
                     shift = jumps[number % len(jumps)] * S
                     for one in (replace(sample, end=sample.end + shift, start=sample.start + shift), sample):
-                        # Under an id that tells the two apart even where they are dated alike.
+                        # The id distinguishes the two even if their dates are equal.
                         await bus.publish(bus.subjects.sample("line"), one, msg_id=f"{number}:{one.end}")
 
                 async def answered() -> bool:

@@ -78,7 +78,7 @@ class Model:
         """Every state that one event can produce.
 
         Raises:
-            Overtaken: something older came into force.
+            Overtaken: an older decision came into force.
         """
         if world.measured < len(self._samples):
             yield replace(world, measured=world.measured + 1)
@@ -160,7 +160,7 @@ def explore(samples: int, admitting: Admits = admits) -> int:
     """Visit every reachable state; return how many there are.
 
     Raises:
-        Overtaken: something older came into force, or a new decision is locked out.
+        Overtaken: an older decision came into force, or a new decision is locked out.
     """
     model = Model(samples, admitting)
     first = World()

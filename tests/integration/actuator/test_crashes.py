@@ -1,4 +1,4 @@
-"""Actuators that are killed: no patch without a report, nothing older in force over something newer."""
+"""Actuators that are killed: every patch is reported, and no older limit replaces a newer one."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
 
 
 async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
-    """Decisions, with Pods that come and go and are tampered with in between, until cancelled."""
+    """Publish decisions, and create, delete and tamper with Pods in between, until cancelled."""
     for number in itertools.count():
         await decider.say(20_000 + 600 * (number * 37 % 100))
         if number % 4 == 1:
@@ -54,9 +54,9 @@ async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
-    """Killed at the same point, early and later, while decisions come and Pods churn, it always goes on."""
+    """It recovers after crashes at the same point, early and later, while decisions arrive and Pods churn."""
     decider = Decider(scene.bus, scene.server.namespace)
-    # What is passed once in a life, or only when a report was lost, does not come a fourth time.
+    # A point that is passed once per process, or only after a lost report, is not reached a fourth time.
     plan = {
         "actuator.begun": ["actuator.begun:1"] * 2,
         "actuator.recovered": ["actuator.written:3", "actuator.recovered:1", "actuator.recovered:1"],
@@ -73,18 +73,18 @@ async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Pa
 
 
 async def concluded(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> Verdict:
-    """Run an actuator until it has nothing left to do, and judge the trail."""
+    """Run an actuator until it has no work left, and check the trail."""
     await scene.scale(3)
     await decider.say("63M")
     await scene.stands_at("63M", ["21M"] * 3)
-    # Reports follow patches: wait until none is on its way.
+    # Reports follow patches: wait until none is in flight.
     await eventually(lambda: nothing_pending(process))
     assert process.stop() == 0
     return trail.verdict(await scene.actions(), "5M", "80M")
 
 
 async def cancelled(task: "asyncio.Task[None]") -> None:
-    """Stop a task."""
+    """Cancel a task and wait for its end."""
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -101,7 +101,7 @@ async def nothing_pending(process: ActuatorProcess) -> bool:
 
 
 async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """SIGKILL within a second of its start, wherever it is; reports, order and bounds hold."""
+    """After SIGKILL within a second of its start, at any point, reports, order and bounds hold."""
     decider = Decider(scene.bus, scene.server.namespace)
     chance = random.Random(5)
     kills = 0
@@ -119,7 +119,7 @@ async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path, t
 
 
 async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """Sixty decisions while replicas come and go and annotations are tampered with: nothing is killed."""
+    """Sixty decisions while replicas come and go and annotations are tampered with; nothing is killed."""
     decider = Decider(scene.bus, scene.server.namespace)
     async with followed(scene.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:

@@ -1,4 +1,4 @@
-"""What the actuator does when the bus, the API server, decisions or other actuators are not as they should be."""
+"""Actuators under faults of the bus, the API server, decisions or other actuators."""
 
 import asyncio
 import itertools
@@ -37,7 +37,7 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
 async def test_silence_leads_to_the_fail_safe_limit(
     scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """With the bus gone the last decision lapses, the fail-safe limit comes, and is reported when the bus is back."""
+    """Without the bus the last decision expires, the fail-safe limit applies, and is reported when the bus returns."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
         await process.is_ready()
@@ -60,7 +60,7 @@ async def test_silence_leads_to_the_fail_safe_limit(
 
 
 async def test_silence_never_raises_a_limit(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A limit below the fail-safe limit stays when decisions stop, and over a restart without a bus."""
+    """A limit below the fail-safe limit stays when decisions stop, even over a restart without a bus."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
         await process.is_ready()
@@ -79,7 +79,7 @@ async def test_silence_never_raises_a_limit(scene: Scene, nats: NatsServer, tmp_
 
 
 async def test_a_starting_actuator_is_safe(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """Without an unexpired decision on the bus it applies the fail-safe limit at once; with one, that."""
+    """Without an unexpired decision on the bus it applies the fail-safe limit at once; otherwise that decision."""
     decider = Decider(scene.bus, scene.server.namespace)
     await scene.annotate(f"{scene.server.deployments}/app", {BANDWIDTH: "77M"})
     await decider.say("60M", end=time.time_ns() - 100 * S)
@@ -99,7 +99,7 @@ async def test_a_starting_actuator_is_safe(scene: Scene, nats: NatsServer, tmp_p
 
 
 async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """Without a bus from the beginning, fail-safe limit, new Pods and drift are handled, and reported later."""
+    """Without a bus from the start it handles fail-safe limit, new Pods and drift, and reports them later."""
     nats.stop()
     async with followed(scene.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, scene.server):
@@ -119,7 +119,7 @@ async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer,
 async def test_reports_survive_a_crash_without_a_bus(
     scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """Killed with unacknowledged reports of several writes on the same Pods: the next actuator delivers them."""
+    """After a crash with unacknowledged reports of several writes on the same Pods, the next actuator delivers them."""
     nats.stop()
     async with followed(scene.server) as trail:
         for replicas, share in ((3, "3333k"), (2, "5M"), (4, "2500k")):
@@ -139,7 +139,7 @@ async def test_reports_survive_a_crash_without_a_bus(
 
 
 async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """In a long outage with endless rescaling, raises stop before a report would be dropped; a crash loses none."""
+    """In a long outage with constant rescaling, raises stop before a report would be dropped; a crash loses none."""
     emulator = Emulator(starts_after=None)
     async with servers.emulated(emulator) as server, joined(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
@@ -167,13 +167,13 @@ async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path:
 
 
 async def most_owed(scene: Scene) -> int:
-    """How many unreported writes some object carries at most."""
+    """The largest number of unreported writes on an object."""
     records = [json.loads(text) for text in (await scene.records()).values() if text]
     return max(1 + len(record.get("owed", [])) for record in records)
 
 
 async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The later one takes over with its first write; the earlier one stands by and takes no decision away."""
+    """The later one takes over with its first write; the earlier one stays on standby and takes no decision from it."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man="2s") as old:
         await old.is_ready()
@@ -184,7 +184,7 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
             async with followed(scene.server) as trail:
                 number = 0
                 while not any(notes := [process.ready()[1].get("notes") for process in (old, new)]):
-                    # Both hear it, and each may be the first to write.
+                    # Both receive it, and either may be the first to write.
                     await decider.say(30_000 + 100 * number)
                     number += 1
                     await asyncio.sleep(0.2)
@@ -203,7 +203,7 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
 async def test_a_dry_run_beside_it_keeps_no_decision_from_an_actuator(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """It reports what it would do for each decision, and every decision is still applied by the other."""
+    """It reports for each decision what it would do, and the other actuator still applies every decision."""
     decider = Decider(scene.bus, scene.server.namespace)
     with (
         ActuatorProcess(tmp_path / "live", nats.url, scene.server) as live,
@@ -217,7 +217,7 @@ async def test_a_dry_run_beside_it_keeps_no_decision_from_an_actuator(
 
 
 async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """Decisions that come late, twice and out of order: nothing older replaces anything newer, the newest stays."""
+    """Late, duplicated and reordered decisions: no older limit replaces a newer one, and the newest stays."""
     decider = Decider(scene.bus, scene.server.namespace)
     chance = random.Random(7)
     start = time.time_ns()
@@ -228,7 +228,7 @@ async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
             await process.is_ready()
             for number, decision in enumerate(stream):
-                # Under another id each time, so that the bus does not drop what came before.
+                # Each has a new id, so that the bus does not drop it as a duplicate.
                 subject = scene.bus.subjects.decision(DOMAIN)
                 await scene.bus.publish(subject, decision, msg_id=f"{decision.id}:{number}")
             await scene.stands_at("20199k", ["10099k"] * 2)
@@ -240,7 +240,7 @@ async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer
 
 
 async def test_adversarial_decisions(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """Forged and broken decisions by the thousand: bounds hold, and the next honest decision is put in force."""
+    """Among thousands of forged and broken decisions the bounds hold, and the next valid decision is applied."""
     decider = Decider(scene.bus, scene.server.namespace)
     chance = random.Random(11)
     target = f"{scene.server.namespace}/app"
@@ -274,7 +274,7 @@ def forgery(chance: random.Random, target: str, number: int) -> Decision:
 
 
 async def test_a_wiped_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The bus loses everything and starts again at sequence 1: the next decision is applied and reported."""
+    """The bus loses everything and restarts at sequence 1: the next decision is applied and reported."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
         await process.is_ready()
@@ -288,7 +288,7 @@ async def test_a_wiped_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally
                 return len(trail.marks) == 3
 
             await eventually(followed_up)
-            trail.marks.clear()  # what was reported before goes with the bus
+            trail.marks.clear()  # earlier reports are lost with the bus
             nats.stop()
             nats.wipe()
             nats.start()
@@ -308,7 +308,7 @@ async def nothing_pending(process: ActuatorProcess) -> bool:
 
 
 async def test_a_decision_on_another_subject_is_put_aside(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A decision that names one domain on the subject of another moves nothing."""
+    """A decision that names one domain on the subject of another changes nothing."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
         await process.is_ready()
@@ -322,7 +322,7 @@ async def test_a_decision_on_another_subject_is_put_aside(scene: Scene, nats: Na
 
 
 async def test_a_server_that_forgets(nats: NatsServer, tmp_path: Path) -> None:
-    """Watches that the server can no longer serve (410) start again, and nothing is missed."""
+    """Watches that the server cannot continue (410) start again, and no change is missed."""
     emulator = Emulator(starts_after=None)
     async with servers.emulated(emulator) as server, joined(nats.url, "sluice") as bus:
         scene = Scene(server, bus)

@@ -1,4 +1,4 @@
-"""The API server goes away for a while: what waited comes in force at its newest, and late is not never."""
+"""The API server is away for a while: afterwards the newest limits, or the overdue fail-safe limit, come into force."""
 
 import asyncio
 import json
@@ -24,22 +24,22 @@ from tests.support.kube.write_trail import followed
 from tests.support.nats_server import NatsServer
 
 BETWEEN_TRIES = 5 * S
-"""The longest wait between two tries of an actuator whose API server is away, ns (``BackOff``)."""
+"""The longest wait between two attempts of an actuator whose API server is away, ns (``BackOff``)."""
 
 
 class Outage(Struct, frozen=True):
-    """A cluster that can be taken away and given back."""
+    """A cluster that can be stopped and started."""
 
     scene: Scene
     down: Callable[[], Awaitable[Any]]
     up: Callable[[], Awaitable[Any]]
     seconds: int
-    """How long to take it away."""
+    """Duration of the outage."""
 
 
 @pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
 async def outage(request: pytest.FixtureRequest, nats: NatsServer) -> AsyncIterator[Outage]:
-    """A cluster of the test's own, with two targets of two Pods each."""
+    """A cluster for one test, with two targets of two Pods each."""
     async with AsyncExitStack() as stack:
         if request.param == "emulator":
             emulator = Emulator(starts_after=None)
@@ -72,7 +72,7 @@ async def outage(request: pytest.FixtureRequest, nats: NatsServer) -> AsyncItera
 async def test_the_api_server_is_gone_for_a_while(
     outage: Outage, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """Decisions that queue up collapse to the newest of each target: one patch on each object when it is back."""
+    """Queued decisions collapse to the newest of each target: one patch on each object when the server is back."""
     scene = outage.scene
     decider = Decider(scene.bus, scene.server.namespace)
     async with followed(scene.server, "app") as app, followed(scene.server, "two") as two:
@@ -92,7 +92,7 @@ async def test_the_api_server_is_gone_for_a_while(
             newest = await decider.say("40M")
             last = await scene.bus.stream_info(Decision)
             assert last is not None
-            # Acknowledged is what was overtaken, and not what waits to be put in force.
+            # Overtaken decisions are acknowledged; decisions that still wait to be applied are not.
             assert await scene.bus.ack_floor(Decision, durable) < last.last - 1
             await outage.up()
             await scene.stands_at("40M", ["20M"] * 2)
@@ -102,7 +102,7 @@ async def test_the_api_server_is_gone_for_a_while(
             assert action.limit == 40_000
 
             async def caught_up() -> bool:
-                # The trails' own watches come back by themselves, too.
+                # The trails' own watches reconnect by themselves, too.
                 return (len(app.marks) - before[0], len(two.marks) - before[1]) == (3, 3)
 
             await eventually(caught_up)
@@ -122,19 +122,19 @@ async def consumer_of(nats: NatsServer) -> str:
 
 
 async def acknowledged(scene: Scene, durable: str, seq: int) -> bool:
-    """Whether all decisions up to a sequence are acknowledged."""
+    """Whether all decisions up to a sequence number are acknowledged."""
     return await scene.bus.ack_floor(Decision, durable) == seq
 
 
 async def unready(process: ActuatorProcess) -> bool:
-    """Whether it says that it is not ready."""
+    """Whether it reports that it is not ready."""
     return not process.ready()[0]
 
 
 async def test_the_dead_man_waits_for_the_api_server(
     outage: Outage, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """With API server and decisions gone, the fail-safe limit comes with the API server's return."""
+    """Without API server and decisions, the fail-safe limit comes into force with the API server's return."""
     scene = outage.scene
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:

@@ -1,4 +1,4 @@
-"""The actuator with the rights that the manifests give it, and without them, on a real API server."""
+"""The actuator with and without the manifests' rights, on a real API server."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.apiserver
 
 @pytest.fixture
 async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
-    """A namespace on the real server for workloads and services both."""
+    """A namespace on the real server for both workloads and services."""
     async with servers.real(apiserver) as one:
         yield one
 
@@ -77,7 +77,7 @@ async def test_the_manifests_rights_are_enough(
 async def test_without_rights_it_says_so(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path, account: str
 ) -> None:
-    """Another service's account may not read: the actuator is not ready, shows why, and keeps trying."""
+    """Another service's account may not read: the actuator is not ready, shows the reason, and keeps trying."""
     await install(server)
     await server.deploy(replicas=1)
     with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, account)) as process:
@@ -92,7 +92,7 @@ async def test_without_rights_it_says_so(
 async def test_a_right_that_is_missing_is_reported(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """Without the right to patch Pods, the report says what failed; once it is granted, the rest is done."""
+    """Without the right to patch Pods, the report names the failure; once it is granted, the actuator finishes."""
     await install(server)
     await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 1)

@@ -1,7 +1,7 @@
 """Rollouts and rollbacks by kubectl while the actuator runs, on a real API server.
 
-A Deployment's annotations are copied to its newest ReplicaSet, and ``kubectl rollout undo`` copies an
-old ReplicaSet's back: the limit of another time, or none at all.
+A Deployment's annotations are copied to its newest ReplicaSet.  ``kubectl rollout undo`` copies an
+old ReplicaSet's annotations back, with an outdated limit or none.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tests.support.nats_server import NatsServer
 pytestmark = pytest.mark.apiserver
 
 AT_ONCE = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
-"""Nobody runs Pods on this server, so none would ever be ready to take another's place."""
+"""No kubelet runs Pods on this server, so no new Pod would become ready and replace an old one."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def deployed(server: Server) -> None:
 
 
 async def rolled(server: Server, apiserver: ApiServer, *words: str) -> None:
-    """Change the template by kubectl, and wait for the Pods that come of it."""
+    """Change the template by kubectl, and wait for the new Pods."""
     old = {pod["metadata"]["uid"] for pod in await server.pods_of("app", 2)}
     await asyncio.to_thread(kubectl, apiserver, "-n", server.namespace, *words)
 
@@ -54,7 +54,7 @@ async def rolled(server: Server, apiserver: ApiServer, *words: str) -> None:
 async def test_a_rollback_does_not_bring_an_old_limit_back(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The Deployment comes back with the limit of its old ReplicaSet, and gets the one that is in force."""
+    """The Deployment gets the limit of its old ReplicaSet back, and the actuator corrects it to the one in force."""
     await deployed(server)
     async with joined(nats.url, "sluice") as bus:
         scene, decider = Scene(server, bus), Decider(bus, server.namespace)

@@ -37,7 +37,7 @@ async def restore(home: Path) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_decision_reaches_deployment_and_pods(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The limit stands on the Deployment, its share on every Pod, and the report says when and why."""
+    """The limit is on the Deployment, its share on every Pod, and the report has time and reason."""
     await scene.server.deploy(replicas=3, template={BANDWIDTH: "10M"})
     pods = await scene.server.pods_of("app", 3)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -62,7 +62,7 @@ async def test_a_decision_reaches_deployment_and_pods(scene: Scene, nats: NatsSe
 
 
 async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """Whatever is decided, the actuator's own bounds hold; a per-pod limit is not divided."""
+    """The actuator's own bounds limit every decision; a per-pod limit is not divided."""
     aims = (Aim(), Aim("each", scope="per-pod"))
     await scene.server.deploy("app", replicas=3)
     await scene.server.deploy("each", replicas=2)
@@ -85,7 +85,7 @@ async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tm
 
 
 async def test_pods_come_and_go(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A Pod that scale-up makes is limited at once, and what the others have is divided anew."""
+    """A Pod created by scale-up is limited at once, and the limit is divided among all Pods again."""
     await scene.server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 2)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -96,7 +96,7 @@ async def test_pods_come_and_go(scene: Scene, nats: NatsServer, tmp_path: Path) 
         await scene.stands_at("60M", ["15M"] * 4)
 
         async def divided() -> bool:
-            # A Pod may be seen before the Deployment's new number of them: then the share falls in two steps.
+            # A Pod may be seen before the Deployment's new replica count: then the share falls in two steps.
             shares = [pod.limit for action in await scene.reported(cause="rescale") for pod in action.pods]
             assert set(shares) <= {20_000, 15_000}
             return 15_000 in shares
@@ -117,7 +117,7 @@ async def test_pods_come_and_go(scene: Scene, nats: NatsServer, tmp_path: Path) 
 
 
 async def test_drift_is_put_back(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A Pod's annotation that somebody changes or removes is as decided again, and that is reported."""
+    """A Pod's annotation that another client changes or removes is corrected, and that is reported."""
     await scene.server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     pods = await scene.server.pods_of("app", 2)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -137,7 +137,7 @@ async def test_drift_is_put_back(scene: Scene, nats: NatsServer, tmp_path: Path)
 async def test_somebody_elses_value_pauses_the_target(
     scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
 ) -> None:
-    """A foreign value on the Deployment stays, is reported in every way, and its removal hands the target back."""
+    """A foreign value on the Deployment stays, is reported in every way, and its removal resumes the target."""
     await scene.server.deploy(replicas=1, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 1)
     path = f"{scene.server.deployments}/app"
@@ -199,7 +199,7 @@ async def test_what_was_there_first_is_remembered(scene: Scene, nats: NatsServer
 
 
 async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """Restore needs no bus; an annotation that was not there goes, one that somebody else set stays."""
+    """Restore needs no bus.  An annotation that did not exist before is removed; one set by another client stays."""
     await scene.server.deploy("app", replicas=1)
     await scene.server.deploy("two", replicas=1)
     (pod,) = await scene.server.pods_of("app", 1)
@@ -224,16 +224,16 @@ async def test_restore_without_a_bus_leaves_what_others_set(scene: Scene, nats: 
 
 
 class CutShort:
-    """A client whose API server is out of reach after some patches."""
+    """A client that loses the API server after some patches."""
 
     def __init__(self, client: KubeClient, patches: int) -> None:
-        """Let so many through."""
+        """Allow so many patches."""
         self.read, self.list_by_labels = client.read, client.list_by_labels
         self._client = client
         self._left = patches
 
     async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
-        """Patch while there are some left."""
+        """Patch until none is left."""
         if self._left == 0:
             raise Unavailable("connection refused")
         self._left -= 1
@@ -243,7 +243,7 @@ class CutShort:
 async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The API server fails after the Deployment, then after one Pod: each object's record is enough to finish."""
+    """The API server fails after the Deployment, then after one Pod: the records on the objects suffice to finish."""
     await scene.server.deploy(replicas=3, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 3)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -267,7 +267,7 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
 async def test_a_running_actuator_leaves_a_restored_target_alone(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """After restore the target is paused, until a person hands it back or the actuator restarts."""
+    """After restore the target is paused, until a person resumes it or the actuator restarts."""
     await scene.server.deploy(replicas=1)
     await scene.server.pods_of("app", 1)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -284,7 +284,7 @@ async def test_a_running_actuator_leaves_a_restored_target_alone(
 
 
 async def test_an_unreadable_record_is_not_overrun(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A record that this build cannot read pauses the target; restore says so and fails."""
+    """A record that this build cannot read pauses the target; restore reports it and fails."""
     await scene.server.deploy(replicas=0, own={KEY: '{"v": 2}', BANDWIDTH: "44M"})
     with ActuatorProcess(tmp_path, nats.url, scene.server):
         (skipped,) = await scene.reported(outcome="skipped")
@@ -296,7 +296,7 @@ async def test_an_unreadable_record_is_not_overrun(scene: Scene, nats: NatsServe
 
 
 async def test_dry_run_patches_nothing(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """What would be done is reported once, and nothing is changed."""
+    """The intended patches are reported once, and nothing is changed."""
     await scene.server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 2)
     decider = Decider(scene.bus, scene.server.namespace)
@@ -310,7 +310,7 @@ async def test_dry_run_patches_nothing(scene: Scene, nats: NatsServer, tmp_path:
 
 
 async def test_a_hundred_changes_restart_nothing(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """Pods, ReplicaSet and template are the same after a hundred changed limits; every patch was reported."""
+    """Pods, ReplicaSet and template are the same after a hundred changed limits; every patch is reported."""
     await scene.server.deploy(replicas=3, template={BANDWIDTH: "10M"})
     pods = {pod["metadata"]["uid"]: pod["metadata"]["labels"] for pod in await scene.server.pods_of("app", 3)}
     before = await scene.server.must("GET", f"{scene.server.deployments}/app")
@@ -329,7 +329,7 @@ async def test_a_hundred_changes_restart_nothing(scene: Scene, nats: NatsServer,
 
 
 async def test_a_paused_or_missing_target_holds_up_no_other(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """A Deployment that is not there keeps the actuator unready and is named; the others are served."""
+    """A missing Deployment keeps the actuator unready and is named; the other targets are served."""
     aims = (Aim("nowhere"), Aim("app"))
     await scene.server.deploy(replicas=1)
     await scene.server.pods_of("app", 1)
@@ -346,7 +346,7 @@ async def test_a_paused_or_missing_target_holds_up_no_other(scene: Scene, nats: 
 
 
 async def test_what_the_record_says(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
-    """The annotation of our own names the action, the decision and what was found, in a few hundred bytes."""
+    """Our own annotation names the action, the decision and the original value, in a few hundred bytes."""
     await scene.server.deploy(replicas=1, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 1)
     decider = Decider(scene.bus, scene.server.namespace)

@@ -1,4 +1,4 @@
-"""The bus on a real nats-server: nothing lost, nothing stopped by what cannot be read."""
+"""The bus on a real nats-server: no message is lost, and an unreadable one does not stop it."""
 
 import asyncio
 from contextlib import aclosing
@@ -17,7 +17,7 @@ from tests.support.waiting import PATIENCE_S
 
 
 async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
-    """Message, headers, sequence, time and count of deliveries arrive."""
+    """Message, headers, sequence, time and number of deliveries arrive."""
     async with joined(nats) as (bus, states):
         assert await publish(bus, sample(1), sample(2)) == [1, 2]
         first, second = await take(bus, 2)
@@ -51,7 +51,7 @@ async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None
 
 
 async def test_a_transient_consumer_is_a_durable_one_that_the_server_deletes(nats: NatsServer) -> None:
-    """A message comes again until it is acknowledged; a minute after its reader went, the consumer is dropped."""
+    """A message is redelivered until it is acknowledged; a minute after its reader left, the consumer is deleted."""
     async with joined(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1), sample(2))
         async with aclosing(
@@ -80,7 +80,7 @@ async def test_look_up_last_and_next(nats: NatsServer) -> None:
 
 
 async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
-    """A reader without a position of its own gets messages unexamined, from a place, up to the last one."""
+    """A reader without a durable position gets raw messages, from a position up to the last one."""
     async with joined(nats) as (bus, _):
         await publish(bus, *(sample(n) for n in range(1, 5)))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
@@ -96,7 +96,7 @@ async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
 
 
 async def test_an_empty_stretch_ends(nats: NatsServer) -> None:
-    """Nothing there, nothing after the place, or no such stream: the reading ends at once."""
+    """An empty stream, no message after the position, or no such stream: the reading ends at once."""
     async with joined(nats) as (bus, _):
         assert await stretch(bus, start="all") == []
         await publish(bus, sample(1))

@@ -1,4 +1,4 @@
-"""A cluster of three nats-servers that loses one: nothing acknowledged is lost, and decisions go on."""
+"""A cluster of three nats-servers that loses one: no acknowledged message is lost, and decisions continue."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ class Cluster:
         return ",".join(node.url for node in self.nodes.values())
 
     async def leader(self, stream: str) -> str:
-        """Which node leads a stream.
+        """The node that leads a stream.
 
         Raises:
             TimeoutError: none does.
@@ -88,7 +88,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 async def publishing(bus: Bus, numbers: range, begin: int) -> int:
-    """Publish samples of all domains one after the other; gives how many were acknowledged."""
+    """Publish samples of all domains one after another; return how many were acknowledged."""
     for number in numbers:
         await send(bus, [sample(domain, number, begin) for domain in DOMAINS])
         await asyncio.sleep(0.02)
@@ -96,7 +96,7 @@ async def publishing(bus: Bus, numbers: range, begin: int) -> int:
 
 
 async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: Path, tally: Tally) -> None:
-    """The leader of the samples' stream dies, then that of the decisions': everything acknowledged is answered."""
+    """The leader of the samples' stream fails, then that of the decisions': every acknowledged sample is answered."""
     text = config_text(cluster.urls, "cluster", DOMAINS, replicas=NODES)
     begin = time.time_ns() - 3600 * S
     lost = 0

@@ -1,4 +1,4 @@
-"""What breaks the bus from outside: nothing acknowledged is lost, nothing else stops, and it is said."""
+"""Faults of the bus from outside: no acknowledged message is lost, other work continues, and the fault is reported."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.support.waiting import PATIENCE_S
 
 @asynccontextmanager
 async def stranger(server: NatsServer) -> AsyncIterator[Client]:
-    """A plain client, to do what Sluice would not."""
+    """A plain client, for operations that Sluice does not perform."""
     client = Client()
     await client.connect(server.url)
     try:
@@ -33,13 +33,13 @@ async def stranger(server: NatsServer) -> AsyncIterator[Client]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another task, or the server, brings about."""
+    """Wait for an effect of another task or the server."""
     while not condition():  # noqa: ASYNC110 - what changes is no event of ours
         await asyncio.sleep(0.02)
 
 
 async def asked(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
-    """Ask JetStream's API."""
+    """Send a request to JetStream's API."""
     answer = await client.request(
         f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=PATIENCE_S
     )
@@ -49,7 +49,7 @@ async def asked(client: Client, what: str, request: dict[str, object] | None = N
 
 
 def malformed(chance: random.Random) -> bytes:
-    """Something that is no sample: noise, half a sample, a sample with one wrong value, or too deep."""
+    """An invalid sample: noise, half a sample, a sample with one wrong value, or too deep."""
     good = encode(sample(chance.randrange(1, 1000)))
     match chance.randrange(6):
         case 0:
@@ -66,7 +66,7 @@ def malformed(chance: random.Random) -> bytes:
 
 
 async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServer, tally: Tally) -> None:
-    """Malformed and adversarial messages between good ones: each is a dead letter once, each good one arrives."""
+    """Malformed messages between good ones: each becomes a dead letter once, and each good one arrives."""
     chance = random.Random(1)
     bad = [malformed(chance) for _ in range(10_000)]
     async with joined(nats) as (bus, _), stranger(nats) as client:
@@ -92,7 +92,7 @@ async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServ
 
 
 async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsServer) -> None:
-    """Whoever only looks on leaves nothing on the bus."""
+    """A read-only reader leaves nothing on the bus."""
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
@@ -104,7 +104,7 @@ async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsSer
 
 
 async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: NatsServer) -> None:
-    """The caller can put it aside and go on after it."""
+    """The caller can make it a dead letter and continue after it."""
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
@@ -116,7 +116,7 @@ async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: Na
 
 
 async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsServer) -> None:
-    """By the server's stream when published, and by the reader where a foreign stream took it."""
+    """The server's stream refuses it when published, and the reader refuses it from a foreign stream."""
     large = Sample("line", 0, 1, 1, "x" * 600_000)
     async with joined(nats) as (bus, _):
         with pytest.raises(TooLarge, match="maximum"):
@@ -141,7 +141,7 @@ async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsSer
 
 
 async def test_a_stream_with_another_configuration_is_reported_and_left_alone(nats: NatsServer) -> None:
-    """What somebody set up by hand stays, with its messages."""
+    """A stream that was set up by hand stays, with its messages."""
     async with stranger(nats) as client:
         theirs = {
             "name": "SLUICE_SAMPLE",
@@ -163,7 +163,7 @@ async def test_a_stream_with_another_configuration_is_reported_and_left_alone(na
 
 
 async def test_a_stream_that_cannot_be_made_is_reported(nats: NatsServer) -> None:
-    """More copies than there are servers, or a subject that another stream has."""
+    """More replicas than servers, or a subject that belongs to another stream."""
     async with stranger(nats) as client:
         await asked(client, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["sluice.decision.>"]})
         async with Bus.connect(BusConfig(servers=(nats.url,)), "test", lambda _: None) as bus:
@@ -178,24 +178,24 @@ Break = Callable[[NatsServer, Client], Awaitable[None]]
 
 
 async def restart(server: NatsServer, _: Client) -> None:
-    """The server goes down in order and comes back."""
+    """The server stops in order and starts again."""
     server.stop()
     server.start()
 
 
 async def crash(server: NatsServer, _: Client) -> None:
-    """The server is killed and comes back."""
+    """The server is killed and starts again."""
     server.stop(kill=True)
     server.start()
 
 
 async def no_consumer(_: NatsServer, client: Client) -> None:
-    """Somebody deletes the durable consumer."""
+    """Another client deletes the durable consumer."""
     await asked(client, "CONSUMER.DELETE.SLUICE_SAMPLE.reader")
 
 
 async def lame_duck(server: NatsServer, client: Client) -> None:
-    """Every client is thrown out."""
+    """The server disconnects every client."""
     server.stop()
     await asyncio.sleep(0.3)
     server.start()
@@ -203,7 +203,7 @@ async def lame_duck(server: NatsServer, client: Client) -> None:
 
 @pytest.mark.parametrize("fault", [restart, crash, no_consumer, lame_duck])
 async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, fault: Break) -> None:
-    """Publisher and reader run on; every acknowledged sample is read."""
+    """Publisher and reader continue; every acknowledged sample is read."""
     read: set[int] = set()
     total = 300
     async with joined(nats) as (bus, states), joined(nats, "reader") as (reader, _):
@@ -226,7 +226,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
             group.create_task(publishing())
             for _ in range(3):
                 await asyncio.sleep(0.3)
-                # A client of its own, because the server throws this one out, too.
+                # A separate client, because the server disconnects this one, too.
                 async with stranger(nats) as client:
                     await fault(nats, client)
         lost = {sample(n).end for n in range(1, total + 1)} - read
@@ -238,7 +238,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
 
 
 async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsServer) -> None:
-    """What was on it is gone; what comes after is read."""
+    """Its old messages are lost; later ones are read."""
     async with joined(nats) as (bus, states), stranger(nats) as client:
         async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "reader", "test")) as messages:
             await publish(bus, sample(1))
@@ -247,13 +247,13 @@ async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsS
             next_one = asyncio.create_task(anext(messages))
             assert await publish(bus, sample(2)) == [1]
             assert (await next_one).message == sample(2)
-        # Whoever of the two is first to notice says it: the reader's consumer is gone, or the publisher's stream.
+        # The first to notice reports it: the reader's missing consumer, or the publisher's missing stream.
         assert any(state is not None and ("no stream" in state or "Consumer Deleted" in state) for state in states)
         assert states[-1] is None
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for(nats: NatsServer) -> None:
-    """A service may start before its bus; it says why it waits."""
+    """A service may start before its bus; it reports why it waits."""
     nats.stop()
     states: list[str | None] = []
     async with asyncio.timeout(PATIENCE_S):
@@ -273,7 +273,7 @@ async def _joined_at_last(server: NatsServer, states: list[str | None]) -> None:
 
 
 async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServer) -> None:
-    """Addresses are alternatives."""
+    """The addresses are alternatives."""
     settings = BusConfig(servers=(f"nats://127.0.0.1:{free_port()}", nats.url))
     async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "test", lambda _: None) as bus:
         await bus.ensure_streams()
@@ -281,10 +281,10 @@ async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServ
 
 
 async def test_what_is_not_acknowledged_comes_again(nats: NatsServer) -> None:
-    """After the wait, or at once when it is asked for; the count of deliveries says so."""
+    """After the wait, or at once on request; the number of deliveries shows it."""
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1))
-        # Far longer than the test's patience: what comes again by then was asked for.
+        # Far longer than the test's timeout, so a redelivery before then was requested.
         patient = bus.consume(Sample, "patient", "test", ack_wait=10 * PATIENCE_S)
         async with asyncio.timeout(PATIENCE_S), aclosing(patient) as messages:
             await (await anext(messages)).nak()
@@ -303,7 +303,7 @@ async def test_what_is_not_acknowledged_comes_again(nats: NatsServer) -> None:
 
 
 async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: NatsServer) -> None:
-    """Each message goes to one of them, and ``since`` never claims a message that went to the other."""
+    """Each message goes to one of them, and ``since`` never covers a message that went to the other."""
     async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
         own: dict[str, list[Received[Sample]]] = {"one": [], "two": []}
 
@@ -333,7 +333,7 @@ async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: Nat
     ("start", "expected"), [("all", [1, 2, 3, 4]), ("latest", [3, 4]), (2, [3, 4]), (99, [1, 2, 3, 4])]
 )
 async def test_where_a_new_consumer_begins(nats: NatsServer, start: str | int, expected: list[int]) -> None:
-    """At the beginning, at the latest of each subject, after a sequence; one beyond the end is of another stream."""
+    """At the beginning, at the latest of each subject, or after a sequence, if the stream has that sequence."""
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1), sample(2), sample(3), sample(1, "other"))
         for begin in (start, _computed(start)) if isinstance(start, int) else (start,):
@@ -357,7 +357,7 @@ def _computed(start: int) -> Callable[[], Awaitable[int]]:
 
 
 async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats: NatsServer) -> None:
-    """Afterwards the durable consumer knows where it is."""
+    """Afterwards the durable consumer stores its position."""
     asked_for = 0
 
     async def compute() -> int:
@@ -374,7 +374,7 @@ async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats
 
 
 async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> None:
-    """Its consumer does not outlive the server, its position does."""
+    """Its consumer does not survive the server's restart, but its position does."""
     async with joined(nats) as (bus, _):
         await publish(bus, sample(1), sample(2))
         async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, None, "test")) as messages:
@@ -387,7 +387,7 @@ async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> Non
 
 
 async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServer) -> None:
-    """It would be silent for ever: said, mended, and what came meanwhile is read."""
+    """It would receive nothing: the service reports and corrects it, and reads the messages that arrived meanwhile."""
     async with joined(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1))
         await take(bus, 1)
@@ -402,7 +402,7 @@ async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServ
 
 
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
-    """The publisher repeats under the same id; with an expected last sequence the repetition is a conflict."""
+    """The publisher retries with the same id; with an expected last sequence the retry is a conflict."""
     async with joined(nats) as (bus, _):
         first = await publish(bus, sample(1))
         assert await publish(bus, sample(1)) == first
@@ -416,7 +416,7 @@ async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsSer
 
 
 async def test_a_full_server_is_reported_until_it_takes_messages_again(nats: NatsServer) -> None:
-    """The publisher waits, says why, and goes on."""
+    """The publisher waits, reports the reason, and continues."""
     async with joined(nats) as (bus, states), stranger(nats) as client:
         info = await asked(client, "STREAM.INFO.SLUICE_SAMPLE")
         config = info["config"]
@@ -442,7 +442,7 @@ async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServe
 async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
+    """A server that hangs is reported only while a caller waits for it: a dead letter, a request, a late writer."""
     monkeypatch.setattr("services.bus.bus._DEAD_LETTER_S", 4.0)
     async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
         (seq,) = await publish(bus, sample(1))

@@ -1,4 +1,4 @@
-"""Every way to log in to a guarded server, and what happens to who may not."""
+"""Every way to log in to a guarded server, and every refusal."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
 NOT_LET_IN = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
-"""The server says why and hangs up; the second may overtake the first."""
+"""The server sends the reason and closes the connection; the second may arrive first."""
 USERS = """
 authorization {
   users: [
@@ -55,7 +55,7 @@ async def works(at: NatsServer, settings: BusConfig, name: str = "decision") -> 
 
 
 async def refused(at: NatsServer, settings: BusConfig) -> str:
-    """Why the server does not let one in; the service waits meanwhile, and may be let in later."""
+    """The server's reason for refusing the login; the service keeps trying."""
     states: list[str | None] = []
     said = asyncio.Event()
 
@@ -77,7 +77,7 @@ async def refused(at: NatsServer, settings: BusConfig) -> str:
 
 
 async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The password comes from the environment; a wrong one, or none, is said and tried again."""
+    """The password comes from the environment; a wrong or missing one is reported, and the service keeps trying."""
     with server(tmp_path, USERS) as at:
         monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
         await works(at, BusConfig(user="decision"))
@@ -89,7 +89,7 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service says which subject, and waits for the permission; streams that it may not make are reported."""
+    """The service reports the subject, and waits for the permission; it reports streams that it may not create."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     states: list[str | None] = []
     with server(tmp_path, USERS) as at:
@@ -106,7 +106,7 @@ async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader says which subject, rather than that the server is silent, and goes on saying it while it tries."""
+    """The reader reports the subject instead of a silent server, as long as it fails."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
         async with joined(at, "deaf", BusConfig(user="deaf")) as (bus, states):
@@ -123,7 +123,7 @@ async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, and a server's and a client's certificate from it."""
+    """A certificate authority, and a server's and a client's certificate from it."""
     home = tmp_path_factory.mktemp("tls")
 
     def openssl(*arguments: str) -> None:
@@ -141,7 +141,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tls_block(home: Path, more: str = "") -> str:
-    """The server's side."""
+    """The server's settings."""
     return f'tls {{ cert_file: "{home}/server.crt", key_file: "{home}/server.key", ca_file: "{home}/ca.crt"{more} }}'
 
 
@@ -156,7 +156,7 @@ async def test_tls(tmp_path: Path, tls: Path) -> None:
 
 @pytest.mark.openssl
 async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
-    """The server lets in who shows a certificate from the same authority."""
+    """The server accepts a client with a certificate from the same authority."""
     with server(tmp_path, tls_block(tls, ", verify: true")) as at:
         stranger = BusConfig(ca=str(tls / "ca.crt"))
         await works(at, replace(stranger, certificate=str(tls / "client.crt"), key=str(tls / "client.key")))
@@ -179,7 +179,7 @@ async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tl
 async def test_no_password_goes_over_a_line_in_the_clear(
     tmp_path: Path, tls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where an authority is configured, a server without TLS gets neither the password nor a message."""
+    """If an authority is configured, a server without TLS receives neither the password nor a message."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
         assert "offers no TLS" in await refused(at, BusConfig(user="decision", ca=str(tls / "ca.crt")))
@@ -191,7 +191,7 @@ def pair(prefix: int) -> nkeys.KeyPair:
 
 
 async def test_nkey(tmp_path: Path) -> None:
-    """A seed in a file; the server knows the public key only."""
+    """The seed is in a file; the server has the public key only."""
     own, other = pair(nkeys.PREFIX_BYTE_USER), pair(nkeys.PREFIX_BYTE_USER)
     for name, keys in (("own.nk", own), ("other.nk", other)):
         (tmp_path / name).write_text(keys.seed.decode())
@@ -202,7 +202,7 @@ async def test_nkey(tmp_path: Path) -> None:
 
 
 def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]) -> str:
-    """A JSON Web Token as NATS's operator mode wants it."""
+    """A JSON Web Token in the format of NATS's operator mode."""
 
     def part(content: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
@@ -219,7 +219,7 @@ def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]
 
 
 async def test_creds_file(tmp_path: Path) -> None:
-    """A user's token and seed in one file, checked against operator and account."""
+    """A user's token and seed in one file, verified against operator and account."""
     operator, account, user = map(pair, (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER))
     system = pair(nkeys.PREFIX_BYTE_ACCOUNT)
     unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)

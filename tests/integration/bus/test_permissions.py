@@ -1,4 +1,4 @@
-"""The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
+"""The bus with the manifests' permissions: each service can do its work, and all else is refused."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),)
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    """A nats-server with the manifest's users; each one's password is its name."""
+    """A nats-server with the manifest's users; each password equals the name."""
     text = MANIFEST.read_text()
     monkeypatch.setenv("POD_NAME", "nats-0")
     for user in USERS:
@@ -45,7 +45,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsSer
 
 @asynccontextmanager
 async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
-    """A service's place on the guarded bus."""
+    """A service's connection to the guarded bus."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -55,7 +55,7 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The actuator makes the streams; sample and decision travel to who waits for them; the reader sees both."""
+    """The actuator creates the streams; sample and decision reach their consumers; the reader sees both."""
     async with joined(guarded, "sampler", monkeypatch) as sampler:
         reports = await sampler.ensure_streams()
         assert len(reports) == len(STREAMS)
@@ -88,7 +88,7 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
 async def test_a_forged_decision_is_refused(
     guarded: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
 ) -> None:
-    """A well-formed decision from a sampler that was taken over, or from a reader, never gets onto the stream."""
+    """A well-formed decision from a compromised sampler, or from a reader, never reaches the stream."""
     async with joined(guarded, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
         violations: list[str] = []
@@ -108,7 +108,7 @@ async def test_a_forged_decision_is_refused(
 
 @asynccontextmanager
 async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
-    """A plain client with a service's password, and what the server refused it."""
+    """A plain client with a service's password, and the server's refusals."""
     violations: list[str] = []
 
     async def on_error(error: Exception) -> None:
@@ -123,9 +123,9 @@ async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client
 
 
 async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither point it at another subject, nor take a sample away from it, nor learn another's name.
+    """It can neither redirect a consumer to another subject, nor take its samples, nor learn its name.
 
-    What it may read, it reads on its own.
+    It reads through consumers of its own.
     """
     async with (
         joined(guarded, "actuator", monkeypatch) as actuator,
@@ -155,7 +155,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, mo
                     await reader.publish(f"$JS.API.{what}", request, reply=reader.new_inbox())
                 await until(lambda: len(violations) == len(refused), lambda: violations)
                 assert all("permissions violation for publish" in text.lower() for text in violations), violations
-                # Another name in the subject than in the request does not get around it.
+                # A different name in the subject than in the request does not circumvent it.
                 answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
                 assert "error" in json.loads(answer.data)
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
@@ -165,7 +165,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, mo
 
 
 async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's answers can be sent among the decisions, but are none: control goes on from the last one."""
+    """The server's replies can be redirected to the decisions' subject, but are not decisions: control continues."""
     async with joined(guarded, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
         async with joined(guarded, "decision", monkeypatch) as decision:
@@ -210,5 +210,5 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
                 password=password,
             )
         await stranger.close()
-        # The server says why and hangs up; the second may overtake the first.
+        # The server sends the reason and closes the connection; the second may arrive first.
         assert re.search("authorization|reset by peer", refusals.pop().lower())

@@ -1,4 +1,4 @@
-"""TLS on the bus as docs and manifests set it up: the documented certificates, the component's own arguments."""
+"""TLS on the bus as documented: the commands for the certificates, and the component's arguments."""
 
 import asyncio
 import os
@@ -36,16 +36,16 @@ pytestmark = [pytest.mark.openssl, pytest.mark.kubectl]
 
 
 def documented(kind: str) -> list[str]:
-    """The commands that docs/bus.md shows and that begin with a word."""
+    """The commands of docs/bus.md that begin with a word."""
     text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
     return [line.strip() for line in text.splitlines() if line.startswith(f"    {kind} ")]
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the documented commands; beside them another authority, whose certificate is for the service's name only.
+    """Certificates from the documented commands, and another authority with a certificate for the service's name only.
 
-    Here the server is called as at the end of a forwarded port: 127.0.0.1.
+    The tests connect to 127.0.0.1, as through a forwarded port.
     """
     home = tmp_path_factory.mktemp("certificates")
     commands = documented("openssl")
@@ -70,7 +70,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def nats_with_tls(tmp_path: Path, certificates: Path, rendered: dict[str, Any]) -> Iterator[NatsServer]:
-    """A server with the arguments that the component gives it."""
+    """A server with the component's arguments."""
     arguments = rendered["nats"]["spec"]["template"]["spec"]["containers"][0]["args"]
     given = [one.replace("/etc/nats-tls", str(certificates)) for one in arguments if one.startswith("--tls")]
     assert len(given) == 3
@@ -79,7 +79,7 @@ def nats_with_tls(tmp_path: Path, certificates: Path, rendered: dict[str, Any]) 
 
 
 def test_the_component_gives_each_pod_what_it_needs_and_no_more(rendered: dict[str, Any]) -> None:
-    """NATS mounts certificate and key, the services the authority alone; the names in docs and manifests agree."""
+    """NATS mounts certificate and key, the services the authority only; the names in docs and manifests agree."""
     (secret,) = documented("kubectl")
     assert set(re.findall(r"--from-file=(\S+)", secret)) == {"tls.crt", "tls.key", "ca.crt"}
     for name, keys in (
@@ -101,7 +101,7 @@ def test_the_component_gives_each_pod_what_it_needs_and_no_more(rendered: dict[s
 
 
 async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Path, certificates: Path) -> None:
-    """The decision service, told of the authority by its environment, answers a sample that came over TLS."""
+    """The decision service gets the authority from its environment, and answers a sample over TLS."""
     environment = {"SLUICE_NATS_URL": nats_with_tls.url, "SLUICE_NATS_CA": str(certificates / "ca.crt")}
     text = DOMAINS + "listen: {host: 127.0.0.1, decision: 0}\n"
     (tmp_path / "config.yaml").write_text(text)
@@ -121,7 +121,7 @@ async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Pa
 async def test_a_wrong_authority_is_refused_and_said(
     nats_with_tls: NatsServer, tmp_path: Path, certificates: Path, authority: str, why: str
 ) -> None:
-    """The reason stands on /readyz of the bus; nothing is sent."""
+    """The bus's entry on /readyz has the reason; nothing is sent."""
     environment = {"SLUICE_NATS_URL": nats_with_tls.url, "SLUICE_NATS_CA": str(certificates / authority)}
     (tmp_path / "config.yaml").write_text(DOMAINS)
     states: list[str | None] = []
@@ -133,7 +133,7 @@ async def test_a_wrong_authority_is_refused_and_said(
 
 
 async def test_another_servers_name_is_refused(tmp_path: Path, certificates: Path) -> None:
-    """A certificate of the right authority for another name is somebody else's."""
+    """A certificate of the right authority for another name is refused."""
     other = certificates / "other"
     arguments = ["--tls", f"--tlscert={other}/tls.crt", f"--tlskey={other}/tls.key"]
     (tmp_path / "config.yaml").write_text(DOMAINS)
@@ -153,7 +153,7 @@ async def _joined(settings: Any, states: list[str | None]) -> None:
 
 
 def test_plain_text_is_refused(nats_with_tls: NatsServer) -> None:
-    """Whoever goes on in plain text is thrown out before anything is taken from him."""
+    """A plaintext client is disconnected before it can send a request."""
     with closing(socket.create_connection(("127.0.0.1", nats_with_tls.port), timeout=PATIENCE_S)) as line:
         line.settimeout(PATIENCE_S)
         greeting = line.recv(4096)

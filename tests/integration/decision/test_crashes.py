@@ -1,4 +1,4 @@
-"""Decision processes that are killed: no sample lost, none answered twice, no other decision than without a crash."""
+"""Decision processes that are killed: no sample is lost or answered twice, and the decisions do not change."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ POINTS = (
 
 
 async def stream_of(bus: Bus, numbers: range, begin: int, pause_s: float) -> None:
-    """Samples of all domains, one after the other, with some that cannot be used among them."""
+    """Samples of all domains, one after another, with some unusable ones among them."""
     for number in numbers:
         await send(bus, [sample(domain, number, begin) for domain in DOMAINS])
         if number % 5 == 0:
@@ -49,14 +49,14 @@ async def stream_of(bus: Bus, numbers: range, begin: int, pause_s: float) -> Non
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point_changes_nothing(nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
-    """Three processes die, two of them at the point; the fourth ends up with the same decisions."""
+    """Three processes are killed, two of them at the point; the fourth completes the same decisions."""
     text = config_text(nats.url, "crash", DOMAINS)
     begin = time.time_ns() - 3600 * S
     total = 100
     crashes = 0
     async with joined(nats.url, "crash") as bus:
         publishing = asyncio.create_task(stream_of(bus, range(1, total), begin, 0.02))
-        # The first one leaves samples behind that the second has to look up.
+        # The first one leaves samples that the second has to look up.
         for crash_at in ("decision.taken:7", f"{point}:1", f"{point}:2", None):
             with DecisionProcess(tmp_path, text, crash_at) as process:
                 if crash_at is not None:
@@ -64,7 +64,8 @@ async def test_a_crash_at_any_point_changes_nothing(nats: NatsServer, tmp_path: 
                     crashes += 1
                     continue
                 await publishing
-                # What a dead process held comes again after ten seconds, or is looked up when the next sample comes.
+                # Samples of a killed process are redelivered after ten seconds, or looked up when the next sample
+                # arrives.
                 await stream_of(bus, range(total, total + 1), begin, 0)
                 await decided(bus, total * len(DOMAINS))
                 assert process.stop() == 0
@@ -105,7 +106,7 @@ async def test_replicas_share_the_work_and_survive_random_kills(
 
 
 async def test_the_server_restarts(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """nats-server is killed and started five times while samples come; all are answered."""
+    """nats-server is killed and restarted five times while samples arrive; all are answered."""
     text = config_text(nats.url, "again", DOMAINS)
     begin = time.time_ns() - 3600 * S
     async with joined(nats.url, "again") as bus:
@@ -124,7 +125,7 @@ async def test_the_server_restarts(nats: NatsServer, tmp_path: Path, tally: Tall
 
 
 async def test_a_wiped_server_begins_a_higher_epoch(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The server loses all streams: decisions go on in a new epoch above the old one, without a restart."""
+    """The server loses all streams: decisions continue in a higher epoch, without a restart."""
     text = config_text(nats.url, "wiped", DOMAINS)
     begin = time.time_ns() - 3600 * S
     async with joined(nats.url, "wiped") as bus:

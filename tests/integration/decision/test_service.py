@@ -45,7 +45,7 @@ DOMAINS = ("press", "paint")
 
 @asynccontextmanager
 async def deciding(bus: Bus, text: str) -> AsyncIterator[Health]:
-    """The service in this process; gives its health."""
+    """The service in this process; yields its health."""
     health = Health("samples")
     running = asyncio.create_task(DecisionService(configured(text), bus, health).run())
     try:
@@ -62,7 +62,7 @@ def counted(name: str, **labels: str) -> float:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the service brings about."""
+    """Wait for an effect of the service."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what changes is no event of ours
             await asyncio.sleep(0.02)
@@ -74,7 +74,7 @@ async def letters(bus: Bus) -> list[str]:
 
 
 async def test_what_cannot_be_answered_stops_nothing(nats: NatsServer) -> None:
-    """Unknown domain, another's subject, a date in the future, nonsense: counted or put aside, and on it goes."""
+    """An unknown domain, another domain's subject, a date in the future or garbage is counted or dead-lettered."""
     text = config_text(nats.url, "odd", DOMAINS)
     now = time.time_ns()
     unknown = counted("decision_unknown")
@@ -118,7 +118,7 @@ async def test_a_sample_on_which_the_core_fails_is_put_aside(nats: NatsServer, m
 
 
 async def test_samples_that_come_twice_or_late_are_answered_once(nats: NatsServer) -> None:
-    """A repetition outside of the server's window, and one that was overtaken: counted, and no more."""
+    """Repeated samples outside of the server's window, and overtaken ones, are only counted."""
     begin = time.time_ns() - 60 * S
     text = config_text(nats.url, "late", ["press"])
     stale = counted("decision_stale")
@@ -134,7 +134,7 @@ async def test_samples_that_come_twice_or_late_are_answered_once(nats: NatsServe
 
 
 async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None:
-    """Only the samples are wiped, and count from 1 again: the same epoch goes on, nothing is skipped."""
+    """Only the samples are wiped, and count from 1 again: the same epoch continues, nothing is skipped."""
     begin = time.time_ns() - 60 * S
     text = config_text(nats.url, "half", ["press"])
     async with joined(nats.url, "half") as bus:
@@ -144,7 +144,7 @@ async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None
             await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
             await send(bus, [sample("press", number, begin) for number in range(11, 16)])
             await decided(bus, 15)
-        # Once more while no service runs, and beyond the old numbers before one does.
+        # Once more while no service runs, and beyond the old numbers before one starts.
         await bus._session.request("STREAM.DELETE.HALF_SAMPLE")
         await send(bus, [sample("press", number, begin) for number in range(16, 41)])
         async with deciding(bus, text):
@@ -155,7 +155,7 @@ async def test_decisions_outlive_the_stream_of_samples(nats: NatsServer) -> None
 
 
 async def test_a_lost_stream_of_decisions_begins_an_epoch_now(nats: NatsServer) -> None:
-    """Not with the oldest sample that is kept: what was acknowledged stays answered."""
+    """It does not begin with the oldest stored sample: answered samples stay answered."""
     begin = time.time_ns() - 60 * S
     text = config_text(nats.url, "other", ["press"])
     async with joined(nats.url, "other") as bus:
@@ -191,7 +191,7 @@ async def test_a_lost_consumer_goes_on_after_the_last_decision(nats: NatsServer)
 
 
 async def test_a_last_decision_of_a_later_build_begins_an_epoch(nats: NatsServer) -> None:
-    """A later build went on from there: a dead letter, and the domain begins a new epoch."""
+    """A decision of a later build becomes a dead letter, and the domain begins a new epoch."""
     begin = time.time_ns() - 60 * S
     async with joined(nats.url, "next") as bus:
         async with deciding(bus, config_text(nats.url, "next", ["press"])):
@@ -208,7 +208,7 @@ async def test_a_last_decision_of_a_later_build_begins_an_epoch(nats: NatsServer
 
 
 async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServer) -> None:
-    """However much of it comes after the last decision, and between those of other domains."""
+    """This holds for any number of such messages after the last decision, and between those of other domains."""
     begin = time.time_ns() - 200 * S
     text = config_text(nats.url, "junk", DOMAINS)
     async with joined(nats.url, "junk") as bus:
@@ -227,7 +227,7 @@ async def test_what_was_never_a_decision_does_not_begin_an_epoch(nats: NatsServe
         last = await bus.get_last(Decision, bus.subjects.decision("press"))
         assert last is not None
         assert (last.message.epoch, last.message.seq) == (sample("press", 1, begin).end, 4)
-        # What a later build decided is newer than anything that this one can read before it.
+        # A later build's decision is newer than anything before it that this build can read.
         await bus._session.send(bus.subjects.decision("press"), b'{"v":2,"other":"fields"}')
         await bus._session.send(bus.subjects.decision("press"), b"junk")
         await stored(bus, Decision, 356)
@@ -256,7 +256,7 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
 
 
 async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
-    """No sample yet, blind, silent; and nothing when every domain is seen."""
+    """It reports a missing, blind or silent domain; and nothing when every domain has data."""
     text = config_text(nats.url, "health", DOMAINS) + "\nsignal: {period: 100ms, window: 2s}"
     async with joined(nats.url, "health") as bus, deciding(bus, text) as health:
         await until(lambda: health.problems.get("samples") == "press: no sample yet; paint: no sample yet")
@@ -279,7 +279,7 @@ async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
 
 
 async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path: Path) -> None:
-    """Ready when bus, streams and samples are there; limits and lag as metrics; SIGTERM ends it with 0."""
+    """It is ready with bus, streams and samples; metrics show limits and lag; SIGTERM ends it with 0."""
     port = free_port()
     text = config_text(nats.url, "ready", ["press"]).replace("decision: 0", f"decision: {port}")
 
@@ -301,7 +301,7 @@ async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path:
                 while (status := await asyncio.to_thread(asked, "/readyz"))[0] != 200:
                     await send(bus, [sample("press", number, begin)])
                     sent += 1
-                    number += 1 + (number + 1) % 29 // 28  # none that is blind
+                    number += 1 + (number + 1) % 29 // 28  # no blind sample
                     await asyncio.sleep(0.2)
             await until(lambda: f"sluice_decision_steps_total {float(sent)}\n" in asked("/metrics")[1])
             metrics = (await asyncio.to_thread(asked, "/metrics"))[1]

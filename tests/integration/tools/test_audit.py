@@ -1,4 +1,4 @@
-"""The audit and the explanation of a live bus: what is wrong there is found as it is in a recording."""
+"""The audit and the explanation of a live bus find the same faults as in a recording."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ Lines = list[RecordedMessage]
 
 
 async def put(bus: Bus, lines: Iterable[RecordedMessage]) -> None:
-    """Publish messages in the given order, with the headers that their services would give them."""
+    """Publish messages in the given order, with the headers of their services."""
     for number, line in enumerate(lines):
         headers = {name: value for name, value in line.headers.items() if name != MSG_ID}
         await bus.publish(line.subject, decode_message(line), msg_id=str(number), headers=headers)
@@ -41,7 +41,7 @@ async def put(bus: Bus, lines: Iterable[RecordedMessage]) -> None:
 
 @asynccontextmanager
 async def told(nats: NatsServer, home: Path, lines: Lines) -> AsyncIterator[tuple[Bus, Path]]:
-    """A bus on which that happened, and the configuration file of its readers."""
+    """A bus with these messages, and the configuration file of its readers."""
     settings = BusConfig(servers=(nats.url,))
     header = RecordingReader(record(home / "empty", config(), iter([]))).header
     path = home / "config.yaml"
@@ -60,24 +60,24 @@ async def audited(path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]
 
 @pytest.fixture
 def sound() -> Lines:
-    """The last minute of a domain on which all is well."""
+    """The last minute of a domain without faults."""
     begin = (time.time_ns() // PERIOD - 2 * COUNT) * PERIOD
     return list(stream(config(), COUNT, actions=True, begin=begin))
 
 
 def nth(lines: Lines, kind: str, n: int) -> int:
-    """Where the ``n``-th message of a kind stands."""
+    """The position of the ``n``-th message of a kind."""
     return [i for i, line in enumerate(lines) if line.kind == kind][n]
 
 
 def edited(line: RecordedMessage, **changes: Any) -> RecordedMessage:
-    """A line whose message has other fields."""
+    """A line whose message has changed fields."""
     body = json.loads(line.payload) | changes
     return structs.replace(line, body=Raw(json.dumps(body).encode()))
 
 
 async def test_a_sound_bus_passes(nats: NatsServer, tmp_path: Path, sound: Lines) -> None:
-    """Nothing is found where nothing is wrong, from the first message or from the middle."""
+    """No fault is reported, from the first message or from the middle."""
     async with told(nats, tmp_path, sound) as (_, path):
         code, breaks, findings = await audited(path)
         assert (code, breaks) == (0, [])
@@ -87,7 +87,7 @@ async def test_a_sound_bus_passes(nats: NatsServer, tmp_path: Path, sound: Lines
 
 
 async def test_a_dropped_action(nats: NatsServer, tmp_path: Path, sound: Lines) -> None:
-    """An action that was deleted from its stream leaves a gap there, and a limit that nobody set."""
+    """An action that was deleted from its stream leaves a gap, and a limit without an action."""
     async with told(nats, tmp_path, sound) as (bus, path):
         await bus._session.request(f"STREAM.MSG.DELETE.{bus.subjects.stream('action')}", {"seq": 30})
         code, breaks, _ = await audited(path)
@@ -103,7 +103,7 @@ def without_cause(lines: Lines) -> Lines:
 
 
 def reordered(lines: Lines) -> Lines:
-    """Two decisions that changed places."""
+    """Two decisions in reversed order."""
     one, other = nth(lines, "decision", 30), nth(lines, "decision", 31)
     swapped = list(lines)
     swapped[one], swapped[other] = lines[other], lines[one]
@@ -111,7 +111,7 @@ def reordered(lines: Lines) -> Lines:
 
 
 def tampered(lines: Lines) -> Lines:
-    """A decision whose limit is another than what its sample gives, within its bounds."""
+    """A decision with a changed limit within its bounds."""
     at = nth(lines, "decision", 30)
     targets = json.loads(lines[at].payload)["targets"]
     targets[0]["limit"] = 6_000
@@ -119,7 +119,7 @@ def tampered(lines: Lines) -> Lines:
 
 
 def patched_otherwise(lines: Lines) -> Lines:
-    """An action that set another limit than its decision says."""
+    """An action that set another limit than its decision."""
     at = nth(lines, "action", 30)
     return [*lines[:at], edited(lines[at], limit=6_000), *lines[at + 1 :]]
 
@@ -137,7 +137,7 @@ def patched_otherwise(lines: Lines) -> Lines:
 async def test_what_is_wrong_is_found(
     nats: NatsServer, tmp_path: Path, sound: Lines, mutation: Callable[[Lines], Lines], rule: str, words: str
 ) -> None:
-    """Each thing that went wrong on the bus is found by its rule, and makes the audit fail."""
+    """Each fault on the bus is found by its rule, and makes the audit fail."""
     async with told(nats, tmp_path, mutation(sound)) as (_, path):
         code, breaks, _ = await audited(path)
     assert code == 1
@@ -145,7 +145,7 @@ async def test_what_is_wrong_is_found(
 
 
 async def test_a_limit_of_the_live_bus_is_explained(nats: NatsServer, tmp_path: Path, sound: Lines) -> None:
-    """By the domain's name, the last move of a limit: measured, proposed, shielded, done, and how long it took."""
+    """By the domain's name, the last change of a limit: measured, proposed, shielded, applied, and its duration."""
     moved = [one for line in sound if isinstance(one := decode_message(line), Decision)]
     last = [one for one in moved if any(target.limit != target.was for target in one.targets)][-1]
     async with told(nats, tmp_path, sound) as (_, path):
@@ -166,7 +166,7 @@ async def test_a_limit_of_the_live_bus_is_explained(nats: NatsServer, tmp_path: 
 
 
 async def test_a_target_that_is_left_alone_for_a_while(nats: NatsServer, tmp_path: Path) -> None:
-    """While somebody else's value pauses it nothing is due, and the value that was taken away breaks no chain."""
+    """While a foreign value pauses it nothing is due, and the removed value breaks no chain."""
     async with emulated(Emulator(starts_after=None)) as server, joined(nats.url, "sluice") as bus:
         await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
         await server.pods_of("app", 1)
@@ -185,7 +185,7 @@ async def test_a_target_that_is_left_alone_for_a_while(nats: NatsServer, tmp_pat
     domains = load(tmp_path / "config.yaml").domains
     for lines in (paused, handed_back):
         audit = Auditor(domains, 0, whole=True)
-        # A last message from long after: whatever is due was due before it.
+        # A last message from long after, so that everything due was due before it.
         late = structs.replace(lines[-1], kind="dead", seq=1, time=lines[-1].time + 3600 * 10**9)
         for line in [*lines, late]:
             audit.check(line)
@@ -196,7 +196,7 @@ async def test_a_target_that_is_left_alone_for_a_while(nats: NatsServer, tmp_pat
 
 
 async def everything(bus: Bus) -> Lines:
-    """What the bus keeps of decisions and actions, by time."""
+    """The bus's decisions and actions, by time."""
     lines = [
         build_message(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
         for kind in ("decision", "action")

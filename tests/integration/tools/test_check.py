@@ -1,4 +1,4 @@
-"""`sluice check` as a user runs it: on files, and on servers that are there, away or wrong."""
+"""`sluice check` as a user runs it: on files, and on servers that are reachable, away or wrong."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def written(
 
 
 def test_the_manifests_configuration_is_sound() -> None:
-    """What is shipped has nothing to be warned about; who is limited and how stands in the output."""
+    """The shipped configuration gives no warning; the output shows who is limited and how."""
     ended = sluice("check", "--offline", MANIFEST)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "nothing found" in ended.stdout
@@ -66,7 +66,7 @@ def test_servers_that_cannot_be_reached_are_no_error_unless_it_is_strict(tmp_pat
 
 
 def test_everything_works(nats: NatsServer, tmp_path: Path) -> None:
-    """A bus, an exporter, enough observations: what was measured is shown, and even strict is content."""
+    """A bus, an exporter, enough observations: the measurements are shown, and even --strict passes."""
     with LiveExporter() as exporter:
         exporter.traffic(500)
         config = written(tmp_path, page=exporter.url, bus=nats.url)
@@ -81,7 +81,7 @@ def test_everything_works(nats: NatsServer, tmp_path: Path) -> None:
 
 
 def test_blindness_is_an_error(tmp_path: Path) -> None:
-    """Too few observations, and a workload that nobody measures."""
+    """Too few observations, and a workload without measurements."""
     with LiveExporter() as exporter:
         exporter.traffic(20)
         few = sluice("check", written(tmp_path, page=exporter.url))
@@ -94,7 +94,7 @@ def test_blindness_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bounds", "code"), [((0.0008, 0.0015, 0.0021, 0.01), 0), ((0.005, 0.01, 0.1), 1)])
 def test_coarse_buckets_are_told(tmp_path: Path, bounds: tuple[float, ...], code: int) -> None:
-    """A warning where a figure is vague, an error where it would be made up."""
+    """A warning if a figure is imprecise, an error if it would be invented."""
     with LiveExporter(bounds=bounds) as exporter:
         exporter.traffic(500)
         ended = sluice("check", written(tmp_path, page=exporter.url))
@@ -103,7 +103,7 @@ def test_coarse_buckets_are_told(tmp_path: Path, bounds: tuple[float, ...], code
 
 
 def test_a_page_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """The server is there, and is not what the file says it is."""
+    """The server exists, but is not an exporter."""
     with BrokenServer("body", b"busy", "503 Busy") as server:
         ended = sluice("check", written(tmp_path, page=server.url))
     assert ended.returncode == 1
@@ -111,7 +111,7 @@ def test_a_page_that_is_none_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bus_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """Something else listens there."""
+    """Another program listens there."""
     with BrokenServer("garbage") as server:
         ended = sluice("check", written(tmp_path, bus=server.url.replace("http", "nats")))
     assert ended.returncode == 1
@@ -120,7 +120,7 @@ def test_a_bus_that_is_none_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.prometheus
 def test_a_prometheus_that_does_not_scrape_yet_is_an_error(tmp_path: Path) -> None:
-    """It answers, but knows nothing of the workload."""
+    """It answers, but has no series of the workload."""
     with PrometheusServer(tmp_path / "prometheus") as prometheus:
         signal = f"source: prometheus, period: 500ms, window: 4s, prometheus: {{url: '{prometheus.url}'}}"
         ended = sluice("check", written(tmp_path, signal=signal))

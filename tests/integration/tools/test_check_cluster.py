@@ -1,4 +1,4 @@
-"""`sluice check --cluster` against a real API server: what it finds there is what is there."""
+"""`sluice check --cluster` against a real API server."""
 
 import socket
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 
 @contextmanager
 def cilium(api: ApiServer, **data: str) -> Iterator[None]:
-    """Cilium's settings, agent and Relay, as its chart writes them; and volumes for the bus."""
+    """Cilium's settings, agent and Relay, as its chart creates them; and volumes for the bus."""
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     things: dict[str, dict[str, Any]] = {
         CLASSES: {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.org/x"},
@@ -79,7 +79,7 @@ def agent(image: str) -> dict[str, Any]:
 
 
 def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> None:
-    """The manager is on, both workloads are there as the manifests have them: nothing is found."""
+    """The manager is on, and both workloads match the manifests: nothing is found."""
     on = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
     with namespace(apiserver, "check-good") as deployments, cilium(apiserver, **on):
         apiserver.request("POST", deployments, deployment("upload", 1, template=LIMITED))
@@ -93,7 +93,7 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
 
 
 def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) -> None:
-    """No Cilium, a workload that is missing, a limit that somebody set before: each is told, and it ends with 1."""
+    """No Cilium, a missing workload, an earlier limit of another client: each is reported, and the exit code is 1."""
     with namespace(apiserver, "check-bad") as deployments:
         foreign = deployment("upload", 1, own={"kubernetes.io/egress-bandwidth": "5M"})
         apiserver.request("POST", deployments, foreign)
@@ -122,7 +122,7 @@ def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> No
 
 
 def my_address() -> str:
-    """Of this machine, and not of loopback: the API server passes nothing on to that."""
+    """This machine's address, not loopback, which the API server does not proxy to."""
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.connect(("192.0.2.1", 9))
         return str(one.getsockname()[0])
@@ -149,7 +149,7 @@ def put_behind_a_service(api: ApiServer, home: str, name: str, port: int) -> Non
 def test_what_only_the_cluster_reaches_is_asked_through_its_api(
     apiserver: ApiServer, tmp_path: Path, hertz: int, told: str
 ) -> None:
-    """The exporter's page behind a Service whose name nobody knows here: enough observations, or too few."""
+    """The exporter's page is behind a Service whose name does not resolve here: enough observations, or too few."""
     home = f"check-through-{hertz}"
     with namespace(apiserver, home), LiveExporter(host="0.0.0.0") as exporter:
         exporter.traffic(hertz)
@@ -194,7 +194,7 @@ def test_a_prometheus_of_the_cluster_is_asked_through_its_api(apiserver: ApiServ
 
 
 def test_a_service_without_anybody_behind_it_is_told_by_its_own_name(apiserver: ApiServer, tmp_path: Path) -> None:
-    """The exporter is down: the error names the configured page, not where it was asked from here."""
+    """The exporter is down: the error names the configured page, not the proxied address."""
     home = "check-nobody"
     with namespace(apiserver, home):
         apiserver.request("POST", SERVICES.format(home), service("exporter"))

@@ -1,4 +1,4 @@
-"""Recording a real bus, and replaying what a real decision service decided on it."""
+"""Recordings of a real bus, and replays of the decisions of a real service."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ COUNT = 60
 
 @asynccontextmanager
 async def decided_bus(nats: NatsServer, home: Path, domains: str = "ab") -> AsyncIterator[tuple[Bus, Path]]:
-    """A bus with samples of the last minute and a decision service's answers; gives the configuration file, too."""
+    """A bus with samples of the last minute and a decision service's answers; yields the configuration file, too."""
     text = config_text(nats.url, "sluice", domains)
     begin = time.time_ns() - 3600 * S
     with DecisionProcess(home, text):
@@ -37,14 +37,14 @@ async def decided_bus(nats: NatsServer, home: Path, domains: str = "ab") -> Asyn
 
 
 async def run(*arguments: str | Path) -> str:
-    """Run a subcommand that succeeds; gives what it printed."""
+    """Run a subcommand that succeeds; return its output."""
     done = await asyncio.to_thread(sluice, *arguments)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
 async def test_a_recorded_bus_replays_to_the_same_decisions(nats: NatsServer, tmp_path: Path) -> None:
-    """What the live service decided is decided again from the recording alone, byte for byte."""
+    """A replay from the recording alone gives the live service's decisions, byte for byte."""
     file = tmp_path / "x.jsonl.zst"
     async with decided_bus(nats, tmp_path) as (_, config):
         told = await run("record", "--config", config, "--since", "10m", "-o", file)
@@ -83,10 +83,10 @@ async def _everything(bus: Bus) -> AsyncIterator[tuple[str, RawMessage]]:
 
 
 async def test_a_stretch_by_sequence_and_of_one_domain(nats: NatsServer, tmp_path: Path) -> None:
-    """Only the asked samples are recorded; the state that they begin in comes with them."""
+    """Only the requested samples are recorded, with the state before the first."""
     file = tmp_path / "x.jsonl.zst"
     async with decided_bus(nats, tmp_path) as (bus, config):
-        # A decision answers each sample before the next one comes, as in life.
+        # A decision answers each sample before the next one arrives, as in production.
         begin = time.time_ns() - 1800 * S
         for n in range(1, 11):
             await send(bus, [sample("a", n, begin)])
@@ -122,7 +122,7 @@ async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tm
 
 
 async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer, tmp_path: Path) -> None:
-    """The states that the stretch begins in are in the order of the bus, and what comes after them comes once."""
+    """The initial states are in the order of the bus, and later messages are recorded once."""
     text = config_text(nats.url, "sluice", "ab")
     file, begin = tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
     (tmp_path / "config.yaml").write_text(text)
@@ -193,7 +193,7 @@ def _typed(ns: int) -> str:
 
 
 async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsServer) -> None:
-    """Readers of two streams may be one ahead of the other: the merged stream is in the order of the times."""
+    """A reader of one stream may be ahead of another: the merged stream is ordered by time."""
     config = configured(config_text(nats.url, "sluice", "a"))
     async with joined(nats.url, "sluice") as bus, connect_reader(config.bus, "reader") as tap:
         begin = time.time_ns()
@@ -224,7 +224,7 @@ def _answer(one: Sample, n: int) -> Decision:
 
 
 async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> None:
-    """No server, no stream, an existing file: each ends with a sentence and without a file of its own."""
+    """No server, no stream, an existing file: each ends with one sentence and leaves no file."""
     text = config_text(nats.url, "sluice", "a")
     config = tmp_path / "config.yaml"
     config.write_text(text)

@@ -1,4 +1,4 @@
-"""The tap on a real bus: filters, JSON, the past, and what comes."""
+"""The tap on a real bus: filters, JSON, past and live messages."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def action(n: int, outcome: Any, target: str = "default/upload-a") -> Action:
 
 @asynccontextmanager
 async def filled(nats: NatsServer) -> AsyncIterator[Bus]:
-    """A bus with samples of two domains, actions and a message that nobody can read."""
+    """A bus with samples of two domains, actions and an unreadable message."""
     async with joined(nats.url, "sluice") as bus:
         await bus._session.send(bus.subjects.sample("a"), b"nonsense")
         begin = time.time_ns()
@@ -37,7 +37,7 @@ async def filled(nats: NatsServer) -> AsyncIterator[Bus]:
 
 
 async def tapped(nats: NatsServer, *arguments: str) -> list[dict[str, Any]]:
-    """What ``sluice tap --json`` prints of what is stored."""
+    """The output of ``sluice tap --json`` for stored messages."""
     command = ("tap", "--nats", nats.url, "--since", "5m", "--no-follow", "--json", *arguments)
     done = await asyncio.to_thread(sluice, *command)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ async def tapped(nats: NatsServer, *arguments: str) -> list[dict[str, Any]]:
 
 
 async def test_everything_and_filtered(nats: NatsServer) -> None:
-    """Domain, kind, workload and outcome each narrow down what is shown."""
+    """Domain, kind, workload and outcome each narrow down the output."""
     async with filled(nats):
         everything = await tapped(nats)
         assert len(everything) == 14
@@ -59,7 +59,7 @@ async def test_everything_and_filtered(nats: NatsServer) -> None:
 
 
 async def test_what_cannot_be_read_is_shown(nats: NatsServer) -> None:
-    """A message that is no message stops nothing, and is shown for what it is."""
+    """An unreadable message does not stop the tap, and is shown as such."""
     async with filled(nats):
         assert [line["raw"] for line in await tapped(nats, "--kind", "sample", "--domain", "a") if "raw" in line]
         told = await asyncio.to_thread(sluice, "tap", "--nats", nats.url, "--since", "5m", "--no-follow")
@@ -67,7 +67,7 @@ async def test_what_cannot_be_read_is_shown(nats: NatsServer) -> None:
 
 
 async def test_what_comes_is_followed(nats: NatsServer) -> None:
-    """Without an end, messages are printed as they come, in words."""
+    """Without an end, messages are printed in words as they arrive."""
     async with joined(nats.url, "sluice") as bus:
         process = await asyncio.create_subprocess_exec(
             SLUICE, "tap", "--nats", nats.url, "--since", "1m", stdout=asyncio.subprocess.PIPE
@@ -103,7 +103,7 @@ async def test_a_recording_is_tapped_like_the_bus(nats: NatsServer, tmp_path: Pa
 
 
 async def test_no_bus_is_an_error(nats: NatsServer) -> None:
-    """A tap on nothing ends with the address and the reason."""
+    """A tap without a bus ends with the address and the reason."""
     nats.stop()
     done = await asyncio.to_thread(sluice, "tap", "--nats", nats.url, "--since", "1m", "--no-follow")
     assert done.returncode == 4
