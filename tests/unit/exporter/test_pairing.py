@@ -1,4 +1,4 @@
-"""Which two events make a latency, which do not, and what is kept of those that wait."""
+"""Which two events form a latency, which do not, and what the table keeps of pending ones."""
 
 from typing import Literal
 
@@ -18,20 +18,20 @@ def table(entries: int = 1000, most_bytes: int = 1 << 20) -> PairingTable:
 
 
 def seen(point: int, at: int, *, answer: bool | None = False, talk: str = "tcp a 1 b 2 n1") -> Flow:
-    """An event of a conversation at ``at`` ns after T."""
+    """An event of a conversation, ``at`` ns after T."""
     protocol: Literal["tcp", "udp"] = "tcp" if talk.startswith("tcp") else "udp"
     return Flow(talk, T + at, point, protocol, answer, CLIENT, SERVER)
 
 
 def feed(pairing: PairingTable, *flows: Flow, start: int = 20 * S) -> list[Pair]:
-    """The pairs that these events give, each arriving at its own time."""
+    """The pairs of these events, each arriving at its own time."""
     pairs = [pairing.step(flow, start + flow.time - T) for flow in flows]
     return [pair for pair in pairs if pair is not None]
 
 
 @pytest.mark.parametrize("point", [TO_STACK, TO_OVERLAY, TO_NETWORK])
 def test_a_handshake_through_the_network(point: int) -> None:
-    """A SYN on its way out and the SYN-ACK at the client's endpoint enclose the network, on every kind of routing."""
+    """A SYN that leaves and the SYN-ACK at the client's endpoint enclose the network, for every kind of routing."""
     [pair] = feed(table(), seen(point, 0), seen(TO_ENDPOINT, 3 * MS, answer=True))
     assert pair == Pair(0.003, "tcp", "handshake", False, CLIENT, SERVER)
 
@@ -52,7 +52,7 @@ def test_a_pair_within_one_node_is_labelled_so() -> None:
 
 
 def test_the_servers_node_gives_no_pair() -> None:
-    """A SYN that arrives and a SYN-ACK that leaves enclose the server only, and are not called unanswered."""
+    """An arriving SYN and a departing SYN-ACK enclose the server only, and do not count as unanswered."""
     pairing = table()
     assert not feed(pairing, seen(TO_ENDPOINT, 0), seen(TO_NETWORK, MS, answer=True))
     pairing.step(seen(TO_NETWORK, 60 * S, talk="tcp c 1 d 2 n1"), 80 * S)
@@ -61,14 +61,14 @@ def test_the_servers_node_gives_no_pair() -> None:
 
 
 def test_nodes_are_never_mixed() -> None:
-    """Two nodes' clocks differ: a request of one is not answered by an event of another."""
+    """Two nodes' clocks differ: an event of one node does not answer a request of another."""
     pairing = table()
     assert not feed(pairing, seen(TO_NETWORK, 0), seen(TO_ENDPOINT, MS, answer=True, talk="tcp a 1 b 2 n3"))
     assert pairing.counts["unasked"] == 1
 
 
 def test_a_repeated_syn_keeps_the_time_of_the_first() -> None:
-    """A SYN that was lost and sent again costs its second: that is what is seen."""
+    """A retransmitted SYN costs a second, which the latency includes."""
     pairing = table()
     [pair] = feed(pairing, seen(TO_NETWORK, 0), seen(TO_NETWORK, S), seen(TO_ENDPOINT, S + 2 * MS, answer=True))
     assert pair.latency == pytest.approx(1.002)
@@ -76,7 +76,7 @@ def test_a_repeated_syn_keeps_the_time_of_the_first() -> None:
 
 
 def test_a_port_that_is_used_again_is_another_conversation() -> None:
-    """A SYN after the limit is a new request; the one before was not answered."""
+    """A SYN after the limit is a new request; the earlier one counts as unanswered."""
     pairing = table()
     [pair] = feed(pairing, seen(TO_NETWORK, 0), seen(TO_NETWORK, 6 * S), seen(TO_ENDPOINT, 6 * S + MS, answer=True))
     assert pair.latency == 0.001
@@ -94,14 +94,14 @@ def test_impossible_latencies_are_counted_and_dropped(took: int, reason: str) ->
 
 
 def test_what_cannot_be_placed_is_counted() -> None:
-    """No direction, and a point that encloses nothing."""
+    """An event without direction, and a point that encloses nothing."""
     pairing = table()
     assert not feed(pairing, seen(TO_NETWORK, 0, answer=None), seen(10, 0))
     assert dict(pairing.counts) == {"direction-unknown": 1, "other-point": 1}
 
 
 def test_time_bounds_the_table() -> None:
-    """An unanswered request is gone after its time and half of it again, and is counted."""
+    """An unanswered request is removed and counted after at most one and a half times the limit."""
     pairing = table()
     pairing.step(seen(TO_NETWORK, 0), 20 * S)
     pairing.step(seen(TO_NETWORK, 0, talk="tcp z 1 z 2 n1"), 28 * S)
@@ -110,7 +110,7 @@ def test_time_bounds_the_table() -> None:
 
 
 def test_time_bounds_the_table_while_nothing_comes() -> None:
-    """After a flood, silence: what waits is given up all the same."""
+    """After a flood without further flows, pending requests expire all the same."""
     pairing = table()
     for number in range(100):
         pairing.step(seen(TO_NETWORK, 0, talk=f"tcp flood {number} b 2 n1"), 20 * S)
@@ -122,7 +122,7 @@ def test_time_bounds_the_table_while_nothing_comes() -> None:
 
 
 def test_entries_bound_the_table_and_the_young_survive() -> None:
-    """A flood of SYNs evicts the oldest; a handshake during the flood is still paired."""
+    """A flood of SYNs evicts the oldest entries; a handshake during the flood is still paired."""
     pairing = table(entries=300)
     for number in range(5000):
         pairing.step(seen(TO_NETWORK, number, talk=f"tcp flood {number} b 2 n1"), 20 * S + number)
@@ -149,7 +149,7 @@ def udp(point: int, at: int, *, answer: bool = False) -> Flow:
 
 
 def test_udp_first_request_and_first_reply() -> None:
-    """The first packet of a conversation and the first one back are a pair; the samples after that are not."""
+    """The first packet of a conversation and the first one back are a pair; the later samples are not."""
     pairing = table()
     first = [udp(TO_NETWORK, 0), udp(TO_ENDPOINT, 2 * MS, answer=True)]
     samples = [udp(TO_NETWORK, 5 * S + MS), udp(TO_ENDPOINT, 5 * S + 400 * MS, answer=True)]
@@ -160,7 +160,7 @@ def test_udp_first_request_and_first_reply() -> None:
 
 
 def test_udp_after_a_real_silence_counts_again() -> None:
-    """More silence than aggregation makes is real: the next packet is a request of its own."""
+    """A silence longer than aggregation causes is real: the next packet is a new request."""
     pairing = table()
     pairs = feed(pairing, udp(TO_NETWORK, 0), udp(TO_NETWORK, 8 * S), udp(TO_ENDPOINT, 8 * S + MS, answer=True))
     assert [pair.latency for pair in pairs] == [0.001]
@@ -176,7 +176,7 @@ def test_udp_is_not_trusted_after_an_interruption() -> None:
 
 
 def test_udp_that_relay_held_back_was_not_silent() -> None:
-    """Sorting lets one report of a busy conversation go at once and the next one late: their own times count."""
+    """Sorting may release one report of a busy conversation at once and the next one late: their own times count."""
     pairing = table()
     for number, arrived in enumerate((20 * S, 21 * S, 60 * S, 61 * S, 90 * S)):
         others = seen(TO_NETWORK, number * 5 * S, talk=f"udp other {number} b 2 n1")
@@ -188,7 +188,7 @@ def test_udp_that_relay_held_back_was_not_silent() -> None:
 
 
 def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
-    """A new stream's flows may be late: what came before a node's first one is not known."""
+    """A new stream's flows may be late: events before a node's first one are unknown."""
     pairing = table()
     pairing.mark_interrupted()
     other = "udp a 1 b 2 n2"
@@ -200,7 +200,7 @@ def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
 
 
 def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
-    """Not only when the old time comes again."""
+    """Trust restarts at once, not only when the old time is reached again."""
     pairing = table()
     pairing.mark_interrupted()
     other, third = "udp a 1 b 2 n1", "udp a 3 b 2 n1"
@@ -219,13 +219,13 @@ def test_a_udp_reply_after_the_limit_is_no_reply() -> None:
 
 
 def test_udp_through_the_stack_to_the_same_node_is_local() -> None:
-    """The second sight of a first packet is no sample: it says that both ends are here."""
+    """The second event of a first packet is no sample: it shows that both ends are on this node."""
     [pair] = feed(table(), udp(TO_STACK, 0), udp(TO_ENDPOINT, MS), udp(TO_ENDPOINT, 2 * MS, answer=True))
     assert pair.local
 
 
 def test_a_flood_of_udp_stops_trust_instead_of_memory() -> None:
-    """When conversations are forgotten early, none counts as new until a silence can be proven again."""
+    """If conversations are forgotten early, none counts as new until a silence can be proven again."""
     pairing = table(entries=300)
     for number in range(1000):
         pairing.step(seen(TO_NETWORK, number, talk=f"udp flood {number} b 2 n1"), 20 * S + number)

@@ -1,4 +1,4 @@
-"""After a reconnection nothing is counted twice, and nothing is missed that Relay still has."""
+"""After a reconnection no flow is counted twice, and none is missed that Relay still has."""
 
 from services.exporter.replay_filter import ReplayFilter
 
@@ -14,14 +14,14 @@ def begun() -> ReplayFilter:
 
 
 def test_the_first_stream_starts_now() -> None:
-    """There is nothing to repeat; a second stream repeats from there on what the first one did not bring."""
+    """It has nothing to repeat; a second stream repeats what the first one did not deliver."""
     resume = ReplayFilter()
     assert resume.start_stream(T, 0) is None
     assert resume.start_stream(T + 5 * S, 5 * S) == T
 
 
 def test_a_replay_starts_at_the_slowest_node() -> None:
-    """Each node's own clock counts; a node that has been quiet for long does not hold everything back."""
+    """Each node's own clock counts; a node that has been quiet for long does not delay the others."""
     resume = begun()
     resume.is_new("gone", T - 3600 * S, 1, 90 * S)
     resume.is_new("n1", T, 2, 100 * S)
@@ -33,7 +33,7 @@ def test_a_replay_starts_at_the_slowest_node() -> None:
 
 
 def test_a_clock_that_is_ahead_does_not_ask_for_the_future() -> None:
-    """A replay from tomorrow on would be empty."""
+    """A replay from a future time would be empty."""
     resume = begun()
     resume.is_new("n1", T + 3600 * S, 1, 0)
     assert resume.start_stream(T, 0) == T
@@ -55,7 +55,7 @@ def test_what_was_seen_is_dropped_in_a_replay_only() -> None:
 
 
 def test_each_node_has_its_own_mark() -> None:
-    """One node's mark says nothing about another's flows."""
+    """One node's mark does not affect another's flows."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)
     resume.start_stream(T, 0)
@@ -63,7 +63,7 @@ def test_each_node_has_its_own_mark() -> None:
 
 
 def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
-    """After a replay's time, what looks old is new."""
+    """After a replay's time, flows that look old are new."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)
     resume.start_stream(T, 0)
@@ -72,7 +72,7 @@ def test_a_clock_that_stepped_back_blinds_for_half_a_minute_at_most() -> None:
 
 
 def resumed() -> ReplayFilter:
-    """A stream that resumed at T, and went on for an hour: a flow every second."""
+    """A stream that resumed at T, and continued for an hour: a flow every second."""
     resume = begun()
     resume.is_new("n1", T, 0, 0)
     assert resume.start_stream(T, 0) == T
@@ -81,7 +81,7 @@ def resumed() -> ReplayFilter:
 
 
 def test_a_node_that_relay_asks_again_is_not_counted_again() -> None:
-    """In the midst of a stream all of it comes once more, from any place on, however often, and then what is new."""
+    """In the middle of a stream all of it is repeated, from any position, however often; new flows follow."""
     resume = resumed()
     for start, end in ((0, 3601), (3000, 3602)):
         was = resume.repeated
@@ -92,7 +92,7 @@ def test_a_node_that_relay_asks_again_is_not_counted_again() -> None:
 
 
 def test_a_clock_that_steps_back_in_a_stream_blinds_for_half_a_minute_at_most() -> None:
-    """It looks like a replay until that would be over; one to before the stream's beginning never does."""
+    """It looks like a replay for that long; a step to before the stream's beginning never does."""
     resume = resumed()
     now = 3600 * S
     steps = [resume.is_new("n1", T + (1000 + second) * S, "a", now + second * S) for second in range(60)]
@@ -102,14 +102,14 @@ def test_a_clock_that_steps_back_in_a_stream_blinds_for_half_a_minute_at_most() 
 
 
 def test_the_first_stream_repeats_nothing() -> None:
-    """Relay asks a node again for what comes from now on only."""
+    """Relay requests only new flows from a node."""
     resume = begun()
     resume.is_new("n1", T, "a", 0)
     assert resume.is_new("n1", T - 60 * S, "b", S)
 
 
 def test_many_nodes_take_bounded_memory() -> None:
-    """Names that an adversary makes up push out the oldest."""
+    """Names that an adversary makes up evict the oldest."""
     resume = ReplayFilter()
     for number in range(20_000):
         resume.is_new(f"node-{number}", T, number, 0)

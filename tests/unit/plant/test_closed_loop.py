@@ -1,4 +1,4 @@
-"""The whole loop in one process: safe with a good limit, unsafe without, and every delay accounted for."""
+"""The whole loop in one process: safe with a good limit, unsafe without, and every delay modelled."""
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ def controlled(scenario: Scenario, seed: int = 1, **delays: float) -> Run:
 
 
 def test_without_control_nearly_every_second_is_bad_and_with_it_few_are() -> None:
-    """The point of it all, on the demo's disturbed run."""
+    """The demo's disturbed run."""
     scenario = SCENARIOS["demo"]
     free = play(scenario, scenario.domain(), None, seed=1).score()
     held = controlled(scenario).score()
@@ -29,7 +29,7 @@ def test_without_control_nearly_every_second_is_bad_and_with_it_few_are() -> Non
 
 
 def test_the_oracle_is_safe_and_little_more_is_not() -> None:
-    """Sweeping the limit finds the analytic optimum: 1 % below is clean, 2 % above is not."""
+    """A sweep of the limit finds the analytic optimum: 1 % below is clean, 2 % above is not."""
     (phase,) = SHORT.phases()
     bad = {}
     for share in (0.99, 1.02):
@@ -69,7 +69,7 @@ def test_a_reaction_is_counted_from_the_true_crossing() -> None:
 
 
 def test_blindness_reaches_the_decision_and_ends() -> None:
-    """While nothing can be measured the samples say so, and why; the limit falls to the fail-safe one."""
+    """While nothing can be measured the samples give the reason, and the limit falls to the fail-safe one."""
     blind = (Event(at=20.1, blind="gone", phase=False), Event(at=35.1, blind="", phase=False))
     run = controlled(msgspec.structs.replace(SHORT, events=blind))
     by_time = {(decision.end - run.started) / S: decision for decision in run.decisions}
@@ -79,14 +79,14 @@ def test_blindness_reaches_the_decision_and_ends() -> None:
 
 
 def test_a_prometheus_that_reads_too_seldom_has_no_data() -> None:
-    """Two readings inside the window are needed; a scrape every 15 s gives one in 20 s at best half the time."""
+    """A window needs two readings; a scrape every 15 s gives them in 20 s at best half the time."""
     run = controlled(SHORT, scrape=15.0, window=10.0, period=1.0)
     assert all(decision.stress is None for decision in run.decisions)
 
 
 @pytest.mark.parametrize("scrape", [None, 0.3])
 def test_throughput_is_measured_on_the_wire(scrape: float | None) -> None:
-    """A target behind a limit of 40 Mbit/s is seen to send that."""
+    """A target behind a limit of 40 Mbit/s is measured at that rate."""
     domain = SHORT.domain("proportional", {"k_up": 0.0})
     run = play(SHORT, domain, Controller(domain), delays=Delays(scrape=scrape), seed=1)
     state = run.decisions[-1]
@@ -96,7 +96,7 @@ def test_throughput_is_measured_on_the_wire(scrape: float | None) -> None:
 
 
 def test_a_second_target_shares_the_budget() -> None:
-    """Where one more greedy target joins, both are limited and the queue stays empty in the end."""
+    """When another greedy target joins, both are limited and the queue stays empty in the end."""
     scenario = SCENARIOS["join"]
     run = controlled(scenario)
     assert any(second.goodput[ERP] > 1_000 for second in run.seconds)

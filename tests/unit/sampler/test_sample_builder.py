@@ -36,7 +36,7 @@ def test_a_sample_holds_what_was_measured() -> None:
 
 
 def test_missing_latency_has_a_reason() -> None:
-    """A loss is reported even where latency is not known."""
+    """A loss is reported even without a latency."""
     sample = build_sample(DOMAIN, SIGNAL, 30, measured(LatencyStats(lost=1.0, missing="exporter away")))
     (critical,) = sample.critical
     assert (critical.jitter, critical.p95, critical.lost) == (None, None, 1.0)
@@ -44,20 +44,20 @@ def test_missing_latency_has_a_reason() -> None:
 
 
 def test_an_unmeasured_workload_is_missing() -> None:
-    """Left out is not the same as good."""
+    """A missing measurement is not a good one."""
     sample = build_sample(DOMAIN, SIGNAL, 30, Measurements(10, {}, {}))
     assert explain_blindness(DOMAIN, sample) == "default/robot: not measured"
 
 
 def test_too_few_observations_are_counted() -> None:
-    """The figures stay in the sample; control and /readyz say that they are too few."""
+    """The figures stay in the sample; control and /readyz report that they are too few."""
     few = build_sample(DOMAIN, SIGNAL, 30, measured(LatencyStats(jitter=0.1, p95=0.2, observations=99)))
     assert few.critical[0].p95 == 0.2
     assert explain_blindness(DOMAIN, few) == "default/robot: blind: 99 observations, 100 needed"
 
 
 def test_coarse_buckets_make_a_figure_missing() -> None:
-    """A P95 out of Go's default buckets would be made up: they begin at 5 ms."""
+    """A P95 from Go's default buckets would be invented: they begin at 5 ms."""
     stats = LatencyStats(jitter=0.001, p95=0.0015, observations=120, bounds=DEFAULT_BUCKETS_OF_GO)
     (critical,) = build_sample(DOMAIN, SIGNAL, 30, measured(stats)).critical
     assert critical.p95 is None
@@ -68,7 +68,7 @@ def test_coarse_buckets_make_a_figure_missing() -> None:
 
 
 def test_each_slo_is_checked() -> None:
-    """Buckets may do for one figure and not for the other."""
+    """Buckets may be fine enough for one figure and not for another."""
     domain = Domain(
         name="cell",
         critical=(Critical(workload="robot", jitter=Duration(2_000_000), p95=Duration(10_000_000)),),

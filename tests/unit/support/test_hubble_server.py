@@ -11,17 +11,17 @@ MS, S = 1_000_000, 1_000_000_000
 
 
 def there(flags: int = 0, protocol: int = 6) -> Packet:
-    """From the client."""
+    """A packet from the client."""
     return Packet(protocol, "a", 1, "b", 2, flags)
 
 
 def back(flags: int = 0, protocol: int = 6) -> Packet:
-    """From the server."""
+    """A packet from the server."""
     return Packet(protocol, "b", 2, "a", 1, flags)
 
 
 def test_a_handshake_is_reported_once_in_each_direction() -> None:
-    """SYN and SYN-ACK are new flags; a SYN that is sent again within the interval is not reported."""
+    """SYN and SYN-ACK are new flags; a SYN that is retransmitted within the interval is not reported."""
     table = Conntrack()
     table.leaves(there(SYN), 0)
     assert table.passes(there(SYN)) == (True, False)
@@ -34,7 +34,7 @@ def test_a_handshake_is_reported_once_in_each_direction() -> None:
 
 
 def test_a_busy_conversation_is_reported_every_five_seconds() -> None:
-    """Of a UDP stream, the first packet and then one an interval; the first reply at once."""
+    """Of a UDP stream, the first packet and then one per interval; the first reply at once."""
     table = Conntrack()
     reports = []
     for number in range(1200):
@@ -48,7 +48,7 @@ def test_a_busy_conversation_is_reported_every_five_seconds() -> None:
 
 
 def test_the_servers_node_sees_the_reverse() -> None:
-    """A request arrives as no reply, its answer leaves as one; what no endpoint sent is not tracked."""
+    """A request arrives as no reply, its answer leaves as one; a packet without an endpoint is not tracked."""
     table = Conntrack()
     assert table.arrives(there(SYN), 0) == (True, False)
     table.leaves(back(SYN | ACK), MS)

@@ -1,4 +1,4 @@
-"""The explanation of a decision: every figure that led to it, in words."""
+"""The explanation of a decision, with every figure that led to it."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ DOMAIN = config().domains[0]
 
 
 def case(wanted: str, lines: list[RecordedMessage] = LINES) -> DecisionTrace:
-    """What some lines tell of a decision."""
+    """The case of a decision in some lines."""
     found = DecisionTrace(wanted)
     for line in lines:
         found.add(line)
@@ -36,7 +36,7 @@ def violated() -> Decision:
 
 
 def test_it_tells_measurement_proposal_rule_patch_and_times() -> None:
-    """Measured against which SLO, proposed, shielded, patched, and how long each took."""
+    """Measurement and SLO, proposal, rule, patch, and the duration of each."""
     decision = violated()
     sample = next(
         one for line in LINES if isinstance(one := decode_message(line), Sample) and one.id == decision.sample
@@ -54,7 +54,7 @@ def test_it_tells_measurement_proposal_rule_patch_and_times() -> None:
 
 
 def test_it_is_found_by_its_sample_or_its_domain() -> None:
-    """A decision is found by the id of its sample, and the last change of a domain's limits by the domain's name."""
+    """A decision is found by its sample's id, and the last change of a domain's limits by the domain's name."""
     decision = violated()
     found = case(decision.sample).decision
     assert found is not None
@@ -71,7 +71,7 @@ def test_it_is_found_by_its_sample_or_its_domain() -> None:
 
 
 def test_what_is_not_there_is_said() -> None:
-    """Without the sample, the decision before it, an action or the configuration, it says so instead of guessing."""
+    """It reports a missing sample, earlier decision, action or configuration instead of guessing."""
     decision = violated()
     at = next(i for i, line in enumerate(LINES) if decode_message(line) == decision)
     assert "is not here any more" in explained(decision.id, LINES[at:])
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_said() -> None:
 
 
 def test_a_tampered_decision_is_not_confirmed() -> None:
-    """A decision that its sample does not give is not said to be the same."""
+    """A decision that does not follow from its sample is not confirmed."""
     decision = violated()
     at = next(i for i, line in enumerate(LINES) if decode_message(line) == decision)
     old = LINES[at]
@@ -92,7 +92,7 @@ def test_a_tampered_decision_is_not_confirmed() -> None:
 
 
 def test_a_fault_is_told() -> None:
-    """A policy that was not heard is named with the reason."""
+    """A policy that was skipped is named with the reason."""
     decision = violated()
     at = next(i for i, line in enumerate(LINES) if decode_message(line) == decision)
     old = LINES[at]
@@ -105,14 +105,14 @@ def test_a_fault_is_told() -> None:
 
 @pytest.mark.parametrize("wanted", ["cell-0:1:proportional/1", "no-such-domain"])
 def test_an_unknown_decision(tmp_path: Path, wanted: str) -> None:
-    """What there is not is an error that names it."""
+    """An unknown decision is an error that names it."""
     done = sluice("explain", wanted, record(tmp_path / "x", config(), iter(LINES)))
     assert done.returncode == 1
     assert f"there is no decision '{wanted}'" in done.stderr
 
 
 def test_the_command_reads_a_recording(tmp_path: Path) -> None:
-    """From a recording alone, with the configuration that is in it."""
+    """From a recording alone, with its own configuration."""
     decision = violated()
     done = sluice("explain", decision.id, record(tmp_path / "x", config(), iter(LINES)))
     assert done.returncode == 0
@@ -120,7 +120,7 @@ def test_the_command_reads_a_recording(tmp_path: Path) -> None:
 
 
 def test_what_was_set_without_a_decision_is_told() -> None:
-    """A fail-safe limit that came after the last decision is not hidden by it."""
+    """A fail-safe limit after the last decision is shown."""
     old = next(line for line in reversed(LINES) if line.kind == "action")
     action = decode_message(old)
     assert isinstance(action, Action)
@@ -134,7 +134,7 @@ def test_what_was_set_without_a_decision_is_told() -> None:
     "command", [("replay",), ("replay", "--every-policy"), ("audit",), ("tap",), ("explain", "cell-0")]
 )
 def test_a_cut_recording_fails_every_reader(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Whoever reads a file that is cut says at which line, does the rest, and ends with exit code 1."""
+    """A reader of a truncated file names the line, processes the rest, and ends with exit code 1."""
     path = record(tmp_path / "x", config(), iter(LINES))
     packed = path.read_bytes()
     path.write_bytes(packed + packed[: len(packed) // 2])

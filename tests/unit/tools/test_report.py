@@ -1,4 +1,4 @@
-"""The report's facts and page: figures that are right, words that are true, and text that stays text."""
+"""The report's facts and page: correct figures, correct words, and escaped text."""
 
 import json
 import re
@@ -26,7 +26,7 @@ COUNT = 150
 def gathered(
     lines: list[RecordedMessage], of: Config, kinds: tuple[str, ...] = KINDS
 ) -> tuple[ReportStatistics, Findings]:
-    """Facts and findings on some lines, where these kinds are kept."""
+    """Facts and findings on some lines, if the recording has these kinds."""
     facts, auditor = ReportStatistics(of.domains, PERIOD), Auditor(of.domains, 0, whole=True, kinds=kinds)
     for line in lines:
         facts.add(line)
@@ -43,7 +43,7 @@ def paged(
 
 
 class _Text(HTMLParser):
-    """The words on a page, and its elements."""
+    """Collects the words on a page, and its elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,14 +61,14 @@ class _Text(HTMLParser):
 
 
 def words(text: str) -> str:
-    """What a reader reads."""
+    """The visible words."""
     parser = _Text()
     parser.feed(text)
     return re.sub(r"\s+", " ", " ".join(parser.words))
 
 
 def test_figures_are_those_of_the_messages() -> None:
-    """Windows, violations, changes, patches and means are counted as the messages say."""
+    """Windows, violations, changes, patches and means match the messages."""
     lines = list(stream(config(), COUNT, actions=True))
     facts, findings = gathered(lines, config())
     one = facts.domains[0]
@@ -97,7 +97,7 @@ def test_how_long_an_answer_took() -> None:
 
 
 def test_a_single_window_lasts_as_long_as_a_period() -> None:
-    """And several of them from the first one's beginning to the last one's end."""
+    """Several windows last from the beginning of the first to the end of the last."""
     facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
     kept = list(facts.domains[0].broken.kept)
     assert {spell.duration for spell in kept if spell.windows == 1} == {PERIOD}
@@ -106,7 +106,7 @@ def test_a_single_window_lasts_as_long_as_a_period() -> None:
 
 
 def test_limits_for_each_pod_are_not_added_up() -> None:
-    """What all replicas sent is not set against the limit of one of them."""
+    """The traffic of all replicas is not compared with the limit of one of them."""
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
     each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
@@ -119,7 +119,7 @@ def test_limits_for_each_pod_are_not_added_up() -> None:
 
 
 def test_a_summary_that_a_plant_manager_can_read() -> None:
-    """The sentences say how much of the time, how often, how bad, how fast and how much was left."""
+    """The sentences give the share of time, number, severity, speed and remaining goodput."""
     facts, _ = gathered(list(stream(config(), COUNT, actions=True)), config())
     one = facts.domains[0]
     text = " ".join(summarize(one))
@@ -136,7 +136,7 @@ def test_a_summary_that_a_plant_manager_can_read() -> None:
     [(0, 0, "good"), (1, 0, "good"), (4, 0, "fair"), (6, 0, "bad"), (0, 100, "unknown"), (1, 95, "bad")],
 )
 def test_verdicts(violated: int, blind: int, mood: str) -> None:
-    """Windows without data do not make it look better."""
+    """Windows without data do not improve the result."""
     facts, _ = gathered(list(stream(config(), 3)), config())
     one = facts.domains[0]
     one.windows, one.violated, one.blind = 100, violated, blind
@@ -158,7 +158,7 @@ def test_the_page_says_it() -> None:
 
 
 def test_what_the_audit_finds_is_on_the_page() -> None:
-    """A missing decision is told, not hidden behind good figures."""
+    """A missing decision is shown beside good figures."""
     lines = list(stream(config(), 40, actions=True))
     at = [i for i, line in enumerate(lines) if line.kind == "decision"][20]
     text = words(paged(lines[:at] + lines[at + 1 :], config()))
@@ -167,7 +167,7 @@ def test_what_the_audit_finds_is_on_the_page() -> None:
 
 
 def test_text_from_messages_stays_text() -> None:
-    """Names and reasons that look like markup or script are shown, and do nothing."""
+    """Names and reasons that look like markup or script are shown, and have no effect."""
     evil = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"'
     of = config()
     domain = structs.replace(of.domains[0], name=evil)
@@ -188,7 +188,7 @@ def test_text_from_messages_stays_text() -> None:
 
 
 def test_a_time_that_no_calendar_has() -> None:
-    """A message that was made up does not end the report."""
+    """A message with an impossible time does not end the report."""
     lines = list(stream(config(), 30, actions=True))
     at = next(i for i, line in enumerate(lines) if line.kind == "action")
     action = structs.replace(decode_message(lines[at]), applied=10**24)
@@ -197,7 +197,7 @@ def test_a_time_that_no_calendar_has() -> None:
 
 
 def test_without_decisions_or_data() -> None:
-    """Samples alone, samples that say nothing, and nothing at all each make a page."""
+    """Samples alone, samples without data, and an empty recording each make a page."""
     of = config()
     alone = [line for line in stream(of, 30) if line.kind == "sample"]
     text = words(paged(alone, of, kinds=("sample",)))
@@ -210,7 +210,7 @@ def test_without_decisions_or_data() -> None:
 
 
 def test_many_domains() -> None:
-    """A table of all, those that fared worst first, and plots of so many as a browser can bear."""
+    """A table of all, the worst first, and plots of as many as a browser can handle."""
     of = config(20)
     text = paged(list(stream(of, 10)), of)
     assert text.count('class="plot"') == 12
@@ -240,7 +240,7 @@ def test_a_curve_of_any_length_takes_constant_memory() -> None:
     [(0, "0 ms"), (64_000_000, "64 ms"), (1_500_000_000, "1.5 s"), (82 * 10**9, "82 s"), (150 * 10**9, "2 min 30 s")],
 )
 def test_spans_of_time(ns: int, text: str) -> None:
-    """Written with the unit that fits."""
+    """They are written with a suitable unit."""
     assert format_duration(ns) == text
 
 

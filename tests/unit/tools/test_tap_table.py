@@ -1,4 +1,4 @@
-"""The live table: what it shows of each domain, and which domains it shows when there is not room for all."""
+"""The live table: its figures for each domain, and its choice of domains if there is not room for all."""
 
 from io import StringIO
 
@@ -21,7 +21,7 @@ def shown(status: BusStatus, size: tuple[int, int] = (150, 60), now: float = 1.0
 
 
 def filled(of: Config, count: int = 30) -> BusStatus:
-    """A status that has seen a made-up stream."""
+    """A status after a generated stream."""
     status = BusStatus(of.domains)
     for line in stream(of, count):
         status.add(line.kind, decode_message(line), 1.0)
@@ -37,7 +37,7 @@ def last(status: BusStatus, domain: str = "cell-0") -> tuple[Sample, Decision]:
 
 
 def test_latency_stands_beside_its_slo_and_limits_beside_goodput() -> None:
-    """Jitter, P95 and SLO, limit and goodput, the last action and the last reason are there."""
+    """Jitter, P95 and SLO, limit and goodput, the last action and the last reason are shown."""
     status = filled(config())
     sample, decision = last(status)
     sample = structs.replace(sample, no_data=None)
@@ -58,7 +58,7 @@ def test_latency_stands_beside_its_slo_and_limits_beside_goodput() -> None:
 
 
 def test_a_broken_slo_comes_first() -> None:
-    """Where there is room for few domains, those that stand worst are shown, and the others are counted."""
+    """If there is room for few domains, the worst are shown, and the others are counted."""
     status = filled(config(30))
     for name, one in status.domains.items():
         assert one.decision is not None
@@ -98,7 +98,7 @@ def test_silence_blindness_and_trouble_are_said() -> None:
 
 
 def test_domains_that_are_not_configured_are_shown_without_slos() -> None:
-    """A tap without a configuration still shows what the messages say."""
+    """A tap without a configuration still shows the messages' figures."""
     status = BusStatus(())
     for line in stream(config(), 5):
         status.add(line.kind, decode_message(line), 1.0)
@@ -108,7 +108,7 @@ def test_domains_that_are_not_configured_are_shown_without_slos() -> None:
 
 
 def test_domains_that_stand_alike_keep_their_places() -> None:
-    """A table that is watched does not shuffle its rows whenever a latency changes a little."""
+    """A table does not reorder its rows whenever a latency changes a little."""
     status = filled(config(4))
     for name, stress in zip(status.domains, (0.3, 0.7, 0.1, 0.9), strict=True):
         one = status.domains[name]
@@ -118,7 +118,7 @@ def test_domains_that_stand_alike_keep_their_places() -> None:
 
 
 def test_limits_for_each_pod_are_shown_as_such() -> None:
-    """In full and in short: they do not add up to what all replicas may send."""
+    """In full and in short: they do not add up to the rate of all replicas."""
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
     status = filled(structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),)))
