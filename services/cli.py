@@ -15,7 +15,7 @@ import click
 
 COMMANDS = {
     "sampler": "services.sampler.main",
-    "decision": "services.decision.main",
+    "decision": "services.decision.service",
     "actuator": "services.actuator.main",
     "exporter": "services.exporter.main",
     "echo": "services.exporter.echo_server",

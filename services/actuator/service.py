@@ -55,6 +55,7 @@ class Actuator:
             outbox=self._outbox,
             events=self._events,
             set_note=health.set_note,
+            set_condition=health.set_condition,
             process=secrets.token_hex(6),
             dry_run=config.kubernetes.dry_run,
         )
@@ -119,7 +120,7 @@ class Actuator:
     async def _consume(self, bus: Bus) -> None:
         # Nothing older than the latest decision of each domain can be put in force.
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
-            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True
+            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
         async with aclosing(decisions):
             async for received in decisions:
@@ -128,8 +129,15 @@ class Actuator:
                 if bus.subjects.decision(domain) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
-                elif not self._dispatch(received):
-                    _log.warning("decision about no configured target", domain=domain)
+                    continue
+                try:
+                    is_awaited = self._dispatch(received)
+                except Exception as error:  # noqa: BLE001 - whatever one decision raises, the next is heard
+                    await bus.dead_letter(NAME, received, f"{type(error).__name__}: {error}")
+                    await received.ack()
+                    continue
+                if not is_awaited:
+                    _log.warning("decision about no configured target", domain=domain[:100])
                     await received.ack()
 
     def _dispatch(self, received: Received[Decision]) -> bool:

@@ -76,6 +76,13 @@ class KubeObject(Struct, frozen=True):
         rate = Rate.enforced(self.bandwidth)
         return None if rate is None else int(rate)
 
+    def is_newer_than(self, other: "KubeObject") -> bool:
+        """Whether this state came later, as far as resource versions tell; False where they are no numbers."""
+        try:
+            return int(self.metadata.resource_version) > int(other.metadata.resource_version)
+        except ValueError:
+            return False
+
     def has_bandwidth(self, value: str) -> bool:
         """Whether the bandwidth annotation is this value, or another notation of it."""
         if self.bandwidth == value:
@@ -154,6 +161,18 @@ def workload_kind(target: Target) -> type[Workload]:
 
 class Unavailable(Exception):
     """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+    def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        """Say why.
+
+        Args:
+            text: in words.
+            status: of HTTP; None: nobody answered.
+            retry_after_s: for how many seconds the server asks to be left alone.
+        """
+        super().__init__(text)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Rejected(Exception):

@@ -12,6 +12,7 @@ from celpy.adapter import json_to_cel
 
 from services.actuator.ownership import KEY
 from services.kube.objects import BANDWIDTH
+from services.runtime.config_loader import load
 from tests.support.kube.manifests import MANIFESTS, objects
 
 pytestmark = pytest.mark.kubectl
@@ -19,11 +20,15 @@ pytestmark = pytest.mark.kubectl
 Change = Callable[[dict[str, Any]], object]
 
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-POD = {
+POD: dict[str, Any] = {
+    "kind": "Pod",
     "metadata": {
-        "name": "upload-1",
+        "name": "telemetry-upload-5d5x2-abcde",
+        "namespace": "factory",
+        "generateName": "telemetry-upload-5d5x2-",
+        "managedFields": [{"manager": "kube-controller-manager"}],
         "labels": {"app": "upload"},
-        "ownerReferences": [{"kind": "ReplicaSet", "uid": "1"}],
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "telemetry-upload-5d5x2", "uid": "1"}],
         "finalizers": ["example.org/keep"],
         "annotations": {"team": "x", BANDWIDTH: "20M"},
     },
@@ -56,8 +61,10 @@ def evaluated(expression: str, given: dict[str, Any]) -> Any:
 
 def refused(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The messages of the validations that an update does not pass."""
-    given = {"oldObject": json_to_cel(old), "object": json_to_cel(new)}
-    variables = {one["name"]: evaluated(one["expression"], given) for one in policy["variables"]}
+    given: dict[str, Any] = {"oldObject": json_to_cel(old), "object": json_to_cel(new)}
+    variables: dict[str, Any] = {}
+    for one in policy["variables"]:
+        variables[one["name"]] = evaluated(one["expression"], given | {"variables": json_to_cel(variables)})
     given["variables"] = json_to_cel(variables)
     return [one["message"] for one in policy["validations"] if not evaluated(one["expression"], given)]
 
@@ -83,6 +90,23 @@ def annotated(**more: str | None) -> Change:
     return change
 
 
+DEPLOYMENT: dict[str, Any] = {
+    "kind": "Deployment",
+    "metadata": {"name": "telemetry-upload", "namespace": "factory", "annotations": {}},
+    "spec": {"replicas": 1},
+}
+
+
+def owned_by(name: str, kind: str = "ReplicaSet", namespace: str = "factory") -> dict[str, Any]:
+    """A Pod of another owner."""
+    pod = deepcopy(POD)
+    pod["metadata"] |= {"namespace": namespace, "ownerReferences": [{"kind": kind, "name": name, "uid": "1"}]}
+    return pod
+
+
+BAD_VALUES = ("banana", "", "0", "7", "-5M", "0M", "5", "5m", "5Mi", "5E", "1e9", "5M ", "5M\n", "\u0665M")
+"""What Cilium reads as no limit, or what Sluice never writes."""
+
 BARE = changed(lambda thing: thing["metadata"].pop("annotations"))
 
 
@@ -94,8 +118,10 @@ BARE = changed(lambda thing: thing["metadata"].pop("annotations"))
         (BARE, annotated(bandwidth="5M", limit="{}")),
         (changed(annotated(limit="{}", team=None)), lambda thing: thing["metadata"].pop("annotations")),
         (POD, lambda thing: thing.update(status={"phase": "Running"})),
+        (DEPLOYMENT, annotated(bandwidth="2500k", limit="{}")),
+        (changed(annotated(bandwidth="1e7")), annotated(limit="{}")),
     ],
-    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile"],
+    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile", "Deployment", "kept value"],
 )
 def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any], change: Change) -> None:
     """The writes of ``sluice actuator`` and ``sluice restore`` on an object are allowed."""
@@ -114,14 +140,58 @@ def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any
         (lambda thing: thing["metadata"].pop("labels"), "change labels"),
         (lambda thing: thing["metadata"].pop("finalizers"), "change finalizers"),
         (lambda thing: thing["metadata"].pop("ownerReferences"), "change owners"),
-        (lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "uid": "2"}), "change owners"),
+        (
+            lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "name": "j", "uid": "2"}),
+            "change owners",
+        ),
+        (lambda thing: thing["metadata"].update(generateName="other-"), "generateName"),
+        (lambda thing: thing["metadata"].pop("generateName"), "generateName"),
+        (lambda thing: thing["metadata"].update(managedFields=[]), "managedFields"),
+        (lambda thing: thing["metadata"].pop("managedFields"), "managedFields"),
+        *((annotated(bandwidth=value), "in k, M or G only") for value in BAD_VALUES),
     ],
-    ids=["image", "changed", "added", "dropped", "all dropped", "label", "labels", "finalizers", "owners", "owner"],
 )
 def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: str) -> None:
     """Any other change is refused by the validation for it."""
     (message,) = refused(policy, POD, changed(change))
     assert why in message
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        owned_by("robot-control-5d5x2"),
+        owned_by("telemetry-upload-v2-5d5x2"),
+        owned_by("telemetry-upload"),
+        owned_by("telemetry-upload-5d5x2", kind="Job"),
+        owned_by("telemetry-upload-5d5x2", namespace="kube-system"),
+        changed(lambda thing: thing["metadata"].pop("ownerReferences")),
+        changed(lambda thing: thing["metadata"].update(name="robot-control"), DEPLOYMENT),
+        changed(lambda thing: thing["metadata"].update(namespace="other"), DEPLOYMENT),
+    ],
+)
+def test_only_configured_targets_may_be_changed(policy: dict[str, Any], old: dict[str, Any]) -> None:
+    """Critical pods, other Deployments and other namespaces are out of reach."""
+    (message,) = refused(policy, old, changed(annotated(bandwidth="5M"), old))
+    assert "configured targets" in message
+
+
+def test_its_targets_are_those_of_the_shipped_configuration(policy: dict[str, Any]) -> None:
+    """The list in the policy and the one in config.yaml agree."""
+    (targets,) = [one["expression"] for one in policy["variables"] if one["name"] == "targets"]
+    config = load(MANIFESTS / "config.yaml", {})
+    assert set(evaluated(targets, {})) == {target.key for domain in config.domains for target in domain.targets}
+
+
+def test_keys_that_webhooks_stamp_can_be_allowed(policy: dict[str, Any]) -> None:
+    """A key in ``stamped`` may change with an update; without it the update is refused."""
+    stamp = annotated(bandwidth="5M", **{"company.example/touched-by": "sluice-actuator"})
+    assert refused(policy, POD, changed(stamp))
+    edited = deepcopy(policy)
+    for one in edited["variables"]:
+        if one["name"] == "stamped":
+            one["expression"] = '["company.example/touched-by"]'
+    assert refused(edited, POD, changed(stamp)) == []
 
 
 def test_it_is_about_the_actuator_and_its_two_keys(
@@ -134,7 +204,7 @@ def test_it_is_about_the_actuator_and_its_two_keys(
     for name, matches in ((account, True), ("sluice:sluice-sampler", False)):
         request = {"userInfo": {"username": f"system:serviceaccount:{name}"}}
         assert bool(evaluated(condition["expression"], {"request": json_to_cel(request)})) is matches
-    (allowed,) = [one["expression"] for one in policy["variables"] if one["name"] == "allowed"]
+    (allowed,) = [one["expression"] for one in policy["variables"] if one["name"] == "own"]
     assert set(evaluated(allowed, {})) == {BANDWIDTH, KEY}
 
 

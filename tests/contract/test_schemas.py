@@ -17,6 +17,7 @@ from services.bus.subjects import Subjects
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "messages"
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
+"""Of unknown fields."""
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JUNK: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.from_regex(r"x_[a-z]{1,8}", fullmatch=True), st.none() | INTEGERS | st.text() | st.just({})
@@ -27,7 +28,6 @@ VALIDATORS = {kind: jsonschema.Draft202012Validator(generate.schema(kind)) for k
 
 
 SCALARS: dict[type[Any], st.SearchStrategy[Any]] = {
-    msgspec.inspect.IntType: INTEGERS,
     msgspec.inspect.FloatType: FINITE,
     msgspec.inspect.StrType: st.text(),
     msgspec.inspect.BoolType: st.booleans(),
@@ -55,11 +55,21 @@ def drawn(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.dictionaries(st.text(), drawn(value), max_size=3)
         case msgspec.inspect.LiteralType(values=values):
             return st.sampled_from(values)
-    return SCALARS[type(info)]
+    return st.integers(info.ge, info.le) if isinstance(info, msgspec.inspect.IntType) else SCALARS[type(info)]
+
+
+def in_order(message: Any) -> Any:
+    """The same message in this version, with times that do not contradict each other."""
+    message = msgspec.structs.replace(message, v=1)
+    if isinstance(message, messages.Sample):
+        return msgspec.structs.replace(message, start=min(message.start, message.end - 1))
+    if isinstance(message, messages.Decision):
+        return msgspec.structs.replace(message, expires=max(message.expires, message.end + 1))
+    return message
 
 
 MESSAGES = st.sampled_from(sorted(KINDS)).flatmap(
-    lambda name: st.tuples(st.just(name), made(KINDS[name]).map(lambda one: msgspec.structs.replace(one, v=1)))
+    lambda name: st.tuples(st.just(name), made(KINDS[name]).map(in_order))
 )
 
 

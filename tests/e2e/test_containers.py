@@ -17,6 +17,7 @@ from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from tests.support import guard
+from tests.support.ports import free_port
 from tests.support.readme import commands
 from tests.support.waiting import PATIENCE_S
 
@@ -24,13 +25,16 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("sampler", "decision", "actuator")
 STATS = "{{.Name}} {{.MemUsage}}"
 MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
+PROMETHEUS_PORT = free_port()
+"""On this machine, where another Prometheus may have the usual one."""
 pytestmark = pytest.mark.docker
 
 
 def compose(*words: str) -> str:
     """Run docker-compose on the project's file; return its output."""
     command = ["docker-compose", "--project-name", guard.label(), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT)}
+    done = subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return done.stdout
 
@@ -79,7 +83,8 @@ def test_prometheus_sees_everybody(running: None) -> None:
         while len(found) != count:
             assert time.monotonic() < deadline, (query, found)
             time.sleep(0.5)
-            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=PATIENCE_S)
+            url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query"
+            answer = requests.get(url, params={"query": query}, timeout=PATIENCE_S)
             found = answer.json()["data"]["result"]
 
 

@@ -29,26 +29,31 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
 
 
 def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The result; the run is repeated if the machine disturbed more than a fifth of the seconds of a part."""
+    """The result; the run is repeated if the machine disturbed more than a fifth of the seconds of a part.
+
+    If every run is disturbed, the result with the smallest loss is returned: lost seconds are not judged.
+    """
     path = tmp_path / "result.json"
-    parts: list[list[dict[str, Any]]] = []
+    results: list[dict[str, Any]] = []
     for _ in range(TRIES):
         with _factory(*arguments, "--json", str(path)) as process:
             output, _ = process.communicate(timeout=5 * PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parts = [*([run] for run in result["runs"].values()), result["passive"]]
-        if not any(_disturbed(part) for part in parts):
-            return result
-    disturbed = [one["invalid_windows"] for part in parts for one in part]
-    pytest.skip(f"needs a machine without CPU steal: {disturbed} seconds were disturbed")
+        results.append(json.loads(path.read_text(encoding="utf-8")))
+        if _lost(results[-1]) <= 0.2:
+            break
+    return min(results, key=_lost)
 
 
-def _disturbed(part: list[dict[str, Any]]) -> bool:
-    """Whether more than a fifth of the seconds were disturbed."""
-    judged, invalid = (sum(int(one[key]) for one in part) for key in ("seconds", "invalid_windows"))
-    return invalid > 0.2 * (judged + invalid)
+def _lost(result: dict[str, Any]) -> float:
+    """The share of disturbed seconds in the part with the most of them."""
+    parts: list[list[dict[str, Any]]] = [*([run] for run in result["runs"].values()), result["passive"]]
+    lost = 0.0
+    for part in parts:
+        judged, invalid = (sum(int(one[key]) for one in part) for key in ("seconds", "invalid_windows"))
+        lost = max(lost, invalid / max(judged + invalid, 1))
+    return lost
 
 
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:

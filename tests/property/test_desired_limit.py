@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from schemas.messages import Decision, Rule, State, TargetDecision
 from schemas.units import Duration
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder
-from services.control.fencing import AHEAD
+from services.control.admission import AHEAD
 from tests.support.kube.objects import NOW, TARGET
 
 S = 10**9

@@ -1,9 +1,12 @@
 """Arbitrary pages and answers are read or refused, and never crash."""
 
+import os
+from random import Random
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Signal
 from services.sampler.http_worker import RequestFailed
@@ -12,7 +15,9 @@ from services.sampler.scrape.parser import MalformedPage, PageReader
 from services.sampler.scrape.source import measure_latency, measure_throughput
 from services.sampler.scrape.window import PageWindow
 from services.sampler.workloads import Workloads, metric_names
+from tests.support.metric_pages import Samples, flatten, name_sample, write_page
 
+EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "300"))
 WORKLOADS = Workloads(metric_names(Signal()), ("f/robot",), ("f/upload",))
 PAGE = b"".join(
     [
@@ -68,6 +73,48 @@ def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
             st.binary(max_size=4) | st.sampled_from([b"\n", b"}", b'"', b"NaN", b"-1", b"1e999"])
         )
     read(bytes(text), history, 1)
+
+
+FACTORY = Workloads(metric_names(Signal()), ("factory/robot",), ())
+
+
+def read_by_the_client(text: str) -> Samples | None:
+    """The robot's samples as prometheus_client reads them; None where it refuses the page."""
+    samples: Samples = {}
+    try:
+        for family in text_string_to_metric_families(text):
+            for name, labels, value, *_ in family.samples:
+                kinds = ("hubble_flow_latency_seconds_bucket", "hubble_flow_lost_total")
+                if name in kinds and (labels.get("namespace"), labels.get("workload")) == ("factory", "robot"):
+                    samples.setdefault(name_sample(name, labels), value)
+    except (ValueError, IndexError, KeyError):
+        return None
+    return samples
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_well_formed_pages_are_read_as_the_client_reads_them(chance: Random) -> None:
+    """The same series with the same values, in every layout."""
+    text = write_page(chance)
+    page = PageReader(FACTORY).read(text.encode())
+    assert not page.faults
+    assert flatten(page) == read_by_the_client(text)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 4))
+def test_a_page_with_faults_is_read_as_the_client_reads_it_or_refused(chance: Random, faults: int) -> None:
+    """What the client refuses is refused.  The client also reads pages that Prometheus refuses."""
+    text = write_page(chance, faults=faults)
+    try:
+        page = PageReader(FACTORY).read(text.encode())
+    except MalformedPage:
+        return
+    stored = read_by_the_client(text)
+    assert stored is not None
+    if not page.faults:
+        assert flatten(page) == stored
 
 
 @given(json)

@@ -41,8 +41,9 @@ def config_text(
     dead_man: str = "60s",
     dry_run: bool = False,
     port: int = 0,
+    rise: float = 1,
 ) -> str:
-    """A configuration file with one domain."""
+    """A configuration file with one domain, whose limits may rise by ``rise`` of their range a second."""
     where = f"server: '{cluster.server}'" if cluster.server else f"kubeconfig: '{cluster.kubeconfig}'"
     lines = [
         f"bus: {{servers: ['{bus}']}}",
@@ -52,6 +53,7 @@ def config_text(
         f"- name: {DOMAIN}",
         "  critical: [{workload: robot-control}]",
         f"  dead_man: {dead_man}",
+        f"  shield: {{rise_per_second: {rise}}}",
         "  targets:",
     ]
     lines += [

@@ -25,7 +25,7 @@ FAULTS = (
     "foreign owner",
 )
 """Every fault that some test injects, in the order of the table."""
-LATE_S = 2.0
+LATE_S = 5.0
 """A fail-safe limit that takes longer than this after it is due is late. It is the dead-man time of these tests, so a
 delay of twice that time is found."""
 

@@ -24,6 +24,7 @@ class PrometheusServer(Server):
         scrape: tuple[str, ...] = (),
         interval: str = "1s",
         host: str = "127.0.0.1",
+        jobs: str = "",
     ) -> None:
         """Keep its files below ``home``.
 
@@ -33,6 +34,7 @@ class PrometheusServer(Server):
             scrape: ``host:port`` of exporters.
             interval: between two scrapes.
             host: address to listen on.
+            jobs: further scrape configurations, a YAML list.
         """
         self.port = free_port()
         self._host = host
@@ -41,7 +43,7 @@ class PrometheusServer(Server):
         targets = ", ".join(f'"{address}"' for address in scrape)
         (home / "prometheus.yml").write_text(
             f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
-            f"scrape_configs: [{{job_name: exporter, static_configs: [{{targets: [{targets}]}}]}}]\n"
+            f"scrape_configs:\n- {{job_name: exporter, static_configs: [{{targets: [{targets}]}}]}}\n{jobs}"
         )
         if history:
             (home / "history.om").write_text(history)

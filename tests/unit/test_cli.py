@@ -34,7 +34,7 @@ def test_listing_the_commands_imports_none_of_them() -> None:
         "print([one for one in COMMANDS.values() if one in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['services.decision.main']"]
+    assert done.stdout.splitlines() == ["[]", "['services.decision.service']"]
 
 
 def test_the_exporter_does_not_load_the_client_of_a_bus_that_it_does_not_use() -> None:

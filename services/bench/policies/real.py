@@ -125,7 +125,7 @@ def command(  # noqa: PLR0913 - one for each option
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
-    cells = plan(Selection(policies, scenarios, signals, seeds, quick))
+    cells = plan(Selection(policies=policies, scenarios=scenarios, signals=signals, seeds=seeds, quick=quick))
     try:
         before = (
             msgspec.json.decode(result.read_bytes(), type=EarlierRuns)

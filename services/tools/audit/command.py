@@ -1,20 +1,15 @@
 """``sluice audit``: check that everything that happened on the bus keeps the rules."""
 
-import asyncio
 from collections import Counter
-from contextlib import aclosing
 
 import click
 import msgspec
 from rich.text import Text
 
-from services.bus.bus import Denied
-from services.runtime.exit_codes import ExitCode
 from services.tools.audit.auditor import Auditor, Findings
-from services.tools.common.bus_reader import BusError, MessageRange
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.message_source import MessageSource, require_domains, source_options
-from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json, print_warning
-from services.tools.common.progress import show_progress
+from services.tools.common.output import TerminalConsole, escape_line, print_json, print_warning
 from services.tools.common.time_options import TimeParam, format_time, require_order
 
 _MOST_SHOWN = 200
@@ -37,10 +32,9 @@ def command(
     require_domains(source.domains, domains)
     require_order(since, until)
     scope = MessageRange(since=since, until=until, domains=domains)
-    try:
-        found = asyncio.run(_run_audit(source, scope))
-    except (BusError, Denied) as error:
-        raise CommandError(error, ExitCode.UNAVAILABLE) from None
+    auditor = Auditor.open(source, scope)
+    source.process(scope, auditor.check)
+    found = auditor.finish()
     if as_json:
         print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
     else:
@@ -48,20 +42,6 @@ def command(
     if found.empty:
         print_warning(source.describe_empty())
     source.exit(ok=not found.breaches and not found.empty)
-
-
-async def _run_audit(source: MessageSource, scope: MessageRange) -> Findings:
-    since, only = scope.since or 0, bool(scope.domains)
-    if source.reader is not None:
-        since, only = max(since, source.reader.header.since), only or bool(source.reader.header.only)
-    auditor = Auditor(source.domains, since, whole=not only, kinds=source.kinds)
-    with show_progress(f"auditing {source.name}", source.size) as update:
-        async with aclosing(source.read(scope)) as messages:
-            async for message in messages:
-                auditor.check(message)
-                if source.reader is not None:
-                    update(source.reader.offset)
-    return auditor.finish()
 
 
 def _show(found: Findings) -> None:

@@ -31,13 +31,11 @@ async def check_cluster(config: Config) -> CheckResult:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
     except (KubeConfigError, Rejected, Unavailable) as error:
-        return CheckResult(
-            "kubernetes", where, "", reached=True, findings=(Finding("error", "kubernetes", str(error)),)
-        )
+        problem = Finding("error", "kubernetes", str(error))
+        return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
-    return CheckResult(
-        "kubernetes", where, state, reached=True, findings=tuple(check_cluster_objects(config.domains, cluster))
-    )
+    findings = tuple(check_cluster_objects(config.domains, cluster))
+    return CheckResult("kubernetes", where, state, reached=True, findings=findings)
 
 
 async def _read(api: KubeClient, config: Config) -> ClusterObjects:
@@ -50,6 +48,13 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
     wide = await _fetch(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
     policies = await _list_items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies")
+    volumes = True
+    # Only the bus of the manifests is known to need a volume.
+    if "sluice/nats" in {parse_service(server) for server in config.bus.servers}:
+        bus = await _fetch(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
+        if bus is None or bus["spec"].get("volumeClaimTemplates"):
+            classes = await _fetch(api, "/apis/storage.k8s.io/v1/storageclasses")
+            volumes = any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
     return ClusterObjects(
         cilium=None if cilium is None else cilium.get("data") or {},
         nodes=(await _fetch(api, "/api/v1/nodes"))["items"],
@@ -57,7 +62,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         pods=await _list_items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
-        volumes=await _has_volumes(api, config),
+        volumes=volumes,
         absent=await _find_absent_services(api, config),
     )
 
@@ -85,17 +90,6 @@ def parse_service(address: str) -> str | None:
     """Parse ``namespace/name`` of a Service from its address; None for any other address."""
     found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
     return None if found is None else f"{found[2]}/{found[1]}"
-
-
-async def _has_volumes(api: KubeClient, config: Config) -> bool:
-    """Return whether the bus of the manifests gets its volume; another bus is not checked."""
-    if "sluice/nats" not in {parse_service(server) for server in config.bus.servers}:
-        return True
-    bus = await _fetch(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
-    if bus is not None and not bus["spec"].get("volumeClaimTemplates"):
-        return True
-    classes = await _fetch(api, "/apis/storage.k8s.io/v1/storageclasses")
-    return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
 
 
 async def _list_items(api: KubeClient, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:

@@ -64,7 +64,13 @@ class ClusterObjects(Struct, frozen=True):
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
     """Check all rules; return the findings, errors first."""
-    found = [*_check_cilium(cluster), *_check_nodes(cluster), *_check_services(cluster)]
+    found = [*_check_cilium(cluster), *_check_nodes(cluster)]
+    if not cluster.volumes:
+        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
+        found.append(Finding("error", "storageclasses", text))
+    for who, (service, why) in cluster.absent.items():
+        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
+        found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     for domain in domains:
         found += _check_workloads(domain, cluster)
         for target in domain.targets:
@@ -78,11 +84,8 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("error", where, "not found: without Cilium nothing enforces the annotation")
         return
     if cluster.cilium.get("enable-bandwidth-manager") != "true":
-        yield Finding(
-            "error",
-            where,
-            "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true",
-        )
+        text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
+        yield Finding("error", where, text)
     if cluster.cilium.get("enable-ipsec") == "true":
         yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
     if cluster.cilium.get("enable-hubble") != "true":
@@ -93,15 +96,6 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("warning", "kube-system/cilium", text)
 
 
-def _check_services(cluster: ClusterObjects) -> Iterator[Finding]:
-    if not cluster.volumes:
-        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
-        yield Finding("error", "storageclasses", text)
-    for who, (service, why) in cluster.absent.items():
-        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
-        yield Finding(level, who, f"there is no Service {service}: {why}")
-
-
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
         text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
@@ -110,11 +104,8 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
-            yield Finding(
-                "warning",
-                f"node {node['metadata']['name']}",
-                f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not",
-            )
+            text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
+            yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
 def _check_workloads(domain: Domain, cluster: ClusterObjects) -> Iterator[Finding]:
@@ -130,12 +121,8 @@ def _check_workloads(domain: Domain, cluster: ClusterObjects) -> Iterator[Findin
                 continue
             priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
             if priority != wanted:
-                yield Finding(
-                    "warning",
-                    f"deployment {key}",
-                    f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better, "
-                    "and must be set when a pod is created",
-                )
+                text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
+                yield Finding("warning", f"deployment {key}", f"{text}, and must be set when a pod is created")
 
 
 def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
@@ -145,14 +132,14 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
         return
     yield from _check_ownership(target, deployment)
     if BANDWIDTH not in annotations(deployment["spec"]["template"]):
-        yield Finding(
-            "warning",
-            where,
-            f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it; "
-            f"set {target.fail_safe} there once",
-        )
-    yield from _check_host_network(target, deployment, cluster)
+        text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
+        yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
     pods = select_pods(deployment, cluster.pods)
+    hosted = [f"pod {_name_object(pod)}" for pod in pods if pod["spec"].get("hostNetwork")]
+    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
+        hosted = [where]
+    for one in hosted:
+        yield Finding("error", one, "uses the host's network: Cilium limits pods with their own only")
     yield from _check_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
         if any(uses_proxy(rule) for pod in (*pods, build_template_pod(deployment)) for rule in find_rules(policy, pod)):
@@ -160,16 +147,6 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
             name = _name_object(policy) if spaced else policy["metadata"]["name"]
             where = f"Cilium{'' if spaced else 'Clusterwide'}NetworkPolicy {name}"
             yield Finding("error", where, f"has an L7 rule at egress of {target.key}: that lifts its limit")
-
-
-def _check_host_network(target: Target, deployment: Object, cluster: ClusterObjects) -> Iterator[Finding]:
-    why = "uses the host's network: Cilium limits pods with their own only"
-    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
-        yield Finding("error", f"deployment {target.key}", why)
-        return
-    for pod in select_pods(deployment, cluster.pods):
-        if pod["spec"].get("hostNetwork"):
-            yield Finding("error", f"pod {_name_object(pod)}", why)
 
 
 def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:

@@ -121,6 +121,7 @@ class ReplayVerifier:
         self._state: State | None = None
         self._buffer = bytearray()
         self._first = _FOREVER
+        """Where the window of the first sample ends, UTC ns."""
         self._lone: Arrival | None = None
         """The waiting sample, where it is the only one: the usual case, which needs no index."""
         self._samples: dict[str, Arrival] = {}
@@ -133,8 +134,8 @@ class ReplayVerifier:
     def add_sample(self, sample: Sample, published: int) -> None:
         """Add the next sample of the stream, and when the bus stored it, UTC ns."""
         self.tally.samples += 1
-        if published < self._first:
-            self._first = published
+        if sample.end < self._first:
+            self._first = sample.end
         arrival = Arrival(sample, published)
         if self._lone is None and not self._samples and not self._decisions:
             self._lone = arrival
@@ -213,8 +214,8 @@ class ReplayVerifier:
 
     def _judge(self, recorded: RecordedDecision, published: int, body: bytes) -> None:
         if recorded.sample not in self._samples:
-            # Before the first sample, decisions are there for their state alone.
-            hole = "its sample is not in the recording" if published > self._first else None
+            # Decisions on samples from before the recording are there for their state alone.
+            hole = "its sample is not in the recording" if recorded.end > self._first else None
             self._accept_recorded(recorded, body, published, hole)
             return
         skipped: list[Arrival] = []

@@ -39,12 +39,12 @@ async def test_silence_leads_to_the_fail_safe_limit(
 ) -> None:
     """Without the bus the last decision expires, the fail-safe limit applies, and is reported when the bus returns."""
     decider = Decider(scene.bus, scene.server.namespace)
-    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
+    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="5s") as process:
         await process.is_ready()
         seen = f'target="{scene.server.namespace}/app"'
         assert process.metric("sluice_dead_man_total") == {seen: 0.0}, "an alert on its increase would miss the first"
         assert process.metric("sluice_patches_total")['cause="dead-man",outcome="failed"'] == 0.0
-        decision = await decider.say("60M", good_for=2 * S)
+        decision = await decider.say("60M", good_for=5 * S)
         await scene.stands_at("60M", ["30M"] * 2)
         nats.stop(kill=True)
         await scene.stands_at("10M", ["5M"] * 2)
@@ -54,7 +54,7 @@ async def test_silence_leads_to_the_fail_safe_limit(
         assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
         assert (action.epoch, action.seq, action.decision) == (decision.epoch, decision.seq, None)
         tally.add("bus away", "1 outages", Broken(), lateness(action, decision.expires))
-        await decider.say("70M", good_for=2 * S)
+        await decider.say("70M", good_for=5 * S)
         await scene.stands_at("70M", ["35M"] * 2)
         await scene.stands_at("10M", ["5M"] * 2)
 
@@ -195,9 +195,14 @@ async def test_two_actuators_do_not_flap(scene: Scene, nats: NatsServer, tmp_pat
             writers = [mark.record["by"] for mark in trail.marks if mark.kind == "Deployment"]
             turns = [by for by, _ in itertools.groupby(writers)]
             assert len(turns) == len(set(writers)), f"they took turns: {turns}"
-            trail.check(await scene.actions(), "5M", "80M")
             notes = [process.ready()[1].get("notes") for process in (old, new)]
             assert sum(note is not None for note in notes) == 1
+
+            async def all_reported() -> bool:
+                # The one in charge renews its record now and then.
+                return not trail.verdict(await scene.actions(), "5M", "80M").wrong
+
+            await eventually(all_reported)
 
 
 async def test_a_dry_run_beside_it_keeps_no_decision_from_an_actuator(

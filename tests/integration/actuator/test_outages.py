@@ -137,13 +137,13 @@ async def test_the_dead_man_waits_for_the_api_server(
     """Without API server and decisions, the fail-safe limit comes into force with the API server's return."""
     scene = outage.scene
     decider = Decider(scene.bus, scene.server.namespace)
-    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
+    with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="5s") as process:
         await process.is_ready()
-        await decider.say("60M", good_for=2 * S)
+        await decider.say("60M", good_for=5 * S)
         await scene.stands_at("60M", ["30M"] * 2)
         await outage.down()
         await eventually(lambda: unready(process))
-        await decider.say("70M", good_for=2 * S)
+        await decider.say("70M", good_for=5 * S)
         await scene.reported(outcome="skipped")
         await outage.up()
         due = time.time_ns() + BETWEEN_TRIES

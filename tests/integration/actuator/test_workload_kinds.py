@@ -63,7 +63,12 @@ async def test_a_stateful_set_is_limited_and_restored(server: Server, monkeypatc
     async with KubeClient.connect(server.config) as client:
         outbox, events = ActionOutbox(), EventRecorder(client)
         shared = Dependencies(
-            client=client, outbox=outbox, events=events, set_note=lambda _target, _text: None, process="me"
+            client=client,
+            outbox=outbox,
+            events=events,
+            set_note=lambda _target, _text: None,
+            set_condition=lambda _what, _reason: None,
+            process="me",
         )
         domain = Domain("line", (Critical("robot-control"),), (target,))
         reconciler = Reconciler(domain, target, shared)

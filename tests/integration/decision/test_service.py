@@ -239,8 +239,8 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decision records the fault, and a replay with it gives the same bytes."""
-    monkeypatch.setattr("services.decision.policy_timeout.STEP_S", -1.0)
-    monkeypatch.setattr("services.decision.policy_timeout.TimedPolicy.__init__.__defaults__", (time.thread_time, -1.0))
+    monkeypatch.setattr("services.decision.domain_worker.STEP_S", -1.0)
+    monkeypatch.setattr("services.decision.domain_worker.TimedPolicy.__init__.__defaults__", (time.thread_time, -1.0))
     begin = time.time_ns() - 60 * S
     text = config_text(nats.url, "slow", ["press"])
     faults = counted("decision_faults")

@@ -154,6 +154,41 @@ async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer
     await run("replay", file)
 
 
+async def test_a_range_begins_between_a_sample_and_its_decision(nats: NatsServer, tmp_path: Path) -> None:
+    """A slow service answers two samples late: what it decides in the range replays, in process and on a bus."""
+    text = config_text(nats.url, "sluice", "ab")
+    config, file, begin = tmp_path / "config.yaml", tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
+    config.write_text(text)
+    async with joined(nats.url, "sluice") as bus:
+        states: dict[str, State] = {}
+        controllers = {domain.name: Controller(domain) for domain in configured(text).domains}
+        seqs: dict[str, int] = {}
+
+        async def decide(name: str, n: int) -> None:
+            one = sample(name, n, begin)
+            decision = controllers[name].step(states.get(name), one)
+            states[name] = decision.state
+            headers = {SAMPLE_SEQ: str(seqs[one.id])}
+            await bus.publish(bus.subjects.decision(name), decision, msg_id=decision.id, headers=headers)
+
+        late = {"a": 2, "b": 0}
+        for n in range(1, 11):
+            for name in "ab":
+                one = sample(name, n, begin)
+                seqs[one.id] = await bus.publish(bus.subjects.sample(name), one, msg_id=one.id)
+                if n > late[name]:
+                    await decide(name, n - late[name])
+        await run("record", "--config", config, "--from-seq", "11", "-o", file)
+        lines = list(RecordingReader(file).read_messages())
+        assert [line.seq for line in lines if line.kind == "sample"] == [7, 9, *range(11, 21)]
+        assert [line.kind for line in lines[:2]] == ["decision", "decision"]
+        await run("audit", file)
+        for options in ((), ("--nats", nats.url, "--serve")):
+            tallies = json.loads(await run("replay", file, "--json", *options))["domains"]
+            assert [tallies[name]["identical"] for name in "ab"] == [5, 5]
+            assert [tallies[name]["given"] for name in "ab"] == [1, 1]
+
+
 async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path) -> None:
     """At a time or a sample that is still to come, and not before; an end without a beginning is refused."""
     config, file = tmp_path / "config.yaml", tmp_path / "x.jsonl.zst"

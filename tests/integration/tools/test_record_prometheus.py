@@ -111,6 +111,22 @@ async def test_only_the_domains_that_are_asked_for(tmp_path: Path, past: str) ->
     assert [line.seq for line in reader.read_messages()] == list(range(1, 22))
 
 
+async def test_a_histogram_that_does_not_exist_is_named(tmp_path: Path, past: str) -> None:
+    """The samples without data are kept, and the command says which histogram has none."""
+    config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
+    config.write_text(CONFIG.replace("source: prometheus,", "source: prometheus, metric: nobody_writes_this_seconds,"))
+    with PrometheusServer(tmp_path / "prometheus", past) as server:
+        done = await asyncio.to_thread(
+            sluice, "record", "--config", config, "--from-prometheus", server.url,
+            "--start", when(FIRST), "--end", when(FIRST + 20), "-o", file,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{server.url}: no sample has data from the histogram nobody_writes_this_seconds: " in done.stderr
+    recorded = [decode(Sample, line.payload) for line in RecordingReader(file).read_messages()]
+    assert len(recorded) == 21
+    assert {one.p95 for sample in recorded for one in sample.critical} == {None}
+
+
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     """No server or no start: a sentence, and no file."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"

@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from schemas.messages import Action
+from msgspec import structs
+
+from schemas.messages import Action, DeadLetter, Decision, State, TargetDecision
 from services.bus.bus import Bus
+from services.bus.envelope import TRACE
 from tests.support.commands import SLUICE, sluice
 from tests.support.decision_services import joined, sample, send
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
+from tests.unit.tools.test_hostile_recordings import ESCAPES
 
 
 def action(n: int, outcome: Any, target: str = "default/upload-a") -> Action:
@@ -64,6 +68,37 @@ async def test_what_cannot_be_read_is_shown(nats: NatsServer) -> None:
         assert [line["raw"] for line in await tapped(nats, "--kind", "sample", "--domain", "a") if "raw" in line]
         told = await asyncio.to_thread(sluice, "tap", "--nats", nats.url, "--since", "5m", "--no-follow")
         assert "cannot be read: not a Sample" in told.stdout
+
+
+async def test_no_name_on_the_bus_commands_the_terminal(nats: NatsServer) -> None:
+    """Reasons, targets, policies, services and headers with control characters are shown escaped."""
+    async with joined(nats.url, "sluice") as bus:
+        begin = time.time_ns()
+        one = structs.replace(sample("a", 1, begin), source=ESCAPES)
+        await send(bus, [one])
+        target = TargetDecision(f"default/{ESCAPES}", 5_000, 5_000, "none", 9_000)
+        state = State(one.end, 1, one.end, {}, ESCAPES)
+        decision = Decision("a", one.id, one.end, one.end + 10**9, (target,), ESCAPES, state, f"none/1{ESCAPES}")
+        headers = {TRACE: "00-\x1b[31m-1-01"}
+        await bus.publish(bus.subjects.decision("a"), decision, msg_id="d1", headers=headers)
+        done = Action("a1", "a", target.target, "decision", "applied", 5_000, ESCAPES, decision.id, 1, 1)
+        await bus.publish(bus.subjects.action("a", done.target), done, msg_id=done.id)
+        dead = DeadLetter(f"sluice.{ESCAPES}", f"actuator{ESCAPES}", ESCAPES, "")
+        await bus.publish(bus.subjects.dead("actuator"), dead, msg_id="x1")
+        stored = ("--nats", nats.url, "--since", "5m", "--no-follow")
+        for arguments, lines in (
+            (("tap", *stored), 4),
+            (("tap", *stored, "--json"), 4),
+            (("explain", one.id, "--nats", nats.url), None),
+            (("explain", f"a{ESCAPES}", "--nats", nats.url), None),
+        ):
+            told = await asyncio.to_thread(sluice, *arguments)
+            assert not set(told.stdout + told.stderr) & set("\x1b\x07\x9b\u202e\r"), arguments
+            assert "\\x1b]0;owned\\x07" in told.stdout + told.stderr or "\\u001b]0;owned\\u0007" in told.stdout, (
+                arguments
+            )
+            assert not [line for line in told.stdout.splitlines() if line.startswith("12:00:00")], arguments
+            assert lines is None or len(told.stdout.splitlines()) == lines, arguments
 
 
 async def test_what_comes_is_followed(nats: NatsServer) -> None:

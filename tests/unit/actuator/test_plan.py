@@ -165,7 +165,7 @@ def test_reports_are_read_back_from_the_objects() -> None:
         (deployment("33M", record("60M", 60_000)), True, "somebody else set"),
         (deployment("x", record("60M", 60_000)), True, "somebody else set"),
         (deployment("60M", "{nonsense"), False, "cannot be read"),
-        (deployment("60M", '{"v": 2}'), False, "cannot be read"),
+        (deployment("60M", '{"v": 1}'), False, "cannot be read"),
         (deployment("60M"), True, "was removed"),
         (deployment("60M", "{}"), True, None),
     ],

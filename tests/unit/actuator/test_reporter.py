@@ -1,6 +1,7 @@
 """The outbox, Events, the observed state and the records on objects."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
-from services.kube.client import Listed, T
+from services.kube.client import Listed, T, Updated
 from services.kube.objects import (
     BANDWIDTH,
     Deployment,
@@ -159,16 +160,39 @@ async def test_an_event_that_cannot_be_written_stops_nothing() -> None:
 
 
 def test_an_older_state_is_ignored() -> None:
-    """A watch that lags behind the answer to a patch does not revert it."""
+    """A watch that lags behind the answer to a patch does not revert it, nor does a late answer."""
     changes: list[int] = []
     observed = ObservedState(lambda: changes.append(1))
-    observed.observe(Deployment, Listed((deployment("20M", version=5),)))
-    observed.observe(Pod, Listed((pod(1, "20M", version=7),)))
-    observed.update(deployment("10M", version=4))
-    observed.update(pod(1, "10M", version=6))
+    main, one = deployment("10M", version=4), pod(1, "10M", version=6)
+    observed.observe(Deployment, Listed((main,)))
+    observed.observe(Pod, Listed((one,)))
+    observed.update(deployment("20M", version=5), since=main)
+    observed.update(pod(1, "20M", version=7), since=one)
+    observed.observe(Deployment, Updated(main))
+    observed.observe(Pod, Updated(one))
+    observed.update(deployment("10M", version=4), since=main)
     assert observed.workload is not None
     assert (observed.workload.bandwidth, observed.pods[0].bandwidth) == ("20M", "20M")
     assert changes
+
+
+def test_a_server_restored_from_a_backup_is_believed() -> None:
+    """After a restore the same objects have lower resource versions: a new list, and what follows, is the truth."""
+    observed = ObservedState(lambda: None)
+    main, one = deployment("10M", version=900), pod(1, "10M", version=901)
+    observed.observe(Deployment, Listed((main,)))
+    observed.observe(Pod, Listed((one,)))
+    observed.update(deployment("20M", version=950), since=main)
+    observed.update(pod(1, "20M", version=951), since=one)
+    asked = time.monotonic()
+    observed.observe(Deployment, Listed((deployment("60M", version=5),)), asked)
+    observed.observe(Pod, Listed((pod(1, "60M", version=6),)), asked)
+    assert observed.workload is not None
+    assert (observed.workload.bandwidth, observed.pods[0].bandwidth) == ("60M", "60M")
+    observed.observe(Pod, Updated(pod(1, "8M", version=7)))
+    answer = deployment("8M", version=8)
+    observed.update(answer, since=observed.workload)
+    assert (observed.workload, observed.pods[0].bandwidth) == (answer, "8M")
 
 
 class LateApi:
@@ -210,7 +234,7 @@ async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, sta
     done = await apply_plan(LateApi(replaced, stale=stale), observed, plan, lambda _: True, tolerate_stale=True)
     assert done.is_stale is stale
     assert observed.workload is other
-    observed.update(pod(2))
+    observed.observe(Pod, Updated(pod(2)))
     assert [one.uid for one in observed.pods] == ["p2"]
 
 
@@ -258,7 +282,7 @@ def test_operations_guard_what_they_change() -> None:
 def test_records_that_cannot_be_read() -> None:
     """Foreign text, another version and missing fields are errors, never records."""
     complete = '"action": "a", "cause": "decision", "value": "1M", "limit": 1, "at": 1'
-    for text in ("x", "[]", '{"v": 1}', f'{{"v": 9, {complete}}}'):
+    for text in ("x", "[]", '{"v": 1}', '{"v": "2"}', f"{{{complete.replace(': 1', ': ' + '9' * 20)}}}"):
         one = deployment("1M", text)
         assert find_record(one) is None
         with pytest.raises(UnreadableRecord, match=r"sluice\.dev/limit"):

@@ -19,7 +19,7 @@ def test_a_scrape_every_fifteen_seconds_costs_more_than_one_every_half() -> None
 def test_the_command_plays_every_source(tmp_path: Path) -> None:
     """Without the steps in real time, it prints only the costs, as a table and as JSON."""
     path = tmp_path / "out.json"
-    result = CliRunner().invoke(command, ["--steps", "0", "--seeds", "1", "--json", str(path)])
+    result = CliRunner().invoke(command, ["--steps", "0", "--seeds", "1", "--scenario", "demo", "--json", str(path)])
     assert result.exit_code == 0, result.output
     told = json.loads(path.read_text(encoding="utf-8"))["signals"]
     assert set(told) == set(SOURCES)

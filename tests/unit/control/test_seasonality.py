@@ -2,7 +2,7 @@
 
 import random
 
-from services.control.policies.learned.seasonality import Season, byte_to_load, follow_season, forecast_season
+from services.control.policies.learned.load_forecast import Season, byte_to_load, follow_season, forecast_season
 
 SECOND = 10**9
 SCALE = 100_000.0

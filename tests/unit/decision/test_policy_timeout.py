@@ -10,7 +10,7 @@ from schemas.units import Rate
 from services.control.observation import Observation, Observer
 from services.control.policies.proportional import Proportional
 from services.control.policy import Bounds, Proposal
-from services.decision.policy_timeout import TimedPolicy
+from services.decision.domain_worker import TimedPolicy
 
 DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate(9000), Rate(2000)),))
 SEEN = Observer(DOMAIN).observe(

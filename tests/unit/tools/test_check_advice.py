@@ -11,7 +11,7 @@ from services.common.histogram import BOUNDS
 from services.sampler.source import LatencyStats, Measurements
 from services.sampler.source_factory import source_class
 from services.tools.check.advice import advise
-from services.tools.check.connectivity import _check_workload
+from services.tools.check.connectivity import check_workload
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -90,5 +90,5 @@ def test_a_window_with_just_enough_says_that_others_have_too_few(observations: i
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
     measured = Measurements(10, {robot.key: LatencyStats(bounds=BOUNDS)}, {})
-    found = [finding.level for finding in _check_workload(robot, measure, measured, 100)]
+    found = [finding.level for finding in check_workload(robot, measure, measured, 100)]
     assert found == [level] * (level is not None)
