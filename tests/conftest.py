@@ -24,7 +24,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """What a test records of faults and broken promises; summed for the whole run."""
     one = Tally()
     yield one
-    request.node.user_properties.append((FAULT, one.exported()))
+    request.node.user_properties.append((FAULT, one.export()))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def apiserver() -> Iterator[kube.ApiServer]:
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
     """A Kubernetes API without nodes, first emulated and then a real one, and a fresh namespace on it."""
     if request.param == "emulator":
-        async with servers.emulated(Emulator(starts_after=None)) as one:
+        async with servers.emulate(Emulator(starts_after=None)) as one:
             yield one
     else:
         async with servers.real(request.getfixturevalue("apiserver")) as one:

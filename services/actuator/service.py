@@ -93,7 +93,7 @@ class Actuator:
                             reconciler = self._reconcilers[domain.name, target.key]
                             reconciler.resume(None if action is None else action.message)
                     self._health.set_ok(_DECISIONS)
-                    failpoints.point("actuator.begun")
+                    failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again

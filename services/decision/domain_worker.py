@@ -167,7 +167,7 @@ class DomainWorker:
             metrics.stale.inc()
         except (FutureSample, InvalidMessage, TooLarge, _Unanswerable) as error:
             await self._samples.dead_letter(sample, str(error))
-            failpoints.point("decision.buried")
+            failpoints.point("decision.dead-lettered")
         else:
             failpoints.point("decision.written")
             metrics.steps.inc()

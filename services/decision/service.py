@@ -123,7 +123,7 @@ class DecisionService:
                 except Exception as error:  # noqa: BLE001 - whatever one sample raises, the next is answered
                     await self._bus.dead_letter(NAME, received, f"{type(error).__name__}: {error}")
                     break
-            failpoints.point("decision.taken")
+            failpoints.point("decision.answered")
             await received.ack()
             failpoints.point("decision.acknowledged")
             self._slots.release()

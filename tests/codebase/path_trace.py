@@ -86,7 +86,7 @@ async def trace() -> set[tuple[str, str]]:
             await processes.start(name, *command)
         spans = await _watch_patches(config, plant)
         await processes.stop()
-        return _called_often(spans, list(calls.values()))
+        return _select_frequent(spans, list(calls.values()))
 
 
 async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]:
@@ -105,7 +105,7 @@ async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]
     raise AssertionError("the bus is read for ever")
 
 
-def _called_often(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
+def _select_frequent(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
     rounds: list[set[tuple[str, str]]] = [set() for _ in spans]
     for path in files:
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -125,13 +125,13 @@ async def test_every_change_raises_the_resource_version(server: Server) -> None:
     path = f"{server.deployments}/app"
     body = {"metadata": {"annotations": {"a": "2"}}}
     first = await server.must("PATCH", path, body, MERGE_PATCH)
-    settled = await _settled(server, path)
+    settled = await _wait_until_settled(server, path)
     again = await server.must("PATCH", path, body, MERGE_PATCH)
     assert int(settled["metadata"]["resourceVersion"]) >= int(first["metadata"]["resourceVersion"])
     assert again["metadata"]["resourceVersion"] == settled["metadata"]["resourceVersion"]
 
 
-async def _settled(server: Server, path: str) -> Any:
+async def _wait_until_settled(server: Server, path: str) -> Any:
     """The object once its controller has finished its writes."""
 
     async def done() -> Any:
@@ -145,7 +145,7 @@ async def test_stale_put_is_a_conflict(server: Server) -> None:
     """Replacing an object with an old resourceVersion is answered with 409, Conflict."""
     await server.deploy(replicas=0, own={"a": "1"})
     path = f"{server.deployments}/app"
-    old = await _settled(server, path)
+    old = await _wait_until_settled(server, path)
     await server.must("PATCH", path, {"metadata": {"annotations": {"a": "2"}}}, MERGE_PATCH)
     status, answer = await server.request("PUT", path, old)
     assert (status, answer["reason"]) == (409, "Conflict")
@@ -154,7 +154,7 @@ async def test_stale_put_is_a_conflict(server: Server) -> None:
 async def test_deployment_annotation_counts_as_a_generation(server: Server) -> None:
     """An annotation on a Deployment increments its generation; a Pod has no generation."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
-    before = await _settled(server, f"{server.deployments}/app")
+    before = await _wait_until_settled(server, f"{server.deployments}/app")
     body = {"metadata": {"annotations": {"a": "1"}}}
     after = await server.must("PATCH", f"{server.deployments}/app", body, MERGE_PATCH)
     assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
@@ -299,7 +299,7 @@ async def test_watch_goes_on_from_a_list(server: Server) -> None:
     """A watch from a list's resourceVersion yields every later change in order, and nothing earlier."""
     await server.deploy(replicas=0)
     path = f"{server.deployments}/app"
-    before = await _settled(server, path)
+    before = await _wait_until_settled(server, path)
     version = (await server.must("GET", server.deployments))["metadata"]["resourceVersion"]
     for value in ("1", "2"):
         await server.must("PATCH", path, {"metadata": {"annotations": {"a": value}}}, MERGE_PATCH)
@@ -320,7 +320,7 @@ async def test_watch_goes_on_from_a_list(server: Server) -> None:
 async def test_watch_without_a_version_begins_with_what_is_there(server: Server) -> None:
     """A watch without a resourceVersion first yields every object as ADDED, then the changes."""
     await server.deploy("one", replicas=0)
-    await _settled(server, f"{server.deployments}/one")
+    await _wait_until_settled(server, f"{server.deployments}/one")
     seen = []
     async with (
         asyncio.timeout(PATIENCE_S),

@@ -34,7 +34,7 @@ def test_the_exporters_labels_stay_as_they_are() -> None:
     assert not written & {names.namespace, names.workload}
 
 
-def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def discover_targets(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The targets that Prometheus's discovery of role ``pod`` finds for Pods: one for each container port."""
     found = []
     for number, pod in enumerate(pods):
@@ -56,29 +56,29 @@ async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path
     Debian's build of Prometheus has no Kubernetes discovery, so the test computes the discovered targets.
     """
 
-    async def made() -> list[dict[str, Any]] | None:
+    async def list_pods() -> list[dict[str, Any]] | None:
         items: list[dict[str, Any]] = installed.server.request("GET", "/api/v1/namespaces/sluice/pods")["items"]
         return items if len(items) == 4 else None
 
     bus = installed.server.request("GET", "/apis/apps/v1/namespaces/sluice/statefulsets/nats")["spec"]["template"]
     # This server has no controller that creates a StatefulSet's Pods.
-    pods = [*await eventually(made), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
+    pods = [*await eventually(list_pods), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
     listen = Listen()
     wanted = {
         "sluice-exporter": {listen.exporter},
         "sluice": {listen.sampler, listen.decision, listen.actuator},
     }
-    (tmp_path / "pods.json").write_text(json.dumps(discovered(pods)), encoding="utf-8")
+    (tmp_path / "pods.json").write_text(json.dumps(discover_targets(pods)), encoding="utf-8")
     for name, job in jobs().items():
         assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["sluice"]}}]
         job["file_sd_configs"] = [{"files": [str(tmp_path / "pods.json")]}]
         config = tmp_path / f"{name}.yml"
         config.write_text(yaml.safe_dump({"scrape_configs": [job]}), encoding="utf-8")
         await promtool("check", "config", str(config))
-        told = await promtool("check", "service-discovery", "--timeout=4s", str(config), name)
-        targets = [one["labels"] for one in json.loads(told) if one["labels"]]
+        output = await promtool("check", "service-discovery", "--timeout=4s", str(config), name)
+        targets = [one["labels"] for one in json.loads(output) if one["labels"]]
         ports = [int(target["__address__"].rpartition(":")[2]) for target in targets]
-        assert sorted(ports) == sorted(wanted[name]), told
+        assert sorted(ports) == sorted(wanted[name]), output
         assert all(target["__metrics_path__"] == "/metrics" for target in targets)
 
 

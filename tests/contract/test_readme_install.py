@@ -29,9 +29,9 @@ def test_every_command_does_what_it_says(installed: Installed) -> None:
 
     kubectl continues after kinds that the server does not know, and ends with 1.
     """
-    told = "\n".join(f"$ {one.command}\n{one.output}" for one in installed.typed)
+    transcript = "\n".join(f"$ {one.command}\n{one.output}" for one in installed.typed)
     wrong = [one.command for one in installed.typed if one.code]
-    assert [command for command in wrong if not command.startswith((CHECK, APPLY))] == [], told
+    assert [command for command in wrong if not command.startswith((CHECK, APPLY))] == [], transcript
     assert len(installed.typed) >= 5
     complaints = [line for line in of(installed, APPLY).output.splitlines() if "error" in line or "not found" in line]
     assert len(complaints) == 2
@@ -75,8 +75,8 @@ def test_the_bus_is_watched_through_a_forwarded_port(installed: Installed) -> No
     assert forward == "kubectl -n sluice port-forward svc/nats 4222 &"
     nats = installed.server.request("GET", "/api/v1/namespaces/sluice/services/nats")
     assert [port["port"] for port in nats["spec"]["ports"]] == [4222]
-    said = installed.type("; ".join([*exports, "env"]))
-    environment = dict(line.split("=", 1) for line in said.output.splitlines() if line.startswith("SLUICE_"))
+    result = installed.type("; ".join([*exports, "env"]))
+    environment = dict(line.split("=", 1) for line in result.output.splitlines() if line.startswith("SLUICE_"))
     secret = installed.server.request("GET", "/api/v1/namespaces/sluice/secrets/sluice-bus")
     assert environment.pop("SLUICE_NATS_PASSWORD") == b64decode(secret["data"]["reader"]).decode()
     bus = load(MANIFESTS / "config.yaml", environment).bus

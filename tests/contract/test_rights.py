@@ -40,7 +40,7 @@ SPECIAL = {
 EVERYWHERE = ""
 
 
-def granted_to_anybody(server: ApiServer) -> set[str]:
+def list_public_grants(server: ApiServer) -> set[str]:
     """What Kubernetes lets every authenticated account create (reviews of itself); later versions have more."""
     rules = server.request("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:basic-user")["rules"]
     assert all(rule["verbs"] == ["create"] for rule in rules)
@@ -49,7 +49,7 @@ def granted_to_anybody(server: ApiServer) -> set[str]:
     return found
 
 
-def known(server: ApiServer) -> Iterator[str]:
+def list_resources(server: ApiServer) -> Iterator[str]:
     """Every resource and subresource that the server has: ``pods``, ``pods/exec``, ``deployments.apps``."""
     paths = [("/api/v1", "")]
     for group in server.request("GET", "/apis")["groups"]:
@@ -109,11 +109,11 @@ def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser
 
     Prints the table.
     """
-    resources = sorted(set(known(installed.server)))
+    resources = sorted(set(list_resources(installed.server)))
     assert {"pods/exec", "pods/eviction", "secrets", "deployments.apps/scale", "serviceaccounts/token"} <= set(
         resources
     )
-    anybody = granted_to_anybody(installed.server)
+    anybody = list_public_grants(installed.server)
     rows = []
     for account, namespace, resource in itertools.product(ACCOUNTS, ("factory", EVERYWHERE), [*resources, *SPECIAL]):
         verbs = [*VERBS, *SPECIAL.get(resource, [])] if resource in resources else SPECIAL[resource]
@@ -130,7 +130,7 @@ def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser
 def test_the_server_itself_names_no_further_rule(installed: Installed) -> None:
     """Each account asks with its own token for its rules in each namespace; the table covers all of them."""
     server = installed.server
-    basic: set[tuple[str, str]] = {("create", name) for name in granted_to_anybody(server)}
+    basic: set[tuple[str, str]] = {("create", name) for name in list_public_grants(server)}
     namespaces = [one["metadata"]["name"] for one in server.request("GET", "/api/v1/namespaces")["items"]]
     assert {"factory", "sluice", "kube-system", "default"} <= set(namespaces)
     for account in ACCOUNTS:

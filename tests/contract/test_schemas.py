@@ -36,23 +36,23 @@ SCALARS: dict[type[Any], st.SearchStrategy[Any]] = {
 }
 
 
-def made(kind: type[Any]) -> st.SearchStrategy[Any]:
+def draw_message(kind: type[Any]) -> st.SearchStrategy[Any]:
     """Any message of a type, with a random value for every field."""
     fields = msgspec.structs.fields(kind)
-    return st.builds(kind, **{field.name: drawn(msgspec.inspect.type_info(field.type)) for field in fields})
+    return st.builds(kind, **{field.name: draw_value(msgspec.inspect.type_info(field.type)) for field in fields})
 
 
-def drawn(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
+def draw_value(info: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
     """Any value of a field's type."""
     match info:
         case msgspec.inspect.UnionType(types=types):
-            return st.one_of(*map(drawn, types))
+            return st.one_of(*map(draw_value, types))
         case msgspec.inspect.StructType(cls=cls):
-            return made(cls)
+            return draw_message(cls)
         case msgspec.inspect.VarTupleType(item_type=item):
-            return st.lists(drawn(item), max_size=3).map(tuple)
+            return st.lists(draw_value(item), max_size=3).map(tuple)
         case msgspec.inspect.DictType(value_type=value):
-            return st.dictionaries(st.text(), drawn(value), max_size=3)
+            return st.dictionaries(st.text(), draw_value(value), max_size=3)
         case msgspec.inspect.LiteralType(values=values):
             return st.sampled_from(values)
     return st.integers(info.ge, info.le) if isinstance(info, msgspec.inspect.IntType) else SCALARS[type(info)]
@@ -69,7 +69,7 @@ def in_order(message: Any) -> Any:
 
 
 MESSAGES = st.sampled_from(sorted(KINDS)).flatmap(
-    lambda name: st.tuples(st.just(name), made(KINDS[name]).map(in_order))
+    lambda name: st.tuples(st.just(name), draw_message(KINDS[name]).map(in_order))
 )
 
 
@@ -97,26 +97,26 @@ def test_every_field_that_needs_words_has_them() -> None:
         f"{kind}: {name}.{field}"
         for kind in KINDS
         for name, definition in generate.schema(kind)["$defs"].items()
-        for field, told in definition["properties"].items()
+        for field, schema_of_field in definition["properties"].items()
         if field in {"start", "end", "period", "limit", "was", "proposal", "throughput", "expires", "jitter", "p95"}
-        and "description" not in told
+        and "description" not in schema_of_field
     ]
     assert [one for one in silent if not one.endswith("PodOutcome.limit")] == []
 
 
 @given(MESSAGES)
-def test_messages_fit_their_schema_and_read_back(drawn: tuple[str, messages.Message]) -> None:
+def test_messages_fit_their_schema_and_read_back(draw_value: tuple[str, messages.Message]) -> None:
     """Any message reads back the same, and is valid under the published schema."""
-    name, message = drawn
+    name, message = draw_value
     body = encode(message)
     assert decode(KINDS[name], body) == message  # type: ignore[type-var]
     VALIDATORS[name].validate(json.loads(body))
 
 
 @given(MESSAGES, JUNK)
-def test_unknown_fields_are_ignored(drawn: tuple[str, messages.Message], junk: dict[str, Any]) -> None:
+def test_unknown_fields_are_ignored(draw_value: tuple[str, messages.Message], junk: dict[str, Any]) -> None:
     """Forward: unknown fields in a message of a later build are ignored."""
-    name, message = drawn
+    name, message = draw_value
     later = json.dumps(with_junk(json.loads(encode(message)), junk)).encode()
     assert decode(KINDS[name], later) == message  # type: ignore[type-var]
     VALIDATORS[name].validate(json.loads(later))

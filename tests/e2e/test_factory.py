@@ -28,7 +28,7 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
-def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+def _play(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     """The result; the run is repeated if the machine disturbed more than a fifth of the seconds of a part.
 
     If every run is disturbed, the result with the smallest loss is returned: lost seconds are not judged.
@@ -41,12 +41,12 @@ def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
             assert process.returncode == 0, output
         print(output)
         results.append(json.loads(path.read_text(encoding="utf-8")))
-        if _lost(results[-1]) <= 0.2:
+        if _measure_loss(results[-1]) <= 0.2:
             break
-    return min(results, key=_lost)
+    return min(results, key=_measure_loss)
 
 
-def _lost(result: dict[str, Any]) -> float:
+def _measure_loss(result: dict[str, Any]) -> float:
     """The share of disturbed seconds in the part with the most of them."""
     parts: list[list[dict[str, Any]]] = [*([run] for run in result["runs"].values()), result["passive"]]
     lost = 0.0
@@ -58,14 +58,14 @@ def _lost(result: dict[str, Any]) -> float:
 
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
     """With telemetry-upload unlimited, nearly every second is bad."""
-    run = _played(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
+    run = _play(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
     assert run["violation"] > 0.8
     assert run["patches"] == 0
 
 
 def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart."""
-    result = _played(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
+    result = _play(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
     run = result["runs"]["proportional, scrape"]
     assert run["violation"] < 0.2
     assert run["share"] > 0.6
@@ -76,7 +76,7 @@ def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
 @pytest.mark.prometheus
 def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> None:
     """The loop keeps the SLO with Prometheus's signal; bands protect only where packets wait."""
-    result = _played(
+    result = _play(
         tmp_path,
         *("--runs", "prometheus", "--policy", "learned", "--scenario", "steady", "--seconds", "30", "--passive", "4"),
     )

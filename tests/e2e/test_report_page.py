@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.tools.common.recording import RecordingReader
-from tests.support.browser import Page, opened
+from tests.support.browser import Page, open_page
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
 
@@ -32,7 +32,7 @@ async def colour(page: Page, selector: str, attribute: str = "color") -> str:
 @pytest.mark.parametrize("dark", [False, True])
 async def test_it_draws_and_complains_of_nothing(report: Path, dark: bool) -> None:
     """Every plot is drawn, the console is empty, and the file's own address is the only request."""
-    async with opened(report, dark=dark) as page:
+    async with open_page(report, dark=dark) as page:
         assert await page.value("document.querySelectorAll('.plot .main-svg').length") >= DOMAINS
         assert await page.value("document.querySelectorAll('.plot .scatterlayer .trace').length") >= 5 * DOMAINS
         picture = await page.look()
@@ -45,7 +45,7 @@ async def test_light_and_dark_are_both_readable(report: Path) -> None:
     """Background, text and the plots' text follow the reader's preferred colour scheme."""
     grounds, inks, labels = [], [], []
     for dark in (False, True):
-        async with opened(report, dark=dark) as page:
+        async with open_page(report, dark=dark) as page:
             grounds.append(await colour(page, "body", "background-color"))
             inks.append(await colour(page, "body"))
             labels.append(await colour(page, ".plot .ytick text", "fill"))
@@ -55,7 +55,7 @@ async def test_light_and_dark_are_both_readable(report: Path) -> None:
 
 async def test_it_prints(report: Path) -> None:
     """In print the plots fit the page, whatever the window's width."""
-    async with opened(report, dark=True, width=1600) as page:
+    async with open_page(report, dark=True, width=1600) as page:
         await page.value("window.dispatchEvent(new Event('beforeprint'))")
         assert await page.value("document.querySelector('.plot .main-svg').getBoundingClientRect().width") <= 700
         await page.value("window.dispatchEvent(new Event('afterprint'))")
@@ -66,13 +66,13 @@ async def test_it_prints(report: Path) -> None:
 
 async def test_it_fits_a_narrow_screen(report: Path) -> None:
     """On a telephone only the tables scroll sideways."""
-    async with opened(report, width=420) as page:
+    async with open_page(report, width=420) as page:
         assert await page.value("document.documentElement.scrollWidth") <= 420
 
 
 async def test_hovering_tells_the_figures(report: Path) -> None:
     """Hovering over a plot shows the measured values."""
-    async with opened(report) as page:
+    async with open_page(report) as page:
         await page.value("document.querySelector('.plot').scrollIntoView()")
         box = await page.value(
             "(r => [r.x + r.width / 2, r.y + 120])(document.querySelector('.plot').getBoundingClientRect())"

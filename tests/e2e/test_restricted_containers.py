@@ -35,7 +35,7 @@ def network() -> str:
     return f"factory-{guard.label()}"
 
 
-def labelled() -> tuple[str, str]:
+def make_labels() -> tuple[str, str]:
     """The options that label a container for the clean-up at the end of the run."""
     return "--label", f"{guard.LABEL}={guard.label()}"
 
@@ -53,7 +53,7 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
     base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
     for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
         docker("build", "-t", image, "--target", target, *base, ".")
-    docker("network", "create", *labelled(), network())
+    docker("network", "create", *make_labels(), network())
     try:
         workloads = [one for one in objects() if one["kind"] in {"Deployment", "StatefulSet"}]
         yield {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads}
@@ -61,7 +61,7 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
         docker("network", "rm", network())
 
 
-def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
+def list_restrictions(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
     """The manifest's restrictions on a container as options of docker."""
     user, security = spec["securityContext"], container["securityContext"]
     assert security["readOnlyRootFilesystem"]
@@ -76,15 +76,15 @@ def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def running(
+def run_container(
     specs: dict[str, dict[str, Any]], name: str, which: int = 0, *more: str, image: str | None = None
 ) -> Iterator[str]:
     """Run a workload's container, reachable under the workload's name; return the container's name."""
     spec = specs[name]
     container = spec["containers"][which]
     mine = f"{network()}-{name}-{which}"
-    words = ["run", "--detach", "--name", mine, *labelled(), "--network", network(), "--network-alias", name]
-    words += [*restricted(spec, container), *more]
+    words = ["run", "--detach", "--name", mine, *make_labels(), "--network", network(), "--network-alias", name]
+    words += [*list_restrictions(spec, container), *more]
     if "command" in container:
         program, *arguments = container["command"]
         docker(*words, "--entrypoint", program, container["image"], *arguments)
@@ -96,14 +96,14 @@ def running(
         docker("rm", "--force", mine)
 
 
-def received(container: str) -> int:
+def count_received(container: str) -> int:
     """Bytes received at a container's network device."""
     line = re.search(r"eth0:\s*(\d+)", docker("exec", container, "cat", "/proc/net/dev"))
     assert line is not None
     return int(line[1])
 
 
-def told(*containers: str) -> str:
+def read_logs(*containers: str) -> str:
     """The containers' logs."""
     command = ["docker", "logs"]
     found = []
@@ -119,10 +119,10 @@ def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, pe
 
     Both containers end on SIGTERM, without being killed.
     """
-    with running(specs, peer) as sink, running(specs, app) as source:
+    with run_container(specs, peer) as sink, run_container(specs, app) as source:
         deadline = time.monotonic() + PATIENCE_S
-        while received(sink) < ENOUGH:
-            assert time.monotonic() < deadline, told(source, sink)
+        while count_received(sink) < ENOUGH:
+            assert time.monotonic() < deadline, read_logs(source, sink)
             time.sleep(0.5)
         for container in (source, sink):
             docker("stop", "-t", "30", container)
@@ -130,7 +130,7 @@ def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, pe
             assert int(code) != KILLED, container
 
 
-def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
+def echoes(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
     """Whether an echo answers one packet within a second."""
     try:
         with socket.socket(type=kind) as one:
@@ -147,13 +147,13 @@ def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) ->
     """It answers over UDP and TCP, within its memory; the resident part is printed."""
     (which,) = [number for number, one in enumerate(specs[app]["containers"]) if one["name"] == "echo"]
     packet = PACKET.pack(MAGIC, 1, 1, 0, 0, 0)
-    with running(specs, app, which) as sidecar:
+    with run_container(specs, app, which) as sidecar:
         where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         address = docker("inspect", "--format", where, sidecar).strip()
         deadline = time.monotonic() + PATIENCE_S
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            while not echoed(address, kind, packet):
-                assert time.monotonic() < deadline, told(sidecar)
+            while not echoes(address, kind, packet):
+                assert time.monotonic() < deadline, read_logs(sidecar)
                 time.sleep(0.2)
         print(docker("exec", sidecar, "grep", "VmRSS", "/proc/1/status").strip())
 
@@ -163,9 +163,9 @@ def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
     more = [f"--volume={ROOT / 'manifests' / 'nats.conf'}:/etc/nats/nats.conf:ro", "--env=POD_NAME=nats-0"]
     more += [f"--env={user.upper()}_PASSWORD=p-{user}" for user in BUS_USERS]
     image = os.environ.get("NATS_IMAGE")
-    with running(specs, "nats", 0, *more, image=image) as bus:
+    with run_container(specs, "nats", 0, *more, image=image) as bus:
         deadline = time.monotonic() + PATIENCE_S
-        while "Server is ready" not in (said := told(bus)):
+        while "Server is ready" not in (said := read_logs(bus)):
             assert time.monotonic() < deadline, said
             time.sleep(0.2)
     assert "Starting JetStream" in said

@@ -14,12 +14,12 @@ from schemas.units import Rate
 from services.bus.bus import Bus
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import Scene
-from tests.support.decision_services import S, ServiceProcess, check, configured, joined, kept
+from tests.support.decision_services import S, ServiceProcess, check, join, parse_config, read_stream
 from tests.support.exporter_page import LiveExporter
-from tests.support.fault_tally import Broken, Tally, judged, lateness
+from tests.support.fault_tally import Broken, Tally, judge, lateness
 from tests.support.kube import servers
 from tests.support.kube.servers import eventually
-from tests.support.kube.write_trail import followed
+from tests.support.kube.write_trail import follow_trail
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
@@ -74,9 +74,9 @@ async def safe(scene: Scene) -> bool:
     return bandwidth is not None and Rate.parse(bandwidth) <= 10_000
 
 
-async def decided_safe(bus: Bus) -> bool:
+async def has_decided_safe(bus: Bus) -> bool:
     """Whether the decision service has also reached the fail-safe limit; the actuator may have been faster."""
-    return all(one.limit <= 10_000 for one in (await kept(bus, Decision))[-1].message.targets)
+    return all(one.limit <= 10_000 for one in (await read_stream(bus, Decision))[-1].message.targets)
 
 
 async def last_answer(bus: Bus) -> Decision | None:
@@ -109,30 +109,30 @@ async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, 
             parts.enter_context(server)
             signal = f"source: prometheus, prometheus: {{url: '{server.url}', scrape_interval: 500ms}}"
             away, back = server.freeze, server.thaw
-        async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+        async with servers.emulate(emulator) as api, join(nats.url, "sluice") as bus:
             scene = Scene(api, bus)
             await api.deploy(replicas=2)
             await api.pods_of("app", 2)
             text = config_text(nats, scene, signal, "2s")
-            async with followed(api) as trail:
+            async with follow_trail(api) as trail:
                 with services(tmp_path, text) as running:
                     await eventually(lambda: high(scene))
                     blind = await without(scene, lambda: asyncio.to_thread(away))
-                    await eventually(lambda: decided_safe(bus))
+                    await eventually(lambda: has_decided_safe(bus))
                     await asyncio.to_thread(back)
                     await eventually(lambda: high(scene))
                     running["sampler"].kill()
                     last = await eventually(lambda: last_answer(bus))
-                    (silent, *_) = await scene.reported(cause="dead-man", outcome="applied", seq=last.seq)
+                    (silent, *_) = await scene.wait_for_reports(cause="dead-man", outcome="applied", seq=last.seq)
                     running["sampler"].start()
                     await eventually(lambda: high(scene))
                     assert running["actuator"].stop() == 0
             verdict = trail.verdict(await scene.actions(), "5M", "80M")
-    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judged(verdict), blind)
+    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judge(verdict), blind)
     tally.add("sampler silent", "1 kills", Broken(), lateness(silent, last.expires))
 
 
-def dated(number: int, end: int) -> Sample:
+def make_sample(number: int, end: int) -> Sample:
     """A sample whose window ends at a time by the sampler's clock."""
     p95 = 0.004 if number % 7 == 0 else 0.0005
     measure = CriticalMeasure("factory/robot-control", p95 / 2, p95, 400, 0.0)
@@ -142,15 +142,15 @@ def dated(number: int, end: int) -> Sample:
 async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
     """The sampler's clock jumps by hours and minutes in both directions: correct samples are answered in order."""
     emulator = Emulator(starts_after=None)
-    async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+    async with servers.emulate(emulator) as api, join(nats.url, "sluice") as bus:
         scene = Scene(api, bus)
         await api.deploy(replicas=2)
         await api.pods_of("app", 2)
         text = config_text(nats, scene, "source: scrape", "15s")
         begin = time.time_ns() - S
-        honest = [dated(number, begin + number * S // 50) for number in range(50)]
+        honest = [make_sample(number, begin + number * S // 50) for number in range(50)]
         jumps = (3600, -3600, 300, -300, 86_400, -86_400, 30, -30)
-        async with followed(api) as trail:
+        async with follow_trail(api) as trail:
             with services(tmp_path, text) as running:
                 running["sampler"].kill()
                 for number, sample in enumerate(honest):
@@ -164,16 +164,16 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
                     return last is not None and last.message.end == honest[-1].end
 
                 await eventually(answered)
-                decisions = [one.message for one in await kept(bus, Decision)]
+                decisions = [one.message for one in await read_stream(bus, Decision)]
                 limit = decisions[-1].targets[0].limit
 
                 async def in_force() -> bool:
                     return any(mark.kind == "Deployment" and mark.record["limit"] == limit for mark in trail.marks)
 
                 await eventually(in_force)
-                await check(bus, configured(text))
+                await check(bus, parse_config(text))
                 assert running["actuator"].stop() == 0
         verdict = trail.verdict(await scene.actions(), "5M", "80M")
     lost = {one.end for one in honest} - {one.end for one in decisions}
     tried = f"{len(honest)} jumps, {len(honest)} samples, {verdict.writes} writes"
-    tally.add("clocks jump", tried, judged(verdict, lost=len(lost)))
+    tally.add("clocks jump", tried, judge(verdict, lost=len(lost)))

@@ -57,7 +57,7 @@ class Case:
         self.out, self.rule, self.after = self.shield(self.limits, self.memory, self.proposal, self.inputs)
 
 
-def assumed(c: Case) -> Any:
+def assume(c: Case) -> Any:
     """What ``Limits.from_target`` and ``Controller`` guarantee before they call the shield."""
     p = c.limits
     return c.logic.all(

@@ -8,7 +8,7 @@ from typing import Any
 import z3
 
 from schemas.messages import ShieldMemory
-from tests.proof.claims import CLAIMS, Case, Logic, assumed
+from tests.proof.claims import CLAIMS, Case, Logic, assume
 from tests.proof.symbolic import RULES, Machine, Record, join, symbols
 
 
@@ -72,7 +72,7 @@ def prove(case: Case, claim: Callable[[Case], Any], timeout_ms: int = 60_000) ->
     """
     solver = z3.Solver()
     solver.set("timeout", timeout_ms)
-    solver.add(assumed(case), z3.Not(claim(case)))
+    solver.add(assume(case), z3.Not(claim(case)))
     answer = solver.check()
     if answer == z3.sat:
         raise Unproven(f"{claim.__name__}: {solver.model()}")

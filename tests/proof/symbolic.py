@@ -139,7 +139,7 @@ class Machine:
             case ast.BinOp(left=left, op=op, right=right):
                 return self._arithmetic(op, self._value(left, frame), self._value(right, frame))
             case ast.Call(func=ast.Name(id=name), args=args):
-                return self._called(name, [self._value(one, frame) for one in args])
+                return self._evaluate_call(name, [self._value(one, frame) for one in args])
         raise NotImplementedError(ast.unparse(node))
 
     def _arithmetic(self, op: ast.operator, left: Any, right: Any) -> Any:
@@ -156,7 +156,7 @@ class Machine:
                 return left / right
         raise NotImplementedError(type(op).__name__)
 
-    def _called(self, name: str, arguments: list[Any]) -> Any:
+    def _evaluate_call(self, name: str, arguments: list[Any]) -> Any:
         if name in ("min", "max"):
             result = arguments[0]
             for one in arguments[1:]:

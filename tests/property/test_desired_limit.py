@@ -123,7 +123,7 @@ class History(RuleBasedStateMachine):
         self.limit = order.limit
 
     @invariant()
-    def bounded(self) -> None:
+    def stays_in_bounds(self) -> None:
         """The bounds hold, whatever was decided."""
         order = getattr(self, "desired", None) and self.desired.order
         if order:

@@ -21,7 +21,7 @@ from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
-from tests.support.decision_services import replayed
+from tests.support.decision_services import replay_samples
 
 S = 10**9
 NOW = 1_790_000_000 * S
@@ -130,7 +130,7 @@ class Replica:
             self._taking.close()
 
 
-def received(seq: int, end: int, published: int) -> Received[Sample]:
+def receive(seq: int, end: int, published: int) -> Received[Sample]:
     """A stored sample, as it is received."""
     measure = CriticalMeasure("default/robot", 0.001, 0.0015 if seq % 3 else 0.005, 500)
     sample = Sample("line", end - 2 * S, end, S, "test", (measure,))
@@ -147,7 +147,7 @@ def streams(draw: st.DrawFn) -> list[Received[Sample]]:
         newest += {"next": 1, "gap": 7}.get(kind, 0)
         now = NOW + newest * S
         end = {"old": now - 2 * S, "future": now + 3600 * S}.get(kind, now)
-        made.append(received(seq, end, now))
+        made.append(receive(seq, end, now))
     return made
 
 
@@ -176,13 +176,13 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
         elif action == "new" and world.delivered < len(samples):
             world.delivered += 1
             replica.deliver(world.delivered)
-        elif action == "again" and (missing := unacknowledged(world)):
+        elif action == "again" and (missing := list_unacknowledged(world)):
             replica.deliver(missing[pick % len(missing)])
         elif action == "crash":
             replica.stop()
             replica.crash()
     finish(world, replicas)
-    wanted = replayed(DOMAIN, samples, [])
+    wanted = replay_samples(DOMAIN, samples, [])
     assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
@@ -191,7 +191,7 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
 
 def test_repetitions_out_of_order_leave_nothing_out() -> None:
     """Samples of a dead process are redelivered to the others out of order: consecutive, but with one between them."""
-    world = World([received(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
+    world = World([receive(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
     replicas = [Replica(world) for _ in range(REPLICAS)]
     for seq in (1, 2, 3):
         replicas[0].deliver(seq)
@@ -205,7 +205,7 @@ def test_repetitions_out_of_order_leave_nothing_out() -> None:
     assert [seq for _, seq in world.decisions] == [1, 2, 3, 4]
 
 
-def unacknowledged(world: World) -> list[int]:
+def list_unacknowledged(world: World) -> list[int]:
     """Samples that were delivered, and may be redelivered."""
     return [seq for seq in range(1, world.delivered + 1) if seq not in world.acknowledged]
 
@@ -220,7 +220,7 @@ def finish(world: World, replicas: list[Replica]) -> None:
             while world.delivered < len(world.samples):
                 world.delivered += 1
                 replicas[world.delivered % REPLICAS].deliver(world.delivered)
-        elif missing := unacknowledged(world):
+        elif missing := list_unacknowledged(world):
             for seq in missing:
                 replicas[seq % REPLICAS].deliver(seq)
         else:
@@ -230,7 +230,7 @@ def finish(world: World, replicas: list[Replica]) -> None:
 
 def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
     """A sample on which the core fails becomes a dead letter, and the next one is answered."""
-    world = World([received(1, NOW, NOW), received(2, NOW + S, NOW + S), received(3, NOW + 2 * S, NOW + 2 * S)])
+    world = World([receive(1, NOW, NOW), receive(2, NOW + S, NOW + S), receive(3, NOW + 2 * S, NOW + 2 * S)])
     broken = replace(world.samples[1].message, critical=(1, 2, 3))
     world.samples[1] = Received(broken, world.samples[1].raw)
     replica = Replica(world)

@@ -37,7 +37,7 @@ def follower() -> FlowFollower:
     return made
 
 
-def accounted(made: FlowFollower) -> int:
+def count_flows(made: FlowFollower) -> int:
     """Flows that were counted, are pending, or became an observation or half of one."""
     counts = made._pairing.counts
     silent = ("unanswered", "evicted", "server-side", "overheard")
@@ -87,7 +87,7 @@ def test_any_flows_are_processed(events: list[tuple[Talk, int, int, bool, bool]]
         flow = (talk.answer if back else talk.ask)(stamp, point, reply)
         made.process(GetFlowsResponse(flow=flow), number * 1000 + 1)
     assert made.status.received == len(events)
-    assert accounted(made) <= len(events)
+    assert count_flows(made) <= len(events)
     assert made._pairing.pending <= ENTRIES
     generate_latest(made.registry)  # type: ignore[attr-defined]
 

@@ -29,7 +29,7 @@ courses = st.lists(st.tuples(st.integers(1, 900), steps), min_size=1, max_size=1
 Course = list[tuple[int, Callable[[SimulatedPlant], None]]]
 
 
-def played(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPlant:
+def play(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPlant:
     """A model after a sequence of changes."""
     model = SimulatedPlant(parameters, seed)
     for ms, change in course:
@@ -43,7 +43,7 @@ def played(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPl
 @given(courses, st.booleans())
 def test_every_byte_is_somewhere(course: Course, forgiving: bool) -> None:
     """Every byte of a sender was delivered, was dropped, or is queued; no count is negative."""
-    for name, book in played(course, Parameters(apps=APPS, forgiving=forgiving)).ledger().items():
+    for name, book in play(course, Parameters(apps=APPS, forgiving=forgiving)).ledger().items():
         assert book.offered == pytest.approx(book.delivered + book.dropped + book.queued, rel=1e-6, abs=1), name
         assert min(msgspec.structs.astuple(book)) >= -1e-3, name
 
@@ -83,7 +83,7 @@ def test_a_limited_pod_sends_no_more_than_its_limit(course: list[tuple[int, int]
 @given(courses, st.integers(0, 2**32))
 def test_the_same_seed_gives_the_same_run(course: Course, seed: int) -> None:
     """Truth and counters are equal bit for bit; no clock or other source affects them."""
-    one, other = (played(course, Parameters(apps=APPS), seed) for _ in range(2))
+    one, other = (play(course, Parameters(apps=APPS), seed) for _ in range(2))
     assert one.take_seconds() == other.take_seconds()
     assert one.read_counters() == other.read_counters()
 

@@ -13,7 +13,7 @@ from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Rate
 from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
-from tests.support.decision_services import ServiceProcess, kept
+from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
@@ -146,7 +146,7 @@ class Decider:
             stress=0.5,
         )
 
-    async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
+    async def publish_limit(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
         """Decide on one Deployment and publish the decision."""
         decision = self.decision({deployment: limit}, **more)
         await self.publish(decision)
@@ -180,7 +180,7 @@ class Scene(Struct, frozen=True):
         live = [item["metadata"] for item in items if "deletionTimestamp" not in item["metadata"]]
         return [(meta.get("annotations") or {}).get(BANDWIDTH) for meta in live]
 
-    async def stands_at(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
+    async def wait_for_limits(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
         """Wait until Deployment and Pods have these values."""
 
         async def there() -> bool:
@@ -202,13 +202,13 @@ class Scene(Struct, frozen=True):
     async def actions(self, name: str = "app") -> list[Action]:
         """All reports on a target so far."""
         target = f"{self.server.namespace}/{name}"
-        return [one.message for one in await self.received() if one.message.target == target]
+        return [one.message for one in await self.read_reports() if one.message.target == target]
 
-    async def received(self) -> list[Received[Action]]:
+    async def read_reports(self) -> list[Received[Action]]:
         """All reports so far, in order of arrival."""
-        return await kept(self.bus, Action)
+        return await read_stream(self.bus, Action)
 
-    async def reported(self, count: int = 1, **fields: Any) -> list[Action]:
+    async def wait_for_reports(self, count: int = 1, **fields: Any) -> list[Action]:
         """Wait for at least so many reports with these fields; return all of them."""
 
         async def enough() -> list[Action] | None:

@@ -109,7 +109,7 @@ class Page:
 
 
 @asynccontextmanager
-async def opened(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
+async def open_page(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
     """Open a file in a separate browser."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(

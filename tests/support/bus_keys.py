@@ -21,7 +21,7 @@ def sample(n: int, domain: str = "line") -> Sample:
 
 
 @asynccontextmanager
-async def joined(
+async def join(
     server: NatsServer, name: str = "test", settings: BusConfig | None = None
 ) -> AsyncIterator[tuple[Bus, list[str | None]]]:
     """A bus with its streams, and the connection states that it reported."""

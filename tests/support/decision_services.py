@@ -49,7 +49,7 @@ def sample(domain: str, number: int, begin: int) -> Sample:
 
 
 @asynccontextmanager
-async def joined(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
+async def join(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
     """The test's own bus connection; several servers are separated by commas."""
     settings = BusConfig(servers=tuple(url.split(",")), prefix=prefix, replicas=replicas)
     async with Bus.connect(settings, "test", lambda _: None) as bus:
@@ -63,7 +63,7 @@ async def send(bus: Bus, samples: Iterable[Sample]) -> None:
         await bus.publish(bus.subjects.sample(one.domain), one, msg_id=one.id)
 
 
-async def kept(bus: Bus, kind: type[M]) -> list[Received[M]]:
+async def read_stream(bus: Bus, kind: type[M]) -> list[Received[M]]:
     """All messages of a stream."""
     stream = await bus.stream_info(kind)
     found: list[Received[M]] = []
@@ -77,7 +77,7 @@ async def kept(bus: Bus, kind: type[M]) -> list[Received[M]]:
     return found
 
 
-def replayed(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequence[str | None]) -> list[Decision]:
+def replay_samples(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequence[str | None]) -> list[Decision]:
     """The decisions of one process that never fails, on a domain's stream of samples."""
     controller = Controller(domain)
     state: State | None = None
@@ -94,12 +94,12 @@ def replayed(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequen
 
 async def check(bus: Bus, config: Config) -> int:
     """Compare every domain's decisions with a replay, bit for bit; return how many there are."""
-    samples = await kept(bus, Sample)
-    decisions = await kept(bus, Decision)
+    samples = await read_stream(bus, Sample)
+    decisions = await read_stream(bus, Decision)
     for domain in config.domains:
         ours = [one for one in decisions if one.message.domain == domain.name]
         theirs = [one for one in samples if one.subject == bus.subjects.sample(domain.name)]
-        wanted = replayed(domain, theirs, [one.message.fault for one in ours])
+        wanted = replay_samples(domain, theirs, [one.message.fault for one in ours])
         assert [one.body for one in ours] == [encode(one) for one in wanted]
         by_id = {one.message.id: one for one in reversed(theirs)}
         for one in ours:
@@ -109,7 +109,7 @@ async def check(bus: Bus, config: Config) -> int:
     return len(decisions)
 
 
-async def decided(bus: Bus, count: int) -> None:
+async def wait_for_decisions(bus: Bus, count: int) -> None:
     """Wait until the bus has so many decisions.
 
     Raises:
@@ -124,7 +124,7 @@ async def decided(bus: Bus, count: int) -> None:
                     return
 
 
-async def stored(bus: Bus, kind: type[M], count: int) -> None:
+async def wait_for_stored(bus: Bus, kind: type[M], count: int) -> None:
     """Wait until a stream has stored so many messages, readable or not.
 
     Raises:
@@ -179,7 +179,7 @@ class ServiceProcess:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         return self
 
-    async def crashed(self) -> bool:
+    async def wait_for_crash(self) -> bool:
         """Wait until it ends; return whether SIGKILL ended it.
 
         Raises:
@@ -221,6 +221,6 @@ class DecisionProcess(ServiceProcess):
         super().__init__("decision", home, text, crash_at)
 
 
-def configured(text: str) -> Config:
+def parse_config(text: str) -> Config:
     """The configuration as a service reads it."""
     return parse(text, "test", {})

@@ -81,7 +81,7 @@ class Tally:
         self._merge(fault, Row([tried], broken, after))
         assert not any(structs.astuple(broken)), (fault, tried, broken, after)
 
-    def exported(self) -> dict[str, Any]:
+    def export(self) -> dict[str, Any]:
         """The results as plain values that a report can carry between processes."""
         found: dict[str, Any] = to_builtins(self._rows)
         return found
@@ -110,17 +110,17 @@ class Tally:
         yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'worst':>9}{'unreported':>12}   tried"
         for fault in FAULTS:
             row = self._rows.get(fault, Row([]))
-            lost, older, outside, late, unreported = (_shown(count) for count in structs.astuple(row.broken))
+            lost, older, outside, late, unreported = (_format(count) for count in structs.astuple(row.broken))
             worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
             figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"
-            yield f"{figures}   {_summed(row.tried) or 'not in this session'}"
+            yield f"{figures}   {_sum_counts(row.tried) or 'not in this session'}"
 
 
-def _shown(count: Any) -> str:
+def _format(count: Any) -> str:
     return "-" if count is None else str(count)
 
 
-def _summed(tried: list[str]) -> str:
+def _sum_counts(tried: list[str]) -> str:
     """Sum counts: ``2 kills, 5 writes`` and ``1 kills, 7 samples`` give ``3 kills, 5 writes, 7 samples``."""
     sums: dict[str, int] = {}
     for text in tried:
@@ -130,7 +130,7 @@ def _summed(tried: list[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sums.items())
 
 
-def judged(*verdicts: Verdict, lost: int | None = None) -> Broken:
+def judge(*verdicts: Verdict, lost: int | None = None) -> Broken:
     """The verdict on the trails of several targets."""
     return Broken(
         lost,

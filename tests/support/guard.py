@@ -68,14 +68,14 @@ def enter(folder: Path) -> None:
     tempfile.tempdir = None
 
 
-def marked(folder: Path, besides: frozenset[int] = frozenset()) -> Iterator[int]:
+def find_marked(folder: Path, besides: frozenset[int] = frozenset()) -> Iterator[int]:
     """Find processes whose environment or command line names a folder or a path below it, except ``besides``."""
     name = str(folder).encode()
     for pid in pids() - besides - {os.getpid()}:
         with contextlib.suppress(OSError):
             place = Path("/proc") / str(pid)
             said = (place / "environ").read_bytes() + b"\0" + (place / "cmdline").read_bytes()
-            if (name + b"\0" in said or name + b"/" in said) and not ended(pid):
+            if (name + b"\0" in said or name + b"/" in said) and not has_ended(pid):
                 yield pid
 
 
@@ -86,7 +86,7 @@ def pids() -> frozenset[int]:
     return frozenset()
 
 
-def ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process has ended or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"ZX"
@@ -118,7 +118,7 @@ def _main(folder: Path) -> None:
     # Repeat until nothing is found: a process that is being killed may start others, or still write.
     while time.monotonic() < deadline:
         # The guard of a run within this one finishes its own clean-up and ends.
-        left = [pid for pid in marked(folder) if __spec__.name not in command(pid)]
+        left = [pid for pid in find_marked(folder) if __spec__.name not in command(pid)]
         for pid in left:
             if pid not in told:
                 told.add(pid)

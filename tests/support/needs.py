@@ -127,7 +127,7 @@ def _executables() -> dict[str, Path]:
     return found
 
 
-def narrowed(markers: Collection[str], home: Path) -> str:
+def narrow_path(markers: Collection[str], home: Path) -> str:
     """A folder below ``home`` with every program on PATH except those of other parts; created if needed."""
     chosen = sorted(set(markers) & set(PARTS))
     folder = home / ("-".join(chosen) or "plain")
@@ -140,7 +140,7 @@ def narrowed(markers: Collection[str], home: Path) -> str:
     return str(folder)
 
 
-def told(skipped: Collection[Collection[str]]) -> Iterator[str]:
+def list_missing(skipped: Collection[Collection[str]]) -> Iterator[str]:
     """Lines that name what to install: for each missing requirement, how many tests need it.
 
     Args:

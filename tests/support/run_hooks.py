@@ -135,7 +135,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.user_properties.append((LACKS, missing))
         lacks = dict.fromkeys(one for marker in missing for one in needs.lacking(marker))
         pytest.skip("needs " + "; ".join(f"{one.name} ({one.install})" for one in lacks))
-    os.environ["PATH"] = needs.narrowed(markers, item.config.stash[_HOME] / "path")
+    os.environ["PATH"] = needs.narrow_path(markers, item.config.stash[_HOME] / "path")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -155,7 +155,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             before = item.stash[_BEFORE] | guard.LASTING
             home = item.config.stash[_HOME]
             deadline = time.monotonic() + (0 if item.stash.get(_FAILED, False) else PATIENCE_S)
-            while (left := list(guard.marked(home, before))) and time.monotonic() < deadline:
+            while (left := list(guard.find_marked(home, before))) and time.monotonic() < deadline:
                 time.sleep(0.02)
             told = "\n".join(guard.command(pid) for pid in left)
             for pid in left:

@@ -31,7 +31,7 @@ class Reporter:
         """Show the injected faults and broken promises, and what to install for the skipped tests."""
         sections = {
             "faults: promises broken": list(self._tally.lines()),
-            "skipped: what this machine lacks": list(needs.told(self._skipped)),
+            "skipped: what this machine lacks": list(needs.list_missing(self._skipped)),
         }
         for title, lines in sections.items():
             if lines:

@@ -11,7 +11,7 @@ import yaml
 
 from schemas.config import Kubernetes
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.kube.apiserver import ApiServer
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
@@ -56,14 +56,14 @@ async def test_the_manifests_rights_are_enough(
     await install(server)
     await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 2)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         decider = Decider(bus, server.namespace)
         account = as_account(server, apiserver, "sluice-actuator")
         with ActuatorProcess(tmp_path, nats.url, account) as process:
             await process.is_ready()
-            await decider.say("60M")
-            await scene.stands_at("60M", ["30M"] * 2)
+            await decider.publish_limit("60M")
+            await scene.wait_for_limits("60M", ["30M"] * 2)
 
             async def event() -> Any:
                 query = "fieldSelector=involvedObject.name%3Dapp"
@@ -103,16 +103,16 @@ async def test_a_right_that_is_missing_is_reported(
         if one["resources"] == ["pods"]:
             one["verbs"] = [verb for verb in one["verbs"] if verb != "patch"]
     await server.must("PATCH", role, {"rules": rules}, "application/merge-patch+json")
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         decider = Decider(bus, server.namespace)
         with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, "sluice-actuator")):
-            await decider.say("60M")
-            (failed, *_) = await scene.reported(outcome="failed", cause="decision")
+            await decider.publish_limit("60M")
+            (failed, *_) = await scene.wait_for_reports(outcome="failed", cause="decision")
             assert [pod.outcome for pod in failed.pods] == ["failed"]
             assert "403 Forbidden" in failed.reason
-            await scene.stands_at("60M", ["10M"])
+            await scene.wait_for_limits("60M", ["10M"])
             await server.must("PATCH", role, {"rules": whole["rules"]}, "application/merge-patch+json")
-            await scene.stands_at("60M", ["60M"])
-            (healed,) = await scene.reported(outcome="applied", limit=60_000)
+            await scene.wait_for_limits("60M", ["60M"])
+            (healed,) = await scene.wait_for_reports(outcome="applied", limit=60_000)
             assert [pod.outcome for pod in healed.pods] == ["applied"]

@@ -37,7 +37,7 @@ class SlowApi:
     def __init__(self, *objects: KubeObject) -> None:
         """Store these objects."""
         self.objects = {obj.metadata.name: obj for obj in objects}
-        self.asked: list[tuple[str, str]] = []
+        self.patches: list[tuple[str, str]] = []
         """The object and the bandwidth of every patch, in order of arrival."""
         self.go = asyncio.Event()
 
@@ -46,12 +46,12 @@ class SlowApi:
         name = request.match_info["name"]
         operations: list[dict[str, Any]] = json.loads(await request.read())
         changed = after(self.objects[name], operations)
-        self.asked.append((name, changed.annotations[BANDWIDTH]))
+        self.patches.append((name, changed.annotations[BANDWIDTH]))
         await self.go.wait()
         self.objects[name] = changed
         return web.Response(body=msgspec.json.encode(changed), content_type="application/json")
 
-    def stands_at(self, limit: str, share: str) -> bool:
+    def has_limits(self, limit: str, share: str) -> bool:
         """Whether Deployment and Pods have these values."""
         found = {name: obj.bandwidth for name, obj in self.objects.items()}
         return found.pop("app") == limit and set(found.values()) == {share}
@@ -102,9 +102,9 @@ class Bench(Struct):
         """Start with a decision, and wait until the maximum number of its patches is in flight."""
         self.decide(1, limit)
         self.running += [asyncio.create_task(self.reconciler.run()), asyncio.create_task(self.outbox.run(self.publish))]
-        await until(lambda: len(self.api.asked) == AT_ONCE)
+        await until(lambda: len(self.api.patches) == AT_ONCE)
 
-    def reported(self) -> set[str]:
+    def list_reported(self) -> set[str]:
         """The Pods that reports name as patched."""
         return {one.pod for action in self.actions for one in action.pods if one.outcome == "applied"}
 
@@ -152,11 +152,11 @@ async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> N
     await bench.begin(60_000)
     bench.passed[0] = 3
     bench.api.go.set()
-    await until(lambda: bench.api.stands_at("10M", "250k"))
-    first, rest = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE:]
+    await until(lambda: bench.api.has_limits("10M", "250k"))
+    first, rest = bench.api.patches[:AT_ONCE], bench.api.patches[AT_ONCE:]
     assert {value for _, value in first} == {"60M", "1500k"}
     assert {value for _, value in rest} == {"10M", "250k"}
-    await until(lambda: bench.acknowledged == [1] and len(bench.reported()) == PODS)
+    await until(lambda: bench.acknowledged == [1] and len(bench.list_reported()) == PODS)
     raised = next(action for action in bench.actions if action.decision is not None)
     assert {one.pod for one in raised.pods} == {name for name, _ in first} - {"app"}
     assert [action.cause for action in bench.actions if action.outcome == "skipped"] == ["decision"]
@@ -169,11 +169,11 @@ async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, befo
     bench.decide(2, 10_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
-    assert bench.api.stands_at("10M", "250k")
-    assert {value for _, value in bench.api.asked[AT_ONCE:]} == {"10M", "250k"}
+    assert bench.api.has_limits("10M", "250k")
+    assert {value for _, value in bench.api.patches[AT_ONCE:]} == {"10M", "250k"}
     assert len(bench.causes) == 2
     assert all(named == carried is not None for named, carried in bench.causes)
-    assert bench.reported() == {f"app-1-{number}" for number in range(PODS)}
+    assert bench.list_reported() == {f"app-1-{number}" for number in range(PODS)}
 
 
 async def test_cut_after_cut_reaches_every_pod(bench: Bench) -> None:
@@ -182,7 +182,7 @@ async def test_cut_after_cut_reaches_every_pod(bench: Bench) -> None:
     bench.decide(2, 10_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
-    first, second = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE : 2 * AT_ONCE]
+    first, second = bench.api.patches[:AT_ONCE], bench.api.patches[AT_ONCE : 2 * AT_ONCE]
     assert {name for name, _ in first} & {name for name, _ in second} <= {"app"}
 
 
@@ -193,7 +193,7 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
     # Each object once; requests in flight at the same time arrive in any order.
-    assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
+    assert sorted(bench.api.patches) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
     records = [parse_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 

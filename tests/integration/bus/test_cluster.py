@@ -18,12 +18,12 @@ from tests.support.decision_services import (
     S,
     check,
     config_text,
-    configured,
-    decided,
-    joined,
-    kept,
+    join,
+    parse_config,
+    read_stream,
     sample,
     send,
+    wait_for_decisions,
 )
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
@@ -100,7 +100,7 @@ async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: P
     text = config_text(cluster.urls, "cluster", DOMAINS, replicas=NODES)
     begin = time.time_ns() - 3600 * S
     lost = 0
-    async with joined(cluster.urls, "cluster", NODES) as bus:
+    async with join(cluster.urls, "cluster", NODES) as bus:
         with DecisionProcess(tmp_path, text) as process:
             sending = asyncio.create_task(publishing(bus, range(1, 201), begin))
             for stream in ("CLUSTER_SAMPLE", "CLUSTER_DECISION"):
@@ -112,9 +112,9 @@ async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: P
                 node.start()
                 await cluster.leader(stream)
             acknowledged = await sending
-            await decided(bus, acknowledged)
+            await wait_for_decisions(bus, acknowledged)
             assert process.stop() == 0
-        decisions = await check(bus, configured(text))
-        assert len(await kept(bus, Sample)) == acknowledged
+        decisions = await check(bus, parse_config(text))
+        assert len(await read_stream(bus, Sample)) == acknowledged
     tried = f"{lost} leaders killed, {decisions} decisions"
     tally.add("JetStream cluster loses a node", tried, Broken(lost=acknowledged - decisions))

@@ -19,7 +19,7 @@ from schemas.units import Rate
 from services.bus.bus import Bus
 from services.control import Controller
 from services.decision.domain_log import BusDecisionLog
-from tests.support.decision_services import stored
+from tests.support.decision_services import wait_for_stored
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S, until
 
@@ -33,7 +33,7 @@ DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),)
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
+def guarded_nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
     """A nats-server with the manifest's users; each password equals the name."""
     text = MANIFEST.read_text()
     monkeypatch.setenv("POD_NAME", "nats-0")
@@ -44,7 +44,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsSer
 
 
 @asynccontextmanager
-async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+async def join(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
     """A service's connection to the guarded bus."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
     async with (
@@ -54,31 +54,31 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
         yield bus
 
 
-async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_service_can_do_its_part(guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actuator creates the streams; sample and decision reach their consumers; the reader sees both."""
-    async with joined(guarded, "sampler", monkeypatch) as sampler:
+    async with join(guarded_nats, "sampler", monkeypatch) as sampler:
         reports = await sampler.ensure_streams()
         assert len(reports) == len(STREAMS)
         assert all("this user may not publish" in report for report in reports), reports
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         assert await actuator.ensure_streams() == []
-        async with joined(guarded, "sampler", monkeypatch) as sampler:
+        async with join(guarded_nats, "sampler", monkeypatch) as sampler:
             assert await sampler.ensure_streams() == []
             await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
-        async with joined(guarded, "decision", monkeypatch) as decision:
+        async with join(guarded_nats, "decision", monkeypatch) as decision:
             async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
-                taken = await anext(samples)
+                next_sample = await anext(samples)
                 subject = decision.subjects.decision("line")
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-                await taken.ack()
+                await next_sample.ack()
             assert await decision.get_last(Decision, subject) is not None
         async with aclosing(
             actuator.consume(Decision, "actuator-1", "actuator", start="latest", transient=True)
         ) as decisions:
             received = await anext(decisions)
-            assert received.message.sample == taken.message.id == SAMPLE.id
+            assert received.message.sample == next_sample.message.id == SAMPLE.id
             await received.ack()
-        async with joined(guarded, "reader", monkeypatch) as reader:
+        async with join(guarded_nats, "reader", monkeypatch) as reader:
             assert await reader.get_last(Sample, reader.subjects.sample("line")) is not None
             async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
                 assert (await anext(decisions)).message.sample == SAMPLE.id
@@ -86,10 +86,10 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
 
 @pytest.mark.parametrize("intruder", ["sampler", "reader"])
 async def test_a_forged_decision_is_refused(
-    guarded: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
 ) -> None:
     """A well-formed decision from a compromised sampler, or from a reader, never reaches the stream."""
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
         violations: list[str] = []
 
@@ -97,7 +97,7 @@ async def test_a_forged_decision_is_refused(
             violations.append(str(error))
 
         forger = Client()
-        await forger.connect(guarded.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
+        await forger.connect(guarded_nats.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
         await forger.publish("sluice.decision.v1.line", encode(DECISION))
         await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
@@ -107,7 +107,7 @@ async def test_a_forged_decision_is_refused(
 
 
 @asynccontextmanager
-async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+async def intrude(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
     """A plain client with a service's password, and the server's refusals."""
     violations: list[str] = []
 
@@ -122,21 +122,23 @@ async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client
         await client.close()
 
 
-async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_cannot_touch_a_services_consumer(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It can neither redirect a consumer to another subject, nor take its samples, nor learn its name.
 
     It reads through consumers of its own.
     """
     async with (
-        joined(guarded, "actuator", monkeypatch) as actuator,
-        joined(guarded, "decision", monkeypatch) as decision,
+        join(guarded_nats, "actuator", monkeypatch) as actuator,
+        join(guarded_nats, "decision", monkeypatch) as decision,
     ):
         await actuator.ensure_streams()
         async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
-            async with joined(guarded, "sampler", monkeypatch) as sampler:
+            async with join(guarded_nats, "sampler", monkeypatch) as sampler:
                 await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
             await (await anext(samples)).ack()
-            async with intruding(guarded, "reader") as (reader, violations):
+            async with intrude(guarded_nats, "reader") as (reader, violations):
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 config = json.loads(answer.data)["config"]
                 config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
@@ -164,20 +166,22 @@ async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, mo
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
 
 
-async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_junk_among_the_decisions_changes_no_state(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server's replies can be redirected to the decisions' subject, but are not decisions: control continues."""
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
-        async with joined(guarded, "decision", monkeypatch) as decision:
+        async with join(guarded_nats, "decision", monkeypatch) as decision:
             subject = decision.subjects.decision("line")
             ledger = BusDecisionLog(decision, "line")
             await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-            async with intruding(guarded, "reader") as (reader, _), intruding(guarded, "sampler") as (sampler, _):
+            async with intrude(guarded_nats, "reader") as (reader, _), intrude(guarded_nats, "sampler") as (sampler, _):
                 await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
                 await sampler.publish("sluice.sample.v1.line", encode(SAMPLE), reply=subject)
                 await reader.flush()
                 await sampler.flush()
-                await stored(actuator, Decision, 3)
+                await wait_for_stored(actuator, Decision, 3)
             position = await ledger.find_position()
             assert position.state is not None
             assert (position.state.epoch, position.state.seq, position.decision_seq) == (
@@ -191,7 +195,7 @@ async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, mo
             )
 
 
-async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
+async def test_who_has_no_password_is_not_let_in(guarded_nats: NatsServer) -> None:
     """Neither without a user nor with a wrong password."""
     refusals: list[str] = []
 
@@ -202,7 +206,7 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
         stranger = Client()
         with pytest.raises(Error):
             await stranger.connect(
-                guarded.url,
+                guarded_nats.url,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 error_cb=on_error,

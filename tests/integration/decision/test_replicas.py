@@ -14,11 +14,11 @@ from tests.support.decision_services import (
     S,
     check,
     config_text,
-    configured,
-    decided,
-    joined,
+    join,
+    parse_config,
     sample,
     send,
+    wait_for_decisions,
 )
 from tests.support.nats_server import NatsServer
 
@@ -30,7 +30,7 @@ async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsSer
     text = config_text(nats.url, "frozen", ("press",))
     begin = time.time_ns() - 3600 * S
     settings = BusConfig(servers=(nats.url,), prefix="frozen")
-    async with joined(nats.url, "frozen") as bus:
+    async with join(nats.url, "frozen") as bus:
         async with Bus.connect(settings, NAME, lambda _: None) as frozen:
             # The first replica creates the shared consumer.
             taken = frozen.consume(Sample, NAME, NAME, batch=8, ack_wait=ACK_WAIT_S)
@@ -45,6 +45,6 @@ async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsSer
             # Meanwhile the first sample is due again, and the others are not yet.
             await asyncio.sleep(max(held + ACK_WAIT_S / 2 + 0.1 - asyncio.get_running_loop().time(), 0))
             await send(bus, [sample("press", 5, begin)])
-            await decided(bus, 5)
+            await wait_for_decisions(bus, 5)
             assert process.stop() == 0
-        assert await check(bus, configured(text)) == 5
+        assert await check(bus, parse_config(text)) == 5

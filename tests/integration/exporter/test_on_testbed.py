@@ -88,7 +88,7 @@ class Phase(NamedTuple):
     """Excluded intervals."""
 
 
-def counted(factory: Factory) -> dict[str, list[float]]:
+def count(factory: Factory) -> dict[str, list[float]]:
     """The current cumulative counts of both sources and of the plant's probe."""
     page = factory.get("exporter", "/metrics")
     name = "hubble_flow_latency_seconds_bucket"
@@ -100,18 +100,18 @@ def counted(factory: Factory) -> dict[str, list[float]]:
 def phase(factory: Factory, wire: Wire) -> Phase:
     """Measure several intervals from now on, and exclude disturbed ones."""
     trips: list[float] = []
-    before, ticks = counted(factory), read_processor()
+    before, ticks = count(factory), read_processor()
     gained = {name: [0.0] * len(counts) for name, counts in before.items()}
-    taken = stolen = 0
+    measured_intervals = stolen = 0
     wire.trips()
-    while taken < STRETCHES:
+    while measured_intervals < STRETCHES:
         time.sleep(STRETCH_S)  # The measured interval ends only here.
-        seen, after, now = wire.trips(), counted(factory), read_processor()
+        seen, after, now = wire.trips(), count(factory), read_processor()
         if now[0] - ticks[0] > STEAL * (now[1] - ticks[1]):
             stolen += 1
             assert stolen < MOST, f"the machine was taken away in {stolen} stretches"
         else:
-            taken += 1
+            measured_intervals += 1
             trips += seen
             for name, total in gained.items():
                 gained[name] = list(map(add, total, increase(before[name], after[name])))
@@ -139,17 +139,17 @@ def agree(name: str, measured: HistogramSummary, trips: list[float]) -> None:
     assert measured.p95 is not None, f"{name}: nothing was measured"
     assert measured.jitter is not None
     low, high = band(trips, 0.95, measured.observations)
-    said = f"{name}: P95 {measured.p95:.6f}, true {quantile(trips, 0.95):.6f} ({low:.6f} to {high:.6f})"
-    print(said)
-    assert low - width(low) <= measured.p95 <= high + width(high), said
+    summary = f"{name}: P95 {measured.p95:.6f}, true {quantile(trips, 0.95):.6f} ({low:.6f} to {high:.6f})"
+    print(summary)
+    assert low - width(low) <= measured.p95 <= high + width(high), summary
     (first, second), (third, fourth) = (band(trips, q, measured.observations) for q in (0.25, 0.75))
     low, high = max(third - second, 0.0), fourth - first
-    said = f"{name}: IQR {measured.jitter:.6f}, true {low:.6f} to {high:.6f}"
-    print(said)
-    assert low - width(fourth) <= measured.jitter <= high + width(fourth), said
+    summary = f"{name}: IQR {measured.jitter:.6f}, true {low:.6f} to {high:.6f}"
+    print(summary)
+    assert low - width(fourth) <= measured.jitter <= high + width(fourth), summary
 
 
-def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
+def wait_for_p95(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
     """Wait until the plant's own P95 has met the condition for two seconds in a row."""
     row = 0
 
@@ -187,10 +187,10 @@ def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
         until(lambda: '"ready": true' in factory.get("exporter", "/readyz"), "the exporter is ready")
 
         wire = Wire(factory.bed, ROBOT, 7007)
-        stands(factory, lambda p95: p95 < 0.01, "the queue has drained")
+        wait_for_p95(factory, lambda p95: p95 < 0.01, "the queue has drained")
         throttled = phase(factory, wire)
         factory.unleash()
-        stands(factory, lambda p95: p95 > 0.05, "the queue has filled")
+        wait_for_p95(factory, lambda p95: p95 > 0.05, "the queue has filled")
         congested = phase(factory, wire)
         text = factory.get("exporter", "/metrics")
     for name, one in (("throttled", throttled), ("congested", congested)):

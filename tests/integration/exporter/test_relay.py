@@ -52,7 +52,7 @@ class Followed:
 
 
 @contextmanager
-def following(relay: Relay) -> Iterator[Followed]:
+def follow(relay: Relay) -> Iterator[Followed]:
     """Follow while the context lasts."""
     followed = Followed(relay)
     thread = threading.Thread(target=followed.follower.run)
@@ -111,7 +111,7 @@ class Agent:
             self.answer(Talk(port=port))
 
 
-def checked(followed: Followed) -> bool:
+def check_silence(followed: Followed) -> bool:
     """Check for silence, as the service does every half second."""
     followed.follower.enforce_timeouts()
     return True
@@ -143,7 +143,7 @@ def tls(certificates: Certificates, *, mutual: bool) -> Tls:
 
 def test_handshakes_become_latencies_and_relay_filters() -> None:
     """Each handshake is one observation; Relay filters all other flows."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1050))
         for port in range(50):
@@ -161,7 +161,7 @@ def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -
     """The client verifies the server's authority and name; with mutual TLS it presents a certificate."""
     with HubbleServer(tls=certificates, mutual=mutual) as server:
         relay = Relay(address=server.address, tls=tls(certificates, mutual=mutual))
-        with following(relay) as followed:
+        with follow(relay) as followed:
             wait(lambda: followed.follower.status.connected, "connection")
             Agent(server).handshakes(range(1000, 1010))
             wait(lambda: followed.observed == 10, "10 observations")
@@ -187,7 +187,7 @@ def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates,
 
 def test_resets_lose_and_repeat_nothing() -> None:
     """Connections are cut repeatedly during handshakes: each handshake counts exactly once."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         total, agent = 0, Agent(server)
         for turn in range(4):
@@ -209,7 +209,7 @@ def test_resets_lose_and_repeat_nothing() -> None:
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
     """Relay loses a node during a resumed stream and replays all of it: each handshake counts once."""
-    with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer(sort=sort) as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.cut()
         wait(lambda: followed.follower.status.connections > 1 and followed.follower.status.connected, "a new one")
@@ -229,30 +229,30 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
 
 def test_a_silent_stream_is_opened_anew() -> None:
     """A stalled server looks like a quiet one, so the stream is replaced after a while."""
-    with HubbleServer() as server, following(Relay(address=server.address, silence=Duration(S // 5))) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address, silence=Duration(S // 5))) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.stalled = True
         Agent(server).handshakes(range(1000, 1005))
-        wait(lambda: checked(followed) and followed.follower.status.connections > 1, "a second stream")
+        wait(lambda: check_silence(followed) and followed.follower.status.connections > 1, "a second stream")
         server.stalled = False
-        wait(lambda: checked(followed) and followed.observed == 5, "what was held back")
+        wait(lambda: check_silence(followed) and followed.observed == 5, "what was held back")
 
 
 def test_a_flood_that_ends_is_forgotten() -> None:
     """Unanswered SYNs, then silence: they expire and are counted although no flow arrives."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         agent = Agent(server)
         for port in range(1000, 1300):
             agent.ask(Talk(port=port))
         wait(lambda: followed.pairing.pending == 300, "300 pending")
-        wait(lambda: checked(followed) and followed.pairing.pending == 0, "none pending")
+        wait(lambda: check_silence(followed) and followed.pairing.pending == 0, "none pending")
         assert followed.pairing.counts["unanswered"] == 300
 
 
 def test_relays_sorting_delays_and_does_not_spoil() -> None:
     """Relay delays up to 100 flows to sort them: latencies arrive later, but are the same."""
-    with HubbleServer(sort=True) as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer(sort=True) as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: len(server.requests), "the request")
         Agent(server).handshakes(range(1000, 1100))
         wait(lambda: followed.observed == 100, "100 observations")
@@ -261,7 +261,7 @@ def test_relays_sorting_delays_and_does_not_spoil() -> None:
 
 def test_lost_events_are_counted_once() -> None:
     """Relay repeats its losses with every replay; each is counted once, under its label."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1001))
         server.lose(LostEvent(source="PERF_EVENT_RING_BUFFER", num_events_lost=40), "n1", time.time_ns())
@@ -278,7 +278,7 @@ def test_an_unreachable_relay_is_reported_and_retried() -> None:
     """Until Relay answers, the reason is shown; then the follower connects."""
     with HubbleServer() as gone:
         address = gone.address
-    with following(Relay(address=address)) as followed:
+    with follow(Relay(address=address)) as followed:
         wait(lambda: "UNAVAILABLE" in (followed.follower.problem or ""), "the reason")
         with HubbleServer(address=address) as server:
             wait(lambda: followed.follower.problem is None, "connection")

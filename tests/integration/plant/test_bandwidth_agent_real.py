@@ -41,10 +41,10 @@ class _Cluster:
         """Patch the Pod, wait until the agent has applied the patch; return seconds from request to qdisc."""
         patch = {"metadata": {"annotations": {ANNOTATION: value}}}
         headers = {"Content-Type": "application/merge-patch+json"}
-        begun = time.time_ns()
+        began = time.time_ns()
         async with self._session.patch(self._pod, json=patch, headers=headers, raise_for_status=True):
             change = await asyncio.wait_for(self.enforced.get(), PATIENCE_S)
-        return (change.at - begun) / 1e9
+        return (change.at - began) / 1e9
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from tests.support.commands import sluice
 from tests.support.waiting import PATIENCE_S
 
 
-async def asked(port: int, path: str) -> tuple[int, str]:
+async def fetch(port: int, path: str) -> tuple[int, str]:
     """Status and body of a GET."""
 
     def get() -> tuple[int, str]:
@@ -37,13 +37,13 @@ async def test_ready_when_every_condition_holds() -> None:
     """503 with the reasons until then, and again when a condition is lost."""
     health = Health("bus", "samples")
     async with serve(health, "127.0.0.1", 0) as port:
-        status, body = await asked(port, "/readyz")
+        status, body = await fetch(port, "/readyz")
         assert (status, json.loads(body)) == (503, {"ready": False, "wrong": {"bus": "not yet", "samples": "not yet"}})
         health.set_ok("bus")
         health.set_condition("samples", None)
-        assert await asked(port, "/readyz") == (200, '{"ready": true, "wrong": {}}\n')
+        assert await fetch(port, "/readyz") == (200, '{"ready": true, "wrong": {}}\n')
         health.set_condition("samples", "line: blind: 3 observations, 100 needed")
-        status, body = await asked(port, "/readyz")
+        status, body = await fetch(port, "/readyz")
         assert status == 503
         assert json.loads(body)["wrong"] == {"samples": "line: blind: 3 observations, 100 needed"}
 
@@ -52,13 +52,13 @@ async def test_healthy_while_the_event_loop_turns(monkeypatch: pytest.MonkeyPatc
     """A blocked loop is visible from outside, because the server has a thread of its own."""
     health = Health()
     async with serve(health, "127.0.0.1", 0) as port:
-        assert await asked(port, "/healthz") == (200, '{"healthy": true}\n')
+        assert await fetch(port, "/healthz") == (200, '{"healthy": true}\n')
         monkeypatch.setattr("services.runtime.health._STUCK_S", -1.0)
-        assert (await asked(port, "/healthz"))[0] == 503
-        status, metrics = await asked(port, "/metrics")
+        assert (await fetch(port, "/healthz"))[0] == 503
+        status, metrics = await fetch(port, "/metrics")
         assert status == 200
         assert "process_resident_memory_bytes" in metrics
-        assert (await asked(port, "/"))[0] == 404
+        assert (await fetch(port, "/"))[0] == 404
 
 
 async def test_a_taken_port_is_an_error_at_once(tmp_path: Path) -> None:

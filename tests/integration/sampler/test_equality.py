@@ -97,7 +97,7 @@ def signal(url: str = Prometheus().url) -> Signal:
     )
 
 
-def scraped(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, Measurements]]:
+def scrape_pages(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, Measurements]]:
     """The direct scrape's figures from the same pages, by window end."""
     workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
     reader, history = PageReader(workloads), PageWindow(window * S)
@@ -124,7 +124,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
         window = WINDOW if server.version < (3,) else WINDOW - 1
         workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
         with closing(PrometheusSource(signal(server.url), workloads)) as source:
-            for end, ours in list(scraped(pages, window))[WINDOW:]:
+            for end, ours in list(scrape_pages(pages, window))[WINDOW:]:
                 theirs = await source.measure(end)
                 for key in CRITICAL:
                     one, other = ours.latency[key], theirs.latency[key]

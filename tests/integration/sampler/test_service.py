@@ -21,7 +21,7 @@ from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
 from tests.support.commands import SLUICE, sluice
-from tests.support.decision_services import joined, kept
+from tests.support.decision_services import join, read_stream
 from tests.support.exporter_page import LiveExporter
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
@@ -104,7 +104,7 @@ class SamplerProcess:
         rows = self.get("/metrics")[1].splitlines()
         return next(float(row.split()[-1]) for row in rows if row.startswith(name))
 
-    def crashed(self) -> bool:
+    def wait_for_crash(self) -> bool:
         """Wait until it ends; return whether SIGKILL ended it."""
         assert self._process is not None
         return self._process.wait(PATIENCE_S) == -signal.SIGKILL
@@ -132,7 +132,7 @@ def exporter() -> Iterator[LiveExporter]:
         yield live
 
 
-async def published(bus: Bus, count: int) -> list[Received[Sample]]:
+async def wait_for_samples(bus: Bus, count: int) -> list[Received[Sample]]:
     """Wait for so many samples on the bus."""
     found: list[Received[Sample]] = []
     async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, None, "test")) as messages:
@@ -158,14 +158,14 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
         SamplerProcess(tmp_path / "one", nats, live) as one,
         SamplerProcess(tmp_path / "two", nats, live) as two,
     ):
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             one.start()
             two.start()
             await until(lambda: two.wrong() == {} and one.wrong() == {})
             for sampler in (one, two):
                 await until(lambda: sampler.metric("sluice_sampler_delay_seconds_count") >= 12)  # noqa: B023
             assert (one.stop(), two.stop()) == (0, 0)
-            samples = [received.message for received in await kept(bus, Sample)]
+            samples = [received.message for received in await read_stream(bus, Sample)]
     windows = Counter(sample.end for sample in samples)
     assert set(windows.values()) == {1}
     assert [sample.end for sample in samples] == sorted(windows)
@@ -181,17 +181,17 @@ async def test_a_blind_sampler_does_not_speak_for_one_that_sees(nats: NatsServer
         SamplerProcess(tmp_path / "seeing", nats, live, signal=signal) as seeing,
         SamplerProcess(tmp_path / "blind", nats, LiveExporter(), signal=signal) as blind,
     ):
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             blind.start()
             seeing.start()
             await until(lambda: seeing.wrong() == {} and "source" in (blind.wrong() or {}))
-            begun = time.time_ns()
+            began = time.time_ns()
             for sampler in (seeing, blind):
-                await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > begun + 3 * S)  # noqa: B023
-            samples = [one.message for one in await kept(bus, Sample) if one.message.end > begun + S]
-    told = [sample.no_data for sample in samples]
+                await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > began + 3 * S)  # noqa: B023
+            samples = [one.message for one in await read_stream(bus, Sample) if one.message.end > began + S]
+    reasons = [sample.no_data for sample in samples]
     # A sampler that the machine stalls may be overtaken.
-    assert told.count(None) > len(told) / 2, told
+    assert reasons.count(None) > len(reasons) / 2, reasons
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -203,19 +203,19 @@ async def test_a_killed_sampler_loses_no_acknowledged_sample(
     Acknowledged samples are still stored after the kill, and the next process continues.
     """
     with exporter() as live, SamplerProcess(tmp_path, nats, live, domains=3) as sampler:
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             stored: set[str] = set()
             for count in (1, 2, 7):
                 sampler.start(crash_at=f"{point}:{count}")
-                assert await asyncio.to_thread(sampler.crashed), sampler.log.read_text()
-                now = {one.message.id for one in await kept(bus, Sample)}
+                assert await asyncio.to_thread(sampler.wait_for_crash), sampler.log.read_text()
+                now = {one.message.id for one in await read_stream(bus, Sample)}
                 assert stored <= now
                 assert point != "sampler.acknowledged" or len(now - stored) >= count
                 stored = now
             sampler.start()
-            await published(bus, len(stored) + 9)
+            await wait_for_samples(bus, len(stored) + 9)
             assert sampler.stop() == 0
-            samples = [one.message for one in await kept(bus, Sample)]
+            samples = [one.message for one in await read_stream(bus, Sample)]
     lost = stored - {sample.id for sample in samples}
     for name in ("cell-0", "cell-1", "cell-2"):
         ends = [sample.end for sample in samples if sample.domain == name]
@@ -236,10 +236,10 @@ async def test_the_bus_may_go_and_come_back(nats: NatsServer, tmp_path: Path) ->
         away = time.time_ns()
         nats.start()
         await until(lambda: sampler.wrong() == {})
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             back = time.time_ns()
             await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > back)
-            samples = [one.message for one in await kept(bus, Sample)]
+            samples = [one.message for one in await read_stream(bus, Sample)]
         assert sampler.stop() == 0
     assert len({sample.id for sample in samples}) == len(samples)
     # The outage was longer than a window; only the outbox's samples of that time were published.
@@ -254,7 +254,7 @@ async def test_an_exporter_that_dies_shows_on_readyz_and_on_the_bus(nats: NatsSe
         await until(lambda: sampler.wrong() == {})
         live.stop()
         await until(lambda: "connection refused" in (sampler.wrong() or {}).get("source", ""))
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             await until(lambda: sampler.metric('sluice_sampler_samples_total{domain="cell-0",outcome="blind"}') >= 5)
             last = await bus.get_last(Sample, bus.subjects.sample("cell-0"))
         assert last is not None

@@ -133,10 +133,10 @@ def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
         wait_until(lambda: all(len(path.read_text().split()) == 3 for path in tmp_path.glob("begun-*")))
         begun = [path.read_text().split() for path in tmp_path.glob("begun-*")]
         pids = [int(pid) for *both, _ in begun for pid in both]
-        assert not any(guard.ended(pid) for pid in pids)
+        assert not any(guard.has_ended(pid) for pid in pids)
         run.send_signal(end)
         run.wait(PATIENCE_S)
-    wait_until(lambda: all(guard.ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
+    wait_until(lambda: all(guard.has_ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
     folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in begun}
     wait_until(lambda: not any(folder.exists() for folder in folders), lambda: f"there: {folders}")
 

@@ -24,7 +24,7 @@ AGENTS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
 
 
-def written(home: Path, namespace: str, kubeconfig: Path | None = None, server: str = "") -> Path:
+def write_config(home: Path, namespace: str, kubeconfig: Path | None = None, server: str = "") -> Path:
     """A configuration for a namespace."""
     kubernetes = f"server: '{server}'" if server else f"kubeconfig: '{kubeconfig}'"
     config = home / "config.yaml"
@@ -86,7 +86,7 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
         guaranteed = {"bandwidth.cilium.io/priority": "guaranteed"}
         apiserver.request("POST", deployments, deployment("robot", 1, template=guaranteed))
         apiserver.request("POST", SERVICES.format("check-good"), service("robot"))
-        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-good", apiserver.kubeconfig()))
+        ended = sluice("check", "--offline", "--cluster", write_config(tmp_path, "check-good", apiserver.kubeconfig()))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of the configured workloads" in ended.stdout
     assert "nothing found" in ended.stdout
@@ -97,7 +97,7 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
     with namespace(apiserver, "check-bad") as deployments:
         foreign = deployment("upload", 1, own={"kubernetes.io/egress-bandwidth": "5M"})
         apiserver.request("POST", deployments, foreign)
-        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-bad", apiserver.kubeconfig()))
+        ended = sluice("check", "--offline", "--cluster", write_config(tmp_path, "check-bad", apiserver.kubeconfig()))
     assert ended.returncode == 1
     for text in (
         "without Cilium nothing enforces",
@@ -113,9 +113,9 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
 
 def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> None:
     """A kubeconfig that the server does not accept, and no server at all."""
-    refused = sluice("check", "--offline", "--cluster", written(tmp_path, "x", apiserver.kubeconfig("nobody")))
+    refused = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", apiserver.kubeconfig("nobody")))
     nobody = f"http://127.0.0.1:{free_port()}"
-    away = sluice("check", "--offline", "--cluster", written(tmp_path, "x", server=nobody))
+    away = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", server=nobody))
     assert refused.returncode == away.returncode == 1
     assert "error kubernetes: 401 Unauthorized" in refused.stdout
     assert "error kubernetes: " in away.stdout

@@ -12,7 +12,7 @@ from services.tools.common.recording import RecordingReader, RecordingWriter, bu
 from services.tools.replay.decision_process import build_configuration
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
-from tests.support.decision_services import DecisionProcess, joined, kept
+from tests.support.decision_services import DecisionProcess, join, read_stream
 from tests.support.nats_server import NatsServer
 
 COUNT = 60
@@ -30,7 +30,7 @@ async def test_a_service_of_its_own(nats: NatsServer, tmp_path: Path) -> None:
     code, tallies, _ = await replay(file, "--nats", nats.url, "--serve")
     assert code == 0
     assert {(tally["identical"], tally["different"]) for tally in tallies.values()} == {(COUNT, 0)}
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         answer = await bus._session.request("STREAM.NAMES")
         assert {name for name in answer["streams"] if not name.startswith("SLUICE_")} == set()
 
@@ -38,16 +38,16 @@ async def test_a_service_of_its_own(nats: NatsServer, tmp_path: Path) -> None:
 async def test_a_running_service_under_another_prefix(nats: NatsServer, tmp_path: Path) -> None:
     """A service under the replay's prefix answers; the live prefix receives nothing."""
     file = record(tmp_path / "x", config(), stream(config(), COUNT))
-    async with joined(nats.url, "sluice") as live, joined(nats.url, "replay-lab") as lab:
+    async with join(nats.url, "sluice") as live, join(nats.url, "replay-lab") as lab:
         text = json.dumps(build_configuration(RecordingReader(file).header, lab._config))
         with DecisionProcess(tmp_path / "d", text):
             arguments = (file, "--nats", nats.url, "--prefix", "replay-lab")
             code, tallies, _ = await replay(*arguments)
             assert code == 0
             assert tallies["cell-0"]["identical"] == COUNT
-            assert len(await kept(lab, Decision)) == COUNT
-            assert await kept(live, Sample) == []
-            assert await kept(live, Decision) == []
+            assert len(await read_stream(lab, Decision)) == COUNT
+            assert await read_stream(live, Sample) == []
+            assert await read_stream(live, Decision) == []
             code, _, errors = await replay(*arguments)
             assert code == 2
             assert "was used before" in errors
@@ -115,7 +115,7 @@ async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
 
 async def test_the_live_streams_are_never_deleted(nats: NatsServer) -> None:
     """The deletion of a replay's streams refuses the live ones."""
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         with pytest.raises(ValueError, match="never deleted"):
             await bus.delete_streams()
         assert await bus.stream_info(Sample) is not None

@@ -84,7 +84,7 @@ class InvalidMask(ValueError):
     """A path to a field that a flow does not have."""
 
 
-def masked(paths: Sequence[str], flow: Flow) -> Flow:
+def apply_mask(paths: Sequence[str], flow: Flow) -> Flow:
     """The part of a flow that a field mask keeps.
 
     As in Hubble, a path through a message creates that message even if the flow has

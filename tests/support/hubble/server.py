@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from services.exporter.observer_pb2 import Flow, GetFlowsRequest, GetFlowsResponse, LostEvent, NodeState
-from tests.support.hubble.filters import InvalidMask, masked, passes
+from tests.support.hubble.filters import InvalidMask, apply_mask, passes
 
 
 class Certificates(NamedTuple):
@@ -125,7 +125,7 @@ class HubbleServer:
         if request.first and request.follow:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first cannot be specified with follow")
         try:
-            masked(request.field_mask.paths, Flow())
+            apply_mask(request.field_mask.paths, Flow())
         except InvalidMask:
             context.abort(grpc.StatusCode.UNKNOWN, "invalid fieldmask")
         # The reader's position is set before the client learns that it is connected.
@@ -139,7 +139,7 @@ class HubbleServer:
         yield connected
         try:
             events = self._events(request, context.is_active, at, cuts, recalls)
-            yield from self._sorted(events) if self._sort else (event for event in events if event is not None)
+            yield from self._sort_flows(events) if self._sort else (event for event in events if event is not None)
         except _Cut:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
 
@@ -160,7 +160,7 @@ class HubbleServer:
                 if not response.HasField("flow"):
                     yield response
                 elif (since is None or when >= since) and passes(request.whitelist, request.blacklist, response.flow):
-                    yield self._masked(request, response)
+                    yield self._apply_mask(request, response)
             if not responses:
                 yield None
 
@@ -195,15 +195,15 @@ class HubbleServer:
             return self._written, [self._ring[index - oldest] for index in range(at, self._written)]
 
     @staticmethod
-    def _masked(request: GetFlowsRequest, response: GetFlowsResponse) -> GetFlowsResponse:
+    def _apply_mask(request: GetFlowsRequest, response: GetFlowsResponse) -> GetFlowsResponse:
         if not request.field_mask.paths:
             return response
-        flow = masked(request.field_mask.paths, response.flow)
+        flow = apply_mask(request.field_mask.paths, response.flow)
         # Time and node come from the masked flow.
         return GetFlowsResponse(flow=flow, node_name=flow.node_name, time=flow.time)
 
     @staticmethod
-    def _sorted(events: Iterator[GetFlowsResponse | None]) -> Iterator[GetFlowsResponse]:
+    def _sort_flows(events: Iterator[GetFlowsResponse | None]) -> Iterator[GetFlowsResponse]:
         """Sort as Relay does: up to 100 flows wait until more arrive, or until none arrives for a second."""
         heap: list[tuple[int, int, GetFlowsResponse]] = []
         order, heard = count(), time.monotonic()

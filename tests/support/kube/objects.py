@@ -27,7 +27,7 @@ ME = WriterTerm("me", 3)
 TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
-def annotated(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
+def get_annotations(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
     """An object's annotations; None if it has none."""
     found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
     if record is not None:
@@ -44,7 +44,7 @@ def deployment(
         namespace="default",
         uid="d",
         resource_version=str(version),
-        annotations=annotated(bandwidth, record),
+        annotations=get_annotations(bandwidth, record),
     )
     return Deployment(meta, WorkloadSpec(Selector({"app": "app"}), replicas))
 
@@ -65,7 +65,7 @@ def pod(
         namespace="default",
         uid=f"p{number}",
         resource_version=str(version),
-        annotations=dict(annotations) if annotations is not None else annotated(bandwidth, record),
+        annotations=dict(annotations) if annotations is not None else get_annotations(bandwidth, record),
         labels={"app": "app", "pod-template-hash": "1"},
         owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
         deletion_timestamp="2026-11-23T12:00:00Z" if going else None,

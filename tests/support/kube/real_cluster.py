@@ -32,7 +32,7 @@ from services.plant.scenario import SCENARIOS
 from services.plant.topology import ERP, TELEMETRY
 from services.plant.workloads import TargetApp
 from services.runtime.config_loader import load
-from tests.support.decision_services import ServiceProcess, kept
+from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube import apiserver
 from tests.support.kube.kubelets import Kubelets
 from tests.support.kube.manifests import BUS_USERS, MANIFESTS, install, kubectl
@@ -58,7 +58,7 @@ APPS = replace(
 )
 
 
-def fitted(bus: str, page: str) -> Config:
+def fit_config(bus: str, page: str) -> Config:
     """The manifests' configuration, adapted to the testbed: addresses of the parts and the bottleneck's capacity."""
     shipped = load(MANIFESTS / "config.yaml", {})
     return replace(
@@ -71,13 +71,13 @@ def fitted(bus: str, page: str) -> Config:
 
 
 def _on_bed(domain: Domain) -> Domain:
-    def relaxed(critical: Critical) -> Critical:
+    def relax(critical: Critical) -> Critical:
         return replace(critical, jitter=_SLO, p95=_SLO)
 
     return replace(
         domain,
         capacity=Rate(CAPACITY),
-        critical=tuple(map(relaxed, domain.critical)),
+        critical=tuple(map(relax, domain.critical)),
         targets=tuple(replace(target, max=Rate(min(target.max, CAPACITY))) for target in domain.targets),
         dead_man=Duration(60 * 10**9),
     )
@@ -132,7 +132,7 @@ class Stage:
     async def actions(self) -> list[Action]:
         """All reports so far."""
         async with self.bus("reader") as bus:
-            return [one.message for one in await kept(bus, Action)]
+            return [one.message for one in await read_stream(bus, Action)]
 
     def ready(self, service: str) -> dict[str, Any]:
         """The answer of ``/readyz``, with ``ready``, and with ``notes`` even if it has none."""
@@ -191,16 +191,16 @@ def bandwidth(tree: dict[str, Any]) -> str | None:
 
 
 @asynccontextmanager
-async def staged(home: Path) -> AsyncIterator[Stage]:
+async def start_stage(home: Path) -> AsyncIterator[Stage]:
     """Start everything: manifests installed, Pods running, limits in force, services ready."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(apiserver.running())
         await asyncio.to_thread(install, server)
-        bus = stack.enter_context(_guarded_bus(home))
+        bus = stack.enter_context(_start_guarded_bus(home))
         bed = stack.enter_context(Bed(parameters(APPS)))
         plant = RealPlant(bed, APPS, absent=[SECOND])
         page = stack.enter_context(MetricsPage([plant]))
-        stage = Stage(home, server, fitted(bus, page.url), bed, plant)
+        stage = Stage(home, server, fit_config(bus, page.url), bed, plant)
         await stack.enter_async_context(stage.kubelets.running())
         await stack.enter_async_context(_agent(stage))
         await stage.until(lambda: len(stage.kubelets.now()) == 7, "every Deployment has its Pod")
@@ -213,7 +213,7 @@ async def staged(home: Path) -> AsyncIterator[Stage]:
 
 
 @contextmanager
-def _guarded_bus(home: Path) -> Iterator[str]:
+def _start_guarded_bus(home: Path) -> Iterator[str]:
     """NATS with the manifests' users and permissions."""
     text = (MANIFESTS / "nats.conf").read_text(encoding="utf-8")
     passwords = {f"{user.upper()}_PASSWORD": f"p-{user}" for user in BUS_USERS}

@@ -112,7 +112,7 @@ def deployment(
 
 
 @asynccontextmanager
-async def emulated(emulator: Emulator) -> AsyncIterator[Server]:
+async def emulate(emulator: Emulator) -> AsyncIterator[Server]:
     """A fresh namespace on a new emulator."""
     async with emulator as url, aiohttp.ClientSession() as session:
         one = Server("emulator", Kubernetes(server=url), session, url, ssl=None)

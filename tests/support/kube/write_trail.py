@@ -60,7 +60,7 @@ class Trail:
         """Check every mark against the bounds ``low`` and ``high`` and the reports."""
         older = self._older()
         outside = [mark for mark in self.marks if not _within(mark, Rate.parse(low), Rate.parse(high))]
-        unreported = self._unreported(actions)
+        unreported = self._find_unreported(actions)
         return Verdict(len(self.marks), len(older), len(outside), len(unreported), [*older, *outside, *unreported])
 
     def _older(self) -> list[Mark]:
@@ -74,7 +74,7 @@ class Trail:
             ends[mark.uid] = end
         return found
 
-    def _unreported(self, actions: Iterable[Action]) -> list[Mark]:
+    def _find_unreported(self, actions: Iterable[Action]) -> list[Mark]:
         reported: dict[str, set[str]] = defaultdict(set)
         for action in actions:
             if action.outcome in ("applied", "failed"):
@@ -110,7 +110,7 @@ def _within(mark: Mark, least: Rate, most: Rate) -> bool:
 
 
 @asynccontextmanager
-async def followed(server: Server, name: str = "app") -> AsyncIterator[Trail]:
+async def follow_trail(server: Server, name: str = "app") -> AsyncIterator[Trail]:
     """Record the trail of one Deployment and its Pods while the context lasts, even if the server restarts."""
     trail = Trail()
     watches = [

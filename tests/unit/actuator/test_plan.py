@@ -11,7 +11,7 @@ from services.kube.objects import BANDWIDTH
 from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
 
-def written(plan: Plan) -> dict[str, tuple[str, str]]:
+def list_writes(plan: Plan) -> dict[str, tuple[str, str]]:
     """Value and cause of every write, by object."""
     return {write.obj.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
 
@@ -19,7 +19,7 @@ def written(plan: Plan) -> dict[str, tuple[str, str]]:
 def test_a_first_decision_claims_everything() -> None:
     """Without records, Deployment and Pods get a value and a record, which keeps the original value."""
     plan = plan_of(order(60_000), deployment("44M"), pod(1), pod(2, bandwidth=None))
-    assert written(plan) == {
+    assert list_writes(plan) == {
         "app": ("60M", "decision"),
         "app-1-1": ("30M", "decision"),
         "app-1-2": ("30M", "decision"),
@@ -65,20 +65,20 @@ def test_why_a_pod_is_patched(one: object, cause: str) -> None:
     """A Pod is new, was changed by another client, has another share now, or missed the last decision."""
     main = deployment("60M", record("60M", 60_000))
     other = pod(2, "30M", record("30M", 60_000))
-    assert written(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
+    assert list_writes(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
 
 
 def test_a_removed_annotation_on_the_deployment_is_drift() -> None:
     """The record shows that the annotation existed: it is written again, and the Pods are not."""
     main = deployment(None, record("60M", 60_000), replicas=1)
-    assert written(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
+    assert list_writes(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
 
 
 def test_pods_that_ended_or_end_are_not_patched() -> None:
     """A terminating Pod keeps its share until it is gone; a terminated one has none."""
     main = deployment("60M", record("60M", 60_000), replicas=1)
     plan = plan_of(order(60_000), main, pod(1), pod(2, going=True), pod(3, phase="Succeeded"))
-    assert written(plan) == {"app-1-1": ("30M", "new-pod")}
+    assert list_writes(plan) == {"app-1-1": ("30M", "new-pod")}
 
 
 @pytest.mark.parametrize(

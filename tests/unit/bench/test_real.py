@@ -44,7 +44,7 @@ def goals_of(outcomes: list[Outcome]) -> dict[str, Goal]:
     return {goal.name: goal for goal in judge_real(summarize_scenarios(outcomes))}
 
 
-def shown(*tables: object) -> str:
+def render(*tables: object) -> str:
     """The printed tables."""
     console = Console(file=io.StringIO(), width=200)
     console.print(*tables)
@@ -154,7 +154,7 @@ def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
     """A missed goal is marked; a goal without a run is not met."""
     outcomes = [run(violation_seconds=3), run("demo", contender="proportional", goodput=0.5)]
     lines = summarize_scenarios(outcomes)
-    told = shown(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
+    told = render(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
     assert "3.00%" in told
     assert "50.0%" in told
     assert "NO" in told

@@ -33,7 +33,7 @@ class Altered(Controller):
         return super().step(state, sample if sample.no_data else self._alter(sample, seconds), fault)
 
 
-def controlled(scenario: Scenario, domain: Domain | None = None) -> Run:
+def run_scenario(scenario: Scenario, domain: Domain | None = None) -> Run:
     """The scenario under ``learned``."""
     domain = domain or scenario.domain()
     return play(scenario, domain, Controller(domain))
@@ -74,9 +74,9 @@ def test_a_load_that_is_not_measured_for_a_while_is_not_gone(gap: float) -> None
 
     domain = CALM.domain()
     run = play(CALM, domain, Altered(domain, unseen))
-    begun = run.decisions[0].end
+    began = run.decisions[0].end
     before, after = (
-        [one.targets[0].limit for one in run.decisions if (one.end - begun > 100e9) is late] for late in (False, True)
+        [one.targets[0].limit for one in run.decisions if (one.end - began > 100e9) is late] for late in (False, True)
     )
     assert max(after[: int(2 * gap) + 4]) <= before[-1]
     assert run.score(60).violation_seconds == 0
@@ -90,7 +90,7 @@ def test_after_a_dip_the_room_is_found_again_under_a_load_that_never_rests() -> 
     scenario = Scenario(
         name="dip", text="", seconds=600, events=tuple(sorted([*moves, *dip], key=lambda event: event.at))
     )
-    run = controlled(scenario)
+    run = run_scenario(scenario)
     assert goodput(run, 500) > 0.75
     assert run.score(185).violation < 0.02
 
@@ -101,7 +101,7 @@ def test_a_target_that_nearly_fills_its_limit_keeps_no_other_down(load: int) -> 
     scenario = replace(CALM, apps=Apps(targets=(TargetApp(TELEMETRY), TargetApp(ERP, load=load))))
     domain = scenario.domain()
     alike = tuple(replace(one, min=Rate(1_000), max=Rate(100_000), fail_safe=Rate(20_000)) for one in domain.targets)
-    run = controlled(scenario, replace(domain, targets=alike))
+    run = run_scenario(scenario, replace(domain, targets=alike))
     assert goodput(run, 100) > 0.85
     assert run.score(60).violation_seconds == 0
 
@@ -124,7 +124,7 @@ def test_a_nameplate_far_above_the_truth_costs_a_little_only() -> None:
     """1G is configured, 100M is available: steps back and margins are shares of the measured capacity."""
     domain = CALM.domain()
     wide = tuple(replace(one, max=Rate(1_000_000), fail_safe=Rate(20_000)) for one in domain.targets)
-    run = controlled(CALM, replace(domain, capacity=Rate(1_000_000), targets=wide))
+    run = run_scenario(CALM, replace(domain, capacity=Rate(1_000_000), targets=wide))
     assert goodput(run, 60) > 0.7
     assert run.score(60).violation < 0.05
 
@@ -132,7 +132,7 @@ def test_a_nameplate_far_above_the_truth_costs_a_little_only() -> None:
 def test_best_effort_at_its_maximum_tests_nothing() -> None:
     """The knee is not assumed to be above the last step."""
     domain = CALM.domain()
-    run = controlled(CALM, replace(domain, targets=(replace(domain.targets[0], max=Rate(40_000)),)))
+    run = run_scenario(CALM, replace(domain, targets=(replace(domain.targets[0], max=Rate(40_000)),)))
     (limit,) = {one.targets[0].limit for one in run.decisions[-100:]}
     assert limit == 40_000
     assert run.decisions[-1].state.memory.knee.total < 73_000

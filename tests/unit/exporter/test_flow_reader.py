@@ -5,7 +5,7 @@ import pytest
 from services.exporter.flow_reader import FlowReader, UnusableFlow, build_request, guess_workload
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
-from tests.support.hubble.filters import masked, passes
+from tests.support.hubble.filters import apply_mask, passes
 from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 
 T = 1_800_000_000_000_000_000
@@ -16,7 +16,7 @@ ASKED = build_request(CRITICAL, TARGETS, (53,), None)
 
 def read(flow: Flow, critical: list[str] = CRITICAL) -> object:
     """The result for a flow after the request's filters and mask."""
-    left = masked(ASKED.field_mask.paths, flow)
+    left = apply_mask(ASKED.field_mask.paths, flow)
     return FlowReader(critical, TARGETS, (53,)).read(GetFlowsResponse(flow=left, node_name=left.node_name))
 
 
@@ -75,7 +75,7 @@ def test_the_mask_keeps_what_is_needed_and_invents_nothing() -> None:
     assert whole.flow.answer is True
     assert whole.flow.conversation == "udp 10.0.1.5 40000 10.0.3.7 443 n1"
     unknown = FlowReader(CRITICAL, TARGETS, ()).read(
-        GetFlowsResponse(flow=masked(ASKED.field_mask.paths, Talk("udp").ask(T, TO_NETWORK, reply="unknown")))
+        GetFlowsResponse(flow=apply_mask(ASKED.field_mask.paths, Talk("udp").ask(T, TO_NETWORK, reply="unknown")))
     )
     assert unknown.flow.answer is None
 

@@ -158,9 +158,9 @@ async def test_tcp_handshakes_on_a_real_socket() -> None:
 async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
     """The counters show it, and nothing counts as lost."""
     fate = Fate()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        port = occupied.getsockname()[1]
     await probe_tcp(("127.0.0.1", port), socket.AF_INET, 2.0, fate.report)
     assert fate.outcomes["refused"] == 1
     probe = UdpProbe(("127.0.0.1", port), socket.AF_INET, 64, 100 * MS, fate.report)

@@ -275,5 +275,5 @@ def test_a_person_need_not_name_the_cluster(tmp_path: Path, monkeypatch: pytest.
     usual.write_text("{}")
     assert with_default_kubeconfig(config, {}).kubernetes.kubeconfig == str(usual)
     assert with_default_kubeconfig(config, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) == config
-    for told in ({"KUBECONFIG": "/my/own"}, {"SLUICE_KUBERNETES_URL": "http://127.0.0.1:8001"}):
-        assert with_default_kubeconfig(parse(GOOD, "f", told), {}) == parse(GOOD, "f", told)
+    for variables in ({"KUBECONFIG": "/my/own"}, {"SLUICE_KUBERNETES_URL": "http://127.0.0.1:8001"}):
+        assert with_default_kubeconfig(parse(GOOD, "f", variables), {}) == parse(GOOD, "f", variables)

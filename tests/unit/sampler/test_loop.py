@@ -125,7 +125,7 @@ def ends(first: int, count: int) -> list[int]:
     return [START + (first + number) * PERIOD for number in range(count)]
 
 
-def skipped() -> float:
+def read_skipped() -> float:
     """The metric of skipped windows."""
     return REGISTRY.get_sample_value("sluice_sampler_skipped_windows_total") or 0.0
 
@@ -133,9 +133,9 @@ def skipped() -> float:
 async def test_every_window_gives_one_sample_per_domain() -> None:
     """Ends are whole periods; the very first window is not published."""
     rig = Rig()
-    before = skipped()
+    before = read_skipped()
     assert await rig.run(5) == ends(2, 5)
-    assert skipped() == before
+    assert read_skipped() == before
     assert rig.source.asked[0] == START + PERIOD
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
@@ -146,9 +146,9 @@ async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
     """With a measurement of 1.2 s, every third window is sampled, on time."""
     rig = Rig()
     rig.source.takes = 1200 * MS
-    before = skipped()
+    before = read_skipped()
     assert await rig.run(3) == [START + (4 + 3 * number) * PERIOD for number in range(3)]
-    assert skipped() - before == 6
+    assert read_skipped() - before == 6
     assert rig.source.asked == sorted(set(rig.source.asked))
 
 

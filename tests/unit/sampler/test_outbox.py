@@ -16,7 +16,7 @@ def sample(domain: str, end: int) -> Sample:
     return Sample(domain=domain, start=end - 1, end=end, period=1, source="test", no_data="test")
 
 
-def dropped(domain: str) -> float:
+def read_dropped(domain: str) -> float:
     """The value of the metric."""
     return REGISTRY.get_sample_value("sluice_sampler_dropped_total", {"domain": domain}) or 0.0
 
@@ -80,7 +80,7 @@ async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
         bus.up.set()
         await bus.wait(4)
     assert [one.end for one in bus.taken] == [0, 8, 9, 10]
-    assert dropped("away") == 7
+    assert read_dropped("away") == 7
 
 
 async def test_an_unacknowledged_sample_is_dropped() -> None:
@@ -100,7 +100,7 @@ async def test_an_unacknowledged_sample_is_dropped() -> None:
         outbox.put(sample("late", 1))
         await done.wait()
     assert taken == [1]
-    assert dropped("late") == 1
+    assert read_dropped("late") == 1
 
 
 async def test_one_domain_does_not_hold_up_another() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from services.exporter.observer_pb2 import Flow, FlowFilter
 from tests.support.hubble.conntrack import ACK, FIN, SYN, Conntrack, Packet
-from tests.support.hubble.filters import InvalidMask, masked, passes
+from tests.support.hubble.filters import InvalidMask, apply_mask, passes
 from tests.support.hubble.flows import Talk
 
 MS, S = 1_000_000, 1_000_000_000
@@ -59,13 +59,13 @@ def test_the_servers_node_sees_the_reverse() -> None:
 def test_masks_follow_hubble() -> None:
     """Nested paths appear, leaves do not; both members of a oneof cannot be named; unknown paths are refused."""
     flow = Talk("udp").ask(1, 11, reply="unknown")
-    assert not masked(["is_reply"], flow).HasField("is_reply")
-    assert masked(["is_reply.value"], flow).HasField("is_reply")
-    assert masked(["l4"], flow).l4.HasField("UDP")
-    assert not masked(["l4.UDP.source_port", "l4.TCP.source_port"], flow).l4.HasField("UDP")
+    assert not apply_mask(["is_reply"], flow).HasField("is_reply")
+    assert apply_mask(["is_reply.value"], flow).HasField("is_reply")
+    assert apply_mask(["l4"], flow).l4.HasField("UDP")
+    assert not apply_mask(["l4.UDP.source_port", "l4.TCP.source_port"], flow).l4.HasField("UDP")
     for path in ("nothing", "time.nothing", "source.workloads.name"):
         with pytest.raises(InvalidMask):
-            masked([path], Flow())
+            apply_mask([path], Flow())
 
 
 def test_filters_follow_hubble() -> None:

@@ -50,9 +50,9 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
 )
 def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
     """The warning names the setting and its cost."""
-    told = {finding.where: finding for finding in advise(config(signal), measured=False)}
-    assert what in told[where].what
-    assert told[where].level == "warning"
+    findings = {finding.where: finding for finding in advise(config(signal), measured=False)}
+    assert what in findings[where].what
+    assert findings[where].level == "warning"
 
 
 def test_what_the_source_shows_is_not_guessed_about() -> None:
@@ -71,9 +71,9 @@ def test_what_is_unwise_in_a_domain_is_told() -> None:
         min_observations=20,
         dead_man=Duration(3 * S // 2),
     )
-    told = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
-    assert "1.4 to 2.8 ms" in told["min_observations"].what
-    assert "one slow answer" in told["dead_man"].what
+    findings = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
+    assert "1.4 to 2.8 ms" in findings["min_observations"].what
+    assert "one slow answer" in findings["dead_man"].what
 
 
 def test_lag_adds_up_what_a_step_waits_for() -> None:

@@ -114,7 +114,7 @@ def no_priority(tree: dict[str, Any]) -> None:
     tree["deployments"]["floor/robot"]["spec"]["template"]["metadata"]["annotations"] = {}
 
 
-def born_unlimited(tree: dict[str, Any]) -> None:
+def no_fail_safe(tree: dict[str, Any]) -> None:
     """A template without the fail-safe limit."""
     del tree["deployments"]["floor/upload"]["spec"]["template"]["metadata"]["annotations"][BANDWIDTH]
 
@@ -208,7 +208,7 @@ def no_volumes(tree: dict[str, Any]) -> None:
         (old_kernel, "warning", "kernel 6.1.0-28-amd64 is below 6.7"),
         (no_target, "error", "the configuration names it as a target"),
         (no_priority, "warning", "guaranteed protects"),
-        (born_unlimited, "warning", "set 2M there once"),
+        (no_fail_safe, "warning", "set 2M there once"),
         (host_network, "error", "host's network"),
         (host_network_to_be, "error", "host's network"),
         (unknown_peers, "warning", "peers unknown: no policy names them; should one of them run on w1 too"),

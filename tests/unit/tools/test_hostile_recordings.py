@@ -85,8 +85,8 @@ def test_a_number_beyond_all_bounds_costs_its_line(tmp_path: Path, number: bytes
     kinds = [json.loads(line)["kind"] for line in lines]
     numbers = [entry for entry in NUMBERS if number != b"null" or entry[-1] in ("time", "seq", "end", "limit")]
     at = {kind: [index for index, one in enumerate(kinds) if one == kind] for kind in ("sample", "decision", "action")}
-    for taken, (kind, *path) in enumerate(numbers):
-        index = at[kind][1 + taken % (len(at[kind]) - 1)]
+    for position, (kind, *path) in enumerate(numbers):
+        index = at[kind][1 + position % (len(at[kind]) - 1)]
         lines[index] = with_field(lines[index], number, *path)
     file = tmp_path / "hurt.jsonl"
     file.write_bytes(b"\n".join(lines) + b"\n")

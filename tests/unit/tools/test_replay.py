@@ -27,7 +27,7 @@ def recording(tmp_path: Path) -> Path:
     return record(tmp_path / "run.jsonl.zst", config(), stream(config(), COUNT))
 
 
-def written(recording: Path, file: str, **changes: object) -> Path:
+def write_config(recording: Path, file: str, **changes: object) -> Path:
     """The recorded configuration as a file, with other settings of its domain."""
     tree = build_configuration(RecordingReader(recording).header, BusConfig())
     tree["domains"] = [tree["domains"][0] | changes]
@@ -38,7 +38,7 @@ def written(recording: Path, file: str, **changes: object) -> Path:
 
 def test_policies_and_configurations_side_by_side(recording: Path) -> None:
     """Each has its row; the recorded configuration and policy give the recorded result, another does not."""
-    same, other = written(recording, "same.yaml"), written(recording, "other.yaml", policy="aimd")
+    same, other = write_config(recording, "same.yaml"), write_config(recording, "other.yaml", policy="aimd")
     done = sluice("replay", recording, "--policy", "aimd", "--policy", "static", "--config", same, "--config", other)
     assert done.returncode == 0, done.stderr
     for row in ("as recorded", "aimd", "static", "same.yaml", "other.yaml"):
@@ -56,13 +56,13 @@ def test_limits_for_each_pod_are_told(tmp_path: Path) -> None:
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
     each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
-    told = sluice("replay", record(tmp_path / "run", each, stream(of, COUNT)), "--policy", "aimd").stdout
-    assert "those for each pod counted once" in " ".join(told.split())
+    output = sluice("replay", record(tmp_path / "run", each, stream(of, COUNT)), "--policy", "aimd").stdout
+    assert "those for each pod counted once" in " ".join(output.split())
 
 
 def test_a_configuration_of_something_else(recording: Path) -> None:
     """A configuration with none of the recorded domains is an error."""
-    done = sluice("replay", recording, "--config", written(recording, "strange.yaml", name="elsewhere"))
+    done = sluice("replay", recording, "--config", write_config(recording, "strange.yaml", name="elsewhere"))
     assert done.returncode == 2
     assert "its domains are elsewhere, those of the recording cell-0" in done.stderr
 
@@ -111,7 +111,7 @@ def test_what_is_typed_wrong_is_told(recording: Path, command: str, why: str) ->
 
 def test_a_recording_with_a_damaged_header(recording: Path) -> None:
     """The configuration replaces it: all messages are read, and the damage is an error."""
-    config_file = written(recording, "same.yaml")
+    config_file = write_config(recording, "same.yaml")
     hurt = bytearray(recording.read_bytes())
     hurt[100] ^= 1
     recording.write_bytes(hurt)
@@ -140,7 +140,7 @@ def test_a_page_that_cannot_be_written(recording: Path, tmp_path: Path) -> None:
     assert "nowhere" in done.stderr
 
 
-def altered(lines: list[RecordedMessage], change: str) -> list[RecordedMessage]:
+def alter(lines: list[RecordedMessage], change: str) -> list[RecordedMessage]:
     """A damaged copy of a recording."""
     decisions = [line for line in lines if line.kind == "decision"]
     if change == "no decision":
@@ -163,7 +163,7 @@ def altered(lines: list[RecordedMessage], change: str) -> list[RecordedMessage]:
 )
 def test_a_recording_that_is_not_whole_is_no_success(tmp_path: Path, change: str) -> None:
     """Missing messages and causes are listed, and the exit code is not 0; nor is the audit's."""
-    lines = altered(list(stream(config(), COUNT)), change)
+    lines = alter(list(stream(config(), COUNT)), change)
     file = record(tmp_path / "run", config(), iter(lines))
     done = sluice("replay", file)
     assert done.returncode == 1
