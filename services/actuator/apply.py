@@ -113,7 +113,7 @@ async def _have_changed(
 ) -> bool:
     """Whether a failed precondition is explained by a change, so that the patches are worth another try at once.
 
-    A policy that denies a patch may answer as if a precondition had failed.  One object tells: it is read again,
+    A policy that denies a patch may answer as if a precondition had failed.  To find out, one object is read again,
     and if it is as it was seen, the patch was refused.
     """
     metrics.conflicts.inc(len(writes))
@@ -141,7 +141,7 @@ async def _has_changed(client: Patcher, observed: ObservedState, obj: Workload |
 
 
 async def _confirm_gone(client: Patcher, observed: ObservedState, obj: Workload | Pod, gone: NotFound) -> Exception:
-    """Whether an object is gone, or only said to be by whoever answers patches."""
+    """Whether an object is gone, or only reported so by a proxy that answers patches."""
     try:
         found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
         if found.uid == obj.uid:

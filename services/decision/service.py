@@ -31,7 +31,7 @@ _MAX_PENDING = 512
 _ACK_WAIT_S = 10.0
 _SILENT_PERIODS = 6
 _MAX_NAMED = 3
-"""Domains whose problems /readyz spells out."""
+"""Number of domains whose problems /readyz lists."""
 
 _log = structlog.get_logger()
 

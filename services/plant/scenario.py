@@ -20,7 +20,7 @@ from services.plant.workloads import Apps, TargetApp
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """Something that changes at one moment."""
+    """A change at one time."""
 
     at: float
     """Seconds after the scenario's start."""
@@ -31,7 +31,7 @@ class Event(Struct, frozen=True, kw_only=True):
     blind: str | None = None
     """From now on nothing can be measured, for this reason; the empty text ends it."""
     unpredicted: bool = False
-    """Nobody could have known: bad seconds right after it are counted apart."""
+    """Unpredictable: bad seconds right after it are counted apart."""
     phase: bool = True
     """Whether a new phase begins, so that the oracle may change its limit.  A burst begins none."""
 
@@ -49,7 +49,7 @@ class Phase(Struct, frozen=True):
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
-    """A named course of events."""
+    """A named sequence of events."""
 
     name: str
     text: str
@@ -197,7 +197,7 @@ def _drop() -> tuple[Event, ...]:
 
 def _flaps(seconds: float) -> tuple[Event, ...]:
     """The scanner jumps up and down after 1 to 8 s each, drawn once and for all."""
-    draw = Random(7)  # noqa: S311 - a fixed course of events
+    draw = Random(7)  # noqa: S311 - a fixed sequence of events
     events = []
     at, high = 60.0, False
     while at < seconds - 8:

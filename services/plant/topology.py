@@ -31,7 +31,7 @@ UPLINK = "eth0"
 """A node's device toward the fabric, and a pod's toward its node."""
 
 Bands = Literal["off", "uplink", "bottleneck"]
-"""Where priority bands stand, if anywhere."""
+"""Where priority bands are, if anywhere."""
 
 BURST = 4000
 """Bytes that a token bucket may send at once: larger ones make latency of their own."""

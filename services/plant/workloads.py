@@ -50,7 +50,7 @@ class TargetApp(Struct, frozen=True):
     flows: int = 4
     """TCP connections of each replica."""
     limit: int | None = None
-    """In force on each pod at the start; None until somebody annotates it."""
+    """In force on each pod at the start; None until it is annotated."""
 
 
 class Apps(Struct, frozen=True):

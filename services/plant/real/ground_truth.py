@@ -20,7 +20,7 @@ OFFSET = 370_000_000
 TCP_HEADERS = MTU_WIRE - MSS
 """Ethernet, IPv4, and TCP with timestamps: bytes that each packet carries besides its payload."""
 STEAL = 0.05
-"""Share of processor time taken by others above which a second says nothing."""
+"""Share of processor time used by others above which a second is invalid."""
 _SLOW = 2_000_000
 """The usual SLO, ns."""
 _IN_A_ROW = 5
@@ -38,7 +38,7 @@ class Delivered(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """What stood where at one moment, close to a bound between two seconds."""
+    """All counters at one time, close to a bound between two seconds."""
 
     time: int
     """UTC ns."""
@@ -54,7 +54,7 @@ class Mark(Struct, frozen=True):
 
 
 def bin_of(time: int) -> int:
-    """The start of the second that a moment lies in; both UTC ns."""
+    """The start of the second that contains a time; both UTC ns."""
     return (time - OFFSET) // SECOND * SECOND + OFFSET
 
 
@@ -78,7 +78,7 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def find_disturbance(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
-    """Why a second says nothing about the plant; None if it is valid.
+    """Why a second is invalid; None if it is valid.
 
     Args:
         start: of the second.

@@ -1,7 +1,7 @@
 """Packets in the simulated bottleneck: from bytes over time to the round trips that probes see.
 
 The senders of the model are fluid.  Real ones send packets in bursts, and below the cliff, where no
-queue stands, those bursts are all the latency there is.  Each sender's bytes are therefore cut into
+queue exists, those bursts are all the latency there is.  Each sender's bytes are therefore cut into
 its bursts again, all bursts pass through the queue one by one (Lindley's recursion, solved for a whole
 stretch at once), and every probe waits for what it finds there.
 """

@@ -85,11 +85,11 @@ def play(
     Args:
         scenario: what happens.
         domain: SLOs, targets and bounds.
-        controller: who decides; None: nobody.
+        controller: decides; None: no control.
         delays: of the loop.
         seed: of plant and actuation.
-        limits: in force at the start by target, kbit/s a pod; without it the fail-safe limits where
-            somebody decides, and none at all where nobody does.
+        limits: in force at the start by target, kbit/s a pod; by default the fail-safe limits with a
+            controller, and none without.
         parameters: of the model, but for the apps, which are the scenario's; None: the defaults.
     """
     loop = _Loop(
@@ -132,7 +132,7 @@ class _Loop:
     def reactions(self) -> list[Reaction]:
         return self._watch.reactions
 
-    # -- the course of time
+    # -- the simulation over time
 
     def start(self, limits: dict[str, int]) -> None:
         for pod in self._model.pods:

@@ -1,6 +1,6 @@
 """One critical workload of the simulated plant: its sender, its probes, and their round trips.
 
-The plant hands it the round trips of its probes.  It keeps them twice: as an exporter counts them, once
+The plant passes it the round trips of its probes.  It keeps them twice: as an exporter counts them, once
 they are over, and as the truth of the second in which they were sent.
 """
 

@@ -1,6 +1,6 @@
 """The simulated plant: a bottleneck's queue and its senders, in plain steps of time.
 
-Stands where the real packets would: limits come in as from the agent, latencies go out as to the
+Takes the place of the real packets: limits come in as from the agent, latencies go out as to the
 exporter, and each second's truth goes to the score.  It has a FIFO of fixed size in front of a fixed
 rate, best-effort pods whose CUBIC streams fill their limits, a paced critical TCP stream that a full FIFO
 crushes, and datagrams that a full FIFO drops.  ``senders.py`` moves bytes tick by tick, ``bursts.py``
@@ -52,7 +52,7 @@ class Parameters(Struct, frozen=True):
     """How far from its time a burst may come, seconds: the hosts' timers."""
     noise: Noise = Noise()
     tick: float = 0.005
-    """One step while a queue stands, seconds."""
+    """One step while there is a queue, seconds."""
     calm_tick: float = 0.02
     """One step while none does, seconds."""
     watch: float = 0.002
@@ -79,7 +79,7 @@ class SimulatedPlant:
         Args:
             parameters: sizes, loads and noise.
             seed: of everything random.
-            start: the clock's first moment, UTC ns.
+            start: the clock's first time, UTC ns.
         """
         self._parameters = parameters
         self._start = start

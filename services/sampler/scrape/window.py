@@ -20,7 +20,7 @@ class Increase(NamedTuple):
 
     counts: list[float]
     seconds: float
-    """The time between the two counts; 0 where the exporter did not count anew within the window."""
+    """The time between the two counts; 0 where the exporter did not update the count within the window."""
 
 
 class _Snapshot(NamedTuple):

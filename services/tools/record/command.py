@@ -123,7 +123,7 @@ def _check_options(request: RecordRequest, url: str | None, step: int | None) ->
     """Refuse options that contradict each other.
 
     Raises:
-        click.UsageError: it says which.
+        click.UsageError: the text names them.
     """
     since, until, first, last = request.since, request.until, request.first, request.last
     if url is not None and (request.follow or request.lasting is not None or first is not None or last is not None):
@@ -205,7 +205,7 @@ def _open_recording(config: Config, output: Path, origin: str, since: int, only:
 
 async def _record_arriving(reader: BusReader, scope: MessageRange, recorder: Recorder, request: RecordRequest) -> None:
     ends = [time.time_ns() + request.lasting] if request.lasting is not None else []
-    # What was stored right before the end takes a moment to come here.
+    # What was stored right before the end takes some time to arrive.
     ends += [scope.until + _SETTLE_NS] if scope.until is not None else []
     flushing = asyncio.create_task(recorder.flush_regularly())
     try:

@@ -83,7 +83,7 @@ def judge(domains: Sequence[DomainStatistics]) -> tuple[str, str]:
 
 
 def summarize(one: DomainStatistics) -> Iterator[str]:
-    """Summarize one domain in sentences for somebody who runs a plant."""
+    """Summarize one domain in sentences for an operator of a plant."""
     yield _describe_latency(one)
     if times := sorted(one.response_times):
         at_worst = f" (at worst {format_duration(times[-1])})" if len(times) > 1 else ""
@@ -108,7 +108,7 @@ def summarize(one: DomainStatistics) -> Iterator[str]:
 
 def _describe_latency(one: DomainStatistics) -> str:
     if one.share_within is None:
-        return "No window had data, so nobody can say how the critical applications fared."
+        return "No window had data, so the latency of the critical applications is unknown."
     if not one.violated:
         return f"The critical applications were within their latency limits in all {one.windows - one.blind:,} windows."
     worst = one.broken.worst

@@ -106,7 +106,7 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
         "deployment check-bad/robot: not found",
         "there is no default StorageClass",
         "there is no Service kube-system/hubble-relay: the exporter sees probes only",
-        "there is no Service check-bad/robot: its probes reach nobody",
+        "there is no Service check-bad/robot: its probes have no target",
     ):
         assert text in ended.stdout
 

@@ -387,7 +387,7 @@ def test_a_wiped_stream_begins_at_one(sound: Lines) -> None:
             sound[i] = structs.replace(sound[i], seq=sound[i].seq - 100)
     found = run_audit(sound)
     assert found.breaches == []
-    assert any("began anew" in note for note in found.notes)
+    assert any("restarted" in note for note in found.notes)
 
 
 def test_decisions_that_stop(sound: Lines) -> None:

@@ -256,7 +256,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
         return msgspec.convert(raw, type=Deployment)
 
     (before,) = of_upload(tree)
-    assert (before.level, "whoever sets it again meanwhile pauses" in before.what) == ("warning", True)
+    assert (before.level, "a client that sets it again pauses" in before.what) == ("warning", True)
     assert pause_reason(seen(), managed=False) is None
     (write,) = plan_of(order(5000), seen()).writes
     assert (write.record.found, write.record.value) == ("7M", "5M")
