@@ -50,7 +50,7 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     recent: Load | None = None
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
-    """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
+    """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -94,12 +94,12 @@ class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why the whole window says nothing; None when it does."""
+    """Why the whole window has no data; None if it has."""
     v: Integer = 1
 
     @property
     def id(self) -> str:
-        """The same for the same window of the same domain, whoever sampled it."""
+        """The same for the same window of the same domain, for every sampler."""
         return f"{self.domain}:{self.end}"
 
 
@@ -109,7 +109,7 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     target: str
     """``namespace/deployment``."""
     limit: Rate
-    """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
+    """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
     proposal: Rate
     """What the policy asked for, kbit/s, before the shield."""
     rule: Rule

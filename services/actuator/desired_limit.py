@@ -16,16 +16,16 @@ from services.actuator.ownership import OwnershipRecord
 from services.control.admission import AHEAD, rejection_reason
 
 HELD_BACK = "raised no further than"
-"""Stands in the reason of an order whose limit is lower than was decided; audits look for it."""
+"""Part of the reason of an order whose limit is lower than was decided; audits look for it."""
 
 
 class Instant(Struct, frozen=True):
     """A point in time."""
 
     now: int
-    """By the wall clock, UTC ns: tells whether a decision has expired."""
+    """By the wall clock, UTC ns: shows whether a decision has expired."""
     steady: float
-    """By a clock that never steps, seconds: tells how long something lasted."""
+    """By a clock that never steps, seconds: measures durations."""
 
 
 class LimitOrder(Provenance, frozen=True, kw_only=True):
@@ -202,7 +202,7 @@ class DesiredLimit:
         """Whether a write for an order may still be sent: it is the current order, and has not expired.
 
         A cut is still sent under a newer order that is not lower: it has to be made anyway, and if every
-        order began it anew, a slow API server would never get to the last Pod.
+        order restarted it, a slow API server would never get to the last Pod.
         """
         if order is self.order:
             return self.deadline is None or instant.steady < self.deadline
@@ -258,7 +258,7 @@ class DesiredLimit:
 
     def _hold(self, order: LimitOrder, instant: Instant) -> float:
         """Make an order the current one; returns for how many seconds it holds."""
-        # Whatever a decision says of its expiry, it never holds for longer than the dead-man time.
+        # Whatever expiry a decision has, it never holds for longer than the dead-man time.
         left = min((order.expires or 0) - instant.now, self._dead_man)
         self.order = order
         self.deadline = instant.steady + left / 1e9

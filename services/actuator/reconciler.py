@@ -4,7 +4,7 @@
                                                       +--> plan.py --> apply.py --> reporter.py
     API server --> informer.py --> observed state ----+
 
-A decision, a new Pod, a value that somebody changed and a patch that failed all lead to the same plan,
+A decision, a new Pod, a value that another client changed and a patch that failed all lead to the same plan,
 until nothing is left to write.  One target's work is sequential; targets do not wait for each other.
 """
 
@@ -51,7 +51,7 @@ _log = structlog.get_logger()
 
 
 class DriftBackOff:
-    """Delays corrections of what somebody else changes again and again.  Times are seconds by a steady clock.
+    """Delays corrections of values that another client changes repeatedly.  Times are seconds by a steady clock.
 
     Two who correct each other must not keep the API server busy.
     """
@@ -87,7 +87,7 @@ class Dependencies(Struct, frozen=True):
     set_note: Callable[[str, str | None], None]
     """Shows people a text about a target, or no longer (None)."""
     set_condition: Callable[[str, str | None], None]
-    """Says why the actuator is not ready, by what is wrong, or that it no longer is (None)."""
+    """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
     dry_run: bool = False
@@ -207,7 +207,7 @@ class Reconciler:
             self._note_refusal(None)
             return None
         self._desired.initialize(record, limit, instant)
-        # Records must not be overwritten before the bus has said which of them it has heard of.
+        # Records must not be overwritten before the bus has acknowledged their reports.
         if not self._desired.is_ready(instant):
             return None
         self._recover_reports(workload)
@@ -302,7 +302,7 @@ class Reconciler:
         self._shared.set_condition(f"{self.target.key} patches", why)
 
     def _recover_reports(self, workload: Workload) -> None:
-        """Report the writes on the objects that nobody reported, and note what the workload's record says."""
+        """Report the unreported writes on the objects, and read the workload's record."""
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
@@ -325,7 +325,7 @@ class Reconciler:
             _log.warning("record of a later version", target=self.target.key, version=record.v)
 
     def _is_left_alone(self, workload: Workload) -> bool:
-        """Whether the target is somebody else's; reports when that changes."""
+        """Whether the target is paused; reports when that changes."""
         paused = pause_reason(workload, managed=self._is_managed)
         why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
         if why is None and self._is_deposed(workload):

@@ -56,7 +56,7 @@ class Actuator:
         self._domains = config.domains
         self._outbox = ActionOutbox()
         self._events = EventRecorder(client)
-        # A random name, which nobody else can guess: who can read the bus could take messages from it.
+        # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         shared = Dependencies(
             client=client,
@@ -99,11 +99,11 @@ class Actuator:
                             reconciler = self._reconcilers[domain.name, target.key]
                             reconciler.resume(None if action is None else action.message)
                     self._health.set_ok(_DECISIONS)
-                    failpoints.point("actuator.begun")
+                    failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     group.create_task(self._catch_up(bus))
                     await self._consume(bus)
-            except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
+            except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and retried
                 # The dead-man works without the bus, and must not end with it.
                 _log.exception("the bus side failed and begins again")
                 self._health.set_failed(_DECISIONS, f"{type(error).__name__}: {error}")

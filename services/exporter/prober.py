@@ -57,7 +57,7 @@ class EchoTracker:
         """Start at sequence 0.
 
         Args:
-            session: tells this prober's packets from a predecessor's.
+            session: distinguishes this prober's packets from a predecessor's.
             size: of a packet, bytes.
             timeout: after which an echo is lost, ns.
             report: receives each echo's result.

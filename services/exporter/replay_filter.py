@@ -48,7 +48,7 @@ class _NodeMark:
 
 
 class ReplayFilter:
-    """Tells new flows from replayed ones, node by node."""
+    """Distinguishes new flows from replayed ones, node by node."""
 
     def __init__(self) -> None:
         """Start without flows."""

@@ -20,7 +20,7 @@ from services.plant.workloads import Apps, TargetApp
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """Something that changes at one moment."""
+    """A change at one time."""
 
     at: float
     """Seconds after the scenario's start."""
@@ -49,7 +49,7 @@ class Phase(Struct, frozen=True):
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
-    """A named course of events."""
+    """A named sequence of events."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""The sampler's loop: wait for the end of a window, measure it, hand over one sample per domain.
+"""The sampler's loop: wait for the end of a window, measure it, publish one sample per domain.
 
 Window ends are whole multiples of the period on UTC, and never repeat.  So two samplers measure the same
 windows and give their samples the same ids.
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class Sampler:
-    """Measures every window once, and hands one sample per domain to ``put``."""
+    """Measures every window once, and passes one sample per domain to ``put``."""
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class Part(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """One run; ``failed`` says in words why there are no figures."""
+    """One run; ``failed`` is the reason for missing figures."""
 
     cell: Cell
     learning: Part | None = None

@@ -138,7 +138,7 @@ def format_next_steps(policy: str, recording: Path) -> str:
     sluice = "sluice" if found is not None and own.samefile(found) else _quote(own)
     file = _quote(recording)
     return f"""
-The run of {policy} is recorded in {file}.  Three things to do with it:
+The run of {policy} is recorded in {file}.  Three commands to try on it:
 
 What would every other policy have decided?
     {sluice} replay {file} --every-policy

@@ -38,7 +38,7 @@ jetstream {{ store_dir: "{home}/jetstream", max_file_store: 256MB }}
 
 
 class NotReady(RuntimeError):
-    """A part did not start in time; the text says what it waits for."""
+    """A part did not start in time; the text has what it waits for."""
 
 
 def find_program(name: str) -> Path:

@@ -33,7 +33,7 @@ class Emulator:
 
         Args:
             starts_after: seconds from a Pod's creation until it runs, and from its deletion until it
-                is gone.  With None nobody binds or runs Pods, as on an API server without nodes.
+                is gone.  With None no Pods are bound or run, as on an API server without nodes.
             host: address to listen on.
             port: to listen on; None takes a free one.
         """

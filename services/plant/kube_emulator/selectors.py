@@ -1,4 +1,4 @@
-"""The emulator's label and field selectors, as they stand in a query string."""
+"""The emulator's label and field selectors, in the form of a query string."""
 
 from collections.abc import Callable, Mapping
 

@@ -54,7 +54,7 @@ class Mark(Struct, frozen=True):
 
 
 def bin_of(time: int) -> int:
-    """The start of the second that a moment lies in; both UTC ns."""
+    """The start of the second that contains a time; both UTC ns."""
     return (time - OFFSET) // SECOND * SECOND + OFFSET
 
 

@@ -87,9 +87,9 @@ class Bed:
         """Build the bed: about 0.2 s.
 
         Raises:
-            BedError: it cannot be built here; the text says why.
+            BedError: it cannot be built here; the text has the reason.
         """
-        # The testbed's first process reads from a pipe that nobody writes to, so it ends with this process.
+        # The testbed's first process reads from a pipe without a writer, so it ends with this process.
         script = build_setup_script(self.parameters) + "\necho made\nexec cat > /dev/null"
         self._keeper = subprocess.Popen(
             enclose(["sh", "-e", "-c", script]),

@@ -78,7 +78,7 @@ class SimulatedPlant:
         Args:
             parameters: sizes, loads and noise.
             seed: of everything random.
-            start: the clock's first moment, UTC ns.
+            start: the clock's first time, UTC ns.
         """
         self._parameters = parameters
         self._start = start

@@ -33,7 +33,7 @@ class Limiter:
 
     A changed limit starts with full tokens.  With ``forgiving`` it also behaves like Cilium's earliest
     departure times: what had been scheduled keeps its old times, and new packets are scheduled as if
-    nothing were ahead of them, so that for a moment both leave.
+    nothing were ahead of them, so that for a short time both leave.
     """
 
     __slots__ = (

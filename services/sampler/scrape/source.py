@@ -242,7 +242,7 @@ def measure_throughput(
     Args:
         increases: of each series.
         partly: workloads with a pod whose exporter cannot be read.  They are left out, and so are those with
-            a pod that was not counted anew.
+            a pod without a new count.
     """
     rates: dict[str, float] = defaultdict(float)
     pods: dict[str, set[str]] = defaultdict(set)

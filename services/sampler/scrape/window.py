@@ -10,6 +10,7 @@ Counters that one process cannot have counted are not believed: ``counter_trail`
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.sampler.scrape.counter_trail import CounterTrail, Verdict
@@ -21,7 +22,7 @@ class Increase(NamedTuple):
 
     counts: list[float]
     seconds: float
-    """The time between the two counts; 0 where the exporter did not count anew within the window."""
+    """The time between the two counts; 0 where the exporter did not update the count within the window."""
 
 
 class _Snapshot(NamedTuple):

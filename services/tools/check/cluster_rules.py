@@ -1,7 +1,7 @@
 """Checks a cluster's objects: would Sluice work there?  Pure: objects in, findings out.
 
 ``sluice check --cluster`` reads the objects; each function here knows one way in which a limit or a
-priority is silently not enforced, and says what to do about it.
+priority is silently not enforced, and has the remedy.
 """
 
 import re
@@ -32,7 +32,7 @@ _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxc
 
 
 class Finding(Struct, frozen=True):
-    """One thing that a user should know before installing."""
+    """A fact that a user should know before installing."""
 
     level: Literal["error", "warning"]
     """An error: a limit would not hold, or not be set.  A warning: something works less well."""
@@ -110,7 +110,7 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
 
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
-        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
         yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
@@ -150,12 +150,12 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     seen = convert(deployment, type=Deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_describe_setter(deployment)}; to hand it back: {resume_command(seen)}"
+        text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
         yield Finding("error", where, text + _describe_gitops(deployment))
     elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
-            "remembers it, and `sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+            "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
         yield Finding("warning", where, text + _describe_gitops(deployment))
 

@@ -1,7 +1,7 @@
 """Reads a range of the bus as recorded messages, in the order of their times.
 
 Each kind has a stream of its own.  Stored messages are merged by the server's times, and arriving ones
-are held back for a moment, so that a sample comes before its decision and a decision before its action.
+are delayed briefly, so that a sample comes before its decision and a decision before its action.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class BusReader:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be read at the moment; None when all is well."""
+        """Why nothing can be read now; None when all is well."""
         return self._failures[0]
 
     async def read_stored(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:

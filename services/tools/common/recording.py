@@ -2,7 +2,7 @@
 
 A recording is JSON lines, compressed with Zstandard (``zstdcat FILE | jq`` reads it).  The first line
 is the header: format version, configuration and policy versions.  Each further line is one message with
-its subject, headers, sequence and time; the body stands in it byte for byte.
+its subject, headers, sequence and time; it contains the body byte for byte.
 
 Lines are compressed in frames of at most 128 KiB, each with a checksum, so that reading and writing
 take constant memory, and damage costs one frame: the reader names the place, and goes on after it.
@@ -57,7 +57,7 @@ class RecordingHeader(Struct, frozen=True, tag="recording", tag_field="kind"):
     period: Duration
     window: Duration
     kinds: tuple[str, ...]
-    """Kinds of message that were recorded; a gap in another kind means nothing."""
+    """Kinds of message that were recorded; a gap in another kind has no meaning."""
     since: Integer = 0
     """Where the range begins, UTC ns.  Earlier decisions are there for their state."""
     only: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ class RecordingWriter:
         self._add(self._encoder.encode(message))
 
     def flush(self) -> None:
-        """Hand all lines so far to the operating system."""
+        """Flush all lines so far to the operating system."""
         if self._lines:
             self._file.write(compress(b"".join(self._lines)))
             self._lines.clear()

@@ -201,7 +201,7 @@ def _open_recording(config: Config, output: Path, origin: str, since: int, only:
 
 async def _record_arriving(reader: BusReader, scope: MessageRange, recorder: Recorder, request: RecordRequest) -> None:
     ends = [time.time_ns() + request.lasting] if request.lasting is not None else []
-    # What was stored right before the end takes a moment to come here.
+    # What was stored right before the end takes some time to arrive.
     ends += [scope.until + _SETTLE_NS] if scope.until is not None else []
     flushing = asyncio.create_task(recorder.flush_regularly())
     try:

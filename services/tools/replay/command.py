@@ -90,7 +90,7 @@ def _check_options(*, trying: bool, server: str | None, prefix: str | None, serv
     """Refuse options that would have no effect.
 
     Raises:
-        click.UsageError: it says which.
+        click.UsageError: the text names them.
     """
     if server is None:
         for name, given in (("--prefix", prefix is not None), ("--serve", serve), ("--speed", speed is not None)):

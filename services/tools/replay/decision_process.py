@@ -1,4 +1,4 @@
-"""A decision service for the time of a replay, under a prefix that nobody else uses."""
+"""A decision service for the time of a replay, under an unused prefix."""
 
 import asyncio
 import json

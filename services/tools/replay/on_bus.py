@@ -102,7 +102,7 @@ class ExpectedAnswers:
             recorded = _decision.decode(expected)
             text = describe_difference(recorded, _decision.decode(answer))
             if recorded.fault is not None:
-                text += f" (recorded with a fault, which a running service cannot be told: {recorded.fault})"
+                text += f" (recorded with a fault, which cannot be injected into a running service: {recorded.fault})"
             tally.differences.append(Remark(sample, text))
 
     def end(self) -> dict[str, ReplayTally]:
@@ -213,12 +213,12 @@ async def _publish(
     update: ProgressCallback,
 ) -> None:
     predictor = None if "decision" in reader.header.kinds else Predictor(reader.header)
-    begun: set[str] = set()
+    started: set[str] = set()
     run, sent = secrets.token_hex(4), 0
     for line, sample in _read_messages(reader):
         update(reader.offset)
         if sample is None:
-            await _handle_decision(bus, line, expected, begun, run)
+            await _handle_decision(bus, line, expected, started, run)
             continue
         if sample.domain not in expected.tallies:
             continue
@@ -228,7 +228,7 @@ async def _publish(
                 await expected.room.wait()
         except TimeoutError:
             raise BusError(_describe_silence(expected)) from None
-        begun.add(sample.domain)
+        started.add(sample.domain)
         expected.tallies[sample.domain].samples += 1
         if predictor is not None and (decision := predictor.decide(sample)) is not None:
             expected.expect(DecisionHead(sample.domain, sample.id), encode(decision))
@@ -257,13 +257,13 @@ def _read_messages(reader: RecordingReader) -> Iterator[tuple[RecordedMessage, S
 
 
 async def _handle_decision(
-    bus: Bus, line: RecordedMessage, expected: ExpectedAnswers, begun: set[str], run: str
+    bus: Bus, line: RecordedMessage, expected: ExpectedAnswers, started: set[str], run: str
 ) -> None:
     body = line.payload
     head = _head.decode(body)
     if head.domain not in expected.tallies:
         return
-    if head.domain in begun:
+    if head.domain in started:
         expected.expect(head, body)
         return
     recorded = _decision.decode(body)

@@ -99,7 +99,7 @@ class Arrival(Struct, frozen=True, gc=False):
 class ReplayVerifier:
     """Verifies one domain under its recorded configuration.
 
-    A sample waits for its recorded decision, because a fault stands in the decision and is an input;
+    A sample waits for its recorded decision, because the decision contains the fault, which is an input;
     a decision that was read first waits for its sample.  After a difference the recorded state is
     used, so that each difference stands for itself.
     """
@@ -252,7 +252,7 @@ class ReplayVerifier:
         """Find the state that the decision was made from, where it is not that of the decision before.
 
         The service may have stepped on samples whose decisions are lost, may never have seen some samples,
-        or may have begun anew on a bus that was wiped.
+        or may have restarted on a bus that was wiped.
         """
         # Step on the samples that have no recorded decision.
         through = self._state
@@ -300,11 +300,11 @@ class ReplayVerifier:
             remarks.append(Remark(sample, what, time))
 
     def _accept_recorded(self, recorded: RecordedDecision, body: bytes, published: int, hole: str | None) -> None:
-        """Go on from the recorded state; ``hole`` says what is missing before it, if anything."""
+        """Go on from the recorded state; ``hole`` describes what is missing before it, if anything."""
         try:
             self._state = _decision.decode(body).state
         except DECODE_ERRORS as error:
-            # As the service does: without a readable state it begins anew.
+            # As the service does: without a readable state it starts a new epoch.
             self._state, hole = None, f"its decision cannot be read: {describe_decode_error(error)}"
         self.tally.given += 1
         if hole is not None:

@@ -1,6 +1,6 @@
 """A report's plots: latency against its SLO above, limits and what was sent below, on one time axis.
 
-Plotly draws them in the browser.  Colours that stand on the page's ground (text, axes, grid) are set
+Plotly draws them in the browser.  Colours on the page's background (text, axes, grid) are set
 by the page's style sheet, which has a light and a dark ground; those of the curves suit both.
 """
 
@@ -67,7 +67,7 @@ def build_figure(statistics: DomainStatistics) -> str:
         hovermode="x unified",
         template="none",
     )
-    # Whatever is in it, the JSON stands inside a script element.
+    # Whatever is in it, the JSON is inside a script element.
     text: str = shown.to_json()
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

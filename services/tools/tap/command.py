@@ -59,7 +59,7 @@ class MessageFilter:
 @click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time.  Without it, with what comes.")
 @click.option("--no-follow", is_flag=True, help="End with the last message that is stored.")
 @click.option("--json", "as_json", is_flag=True, help="Print messages as the lines of a recording.")
-@click.option("--live", is_flag=True, help="Show a table of how all domains stand.")
+@click.option("--live", is_flag=True, help="Show a live table of all domains.")
 def command(
     source: MessageSource, since: int | None, no_follow: bool, as_json: bool, live: bool, **filters: tuple[str, ...]
 ) -> None:

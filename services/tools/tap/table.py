@@ -27,7 +27,7 @@ def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: s
         status: what is known.
         now: seconds by this process's clock.
         size: columns and lines there are.
-        failure: why the bus cannot be read at the moment.
+        failure: why the bus cannot be read now.
     """
     width, height = size
     domains = status.sort_worst_first()

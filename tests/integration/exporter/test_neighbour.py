@@ -1,4 +1,4 @@
-"""Probes while the kernel does not know its neighbour's address: it delays them, and reports their times late."""
+"""Probes while the kernel does not know the neighbour's address: it delays them, and reports their times late."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ print(json.dumps({"early": early, "unknown": found.count(None), "remaining": pol
 
 
 def test_a_delayed_packet_keeps_its_own_timestamp() -> None:
-    """Each packet has its own send time, and no report remains that would wake the prober again and again."""
+    """Each packet has its own send time, and no pending report would wake the prober repeatedly."""
     with Bed() as bed:
         cell = bed.pod("factory/robot-cell")
         echo = bed.start(cell.name, SLUICE, "echo", "--udp", "7007", stdout=subprocess.PIPE)
