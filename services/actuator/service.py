@@ -9,6 +9,7 @@ was done is reported when the bus is there.
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
@@ -37,6 +38,8 @@ from services.runtime.service import join_bus, run
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
+_LOOK_S, _STOPPED_S = 0.5, 2.0
+"""How often to look whether this process was stopped, and after which time it counts as that."""
 _DECISIONS = "decisions"
 """The health condition that the bus has supplied what is in force."""
 
@@ -88,10 +91,8 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    await self._fetch_decisions(bus)
                     for domain in self._domains:
-                        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
-                        if decision is not None and decision.message.domain == domain.name:
-                            self._dispatch(decision)
                         for target in domain.targets:
                             subject = bus.subjects.action(domain.name, target.key)
                             action = await self._fetch_last(bus, Action, subject)
@@ -100,12 +101,32 @@ class Actuator:
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.begun")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
+                    group.create_task(self._catch_up(bus))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and begun again
                 # The dead-man works without the bus, and must not end with it.
                 _log.exception("the bus side failed and begins again")
                 self._health.set_failed(_DECISIONS, f"{type(error).__name__}: {error}")
             await back_off.wait()
+
+    async def _fetch_decisions(self, bus: Bus) -> None:
+        """Offer the latest decision of every domain."""
+        for domain in self._domains:
+            decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
+            if decision is not None and decision.message.domain == domain.name:
+                self._dispatch(decision)
+
+    async def _catch_up(self, bus: Bus) -> None:
+        """Fetch the latest decisions whenever this process was stopped for a while.
+
+        What the server sent meanwhile may be lost, and comes again only after ``_ACK_WAIT_S``: too late for a cut.
+        """
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LOOK_S)
+            if time.monotonic() - before > _STOPPED_S:
+                _log.warning("was stopped for a while", seconds=round(time.monotonic() - before, 1))
+                await self._fetch_decisions(bus)
 
     async def _fetch_last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
         """Fetch the last message on a subject; tries until the bus answers."""

@@ -30,8 +30,8 @@ from services.bench.policies.results import Summary
 from services.bench.signals.cost import COST_SCENARIOS, measure_costs
 from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
+from services.plant.harness.pipeline import build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import Processes
-from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.plant.scenario import SCENARIOS
 from services.runtime import logging_setup

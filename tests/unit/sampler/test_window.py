@@ -36,10 +36,16 @@ def test_increase_is_from_the_first_page_of_the_window_to_the_last() -> None:
     assert history.start == 10 - WINDOW
 
 
-def test_a_reset_counts_from_zero_bucket_by_bucket() -> None:
+def test_a_reset_counts_from_zero() -> None:
     """The exporter restarted: what was counted before and what was counted since are both in the window."""
-    history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (8, 3)}))
-    assert history.increases()[ROBOT].counts == [3, 8]
+    history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (2, 3)}))
+    assert history.increases()[ROBOT].counts == [4, 8]
+
+
+def test_a_reset_is_one_of_the_whole_histogram() -> None:
+    """A bucket that has already counted more than before the restart counts from zero, as the others do."""
+    history = after(page({ROBOT: (5, 90)}), page({ROBOT: (5, 100)}), page({ROBOT: (10, 10)}))
+    assert history.increases()[ROBOT].counts == [10, 20]
 
 
 def test_a_new_series_counts_from_its_second_page() -> None:
