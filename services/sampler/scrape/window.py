@@ -10,6 +10,7 @@ Counters that one process cannot have counted are not believed: ``counter_trail`
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.sampler.scrape.counter_trail import CounterTrail, Verdict
