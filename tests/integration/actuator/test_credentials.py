@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,7 +40,7 @@ subjectAltName = IP:127.0.0.1,DNS:localhost
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``ca.crt`` and ``server.crt`` without key identifiers, and their keys."""
     home = tmp_path_factory.mktemp("certificates")
     (home / "openssl.cnf").write_text(NO_IDENTIFIERS, encoding="utf-8")
