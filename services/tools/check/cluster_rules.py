@@ -60,11 +60,15 @@ class ClusterObjects(Struct, frozen=True):
     """Whether there is a default StorageClass, or the bus needs none."""
     absent: Mapping[str, tuple[str, str]] = {}
     """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
+    left_over: Mapping[str, str] = {}
+    """By ``namespace/name``, the limits of workloads that carry Sluice's record and that nobody is configured for."""
 
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
     """Check all rules; return the findings, errors first."""
     found = [*_check_cilium(cluster), *_check_nodes(cluster), *_check_services(cluster)]
+    text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
+    found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
     for domain in domains:
         found += _check_workloads(domain, cluster)
         for target in domain.targets:
