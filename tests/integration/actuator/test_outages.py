@@ -98,8 +98,9 @@ async def test_the_api_server_is_gone_for_a_while(
             await scene.stands_at("40M", ["20M"] * 2)
             await scene.stands_at("30019k", ["15009k"] * 2, "two")
             await process.is_ready()
-            (action,) = await scene.reported(decision=newest.id, outcome="applied")
-            assert action.limit == 40_000
+            # One object is tried first, and the others once it was patched.
+            actions = await scene.reported(decision=newest.id, outcome="applied")
+            assert {action.limit for action in actions} == {40_000}
 
             async def caught_up() -> bool:
                 # The trails' own watches come back by themselves, too.
@@ -148,6 +149,6 @@ async def test_the_dead_man_waits_for_the_api_server(
         await outage.up()
         due = time.time_ns() + BETWEEN_TRIES
         await scene.stands_at("10M", ["5M"] * 2)
-        (action,) = await scene.reported(cause="dead-man", outcome="applied")
+        (*_, action) = await scene.reported(cause="dead-man", outcome="applied")
         assert action.limit == 10_000
     tally.add("API server down", "1 dead-man times over", Broken(), lateness(action, due))
