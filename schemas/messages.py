@@ -15,7 +15,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""No count, rate or time needs more than 64 bits; a larger number could not even be divided."""
+"""No number needs more than 64 bits; a larger one could not even be divided."""
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+"""UTC ns, 1823 to 2116: a date for every library, with room to add durations."""
+Period = Annotated[int, Meta(ge=1, le=24 * 3600 * 10**9)]
+"""ns, one day at most."""
+Rate = Annotated[int, Meta(ge=-(10**15), le=10**15)]
+"""kbit/s, at most 1 Ebit/s; a negative one can be read, and is then corrected by bounds."""
+Load = Annotated[int, Meta(ge=0, le=10**12)]
+"""Measured, kbit/s."""
 Outcome = Literal["applied", "unchanged", "skipped", "failed", "dry-run"]
 Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", "restore"]
 Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
@@ -30,18 +39,18 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Q75 - Q25 of the L4 latency, seconds."""
     p95: float | None = None
     """95th percentile of the L4 latency, seconds."""
-    observations: Integer = 0
+    observations: Count = 0
     """How many latencies the two rest on."""
     lost: float | None = None
     """Packets or probes lost in the window; None where nothing measures loss."""
-    throughput: Integer | None = None
+    throughput: Load | None = None
     """Load the workload put on the bottleneck, kbit/s."""
     missing: str | None = None
     """Why there is no latency; None when there is."""
-    recent: Integer | None = None
+    recent: Load | None = None
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
-    """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
+    """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -62,41 +71,36 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    throughput: Integer | None = None
+    throughput: Load | None = None
     """What it sent, kbit/s, all replicas together."""
-    recent: Integer | None = None
+    recent: Load | None = None
     """The same over the last signal period alone; None where the source cannot tell."""
-    pods: Integer | None = None
+    pods: Count | None = None
     """How many pods that is; None where the source cannot tell."""
-
-
-def sample_id(domain: str, end: int) -> str:
-    """The id of a sample: the same for the same window of the same domain, whoever sampled it."""
-    return f"{domain}:{end}"
 
 
 class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     """One domain's measurements over one signal window, or the reason why there are none."""
 
     domain: str
-    start: Integer
+    start: Time
     """Start of the signal window, UTC ns."""
-    end: Integer
+    end: Time
     """End of the signal window, UTC ns; a whole multiple of the signal period."""
-    period: Integer
+    period: Period
     """Time from one sample to the next, ns."""
     source: str
     """What measured: ``scrape``, ``prometheus``, ``simulation``."""
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why the whole window says nothing; None when it does."""
+    """Why the whole window has no data; None if it has."""
     v: Integer = 1
 
     @property
     def id(self) -> str:
-        """See ``sample_id``."""
-        return sample_id(self.domain, self.end)
+        """The same for the same window of the same domain, for every sampler."""
+        return f"{self.domain}:{self.end}"
 
 
 class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -104,37 +108,37 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    limit: Integer
-    """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
-    proposal: Integer
+    limit: Rate
+    """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
+    proposal: Rate
     """What the policy asked for, kbit/s, before the shield."""
     rule: Rule
     """The shield's rule that decided."""
-    was: Integer
+    was: Rate
     """The limit before, kbit/s."""
 
 
 class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the shield remembers of one target."""
 
-    limit: Integer
+    limit: Rate
     """The limit last decided, kbit/s."""
-    since: Integer = 0
+    since: Time = 0
     """End of the sample at which the limit last changed, ns."""
-    cut_until: Integer = 0
+    cut_until: Time = 0
     """Windows that start before this still see traffic from before the last cut, ns."""
-    waiting: Integer = 0
+    waiting: Rate = 0
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
 class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
-    epoch: Integer
+    epoch: Time
     """The end of the first sample of an unbroken run of decisions, ns: larger after a bus was wiped."""
-    seq: Integer
+    seq: Count
     """Steps taken in this epoch; the first is 1."""
-    end: Integer
+    end: Time
     """End of the last sample stepped on, ns."""
     shield: dict[str, ShieldMemory]
     """By target."""
@@ -144,7 +148,7 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """The policy's own memory; its type is the policy's."""
     shadows: dict[str, Any] = {}
     """Memory of the policies in the shadow, by name and version."""
-    demand: dict[str, Integer] = {}
+    demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
@@ -153,9 +157,9 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     policy: str
     """Name and version."""
-    proposal: Integer
+    proposal: Rate
     """The budget it would ask for, kbit/s, all targets together."""
-    limit: Integer
+    limit: Rate
     """What the shield would make of it, kbit/s, all targets together."""
     reason: str
     """In words; why it gave no answer, where it raised an error."""
@@ -201,9 +205,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     domain: str
     sample: str
     """Id of the sample it answers."""
-    end: Integer
+    end: Time
     """End of that sample's window, UTC ns."""
-    expires: Integer
+    expires: Time
     """No actuator may apply it after this time, UTC ns."""
     targets: tuple[TargetDecision, ...]
     reason: str
@@ -235,25 +239,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
         """Second half of the fence."""
         return self.state.seq
 
-    @property
-    def overruled(self) -> tuple[TargetDecision, ...]:
-        """The targets whose limit is not what the policy proposed: what the shield changed."""
-        return tuple(one for one in self.targets if one.limit != one.proposal)
-
     def forbids_raise(self, target: TargetDecision) -> bool:
         """Whether a target's limit was decided without data or in violation: no ground for a raise."""
         return target.rule == "no-data" or self.violated or self.stress is None
-
-    def provenance(self, published: int) -> Provenance:
-        """What is passed on about this decision, which was published at ``published`` (UTC ns)."""
-        return Provenance(
-            decision=self.id,
-            epoch=self.epoch,
-            seq=self.seq,
-            end=self.end,
-            decided=published,
-            expires=self.expires,
-        )
 
 
 class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -262,7 +250,7 @@ class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
     pod: str
     uid: str
     outcome: Outcome
-    limit: Integer | None = None
+    limit: Rate | None = None
     """The limit in force on the Pod, kbit/s."""
     error: str | None = None
 
@@ -277,21 +265,21 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """``namespace/deployment``."""
     cause: Cause
     outcome: Outcome
-    limit: Integer
+    limit: Rate
     """The target's limit, kbit/s, clamped to the actuator's own bounds."""
     reason: str
     decision: str | None = None
     """Id of the decision; None where the cause is another."""
-    epoch: Integer = 0
-    seq: Integer = 0
-    was: Integer | None = None
+    epoch: Time = 0
+    seq: Count = 0
+    was: Rate | None = None
     """The limit found on the Deployment, kbit/s; None when there was none."""
     pods: tuple[PodOutcome, ...] = ()
-    sampled: Integer | None = None
+    sampled: Time | None = None
     """End of the sample's window, UTC ns."""
-    decided: Integer | None = None
+    decided: Time | None = None
     """When the decision was published, UTC ns."""
-    applied: Integer | None = None
+    applied: Time | None = None
     """When the last patch was acknowledged, UTC ns."""
     v: Integer = 1
 
@@ -304,7 +292,7 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str
     body: str
     """The message's bytes, base64, at most 4 KiB of them."""
-    seq: Integer | None = None
+    seq: Count | None = None
     """Its sequence in the stream it came from."""
     v: Integer = 1
 
@@ -364,7 +352,7 @@ def decode(kind: type[M], body: bytes) -> M:
 
     Raises:
         UnknownVersion: of a version that this build does not know.
-        InvalidMessage: not JSON, or not of that kind.
+        InvalidMessage: not JSON, not of that kind, a number out of range, or a window that ends before it starts.
     """
     try:
         message: M = _decoders[kind].decode(body)
@@ -375,4 +363,10 @@ def decode(kind: type[M], body: bytes) -> M:
             raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
+    if isinstance(message, Sample) and message.start >= message.end:
+        raise InvalidMessage(f"not a Sample: its window ends at {message.end}, before it starts at {message.start}")
+    if isinstance(message, Decision) and message.expires <= message.end:
+        raise InvalidMessage(
+            f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
     return message

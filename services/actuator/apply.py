@@ -112,7 +112,7 @@ async def _have_changed(
 ) -> bool:
     """Whether a failed precondition is explained by a change, so that the patches are worth another try at once.
 
-    A policy that denies a patch may answer as if a precondition had failed.  One object tells: it is read again,
+    A policy that denies a patch may answer as if a precondition had failed.  To find out, one object is read again,
     and if it is as it was seen, the patch was refused.
     """
     metrics.conflicts.inc(len(writes))

@@ -159,7 +159,17 @@ class Consumer:
             while True:
                 if batch := state.request_more(incoming.qsize()):
                     await request(json.dumps({"batch": batch, **limits}).encode())
-                message = await _next_message(incoming)
+                if incoming.empty():
+                    try:
+                        async with asyncio.timeout(2 * _HEARTBEAT_S):
+                            message = await incoming.get()
+                    except TimeoutError:
+                        silence = f"no message and no heartbeat from the server for {2 * _HEARTBEAT_S:g} s"
+                        raise ConsumerLost(silence) from None
+                else:
+                    message = incoming.get_nowait()
+                if isinstance(message, Exception):
+                    raise message
                 headers = message.headers or {}
                 if not message.reply:
                     state.record_status(headers)
@@ -220,17 +230,3 @@ class Consumer:
         # A position beyond the end belongs to a stream that has been deleted since.
         self._after = 0 if after > last else after
         return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
-
-
-async def _next_message(incoming: "asyncio.Queue[Msg | Exception]") -> Msg:
-    if incoming.empty():
-        try:
-            async with asyncio.timeout(2 * _HEARTBEAT_S):
-                message = await incoming.get()
-        except TimeoutError:
-            raise ConsumerLost(f"no message and no heartbeat from the server for {2 * _HEARTBEAT_S:g} s") from None
-    else:
-        message = incoming.get_nowait()
-    if isinstance(message, Exception):
-        raise message
-    return message

@@ -37,7 +37,7 @@ _WATCH_S = (40, 60)
 """A watch ends after a time in this range, so that a connection that died silently is noticed."""
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
-"""A watch that ends sooner is begun again with a delay."""
+"""A watch that ends sooner is restarted with a delay."""
 _ENDED_S = (0.5, 12.0)
 """That delay, at first and at most."""
 
@@ -400,7 +400,7 @@ def _decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what w
 
 
 def _raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
-    """Raise what an HTTP error means.
+    """Raise the error for an HTTP status.
 
     Raises:
         NotFound, StaleObject, Rejected or Unavailable.

@@ -78,7 +78,7 @@ async def join_bus(config: Config, name: str, health: Health) -> "AsyncIterator[
 
 async def _ensure_streams(bus: "Bus", health: Health) -> None:
     """Try until all streams are as configured: this user may have to wait for another service to create them."""
-    back_off = BackOff(first_s=0.5, most_s=30.0)
+    back_off = BackOff(0.5, most_s=30.0)
     while reports := await bus.ensure_streams():
         health.set_failed("streams", "; ".join(reports))
         await back_off.wait()

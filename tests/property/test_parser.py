@@ -1,9 +1,12 @@
 """Arbitrary pages and answers are read or refused, and never crash."""
 
+import os
+from random import Random
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Signal
 from services.sampler.http_worker import RequestFailed
@@ -12,7 +15,9 @@ from services.sampler.scrape.parser import MalformedPage, PageReader
 from services.sampler.scrape.source import measure_latency, measure_throughput
 from services.sampler.scrape.window import PageWindow
 from services.sampler.workloads import Workloads, metric_names
+from tests.support.metric_pages import Samples, flatten, name_sample, write_page
 
+EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "300"))
 WORKLOADS = Workloads(metric_names(Signal()), ("f/robot",), ("f/upload",))
 PAGE = b"".join(
     [
@@ -35,7 +40,7 @@ json = st.recursive(
 
 
 def read(text: bytes, history: PageWindow, end: int) -> None:
-    """Take a page as far as a sample, or refuse it."""
+    """Read a page up to a sample, or refuse it."""
     try:
         page = PageReader(WORKLOADS).read(text)
     except MalformedPage:
@@ -49,7 +54,7 @@ def read(text: bytes, history: PageWindow, end: int) -> None:
 
 @given(st.lists(st.binary(max_size=200) | st.just(PAGE), max_size=4))
 def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
-    """No page brings the sampler down, whatever came before it."""
+    """No page stops the sampler, whatever came before it."""
     history = PageWindow(10)
     for end, text in enumerate(pages):
         read(text, history, end)
@@ -57,7 +62,7 @@ def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
 
 @given(st.data())
 def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
-    """Bytes of a good page cut, changed and put in: figures stay numbers, and rates stay positive."""
+    """A good page with bytes cut, changed and inserted: figures stay numbers, and rates stay positive."""
     history = PageWindow(10)
     read(PAGE, history, 0)
     text = bytearray(PAGE)
@@ -70,9 +75,51 @@ def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
     read(bytes(text), history, 1)
 
 
+FACTORY = Workloads(metric_names(Signal()), ("factory/robot",), ())
+
+
+def read_by_the_client(text: str) -> Samples | None:
+    """The robot's samples as prometheus_client reads them; None where it refuses the page."""
+    samples: Samples = {}
+    try:
+        for family in text_string_to_metric_families(text):
+            for name, labels, value, *_ in family.samples:
+                kinds = ("hubble_flow_latency_seconds_bucket", "hubble_flow_lost_total")
+                if name in kinds and (labels.get("namespace"), labels.get("workload")) == ("factory", "robot"):
+                    samples.setdefault(name_sample(name, labels), value)
+    except (ValueError, IndexError, KeyError):
+        return None
+    return samples
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_well_formed_pages_are_read_as_the_client_reads_them(chance: Random) -> None:
+    """The same series with the same values, in every layout."""
+    text = write_page(chance)
+    page = PageReader(FACTORY).read(text.encode())
+    assert not page.faults
+    assert flatten(page) == read_by_the_client(text)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 4))
+def test_a_page_with_faults_is_read_as_the_client_reads_it_or_refused(chance: Random, faults: int) -> None:
+    """What the client refuses is refused.  The client also reads pages that Prometheus refuses."""
+    text = write_page(chance, faults=faults)
+    try:
+        page = PageReader(FACTORY).read(text.encode())
+    except MalformedPage:
+        return
+    stored = read_by_the_client(text)
+    assert stored is not None
+    if not page.faults:
+        assert flatten(page) == stored
+
+
 @given(json)
 def test_any_json_is_an_instant_vector_or_refused(answer: Any) -> None:
-    """A gateway may answer anything: labels become text, values numbers, or the query has failed."""
+    """A gateway may answer any JSON: labels become text, values numbers, or the query fails."""
     try:
         vector = parse_vector(answer)
     except RequestFailed:

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: on history written beforehand, or scraping live."""
+"""A real Prometheus for tests, on prepared history or on live scrapes."""
 
 import json
 import re
@@ -24,6 +24,7 @@ class PrometheusServer(Server):
         scrape: tuple[str, ...] = (),
         interval: str = "1s",
         host: str = "127.0.0.1",
+        jobs: str = "",
     ) -> None:
         """Keep its files below ``home``.
 
@@ -33,6 +34,7 @@ class PrometheusServer(Server):
             scrape: ``host:port`` of exporters.
             interval: between two scrapes.
             host: address to listen on.
+            jobs: further scrape configurations, a YAML list.
         """
         self.port = free_port()
         self._host = host
@@ -41,7 +43,7 @@ class PrometheusServer(Server):
         targets = ", ".join(f'"{address}"' for address in scrape)
         (home / "prometheus.yml").write_text(
             f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
-            f"scrape_configs: [{{job_name: exporter, static_configs: [{{targets: [{targets}]}}]}}]\n"
+            f"scrape_configs:\n- {{job_name: exporter, static_configs: [{{targets: [{targets}]}}]}}\n{jobs}"
         )
         if history:
             (home / "history.om").write_text(history)
@@ -51,7 +53,7 @@ class PrometheusServer(Server):
 
     @property
     def url(self) -> str:
-        """Where to ask."""
+        """Address for queries."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -62,7 +64,7 @@ class PrometheusServer(Server):
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
     def __enter__(self) -> "PrometheusServer":
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it is ready."""
         with (self._home / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

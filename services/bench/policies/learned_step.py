@@ -43,7 +43,15 @@ def measure_step() -> list[Goal]:
     calls: list[tuple[object, Observation, Bounds]] = []
     for before, sample in zip(decisions, controller.samples[1:], strict=False):
         limit = before.targets[0].limit
-        bounds = Bounds(least, most, int(domain.targets[0].fail_safe), limit, limit, full=True, hungry=limit < most)
+        bounds = Bounds(
+            min=least,
+            max=most,
+            fail_safe=int(domain.targets[0].fail_safe),
+            limit=limit,
+            level=limit,
+            full=True,
+            hungry=limit < most,
+        )
         calls.append((before.state.memory, observer.observe(sample), bounds))
     policy = make_policy(domain)
 

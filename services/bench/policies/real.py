@@ -14,7 +14,7 @@ from msgspec import Struct
 from services.bench.policies.candidates import CANDIDATES
 from services.bench.policies.real_runs import BenchConditions, EarlierRuns, Work
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, USUAL_PERIOD, Cell, Outcome
-from services.plant.commands.factory import CANNOT, DurationParam, RateParam, run_in_namespaces
+from services.plant.commands.factory import CANNOT, RateParam, SecondsParam, run_in_namespaces
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
@@ -90,14 +90,14 @@ def select_missing(
 @click.command()
 @click.option("--policies", multiple=True, type=click.Choice(_CHOICES), help="Only these; may be given again.")
 @click.option("--scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
-@click.option("--signals", multiple=True, type=DurationParam(), help="Signal periods, such as 250ms, 500ms, 1s.")
+@click.option("--signals", multiple=True, type=SecondsParam(), help="Signal periods, such as 250ms, 500ms, 1s.")
 @click.option(
     "--seeds", type=click.IntRange(1, 20), help="Runs of each; by default 3 of learned on steady and step, else 1."
 )
 @click.option("--seconds", type=click.FloatRange(10, 3600), help="Play every scenario in this time.")
 @click.option("--quick", is_flag=True, help="A few runs of 15 s at 45 Mbit/s: shows that it works, not how well.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
-@click.option("--fifo", type=DurationParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
+@click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
 @click.option(
     "--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write runs, summary and goals here."
 )
@@ -125,7 +125,7 @@ def command(  # noqa: PLR0913 - one for each option
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
-    cells = plan(Selection(policies, scenarios, signals, seeds, quick))
+    cells = plan(Selection(policies=policies, scenarios=scenarios, signals=signals, seeds=seeds, quick=quick))
     try:
         before = (
             msgspec.json.decode(result.read_bytes(), type=EarlierRuns)

@@ -27,15 +27,16 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Sample
 from schemas.units import Duration, Rate
 from services.bench.policies.results import Summary
-from services.bench.signals.cost import measure_costs
+from services.bench.signals.cost import COST_SCENARIOS, measure_costs
 from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
+from services.plant.harness.pipeline import build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import Processes
-from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
+from services.plant.scenario import SCENARIOS
 from services.runtime import logging_setup
 from services.runtime.health import Health
-from services.sampler.loop import Sampler, WallClock
+from services.sampler.loop import Sampler
 from services.sampler.source import Lag
 from services.sampler.source_factory import open_source, source_class
 
@@ -121,15 +122,24 @@ class StepLags(Struct, frozen=True):
 @click.option("--steps", default=10, show_default=True, help="How many steps to watch; each takes 12 s. 0: none.")
 @click.option("--slow", is_flag=True, help="Also a Prometheus that scrapes every 15 s: each step then takes 105 s.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each source on the simulated plant. 0: none.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    type=click.Choice(tuple(SCENARIOS)),
+    default=COST_SCENARIOS,
+    show_default=True,
+    help="What the simulated plant plays. Repeatable.",
+)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
-def command(steps: int, slow: bool, seeds: int, path: Path | None) -> None:
+def command(steps: int, slow: bool, seeds: int, scenarios: tuple[str, ...], path: Path | None) -> None:
     """How late a step in latency shows, by source, and what that costs in violations and goodput."""
     logging_setup.configure("bench", "error")
     console = Console()
     if steps and shutil.which("prometheus") is None:
         console.print("There is no program prometheus here: its signals are left out.")
     found = asyncio.run(_watch_sources(steps, slow)) if steps else {}
-    paid = measure_costs(seeds) if seeds else {}
+    paid = measure_costs(seeds, scenarios=scenarios) if seeds else {}
     console.print(_table(found, paid))
     for name, one in found.items():
         for reason, count in one.blind.items():
@@ -170,7 +180,7 @@ async def _watch_sources(steps: int, slow: bool) -> dict[str, StepLags]:
 
         config = Config(domains=(_DOMAIN,), signal=signal)
         with open_source(config) as source:
-            await Sampler(config, source.measure, put, Health(), WallClock()).run()
+            await Sampler(config, source.measure, put, Health()).run()
 
     async with AsyncExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant]))
@@ -213,7 +223,15 @@ def measure_lags(signal: Signal, steps: Sequence[LatencyStep], seen: Sequence[Sh
         vanishes += [] if gone is None else [(gone - step.end) / _S]
     blind = Counter(one.missing for one in seen if one.missing is not None and one.at >= steps[0].begin)
     period, window = signal.period.seconds, signal.window.seconds
-    return StepLags(period, window, appears, vanishes, len(steps), dict(blind), source_class(signal.source).lag(signal))
+    return StepLags(
+        period=period,
+        window=window,
+        appears=appears,
+        vanishes=vanishes,
+        steps=len(steps),
+        blind=dict(blind),
+        expected=source_class(signal.source).lag(signal),
+    )
 
 
 def _first(seen: Sequence[ShownSample], since: int, until: int | None, *, violated: bool) -> int | None:

@@ -23,10 +23,22 @@ def build_samples(domain: Domain, count: int) -> list[Sample]:
     made = []
     for number in range(1, count + 1):
         p95 = chance.uniform(0.0005, 0.0015) * (4 if chance.random() < 0.02 else 1)
-        measure = CriticalMeasure(domain.critical[0].key, p95 * 0.6, p95, 500, 0.0, 20_000)
+        measure = CriticalMeasure(
+            workload=domain.critical[0].key, jitter=p95 * 0.6, p95=p95, observations=500, lost=0.0, throughput=20_000
+        )
         sent = (TargetMeasure(domain.targets[0].key, chance.randrange(20_000)),)
         end = 10**18 + number * _PERIOD
-        made.append(Sample(domain.name, end - 4 * _PERIOD, end, _PERIOD, "bench", (measure,), sent))
+        made.append(
+            Sample(
+                domain=domain.name,
+                start=end - 4 * _PERIOD,
+                end=end,
+                period=_PERIOD,
+                source="bench",
+                critical=(measure,),
+                targets=sent,
+            )
+        )
     return made
 
 

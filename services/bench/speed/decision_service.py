@@ -140,8 +140,12 @@ async def _publish(bus: Bus, domain: int, count: int, begin: int) -> None:
     for number in range(count):
         end = begin + number * _S
         p95 = 0.004 if number % 17 == 0 else 0.001
-        measure = CriticalMeasure("default/robot-control", p95 * 0.8, p95, 400, 0.0, 2000)
-        sample = Sample(f"line-{domain}", end - 2 * _S, end, _S, "bench", (measure,))
+        measure = CriticalMeasure(
+            workload="default/robot-control", jitter=p95 * 0.8, p95=p95, observations=400, lost=0.0, throughput=2000
+        )
+        sample = Sample(
+            domain=f"line-{domain}", start=end - 2 * _S, end=end, period=_S, source="bench", critical=(measure,)
+        )
         await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
 

@@ -131,14 +131,23 @@ async def _next(
 def _domain(pods: int) -> Domain:
     target = Target(f"product-{pods}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
     return Domain(
-        f"line-{pods}", (Critical("robot"),), (target,), "proportional", {"k_up": 0.05},
-        shield=Shield(rise_per_second=1.0, deadband=0.0005), dead_man=Duration(60 * _S),
-    )  # fmt: skip
+        name=f"line-{pods}",
+        critical=(Critical("robot"),),
+        targets=(target,),
+        policy="proportional",
+        parameters={"k_up": 0.05},
+        shield=Shield(rise_per_second=1.0, deadband=0.0005),
+        dead_man=Duration(60 * _S),
+    )
 
 
 def _sample(domain: Domain, end: int, p95: float) -> Sample:
-    measure = CriticalMeasure(domain.critical[0].key, p95 / 2, p95, 400, 0.0, 2000)
-    return Sample(domain.name, end - 2 * _PERIOD, end, _PERIOD, "bench", (measure,))
+    measure = CriticalMeasure(
+        workload=domain.critical[0].key, jitter=p95 / 2, p95=p95, observations=400, lost=0.0, throughput=2000
+    )
+    return Sample(
+        domain=domain.name, start=end - 2 * _PERIOD, end=end, period=_PERIOD, source="bench", critical=(measure,)
+    )
 
 
 def _configuration(nats: str, api: Api, page: str) -> Config:

@@ -115,7 +115,7 @@ async def start_real(processes: Processes) -> Api:
     url, ca = f"https://127.0.0.1:{port}", certificates / "apiserver.crt"
     kubeconfig = home / "kubeconfig"
     kubeconfig.write_text(json.dumps(_kubeconfig(url, ca, token)), encoding="utf-8")
-    api = Api("real API server", url, Kubernetes(kubeconfig=str(kubeconfig)), token, ca)
+    api = Api(name="real API server", url=url, config=Kubernetes(kubeconfig=str(kubeconfig)), token=token, ca=ca)
     await _answers(api, processes, "kube-apiserver")
     await processes.start(
         "kube-controller-manager", assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}",

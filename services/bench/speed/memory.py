@@ -133,10 +133,18 @@ def _target(name: str) -> Target:
 
 def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
     end = begin + number * 100_000
-    part = TargetDecision(domain.targets[0].key, limit, limit, "none", 0)
-    state = State(begin, number + 1, end, {}, "bench/1")
+    part = TargetDecision(target=domain.targets[0].key, limit=limit, proposal=limit, rule="none", was=0)
+    state = State(epoch=begin, seq=number + 1, end=end, shield={}, policy="bench/1")
     return Decision(
-        domain.name, f"{domain.name}:{end}", end, end + domain.dead_man, (part,), "bench", state, "bench/1", 0.5
+        domain=domain.name,
+        sample=f"{domain.name}:{end}",
+        end=end,
+        expires=end + domain.dead_man,
+        targets=(part,),
+        reason="bench",
+        state=state,
+        policy="bench/1",
+        stress=0.5,
     )
 
 

@@ -57,7 +57,15 @@ def configuration(domains: int, policy: str) -> Config:
             Domain(
                 f"cell-{i}",
                 (Critical("robot-control", f"cell-{i}"),),
-                (Target("telemetry-upload", Rate(5_000), Rate(90_000), Rate(20_000), f"cell-{i}"),),
+                (
+                    Target(
+                        deployment="telemetry-upload",
+                        min=Rate(5_000),
+                        max=Rate(90_000),
+                        fail_safe=Rate(20_000),
+                        namespace=f"cell-{i}",
+                    ),
+                ),
                 policy,
                 capacity=Rate(100_000),
             )
@@ -97,7 +105,15 @@ def build_sample(domain: Domain, end: int, chance: random.Random) -> Sample:
         throughput=chance.randrange(20_000, 30_000),
     )
     sent = (TargetMeasure(domain.targets[0].key, chance.randrange(5_000, 60_000)),)
-    return Sample(domain.name, end - 4 * _PERIOD, end, _PERIOD, "bench", (measure,), sent)
+    return Sample(
+        domain=domain.name,
+        start=end - 4 * _PERIOD,
+        end=end,
+        period=_PERIOD,
+        source="bench",
+        critical=(measure,),
+        targets=sent,
+    )
 
 
 def _rate(count: int, work: Callable[..., Any], *arguments: Any) -> int:

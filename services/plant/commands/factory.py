@@ -18,7 +18,7 @@ from schemas.units import Duration, Rate
 from services.control import POLICIES
 from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
-from services.plant.harness.result_file import ResultFile
+from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
@@ -42,7 +42,7 @@ class RateParam(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class DurationParam(click.ParamType[float]):
+class SecondsParam(click.ParamType[float]):
     """The type of an option that is a duration such as ``100ms``; gives seconds."""
 
     name = "duration"
@@ -71,7 +71,7 @@ class DurationParam(click.ParamType[float]):
 )
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
-@click.option("--fifo", type=DurationParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
+@click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
 @click.option("--passive", type=int, default=8, show_default=True, help="Seconds on each bed with priority bands.")
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")

@@ -12,7 +12,7 @@ from functools import partial
 import click
 
 from schemas.domain import Domain
-from services.plant.harness.bandwidth_agent import BandwidthAgent, LimitChange
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
 from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.run import ScenarioRun, play_events
@@ -47,7 +47,7 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
     emulator = Emulator(host=host, port=api_port)
     emulator.apply(build_manifests(scenario.apps, domain))
 
-    def report_change(change: LimitChange) -> None:
+    def report_change(change: EnforcedLimit) -> None:
         click.echo(f"{change.pod}: {'no limit' if change.kbit is None else f'{change.kbit} kbit/s'}")
 
     async def report_seconds() -> None:

@@ -1,7 +1,7 @@
-"""Stands in for Cilium's Bandwidth Manager: enforces the annotations of Pods in the plant.
+"""Replaces Cilium's Bandwidth Manager: enforces the annotations of Pods in the plant.
 
 It sits between the API server and the plant.  Like Cilium's agent it watches live Pods only, treats an
-unreadable value as no limit, and needs a moment for each change.
+unreadable value as no limit, and needs some time for each change.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class LimitedPlant(LimitControl, Protocol):
         """The best-effort pods there are."""
 
 
-class LimitChange(Struct, frozen=True):
+class EnforcedLimit(Struct, frozen=True):
     """A limit that came into force on a pod."""
 
     at: int
@@ -71,7 +71,7 @@ class BandwidthAgent:
         delay: float = 0.03,
         headers: Mapping[str, str] | None = None,
         trust: ssl.SSLContext | None = None,
-        on_change: Callable[[LimitChange], None] = lambda _: None,
+        on_change: Callable[[EnforcedLimit], None] = lambda _: None,
     ) -> None:
         """Prepare; ``run`` makes the first request.
 
@@ -101,7 +101,7 @@ class BandwidthAgent:
         return len(self._uids[target]) - sum(pod.pod.target == target for pod in self._pods)
 
     async def run(self) -> None:
-        """Follow the API; list anew whenever a watch ends or fails."""
+        """Follow the API; list again whenever a watch ends or fails."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5)
         connector = aiohttp.TCPConnector(ssl=self._trust or True)
         async with (
@@ -174,7 +174,7 @@ class BandwidthAgent:
             bound.enforced = True
             if all(one.enforced for one in self._pods):
                 self._all_enforced.set()
-            self._on_change(LimitChange(time.time_ns(), bound.pod.target, bound.pod.name, done[1], done[0]))
+            self._on_change(EnforcedLimit(time.time_ns(), bound.pod.target, bound.pod.name, done[1], done[0]))
 
 
 def parse_annotation(annotation: str | None) -> int | None:

@@ -27,7 +27,7 @@ class MeasuredPlant(CounterSource, Protocol):
         """The best-effort pods there are."""
 
 
-class _Counters(Collector):
+class _PlantCollector(Collector):
     """Reads the plants at each scrape."""
 
     def __init__(self, plants: Sequence[MeasuredPlant]) -> None:
@@ -57,7 +57,7 @@ class _Counters(Collector):
         return latency, lost, sent
 
 
-class _QuietHandler(WSGIRequestHandler):
+class _UnloggedRequest(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Log nothing: scrapes are frequent."""
 
@@ -68,10 +68,10 @@ class MetricsPage:
     def __init__(self, plants: Sequence[MeasuredPlant], host: str = "127.0.0.1", port: int = 0) -> None:
         """Prepare; the plants' counters are read from other threads.  Port 0 picks a free one."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Counters(plants))
+        registry.register(_PlantCollector(plants))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
-        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _QuietHandler)
+        self._server = make_server(host, port, self, ThreadingWSGIServer, _UnloggedRequest)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """If not empty, the page answers with status 503 and this reason."""
@@ -81,7 +81,8 @@ class MetricsPage:
         """The page's address."""
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request, as a WSGI application."""
         if self.blind:
             start("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [self.blind.encode() + b"\n"]

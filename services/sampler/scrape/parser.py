@@ -1,21 +1,24 @@
-"""Reads an exporter's page in the Prometheus text format, and keeps only what a sample needs.
+"""Reads an exporter's page while it streams in, and keeps only the counters that a sample needs.
 
-A page is read several times a second, and little but its numbers changes.  So a line's name and labels are
-parsed once, by prometheus_client, and cached by their bytes.
+Every line is checked against the format, as Prometheus does: one malformed line spoils the page.  Only the
+lines of configured workloads are parsed, so that memory does not grow with the page.  A page is read several
+times a second, and little but its numbers changes: a line's name and labels are parsed once, and cached by
+their bytes.
 """
 
 import re
-from math import inf, isnan, nan
+from collections.abc import Iterable, Iterator, Set
+from math import inf, isnan
 from typing import Literal, NamedTuple
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from services.sampler.scrape.text_format import OPENMETRICS, TEXT, Grammar, parse_bound, parse_head
 from services.sampler.workloads import Workloads
 
-_LE = re.compile(rb'[{,]le="([0-9A-Za-z.+-]*)"')
-"""A bucket's bound.  Inside another label's value a backslash would precede the quotation mark."""
-
 SeriesKind = Literal["latency", "lost", "throughput"]
+
+_LONGEST_LINE = 256 * 1024
+_SHOWN = 300
+"""Characters of a malformed line that are shown."""
 
 
 class CounterSeries(NamedTuple):
@@ -35,13 +38,15 @@ class ScrapedPage(NamedTuple):
     counters: dict[CounterSeries, tuple[float, ...]]
     """One number of a counter; of a histogram the cumulative buckets, ``+Inf`` last."""
     stamps: dict[CounterSeries, int]
-    """When bytes were counted, Unix ms, where the page says so: cAdvisor counts less often than it is scraped."""
+    """When bytes were counted, Unix ms, where the page has it: cAdvisor counts less often than it is scraped."""
     faults: dict[str, str]
-    """Why its series cannot be used, by workload."""
+    """Why the latency or loss of a workload cannot be used."""
+    unsettled: Set[str] = frozenset()
+    """Workloads with a throughput that the page gives twice, differently."""
 
 
 class MalformedPage(ValueError):
-    """The page is not in the text format; says where and why."""
+    """The page is not in its format, or too much of it would have to be kept; the text has place and reason."""
 
 
 class _KnownLine(NamedTuple):
@@ -50,106 +55,215 @@ class _KnownLine(NamedTuple):
     """Of a histogram's bucket; None for a counter."""
 
 
+class _Draft(NamedTuple):
+    """A page that is being read."""
+
+    page: ScrapedPage
+    histograms: dict[CounterSeries, dict[float, float]]
+    unsettled: set[str]
+
+
 class PageReader:
     """Reads the pages of one exporter."""
 
-    def __init__(self, workloads: Workloads) -> None:
-        """Read the series of these workloads and skip all others."""
+    def __init__(self, workloads: Workloads, max_lines: int = 20_000) -> None:
+        """Read the series of these workloads and skip all others.
+
+        Args:
+            workloads: whose series to keep.
+            max_lines: a page with more lines of these workloads is refused.
+        """
         names = workloads.names
         self._workloads = workloads
-        self._kinds: dict[bytes, SeriesKind] = {f"{names.metric}_bucket{{".encode(): "latency"}
+        self._max_lines = max_lines
+        self._kinds: dict[str, SeriesKind] = {f"{names.metric}_bucket": "latency"}
         if names.lost:
-            self._kinds[f"{names.lost}{{".encode()] = "lost"
+            self._kinds[names.lost] = "lost"
         if names.throughput:
-            self._kinds[f"{names.throughput}{{".encode()] = "throughput"
-        # Only these lines of a page, which may be megabytes long, are ever copied.
-        self._wanted = re.compile(rb"^(?:%s)[^\n]*" % b"|".join(map(re.escape, self._kinds)), re.MULTILINE)
+            self._kinds[names.throughput] = "throughput"
+        # A name may also be in braces, in quotation marks.
+        self._starts = (*(name.encode() for name in self._kinds), b"{")
+        self._critical = {key.partition("/")[2].encode() for key in workloads.critical}
+        self._critical_label = re.compile(
+            re.escape(names.workload.encode()) + rb'"?[ \t]*+=[ \t]*+"([^"\\\n]*+)"', re.ASCII
+        )
+        self._namespaces = tuple({f'"{key.partition("/")[0]}"'.encode() for key in workloads.senders})
+        self._throughput = re.compile(re.escape(names.throughput.encode())) if names.throughput else None
         self._known: dict[bytes, _KnownLine | None] = {}
-        self._histograms: dict[bytes, CounterSeries | None] = {}
+        self._series: dict[CounterSeries, CounterSeries] = {}
 
-    def read(self, text: bytes) -> ScrapedPage:
-        """Read one page.
+    def read(self, text: bytes, *, openmetrics: bool = False) -> ScrapedPage:
+        """Read one whole page; see ``read_chunks``."""
+        return self.read_chunks([text], openmetrics=openmetrics)
+
+    def read_chunks(self, chunks: Iterable[bytes], *, openmetrics: bool = False) -> ScrapedPage:
+        """Read one page, given in pieces of any size.
+
+        Args:
+            chunks: the page.
+            openmetrics: it is in OpenMetrics, not in the text format.
 
         Raises:
-            MalformedPage: it is cut off, or a line that matters is not in the text format.
+            MalformedPage: it is cut off, not in its format, or has too many lines of the configured workloads.
         """
-        if text and not text.endswith(b"\n"):
-            raise MalformedPage("the page does not end with a line feed: it was cut off")
-        lines = self._wanted.findall(text)
-        if len(self._known) > 4 * len(lines) + 1000:
-            # Pods come and go: drop the cache, and parse anew what is still there.
+        grammar = OPENMETRICS if openmetrics else TEXT
+        draft = _Draft(ScrapedPage({}, {}, {}), {}, set())
+        count = 0
+        for lines in _split_lines(chunks, grammar):
+            for line in self._select(lines):
+                count += 1
+                if count > self._max_lines:
+                    raise MalformedPage(f"more than {self._max_lines} lines of the configured workloads")
+                self._take(line, grammar, draft)
+        if len(self._known) > 4 * count + 1000:
+            # Pods come and go: drop the cache, and parse the remaining ones again.
             self._known.clear()
-            self._histograms.clear()
-        histograms: dict[CounterSeries, dict[float, float]] = {}
-        page = ScrapedPage({}, {}, {})
-        for line in lines:
-            name, brace, rest = line.rpartition(b"}")
-            if not brace:
-                raise MalformedPage(f"not in the text format (labels without an end): {line.decode(errors='replace')}")
-            if name not in self._known:
-                self._known[name] = self._parse_name(name + brace)
-            known = self._known[name]
-            if known is None:
+            self._series.clear()
+        for series, buckets in draft.histograms.items():
+            _add_histogram(draft.page, series, buckets)
+        return draft.page._replace(unsettled=draft.unsettled)
+
+    def _select(self, lines: bytes) -> Iterator[bytes]:
+        """The lines that may belong to a configured workload, without parsing any."""
+        taken = 0
+        for match in self._critical_label.finditer(lines):
+            if match[1] in self._critical and match.start() >= taken:
+                start, taken = _line_around(lines, match)
+                if lines.startswith(self._starts, start):
+                    yield lines[start:taken]
+        if self._throughput is None:
+            return
+        taken = 0
+        for match in self._throughput.finditer(lines):
+            if match.start() < taken:
                 continue
-            value, stamp = _parse_numbers(line, rest)
-            if stamp is not None and known.series.kind == "throughput":
-                page.stamps[known.series] = stamp
-            if known.bound is None:
-                page.counters[known.series] = (value,)
-            else:
-                histograms.setdefault(known.series, {})[known.bound] = value
-        for series, buckets in histograms.items():
-            _add_histogram(page, series, buckets)
-        return page
+            start, taken = _line_around(lines, match)
+            line = lines[start:taken]
+            if line.startswith(self._starts) and any(namespace in line for namespace in self._namespaces):
+                yield line
 
-    def _parse_name(self, name: bytes) -> _KnownLine | None:
+    def _take(self, line: bytes, grammar: Grammar, draft: _Draft) -> None:
+        """Add the sample of a line to the page, if it belongs to a configured workload."""
+        sample = grammar.sample.fullmatch(line)
+        assert sample is not None  # the line is well formed, and no comment
+        head, number, stamp = sample.groups()
+        if head not in self._known:
+            self._known[head] = self._parse(head, line)
+        known = self._known[head]
+        if known is None:
+            return
+        series, value = known.series, float(number)
+        if not 0 <= value < inf:
+            raise MalformedPage(f"expected a counter: {_show(line)}")
+        if stamp is not None and series.kind == "throughput":
+            draft.page.stamps[series] = round(float(stamp) * grammar.stamp_unit)
+        if known.bound is None:
+            before = draft.page.counters.setdefault(series, (value,))[0]
+        else:
+            before = draft.histograms.setdefault(series, {}).setdefault(known.bound, value)
+        if before == value:
+            return
+        if series.kind == "throughput":
+            draft.unsettled.add(series.workload)
+        else:
+            draft.page.faults[series.workload] = f"the page shows a series twice, differently: {_show(line)}"
+
+    def _parse(self, head: bytes, line: bytes) -> _KnownLine | None:
         """Find the series of a line by its name and labels; None where it belongs to no configured workload."""
-        kind = next(kind for prefix, kind in self._kinds.items() if name.startswith(prefix))
-        if kind != "latency":
-            series = self._find_series(kind, name)
-            return None if series is None else _KnownLine(series, None)
-        bucket = _LE.search(name)
-        # The buckets of one histogram differ in their bounds alone: parse its labels once.
-        whole = name if bucket is None else name[: bucket.start(1)] + b"0" + name[bucket.end(1) :]
-        if whole not in self._histograms:
-            self._histograms[whole] = self._find_series(kind, whole)
-        histogram = self._histograms[whole]
-        if histogram is None:
+        try:
+            name, labels = parse_head(head)
+        except ValueError as error:
+            raise MalformedPage(f"not in the text format ({error}): {_show(line)}") from None
+        kind = self._kinds.get(name)
+        if kind is None:
             return None
-        text = "" if bucket is None else bucket[1].decode()
-        try:
-            bound = float(text)
-        except ValueError:
-            bound = nan
-        if isnan(bound):
-            raise MalformedPage(f"bucket with the bound {text!r}: {name.decode(errors='replace')}")
-        return _KnownLine(histogram, bound)
-
-    def _find_series(self, kind: SeriesKind, name: bytes) -> CounterSeries | None:
-        try:
-            families = list(text_string_to_metric_families(name.decode() + " 0\n"))
-            labels: dict[str, str] = dict(families[0].samples[0].labels)
-        except (ValueError, IndexError, KeyError) as error:
-            raise MalformedPage(f"not in the text format ({error}): {name.decode(errors='replace')}") from None
         if kind == "throughput":
             key = self._workloads.find_sender(labels)
         else:
             key = self._workloads.find_critical(labels) if self._workloads.has_matchers(labels) else None
         if key is None:
             return None
-        labels.pop("le", None)
-        return CounterSeries(kind, key, tuple(sorted(labels.items())))
+        bound = None
+        if kind == "latency":
+            text = labels.pop("le", "")
+            bound = parse_bound(text)
+            if isnan(bound):
+                raise MalformedPage(f"bucket with the bound {text!r}: {_show(line)}")
+        series = CounterSeries(kind, key, tuple(sorted(labels.items())))
+        return _KnownLine(self._series.setdefault(series, series), bound)
 
 
-def _parse_numbers(line: bytes, rest: bytes) -> tuple[float, int | None]:
-    number, *stamp = rest.split() or [b""]
-    try:
-        value, stamps = float(number), [int(part) for part in stamp]
-    except ValueError as error:
-        raise MalformedPage(f"not in the text format ({error}): {line.decode(errors='replace')}") from None
-    if not 0 <= value < inf or len(stamps) > 1:
-        raise MalformedPage(f"expected a counter and perhaps a timestamp: {line.decode(errors='replace')}")
-    return value, stamps[0] if stamps else None
+def _split_lines(chunks: Iterable[bytes], grammar: Grammar) -> Iterator[bytes]:
+    """Whole, well-formed lines, many at a time.
+
+    Raises:
+        MalformedPage: a line is malformed or too long, or the page is cut off.
+    """
+    rest, ended = b"", False
+    for chunk in chunks:
+        if ended and chunk:
+            raise MalformedPage("more after the end of the page, # EOF")
+        head, feed, tail = chunk.rpartition(b"\n")
+        if not feed:
+            rest += chunk
+        else:
+            lines, rest = rest + head + feed, tail
+            if grammar is OPENMETRICS:
+                lines, ended = _cut_end(lines, rest)
+            _check(lines, grammar)
+            yield lines
+        if len(rest) > _LONGEST_LINE:
+            raise MalformedPage(f"a line of more than {_LONGEST_LINE} bytes: {_show(rest)}")
+    if grammar is OPENMETRICS:
+        if not ended and rest != b"# EOF":
+            raise MalformedPage("the page does not end with # EOF: it was cut off")
+    elif rest:
+        raise MalformedPage("the page does not end with a line feed: it was cut off")
+
+
+def _cut_end(lines: bytes, rest: bytes) -> tuple[bytes, bool]:
+    """Cut off the line that ends an OpenMetrics page; gives whether it was there.
+
+    Raises:
+        MalformedPage: there is more behind it.
+    """
+    at = 0 if lines.startswith(b"# EOF\n") else lines.find(b"\n# EOF\n") + 1
+    if not at and not lines.startswith(b"# EOF\n"):
+        return lines, False
+    if rest or len(lines) > at + len(b"# EOF\n"):
+        raise MalformedPage("more after the end of the page, # EOF")
+    return lines[:at], True
+
+
+def _check(lines: bytes, grammar: Grammar) -> None:
+    """Check whole lines against the format.
+
+    Raises:
+        MalformedPage: one is malformed.
+    """
+    match = grammar.lines.match(lines)
+    assert match is not None
+    if match.end() < len(lines):
+        line = lines[match.end() : lines.find(b"\n", match.end())]
+        raise MalformedPage(f"not in the text format: {_show(line)}")
+    if not lines.isascii():
+        for line in lines.split(b"\n"):
+            # A comment that is no HELP may be in any encoding.
+            if not line.startswith(b"#") or b"HELP" in line:
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    raise MalformedPage(f"not in the text format ({error}): {_show(line)}") from None
+
+
+def _line_around(lines: bytes, match: re.Match[bytes]) -> tuple[int, int]:
+    """Where the line with a match begins, and where the next one does."""
+    return lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
+
+
+def _show(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _add_histogram(page: ScrapedPage, series: CounterSeries, buckets: dict[float, float]) -> None:

@@ -1,14 +1,14 @@
 """Third check of an audit: has every action its cause, and was every decision that moved a limit acted on?
 
-Every action says what limit it found.  So the actions on a target form a chain, and one that is
-missing, or was never reported, leaves a limit that nobody set.
+Every action contains the limit that it found.  So the actions on a target form a chain, and one that is
+missing, or was never reported, leaves a limit without a cause.
 """
 
 from msgspec import Struct
 
 from schemas.domain import Target
 from schemas.messages import Action, Decision, TargetDecision
-from services.tools.audit.pods import PodShareAudit
+from services.tools.audit.limits import LimitAudit
 from services.tools.audit.streams import Breach, forget_oldest
 from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import format_time
@@ -22,7 +22,7 @@ _PAUSED = "paused: "
 _READ_BACK = "read back from the objects"
 """How the reason begins where a report was made after a crash: the Deployment itself may not have been written."""
 _HELD_BACK = "raised no further than"
-"""Stands in the reason where the actuator put less in force than was decided, so that no rise is a leap."""
+"""Part of the reason if the actuator put less in force than was decided, so that no rise is a leap."""
 _PODS_ONLY = "; Pods only so far"
 """How the reason ends where the Deployment was not written: it had changed, or another order came first."""
 
@@ -70,7 +70,7 @@ class TargetAudit:
         """The action last missed: the limit that it found and left, and its breach, unless its report comes late."""
         self._may_differ = False
         self._newest: Action | None = None
-        self._pods = PodShareAudit(target)
+        self._limits = LimitAudit(target)
         self.breaches: list[Breach] = []
         self.notes: list[str] = []
         self.actions = 0
@@ -110,10 +110,15 @@ class TargetAudit:
         """Check the next action; ``first`` is the end of its domain's first sample, UTC ns; None without one."""
         self.actions += 1
         self._check_cause(action, recorded, first)
-        self._check_bounds(action, recorded)
-        self.breaches += [Breach(rule, self.name, what, recorded.time) for rule, what in self._pods.check(action)]
+        self.breaches += [Breach(rule, self.name, what, recorded.time) for rule, what in self._limits.check(action)]
         self._check_chain(action, recorded)
-        self._check_fence(action, recorded)
+        if action.cause == "decision" and action.outcome == "applied" and action.sampled is not None:
+            newest = self._newest
+            if newest is None or newest.sampled is None or action.sampled >= newest.sampled:
+                self._newest = action
+            elif (action.applied or 0) > (newest.applied or 0):
+                text = f"action {action.id} put an older decision in force over that of {newest.id}"
+                self._add_breach("fence", text, recorded.time)
         self._pending = None
         if action.cause == "restore":
             self.notes.append(f"{self.name} was restored at {format_time(recorded.time)}: {action.outcome}")
@@ -174,19 +179,18 @@ class TargetAudit:
             return
         decided = self._issued.get(action.decision)
         if decided is None:
-            if self._lies_before(action, first):
+            sampled = action.sampled or 0
+            # A limit may have been in force for longer than decisions are kept.
+            forgotten = self._forgot and sampled < next(iter(self._issued.values())).end
+            if first is None or sampled < first or forgotten:
                 self.unchecked += 1
             else:
-                self._add_breach(
-                    "cause", f"action {action.id} names {action.decision}: there is no such decision", recorded.time
-                )
+                text = f"action {action.id} names {action.decision}: there is no such decision"
+                self._add_breach("cause", text, recorded.time)
             return
         if (action.epoch, action.seq, action.sampled) != (decided.epoch, decided.seq, decided.end):
-            self._add_breach(
-                "cause",
-                f"action {action.id} has another epoch, sequence or sample than decision {decided.id}",
-                recorded.time,
-            )
+            text = f"action {action.id} has another epoch, sequence or sample than decision {decided.id}"
+            self._add_breach("cause", text, recorded.time)
         asked = self._clamp(decided.limit)
         before = self._in_force
         keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
@@ -196,23 +200,14 @@ class TargetAudit:
             self._add_breach("cause", text, recorded.time)
         if action.applied is not None and action.cause == "decision" and action.applied > decided.expires + _LATE_NS:
             late = (action.applied - decided.expires) / 1e9
-            self._add_breach(
-                "fence", f"action {action.id} was applied {late:.1f} s after its decision expired", recorded.time
-            )
+            text = f"action {action.id} was applied {late:.1f} s after its decision expired"
+            self._add_breach("fence", text, recorded.time)
 
     def _is_late(self, action: Action) -> bool:
         """Return whether an action was applied before the one reported before it: it was read back after a crash."""
         before = self._in_force.applied if self._in_force is not None else None
         read_back = action.reason.startswith(_READ_BACK)
         return read_back and action.applied is not None and before is not None and action.applied < before
-
-    def _lies_before(self, action: Action, first: int | None) -> bool:
-        """Return whether the decision that an action names lies before the range, or has been forgotten."""
-        sampled = action.sampled or 0
-        if first is None or sampled < first:
-            return True
-        # A limit may have been in force for longer than decisions are kept.
-        return self._forgot and sampled < next(iter(self._issued.values())).end
 
     def _check_uncaused(self, action: Action, recorded: RecordedMessage) -> None:
         """Check an action without a decision: it sets a fail-safe limit, or restores the limit in force."""
@@ -224,17 +219,6 @@ class TargetAudit:
         if action.limit not in (before.limit, action.was) and not (self._may_differ and action.limit == before.was):
             text = f"action {action.id} ({action.cause}) set {action.limit} kbit/s, and {before.limit} were in force"
             self._add_breach("cause", text, recorded.time)
-
-    def _check_bounds(self, action: Action, recorded: RecordedMessage) -> None:
-        target = self._target
-        if target is None or action.outcome == "skipped":
-            return
-        if action.cause != "restore" and not target.min <= action.limit <= target.max:
-            text = f"action {action.id}: {action.limit} kbit/s is outside {target.min} to {target.max}"
-            self._add_breach("bounds", text, recorded.time)
-        if action.decision is None and action.cause != "restore" and action.limit > target.fail_safe:
-            text = f"action {action.id} ({action.cause}): {action.limit} kbit/s is above the fail-safe limit"
-            self._add_breach("bounds", text, recorded.time)
 
     def _check_chain(self, action: Action, recorded: RecordedMessage) -> None:
         before = self._in_force
@@ -254,20 +238,10 @@ class TargetAudit:
             return  # the rest of the same order
         text = (
             f"action {action.id} found {found} kbit/s, and the one before it, {before.id}, had left "
-            f"{before.limit}: an action is missing, or somebody else wrote"
+            f"{before.limit}: an action is missing, or another client wrote"
         )
         self._add_breach("chain", text, recorded.time)
         self._missing = before.limit, found, self.breaches[-1]
-
-    def _check_fence(self, action: Action, recorded: RecordedMessage) -> None:
-        if action.cause != "decision" or action.outcome != "applied" or action.sampled is None:
-            return
-        newest = self._newest
-        if newest is None or newest.sampled is None or action.sampled >= newest.sampled:
-            self._newest = action
-        elif (action.applied or 0) > (newest.applied or 0):
-            text = f"action {action.id} put an older decision in force over that of {newest.id}"
-            self._add_breach("fence", text, recorded.time)
 
 
 def _is_held_back(action: Action) -> bool:

@@ -10,6 +10,7 @@ chain     every action found the limit that the one before it left
 """
 
 from collections.abc import Collection, Sequence
+from typing import Self
 
 from msgspec import Struct, field
 
@@ -19,7 +20,9 @@ from services.bus.subjects import KINDS
 from services.tools.audit.actions import TargetAudit
 from services.tools.audit.decisions import DomainAudit
 from services.tools.audit.streams import Breach, SequenceAudit
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import decode_message
+from services.tools.common.message_source import MessageSource
 from services.tools.common.recording import RecordedMessage
 
 _MOST_NOTES = 1_000
@@ -55,8 +58,8 @@ class Auditor:
             whole: whether all domains are here, so that the streams' sequences have no gaps.
             kinds: the kinds that are kept there; nothing of another kind is missing.
         """
+        self.since = since
         self._configured = {domain.name: domain for domain in domains}
-        self._since = since
         self._answered = "decision" in kinds
         self._streams = SequenceAudit(since, whole=whole)
         self._decisions: dict[str, DomainAudit] = {}
@@ -66,6 +69,14 @@ class Auditor:
         self._last = 0
         self._found = Findings()
         self._strangers: set[str] = set()
+
+    @classmethod
+    def open(cls, source: MessageSource, scope: MessageRange) -> Self:
+        """Begin to check a range of a recording or of the bus."""
+        header = source.reader.header if source.reader is not None else None
+        since = max(scope.since or 0, header.since if header is not None else 0)
+        only = scope.domains or (header is not None and header.only)
+        return cls(source.domains, since, whole=not only, kinds=source.kinds)
 
     def check(self, recorded: RecordedMessage) -> None:
         """Check the next message."""
@@ -102,7 +113,7 @@ class Auditor:
     def _get_domain(self, name: str) -> DomainAudit:
         if name not in self._decisions:
             configured = self._configured.get(name)
-            self._decisions[name] = DomainAudit(name, configured, self._since, answered=self._answered)
+            self._decisions[name] = DomainAudit(name, configured, self.since, answered=self._answered)
         return self._decisions[name]
 
     def _get_target(self, domain: str, key: str) -> TargetAudit:

@@ -1,20 +1,15 @@
 """``sluice audit``: check that everything that happened on the bus keeps the rules."""
 
-import asyncio
 from collections import Counter
-from contextlib import aclosing
 
 import click
 import msgspec
 from rich.text import Text
 
-from services.bus.bus import Denied
-from services.runtime.exit_codes import ExitCode
-from services.tools.audit.auditor import Auditor, Findings
-from services.tools.common.bus_reader import BusError, MessageRange
+from services.tools.audit.auditor import Auditor
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.message_source import MessageSource, require_domains, source_options
-from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json, print_warning
-from services.tools.common.progress import show_progress
+from services.tools.common.output import TerminalConsole, escape_line, print_json, print_warning
 from services.tools.common.time_options import TimeParam, format_time, require_order
 
 _MOST_SHOWN = 200
@@ -37,34 +32,15 @@ def command(
     require_domains(source.domains, domains)
     require_order(since, until)
     scope = MessageRange(since=since, until=until, domains=domains)
-    try:
-        found = asyncio.run(_run_audit(source, scope))
-    except (BusError, Denied) as error:
-        raise CommandError(error, ExitCode.UNAVAILABLE) from None
-    if as_json:
-        print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
-    else:
-        _show(found)
+    auditor = Auditor.open(source, scope)
+    source.process(scope, auditor.check)
+    found = auditor.finish()
+    ok = not found.breaches and not found.empty
     if found.empty:
         print_warning(source.describe_empty())
-    source.exit(ok=not found.breaches and not found.empty)
-
-
-async def _run_audit(source: MessageSource, scope: MessageRange) -> Findings:
-    since, only = scope.since or 0, bool(scope.domains)
-    if source.reader is not None:
-        since, only = max(since, source.reader.header.since), only or bool(source.reader.header.only)
-    auditor = Auditor(source.domains, since, whole=not only, kinds=source.kinds)
-    with show_progress(f"auditing {source.name}", source.size) as update:
-        async with aclosing(source.read(scope)) as messages:
-            async for message in messages:
-                auditor.check(message)
-                if source.reader is not None:
-                    update(source.reader.offset)
-    return auditor.finish()
-
-
-def _show(found: Findings) -> None:
+    if as_json:
+        print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
+        source.exit(ok=ok)
     console = TerminalConsole(soft_wrap=True)
     for one in found.breaches[:_MOST_SHOWN]:
         when = f"{format_time(one.time)}  " if one.time else ""
@@ -74,14 +50,12 @@ def _show(found: Findings) -> None:
         console.print(f"and {len(found.breaches) - _MOST_SHOWN:,} more; --json has them all")
     for note in found.notes[:_MOST_SHOWN]:
         console.print(escape_line(note), style="yellow")
-    if found.empty:
-        return
-    summary = (
-        f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions "
-        f"({found.remade:,} decisions made again)"
-    )
-    if not found.breaches:
+    summary = f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions"
+    summary += f" ({found.remade:,} decisions made again)"
+    if found.breaches:
+        rules = Counter(one.rule for one in found.breaches).most_common()
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
+        console.print(f"{summary}: {len(found.breaches):,} breaches ({counts})", style="bold red")
+    elif ok:
         console.print(f"{summary}: all rules hold", style="green")
-        return
-    counts = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in found.breaches).most_common())
-    console.print(f"{summary}: {len(found.breaches):,} breaches ({counts})", style="bold red")
+    source.exit(ok=ok)

@@ -49,8 +49,21 @@ class DomainAudit:
 
     def check_decision(self, decision: Decision, recorded: RecordedMessage) -> None:
         """Check the next decision."""
-        self._check_sequence(decision, recorded)
-        self._check_sample(decision, recorded)
+        if (last := self._last) is not None:
+            same = decision.epoch == last.epoch
+            if decision.epoch < last.epoch or decision.seq != (last.seq + 1 if same else 1):
+                place = f"number {decision.seq} of epoch {decision.epoch}"
+                text = f"decision {decision.id}: {place} follows number {last.seq} of epoch {last.epoch}"
+                rule = "" if same else "; an epoch begins at 1, above the one before"
+                self._add_breach("sequence", text + rule, recorded)
+        if decision.sample != f"{decision.domain}:{decision.end}":
+            text = f"decision {decision.id} names the sample {decision.sample}, which has another domain or end"
+            self._add_breach("cause", text, recorded)
+        named = recorded.headers.get(SAMPLE_SEQ, "")
+        seq = self._seqs.get(decision.sample)
+        if seq is not None and named != str(seq):
+            text = f"decision {decision.id} names sequence {named or '-'} for its sample, which has {seq}"
+            self._add_breach("cause", text, recorded)
         self._check_bounds(decision, recorded)
         self._last = decision
         if recorded.time >= self._since:
@@ -61,38 +74,11 @@ class DomainAudit:
     def _add_breach(self, rule: str, what: str, recorded: RecordedMessage) -> None:
         self.breaches.append(Breach(rule, self.name, what, recorded.time))
 
-    def _check_sequence(self, decision: Decision, recorded: RecordedMessage) -> None:
-        last = self._last
-        if last is None:
-            return
-        place = f"number {decision.seq} of epoch {decision.epoch} follows number {last.seq} of epoch {last.epoch}"
-        if decision.epoch == last.epoch:
-            if decision.seq != last.seq + 1:
-                self._add_breach("sequence", f"decision {decision.id}: {place}", recorded)
-        elif decision.epoch < last.epoch or decision.seq != 1:
-            self._add_breach(
-                "sequence", f"decision {decision.id}: {place}; an epoch begins at 1, above the one before", recorded
-            )
-
-    def _check_sample(self, decision: Decision, recorded: RecordedMessage) -> None:
-        if decision.sample != f"{decision.domain}:{decision.end}":
-            self._add_breach(
-                "cause",
-                f"decision {decision.id} names the sample {decision.sample}, which has another domain or end",
-                recorded,
-            )
-        named = recorded.headers.get(SAMPLE_SEQ, "")
-        seq = self._seqs.get(decision.sample)
-        if seq is not None and named != str(seq):
-            text = f"decision {decision.id} says that its sample has sequence {named or '-'}; it has {seq}"
-            self._add_breach("cause", text, recorded)
-
     def _check_bounds(self, decision: Decision, recorded: RecordedMessage) -> None:
         named = {one.target for one in decision.targets}
         if self._bounds and named != set(self._bounds):
-            self._add_breach(
-                "bounds", f"decision {decision.id} is about {sorted(named)}, not {sorted(self._bounds)}", recorded
-            )
+            text = f"decision {decision.id} is about {sorted(named)}, not {sorted(self._bounds)}"
+            self._add_breach("bounds", text, recorded)
         for one in decision.targets:
             target = self._bounds.get(one.target)
             if target is not None and not target.min <= one.limit <= target.max:

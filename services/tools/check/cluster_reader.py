@@ -1,7 +1,7 @@
-"""Reads what a cluster says about whether Sluice would work there.  Changes nothing.
+"""Reads from a cluster whether Sluice would work there.  Changes nothing.
 
 It needs more than the services may: nodes, Cilium's settings and policies, so it runs with the
-kubeconfig of whoever installs.
+kubeconfig of the installing user.
 """
 
 import asyncio
@@ -32,13 +32,11 @@ async def check_cluster(config: Config) -> CheckResult:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
     except (KubeConfigError, Rejected, Unavailable) as error:
-        return CheckResult(
-            "kubernetes", where, "", reached=True, findings=(Finding("error", "kubernetes", str(error)),)
-        )
+        problem = Finding("error", "kubernetes", str(error))
+        return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
-    return CheckResult(
-        "kubernetes", where, state, reached=True, findings=tuple(check_cluster_objects(config.domains, cluster))
-    )
+    findings = tuple(check_cluster_objects(config.domains, cluster))
+    return CheckResult("kubernetes", where, state, reached=True, findings=findings)
 
 
 async def _read(api: KubeClient, config: Config) -> ClusterObjects:
@@ -51,6 +49,13 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
     wide = await _fetch(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
     policies = await _list_items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies")
+    volumes = True
+    # Only the bus of the manifests is known to need a volume.
+    if "sluice/nats" in {parse_service(server) for server in config.bus.servers}:
+        bus = await _fetch(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
+        if bus is None or bus["spec"].get("volumeClaimTemplates"):
+            classes = await _fetch(api, "/apis/storage.k8s.io/v1/storageclasses")
+            volumes = any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
     return ClusterObjects(
         cilium=None if cilium is None else cilium.get("data") or {},
         nodes=(await _fetch(api, "/api/v1/nodes"))["items"],
@@ -58,7 +63,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         pods=await _list_items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
-        volumes=await _has_volumes(api, config),
+        volumes=volumes,
         absent=await _find_absent_services(api, config),
         left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
     )
@@ -83,7 +88,7 @@ async def _find_absent_services(api: KubeClient, config: Config) -> dict[str, tu
         text = "the exporter sees probes only (Helm value hubble.relay.enabled=true)"
         asked.append(("exporter.relay.address", config.exporter.relay.address, text))
     probes = config.exporter.probes
-    asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
+    asked += [(f"exporter.probes {probe.key}", probe.address, "its probes have no target") for probe in probes]
     absent = {}
     for who, address, why in asked:
         service = parse_service(address)
@@ -97,17 +102,6 @@ def parse_service(address: str) -> str | None:
     """Parse ``namespace/name`` of a Service from its address; None for any other address."""
     found = _SERVICE.match(urlsplit(address if "//" in address else f"//{address}").hostname or "")
     return None if found is None else f"{found[2]}/{found[1]}"
-
-
-async def _has_volumes(api: KubeClient, config: Config) -> bool:
-    """Return whether the bus of the manifests gets its volume; another bus is not checked."""
-    if "sluice/nats" not in {parse_service(server) for server in config.bus.servers}:
-        return True
-    bus = await _fetch(api, "/apis/apps/v1/namespaces/sluice/statefulsets/nats")
-    if bus is not None and not bus["spec"].get("volumeClaimTemplates"):
-        return True
-    classes = await _fetch(api, "/apis/storage.k8s.io/v1/storageclasses")
-    return any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
 
 
 async def _list_items(api: KubeClient, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:

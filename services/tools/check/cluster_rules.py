@@ -1,7 +1,7 @@
 """Checks a cluster's objects: would Sluice work there?  Pure: objects in, findings out.
 
 ``sluice check --cluster`` reads the objects; each function here knows one way in which a limit or a
-priority is silently not enforced, and says what to do about it.
+priority is silently not enforced, and has the remedy.
 """
 
 import re
@@ -32,7 +32,7 @@ _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxc
 
 
 class Finding(Struct, frozen=True):
-    """One thing that a user should know before installing."""
+    """A fact that a user should know before installing."""
 
     level: Literal["error", "warning"]
     """An error: a limit would not hold, or not be set.  A warning: something works less well."""
@@ -66,11 +66,29 @@ class ClusterObjects(Struct, frozen=True):
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
     """Check all rules; return the findings, errors first."""
-    found = [*_check_cilium(cluster), *_check_nodes(cluster), *_check_services(cluster)]
+    found = [*_check_cilium(cluster), *_check_nodes(cluster)]
+    if not cluster.volumes:
+        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
+        found.append(Finding("error", "storageclasses", text))
+    level: Literal["error", "warning"]
+    for who, (service, why) in cluster.absent.items():
+        level = "error" if who == "signal.prometheus.url" else "warning"
+        found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
     found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
     for domain in domains:
-        found += _check_workloads(domain, cluster)
+        for kind, wanted, keys in (
+            ("target", "bestEffort", [target.key for target in domain.targets]),
+            ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
+        ):
+            for key in keys:
+                where, deployment = f"deployment {key}", cluster.deployments.get(key)
+                if deployment is None:
+                    level = "error" if kind == "target" else "warning"
+                    found.append(Finding(level, where, f"not found: the configuration names it as a {kind}"))
+                elif (priority := annotations(deployment["spec"]["template"]).get(PRIORITY)) != wanted:
+                    text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
+                    found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
             found += _check_target(target, cluster)
     return sorted(found, key=lambda one: one.level != "error")
@@ -82,11 +100,8 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("error", where, "not found: without Cilium nothing enforces the annotation")
         return
     if cluster.cilium.get("enable-bandwidth-manager") != "true":
-        yield Finding(
-            "error",
-            where,
-            "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true",
-        )
+        text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
+        yield Finding("error", where, text)
     if cluster.cilium.get("enable-ipsec") == "true":
         yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
     if cluster.cilium.get("enable-hubble") != "true":
@@ -97,49 +112,16 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("warning", "kube-system/cilium", text)
 
 
-def _check_services(cluster: ClusterObjects) -> Iterator[Finding]:
-    if not cluster.volumes:
-        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
-        yield Finding("error", "storageclasses", text)
-    for who, (service, why) in cluster.absent.items():
-        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
-        yield Finding(level, who, f"there is no Service {service}: {why}")
-
-
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
-        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
         yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
-            yield Finding(
-                "warning",
-                f"node {node['metadata']['name']}",
-                f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not",
-            )
-
-
-def _check_workloads(domain: Domain, cluster: ClusterObjects) -> Iterator[Finding]:
-    for kind, wanted, workloads in (
-        ("target", "bestEffort", [target.key for target in domain.targets]),
-        ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
-    ):
-        for key in workloads:
-            deployment = cluster.deployments.get(key)
-            if deployment is None:
-                level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
-                yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
-                continue
-            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
-            if priority != wanted:
-                yield Finding(
-                    "warning",
-                    f"deployment {key}",
-                    f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better, "
-                    "and must be set when a pod is created",
-                )
+            text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
+            yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
 def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
@@ -149,14 +131,14 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
         return
     yield from _check_ownership(target, deployment)
     if BANDWIDTH not in annotations(deployment["spec"]["template"]):
-        yield Finding(
-            "warning",
-            where,
-            f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it; "
-            f"set {target.fail_safe} there once",
-        )
-    yield from _check_host_network(target, deployment, cluster)
+        text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
+        yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
     pods = select_pods(deployment, cluster.pods)
+    hosted = [f"pod {_name_object(pod)}" for pod in pods if pod["spec"].get("hostNetwork")]
+    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
+        hosted = [where]
+    for one in hosted:
+        yield Finding("error", one, "uses the host's network: Cilium limits pods with their own only")
     yield from _check_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
         if any(uses_proxy(rule) for pod in (*pods, build_template_pod(deployment)) for rule in find_rules(policy, pod)):
@@ -166,28 +148,18 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
             yield Finding("error", where, f"has an L7 rule at egress of {target.key}: that lifts its limit")
 
 
-def _check_host_network(target: Target, deployment: Object, cluster: ClusterObjects) -> Iterator[Finding]:
-    why = "uses the host's network: Cilium limits pods with their own only"
-    if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
-        yield Finding("error", f"deployment {target.key}", why)
-        return
-    for pod in select_pods(deployment, cluster.pods):
-        if pod["spec"].get("hostNetwork"):
-            yield Finding("error", f"pod {_name_object(pod)}", why)
-
-
 def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     """Check for a value that is there already, by the actuator's own rules."""
     where = f"deployment {target.key}"
     seen = convert(deployment, type=Deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_describe_setter(deployment)}; to hand it back: {resume_command(seen)}"
+        text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
         yield Finding("error", where, text + _describe_gitops(deployment))
     elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
-            "remembers it, and `sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+            "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
         yield Finding("warning", where, text + _describe_gitops(deployment))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import replace
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -61,11 +60,17 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     except ValueError as error:
         raise CommandError(f"{path}: {error}", ExitCode.FINDING) from None
     logging_setup.configure("check", "error")
-    results = [] if offline else asyncio.run(_run_checks(config, cluster=cluster))
+    results = []
     if cluster:
-        from services.tools.check.cluster_reader import check_cluster  # noqa: PLC0415 - its client is slow to load
+        # Its client is slow to load.
+        from services.tools.check.api_proxy import check_through_api  # noqa: PLC0415
+        from services.tools.check.cluster_reader import check_cluster  # noqa: PLC0415
 
-        results.append(asyncio.run(check_cluster(with_default_kubeconfig(config))))
+        settings = with_default_kubeconfig(config)
+        results = [] if offline else asyncio.run(check_through_api(settings))
+        results.append(asyncio.run(check_cluster(settings)))
+    elif not offline:
+        results = asyncio.run(check_connectivity(config))
     measured = any(one.what == config.signal.source and is_measured(one) for one in results)
     found = [*advise(config, measured=measured), *(finding for one in results for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")
@@ -75,34 +80,6 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     else:
         _show_report(TerminalConsole(), path, report)
     sys.exit(ExitCode.OK if report.works(strict=strict) else ExitCode.FINDING)
-
-
-async def _run_checks(config: Config, *, cluster: bool) -> list[CheckResult]:
-    if not cluster:
-        return await check_connectivity(config)
-    from services.tools.check.api_proxy import forward_through_api  # noqa: PLC0415 - its client is slow to load
-
-    async with forward_through_api(with_default_kubeconfig(config)) as there:
-        results = await check_connectivity(there)
-    if there.signal == config.signal:
-        return results
-    addresses = source_class(config.signal.source).addresses
-    names = dict(zip(addresses(there.signal), addresses(config.signal), strict=True))
-    where = f"{', '.join(names.values())} (through the API server)"
-    restored = []
-    for one in results:
-        if one.what == config.signal.source:
-            # Findings name the forwarded addresses, which are gone by now.
-            findings = []
-            for finding in one.findings:
-                text = finding.what
-                for address, name in names.items():
-                    text = text.replace(address, name)
-                findings.append(replace(finding, what=text))
-            restored.append(replace(one, where=where, findings=tuple(findings)))
-        else:
-            restored.append(one)
-    return restored
 
 
 def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> None:

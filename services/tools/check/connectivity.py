@@ -90,12 +90,19 @@ async def _check_signal(config: Config) -> CheckResult:
     reason = await _find_obstacle(addresses)
     if reason is not None:
         return CheckResult(signal.source, where, reason, reached=False)
+    end = time.time_ns() // signal.period * signal.period
     try:
-        measured, end, took = await _measure(config)
+        with open_source(config) as source:
+            if source.needs_warm_up:
+                await source.measure(end)
+                end += signal.window
+                await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
+            asked = time.monotonic()
+            measured = await source.measure(end)
+            took = time.monotonic() - asked
     except NoData as error:
-        return CheckResult(
-            signal.source, where, "", reached=True, findings=(Finding("error", signal.source, str(error)),)
-        )
+        findings = (Finding("error", signal.source, str(error)),)
+        return CheckResult(signal.source, where, "", reached=True, findings=findings)
     found, latencies = [], []
     if took > signal.period.seconds:
         text = f"takes {took:.2f} s to answer, longer than the period of {signal.period}: windows will be left out"
@@ -103,7 +110,7 @@ async def _check_signal(config: Config) -> CheckResult:
     for domain in config.domains:
         sample = build_sample(domain, signal, end, measured)
         for critical, measure in zip(domain.critical, sample.critical, strict=True):
-            found += _check_workload(critical, measure, measured, domain.min_observations)
+            found += check_workload(critical, measure, measured, domain.min_observations)
             latencies += [formatting.describe_measure(measure, critical)] if measure.missing is None else []
         unmeasured = [target.target for target in sample.targets if target.throughput is None]
         if unmeasured:
@@ -112,27 +119,10 @@ async def _check_signal(config: Config) -> CheckResult:
     return CheckResult(signal.source, where, "; ".join(latencies) or "answers", reached=True, findings=tuple(found))
 
 
-async def _measure(config: Config) -> tuple[Measurements, int, float]:
-    """Measure one whole window; return it, its end (UTC ns), and how long the source took to answer (seconds).
-
-    Raises:
-        NoData: the source knows nothing.
-    """
-    signal = config.signal
-    end = time.time_ns() // signal.period * signal.period
-    with open_source(config) as source:
-        if source.needs_warm_up:
-            await source.measure(end)
-            end += signal.window
-            await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
-        asked = time.monotonic()
-        measured = await source.measure(end)
-        return measured, end, time.monotonic() - asked
-
-
-def _check_workload(
+def check_workload(
     critical: Critical, measure: CriticalMeasure, measured: Measurements, needed: int
 ) -> Iterator[Finding]:
+    """Check what a source measured of one workload, where ``needed`` observations are."""
     where = f"workload {critical.key}"
     if measure.missing is not None:
         yield Finding("error", where, measure.missing)

@@ -91,19 +91,14 @@ def _fits(selector: Object, pod: Object) -> bool:
         plain = _plain(key)
         if known.get(plain) != value and not (plain.startswith(_RESERVED) and plain not in known):
             return False
-    return all(_matches(expression, known) for expression in selector.get("matchExpressions") or ())
-
-
-def _matches(expression: Object, known: Mapping[str, str]) -> bool:
-    value = known.get(_plain(expression["key"]))
-    match expression["operator"]:
-        case "In":
-            return value in expression["values"]
-        case "NotIn":
-            return value not in expression["values"]
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case _:
+    for expression in selector.get("matchExpressions") or ():
+        value, values = known.get(_plain(expression["key"])), expression.get("values") or ()
+        holds = {
+            "In": value in values,
+            "NotIn": value not in values,
+            "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }
+        if not holds.get(expression["operator"]):
             return False
+    return True

@@ -1,26 +1,30 @@
 """Reads a range of the bus as recorded messages, in the order of their times.
 
 Each kind has a stream of its own.  Stored messages are merged by the server's times, and arriving ones
-are held back for a moment, so that a sample comes before its decision and a decision before its action.
+are delayed briefly, so that a sample comes before its decision and a decision before its action.
 """
 
 import asyncio
 import heapq
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus, Denied
 from services.bus.consumer import Start
-from services.bus.envelope import RawMessage
+from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.bus.subjects import KINDS, token
 from services.tools.common.recording import RecordedMessage, build_message
 from services.tools.common.time_options import to_datetime
 
 _TIMEOUT_S = 10.0
 _LOOK_BACK_NS = 60 * 10**9
+_UNDECIDED_NS = 5 * 10**9
+"""A sample that waits for its decision longer than this has none."""
 _HOLD_S = 0.3
 """Longer than messages of two kinds can overtake each other on their way here."""
 
@@ -39,8 +43,10 @@ class MessageRange:
     domains: Sequence[str] = ()
     """Only these; all without any."""
 
-    def selects_domain(self, message: RecordedMessage) -> bool:
-        """Return whether the message is about one of the domains; a dead letter, which belongs to none, always is."""
+    def selects(self, message: RecordedMessage) -> bool:
+        """Return whether a message is not too early, and about one of the domains; a dead letter belongs to none."""
+        if message.time < (self.since or 0):
+            return False
         if not self.domains or message.kind == "dead":
             return True
         return domain_token(message) in {token(domain) for domain in self.domains}
@@ -56,7 +62,7 @@ class BusReader:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be read at the moment; None when all is well."""
+        """Why nothing can be read now; None when all is well."""
         return self._failures[0]
 
     async def read_stored(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
@@ -65,24 +71,51 @@ class BusReader:
         Raises:
             BusError: the bus does not answer.
         """
-        async with aclosing(_merge([self._read_kind(kind, scope) for kind in scope.kinds])) as messages:
-            async for message in messages:
+        sources = [self._read_kind(kind, scope) for kind in scope.kinds]
+        try:
+            heap: list[tuple[tuple[int, int, int], int, RecordedMessage]] = []
+            for index, source in enumerate(sources):
+                if (message := await anext(source, None)) is not None:
+                    heapq.heappush(heap, (_sort_key(message), index, message))
+            while heap:
+                _, index, message = heap[0]
                 if scope.until is not None and message.time > scope.until:
                     return
                 yield message
+                if (following := await anext(sources[index], None)) is not None:
+                    heapq.heapreplace(heap, (_sort_key(following), index, following))
+                else:
+                    heapq.heappop(heap)
+        finally:
+            for source in sources:
+                await source.aclose()
 
     async def read_states_before(self, since: int, domains: Sequence[str]) -> list[RecordedMessage]:
-        """Read each domain's last decision before a time: it holds the state that the range begins in.
+        """Read the state that each domain's range begins in.
+
+        It is the domain's last decision before ``since`` (UTC ns), and then the samples that were not yet decided
+        on: their decisions lie in the range.
 
         Raises:
             BusError: the bus does not answer.
         """
         last: dict[str, RecordedMessage] = {}
-        earlier = MessageRange(("decision",), since - _LOOK_BACK_NS, since - 1, domains)
-        async with aclosing(self.read_stored(earlier)) as messages:
-            async for message in messages:
-                last[domain_token(message)] = message
-        return sorted(last.values(), key=_sort_key)
+        async with aclosing(
+            self.read_stored(MessageRange(("decision",), since - _LOOK_BACK_NS, since - 1, domains))
+        ) as decisions:
+            async for decision in decisions:
+                last[domain_token(decision)] = decision
+        undecided: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
+        async with aclosing(
+            self.read_stored(MessageRange(("sample",), since - _UNDECIDED_NS, since - 1, domains))
+        ) as samples:
+            async for sample in samples:
+                domain = domain_token(sample)
+                undecided[domain].append(sample)
+                if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
+                    undecided[domain].clear()
+        waiting = chain.from_iterable(undecided.values())
+        return [*sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
 
     async def find_sample_time(self, seq: int) -> int | None:
         """Find when the first sample with at least this stream sequence was stored, UTC ns; None without one."""
@@ -97,7 +130,7 @@ class BusReader:
         async with aclosing(raws):
             while (raw := await self._read_next(raws)) is not None:
                 message = _from_raw(kind, raw)
-                if message.time >= (scope.since or 0) and scope.selects_domain(message):
+                if scope.selects(message):
                     yield message
 
     async def _read_next(self, raws: AsyncGenerator[RawMessage, None]) -> RawMessage | None:
@@ -118,33 +151,39 @@ class BusReader:
     async def follow(self, scope: MessageRange, after: dict[str, int]) -> AsyncGenerator[RecordedMessage, None]:
         """Read what arrives, for ever.
 
+        Each message is held back until an earlier one of another kind must have arrived.
+
         Args:
             scope: kinds and domains; kinds that are not in ``after`` begin with its time, or now without one.
             after: by kind, the stream sequence to go on from.
         """
         arrived: asyncio.Queue[tuple[float, RecordedMessage]] = asyncio.Queue()
         begin: Start = "new" if scope.since is None else to_datetime(scope.since)
-        tasks = [
-            asyncio.create_task(self._forward(kind, scope, after.get(kind, begin), arrived)) for kind in scope.kinds
-        ]
+
+        async def forward(kind: str) -> None:
+            pattern, start = self._build_pattern(kind, scope.domains), after.get(kind, begin)
+            async with aclosing(self.bus.read(kind, subject=pattern, start=start, follow=True)) as raws:
+                async for raw in raws:
+                    message = _from_raw(kind, raw)
+                    if scope.selects(message):
+                        arrived.put_nowait((time.monotonic(), message))
+
+        tasks = [asyncio.create_task(forward(kind)) for kind in scope.kinds]
+        held: list[tuple[tuple[int, int, int], float, RecordedMessage]] = []
         try:
-            async with aclosing(_reorder(arrived)) as messages:
-                async for message in messages:
-                    yield message
+            while True:
+                wait = None if not held else held[0][1] + _HOLD_S - time.monotonic()
+                if wait is not None and wait <= 0:
+                    yield heapq.heappop(held)[2]
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        at, message = await arrived.get()
+                    heapq.heappush(held, (_sort_key(message), at, message))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _forward(
-        self, kind: str, scope: MessageRange, start: Start, into: "asyncio.Queue[tuple[float, RecordedMessage]]"
-    ) -> None:
-        pattern = self._build_pattern(kind, scope.domains)
-        async with aclosing(self.bus.read(kind, subject=pattern, start=start, follow=True)) as raws:
-            async for raw in raws:
-                message = _from_raw(kind, raw)
-                if scope.selects_domain(message):
-                    into.put_nowait((time.monotonic(), message))
 
 
 @asynccontextmanager
@@ -177,37 +216,3 @@ def _from_raw(kind: str, raw: RawMessage) -> RecordedMessage:
 
 def _sort_key(message: RecordedMessage) -> tuple[int, int, int]:
     return message.time, KINDS.index(message.kind), message.seq
-
-
-async def _merge(sources: list[AsyncGenerator[RecordedMessage, None]]) -> AsyncGenerator[RecordedMessage, None]:
-    try:
-        heap: list[tuple[tuple[int, int, int], int, RecordedMessage]] = []
-        for index, source in enumerate(sources):
-            if (message := await anext(source, None)) is not None:
-                heapq.heappush(heap, (_sort_key(message), index, message))
-        while heap:
-            _, index, message = heap[0]
-            yield message
-            if (following := await anext(sources[index], None)) is not None:
-                heapq.heapreplace(heap, (_sort_key(following), index, following))
-            else:
-                heapq.heappop(heap)
-    finally:
-        for source in sources:
-            await source.aclose()
-
-
-async def _reorder(arrived: "asyncio.Queue[tuple[float, RecordedMessage]]") -> AsyncGenerator[RecordedMessage, None]:
-    """Hold each message back until an earlier one of another kind must have arrived."""
-    held: list[tuple[tuple[int, int, int], float, RecordedMessage]] = []
-    while True:
-        wait = None if not held else held[0][1] + _HOLD_S - time.monotonic()
-        if wait is not None and wait <= 0:
-            yield heapq.heappop(held)[2]
-            continue
-        try:
-            async with asyncio.timeout(wait):
-                at, message = await arrived.get()
-        except TimeoutError:
-            continue
-        heapq.heappush(held, (_sort_key(message), at, message))

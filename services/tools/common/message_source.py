@@ -1,5 +1,6 @@
 """Where a command takes its messages from, a recording or the bus, and the options that say so."""
 
+import asyncio
 import importlib.metadata
 import os
 import sys
@@ -16,12 +17,14 @@ from msgspec import structs
 
 from schemas.config import BusConfig
 from schemas.domain import Domain
+from services.bus.bus import Denied
 from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
-from services.tools.common.bus_reader import MessageRange, connect_reader
+from services.tools.common.bus_reader import BusError, MessageRange, connect_reader
 from services.tools.common.output import CommandError, print_warning
+from services.tools.common.progress import show_progress
 from services.tools.common.recording import (
     InvalidRecording,
     ReadProblem,
@@ -40,7 +43,7 @@ class MessageSource:
     reader: RecordingReader | None
     settings: BusConfig
     domains: tuple[Domain, ...]
-    """Empty where no configuration is at hand."""
+    """Empty without a configuration."""
     problems: list[ReadProblem] = field(default_factory=list)
     """What could not be read of a recording, once it has been read."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -83,9 +86,8 @@ class MessageSource:
             for message in self.reader.read_messages():
                 if (
                     message.kind in scope.kinds
-                    and (scope.since is None or message.time >= scope.since)
                     and (scope.until is None or message.time <= scope.until)
-                    and scope.selects_domain(message)
+                    and scope.selects(message)
                 ):
                     yield message
                 else:
@@ -95,6 +97,26 @@ class MessageSource:
         async with connect_reader(self.settings, "reader") as reader, aclosing(reader.read_stored(scope)) as messages:
             async for message in messages:
                 yield message
+
+    def process(self, scope: MessageRange, handle: Callable[[RecordedMessage], None]) -> None:
+        """Pass every message of the range to ``handle``, as ``read`` does, and show progress.
+
+        Raises:
+            CommandError: the bus cannot be read.
+        """
+
+        async def run() -> None:
+            with show_progress(f"reading {self.name}", self.size) as update:
+                async with aclosing(self.read(scope)) as messages:
+                    async for message in messages:
+                        handle(message)
+                        if self.reader is not None:
+                            update(self.reader.offset)
+
+        try:
+            asyncio.run(run())
+        except (BusError, Denied) as error:
+            raise CommandError(error, ExitCode.UNAVAILABLE) from None
 
     def describe_empty(self) -> str:
         """Describe why a reading gave no message."""

@@ -1,10 +1,9 @@
 """``sluice explain``: why a limit changed: what was measured, proposed, decided and done, and how long it took."""
 
-import asyncio
 import re
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import click
@@ -12,10 +11,9 @@ import click
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage, Sample, State, encode
 from services.bus import envelope
-from services.bus.bus import Denied
 from services.control import Controller, RejectedSample
 from services.runtime.exit_codes import ExitCode
-from services.tools.common.bus_reader import BusError, MessageRange
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import (
     RULES,
     decode_message,
@@ -39,7 +37,7 @@ _MOST_SAMPLES = 101
 
 @dataclass
 class DecisionTrace:
-    """What the bus says about one decision: its sample, the state before it, and what followed."""
+    """The messages about one decision: its sample, the state before it, and what followed."""
 
     wanted: str
     """The id of a decision or of its sample; or a domain, for the last decision that moved one of its limits."""
@@ -86,43 +84,29 @@ def command(source: MessageSource, decision: str) -> None:
     domain, for the last time that one of its limits moved.
     Exit code 1: there is no such decision, or some of the file cannot be read.
     """
-    try:
-        trace = asyncio.run(_find(source, decision))
-    except (BusError, Denied) as error:
-        raise CommandError(error, ExitCode.UNAVAILABLE) from None
-    if trace.decision is None:
-        raise CommandError(_describe_missing(source, decision), ExitCode.FINDING)
-    domain = next((one for one in source.domains if one.name == trace.decision[0].domain), None)
-    console = TerminalConsole(soft_wrap=True)
-    for line in describe_trace(trace, domain):
-        console.print(escape_line(line), style="" if line.startswith(" ") else "bold")
-    source.exit()
-
-
-async def _find(source: MessageSource, wanted: str) -> DecisionTrace:
-    """Read the messages around the decision."""
-    match = _ID.fullmatch(wanted)
+    match = _ID.fullmatch(decision)
     since = until = None
     if match:
         since, until = int(match["end"]) - _BEFORE_NS, int(match["end"]) + _AFTER_NS
     elif source.reader is None:
         since = time.time_ns() - _RECENT_NS
-    trace = DecisionTrace(wanted)
-    scope = MessageRange(("sample", "decision", "action"), since, until, (match["domain"] if match else wanted,))
-    async with aclosing(source.read(scope)) as messages:
-        async for recorded in messages:
-            trace.add(recorded)
-    return trace
-
-
-def _describe_missing(source: MessageSource, wanted: str) -> str:
-    names = [domain.name for domain in source.domains]
-    if wanted in names:
-        recently = "" if source.reader is not None else f" in the last {_RECENT_NS // 60 // 10**9} minutes"
-        return f"{source.name}: no limit of domain {wanted!r} moved{recently}"
-    known = f"; the domains are {', '.join(names)}" if names else ""
-    problems = "".join(f"\n{problem}" for problem in source.problems[:10])
-    return f"{source.name}: there is no decision {wanted!r}{known}{problems}"
+    trace, name = DecisionTrace(decision), match["domain"] if match else decision
+    source.process(MessageRange(("sample", "decision", "action"), since, until, (name,)), trace.add)
+    if trace.decision is None:
+        names = [domain.name for domain in source.domains]
+        if decision in names:
+            recently = "" if source.reader is not None else f" in the last {_RECENT_NS // 60 // 10**9} minutes"
+            what = f"no limit of domain {decision!r} moved{recently}"
+        else:
+            what = f"there is no decision {decision!r}"
+            what += f"; the domains are {', '.join(names)}" if names else ""
+            what += "".join(f"\n{problem}" for problem in source.problems[:10])
+        raise CommandError(f"{source.name}: {what}", ExitCode.FINDING)
+    domain = next((one for one in source.domains if one.name == trace.decision[0].domain), None)
+    console = TerminalConsole(soft_wrap=True)
+    for line in describe_trace(trace, domain):
+        console.print(escape_line(line), style="" if line.startswith(" ") else "bold")
+    source.exit()
 
 
 def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]:
@@ -141,7 +125,13 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]
         kept = "as proposed" if one.limit == one.proposal else f"{format_rate(one.proposal)} asked, {RULES[one.rule]}"
         move = "stays at" if one.limit == one.was else f"goes from {format_rate(one.was)} to"
         yield f"  {short_name(one.target)} {move} {format_rate(one.limit)}: {kept}"
-    yield from _describe_actions(trace, decision)
+    yield "Done"
+    for action in trace.actions:
+        cause = "" if action.cause == "decision" else f" ({action.cause})"
+        yield f"  {short_name(action.target)} {format_rate(action.limit)} {describe_outcome(action)}{cause}"
+    for one in decision.targets:
+        if one.target not in {action.target for action in trace.actions}:
+            yield f"  {short_name(one.target)}: {'nothing to do' if one.limit == one.was else 'no action on record'}"
     yield from _describe_latency(trace, decision, recorded)
     if trace.later:
         yield "Set since then, and not by a decision"
@@ -172,17 +162,6 @@ def _describe_sample(trace: DecisionTrace, decision: Decision, domain: Domain | 
             yield f"  {short_name(target.target)} sends {format_rate(target.throughput)}"
     if decision.stress is not None:
         yield f"  at worst {decision.stress:.2f} of an SLO{': broken' if decision.violated else ''}"
-
-
-def _describe_actions(trace: DecisionTrace, decision: Decision) -> Iterator[str]:
-    yield "Done"
-    for action in trace.actions:
-        cause = "" if action.cause == "decision" else f" ({action.cause})"
-        yield f"  {short_name(action.target)} {format_rate(action.limit)} {describe_outcome(action)}{cause}"
-    acted = {action.target for action in trace.actions}
-    for one in decision.targets:
-        if one.target not in acted:
-            yield f"  {short_name(one.target)}: {'nothing to do' if one.limit == one.was else 'no action on record'}"
 
 
 def _describe_latency(trace: DecisionTrace, decision: Decision, recorded: RecordedMessage) -> Iterator[str]:

@@ -1,20 +1,17 @@
 """``sluice report``: a range of the bus as one page, for engineers and for those who run the plant."""
 
-import asyncio
 import importlib.metadata
 import time
-from contextlib import aclosing
 from pathlib import Path
 
 import click
 
-from services.bus.bus import Denied
 from services.runtime.exit_codes import ExitCode
 from services.tools.audit.auditor import Auditor
-from services.tools.common.bus_reader import BusError, MessageRange
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.message_source import MessageSource, require_domains, source_options
 from services.tools.common.output import CommandError, print_line, print_warning
-from services.tools.common.progress import show_progress
+from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import TimeParam, format_time, require_order
 from services.tools.report.statistics import ReportStatistics
 
@@ -35,7 +32,7 @@ def command(
     """Write a page about a recording FILE, or about a range of the bus.
 
     The page needs no network, suits light and dark screens, and prints.
-    Exit code 1: there is no message, or some of the file cannot be read; the page says so, and is about the rest.
+    Exit code 1: there is no message, or some of the file cannot be read; the page reports that, and covers the rest.
     """
     try:
         from services.tools.report import page
@@ -48,12 +45,18 @@ def command(
     if not output.parent.is_dir():
         raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     scope = MessageRange(since=since, until=until, domains=domains)
-    try:
-        statistics, auditor, begin, end = asyncio.run(_gather(source, scope))
-    except (BusError, Denied) as error:
-        raise CommandError(error, ExitCode.UNAVAILABLE) from None
+    auditor = Auditor.open(source, scope)
+    period = source.reader.header.period if source.reader is not None else _DEFAULT_PERIOD_NS
+    statistics = ReportStatistics(source.domains, period, auditor.since)
+
+    def take(message: RecordedMessage) -> None:
+        auditor.check(message)
+        statistics.add(message)
+
+    source.process(scope, take)
     build = importlib.metadata.version("sluice")
-    heading = page.Heading(source.name, f"Made by Sluice {build}, {format_time(time.time_ns())[:19]}Z.", begin, end)
+    made = f"Made by Sluice {build}, {format_time(time.time_ns())[:19]}Z."
+    heading = page.Heading(source.name, made, statistics.begin, statistics.end)
     problems = [str(problem) for problem in source.problems]
     text = page.render_page(statistics, auditor.finish(), heading, problems)
     try:
@@ -61,27 +64,6 @@ def command(
     except OSError as error:
         raise CommandError(f"{output}: {error.strerror}", ExitCode.UNREADABLE) from None
     print_line(f"{output}: {len(text) / 1e6:.1f} MB")
-    if not end:
+    if not statistics.end:
         print_warning(source.describe_empty())
-    source.exit(ok=bool(end))
-
-
-async def _gather(source: MessageSource, scope: MessageRange) -> tuple[ReportStatistics, Auditor, int, int]:
-    """Read all messages; gives statistics, audit, and the times of the first and the last message, UTC ns."""
-    header = source.reader.header if source.reader is not None else None
-    statistics = ReportStatistics(source.domains, header.period if header is not None else _DEFAULT_PERIOD_NS)
-    since = max(scope.since or 0, header.since if header is not None else 0)
-    whole = not scope.domains and not (header is not None and header.only)
-    auditor = Auditor(source.domains, since, whole=whole, kinds=source.kinds)
-    begin = end = 0
-    with show_progress(f"reading {source.name}", source.size) as update:
-        async with aclosing(source.read(scope)) as messages:
-            async for message in messages:
-                auditor.check(message)
-                if message.time < since:
-                    continue
-                statistics.add(message)
-                begin, end = begin or message.time, max(end, message.time)
-                if source.reader is not None:
-                    update(source.reader.offset)
-    return statistics, auditor, begin, end
+    source.exit(ok=bool(statistics.end))

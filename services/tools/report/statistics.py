@@ -186,15 +186,21 @@ def _remember(entries: dict[str, Any], key: str, value: Any) -> None:
 class ReportStatistics:
     """All statistics of a report."""
 
-    def __init__(self, domains: Sequence[Domain], period: int) -> None:
-        """Begin; ``period`` is the time between samples, ns."""
+    def __init__(self, domains: Sequence[Domain], period: int, since: int = 0) -> None:
+        """Begin; ``period`` is the time between samples, ns.  Messages from before ``since``, UTC ns, are left out."""
         self._period = period
+        self._since = since
+        self.begin = self.end = 0
+        """Times of the first and the last message, UTC ns; 0 without one."""
         self._domains = {domain.name: DomainStatistics(domain.name, domain, period) for domain in domains}
         self.dead = 0
         self.unreadable = 0
 
     def add(self, line: RecordedMessage) -> None:
         """Add the next message."""
+        if line.time < self._since:
+            return
+        self.begin, self.end = self.begin or line.time, max(self.end, line.time)
         try:
             message = decode_message(line)
         except InvalidMessage:

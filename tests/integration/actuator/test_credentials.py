@@ -17,7 +17,7 @@ from services.kube import client as kube_client
 from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Unavailable
 from tests.support.actuators import ActuatorProcess, Decider, S, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import apiserver as kube
 from tests.support.kube import servers
 from tests.support.kube.servers import BANDWIDTH, eventually
@@ -143,7 +143,7 @@ async def test_the_fail_safe_limit_comes_over_an_empty_token(
     apiserver: kube.ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
     """The token file is emptied by an interrupted copy while 60M is in force; nothing ends, and 10M comes with it."""
-    async with servers.real(apiserver) as server, joined(nats.url, "sluice") as bus:
+    async with servers.real(apiserver) as server, join(nats.url, "sluice") as bus:
         await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
         await server.pods_of("app", 2)
         scene, decider = Scene(server, bus), Decider(bus, server.namespace)
@@ -155,8 +155,8 @@ async def test_the_fail_safe_limit_comes_over_an_empty_token(
         server.config = Kubernetes(kubeconfig=str(path))
         with ActuatorProcess(tmp_path, nats.url, server, dead_man="3s") as process:
             await process.is_ready()
-            await decider.say("60M", good_for=3 * S)
-            await scene.stands_at("60M", ["30M"] * 2)
+            await decider.publish_limit("60M", good_for=3 * S)
+            await scene.wait_for_limits("60M", ["30M"] * 2)
             token.write_text("", encoding="ascii")
 
             async def says_why() -> bool:
@@ -166,5 +166,5 @@ async def test_the_fail_safe_limit_comes_over_an_empty_token(
             await eventually(says_why)
             await asyncio.sleep(1)
             token.write_text(apiserver.token, encoding="ascii")
-            await scene.stands_at("10M", ["5M"] * 2)
+            await scene.wait_for_limits("10M", ["5M"] * 2)
             await process.is_ready()

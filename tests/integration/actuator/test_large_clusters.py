@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from schemas.config import Kubernetes
 from services.bus.bus import Bus
 from tests.support.actuators import ActuatorProcess, Aim, Decider
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube.servers import BANDWIDTH, eventually
 from tests.support.nats_server import NatsServer
 
@@ -113,7 +113,7 @@ class LargeCluster:
 
 async def test_five_thousand_pods(nats: NatsServer, tmp_path: Path) -> None:
     """With 4 kB of others' metadata each: within the manifest's memory from start to cut."""
-    async with LargeCluster(1, 5_000, 4_000).serving() as cluster, joined(nats.url, "sluice") as bus:
+    async with LargeCluster(1, 5_000, 4_000).serving() as cluster, join(nats.url, "sluice") as bus:
         aim = Aim("app-0", min="100M", max="20G", fail_safe="10G")
         peak, took = await cut_everything(cluster, bus, nats, tmp_path, (aim,), "5G", "1M")
     print(f"5,000 pods x 4 kB: peak {peak:.1f} MiB, a cut of all in {took:.1f} s")

@@ -17,10 +17,10 @@ from services.actuator.desired_limit import HELD_BACK
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import ActuatorProcess, Decider, Scene
 from tests.support.commands import sluice
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.kube.servers import BANDWIDTH, eventually
-from tests.support.kube.write_trail import Trail, followed
+from tests.support.kube.write_trail import Trail, follow_trail
 from tests.support.nats_server import NatsServer
 
 RISE = 15_000
@@ -70,10 +70,10 @@ async def scene(nats: NatsServer) -> AsyncIterator[tuple[Scene, Emulator]]:
     """A Deployment with two Pods on an emulator of the test's own."""
     async with AsyncExitStack() as stack:
         emulator = Emulator(starts_after=None)
-        server = await stack.enter_async_context(servers.emulated(emulator))
+        server = await stack.enter_async_context(servers.emulate(emulator))
         await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
         await server.pods_of("app", 2)
-        yield Scene(server, await stack.enter_async_context(joined(nats.url, "sluice"))), emulator
+        yield Scene(server, await stack.enter_async_context(join(nats.url, "sluice"))), emulator
 
 
 def rises(trail: Trail) -> list[tuple[float, int]]:
@@ -96,24 +96,24 @@ async def test_no_outage_ends_in_a_leap(
     """Decisions rise to 78M while 20M is in force; then it is 78M after four seconds, and a cut comes at once."""
     there, emulator = scene
     decider = Decider(there.bus, there.server.namespace)
-    async with followed(there.server) as trail:
+    async with follow_trail(there.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, there.server, rise=0.2) as process:
             await process.is_ready()
-            await decider.say("20M")
-            await there.stands_at("20M", ["10M"] * 2)
+            await decider.publish_limit("20M")
+            await there.wait_for_limits("20M", ["10M"] * 2)
             back = await outage(Parts(emulator, nats, process))
             if outage is bus_away:
                 await asyncio.sleep(seconds)
             else:
                 for number in range(seconds * 2):
-                    await decider.say(20_000 + 58_000 * (number + 1) // (2 * seconds))
+                    await decider.publish_limit(20_000 + 58_000 * (number + 1) // (2 * seconds))
                     await asyncio.sleep(0.5)
             await back()
-            await decider.say("78M")
-            await there.stands_at("78M", ["39M"] * 2)
+            await decider.publish_limit("78M")
+            await there.wait_for_limits("78M", ["39M"] * 2)
             began = time.monotonic()
-            await decider.say("6M")
-            await there.stands_at("6M", ["3M"] * 2)
+            await decider.publish_limit("6M")
+            await there.wait_for_limits("6M", ["3M"] * 2)
             assert time.monotonic() - began < 3
 
             async def all_reported() -> bool:

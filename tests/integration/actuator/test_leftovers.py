@@ -10,7 +10,7 @@ from services.kube.client import KubeClient
 from services.runtime.config_loader import load
 from services.tools.check.cluster_reader import check_cluster
 from tests.support.actuators import ActuatorProcess, Aim, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube.servers import Server, eventually
 from tests.support.nats_server import NatsServer
 
@@ -21,15 +21,15 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
     for name in ("app", "two", "other"):
         await server.deploy(name, replicas=1)
         await server.pods_of(name, 1)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         yield Scene(server, bus)
 
 
 async def test_a_target_that_was_taken_out_is_reported(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """On a note, as a metric, as an Event, and by the check of the cluster; not while it is a target."""
     with ActuatorProcess(tmp_path / "both", nats.url, scene.server, (Aim(), Aim("two"))) as process:
-        await scene.stands_at("10M", ["10M"])
-        await scene.stands_at("10M", ["10M"], "two")
+        await scene.wait_for_limits("10M", ["10M"])
+        await scene.wait_for_limits("10M", ["10M"], "two")
         await process.is_ready()
         assert process.metric("sluice_limits_left_over ") == {"": 0.0}
     namespace = scene.server.namespace

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from schemas.domain import Domain
-from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, LimitChange, parse_annotation
+from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, EnforcedLimit, parse_annotation
 from services.plant.harness.manifests import build_manifests
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS
@@ -32,7 +32,7 @@ class Stage:
         self.url = url
         self.plant = plant
         self.agent = agent
-        self.enforced: list[LimitChange] = []
+        self.enforced: list[EnforcedLimit] = []
 
     async def annotate(self, pod: str, value: str | None) -> None:
         """Patch a Pod's annotation; None removes it."""
@@ -65,7 +65,7 @@ async def stage() -> AsyncIterator[Stage]:
     emulator = Emulator(starts_after=0.05)
     async with emulator as url:
         emulator.apply(build_manifests(APPS, domain))
-        enforced: list[LimitChange] = []
+        enforced: list[EnforcedLimit] = []
         agent = BandwidthAgent(url, [plant], delay=0.01, on_change=enforced.append)
         it = Stage(emulator, url, plant, agent)
         it.enforced = enforced
@@ -95,7 +95,7 @@ async def stage() -> AsyncIterator[Stage]:
     ],
 )
 def test_an_unreadable_annotation_is_no_limit(annotation: str | None, kbit: int | None) -> None:
-    """Cilium fails open, too; therefore the actuator checks a value before it patches."""
+    """Cilium also fails open; therefore the actuator checks a value before it patches."""
     assert parse_annotation(annotation) == kbit
 
 

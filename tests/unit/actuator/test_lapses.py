@@ -38,7 +38,7 @@ def test_skew_just_under_the_dead_man_does_not_flap(ages: list[float]) -> None:
     if min(ages) > 4.5:
         assert desired.order is not None
         assert desired.order.limit == 10_000
-        assert "arrive late" in str(desired.why_late)
+        assert "arrive late" in str(desired.lapses.why)
 
 
 def test_decisions_in_time_are_not_held_back() -> None:
@@ -47,7 +47,7 @@ def test_decisions_in_time_are_not_held_back() -> None:
     count, desired = changes([1.0] * 6 + [9.0] * 12 + [1.0] * 6)
     assert count == 3
     assert desired.order is not None
-    assert (desired.order.limit, desired.why_late) == (60_000, None)
+    assert (desired.order.limit, desired.lapses.why) == (60_000, None)
 
 
 def test_the_reason_says_what_was_decided() -> None:

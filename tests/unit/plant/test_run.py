@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.plant.harness.bandwidth_agent import LimitChange
+from services.plant.harness.bandwidth_agent import EnforcedLimit
 from services.plant.harness.run import ScenarioRun
 from services.plant.interface import Counters, Pod, Second
 from services.plant.scenario import SCENARIOS
@@ -58,7 +58,7 @@ def _run(limit: int) -> tuple[Plant, ScenarioRun]:
 
 def _enforce(plant: Plant, run: ScenarioRun, at: int, kbit: int) -> None:
     plant.set_limit(POD, kbit)
-    run.on_limit_change(LimitChange(at, TELEMETRY, POD, kbit, at))
+    run.on_limit_change(EnforcedLimit(at, TELEMETRY, POD, kbit, at))
 
 
 def test_a_reaction_faster_than_the_observation_is_counted() -> None:

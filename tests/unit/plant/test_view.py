@@ -8,8 +8,8 @@ from rich.console import Console
 from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
 from services.bus.envelope import RawMessage
-from services.plant.harness.bandwidth_agent import LimitChange
-from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.bandwidth_agent import EnforcedLimit
+from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import LogView, TerminalView, select_view
 from services.plant.scenario import SCENARIOS, Event
@@ -96,13 +96,13 @@ def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
     """A limit that came into force before the scenario is not counted; a crossing has one reaction."""
     run = two_runs()[0]
     assert run.started is not None
-    run.on_limit_change(LimitChange(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
+    run.on_limit_change(EnforcedLimit(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
     run.apply_event(Event(at=1.0, loads={SCANNER: 30_000}))
     run.observe()
     for pod, kbit in (("telemetry-upload-0", 30_000), ("erp-dashboard-0", 1_000)):
         run.plant.set_limit(pod, kbit)
         at = run.started + 7 * S
-        run.on_limit_change(LimitChange(at, TELEMETRY, pod, kbit, at))
+        run.on_limit_change(EnforcedLimit(at, TELEMETRY, pod, kbit, at))
     score = run.score()
     assert score.patches == 2
     assert score.reaction is not None

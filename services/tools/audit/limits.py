@@ -1,4 +1,4 @@
-"""Part of an audit's third check: do an action's Pods fit its limit and outcome?
+"""Part of an audit's third check: does an action's limit fit its target, and do the Pods fit the action?
 
 A limit for all replicas together is divided evenly.  The number of replicas is not on the bus, but a
 share reveals it, and it does not change for one action alone.
@@ -46,43 +46,43 @@ class DividedLimit(Struct, frozen=True):
         return range(least, most + 1)
 
 
-class PodShareAudit:
-    """Checks one target's Pods."""
+class LimitAudit:
+    """Checks one target's limits, and those of its Pods."""
 
     def __init__(self, target: Target | None) -> None:
-        """Begin; without the target's configuration, shares are not checked."""
+        """Begin; without the target's configuration, limits are not checked."""
         self._target = target
         self._last: deque[DividedLimit] = deque(maxlen=3)
 
     def check(self, action: Action) -> Iterator[tuple[str, str]]:
         """Check the next action; yield the rules that it breaks, and how."""
+        target = self._target
+        if target is not None and action.cause != "restore" and action.outcome != "skipped":
+            if not target.min <= action.limit <= target.max:
+                yield "bounds", f"action {action.id}: {action.limit} kbit/s is outside {target.min} to {target.max}"
+            if action.decision is None and action.limit > target.fail_safe:
+                text = f"action {action.id} ({action.cause}): {action.limit} kbit/s is above the fail-safe limit"
+                yield "bounds", text
         strange = sorted({pod.outcome for pod in action.pods} - set(_FITTING[action.outcome]))
         if strange:
             yield "cause", f"action {action.id} is {action.outcome}, and of its pods some are {', '.join(strange)}"
         shares = {pod.limit for pod in action.pods if pod.limit is not None and pod.outcome == "applied"}
-        if self._target is None or not shares:
+        if target is None or not shares:
             return
         one = DividedLimit(action, max(shares))
-        fits = one.share == action.limit if self._target.scope == "per-pod" else one.share > 0 and bool(one.counts)
+        fits = one.share == action.limit if target.scope == "per-pod" else one.share > 0 and bool(one.counts)
         if len(shares) > 1 or not fits:
             given = ", ".join(str(share) for share in sorted(shares))
-            yield (
-                "bounds",
-                f"action {action.id}: its pods were given {given} kbit/s, which is no share of {action.limit}",
-            )
+            text = f"action {action.id}: its pods were given {given} kbit/s, which is no share of {action.limit}"
+            yield "bounds", text
             return
         self._last.append(one)
-        yield from self._check_outlier()
-
-    def _check_outlier(self) -> Iterator[tuple[str, str]]:
-        """Check the last action but one against its neighbours, which must be divided among the same number of Pods."""
+        # The last action but one must be divided among the same number of Pods as its neighbours.
         if len(self._last) < 3 or any(one.action.cause not in _MOVING for one in self._last):
             return
         before, one, after = self._last
-        if not before.pods == one.pods == after.pods:
-            return
         same = _intersect(before.counts, after.counts)
-        if same and not _intersect(same, one.counts):
+        if before.pods == one.pods == after.pods and same and not _intersect(same, one.counts):
             text = f"action {one.action.id}: its pods were given {one.share} kbit/s each of {one.action.limit}"
             yield "bounds", f"{text}, and those around it were divided among {same[0]} to {same[-1]} pods"
 
