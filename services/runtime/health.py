@@ -19,6 +19,8 @@ from wsgiref.simple_server import WSGIRequestHandler
 from prometheus_client import REGISTRY, disable_created_metrics, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from services.common.redaction import hide_passwords
+
 _STUCK_S = 10.0
 _SILENT_S = 5.0
 """A connection on which nothing moves for this long is closed."""
@@ -49,22 +51,22 @@ class Health:
         if text is None:
             self._notes.pop(about, None)
         else:
-            self._notes[about] = text
+            self._notes[about] = hide_passwords(text)
 
     def set_ok(self, condition: str) -> None:
         """The condition holds."""
         self._problems.pop(condition, None)
 
     def set_failed(self, condition: str, reason: str) -> None:
-        """The condition does not hold; ``/readyz`` shows the reason."""
-        self._problems[condition] = reason
+        """The condition does not hold; ``/readyz`` shows the reason, but for passwords in it."""
+        self._problems[condition] = hide_passwords(reason)
 
     def set_condition(self, condition: str, reason: str | None) -> None:
         """The condition holds if ``reason`` is None."""
         if reason is None:
             self._problems.pop(condition, None)
         else:
-            self._problems[condition] = reason
+            self.set_failed(condition, reason)
 
     @property
     def problems(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ import structlog
 from schemas.config import Config
 from schemas.messages import Sample
 from services.common import failpoints
+from services.common.redaction import hide_passwords
 from services.runtime.health import Health
 from services.sampler import metrics
 from services.sampler.sample_builder import build_sample, explain_blindness
@@ -148,7 +149,7 @@ class Sampler:
             with metrics.measuring.time():
                 measured = await self._measure(end)
         except NoData as error:
-            no_data = str(error)
+            no_data = hide_passwords(str(error))
         self._report("source", no_data)
         failpoints.point("sampler.measured")
         results = []
