@@ -50,7 +50,7 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     recent: Load | None = None
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
-    """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
+    """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -94,12 +94,12 @@ class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why the whole window says nothing; None when it does."""
+    """Why the whole window has no data; None if it has."""
     v: Integer = 1
 
     @property
     def id(self) -> str:
-        """The same for the same window of the same domain, whoever sampled it."""
+        """The same for the same window of the same domain, for every sampler."""
         return f"{self.domain}:{self.end}"
 
 
@@ -109,7 +109,7 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     target: str
     """``namespace/deployment``."""
     limit: Rate
-    """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
+    """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
     proposal: Rate
     """What the policy asked for, kbit/s, before the shield."""
     rule: Rule
@@ -347,24 +347,6 @@ def _version(body: bytes) -> int:
         return 1
 
 
-def _explain_disorder(message: Message) -> str | None:
-    """Why the message's times contradict each other; None where they do not."""
-    if isinstance(message, Sample) and message.start >= message.end:
-        return f"its window ends at {message.end}, before it starts at {message.start}"
-    if isinstance(message, Decision) and message.expires <= message.end:
-        return f"it expires at {message.expires}, before its sample's end at {message.end}"
-    return None
-
-
-def check_readable(message: Message, body: bytes) -> None:
-    """Check that every reader will be able to read a message that was written as ``body``.
-
-    Raises:
-        InvalidMessage: a number is out of range, or times contradict each other.
-    """
-    decode(type(message), body)  # type: ignore[type-var]
-
-
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
@@ -381,7 +363,10 @@ def decode(kind: type[M], body: bytes) -> M:
             raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
-    disorder = _explain_disorder(message)
-    if disorder is not None:
-        raise InvalidMessage(f"not a {kind.__name__}: {disorder}")
+    if isinstance(message, Sample) and message.start >= message.end:
+        raise InvalidMessage(f"not a Sample: its window ends at {message.end}, before it starts at {message.start}")
+    if isinstance(message, Decision) and message.expires <= message.end:
+        raise InvalidMessage(
+            f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
     return message

@@ -16,16 +16,16 @@ from services.actuator.ownership import OwnershipRecord
 from services.control.admission import AHEAD, rejection_reason
 
 HELD_BACK = "raised no further than"
-"""Stands in the reason of an order whose limit is lower than was decided; audits look for it."""
+"""Part of the reason of an order whose limit is lower than was decided; audits look for it."""
 
 
 class Instant(Struct, frozen=True):
     """A point in time."""
 
     now: int
-    """By the wall clock, UTC ns: tells whether a decision has expired."""
+    """By the wall clock, UTC ns: shows whether a decision has expired."""
     steady: float
-    """By a clock that never steps, seconds: tells how long something lasted."""
+    """By a clock that never steps, seconds: measures durations."""
 
 
 class LimitOrder(Provenance, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ class DesiredLimit:
         self._target = target
         self._dead_man = dead_man
         self._grace_ends = grace_ends
-        self._lapses = Lapses(dead_man.seconds)
+        self.lapses = Lapses(dead_man.seconds)
 
     def is_ready(self, instant: Instant) -> bool:
         """Whether the bus has supplied what it holds, or has had its time to."""
@@ -172,7 +172,7 @@ class DesiredLimit:
             before = min((one.limit for one in known), default=None)
             order = build_order(self._target, decision, part, published)
             left_s = self._hold(order, instant)
-            late = self._lapses.why_too_late(left_s, instant.steady)
+            late = self.lapses.why_too_late(left_s, instant.steady)
             if late is not None and order.why_no_raise is None:
                 self.order = replace(order, why_no_raise=late)
             self.cap(before)
@@ -202,7 +202,7 @@ class DesiredLimit:
         """Whether a write for an order may still be sent: it is the current order, and has not expired.
 
         A cut is still sent under a newer order that is not lower: it has to be made anyway, and if every
-        order began it anew, a slow API server would never get to the last Pod.
+        order restarted it, a slow API server would never get to the last Pod.
         """
         if order is self.order:
             return self.deadline is None or instant.steady < self.deadline
@@ -221,15 +221,10 @@ class DesiredLimit:
             return None
         expired, self.order = self.order, None
         self.deadline = None
-        is_repeated = self._lapses.count(instant.steady)
+        is_repeated = self.lapses.count(instant.steady)
         if is_observed:
             self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired, is_repeated=is_repeated)
         return expired
-
-    @property
-    def why_late(self) -> str | None:
-        """Why decisions that arrive raise nothing; None where they may."""
-        return self._lapses.why
 
     def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> None:
         """Without an order, continue the one that a record shows, or desire the fail-safe limit.
@@ -263,7 +258,7 @@ class DesiredLimit:
 
     def _hold(self, order: LimitOrder, instant: Instant) -> float:
         """Make an order the current one; returns for how many seconds it holds."""
-        # Whatever a decision says of its expiry, it never holds for longer than the dead-man time.
+        # Whatever expiry a decision has, it never holds for longer than the dead-man time.
         left = min((order.expires or 0) - instant.now, self._dead_man)
         self.order = order
         self.deadline = instant.steady + left / 1e9

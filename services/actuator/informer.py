@@ -16,12 +16,12 @@ from services.kube.client import Deleted, Listed, T, Updated
 from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
 
 _STEADY_S = 5.0
-"""After a watch that lasted longer, back-off begins anew."""
+"""After a watch that lasted longer, back-off restarts."""
 _LAG_S = 5.0
 """A watch shows a change at most so long after the answer to the request that made it."""
 _SILENT_S = (0.2, 5.0)
 """First and longest delay before an API server is asked again that does not answer."""
-_ENDED_S = (0.2, 12.0)
+_ENDED_S = (1.0, 12.0)
 """The same where the server no longer tells what changed."""
 _REFUSED_S = (3.0, 20.0)
 """The same where it answers, and refuses."""
@@ -96,7 +96,7 @@ class ObservedState:
     def _see(self, obj: Workload | Pod, since: float) -> None:
         """Take an object's state from the watch, unless an answer since then showed a newer one.
 
-        A lower resource version alone tells nothing: the API server may have been restored from a backup.
+        A lower resource version alone proves nothing: the API server may have been restored from a backup.
         """
         known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
         is_same = known is not None and known.uid == obj.uid
@@ -153,7 +153,7 @@ class Informer:
         observed: ObservedState,
         set_trouble: Callable[[str | None], None],
     ) -> None:
-        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` is told why that fails, or None."""
+        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` gets the reason for a failure, or None."""
         self._client = client
         self._kind = kind
         self._namespace, _, self._name = key.partition("/")

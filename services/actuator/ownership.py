@@ -1,4 +1,4 @@
-"""The record that the actuator leaves on every object it patches, and what it says about who owns the object.
+"""The record that the actuator leaves on every object it patches, and the owner of the object that follows from it.
 
 The record is the actuator's only memory that survives it: what was found, so that ``restore`` can put it
 back; what was written and for which decision, so that no older decision is applied; and which reports
@@ -80,7 +80,7 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     A record of a later version is read as far as this one knows it: it must not keep the fail-safe limit away.
 
     Raises:
-        UnreadableRecord: somebody else wrote the annotation.
+        UnreadableRecord: another client wrote the annotation.
     """
     text = obj.annotations.get(KEY)
     if text is None or text.strip() == HAND_BACK:

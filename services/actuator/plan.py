@@ -38,7 +38,7 @@ class WriterTerm(Struct, frozen=True):
     term: int
     """Larger than that of every process before it."""
     renews: bool = False
-    """Whether to write the workload's record anew though nothing has changed, for another actuator to see."""
+    """Whether to write the workload's record again although nothing has changed, for another actuator to see."""
 
 
 class Mismatch(Struct, frozen=True):

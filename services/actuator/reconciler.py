@@ -4,7 +4,7 @@
                                                       +--> plan.py --> apply.py --> reporter.py
     API server --> informer.py --> observed state ----+
 
-A decision, a new Pod, a value that somebody changed and a patch that failed all lead to the same plan,
+A decision, a new Pod, a value that another client changed and a patch that failed all lead to the same plan,
 until nothing is left to write.  One target's work is sequential; targets do not wait for each other.
 """
 
@@ -25,7 +25,6 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import (
     VERSION,
-    OwnershipRecord,
     find_record,
     newest_record,
     pause_reason,
@@ -52,7 +51,7 @@ _log = structlog.get_logger()
 
 
 class DriftBackOff:
-    """Delays corrections of what somebody else changes again and again.  Times are seconds by a steady clock.
+    """Delays corrections of values that another client changes repeatedly.  Times are seconds by a steady clock.
 
     Two who correct each other must not keep the API server busy.
     """
@@ -88,7 +87,7 @@ class Dependencies(Struct, frozen=True):
     set_note: Callable[[str, str | None], None]
     """Shows people a text about a target, or no longer (None)."""
     set_condition: Callable[[str, str | None], None]
-    """Says why the actuator is not ready, by what is wrong, or that it no longer is (None)."""
+    """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
     dry_run: bool = False
@@ -191,8 +190,10 @@ class Reconciler:
         """
         instant, workload = self._instant(), self.observed.workload
         record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
-        self._shared.set_note(f"{self.target.key} decisions", self._desired.why_late)
-        limit = self._limit_in_force(record)
+        self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
+        # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
+        limits = [one.limit for one in (workload, record) if one is not None]
+        limit = min((one for one in limits if one is not None), default=None)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
             if self._desired.order is None or not self._desired.order.is_repeated:
@@ -206,7 +207,7 @@ class Reconciler:
             self._note_refusal(None)
             return None
         self._desired.initialize(record, limit, instant)
-        # Records must not be overwritten before the bus has said which of them it has heard of.
+        # Records must not be overwritten before the bus has acknowledged their reports.
         if not self._desired.is_ready(instant):
             return None
         self._recover_reports(workload)
@@ -216,12 +217,6 @@ class Reconciler:
             self._finish_pending()
         self._desired.cap(limit)
         return await self._bring_about(self._desired.order, workload, limit)
-
-    def _limit_in_force(self, record: OwnershipRecord | None) -> int | None:
-        """The lowest limit that may be in force, kbit/s; None: there is none.  ``record`` is the newest one."""
-        # A cut may have reached Pods and not the workload.
-        limits = [one.limit for one in (self.observed.workload, record) if one is not None]
-        return min((one for one in limits if one is not None), default=None)
 
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
@@ -307,7 +302,7 @@ class Reconciler:
         self._shared.set_condition(f"{self.target.key} patches", why)
 
     def _recover_reports(self, workload: Workload) -> None:
-        """Report the writes on the objects that nobody reported, and note what the workload's record says."""
+        """Report the unreported writes on the objects, and read the workload's record."""
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
@@ -330,7 +325,7 @@ class Reconciler:
             _log.warning("record of a later version", target=self.target.key, version=record.v)
 
     def _is_left_alone(self, workload: Workload) -> bool:
-        """Whether the target is somebody else's; reports when that changes."""
+        """Whether the target is paused; reports when that changes."""
         paused = pause_reason(workload, managed=self._is_managed)
         why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
         if why is None and self._is_deposed(workload):

@@ -15,7 +15,7 @@ from services.kube.objects import Unavailable
 _REFUSED_S = (3.0, 20.0)
 """First and longest delay where the API server answers, and refuses."""
 _SILENT_S = (0.2, 5.0)
-"""The same where nobody answers: there is nobody to spare."""
+"""The same if the server is unreachable, so that retries add no load."""
 _TOLD_S = 60.0
 """A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
 _LOWER_S = 10.0

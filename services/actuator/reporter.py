@@ -131,7 +131,7 @@ class Reporter:
     ) -> None:
         """Report the writes of a plan that were made, failed, or would have been made in a dry run.
 
-        ``is_news`` says whether failures are reported that changed nothing.
+        ``is_news`` selects whether failures are reported that changed nothing.
         """
         now = self._clock()
         for action_id, why in plan.reasons.items():

@@ -1,8 +1,8 @@
-"""Which of several actuators is in charge of a target, and when one that stands by takes over.
+"""Which of several actuators is in charge of a target, and when a standby actuator takes over.
 
-The record on the workload counts terms: whoever starts later takes the next term with its first write, and the
-others stand by.  One that stands by goes on hearing decisions.  What it would write and nobody writes tells it
-that the one in charge is gone: then it takes the next term.  The times are seconds by a steady clock.
+The record on the workload counts terms: a later actuator takes the next term with its first write, and the
+others become standby.  A standby actuator still receives decisions.  If a write is due and missing, it concludes
+that the one in charge is gone, and takes the next term.  The times are seconds by a steady clock.
 """
 
 from services.actuator.ownership import OwnershipRecord
@@ -23,7 +23,7 @@ class Succession:
         self._process = process
         self._dead_man_s = dead_man_s
         self._missing_since: float | None = None
-        """Since when something should have been written, and nobody has."""
+        """Since when a due write has been missing."""
         self._last_seen = ""
         """The last action of the one in charge."""
         self._lost = 0
@@ -80,7 +80,7 @@ class Succession:
         self.term, self._wrote_at = term, now
 
     def proof_due_s(self, now: float) -> float | None:
-        """In how many seconds to write the record anew, for another that runs to see; None: nobody else runs."""
+        """In how many seconds to write the record again, as a sign of life for a standby; None: there is none."""
         if now - self._rival_at > _RIVAL_S:
             return None
         return self._wrote_at + self._dead_man_s / 2 - now

@@ -57,7 +57,7 @@ class Delivery:
     count: int
     """Number of this delivery among those of this message, from 1."""
     number: int
-    """Number of this delivery among all those of the consumer, whoever reads."""
+    """Number of this delivery among all those of the consumer, for all readers together."""
     published: int
     """When the server stored it, UTC ns."""
 

@@ -48,7 +48,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
         counts: cumulative counts; the last one is of ``+Inf``.
 
     Returns:
-        The quantile in the unit of the bounds, or None where Prometheus says NaN: nothing was
+        The quantile in the unit of the bounds, or None where Prometheus returns NaN: nothing was
         observed, or there is no finite bucket.
 
     Raises:

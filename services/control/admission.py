@@ -7,7 +7,7 @@ samples.  Comparing the two keeps a wrong clock from locking a domain:
 - a sample from the future is refused: as a state it would make every honest sample look old;
 - after the bus's own clock was set back, a state from the future is left behind by a new epoch.
 
-A sampler whose clock alone went back is stale until the clock is right again: nobody can act on decisions
+A sampler whose clock alone went back is stale until the clock is right again: no actuator can apply decisions
 that expired long ago, and the fail-safe limit holds meanwhile.
 
 Messages come more than once, late and out of order, and the bus can be wiped, so that a new run of

@@ -73,7 +73,7 @@ class Allocator:
             demand: what targets that leave a part idle have a use for, kbit/s.
             inputs: what the shield will know of the sample.
         """
-        # Where nothing may rise, keeping the budget means keeping each limit: a new division could only lower one.
+        # Where nothing may rise, keeping the budget requires keeping each limit: a new division could only lower one.
         if inputs.violated or inputs.no_data:
             limits = [known.limit for known in before]
             if budget == sum(limits) and budget <= self._budget:

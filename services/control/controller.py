@@ -28,7 +28,7 @@ from services.control.policy import Bounds, CutMemory, Policy, Proposal
 from services.control.shield import Limits, ShieldInput, shield
 
 FALLBACK = Proportional()
-"""Stands in for a policy that raised an error, gave an unusable answer or took too long."""
+"""Replaces a policy that raised an error, gave an unusable answer or took too long."""
 
 
 class Controller:

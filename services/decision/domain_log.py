@@ -36,7 +36,7 @@ class BusDecisionLog:
             return DomainPosition(None, await self._bus.ack_floor(Sample, NAME), seq)
         samples = await self._bus.stream_info(Sample)
         answered = last.headers.get(envelope.SAMPLE_SEQ, "")
-        # A stream of samples that was created after the decision counts its sequences anew.
+        # A stream of samples that was created after the decision counts its sequences from 1.
         counted = samples is not None and samples.created <= last.published
         sample_seq = int(answered) if counted and _SEQUENCE.fullmatch(answered) else 0
         # A sample that ended the service again and again was put aside, and must not be looked up again.

@@ -148,7 +148,7 @@ class DomainWorker:
                 return
 
     async def _catch_up(self, seq: int, end: int) -> None:
-        """Answer the samples after one sequence and before another, which were delivered to others or to nobody."""
+        """Answer the samples after one sequence and before another, which were delivered elsewhere or not at all."""
         while (sample := await self._samples.get_next(seq)) is not None and sample.seq < end:
             failpoints.point("decision.looked-up")
             metrics.caught_up.inc()
@@ -167,7 +167,7 @@ class DomainWorker:
             metrics.stale.inc()
         except (FutureSample, InvalidMessage, TooLarge, _Unanswerable) as error:
             await self._samples.dead_letter(sample, str(error))
-            failpoints.point("decision.buried")
+            failpoints.point("decision.dead-lettered")
         else:
             failpoints.point("decision.written")
             metrics.steps.inc()
@@ -199,6 +199,6 @@ class _Unanswerable(Exception):
 def _is_known(position: DomainPosition, received: Received[Sample]) -> bool:
     """Whether the position is up to date for this sample: no other replica can have moved the domain on."""
     if received.seq <= position.sample_seq:
-        # A sample newer than what came after it: the stream's numbering may have begun anew.
+        # A sample newer than what came after it: the stream's numbering may have restarted.
         return position.state is not None and received.message.end <= position.state.end
     return position.sample_seq + 1 >= received.since

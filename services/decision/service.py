@@ -31,7 +31,7 @@ _MAX_PENDING = 512
 _ACK_WAIT_S = 10.0
 _SILENT_PERIODS = 6
 _MAX_NAMED = 3
-"""Domains whose problems /readyz spells out."""
+"""Number of domains whose problems /readyz lists."""
 
 _log = structlog.get_logger()
 
@@ -123,7 +123,7 @@ class DecisionService:
                 except Exception as error:  # noqa: BLE001 - whatever one sample raises, the next is answered
                     await self._bus.dead_letter(NAME, received, f"{type(error).__name__}: {error}")
                     break
-            failpoints.point("decision.taken")
+            failpoints.point("decision.answered")
             await received.ack()
             failpoints.point("decision.acknowledged")
             self._slots.release()

@@ -92,16 +92,38 @@ class EchoServer:
         listener.setblocking(False)
         if kind == socket.SOCK_DGRAM:
             listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            self._selector.register(listener, selectors.EVENT_READ, self._answer_datagrams)
         else:
             listener.listen(_MOST_CONNECTIONS)
-            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(listener, selectors.EVENT_READ, kind)
         return int(listener.getsockname()[1])
 
     def serve_once(self, timeout: float = 1.0) -> None:
         """Serve pending packets and connections, or wait for some for ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
-            key.data(key.fileobj)
+            link = key.fileobj
+            assert isinstance(link, socket.socket)
+            if key.data == socket.SOCK_DGRAM:
+                self._answer_datagrams(link)
+            elif key.data == socket.SOCK_STREAM:
+                # The client may be gone again.
+                with contextlib.suppress(OSError):
+                    connection, _ = link.accept()
+                    if len(self._connections) >= _MOST_CONNECTIONS:
+                        # Whoever holds all of them must not lock an honest prober out.
+                        self._close(min(self._connections, key=self._connections.__getitem__))
+                    connection.setblocking(False)
+                    self._connections[connection] = time.monotonic()
+                    self._selector.register(connection, selectors.EVENT_READ)
+            else:
+                whole = False
+                with contextlib.suppress(OSError):
+                    data = link.recv(_LONGEST)
+                    reply = build_answer(data, time.time_ns(), time.time_ns())
+                    whole = reply is not None and link.send(reply) == len(data)
+                if whole:
+                    self._connections[link] = time.monotonic()
+                else:
+                    self._close(link)
         now = time.monotonic()
         for connection in [one for one, heard in self._connections.items() if now - heard > _IDLE_S]:
             self._close(connection)
@@ -134,32 +156,6 @@ class EchoServer:
             return False
         self._budget -= cost
         return True
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            # The client is gone again.
-            return
-        if len(self._connections) >= _MOST_CONNECTIONS:
-            # Whoever holds all of them must not lock an honest prober out.
-            self._close(min(self._connections, key=self._connections.__getitem__))
-        connection.setblocking(False)
-        self._connections[connection] = time.monotonic()
-        self._selector.register(connection, selectors.EVENT_READ, self._answer_bytes)
-
-    def _answer_bytes(self, connection: socket.socket) -> None:
-        try:
-            data = connection.recv(_LONGEST)
-            now = time.time_ns()
-            reply = build_answer(data, now, now)
-            whole = reply is not None and connection.send(reply) == len(data)
-        except OSError:
-            whole = False
-        if whole:
-            self._connections[connection] = time.monotonic()
-        else:
-            self._close(connection)
 
     def _close(self, connection: socket.socket) -> None:
         if self._connections.pop(connection, None) is None:

@@ -1,6 +1,6 @@
 """The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
 
-A workload kind is a subclass of ``Workload``, which says where the API has it and which Pods it owns, and a
+A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
 line in ``WORKLOADS``.  Nothing outside of this module depends on which kind a workload is.
 """
 
@@ -67,7 +67,7 @@ class KubeObject(Struct, frozen=True):
 
     @property
     def bandwidth(self) -> str | None:
-        """The bandwidth annotation as it stands."""
+        """The bandwidth annotation's text."""
         return self.annotations.get(BANDWIDTH)
 
     @property
@@ -167,7 +167,7 @@ class Unavailable(Exception):
 
         Args:
             text: in words.
-            status: of HTTP; None: nobody answered.
+            status: of HTTP; None: no answer.
             retry_after_s: for how many seconds the server asks to be left alone.
         """
         super().__init__(text)

@@ -28,6 +28,12 @@ class MetricNames(Struct, frozen=True):
     throughput: str = ""
     matchers: dict[str, str] = {}
 
+    @property
+    def are_plain(self) -> bool:
+        """Whether none of the names needs quotation marks."""
+        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, *self.matchers)
+        return all(re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", name) for name in names if name)
+
 
 class Preset(Struct, frozen=True):
     """A known exporter of latencies."""
@@ -110,7 +116,7 @@ class Workloads:
         """All workloads of all domains.
 
         Raises:
-            ValueError: series could not be told apart; see the constructor.
+            ValueError: series could not be distinguished; see the constructor.
         """
         return cls(
             metric_names(config.signal),

@@ -1,4 +1,4 @@
-"""The reference pages in docs/ say what the code says."""
+"""The reference pages in docs/ match the code."""
 
 import runpy
 from pathlib import Path
@@ -11,5 +11,5 @@ PAGES: dict[Path, str] = runpy.run_path(str(DOCS / "generate.py"))["render_all"]
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_page_is_up_to_date(path: Path) -> None:
-    """``make schemas`` has been run since the code changed."""
+    """``make schemas`` was run after the last change of the code."""
     assert path.read_text(encoding="utf-8") == PAGES[path]

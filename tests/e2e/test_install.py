@@ -1,4 +1,4 @@
-"""``make install`` and ``make uninstall``, as typed in a fresh checkout."""
+"""``make install`` and ``make uninstall`` in a fresh checkout."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from services.cli import COMMANDS
 from tests.support.readme import ROOT
 
 WHOLE_S = 600.0
-"""Dependencies may come from a registry far away."""
+"""Dependencies may come from a slow registry."""
 RECORDING = ROOT / "tests" / "golden" / "factory-learned.jsonl.zst"
 
 
 def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a target with this PREFIX; ``path`` comes before PATH."""
+    """Run a target with this PREFIX; ``path`` precedes PATH."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{path}:{environment['PATH']}"
     command = ["make", "-C", str(ROOT), target, f"PREFIX={prefix}"]
@@ -22,7 +22,7 @@ def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProce
 
 
 def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
-    """From any folder, without the checkout on Python's path and without test tools; and it goes as it came."""
+    """From any folder, without the checkout on Python's path and without test tools; uninstall removes everything."""
     prefix = tmp_path / "prefix"
     done = make("install", prefix)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -46,12 +46,12 @@ def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
 
 
 def test_what_it_did_not_install_stays(tmp_path: Path) -> None:
-    """A program of that name from elsewhere is neither overwritten nor removed."""
+    """An existing program of that name is neither overwritten nor removed."""
     program = tmp_path / "bin" / "sluice"
     program.parent.mkdir()
     shutil.copy("/bin/true", program)
     done = make("install", tmp_path)
     assert done.returncode != 0
-    assert f"{program} is not from here" in done.stdout
+    assert f"{program} was not installed from here" in done.stdout
     assert make("uninstall", tmp_path).returncode == 0
     assert program.read_bytes() == Path("/bin/true").read_bytes()

@@ -30,7 +30,7 @@ def reader(request: pytest.FixtureRequest) -> RecordingReader:
 
 
 def test_there_are_recordings() -> None:
-    """The other tests have something to say about both policies, and the files stay small."""
+    """There is a recording for both policies, and the files stay small."""
     assert {domain.policy for file in FILES for domain in RecordingReader(file).header.domains} == {
         "learned",
         "proportional",
@@ -39,7 +39,7 @@ def test_there_are_recordings() -> None:
 
 
 def test_every_decision_is_made_again(reader: RecordingReader) -> None:
-    """What a live service decided on real packets comes out the same from the file alone."""
+    """A replay from the file alone gives the decisions of the live service."""
     tallies = verify(reader, silent)
     assert reader.problems == []
     for tally in tallies.values():
@@ -58,7 +58,7 @@ def test_nothing_is_amiss(reader: RecordingReader) -> None:
 
 
 def test_it_is_worth_replaying(reader: RecordingReader) -> None:
-    """Congestion was met, limits were cut and patched: not a quiet stretch."""
+    """The recording contains congestion, cuts and patches, not only a quiet stretch."""
     messages = [decode_message(line) for line in reader.read_messages()]
     assert any(isinstance(one, Decision) and one.violated for one in messages)
     assert any(
@@ -71,7 +71,7 @@ def test_it_is_worth_replaying(reader: RecordingReader) -> None:
 
 
 def test_every_policy_side_by_side(reader: RecordingReader) -> None:
-    """Each policy there is takes the same stream; the recorded one decides as recorded."""
+    """Every policy replays the same stream; the recorded policy decides as recorded."""
     found = compare_policies(reader, build_variants(reader, sorted(POLICIES), ()), silent)
     assert set(found) == {AS_RECORDED, *POLICIES}
     for name, domain in ((one.name, one) for one in reader.header.domains):

@@ -1,4 +1,4 @@
-"""Recordings under arbitrary content and arbitrary damage."""
+"""Recordings with arbitrary content and arbitrary damage."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +27,13 @@ def test_every_message_comes_back(content: list[tuple[str, bytes, dict[str, str]
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_never_passes_for_a_message(data: st.DataObject) -> None:
-    """Whatever bytes change, go or come: what is read was written so, and a loss is named."""
+    """Whatever bytes change, disappear or appear, every line that is read was written so, and a loss is reported."""
     written = list(stream(config(), 400))
     with TemporaryDirectory() as folder:
         path = record(Path(folder) / "x", config(), iter(written))
         content = bytearray(path.read_bytes())
         for _ in range(data.draw(st.integers(1, 4))):
-            # Drawn without regard to the file's length, which differs a little from one run to the next.
+            # Drawn independently of the file's length, which varies a little from one run to the next.
             at = data.draw(st.integers(0, 2**20)) % len(content)
             stretch = data.draw(st.integers(0, 3000))
             content[at : at + stretch] = data.draw(st.binary(max_size=20))

@@ -1,4 +1,4 @@
-"""Servers that break a client's expectations, each in its own way, over real sockets."""
+"""Servers that violate a client's expectations over real sockets, each in one way."""
 
 import socket
 import struct
@@ -13,12 +13,15 @@ class BrokenServer:
     """Answers every request in one way; ``fault`` may be changed while it runs.
 
     stall: accepts and says nothing.  dribble: one byte of a header at a time, for ever.  reset: cuts
-    the connection.  garbage: no HTTP.  cut: less than announced.  body: ``body`` with ``status``.
+    the connection.  garbage: no HTTP.  cut: less than announced.  body: ``body`` with ``status`` and the
+    lines of ``headers``.
     """
 
-    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK") -> None:
+    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
         """Listen on a free port."""
-        self.fault, self.body, self.status = fault, body, status
+        self.fault, self.body, self.status, self.headers = fault, body, status, headers
+        self.requests: list[bytes] = []
+        """What was asked, head and all."""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
@@ -39,14 +42,15 @@ class BrokenServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             try:
-                while not self._over.is_set() and connection.recv(65536):
+                while not self._over.is_set() and (request := connection.recv(65536)):
+                    self.requests.append(request)
                     if not self._answer(connection):
                         return
             except OSError:
-                return  # the client had enough
+                return  # the client closed the connection
 
     def _answer(self, connection: socket.socket) -> bool:
-        """Answer one request; gives whether the connection goes on."""
+        """Answer one request; return whether the connection stays open."""
         match self.fault:
             case "stall":
                 self._over.wait()
@@ -65,7 +69,7 @@ class BrokenServer:
             case "cut":
                 connection.sendall(_OK + b"Content-Length: 1000\r\n\r\n" + self.body)
                 return False
-        head = f"HTTP/1.1 {self.status}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(self.body)}\r\n\r\n"
         connection.sendall(head.encode() + self.body)
         return True
 

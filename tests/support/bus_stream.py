@@ -1,4 +1,4 @@
-"""A made-up stretch of a bus for the tests of its readers: samples, and the decisions that follow from them."""
+"""A generated stretch of bus messages for the tests of readers: samples, and the decisions that follow from them."""
 
 import random
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def config(domains: int = 1, policy: str = "proportional") -> Config:
 
 
 def samples(domain: Domain, count: int, seed: int = 1, begin: int = BEGIN) -> Iterator[Sample]:
-    """Calm and congested windows, and some without data."""
+    """Good and congested windows, and some without data."""
     chance = random.Random(f"{domain.name} {seed}")
     for i in range(1, count + 1):
         end = begin + i * PERIOD
@@ -77,7 +77,7 @@ def samples(domain: Domain, count: int, seed: int = 1, begin: int = BEGIN) -> It
 def stream(
     of: Config, count: int, seed: int = 1, *, actions: bool = False, begin: int = BEGIN
 ) -> Iterator[RecordedMessage]:
-    """Samples, decisions and, if wanted, actions of all domains in the order of their times."""
+    """Samples, decisions and optionally actions of all domains, ordered by time."""
     limits: dict[str, int] = {}
     acted = 0
     controllers = {domain.name: Controller(domain) for domain in of.domains}
@@ -99,7 +99,7 @@ def stream(
 
 
 def sample_line(sample: Sample, seq: int, published: int | None = None) -> RecordedMessage:
-    """A sample as the sampler publishes it, 5 ms after its window unless told otherwise."""
+    """A sample as the sampler publishes it, by default 5 ms after its window."""
     headers = {MSG_ID: sample.id, TRACE: start_trace(sample.id)}
     subject = SUBJECTS.sample(sample.domain)
     return build_message("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
@@ -108,7 +108,7 @@ def sample_line(sample: Sample, seq: int, published: int | None = None) -> Recor
 def decision_line(
     decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None
 ) -> RecordedMessage:
-    """A decision as the decision service publishes it, 2 ms after its sample unless told otherwise."""
+    """A decision as the decision service publishes it, by default 2 ms after its sample."""
     trace = continue_trace({TRACE: start_trace(cause)}, decision.id)
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)

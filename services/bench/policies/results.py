@@ -9,9 +9,8 @@ from statistics import mean, median
 
 from msgspec import Struct
 
-from services.plant.reaction_time import Reaction
 from services.plant.scenario import Scenario
-from services.plant.score import Score, spread
+from services.plant.score import Reaction, Score, spread
 
 UNCONTROLLED = "no control"
 """The contender without a controller."""
@@ -75,7 +74,7 @@ class Part(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """One run; ``failed`` says in words why there are no figures."""
+    """One run; ``failed`` is the reason for missing figures."""
 
     cell: Cell
     learning: Part | None = None

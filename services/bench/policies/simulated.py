@@ -27,7 +27,7 @@ BY_NAME = {one.name: one for one in CANDIDATES}
 
 
 def run(cell: Cell, pace: float = 1.0) -> Outcome:
-    """Play one run, ``pace`` times as fast as the scenario says."""
+    """Play one run, ``pace`` times as fast as in the scenario."""
     contender, scenario = BY_NAME[cell.contender], SCENARIOS[cell.scenario]
     if pace != 1:
         scenario = scenario.stretch_to(scenario.seconds / pace)
@@ -102,7 +102,7 @@ def command(  # noqa: PLR0913 - one for each option
     """Compare all policies on the simulated plant.
 
     The same seeds give the same figures, bit for bit, but for those of speed.  At another pace nothing
-    falls where it usually does: whoever was fitted to the scenarios shows it there.
+    falls where it usually does: a policy that was fitted to the scenarios fails there.
     """
     cells = [
         Cell(policy, scenario, seed)

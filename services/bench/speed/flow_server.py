@@ -62,7 +62,7 @@ def main() -> None:
     server.add_generic_rpc_handlers((handlers,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(port, flush=True)  # noqa: T201 - whoever started this waits for it
+    print(port, flush=True)  # noqa: T201 - the parent process waits for it
     server.wait_for_termination()
 
 

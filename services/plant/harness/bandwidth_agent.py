@@ -1,7 +1,7 @@
-"""Stands in for Cilium's Bandwidth Manager: enforces the annotations of Pods in the plant.
+"""Replaces Cilium's Bandwidth Manager: enforces the annotations of Pods in the plant.
 
 It sits between the API server and the plant.  Like Cilium's agent it watches live Pods only, treats an
-unreadable value as no limit, and needs a moment for each change.
+unreadable value as no limit, and needs some time for each change.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ class BandwidthAgent:
         return len(self._uids[target]) - sum(pod.pod.target == target for pod in self._pods)
 
     async def run(self) -> None:
-        """Follow the API; list anew whenever a watch ends or fails."""
+        """Follow the API; list again whenever a watch ends or fails."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5)
         connector = aiohttp.TCPConnector(ssl=self._trust or True)
         async with (

@@ -1,7 +1,7 @@
 """Third check of an audit: has every action its cause, and was every decision that moved a limit acted on?
 
-Every action says what limit it found.  So the actions on a target form a chain, and one that is
-missing, or was never reported, leaves a limit that nobody set.
+Every action contains the limit that it found.  So the actions on a target form a chain, and one that is
+missing, or was never reported, leaves a limit without a cause.
 """
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ _PAUSED = "paused: "
 _READ_BACK = "read back from the objects"
 """How the reason begins where a report was made after a crash: the Deployment itself may not have been written."""
 _HELD_BACK = "raised no further than"
-"""Stands in the reason where the actuator put less in force than was decided, so that no rise is a leap."""
+"""Part of the reason if the actuator put less in force than was decided, so that no rise is a leap."""
 _PODS_ONLY = "; Pods only so far"
 """How the reason ends where the Deployment was not written: it had changed, or another order came first."""
 
@@ -238,7 +238,7 @@ class TargetAudit:
             return  # the rest of the same order
         text = (
             f"action {action.id} found {found} kbit/s, and the one before it, {before.id}, had left "
-            f"{before.limit}: an action is missing, or somebody else wrote"
+            f"{before.limit}: an action is missing, or another client wrote"
         )
         self._add_breach("chain", text, recorded.time)
         self._missing = before.limit, found, self.breaches[-1]

@@ -62,7 +62,7 @@ class DomainAudit:
         named = recorded.headers.get(SAMPLE_SEQ, "")
         seq = self._seqs.get(decision.sample)
         if seq is not None and named != str(seq):
-            text = f"decision {decision.id} says that its sample has sequence {named or '-'}; it has {seq}"
+            text = f"decision {decision.id} names sequence {named or '-'} for its sample, which has {seq}"
             self._add_breach("cause", text, recorded)
         self._check_bounds(decision, recorded)
         self._last = decision

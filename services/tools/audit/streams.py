@@ -59,7 +59,7 @@ class SequenceAudit:
         elif seq == last.seq or (self._whole and 1 < seq < last.seq):
             what = f"{kind} {seq} follows {last.seq}: repeated, or out of order"
         elif seq < last.seq:
-            self.notes.append(f"the stream of {kind}s began anew after {last.seq}: it was wiped")
+            self.notes.append(f"the stream of {kind}s restarted after {last.seq}: it was wiped")
         elif self._whole and seq > last.seq + 1:
             missing = f"{last.seq + 1}" + (f" to {seq - 1}" if seq > last.seq + 2 else "")
             what = f"{kind} {missing} missing"

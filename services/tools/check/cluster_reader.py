@@ -1,7 +1,7 @@
-"""Reads what a cluster says about whether Sluice would work there.  Changes nothing.
+"""Reads from a cluster whether Sluice would work there.  Changes nothing.
 
 It needs more than the services may: nodes, Cilium's settings and policies, so it runs with the
-kubeconfig of whoever installs.
+kubeconfig of the installing user.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ async def _find_absent_services(api: KubeClient, config: Config) -> dict[str, tu
         text = "the exporter sees probes only (Helm value hubble.relay.enabled=true)"
         asked.append(("exporter.relay.address", config.exporter.relay.address, text))
     probes = config.exporter.probes
-    asked += [(f"exporter.probes {probe.key}", probe.address, "its probes reach nobody") for probe in probes]
+    asked += [(f"exporter.probes {probe.key}", probe.address, "its probes have no target") for probe in probes]
     absent = {}
     for who, address, why in asked:
         service = parse_service(address)

@@ -1,7 +1,7 @@
 """Checks a cluster's objects: would Sluice work there?  Pure: objects in, findings out.
 
 ``sluice check --cluster`` reads the objects; each function here knows one way in which a limit or a
-priority is silently not enforced, and says what to do about it.
+priority is silently not enforced, and has the remedy.
 """
 
 import re
@@ -32,7 +32,7 @@ _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxc
 
 
 class Finding(Struct, frozen=True):
-    """One thing that a user should know before installing."""
+    """A fact that a user should know before installing."""
 
     level: Literal["error", "warning"]
     """An error: a limit would not hold, or not be set.  A warning: something works less well."""
@@ -68,11 +68,23 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
     if not cluster.volumes:
         text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
         found.append(Finding("error", "storageclasses", text))
+    level: Literal["error", "warning"]
     for who, (service, why) in cluster.absent.items():
-        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
+        level = "error" if who == "signal.prometheus.url" else "warning"
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     for domain in domains:
-        found += _check_workloads(domain, cluster)
+        for kind, wanted, keys in (
+            ("target", "bestEffort", [target.key for target in domain.targets]),
+            ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
+        ):
+            for key in keys:
+                where, deployment = f"deployment {key}", cluster.deployments.get(key)
+                if deployment is None:
+                    level = "error" if kind == "target" else "warning"
+                    found.append(Finding(level, where, f"not found: the configuration names it as a {kind}"))
+                elif (priority := annotations(deployment["spec"]["template"]).get(PRIORITY)) != wanted:
+                    text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
+                    found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
             found += _check_target(target, cluster)
     return sorted(found, key=lambda one: one.level != "error")
@@ -98,7 +110,7 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
 
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
-        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
         yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
@@ -106,23 +118,6 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
             text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
             yield Finding("warning", f"node {node['metadata']['name']}", text)
-
-
-def _check_workloads(domain: Domain, cluster: ClusterObjects) -> Iterator[Finding]:
-    for kind, wanted, workloads in (
-        ("target", "bestEffort", [target.key for target in domain.targets]),
-        ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
-    ):
-        for key in workloads:
-            deployment = cluster.deployments.get(key)
-            if deployment is None:
-                level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
-                yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
-                continue
-            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
-            if priority != wanted:
-                text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
-                yield Finding("warning", f"deployment {key}", f"{text}, and must be set when a pod is created")
 
 
 def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
@@ -155,12 +150,12 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     seen = convert(deployment, type=Deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_describe_setter(deployment)}; to hand it back: {resume_command(seen)}"
+        text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
         yield Finding("error", where, text + _describe_gitops(deployment))
     elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
-            "remembers it, and `sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+            "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
         yield Finding("warning", where, text + _describe_gitops(deployment))
 

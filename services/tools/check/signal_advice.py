@@ -1,4 +1,4 @@
-"""Says which critical workloads the exporter would measure too rarely or too coarsely, and the remedy.  Pure."""
+"""Finds which critical workloads the exporter would measure too rarely or too coarsely, and the remedy.  Pure."""
 
 from math import ceil
 

@@ -1,7 +1,7 @@
 """Reads a range of the bus as recorded messages, in the order of their times.
 
 Each kind has a stream of its own.  Stored messages are merged by the server's times, and arriving ones
-are held back for a moment, so that a sample comes before its decision and a decision before its action.
+are delayed briefly, so that a sample comes before its decision and a decision before its action.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus, Denied
@@ -61,7 +62,7 @@ class BusReader:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be read at the moment; None when all is well."""
+        """Why nothing can be read now; None when all is well."""
         return self._failures[0]
 
     async def read_stored(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
@@ -113,7 +114,7 @@ class BusReader:
                 undecided[domain].append(sample)
                 if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
                     undecided[domain].clear()
-        waiting = [sample for samples_of_one in undecided.values() for sample in samples_of_one]
+        waiting = chain.from_iterable(undecided.values())
         return [*sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
 
     async def find_sample_time(self, seq: int) -> int | None:

@@ -43,7 +43,7 @@ class MessageSource:
     reader: RecordingReader | None
     settings: BusConfig
     domains: tuple[Domain, ...]
-    """Empty where no configuration is at hand."""
+    """Empty without a configuration."""
     problems: list[ReadProblem] = field(default_factory=list)
     """What could not be read of a recording, once it has been read."""
     left_out: Counter[str] = field(default_factory=Counter)

@@ -51,7 +51,7 @@ def escape_controls(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    """Escape all control characters: the text stays on one line, and nobody can forge a second one."""
+    """Escape all control characters: the text stays on one line, and cannot contain a forged second one."""
     return _CONTROL_OR_LAYOUT.sub(_escape, text)
 
 

@@ -2,7 +2,7 @@
 
 A recording is JSON lines, compressed with Zstandard (``zstdcat FILE | jq`` reads it).  The first line
 is the header: format version, configuration and policy versions.  Each further line is one message with
-its subject, headers, sequence and time; the body stands in it byte for byte.
+its subject, headers, sequence and time; it contains the body byte for byte.
 
 Lines are compressed in frames of at most 128 KiB, each with a checksum, so that reading and writing
 take constant memory, and damage costs one frame: the reader names the place, and goes on after it.
@@ -57,7 +57,7 @@ class RecordingHeader(Struct, frozen=True, tag="recording", tag_field="kind"):
     period: Duration
     window: Duration
     kinds: tuple[str, ...]
-    """Kinds of message that were recorded; a gap in another kind means nothing."""
+    """Kinds of message that were recorded; a gap in another kind has no meaning."""
     since: Integer = 0
     """Where the range begins, UTC ns.  Earlier decisions are there for their state."""
     only: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ class RecordingWriter:
         self._add(self._encoder.encode(message))
 
     def flush(self) -> None:
-        """Hand all lines so far to the operating system."""
+        """Flush all lines so far to the operating system."""
         if self._lines:
             self._file.write(compress(b"".join(self._lines)))
             self._lines.clear()
@@ -243,7 +243,11 @@ class RecordingReader:
         self._numbers: Sequence[int] = ()
         self._ended = False
         with self.path.open("rb") as file:
-            for number, block in _skip_header(_LineReader(file, self.problems)):
+            for at, (number, block) in enumerate(_LineReader(file, self.problems).read_blocks()):
+                first, _, rest = block.partition(b"\n") if at == 0 else (b"", b"", b"")
+                # Where the header is damaged, the first line that can be read is a message.
+                if _HEADER in first:
+                    number, block = number + 1, rest  # noqa: PLW2901
                 self.offset = file.tell()
                 if self._ended:
                     return
@@ -269,25 +273,23 @@ class RecordingReader:
             try:
                 yield number, decoder.decode(line)
             except DECODE_ERRORS as error:
-                if _HEADER in line:
-                    self._check_second_header(number, line)
-                elif b'"raw":"' in line:
+                if b'"raw":"' in line and _HEADER not in line:
                     self._report(number, "a message that is not JSON")
-                else:
+                    continue
+                if _HEADER not in line:
                     self._report(number, f"not a message: {describe_decode_error(error)}")
-
-    def _check_second_header(self, number: int, line: bytes) -> None:
-        """Go on where another recording of the same configuration follows in the file; end otherwise."""
-        try:
-            other = parse_header(line)
-        except ValueError as reason:
-            why = f": {reason}"
-        else:
-            if (other.domains, other.prefix) == (self.header.domains, self.header.prefix):
-                return
-            why = ", of another configuration"
-        self._ended = True
-        self._report(number, f"another recording begins{why}; left out from here on")
+                    continue
+                # Go on where another recording of the same configuration follows in the file.
+                try:
+                    other = parse_header(line)
+                except ValueError as reason:
+                    why = f": {reason}"
+                else:
+                    if (other.domains, other.prefix) == (self.header.domains, self.header.prefix):
+                        continue
+                    why = ", of another configuration"
+                self._ended = True
+                self._report(number, f"another recording begins{why}; left out from here on")
 
     def _report(self, number: int, what: str) -> None:
         if len(self.problems) == _MOST_PROBLEMS:
@@ -372,13 +374,3 @@ class _LineReader:
     def _report(self, what: str) -> None:
         if len(self._problems) < _MOST_PROBLEMS:
             self._problems.append(ReadProblem(self._number, what))
-
-
-def _skip_header(lines: _LineReader) -> Iterator[tuple[int, bytes]]:
-    blocks = lines.read_blocks()
-    for number, block in blocks:
-        first, _, rest = block.partition(b"\n")
-        # Where the header is damaged, the first line that can be read is a message.
-        yield (number + 1, rest) if _HEADER in first else (number, block)
-        break
-    yield from blocks

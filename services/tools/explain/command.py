@@ -37,7 +37,7 @@ _MOST_SAMPLES = 101
 
 @dataclass
 class DecisionTrace:
-    """What the bus says about one decision: its sample, the state before it, and what followed."""
+    """The messages about one decision: its sample, the state before it, and what followed."""
 
     wanted: str
     """The id of a decision or of its sample; or a domain, for the last decision that moved one of its limits."""

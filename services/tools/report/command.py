@@ -32,7 +32,7 @@ def command(
     """Write a page about a recording FILE, or about a range of the bus.
 
     The page needs no network, suits light and dark screens, and prints.
-    Exit code 1: there is no message, or some of the file cannot be read; the page says so, and is about the rest.
+    Exit code 1: there is no message, or some of the file cannot be read; the page reports that, and covers the rest.
     """
     try:
         from services.tools.report import page

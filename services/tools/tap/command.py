@@ -59,7 +59,7 @@ class MessageFilter:
 @click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time.  Without it, with what comes.")
 @click.option("--no-follow", is_flag=True, help="End with the last message that is stored.")
 @click.option("--json", "as_json", is_flag=True, help="Print messages as the lines of a recording.")
-@click.option("--live", is_flag=True, help="Show a table of how all domains stand.")
+@click.option("--live", is_flag=True, help="Show a live table of all domains.")
 def command(
     source: MessageSource, since: int | None, no_follow: bool, as_json: bool, live: bool, **filters: tuple[str, ...]
 ) -> None:
@@ -72,7 +72,13 @@ def command(
         raise click.UsageError(
             "--live follows all of the bus: without FILE, --json, --no-follow, --workload, --outcome"
         )
-    _check_filters(source, chosen)
+    require_domains(source.domains, chosen.domains)
+    source.require_workloads(chosen.workloads)
+    if chosen.outcomes and chosen.kinds and "action" not in chosen.kinds:
+        raise click.UsageError("--outcome is about actions; --kind leaves them out")
+    for kind in chosen.kinds:
+        if kind not in source.kinds:
+            raise click.UsageError(f"{source.name} was recorded without {kind}s; it has {', '.join(source.kinds)}")
     require_order(since, None)
     follow = source.reader is None and not no_follow
     scope = MessageRange(chosen.kinds or KINDS, since, None, chosen.domains)
@@ -85,21 +91,6 @@ def command(
     if not shown:
         print_warning(source.describe_empty())
     source.exit(ok=shown)
-
-
-def _check_filters(source: MessageSource, chosen: MessageFilter) -> None:
-    """Refuse filters that no message can pass.
-
-    Raises:
-        click.UsageError: it says what there is instead.
-    """
-    require_domains(source.domains, chosen.domains)
-    source.require_workloads(chosen.workloads)
-    if chosen.outcomes and chosen.kinds and "action" not in chosen.kinds:
-        raise click.UsageError("--outcome is about actions; --kind leaves them out")
-    for kind in chosen.kinds:
-        if kind not in source.kinds:
-            raise click.UsageError(f"{source.name} was recorded without {kind}s; it has {', '.join(source.kinds)}")
 
 
 async def _print_messages(source: MessageSource, scope: MessageRange, printer: "_Printer", *, follow: bool) -> None:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from schemas.config import Kubernetes
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.nats_server import NatsServer
@@ -34,18 +34,18 @@ class Proxy:
         """Pass everything on to ``url``."""
         self._url, self._session = url, session
         self.answer: Answer = lambda _request, _body: None
-        self.asked: list[tuple[float, str, str]] = []
+        self.requests: list[tuple[float, str, str]] = []
         """When, by what method, at what path."""
 
     def count(self, *methods: str, since: float = 0.0) -> int:
         """How many requests there were."""
-        return sum(method in methods and at >= since for at, method, _ in self.asked)
+        return sum(method in methods and at >= since for at, method, _ in self.requests)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer, or pass on."""
         body = await request.read()
         is_watch = "watch" in request.query
-        self.asked.append((time.monotonic(), "WATCH" if is_watch else request.method, request.path))
+        self.requests.append((time.monotonic(), "WATCH" if is_watch else request.method, request.path))
         own = self.answer(request, body)
         if own is not None:
             return own
@@ -60,7 +60,7 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+async def open_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     """A proxy before the API server at ``url``, and its address."""
     async with aiohttp.ClientSession() as session:
         proxy = Proxy(url, session)
@@ -81,7 +81,7 @@ class Refusing:
         """Decide twice a second."""
         deadline, number = time.monotonic() + seconds, 0
         while time.monotonic() < deadline:
-            await self.decider.say(limits[number % len(limits)])
+            await self.decider.publish_limit(limits[number % len(limits)])
             number += 1
             await asyncio.sleep(0.5)
 
@@ -90,9 +90,9 @@ class Refusing:
 async def refusing(nats: NatsServer, tmp_path: Path) -> AsyncIterator[Refusing]:
     """A Deployment with two Pods at 30M each, an actuator that is ready, and a proxy that may refuse."""
     async with (
-        servers.emulated(Emulator(starts_after=None)) as server,
-        joined(nats.url, "sluice") as bus,
-        proxied(server.url) as (proxy, url),
+        servers.emulate(Emulator(starts_after=None)) as server,
+        join(nats.url, "sluice") as bus,
+        open_proxy(server.url) as (proxy, url),
     ):
         await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
         await server.pods_of("app", 2)
@@ -101,8 +101,8 @@ async def refusing(nats: NatsServer, tmp_path: Path) -> AsyncIterator[Refusing]:
         scene, decider = Scene(server, bus), Decider(bus, server.namespace)
         with ActuatorProcess(tmp_path, nats.url, behind) as process:
             await process.is_ready()
-            await decider.say("30M")
-            await scene.stands_at("30M", ["15M"] * 2)
+            await decider.publish_limit("30M")
+            await scene.wait_for_limits("30M", ["15M"] * 2)
             yield Refusing(scene, proxy, process, decider)
 
 
@@ -145,8 +145,8 @@ async def test_patches_that_are_refused(refusing: Refusing, kind: str) -> None:
     events = await one.scene.server.must("GET", f"/api/v1/namespaces/{one.scene.server.namespace}/events")
     assert [event["type"] for event in events["items"] if event["reason"] == "LimitFailed"] == ["Warning"]
     one.proxy.answer = lambda _request, _body: None
-    await one.decider.say("20M")
-    await one.scene.stands_at("20M", ["10M"] * 2)
+    await one.decider.publish_limit("20M")
+    await one.scene.wait_for_limits("20M", ["10M"] * 2)
     await one.process.is_ready()
 
 
@@ -163,8 +163,8 @@ async def test_a_policy_that_denies_high_limits_of_pods(refusing: Refusing) -> N
     assert one.proxy.count("PATCH", "GET", since=began) <= 10
     assert not one.process.ready()[0]
     began = time.monotonic()
-    await one.decider.say("12M")
-    await one.scene.stands_at("12M", ["6M"] * 2)
+    await one.decider.publish_limit("12M")
+    await one.scene.wait_for_limits("12M", ["6M"] * 2)
     assert time.monotonic() - began < 20
     await one.process.is_ready()
 
@@ -191,9 +191,9 @@ def watch_of(text: str) -> Answer:
 async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
     """Watches that end at once, or are something else, are begun again with delays; nothing ends."""
     async with (
-        servers.emulated(Emulator(starts_after=None)) as server,
-        joined(nats.url, "sluice") as bus,
-        proxied(server.url) as (proxy, url),
+        servers.emulate(Emulator(starts_after=None)) as server,
+        join(nats.url, "sluice") as bus,
+        open_proxy(server.url) as (proxy, url),
     ):
         await server.deploy(replicas=2)
         await server.pods_of("app", 2)
@@ -201,22 +201,22 @@ async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str
         behind = Server("emulator", Kubernetes(server=url), server._session, url, ssl=None)
         behind.namespace = server.namespace
         with ActuatorProcess(tmp_path, nats.url, behind) as process:
-            await Scene(server, bus).stands_at("10M", ["5M"] * 2)
+            await Scene(server, bus).wait_for_limits("10M", ["5M"] * 2)
             await asyncio.sleep(WATCHED_S)
-            assert proxy.count("WATCH", "GET") <= 26, proxy.asked
+            assert proxy.count("WATCH", "GET") <= 26, proxy.requests
             assert "http" not in process.ready()[1]["wrong"], process.log
             proxy.answer = lambda _request, _body: None
-            await Decider(bus, server.namespace).say("20M")
-            await Scene(server, bus).stands_at("20M", ["10M"] * 2)
+            await Decider(bus, server.namespace).publish_limit("20M")
+            await Scene(server, bus).wait_for_limits("20M", ["10M"] * 2)
 
 
 @pytest.mark.parametrize("text", ["null", "[]", PAGE, '{"kind": "PodList"}', '{"metadata": {}, "items": [null, 3]}'])
 async def test_lists_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
     """An actuator that starts behind a sign-in page waits, and works when it is gone."""
     async with (
-        servers.emulated(Emulator(starts_after=None)) as server,
-        joined(nats.url, "sluice") as bus,
-        proxied(server.url) as (proxy, url),
+        servers.emulate(Emulator(starts_after=None)) as server,
+        join(nats.url, "sluice") as bus,
+        open_proxy(server.url) as (proxy, url),
     ):
         await server.deploy(replicas=2)
         await server.pods_of("app", 2)
@@ -230,5 +230,5 @@ async def test_lists_that_are_none(nats: NatsServer, tmp_path: Path, text: str) 
 
             await eventually(says_why)
             proxy.answer = lambda _request, _body: None
-            await Scene(server, bus).stands_at("10M", ["5M"] * 2)
+            await Scene(server, bus).wait_for_limits("10M", ["5M"] * 2)
             await process.is_ready()

@@ -95,7 +95,7 @@ async def stage() -> AsyncIterator[Stage]:
     ],
 )
 def test_an_unreadable_annotation_is_no_limit(annotation: str | None, kbit: int | None) -> None:
-    """Cilium fails open, too; therefore the actuator checks a value before it patches."""
+    """Cilium also fails open; therefore the actuator checks a value before it patches."""
     assert parse_annotation(annotation) == kbit
 
 

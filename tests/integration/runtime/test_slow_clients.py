@@ -14,7 +14,7 @@ import pytest
 from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.health import Health, serve
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
@@ -44,20 +44,20 @@ async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_p
     """A thousand silent connections, and few descriptors: memory stays, probes are answered, the fail-safe comes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
-    async with servers.emulated(Emulator(starts_after=None)) as server, joined(nats.url, "sluice") as bus:
+    async with servers.emulate(Emulator(starts_after=None)) as server, join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         await server.deploy("app", replicas=1)
         await server.pods_of("app", 1)
         with ActuatorProcess(tmp_path, nats.url, server, dead_man="5s") as process, ExitStack() as stack:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
             await process.is_ready()
-            await Decider(bus, server.namespace).say("60M")
-            await scene.stands_at("60M", ["60M"])
+            await Decider(bus, server.namespace).publish_limit("60M")
+            await scene.wait_for_limits("60M", ["60M"])
             decided = time.monotonic()
             before = status(process.pid, "VmRSS")
             for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):
                 await asyncio.to_thread(hold, process.port, HELD // 3, stack, part)
-            await scene.stands_at("10M", ["10M"])
+            await scene.wait_for_limits("10M", ["10M"])
             assert time.monotonic() - decided < 5 + 3
             began = time.monotonic()
             assert (await asyncio.to_thread(process.ready))[0]

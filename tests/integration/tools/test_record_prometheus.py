@@ -1,4 +1,4 @@
-"""Past metrics of a real Prometheus as a recording, and what a replay makes of it."""
+"""A real Prometheus's past metrics as a recording, and the replay of it."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ FIRST, LAST = START + 10, START + PAGES - 1
 
 
 def when(second: int) -> str:
-    """A time as it is typed."""
+    """A time in the command line's notation."""
     return datetime.fromtimestamp(second, UTC).isoformat()
 
 
@@ -47,7 +47,7 @@ def past(tmp_path: Path) -> str:
 
 
 async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: str) -> None:
-    """Each recorded sample is what the sampler would have got at that moment; the replay decides on all of them."""
+    """Each recorded sample is what the sampler would have got at that time; the replay decides on all of them."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
     config.write_text(CONFIG)
     with PrometheusServer(tmp_path / "prometheus", past) as server:
@@ -73,7 +73,7 @@ async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: 
 
 
 async def test_a_coarse_past_is_recorded_with_the_installed_configuration(tmp_path: Path, past: str) -> None:
-    """With windows made for a live signal: they are stretched to what the step allows, which is said."""
+    """The windows of a live signal are stretched to what the step allows, and the output says so."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
     config.write_text(CONFIG.replace("source: prometheus, period: 1s, window: 5s", "period: 500ms, window: 2s"))
     with PrometheusServer(tmp_path / "prometheus", past) as server:

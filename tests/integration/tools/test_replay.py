@@ -1,4 +1,4 @@
-"""Replay onto a real bus, into a real decision service: bit for bit what the recording says."""
+"""Replay onto a real bus, into a real decision service: bit for bit as recorded."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from services.tools.common.recording import RecordingReader, RecordingWriter, bu
 from services.tools.replay.decision_process import build_configuration
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
-from tests.support.decision_services import DecisionProcess, joined, kept
+from tests.support.decision_services import DecisionProcess, join, read_stream
 from tests.support.nats_server import NatsServer
 
 COUNT = 60
@@ -25,36 +25,36 @@ async def replay(*arguments: str | Path) -> tuple[int, dict[str, dict[str, int]]
 
 
 async def test_a_service_of_its_own(nats: NatsServer, tmp_path: Path) -> None:
-    """With --serve every decision comes out as recorded, and nothing stays behind on the bus."""
+    """With --serve every decision matches the recording, and nothing stays on the bus."""
     file = record(tmp_path / "x", config(3), stream(config(3), COUNT))
     code, tallies, _ = await replay(file, "--nats", nats.url, "--serve")
     assert code == 0
     assert {(tally["identical"], tally["different"]) for tally in tallies.values()} == {(COUNT, 0)}
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         answer = await bus._session.request("STREAM.NAMES")
         assert {name for name in answer["streams"] if not name.startswith("SLUICE_")} == set()
 
 
 async def test_a_running_service_under_another_prefix(nats: NatsServer, tmp_path: Path) -> None:
-    """A service that runs under the replay's prefix answers; the live prefix hears nothing of it."""
+    """A service under the replay's prefix answers; the live prefix receives nothing."""
     file = record(tmp_path / "x", config(), stream(config(), COUNT))
-    async with joined(nats.url, "sluice") as live, joined(nats.url, "replay-lab") as lab:
+    async with join(nats.url, "sluice") as live, join(nats.url, "replay-lab") as lab:
         text = json.dumps(build_configuration(RecordingReader(file).header, lab._config))
         with DecisionProcess(tmp_path / "d", text):
             arguments = (file, "--nats", nats.url, "--prefix", "replay-lab")
             code, tallies, _ = await replay(*arguments)
             assert code == 0
             assert tallies["cell-0"]["identical"] == COUNT
-            assert len(await kept(lab, Decision)) == COUNT
-            assert await kept(live, Sample) == []
-            assert await kept(live, Decision) == []
+            assert len(await read_stream(lab, Decision)) == COUNT
+            assert await read_stream(live, Sample) == []
+            assert await read_stream(live, Decision) == []
             code, _, errors = await replay(*arguments)
             assert code == 2
             assert "was used before" in errors
 
 
 async def test_a_recording_that_begins_in_the_middle(nats: NatsServer, tmp_path: Path) -> None:
-    """The service goes on from the recorded state before the first sample."""
+    """The service continues from the recorded state before the first sample."""
     lines = list(stream(config(), COUNT))
     file = record(tmp_path / "x", config(), iter(lines[41:]))
     code, tallies, _ = await replay(file, "--nats", nats.url, "--serve")
@@ -77,7 +77,7 @@ async def test_samples_alone(nats: NatsServer, tmp_path: Path) -> None:
 
 
 async def test_a_difference_is_listed(nats: NatsServer, tmp_path: Path) -> None:
-    """A recorded decision that the service does not make is told, and is an error."""
+    """A recorded decision that the service does not make is listed, and is an error."""
     lines = list(stream(config(), COUNT))
     old = lines[41]
     lines[41] = build_message(
@@ -99,7 +99,7 @@ async def test_at_the_recorded_pace(nats: NatsServer, tmp_path: Path) -> None:
 
 
 async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
-    """Without a decision service, under the live prefix, or without a bus: a sentence says what is wrong."""
+    """Without a decision service, under the live prefix, or without a bus: a sentence names the problem."""
     file = record(tmp_path / "x", config(), stream(config(), 3))
     code, _, errors = await replay(file, "--nats", nats.url, "--prefix", "sluice")
     assert code == 2
@@ -114,8 +114,8 @@ async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
 
 
 async def test_the_live_streams_are_never_deleted(nats: NatsServer) -> None:
-    """What deletes a replay's streams refuses the live ones."""
-    async with joined(nats.url, "sluice") as bus:
+    """The deletion of a replay's streams refuses the live ones."""
+    async with join(nats.url, "sluice") as bus:
         with pytest.raises(ValueError, match="never deleted"):
             await bus.delete_streams()
         assert await bus.stream_info(Sample) is not None

@@ -1,8 +1,8 @@
-"""A Kubernetes API in the exporter's place, and the bandwidth agent's orders for the bed.
+"""A Kubernetes API in the exporter's namespace; passes the bandwidth agent's limits on to the testbed.
 
-Runs in the bed: ``python -m tests.support.hubble.cluster CONFIG POD=TARGET...``.  It serves an emulated API
+Runs in the testbed: ``python -m tests.support.hubble.cluster CONFIG POD=TARGET...``.  It serves an emulated API
 on port 8001 with the factory's Deployments, and writes a line ``POD KBIT`` for each limit that the
-agent puts in force: whoever started it has the plant.
+agent sets.  The parent process applies these limits to the plant.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ API = 8001
 
 
 class Orders:
-    """A plant that is elsewhere."""
+    """A plant that runs in another process."""
 
     def __init__(self, pods: list[Pod]) -> None:
-        """Name its pods."""
+        """Take the names of its pods."""
         self.pods = pods
 
     def set_limit(self, pod: str, kbit: int | None) -> None:
-        """Pass the order on."""
+        """Write the limit to standard output."""
         print(pod, kbit, flush=True)
 
 

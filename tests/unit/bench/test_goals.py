@@ -1,4 +1,4 @@
-"""Figures beside their goals: the verdicts, and one JSON file for several benches."""
+"""Figures and their goals: the verdicts, and one JSON file for several benches."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from services.bench.speed import control_step
     ],
 )
 def test_verdicts(seen: float, goal: str, verdict: bool | None) -> None:
-    """As a person reads the goal."""
+    """Verdicts match the goals as printed."""
     assert Goal("figure", seen, goal).met is verdict
 
 

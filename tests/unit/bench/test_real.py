@@ -44,8 +44,8 @@ def goals_of(outcomes: list[Outcome]) -> dict[str, Goal]:
     return {goal.name: goal for goal in judge_real(summarize_scenarios(outcomes))}
 
 
-def shown(*tables: object) -> str:
-    """What a person reads."""
+def render(*tables: object) -> str:
+    """The printed tables."""
     console = Console(file=io.StringIO(), width=200)
     console.print(*tables)
     assert isinstance(console.file, io.StringIO)
@@ -53,7 +53,7 @@ def shown(*tables: object) -> str:
 
 
 def test_the_default_plan_has_what_the_goals_need_and_fits_into_half_an_hour() -> None:
-    """Every goal is played; a baseline, a published one and nobody play too; the first seeds come first."""
+    """The plan covers every goal, and a baseline, a published policy and no control; the first seeds come first."""
     cells = plan(Selection())
     assert {one.contender for one in cells} == {UNCONTROLLED, "proportional", PUBLISHED, SUBJECT}
     assert all(one.contender == UNCONTROLLED or one.contender in BY_NAME for one in cells)
@@ -67,7 +67,7 @@ def test_the_default_plan_has_what_the_goals_need_and_fits_into_half_an_hour() -
 
 
 def test_a_choice_is_played_in_every_combination() -> None:
-    """Policies, scenarios, signals and seeds; who is controlled by nobody has no signal to choose."""
+    """Policies, scenarios, signals and seeds; a run without control has no signal."""
     cells = plan(Selection(("learned", UNCONTROLLED), ("step",), (0.25, 1.0), seeds=2))
     assert len(set(cells)) == len(cells) == 6
     assert {one.period for one in cells if one.contender == UNCONTROLLED} == {0.5}
@@ -75,7 +75,7 @@ def test_a_choice_is_played_in_every_combination() -> None:
 
 
 def test_a_step_is_a_quarter_of_the_capacity_at_moments_that_the_seed_shifts() -> None:
-    """On any bottleneck; and a signal's window is four of its periods."""
+    """This holds for any bottleneck; a signal's window is four of its periods."""
     for conditions in (BenchConditions(), QUICK):
         scenario = scenario_of(Cell(SUBJECT, "step"), conditions)
         scanner = next(one.load for one in scenario.apps.critical if one.workload in scenario.events[0].loads)
@@ -93,7 +93,7 @@ def test_a_step_is_a_quarter_of_the_capacity_at_moments_that_the_seed_shifts() -
 
 
 def test_medians_are_taken_over_the_runs_that_count() -> None:
-    """Failed runs and those that the machine disturbed are counted, and decide nothing."""
+    """Failed runs and runs that the machine disturbed are counted, but do not affect the medians."""
     outcomes = [
         run(seed=0, violation_seconds=0, goodput=0.96, patches=2.0),
         run(seed=1, violation_seconds=2, goodput=0.98, patches=5.0),
@@ -128,7 +128,7 @@ def test_medians_are_taken_over_the_runs_that_count() -> None:
     ],
 )
 def test_a_goal_is_met_up_to_its_bound(name: str, good: Outcome, bad: Outcome) -> None:
-    """On the bound it is; beyond it is not; without a run nobody knows."""
+    """On the bound it is met; beyond it is missed; without a run the result is unknown."""
     assert goals_of([good])[name].met is True
     assert goals_of([bad])[name].met is False
     assert goals_of([])[name].met is None
@@ -136,7 +136,7 @@ def test_a_goal_is_met_up_to_its_bound(name: str, good: Outcome, bad: Outcome) -
 
 
 def test_a_reaction_may_take_two_periods_and_the_drain() -> None:
-    """P95 of all runs' reactions together, against each signal's own bound."""
+    """P95 of all runs' reactions together is compared with each signal's own bound."""
     slow = msgspec.structs.replace(run("step", period=1.0, steps=1), reactions=(2.3,), drains=(0.4,))
     fast = [
         msgspec.structs.replace(run("step", seed, steps=1), reactions=(0.5, late), drains=(0.2, 0.2))
@@ -151,10 +151,10 @@ def test_a_reaction_may_take_two_periods_and_the_drain() -> None:
 
 
 def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
-    """A goal that is missed stands out; one that nobody played is no success."""
+    """A missed goal is marked; a goal without a run is not met."""
     outcomes = [run(violation_seconds=3), run("demo", contender="proportional", goodput=0.5)]
     lines = summarize_scenarios(outcomes)
-    told = shown(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
+    told = render(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
     assert "3.00%" in told
     assert "50.0%" in told
     assert "NO" in told
@@ -162,7 +162,7 @@ def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
 
 
 def test_the_json_has_runs_summary_and_goals_and_can_be_gone_on_from() -> None:
-    """What is read back are the same runs; the failed and the disturbed ones are played again."""
+    """The file reads back to the same runs; failed and disturbed runs are repeated."""
     outcomes = [run(), run(seed=1, invalid=90), Outcome(Cell(SUBJECT, "steady", 2), failed="TimeoutError: ")]
     lines = summarize_scenarios(outcomes)
     text = encode_results(outcomes, lines, judge_real(lines), BenchConditions())
@@ -180,7 +180,7 @@ def test_the_json_has_runs_summary_and_goals_and_can_be_gone_on_from() -> None:
 
 
 def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
-    """On seconds of the simulated plant: the two parts add up, and drains count from the limit in force."""
+    """On seconds of the simulated plant the two parts add up, and drains count from the limit in force."""
     scenario = msgspec.structs.replace(SCENARIOS["steady"], seconds=6.0, learning=2.0)
     model = SimulatedPlant.for_apps(scenario.apps, None, 1, 1_800_000_000 * S)
     one = ScenarioRun("x", scenario, scenario.domain(), RealtimePlant(model), controlled=True)
@@ -199,6 +199,6 @@ def test_a_run_is_judged_before_and_after_its_learning_time() -> None:
 
 
 def test_lines_keep_the_signals_apart() -> None:
-    """A line is one contender on one scenario by one signal."""
+    """A line has one contender, one scenario and one signal."""
     lines: list[ScenarioSummary] = summarize_scenarios([run("step"), run("step", period=1.0), run("step", seed=1)])
     assert [(one.period, one.runs) for one in lines] == [(0.5, 2), (1.0, 1)]

@@ -13,7 +13,7 @@ from services.control.policies import POLICIES
 
 
 def test_every_policy_takes_part() -> None:
-    """None is left out of the comparison."""
+    """The comparison includes every policy."""
     assert {one.policy for one in CANDIDATES} >= set(POLICIES)
 
 
@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 
 
 def test_learned_is_safe_and_uses_the_bandwidth() -> None:
-    """On the steady and the stepping factory: hardly a bad second, and more goodput than any baseline."""
+    """On the steady and the stepping factory it has hardly a bad second, and more goodput than any baseline."""
     learned = summarize_contenders([run(Cell("learned", name)) for name in ("steady", "step")])[0]
     other = summarize_contenders([run(Cell("proportional", name)) for name in ("steady", "step")])[0]
     assert learned.violation <= 0.005
@@ -76,12 +76,12 @@ def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> 
 
 
 def test_other_seeds_give_other_figures() -> None:
-    """So that the same figures do not come from a plant without chance."""
+    """The figures depend on chance, not on the plant alone."""
     assert run(Cell("learned", "demo", 3)).steady != run(Cell("learned", "demo", 4)).steady
 
 
 def test_another_pace_is_another_course() -> None:
-    """Of another length, with everything at other moments."""
+    """It has another length, and all events have other times."""
     cell = Cell("static 20 %", "demo")
     usual, faster = run(cell).steady, run(cell, pace=1.5).steady
     assert usual is not None
@@ -90,7 +90,7 @@ def test_another_pace_is_another_course() -> None:
 
 
 def test_who_dominates() -> None:
-    """At least as safe and as much, and better in one; to trade one for the other is not to dominate."""
+    """A policy dominates if it is at least as safe and delivers at least as much, and is better in one of them."""
     mine = summary("learned", 0.001, 0.9)
     others = [
         summary("safer", 0.0, 0.5), summary("greedier", 0.02, 0.95), summary("same", 0.001, 0.9),
@@ -100,7 +100,7 @@ def test_who_dominates() -> None:
 
 
 def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
-    """Byte for byte, so that it can be kept beside the text."""
+    """It is the same byte for byte, so that it can be committed."""
     lines = [summary("learned", 0.001, 0.9), summary("aimd", 0.02, 0.7)]
     for name in ("one.svg", "other.svg"):
         draw(lines, tmp_path / name)
@@ -109,7 +109,7 @@ def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_speed_is_told() -> None:
-    """Three figures, whatever this machine makes of them."""
+    """Three figures are printed, whatever their values on this machine."""
     result = CliRunner().invoke(command, ["--policy", "static 20 %", "--scenario", "demo", "--seeds", "1"])
     assert result.exit_code == 0, result.output
     assert "time of a proposal" in result.output

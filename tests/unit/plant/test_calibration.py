@@ -1,4 +1,4 @@
-"""How far the simulated plant agrees with the committed runs on real packets, in figures.
+"""Agreement of the simulated plant with the committed runs on real packets, in figures.
 
 It was fitted to the run at 100 Mbit/s; the one at 50 Mbit/s is a bottleneck that it never saw.
 """
@@ -38,7 +38,7 @@ def test_answers_to_steps(both: tuple[OpenLoop, OpenLoop]) -> None:
         if real.name == "rise from 60 to 80 %":
             assert model.trace[10] == pytest.approx(real.trace[10], rel=0.15)
         if real.name.startswith("scanner doubles"):
-            # Real scanners double by a second connection, which takes longer to come up to its rate.
+            # Real scanners double by a second connection, which takes longer to reach its rate.
             assert real.trace[10] is not None
             assert model.trace[10] is not None
             assert 0.6 < model.trace[10] / real.trace[10] < 2

@@ -1,4 +1,4 @@
-"""The code base stays easy to read: its measures keep within their limits."""
+"""The code base stays easy to read: its measures stay within their limits."""
 
 import asyncio
 from pathlib import Path
@@ -42,7 +42,7 @@ def read_header(seed) -> None: ...
 
 
 def test_the_tree_keeps_its_limits() -> None:
-    """Traces the path from a measurement to its patch, too."""
+    """It also traces the path from a measurement to its patch."""
     figures = measure(asyncio.run(trace())).figures()
     assert figures.keys() == CEILINGS.keys()
     beyond = {name: (seen, CEILINGS[name]) for name, seen in figures.items() if seen > CEILINGS[name]}
@@ -50,7 +50,7 @@ def test_the_tree_keeps_its_limits() -> None:
 
 
 def test_what_counts(tmp_path: Path) -> None:
-    """One caller means one reference in the module; participles lead a name, and are no properties."""
+    """One caller means one reference in the module.  A participle counts at the start of a function's name."""
     folder = tmp_path / "services"
     folder.mkdir()
     (folder / "example.py").write_text(EXAMPLE, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of the fault tests: what counts as broken, and what is shown beside it."""
+"""The table of the fault tests: which results count as broken, and what is shown beside them."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.support.fault_tally import LATE_S, Broken, Tally
 
 
 def test_a_fail_safe_limit_is_late_after_the_dead_man_time() -> None:
-    """Not a moment before; the worst of all is shown beside the count."""
+    """A limit at exactly that time is not late; the largest delay is shown beside the count."""
     tally = Tally()
     for after in (-1.5, LATE_S, 0.25):
         tally.add("sampler silent", "1 kills", Broken(), after)

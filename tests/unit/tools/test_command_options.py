@@ -1,4 +1,4 @@
-"""Options that cannot mean anything are refused, with exit code 2 and a sentence; none is ignored."""
+"""Options without an effect are refused, with exit code 2 and a sentence; none is ignored."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why
 def test_the_exit_code_says_how_a_command_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: ExitCode, why: str
 ) -> None:
-    """One table for all commands, as the documentation has it."""
+    """All commands share one table, which the documentation shows."""
     monkeypatch.setattr("services.tools.common.bus_reader._TIMEOUT_S", 0.5)
     done = run(command, tmp_path)
     assert done.exit_code == code, done.output
@@ -94,7 +94,7 @@ def test_the_exit_code_says_how_a_command_ended(
 
 
 def test_the_documentation_has_every_exit_code() -> None:
-    """``docs/tools.md`` lists what the code defines, and nothing else."""
+    """``docs/tools.md`` lists exactly the codes that the code defines."""
     text = (Path(__file__).parents[3] / "docs" / "tools.md").read_text(encoding="utf-8")
     table = text.partition("## Exit codes")[2].partition("\n## ")[0]
     cells = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]

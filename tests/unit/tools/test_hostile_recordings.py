@@ -1,4 +1,4 @@
-"""Recordings made to harm their reader: each ends in one clear error or names what is wrong, in bounded memory."""
+"""Hostile recordings: each ends in one clear error or a note, in bounded memory."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def plain(lines: list[RecordedMessage], folder: Path) -> list[bytes]:
 
 
 def with_field(line: bytes, number: bytes, *path: str) -> bytes:
-    """A line in which the number at a path is another one, however large."""
+    """A line in which the number at a path is replaced, however large."""
     tree = json.loads(line)
     place: Any = tree
     for key in path[:-1]:
@@ -66,7 +66,7 @@ NUMBERS = [
 
 
 def run_all(file: Path, folder: Path, *names: str) -> dict[str, Result]:
-    """Run commands on a recording; none may end in anything but one of the documented ways."""
+    """Run commands on a recording; each must end in a documented way."""
     ended = {}
     for name in names or COMMANDS:
         done = CliRunner().invoke(main, list(map(str, COMMANDS[name](file, folder))))
@@ -85,8 +85,8 @@ def test_a_number_beyond_all_bounds_costs_its_line(tmp_path: Path, number: bytes
     kinds = [json.loads(line)["kind"] for line in lines]
     numbers = [entry for entry in NUMBERS if number != b"null" or entry[-1] in ("time", "seq", "end", "limit")]
     at = {kind: [index for index, one in enumerate(kinds) if one == kind] for kind in ("sample", "decision", "action")}
-    for taken, (kind, *path) in enumerate(numbers):
-        index = at[kind][1 + taken % (len(at[kind]) - 1)]
+    for position, (kind, *path) in enumerate(numbers):
+        index = at[kind][1 + position % (len(at[kind]) - 1)]
         lines[index] = with_field(lines[index], number, *path)
     file = tmp_path / "hurt.jsonl"
     file.write_bytes(b"\n".join(lines) + b"\n")
@@ -96,7 +96,7 @@ def test_a_number_beyond_all_bounds_costs_its_line(tmp_path: Path, number: bytes
 
 
 def test_json_that_is_nested_deeply_costs_its_line(tmp_path: Path) -> None:
-    """In a body, in a header of the bus, and in a line of its own."""
+    """In a body, in a header of the bus, and in a whole line."""
     lines = plain(list(stream(config(), COUNT)), tmp_path)
     lines[7] = lines[7].replace(b'"body":{', b'"body":{"x":' + DEEP + b",", 1)
     lines[12] = lines[12].replace(b'"memory":', b'"other":' + DEEP + b',"memory":', 1)
@@ -123,7 +123,7 @@ def bomb(gigabytes: float) -> bytes:
 
 
 def measure(*arguments: str | Path) -> tuple[int, int, str]:
-    """Run a command alone; gives its exit code, its largest resident memory in bytes, and its errors."""
+    """Run a command alone; return its exit code, its largest resident memory in bytes, and its errors."""
     program = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True);"
         "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.stderr.write(done.stderr)"
@@ -139,7 +139,7 @@ def measure(*arguments: str | Path) -> tuple[int, int, str]:
     [("tap", "alone"), ("replay", "behind"), ("what-if", "behind"), ("audit", "behind"), ("report", "behind")],
 )
 def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path, name: str, place: str) -> None:
-    """It is refused or named by its line, in memory near that for a sound recording of a few messages."""
+    """It is refused or reported with its line, in memory near that for a sound recording of a few messages."""
     sound = record(tmp_path / "sound", config(), stream(config(), COUNT, actions=True))
     file = tmp_path / "bomb.jsonl.zst"
     file.write_bytes((b"" if place == "alone" else sound.read_bytes()) + bomb(3))
@@ -156,7 +156,7 @@ def test_a_small_file_that_unpacks_to_gigabytes(tmp_path: Path, name: str, place
 
 
 def test_many_lines_in_little_space_are_bounded(tmp_path: Path) -> None:
-    """A frame of a 90 million bytes of short lines is left out from where the ratio passes all reason."""
+    """A frame of 90 million bytes of short lines is dropped from where the ratio exceeds all reason."""
     sound = record(tmp_path / "sound", config(), stream(config(), COUNT))
     file = tmp_path / "lines.jsonl.zst"
     file.write_bytes(sound.read_bytes() + compress(b'{"kind":"dead","subject":"","seq":0,"time":0}\n' * 2_000_000))
@@ -168,7 +168,7 @@ def test_many_lines_in_little_space_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_frame_that_asks_for_gigabytes_of_window(tmp_path: Path) -> None:
-    """The memory that a frame's header asks for is not granted."""
+    """The memory that a frame's header requests is not granted."""
     file = tmp_path / "window.jsonl.zst"
     file.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa8" + bomb(0.001)[6:])
     code, size, errors = measure("tap", file)
@@ -191,7 +191,7 @@ def test_a_frame_that_asks_for_gigabytes_of_window(tmp_path: Path) -> None:
     ],
 )
 def test_a_header_that_cannot_be(tmp_path: Path, change: dict[str, Any], why: str) -> None:
-    """It is refused with file, line and what, or read; never a traceback."""
+    """It is refused with file, line and reason, or read; never with a traceback."""
     lines = plain(list(stream(config(), COUNT, actions=True)), tmp_path)
     file = tmp_path / "odd.jsonl"
     file.write_bytes(b"\n".join([json.dumps(json.loads(lines[0]) | change).encode(), *lines[1:]]) + b"\n")
@@ -214,7 +214,7 @@ def test_a_header_that_cannot_be(tmp_path: Path, change: dict[str, Any], why: st
     ],
 )
 def test_a_configuration_that_cannot_be(tmp_path: Path, path: tuple[str | int, ...], value: Any) -> None:
-    """The header's domains are checked as a configuration file's are."""
+    """The header's domains are checked like a configuration file's."""
     lines = plain(list(stream(config(), COUNT, actions=True)), tmp_path)
     tree = json.loads(lines[0])
     place: Any = tree
@@ -228,7 +228,7 @@ def test_a_configuration_that_cannot_be(tmp_path: Path, path: tuple[str | int, .
 
 
 def test_messages_of_another_version_are_named(tmp_path: Path) -> None:
-    """A later build's messages are not taken for this one's."""
+    """A later build's messages are not decoded as this build's."""
     lines = plain(list(stream(config(), COUNT)), tmp_path)
     for index in (9, 10):
         lines[index] = lines[index].replace(b'"body":{', b'"body":{"v":2,', 1)
@@ -242,7 +242,7 @@ def test_messages_of_another_version_are_named(tmp_path: Path) -> None:
 
 
 def test_no_name_commands_the_terminal(tmp_path: Path) -> None:
-    """Names, reasons, policies and subjects with control characters are shown escaped, by every command."""
+    """Every command escapes control characters in names, reasons, policies and subjects."""
     lines = []
     for one in stream(config(), COUNT, actions=True):
         body = json.loads(one.payload)
@@ -266,7 +266,7 @@ def test_no_name_commands_the_terminal(tmp_path: Path) -> None:
 
 
 def test_an_endless_list_of_faults_ends(tmp_path: Path) -> None:
-    """A recording of garbage alone is left out after a thousand places, twenty of which are shown."""
+    """Reading a recording of garbage stops after a thousand places, twenty of which are shown."""
     lines = plain(list(stream(config(), COUNT)), tmp_path)
     file = tmp_path / "garbage.jsonl"
     file.write_bytes(b"\n".join([*lines, *[b"{garbage" for _ in range(20_000)], lines[-1]]) + b"\n")

@@ -1,4 +1,4 @@
-"""Recordings: what goes in comes out, and what is damaged is named while the rest is kept."""
+"""Recordings: messages are preserved, and damage is reported while the rest is read."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_bytes_that_are_no_json_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_damaged_frame_costs_that_frame(recording: Path) -> None:
-    """A flipped bit in one frame is named with its line, and every line of the other frames is read."""
+    """A flipped bit in one frame is reported with its line, and every line of the other frames is read."""
     whole = list(RecordingReader(recording).read_messages())
     parts = frames(recording)
     assert len(parts) >= 4, "the recording must have several frames for this test to say anything"
@@ -78,7 +78,7 @@ def test_a_damaged_frame_costs_that_frame(recording: Path) -> None:
 
 
 def test_a_cut_file_keeps_what_is_whole(recording: Path) -> None:
-    """A recording cut within a frame gives every frame before it, and says how much is lost."""
+    """A recording truncated within a frame gives every earlier frame, and the amount of the loss."""
     whole = list(RecordingReader(recording).read_messages())
     recording.write_bytes(recording.read_bytes()[:-100])
     reader = RecordingReader(recording)
@@ -89,7 +89,7 @@ def test_a_cut_file_keeps_what_is_whole(recording: Path) -> None:
 
 
 def test_plain_lines_are_read_and_bad_ones_named(recording: Path, tmp_path: Path) -> None:
-    """An unpacked recording is read too; a line that is no message costs itself only, and is named."""
+    """An unpacked recording is read too; an invalid line loses only itself, and is named."""
     lines = plain(recording)
     lines[10] = b"{broken"
     lines[20] = b'{"kind":"sample","subject":"sluice.sample.v1.x"}'
@@ -113,7 +113,7 @@ def test_plain_lines_are_read_and_bad_ones_named(recording: Path, tmp_path: Path
 def test_a_line_of_another_kind_or_coding_is_named(
     recording: Path, tmp_path: Path, old: bytes, new: bytes, why: str
 ) -> None:
-    """Whoever reads messages is told of it; the others are read."""
+    """Readers of messages report it; the other lines are read."""
     lines = plain(recording)
     lines[11] = lines[11].replace(old, new, 1)
     path = tmp_path / "plain.jsonl"
@@ -125,7 +125,7 @@ def test_a_line_of_another_kind_or_coding_is_named(
 
 
 def test_a_damaged_header(recording: Path) -> None:
-    """It is said to be damaged; with a configuration to go on with, every message is read."""
+    """It is reported as damaged; with a configuration, every message is read."""
     whole, header = list(RecordingReader(recording).read_messages()), RecordingReader(recording).header
     hurt = bytearray(recording.read_bytes())
     hurt[100] ^= 1
@@ -138,7 +138,7 @@ def test_a_damaged_header(recording: Path) -> None:
 
 
 def test_two_recordings_in_one_file(recording: Path, tmp_path: Path) -> None:
-    """Recordings of one configuration may be put one after the other; of another one, only the first is read."""
+    """Recordings of one configuration may be concatenated; of another one, only the first is read."""
     twice = tmp_path / "twice.jsonl.zst"
     twice.write_bytes(recording.read_bytes() * 2)
     reader = RecordingReader(twice)
@@ -152,7 +152,7 @@ def test_two_recordings_in_one_file(recording: Path, tmp_path: Path) -> None:
 
 
 def test_mixed_versions(recording: Path, tmp_path: Path) -> None:
-    """A recording of a later version that follows in the same file is left out, and its line is named."""
+    """A recording of a later version in the same file is skipped, and its line is named."""
     mixed = tmp_path / "mixed.jsonl.zst"
     mixed.write_bytes(recording.read_bytes() + compress(b'{"kind":"recording","v":2}\n{"kind":"new"}\n'))
     reader = RecordingReader(mixed)
@@ -174,7 +174,7 @@ def test_mixed_versions(recording: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
-    """A file that is something else, or of another version, is refused with its name and line."""
+    """Another file type or version is refused with its name and line."""
     path = tmp_path / "odd"
     path.write_bytes(content)
     with pytest.raises(InvalidRecording, match=why) as caught:
@@ -183,7 +183,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes, why: st
 
 
 def test_what_was_flushed_survives(tmp_path: Path) -> None:
-    """After a flush the lines so far can be read while the recording goes on."""
+    """After a flush the lines so far can be read while the recording continues."""
     path = tmp_path / "live.jsonl.zst"
     lines = list(stream(config(), 5))
     with path.open("wb") as file, RecordingWriter(file, build_header(config(), "bus", "0", BEGIN)) as writer:
@@ -195,7 +195,7 @@ def test_what_was_flushed_survives(tmp_path: Path) -> None:
 
 
 def test_the_header_names_no_address_or_secret(tmp_path: Path) -> None:
-    """Servers, users, tokens and paths of the configuration do not leave in a recording."""
+    """Servers, users, tokens and paths of the configuration are not recorded."""
     secret = Config(
         config().domains,
         bus=BusConfig(servers=("nats://secret-a:4222",), user="secret-b", ca="/secret-c"),
@@ -207,7 +207,7 @@ def test_the_header_names_no_address_or_secret(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """Reading ten times as much holds no more at a time: batches stay of one size."""
+    """Reading ten times as much needs no more memory: batches have a constant size."""
 
     def largest(count: int) -> int:
         path = record(tmp_path / f"{count}.jsonl.zst", config(), stream(config(), count))

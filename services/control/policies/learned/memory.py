@@ -110,9 +110,9 @@ class Evidence(Struct, frozen=True, gc=False):
     rise_before: float
     """The same a period ago."""
     queued: bool
-    """A queue stands: the median rose by as much as a touch does."""
+    """There is a queue: the median rose by as much as a touch does."""
     queue_persists: bool
-    """A queue stands, stood a period ago, and does not shrink."""
+    """There is a queue, as a period ago, and it does not shrink."""
     surge: bool
     """The critical load is above its forecast."""
     load_rises: bool

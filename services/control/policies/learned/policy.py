@@ -2,7 +2,7 @@
 
     u = B - F - lambda
 
-B is the largest total load under which no queue stands (``knee.py``), F the critical load to come
+B is the largest total load without a queue (``knee.py``), F the critical load to come
 (``load_forecast.py``), and lambda a margin.  The margin grows with each burst that was
 too short to be followed, by as much as it was too small for it.  The sum of the limits is u; the shield
 has the last word.
@@ -12,7 +12,7 @@ What the evidence shows decides what is learned from it:
     queue       the median latency of the last period rose by ``touch`` of the SLO: the knee was touched
     surge       the critical load is above its forecast: that explains the violation, B stays
     persistent  a queue stays after a cut: the capacity dropped to the measured throughput
-    spike       the P95 is above its SLO, but no queue stands and nothing was being raised: the host
+    spike       the P95 is above its SLO, but there is no queue and nothing was being raised: the host
                 stalled.  Nothing is learned, and the limit comes back as fast as the shield allows.  If a
                 queue shows in the next periods, the knee fell.  The third spike in a row is the load's
                 doing: its bursts are too large
@@ -20,7 +20,7 @@ What the evidence shows decides what is learned from it:
 
 If the critical throughput is never measured, F is 0 and B is the largest safe best-effort load; if it is
 not measured for a while, it is taken to be at its peak.  If the last period's median is not measured, the
-window's stress stands in for it.  Limits of one pod each count as many times as their pods send.
+window's stress replaces it.  Limits of one pod each count as many times as their pods send.
 """
 
 from schemas.domain import Domain
@@ -40,13 +40,13 @@ from services.control.policy import Bounds, Proposal
 
 _SECOND = 1e9
 _BLURRED = 2.5
-"""How much larger a rise must be where the window's stress stands in for the last period's median."""
+"""How much larger a rise must be where the window's stress replaces the last period's median."""
 _HARDER = 0.625
 """A probe's step builds up at most SLO / 1.6 within a period; the period's median shows half of it."""
 _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
-"""After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue stands."""
+"""After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue forms."""
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
@@ -135,7 +135,7 @@ class Learned:
         ):
             throughput = float(seen.critical_recent or 0) + best_effort
         surge, rises, rose = self._load.compare(memory.load, critical_load, seen.end - 2 * seen.period)
-        # Whether a queue stands.
+        # Whether there is a queue.
         # A knee that was seen falling is expected to be met again: a smaller rise will do.
         touch = self._parameters.hesitate if memory.knee.falls else self._parameters.touch
         recent_p50 = seen.recent_p50
