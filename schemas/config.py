@@ -279,8 +279,8 @@ class Kubernetes(Settings, frozen=True):
 class Listen(Settings, frozen=True):
     """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a Pod's probes and Prometheus come from outside of it
-    """Address to listen on."""
+    host: str = "::"
+    """Address to listen on; ``::`` is every address, IPv4 and IPv6."""
     sampler: Port = 9101
     """Port of the sampler."""
     decision: Port = 9102

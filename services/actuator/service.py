@@ -175,7 +175,7 @@ class Actuator:
         decision = received.message
         parts = [(self._reconcilers.get((decision.domain, part.target)), part) for part in decision.targets]
         known = [(reconciler, part) for reconciler, part in parts if reconciler is not None]
-        pending = PendingAck(received.ack, received.headers, len(known))
+        pending = PendingAck(received.acknowledgement, received.headers, len(known))
         for reconciler, part in known:
             reconciler.offer(decision, part, received.published, pending)
         return bool(known)
