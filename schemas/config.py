@@ -142,7 +142,7 @@ class Scrape(Settings, frozen=True):
     """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
     max_bytes: Annotated[int, between(1024, unit="bytes")] = 64 * 1024 * 1024
     """The largest page that is read.  Pages are filtered while they stream: memory does not grow with this."""
-    max_lines: Annotated[int, between(1, 1_000_000)] = 20_000
+    max_lines: Annotated[int, between(1, 1_000_000)] = 10_000
     """How many lines of the configured workloads all pages together may have; memory grows by about 1 KiB a line."""
 
     def __post_init__(self) -> None:
@@ -279,8 +279,8 @@ class Kubernetes(Settings, frozen=True):
 class Listen(Settings, frozen=True):
     """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a Pod's probes and Prometheus come from outside of it
-    """Address to listen on."""
+    host: str = ""
+    """Address to listen on; empty: all, of IPv4 and IPv6 where there are both."""
     sampler: Port = 9101
     """Port of the sampler."""
     decision: Port = 9102

@@ -5,12 +5,14 @@ the reasons, so that ``kubectl describe pod`` and a browser show what is wrong.
 """
 
 import asyncio
+import errno
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import REGISTRY, disable_created_metrics, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
@@ -106,15 +108,38 @@ class _QuietHandler(WSGIRequestHandler):
         """Log no probes and scrapes."""
 
 
+class _DualStackServer(ThreadingWSGIServer):
+    """Listens on IPv6, and on IPv4 too where it listens on all addresses."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _listen(host: str, port: int, app: Callable[..., Any]) -> WSGIServer:
+    """Listen; without a host on all addresses, of both families where there are both."""
+    if host and ":" not in host:
+        return make_server(host, port, app, ThreadingWSGIServer, _QuietHandler)
+    try:
+        return make_server(host or "::", port, app, _DualStackServer, _QuietHandler)
+    except OSError as error:
+        if host not in ("", "::") or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        # A kernel without IPv6.
+        return make_server("0.0.0.0", port, app, ThreadingWSGIServer, _QuietHandler)  # noqa: S104 - see Listen.host
+
+
 @asynccontextmanager
 async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
-    """Serve on ``host:port`` (0: a free port) while the context lasts; gives the port.
+    """Serve on ``host:port`` (0: a free port; no host: all addresses) while the context lasts; gives the port.
 
     Raises:
         CannotListen: the port is taken, or the address does not belong to this machine.
     """
     try:
-        server = make_server(host, port, _build_application(health), ThreadingWSGIServer, _QuietHandler)
+        server = _listen(host, port, _build_application(health))
     except OSError as error:
         raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
