@@ -13,12 +13,12 @@ RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --disable-pip-versio
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY services services
-# The build backend is not pinned by hash, so it is taken once, here, and left behind.
+# The build backend is not pinned by hash, so it is installed in this stage only.
 RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --quiet "setuptools>=77" wheel \
  && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
  && /opt/sluice/bin/pip uninstall --yes --quiet setuptools pip \
- # Compiled for a quick start, but for 1,500 types of Kubernetes's client that are never loaded.
+ # Compile for a quick start, except for 1,500 types of Kubernetes's client that are never loaded.
  && /opt/sluice/bin/python -m compileall -q -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib
 
 FROM ${PYTHON_IMAGE} AS sluice

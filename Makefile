@@ -1,36 +1,71 @@
-# Every target does its own set-up.  ARGS reaches the program behind it:
+# Every target does its own set-up.  ARGS is passed to the program that it runs:
 #   make test ARGS="-k replay"      make demo ARGS="--json out.json"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# `make install` links PREFIX/bin/sluice to a virtual environment below PREFIX/share.
+PREFIX ?= $(HOME)/.local
+INSTALLED := $(abspath $(PREFIX))/share/sluice
+BINDIR := $(abspath $(PREFIX))/bin
+LINK := $(BINDIR)/sluice
+# `make demo` and `make factory` use the developers' environment if it exists, otherwise a small one.
+RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
+# Installed code is compiled once, so that commands start quickly, except for 1,500 types of Kubernetes's client that are
+# never loaded.
+UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
+PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory test prove bench bench-policies bench-factory lint format schemas golden proto pins clean
+.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
 
-demo: $(VENV)/ready
-	$(BIN)/sluice demo $(ARGS)
+demo: $(RUN)/ready
+	@mkdir -p out
+	$(RUN)/bin/sluice demo --record out/demo.rec $(ARGS)
 
-factory: $(VENV)/ready
-	$(BIN)/sluice factory $(ARGS)
+factory: $(RUN)/ready
+	$(RUN)/bin/sluice factory $(ARGS)
 
-# WORKERS=0 runs one test after the other, in this process.
+# Installs `sluice` and the dependencies of its commands, without test tools: make install PREFIX=/usr/local.
+install:
+	@test "$(PREFIX)" != /.local || { echo "HOME is not set; choose a folder: make install PREFIX=FOLDER"; exit 1; }
+	@test ! -e $(LINK) -o "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice || \
+	  { echo "$(LINK) was not installed from here; remove it first, or choose another PREFIX"; exit 1; }
+	@echo "Installing sluice into $(INSTALLED), half a minute and more ..."
+	@$(PYTHON) -m venv --clear $(INSTALLED)
+	@$(INSTALLED)/bin/$(PIP) --require-hashes -r requirements/cli.txt
+# Build from a copy: setuptools would install files that an earlier build left in the checkout.
+	@mkdir $(INSTALLED)/source && cp -r pyproject.toml README.md LICENSE schemas services $(INSTALLED)/source
+	@$(INSTALLED)/bin/$(PIP) --no-deps --no-build-isolation $(INSTALLED)/source
+	@rm -rf $(INSTALLED)/source
+	@$(INSTALLED)/bin/python -m compileall -q -j 0 $(INSTALLED)/lib -x '$(UNCOMPILED)'
+	@mkdir -p $(BINDIR)
+	@ln -sf $(INSTALLED)/bin/sluice $(LINK)
+	@echo "Linked $(LINK) to it; make uninstall removes both."
+	@case ":$$PATH:" in *":$(BINDIR):"*) echo "$(BINDIR) is on PATH: try sluice --help";; \
+	  *) echo "$(BINDIR) is not on PATH.  For this shell:"; echo '    export PATH="$(BINDIR):$$PATH"';; esac
+
+uninstall:
+	@if [ "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice ]; then rm $(LINK); echo "Removed $(LINK)"; fi
+	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
+
+# WORKERS=0 runs the tests one after another, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
-# Speed and memory, judged by the goals; ARGS="--json FILE" collects all figures in one file.
+# Measures speed and memory, and compares them with the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready
 	for part in pipeline memory bus core exporter replay; do $(BIN)/sluice bench $$part $(ARGS) || exit 1; done
 
-# Policies on real packets (root), about 28 minutes: a table, and the goals that learned meets.
+# Runs policies on real packets (root), about 28 minutes; prints a table and the goals that learned meets.
 bench-factory: $(VENV)/ready
 	$(BIN)/sluice bench factory $(ARGS)
 
-# Every policy on every scenario of the simulated plant.
+# Runs every policy on every scenario of the simulated plant.
 bench-policies: $(VENV)/ready
 	$(BIN)/sluice bench policies $(ARGS)
 
-# What is proven of the shield and the fences, and that a broken shield does not pass.
+# Proves the claims about the shield and the fences, and shows that a broken shield fails.
 prove: $(VENV)/ready
 	$(BIN)/python -m tests.proof
 
@@ -44,30 +79,38 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Records the golden recordings anew on real packets (root), where the control core was changed on purpose.
+# Replaces the golden recordings by new ones on real packets (root), after an intended change of the control core.
 golden: $(VENV)/ready
 	for policy in learned proportional; do \
 	  $(BIN)/sluice factory --runs scrape --passive 0 --seconds 36 --policy $$policy \
 	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
 	done
 
-# Writes schemas/*.json anew from the message types and the subjects.
+# Generates schemas/*.json and docs/reference/*.md from the code.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
+	$(BIN)/python docs/generate.py
 
-# Writes services/exporter/observer_pb2.* anew from observer.proto.
+# Builds the documentation as a site in build/docs; a dead link or an unlinked page is an error.
+docs: .venv-docs/ready
+	.venv-docs/bin/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "Open build/docs/index.html"
+
+# Generates services/exporter/observer_pb2.* from observer.proto.
 proto: $(VENV)/ready
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. services/exporter/observer.proto
 
-# Pins every dependency with hashes, for all platforms and Pythons from 3.11 on; PINARGS=--upgrade renews them.
+# Pins every dependency with hashes, for all platforms and Python 3.11 or later; PINARGS=--upgrade upgrades them.
 PINARGS ?=
 PIN := $(BIN)/uv pip compile $(PINARGS) --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" pyproject.toml
 pins: $(VENV)/ready
 	$(PIN) --extra exporter -o requirements/services.txt
 	$(PIN) --extra exporter --extra factory -o requirements/plant.txt
+	$(PIN) --extra build --extra exporter --extra factory --extra report -o requirements/cli.txt
 	$(PIN) --all-extras -o requirements/dev.txt
+	$(PIN:pyproject.toml=--group docs) -o requirements/docs.txt
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -75,5 +118,17 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv-run/ready: requirements/cli.txt pyproject.toml
+	@echo "Setting up .venv-run, once ..."
+	@$(PYTHON) -m venv .venv-run
+	@.venv-run/bin/$(PIP) --require-hashes -r requirements/cli.txt
+	@.venv-run/bin/$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-docs/ready: requirements/docs.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/$(PIP) --require-hashes -r requirements/docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-run .venv-docs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ A *domain* is a set of workloads that share a bottleneck.  It is the unit of con
 describes it, one decision answers, and its key orders the messages.
 """
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from msgspec import field
@@ -25,7 +26,7 @@ def _check_names(what: str, *names: str) -> None:
             raise ValueError(f"{what}: {name!r} is no name of a Kubernetes object")
 
 
-class Critical(Settings, frozen=True):
+class Critical(Settings, frozen=True, dict=True):
     """A critical workload and its service level objective on L4 latency; loss must be zero."""
 
     workload: str
@@ -45,13 +46,13 @@ class Critical(Settings, frozen=True):
         """
         _check_names("critical workload", self.workload, self.namespace)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """``namespace/workload``, as samples name it."""
         return f"{self.namespace}/{self.workload}"
 
 
-class Target(Settings, frozen=True):
+class Target(Settings, frozen=True, dict=True):
     """A best-effort Deployment whose egress bandwidth Sluice sets."""
 
     deployment: str
@@ -69,7 +70,7 @@ class Target(Settings, frozen=True):
     scope: Literal["aggregate", "per-pod"] = "aggregate"
     """Whether limit, min, max and fail_safe are for all replicas together or for each one."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """``namespace/deployment``, as samples, decisions and actions name it."""
         return f"{self.namespace}/{self.deployment}"

@@ -45,7 +45,7 @@ class Relay(Settings, frozen=True):
     tls: Tls | None = None
     """Switches TLS on."""
     silence: Duration = Duration(30 * _S)
-    """A stream without a message for this long is opened anew: a dead peer must not look like a quiet one."""
+    """A stream without a message for this long is reopened: a dead peer must not look like a quiet one."""
     exclude_ports: tuple[int, ...] = (53,)
     """Ports whose answers wait for more than the network, such as a name server's."""
 

@@ -9,11 +9,22 @@ No message can be part of a reference cycle, so ``gc=False`` leaves it out of ga
 """
 
 from math import inf
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""No number needs more than 64 bits; a larger one could not even be divided."""
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+"""UTC ns, 1823 to 2116: a date for every library, with room to add durations."""
+Period = Annotated[int, Meta(ge=1, le=24 * 3600 * 10**9)]
+"""ns, one day at most."""
+Rate = Annotated[int, Meta(ge=-(10**15), le=10**15)]
+"""kbit/s, at most 1 Ebit/s; a negative one can be read, and is then corrected by bounds."""
+Load = Annotated[int, Meta(ge=0, le=10**12)]
+"""Measured, kbit/s."""
 Outcome = Literal["applied", "unchanged", "skipped", "failed", "dry-run"]
 Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", "restore"]
 Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]
@@ -28,18 +39,18 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Q75 - Q25 of the L4 latency, seconds."""
     p95: float | None = None
     """95th percentile of the L4 latency, seconds."""
-    observations: int = 0
+    observations: Count = 0
     """How many latencies the two rest on."""
     lost: float | None = None
     """Packets or probes lost in the window; None where nothing measures loss."""
-    throughput: int | None = None
+    throughput: Load | None = None
     """Load the workload put on the bottleneck, kbit/s."""
     missing: str | None = None
     """Why there is no latency; None when there is."""
-    recent: int | None = None
-    """``throughput`` over the last signal period alone; None where the source cannot measure it."""
+    recent: Load | None = None
+    """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
-    """Median of the L4 latency over the last signal period alone, seconds: shows whether a queue stands now."""
+    """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -60,41 +71,36 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    throughput: int | None = None
+    throughput: Load | None = None
     """What it sent, kbit/s, all replicas together."""
-    recent: int | None = None
-    """The same over the last signal period alone; None where the source cannot measure it."""
-    pods: int | None = None
-    """How many pods that is; None where the source cannot measure it."""
-
-
-def sample_id(domain: str, end: int) -> str:
-    """The id of a sample: the same for the same window of the same domain, whoever sampled it."""
-    return f"{domain}:{end}"
+    recent: Load | None = None
+    """The same over the last signal period alone; None where the source cannot tell."""
+    pods: Count | None = None
+    """How many pods that is; None where the source cannot tell."""
 
 
 class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
     """One domain's measurements over one signal window, or the reason why there are none."""
 
     domain: str
-    start: int
+    start: Time
     """Start of the signal window, UTC ns."""
-    end: int
+    end: Time
     """End of the signal window, UTC ns; a whole multiple of the signal period."""
-    period: int
+    period: Period
     """Time from one sample to the next, ns."""
     source: str
     """What measured: ``scrape``, ``prometheus``, ``simulation``."""
     critical: tuple[CriticalMeasure, ...] = ()
     targets: tuple[TargetMeasure, ...] = ()
     no_data: str | None = None
-    """Why nothing was measured in the whole window; None when something was."""
-    v: int = 1
+    """Why the whole window has no data; None if it has."""
+    v: Integer = 1
 
     @property
     def id(self) -> str:
-        """See ``sample_id``."""
-        return sample_id(self.domain, self.end)
+        """The same for the same window of the same domain, for every sampler."""
+        return f"{self.domain}:{self.end}"
 
 
 class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -102,37 +108,37 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     target: str
     """``namespace/deployment``."""
-    limit: int
-    """The limit, kbit/s; for all replicas or for each one, as the target's scope says."""
-    proposal: int
+    limit: Rate
+    """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
+    proposal: Rate
     """What the policy asked for, kbit/s, before the shield."""
     rule: Rule
     """The shield's rule that decided."""
-    was: int
+    was: Rate
     """The limit before, kbit/s."""
 
 
 class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the shield remembers of one target."""
 
-    limit: int
+    limit: Rate
     """The limit last decided, kbit/s."""
-    since: int = 0
+    since: Time = 0
     """End of the sample at which the limit last changed, ns."""
-    cut_until: int = 0
+    cut_until: Time = 0
     """Windows that start before this still see traffic from before the last cut, ns."""
-    waiting: int = 0
+    waiting: Rate = 0
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
 class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
-    epoch: int
+    epoch: Time
     """The end of the first sample of an unbroken run of decisions, ns: larger after a bus was wiped."""
-    seq: int
+    seq: Count
     """Steps taken in this epoch; the first is 1."""
-    end: int
+    end: Time
     """End of the last sample stepped on, ns."""
     shield: dict[str, ShieldMemory]
     """By target."""
@@ -141,8 +147,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     memory: Any = None
     """The policy's own memory; its type is the policy's."""
     shadows: dict[str, Any] = {}
-    """Memory of the shadow policies, by name and version."""
-    demand: dict[str, int] = {}
+    """Memory of the policies in the shadow, by name and version."""
+    demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
 
 
@@ -151,9 +157,9 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
 
     policy: str
     """Name and version."""
-    proposal: int
+    proposal: Rate
     """The budget it would ask for, kbit/s, all targets together."""
-    limit: int
+    limit: Rate
     """What the shield would make of it, kbit/s, all targets together."""
     reason: str
     """In words; why it gave no answer, where it raised an error."""
@@ -199,9 +205,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     domain: str
     sample: str
     """Id of the sample it answers."""
-    end: int
+    end: Time
     """End of that sample's window, UTC ns."""
-    expires: int
+    expires: Time
     """No actuator may apply it after this time, UTC ns."""
     targets: tuple[TargetDecision, ...]
     reason: str
@@ -215,8 +221,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     fault: str | None = None
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
-    """What the shadow policies would have done."""
-    v: int = 1
+    """What the policies in the shadow would have done."""
+    v: Integer = 1
 
     @property
     def id(self) -> str:
@@ -233,25 +239,9 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
         """Second half of the fence."""
         return self.state.seq
 
-    @property
-    def overruled(self) -> tuple[TargetDecision, ...]:
-        """The targets whose limit is not what the policy proposed: what the shield changed."""
-        return tuple(one for one in self.targets if one.limit != one.proposal)
-
     def forbids_raise(self, target: TargetDecision) -> bool:
         """Whether a target's limit was decided without data or in violation: no ground for a raise."""
         return target.rule == "no-data" or self.violated or self.stress is None
-
-    def provenance(self, published: int) -> Provenance:
-        """What is passed on about this decision, which was published at ``published`` (UTC ns)."""
-        return Provenance(
-            decision=self.id,
-            epoch=self.epoch,
-            seq=self.seq,
-            end=self.end,
-            decided=published,
-            expires=self.expires,
-        )
 
 
 class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -260,7 +250,7 @@ class PodOutcome(Struct, frozen=True, omit_defaults=True, gc=False):
     pod: str
     uid: str
     outcome: Outcome
-    limit: int | None = None
+    limit: Rate | None = None
     """The limit in force on the Pod, kbit/s."""
     error: str | None = None
 
@@ -275,23 +265,23 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """``namespace/deployment``."""
     cause: Cause
     outcome: Outcome
-    limit: int
+    limit: Rate
     """The target's limit, kbit/s, clamped to the actuator's own bounds."""
     reason: str
     decision: str | None = None
     """Id of the decision; None where the cause is another."""
-    epoch: int = 0
-    seq: int = 0
-    was: int | None = None
+    epoch: Time = 0
+    seq: Count = 0
+    was: Rate | None = None
     """The limit found on the Deployment, kbit/s; None when there was none."""
     pods: tuple[PodOutcome, ...] = ()
-    sampled: int | None = None
+    sampled: Time | None = None
     """End of the sample's window, UTC ns."""
-    decided: int | None = None
+    decided: Time | None = None
     """When the decision was published, UTC ns."""
-    applied: int | None = None
+    applied: Time | None = None
     """When the last patch was acknowledged, UTC ns."""
-    v: int = 1
+    v: Integer = 1
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -302,9 +292,9 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str
     body: str
     """The message's bytes, base64, at most 4 KiB of them."""
-    seq: int | None = None
+    seq: Count | None = None
     """Its sequence in the stream it came from."""
-    v: int = 1
+    v: Integer = 1
 
 
 Message = Sample | Decision | Action | DeadLetter
@@ -347,7 +337,7 @@ class UnknownVersion(InvalidMessage):
 
 
 class _Versioned(Struct):
-    v: int = 1
+    v: Integer = 1
 
 
 def _version(body: bytes) -> int:
@@ -362,7 +352,7 @@ def decode(kind: type[M], body: bytes) -> M:
 
     Raises:
         UnknownVersion: of a version that this build does not know.
-        InvalidMessage: not JSON, or not of that kind.
+        InvalidMessage: not JSON, not of that kind, a number out of range, or a window that ends before it starts.
     """
     try:
         message: M = _decoders[kind].decode(body)
@@ -373,4 +363,10 @@ def decode(kind: type[M], body: bytes) -> M:
             raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
+    if isinstance(message, Sample) and message.start >= message.end:
+        raise InvalidMessage(f"not a Sample: its window ends at {message.end}, before it starts at {message.start}")
+    if isinstance(message, Decision) and message.expires <= message.end:
+        raise InvalidMessage(
+            f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
     return message

@@ -20,7 +20,7 @@ class Field(Struct, frozen=True):
     kind: str
     """A word for the type: ``rate``, ``duration``, ``number``, ``list of text``."""
     unit: str
-    """Empty where the type or the meaning says it."""
+    """Empty if the type or the meaning has it."""
     default: str | None
     """None where the field is required."""
     minimum: str | None

@@ -55,7 +55,7 @@ class Rate(int):
 
     @classmethod
     def enforced(cls, annotation: str | None) -> "Rate | None":
-        """The limit that Cilium enforces for a bandwidth annotation, whoever wrote it; at least 1 kbit/s.
+        """The limit that Cilium enforces for a bandwidth annotation of any writer; at least 1 kbit/s.
 
         Unlike ``parse`` this reads all that Kubernetes takes for a quantity: exponents, signs, every suffix.
 

@@ -15,8 +15,8 @@ import click
 
 COMMANDS = {
     "sampler": "services.sampler.main",
-    "decision": "services.decision.main",
-    "actuator": "services.actuator.main",
+    "decision": "services.decision.service",
+    "actuator": "services.actuator.service",
     "exporter": "services.exporter.main",
     "echo": "services.exporter.echo_server",
     "demo": "services.plant.commands.demo",

@@ -14,22 +14,22 @@ from tests.support.nats_server import NatsServer
 
 pytest_plugins = ("tests.support.run_hooks",)
 
-# How long an example takes says something about the machine's load, not about the code.
+# An example's duration depends on the machine's load, not only on the code.
 settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded")
 
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """What a test counts of faults and broken promises; added up for the whole run."""
+    """What a test records of faults and broken promises; summed for the whole run."""
     one = Tally()
     yield one
-    request.node.user_properties.append((FAULT, one.exported()))
+    request.node.user_properties.append((FAULT, one.export()))
 
 
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    """A nats-server of the test's own."""
+    """A nats-server for one test."""
     with NatsServer(tmp_path / "nats") as server:
         yield server
 
@@ -45,7 +45,7 @@ def apiserver() -> Iterator[kube.ApiServer]:
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
     """A Kubernetes API without nodes, first emulated and then a real one, and a fresh namespace on it."""
     if request.param == "emulator":
-        async with servers.emulated(Emulator(starts_after=None)) as one:
+        async with servers.emulate(Emulator(starts_after=None)) as one:
             yield one
     else:
         async with servers.real(request.getfixturevalue("apiserver")) as one:

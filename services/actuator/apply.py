@@ -1,7 +1,7 @@
 """Applies a plan: sends its patches, and judges what the API server makes of them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -32,7 +32,9 @@ class ApplyResult(Struct, frozen=True):
     """What became of a plan."""
 
     outcomes: Sequence[tuple[Write, PodOutcome]]
-    """Of every write that was sent; the workload's outcome has a Pod's form."""
+    """Of every write that was answered; the workload's outcome has a Pod's form."""
+    failures: Mapping[str, Exception]
+    """By uid, why a write failed."""
     is_stale: bool
     """Whether some objects had changed since they were seen; they have been read again."""
 
@@ -52,60 +54,120 @@ async def apply_plan(
     """
     failpoints.point("actuator.planned")
     outcomes: list[tuple[Write, PodOutcome]] = []
+    failures: dict[str, Exception] = {}
     is_stale = False
     for phase in plan.phases:
-        patches = (_patch(client, observed, write, is_wanted, tolerate_stale=tolerate_stale) for write in phase)
-        results = await asyncio.gather(*patches)
-        outcomes += [(write, one) for write, one in zip(phase, results, strict=True) if isinstance(one, PodOutcome)]
-        is_stale = any(isinstance(one, StaleObject) for one in results)
+        errors = await asyncio.gather(*(_patch(client, observed, write, is_wanted) for write in phase))
+        errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
+        stale = [write for write, error in zip(phase, errors, strict=True) if isinstance(error, StaleObject)]
+        has_changed = bool(stale) and await _have_changed(client, observed, stale, tolerate_stale=tolerate_stale)
+        is_stale = is_stale or has_changed
+        for write, error in zip(phase, errors, strict=True):
+            if isinstance(error, Superseded) or (isinstance(error, StaleObject) and has_changed):
+                continue
+            outcomes.append((write, _judge(write, error)))
+            if error is not None and not isinstance(error, NotFound):
+                failures[write.obj.uid] = error
         # The next phase takes bandwidth that this one should have released.
-        if not all(isinstance(one, PodOutcome) and one.outcome != "failed" for one in results):
+        if not all(error is None or isinstance(error, NotFound) for error in errors):
             break
     failpoints.point("actuator.written")
-    return ApplyResult(outcomes, is_stale)
+    return ApplyResult(outcomes, failures, is_stale)
 
 
 async def _patch(
-    client: Patcher, observed: ObservedState, write: Write, is_wanted: Callable[[Write], bool], *, tolerate_stale: bool
-) -> PodOutcome | StaleObject | Superseded:
-    """Patch one object; returns the exception that stopped it where that is no failure."""
+    client: Patcher, observed: ObservedState, write: Write, is_wanted: Callable[[Write], bool]
+) -> Exception | None:
+    """Patch one object; returns the exception that stopped it, or None."""
     obj = write.obj
-    name = obj.metadata.name
-    outcome: Outcome = "applied"
-    error = None
     try:
         after = await client.patch(obj, write.operations, lambda: is_wanted(write))
-        failpoints.point("actuator.patched")
-        observed.update(after, is_answer=True)
-        if after.bandwidth != write.record.value:
-            outcome, error = "failed", f"{name} came back with {after.bandwidth!r}"
-    except Superseded as superseded:
-        return superseded
-    except StaleObject as stale:
-        metrics.conflicts.inc()
-        await _read_again(client, observed, obj)
-        if tolerate_stale:
-            return stale
-        outcome, error = "failed", f"{name} changes faster than it can be patched: {stale}"
-    except NotFound:
-        observed.remove(obj)
-        outcome, error = "skipped", f"{name} is gone"
-    except (Rejected, Unavailable) as failure:
-        outcome, error = "failed", f"{name}: {failure}"
+    except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
+        return error
+    failpoints.point("actuator.patched")
+    if after.uid != obj.uid:
+        return Unavailable(f"the answer is about another {obj.kind}", status=200)
+    observed.update(after, since=obj)
+    if after.bandwidth != write.record.value:
+        return Rejected(f"came back with {after.bandwidth!r}")
+    return None
+
+
+def _judge(write: Write, error: Exception | None) -> PodOutcome:
+    """How a write that was answered ended."""
+    name = write.obj.metadata.name
+    outcome: Outcome = "applied"
+    text = None
+    if isinstance(error, NotFound):
+        outcome, text = "skipped", f"{name} is gone"
+    elif error is not None:
+        outcome, text = "failed", f"{name}: {error}"
     metrics.patches.labels(write.record.cause, outcome).inc()
-    return PodOutcome(
-        pod=name, uid=obj.uid, outcome=outcome, limit=write.rate if outcome == "applied" else None, error=error
-    )
+    limit = write.rate if outcome == "applied" else None
+    return PodOutcome(pod=name, uid=write.obj.uid, outcome=outcome, limit=limit, error=text)
 
 
-async def _read_again(client: Patcher, observed: ObservedState, obj: Workload | Pod) -> None:
+async def _have_changed(
+    client: Patcher, observed: ObservedState, writes: Sequence[Write], *, tolerate_stale: bool
+) -> bool:
+    """Whether a failed precondition is explained by a change, so that the patches are worth another try at once.
+
+    A policy that denies a patch may answer as if a precondition had failed.  To find out, one object is read again,
+    and if it is as it was seen, the patch was refused.
+    """
+    metrics.conflicts.inc(len(writes))
+    if not tolerate_stale or not await _has_changed(client, observed, writes[0].obj):
+        return False
+    await asyncio.gather(*(_has_changed(client, observed, write.obj) for write in writes[1:]))
+    return True
+
+
+async def _has_changed(client: Patcher, observed: ObservedState, obj: Workload | Pod) -> bool:
+    """Read an object again; returns whether it is not as it was seen."""
     try:
         found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
-        if found.uid == obj.uid:
-            observed.update(found, is_answer=True)
-        else:
-            observed.remove(obj)  # the informer sees the new object of that name
     except NotFound:
         observed.remove(obj)
+        return True
     except (Rejected, Unavailable) as failure:
         _log.warning("cannot read again", object=obj.metadata.name, reason=str(failure))
+        return False
+    if found.uid != obj.uid:
+        observed.remove(obj)  # the informer sees the new object of that name
+        return True
+    observed.update(found, since=obj)
+    return found.annotations != obj.annotations or not observed.has(obj)
+
+
+async def _confirm_gone(
+    client: Patcher, observed: ObservedState, phase: Sequence[Write], errors: Sequence[Exception | None], *, looks: bool
+) -> list[Exception | None]:
+    """Replace each ``NotFound`` of an object that is there all the same: whoever answers patches only says so.
+
+    Args:
+        client: reads objects again until one of them is there.
+        observed: objects that are gone are removed.
+        phase: the writes.
+        errors: theirs.
+        looks: whether to ask at all; otherwise the watch will tell.
+    """
+    judged = list(errors)
+    for place, (write, error) in enumerate(zip(phase, errors, strict=True)):
+        if not isinstance(error, NotFound) or not observed.has(write.obj):
+            continue
+        if looks and await _is_gone(client, write.obj):
+            observed.remove(write.obj)
+            continue
+        looks = False
+        judged[place] = Rejected(f"is there, and cannot be patched: {error}")
+    return judged
+
+
+async def _is_gone(client: Patcher, obj: Workload | Pod) -> bool:
+    try:
+        found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
+    except NotFound:
+        return True
+    except (Rejected, Unavailable):
+        return False
+    return found.uid != obj.uid

@@ -13,16 +13,19 @@ from schemas.domain import Target
 from schemas.messages import Cause, Decision, Provenance, TargetDecision
 from schemas.units import Duration, Rate
 from services.actuator.ownership import OwnershipRecord
-from services.control.fencing import AHEAD, rejection_reason
+from services.control.admission import AHEAD, rejection_reason
+
+HELD_BACK = "raised no further than"
+"""Part of the reason of an order whose limit is lower than was decided; audits look for it."""
 
 
 class Instant(Struct, frozen=True):
     """A point in time."""
 
     now: int
-    """By the wall clock, UTC ns: tells whether a decision has expired."""
+    """By the wall clock, UTC ns: shows whether a decision has expired."""
     steady: float
-    """By a clock that never steps, seconds: tells how long something lasted."""
+    """By a clock that never steps, seconds: measures durations."""
 
 
 class LimitOrder(Provenance, frozen=True, kw_only=True):
@@ -32,8 +35,10 @@ class LimitOrder(Provenance, frozen=True, kw_only=True):
     limit: int
     """kbit/s, within the actuator's own bounds."""
     reason: str
-    may_raise: bool = True
-    """Whether the decision had data that allow a raise."""
+    why_no_raise: str | None = None
+    """Why the order must not raise what is in force; None where it may."""
+    is_repeated: bool = False
+    """Whether the fail-safe limit was desired just before for the same reason."""
 
 
 def build_order(target: Target, decision: Decision, part: TargetDecision, published: int) -> LimitOrder:
@@ -54,14 +59,61 @@ def build_order(target: Target, decision: Decision, part: TargetDecision, publis
         cause="decision",
         limit=limit,
         reason=reason,
-        may_raise=not decision.forbids_raise(part),
-        **decision.provenance(published).fields,
+        why_no_raise="without data that allow a raise" if decision.forbids_raise(part) else None,
+        decision=decision.id,
+        epoch=decision.state.epoch,
+        seq=decision.state.seq,
+        end=decision.end,
+        decided=published,
+        expires=decision.expires,
     )
 
 
 def _clamp(target: Target, limit: int) -> int:
     """Bound a limit by the actuator's own configuration."""
     return int(min(max(limit, target.min), target.max))
+
+
+class Lapses:
+    """Decisions that reach the actuator so late that each lapses before the next one comes.
+
+    Clocks that differ, or a slow bus, would otherwise take a limit up with every decision, and down again when it
+    lapses.  Once the dead-man has fired, a decision raises the limit only if it holds for long enough.
+    """
+
+    _SHARE, _AGAIN, _MOST, _FORGET = 0.2, 2.0, 0.8, 10.0
+    """Of the dead-man time: how long a decision must hold at first, by what factor longer after each further lapse,
+    how long at most, and after which time without one the lapses no longer count."""
+
+    def __init__(self, dead_man_s: float) -> None:
+        """Begin with none."""
+        self.why: str | None = None
+        """Why decisions raise nothing now."""
+        self._dead_man_s = dead_man_s
+        self._needed_s: float | None = None
+        """How long a decision must hold to raise the limit; None: no lapse was counted since the last that did."""
+        self._again = 0
+        self._last = float("-inf")
+
+    def count(self, now: float) -> bool:
+        """Count a lapse; returns whether no decision could raise the limit since the one before."""
+        if self._needed_s is not None:
+            return True
+        self._again = self._again + 1 if now - self._last < self._FORGET * self._dead_man_s else 0
+        self._last = now
+        self._needed_s = self._dead_man_s * min(self._SHARE * self._AGAIN**self._again, self._MOST)
+        return False
+
+    def why_too_late(self, left_s: float, now: float) -> str | None:
+        """Why a decision that holds for ``left_s`` must not raise the limit; None where it may."""
+        if self._needed_s is None or left_s >= self._needed_s:
+            self._needed_s = self.why = None
+        else:
+            self._last = now
+            text = f"holds for {max(left_s, 0.0):.1f} s only, too late to rely on the next"
+            self.why = f"decisions arrive late: the last one {text}"
+            return f"was decided, {HELD_BACK} what is in force: it {text}"
+        return None
 
 
 class DesiredLimit:
@@ -83,6 +135,7 @@ class DesiredLimit:
         self._target = target
         self._dead_man = dead_man
         self._grace_ends = grace_ends
+        self.lapses = Lapses(dead_man.seconds)
 
     def is_ready(self, instant: Instant) -> bool:
         """Whether the bus has supplied what it holds, or has had its time to."""
@@ -117,7 +170,11 @@ class DesiredLimit:
         why = rejection_reason(max(ends, default=None), decision, instant.now)
         if why is None:
             before = min((one.limit for one in known), default=None)
-            self._hold(build_order(self._target, decision, part, published), instant)
+            order = build_order(self._target, decision, part, published)
+            left_s = self._hold(order, instant)
+            late = self.lapses.why_too_late(left_s, instant.steady)
+            if late is not None and order.why_no_raise is None:
+                self.order = replace(order, why_no_raise=late)
             self.cap(before)
         return why
 
@@ -130,11 +187,11 @@ class DesiredLimit:
             limit: in force, kbit/s; None: unlimited.
         """
         order = self.order
-        if order is None or order.may_raise or limit is None:
+        if order is None or order.why_no_raise is None or limit is None:
             return
         kept = _clamp(self._target, limit)
         if kept < order.limit:
-            text = f"{Rate(order.limit)} without data that allow a raise: stays at {Rate(kept)}"
+            text = f"{Rate(order.limit)} {order.why_no_raise}: stays at {Rate(kept)}"
             self.order = replace(order, limit=kept, reason=f"{order.reason}; {text}")
 
     def is_from(self, decision: Decision) -> bool:
@@ -145,7 +202,7 @@ class DesiredLimit:
         """Whether a write for an order may still be sent: it is the current order, and has not expired.
 
         A cut is still sent under a newer order that is not lower: it has to be made anyway, and if every
-        order began it anew, a slow API server would never get to the last Pod.
+        order restarted it, a slow API server would never get to the last Pod.
         """
         if order is self.order:
             return self.deadline is None or instant.steady < self.deadline
@@ -164,8 +221,9 @@ class DesiredLimit:
             return None
         expired, self.order = self.order, None
         self.deadline = None
+        is_repeated = self.lapses.count(instant.steady)
         if is_observed:
-            self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired)
+            self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired, is_repeated=is_repeated)
         return expired
 
     def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> None:
@@ -194,15 +252,17 @@ class DesiredLimit:
             return True
         if self.order.cause != "decision":
             return False
-        self._fall_back("start", "a newer decision than the one in hand was in force", record.limit, record)
+        self._fall_back("start", "a newer decision was in force, and has expired", record.limit, record)
         self.deadline = None
         return True
 
-    def _hold(self, order: LimitOrder, instant: Instant) -> None:
-        # Whatever a decision says of its expiry, it never holds for longer than the dead-man time.
+    def _hold(self, order: LimitOrder, instant: Instant) -> float:
+        """Make an order the current one; returns for how many seconds it holds."""
+        # Whatever expiry a decision has, it never holds for longer than the dead-man time.
         left = min((order.expires or 0) - instant.now, self._dead_man)
         self.order = order
         self.deadline = instant.steady + left / 1e9
+        return left / 1e9
 
     def _resume(self, record: OwnershipRecord, instant: Instant) -> None:
         limit = _clamp(self._target, record.limit)
@@ -210,7 +270,13 @@ class DesiredLimit:
         self._hold(order, instant)
 
     def _fall_back(
-        self, cause: Cause, reason: str, limit: int | None, last: LimitOrder | OwnershipRecord | None
+        self,
+        cause: Cause,
+        reason: str,
+        limit: int | None,
+        last: LimitOrder | OwnershipRecord | None,
+        *,
+        is_repeated: bool = False,
     ) -> None:
         """Desire the fail-safe limit, or a lower one that may be in force: without data nothing is raised.
 
@@ -225,6 +291,7 @@ class DesiredLimit:
             epoch=last.epoch if last else 0,
             seq=last.seq if last else 0,
             end=last.end if last else None,
+            is_repeated=is_repeated,
         )
 
 

@@ -4,6 +4,7 @@ API server --> here --> observed state --> reconciler.py
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -15,7 +16,17 @@ from services.kube.client import Deleted, Listed, T, Updated
 from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
 
 _STEADY_S = 5.0
-"""After a watch that lasted longer, back-off begins anew."""
+"""After a watch that lasted longer, back-off restarts."""
+_LAG_S = 5.0
+"""A watch shows a change at most so long after the answer to the request that made it."""
+_SILENT_S = (0.2, 5.0)
+"""First and longest delay before an API server is asked again that does not answer."""
+_ENDED_S = (1.0, 12.0)
+"""The same where the server no longer tells what changed."""
+_REFUSED_S = (3.0, 20.0)
+"""The same where it answers, and refuses."""
+_TOLD_S = 60.0
+"""A longer delay that the server asks for is not kept."""
 
 _log = structlog.get_logger()
 
@@ -35,7 +46,10 @@ class ObservedState:
     def __init__(self, on_change: Callable[[], None]) -> None:
         """``on_change`` is called at every change."""
         self._on_change = on_change
+        self._clock = time.monotonic
         self._pods: dict[str, Pod] = {}
+        self._answered: dict[str, float] = {}
+        """When an answer showed an object last, by uid."""
         self.workload: Workload | None = None
         self.has_all_pods = False
         """Whether all Pods of the workload are known."""
@@ -48,45 +62,75 @@ class ObservedState:
             return []
         return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
 
-    def observe(self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any]) -> None:
-        """Take a change from the watch of the workload, or of the Pods that its selector matches."""
+    def has(self, obj: Workload | Pod) -> bool:
+        """Whether the object is still there."""
+        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
+        return known is not None and known.uid == obj.uid
+
+    def observe(
+        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any], began: float = 0.0
+    ) -> None:
+        """Take a change from the watch of the workload, or of the Pods that its selector matches.
+
+        Args:
+            kind: what is watched.
+            change: what was seen.
+            began: when a list was asked for, by the event loop's clock.
+        """
         if isinstance(change, Updated):
-            self.update(change.object)
+            self._see(change.object, self._clock() - _LAG_S)
         elif isinstance(change, Deleted):
             self.remove(change.object)
         else:
             if kind is Pod:
                 listed = {pod.uid for pod in change.objects}
                 self._pods = {uid: pod for uid, pod in self._pods.items() if uid in listed}
+                self._answered = {uid: at for uid, at in self._answered.items() if at > began}
                 self.has_all_pods = True
             elif not change.objects:
                 self.workload = None
             for obj in change.objects:
-                self.update(obj)
+                self._see(obj, began)
             self._on_change()
 
-    def update(self, obj: Workload | Pod, *, is_answer: bool = False) -> None:
-        """Take a new or changed object, unless a newer state of it is known.
+    def _see(self, obj: Workload | Pod, since: float) -> None:
+        """Take an object's state from the watch, unless an answer since then showed a newer one.
+
+        A lower resource version alone proves nothing: the API server may have been restored from a backup.
+        """
+        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
+        is_same = known is not None and known.uid == obj.uid
+        if is_same and self._answered.get(obj.uid, 0.0) > since and known is not None and known.is_newer_than(obj):
+            return
+        self._keep(obj)
+
+    def _keep(self, obj: Workload | Pod) -> None:
+        if isinstance(obj, Pod):
+            self._pods[obj.uid] = obj
+        else:
+            self.workload = obj
+        self._on_change()
+
+    def update(self, obj: Workload | Pod, *, since: Workload | Pod) -> None:
+        """Take an object's state from an answer of the API server, unless the watch has shown a newer one.
 
         Args:
             obj: the object.
-            is_answer: it comes from an answer of the API server, and is gone by now if it is not known.
+            since: its state when the request was sent; if it is gone by now, or another state of it is known
+                that is newer than the answer, the answer is late.
         """
         known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
         if known is None or known.uid != obj.uid:
-            is_newer = not is_answer
-        else:
-            is_newer = int(known.metadata.resource_version) < int(obj.metadata.resource_version)
-        if is_newer and isinstance(obj, Pod):
-            self._pods[obj.uid] = obj
-        elif is_newer and isinstance(obj, Workload):
-            self.workload = obj
-        self._on_change()
+            self._on_change()
+        elif known is since or not known.is_newer_than(obj):
+            self._answered[obj.uid] = self._clock()
+            self._keep(obj)
 
     def remove(self, obj: Workload | Pod) -> None:
         """Drop an object that is gone."""
         if isinstance(obj, Pod):
             self._pods.pop(obj.uid, None)
+            self._answered.pop(obj.uid, None)
         elif self.workload is not None and self.workload.uid == obj.uid:
             self.workload = None
         self._on_change()
@@ -109,7 +153,7 @@ class Informer:
         observed: ObservedState,
         set_trouble: Callable[[str | None], None],
     ) -> None:
-        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` is told why that fails, or None."""
+        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` gets the reason for a failure, or None."""
         self._client = client
         self._kind = kind
         self._namespace, _, self._name = key.partition("/")
@@ -139,26 +183,33 @@ class Informer:
 
     async def _watch(self, kind: type[Workload | Pod], *, name: str | None = None, selector: str | None = None) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
-        back_off = BackOff(0.2)
+        silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
         while True:
-            began = asyncio.get_running_loop().time()
+            began = time.monotonic()
             try:
                 watch = self._client.list_and_watch(kind, self._namespace, name=name, selector=selector)
                 async with aclosing(watch) as changes:
                     async for change in changes:
-                        self._observed.observe(kind, change)
-                        self._troubles.pop(kind.kind, None)
-                        if kind is not Pod:
-                            self._changed.set()
-                            if self._observed.workload is None:
-                                self._troubles[kind.kind] = f"there is no such {kind.kind}"
-                        self._set_trouble(next(iter(self._troubles.values()), None))
+                        self._observed.observe(kind, change, began)
+                        self._note_change(kind)
+                wait_s = ended.next_s()
             except (Unavailable, Rejected, NotFound) as error:
                 _log.warning(
                     "watch failed", target=f"{self._namespace}/{self._name}", kind=kind.kind, reason=str(error)
                 )
                 self._troubles[kind.kind] = f"cannot watch {kind.plural}: {error}"
                 self._set_trouble(next(iter(self._troubles.values())))
-            if asyncio.get_running_loop().time() - began > _STEADY_S:
-                back_off = BackOff(0.2)
-            await back_off.wait()
+                is_silent = isinstance(error, Unavailable) and error.status is None
+                told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+                wait_s = max((silent if is_silent else refused).next_s(), told_s)
+            if time.monotonic() - began > _STEADY_S:
+                silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
+            await asyncio.sleep(wait_s)
+
+    def _note_change(self, kind: type[Workload | Pod]) -> None:
+        self._troubles.pop(kind.kind, None)
+        if kind is not Pod:
+            self._changed.set()
+            if self._observed.workload is None:
+                self._troubles[kind.kind] = f"there is no such {kind.kind}"
+        self._set_trouble(next(iter(self._troubles.values()), None))

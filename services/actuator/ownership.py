@@ -1,14 +1,16 @@
-"""The record that the actuator leaves on every object it patches, and what it says about who owns the object.
+"""The record that the actuator leaves on every object it patches, and the owner of the object that follows from it.
 
 The record is the actuator's only memory that survives it: what was found, so that ``restore`` can put it
 back; what was written and for which decision, so that no older decision is applied; and which reports
 the bus has not acknowledged, so that a crash loses none.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from schemas.messages import Cause, Provenance
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
@@ -16,6 +18,7 @@ from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 KEY = "sluice.dev/limit"
 HAND_BACK = "{}"
 """The annotation's value by which a person gives a target that Sluice let go of back to it."""
+VERSION = 1
 RAISE_BACKLOG = 64
 """An object with so many unacknowledged writes is only cut, not raised."""
 MAX_BACKLOG = 512
@@ -49,37 +52,70 @@ class OwnershipRecord(WriteRecord, frozen=True, omit_defaults=True, kw_only=True
     """The actuator process that wrote."""
     owed: tuple[WriteRecord, ...] = ()
     """Earlier writes whose actions the bus has not acknowledged, oldest first."""
-    v: int = 1
+    v: int = VERSION
 
     @property
     def writes(self) -> tuple[WriteRecord, ...]:
         """All writes that may have to be reported, oldest first."""
-        return (*self.owed, self)
+        return (*self.owed, self) if self.action else self.owed
 
 
 class UnreadableRecord(ValueError):
     """The annotation under our key is not what this build writes."""
 
 
+_ABSURD = re.compile(r":\s*-?\d{20}")
 _decoder = msgspec.json.Decoder(OwnershipRecord)
+
+
+class _LaterRecord(Struct, frozen=True):
+    """What every version's record has."""
+
+    v: int
 
 
 def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     """Read an object's record; None where Sluice never wrote, or where a person handed the object back.
 
+    A record of a later version is read as far as this one knows it: it must not keep the fail-safe limit away.
+
     Raises:
-        UnreadableRecord: somebody else wrote the annotation, or another version of Sluice.
+        UnreadableRecord: another client wrote the annotation.
     """
     text = obj.annotations.get(KEY)
     if text is None or text.strip() == HAND_BACK:
         return None
     try:
-        record = _decoder.decode(text)
-    except msgspec.DecodeError as error:
+        if _ABSURD.search(text):
+            raise msgspec.ValidationError("a number needs more than 64 bits")
+        return _decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        salvaged = _salvage_record(obj, text)
+        if salvaged is not None:
+            return salvaged
         raise UnreadableRecord(f"{KEY} cannot be read: {error}") from None
-    if record.v != 1:
-        raise UnreadableRecord(f"{KEY} is of version {record.v}; this build reads version 1")
-    return record
+
+
+def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
+    """Keep of a later version's record what was found before Sluice, and who wrote; None where it is no record.
+
+    What the object carries counts as written by Sluice, under no decision.
+    """
+    try:
+        version = msgspec.json.decode(text, type=_LaterRecord).v
+        fields = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if version <= VERSION:
+        return None
+    kept = {
+        name: fields[name]
+        for name, kind in (("found", str), ("term", int), ("by", str))
+        if isinstance(fields.get(name), kind)
+    }
+    return OwnershipRecord(
+        action="", cause="start", value=obj.bandwidth or "", limit=obj.limit or 0, at=0, v=version, **kept
+    )
 
 
 def find_record(obj: KubeObject | None) -> OwnershipRecord | None:

@@ -37,6 +37,8 @@ class WriterTerm(Struct, frozen=True):
     by: str
     term: int
     """Larger than that of every process before it."""
+    renews: bool = False
+    """Whether to write the workload's record again although nothing has changed, for another actuator to see."""
 
 
 class Mismatch(Struct, frozen=True):
@@ -104,6 +106,15 @@ def share_per_pod(target: Target, limit: int, workload: Workload, pods: Sequence
     return max(1, limit // max(sending, workload.spec.replicas, 1))
 
 
+def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:
+    """What the Pods may send by their own annotations, kbit/s, in the target's scope; None: unlimited, or no Pods."""
+    limits = [pod.limit for pod in pods if not pod.has_ended]
+    known = [limit for limit in limits if limit is not None]
+    if not known or len(known) < len(limits):
+        return None
+    return sum(known) if target.scope == "aggregate" else min(known)
+
+
 def build_plan(
     target: Target,
     order: LimitOrder,
@@ -125,6 +136,8 @@ def build_plan(
         now: UTC ns.
     """
     mismatches = _find_mismatches(target, order, workload, pods)
+    if writer.renews and not mismatches:
+        mismatches = [Mismatch(workload, order.limit, order.cause, order.reason)]
     actions: dict[Cause, str] = {}
     for cause in {one.cause for one in mismatches}:
         # The same action of one process on the same state has the same id.  Two processes that act at

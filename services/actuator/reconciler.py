@@ -4,7 +4,7 @@
                                                       +--> plan.py --> apply.py --> reporter.py
     API server --> informer.py --> observed state ----+
 
-A decision, a new Pod, a value that somebody changed and a patch that failed all lead to the same plan,
+A decision, a new Pod, a value that another client changed and a patch that failed all lead to the same plan,
 until nothing is left to write.  One target's work is sequential; targets do not wait for each other.
 """
 
@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import structlog
 from msgspec import Struct
 
 from schemas.domain import Domain, Target
@@ -22,24 +23,35 @@ from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, b
 from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import find_record, newest_record, pause_reason, resume_command
-from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod
+from services.actuator.ownership import (
+    VERSION,
+    find_record,
+    newest_record,
+    pause_reason,
+    resume_command,
+)
+from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod, sum_of_limits
+from services.actuator.refusals import Refusals
 from services.actuator.reporter import Reporter, recover_actions
+from services.actuator.rise_bound import RiseBound
+from services.actuator.succession import Succession
 from services.common import failpoints
-from services.common.backoff import BackOff
-from services.control.fencing import AHEAD
+from services.control.admission import AHEAD
+from services.control.shield import Limits
 from services.kube.objects import Workload
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
-_STALE_ROUNDS = 3
-"""After so many rounds in a row with objects that had changed since they were seen, that is a failure."""
 _FULL_S = 1.0
 """How long raises wait for reports to go out."""
+_STEP_S = 0.01
+"""A rise in steps looks no more often than that whether the next one is due."""
+
+_log = structlog.get_logger()
 
 
 class DriftBackOff:
-    """Delays corrections of what somebody else changes again and again.  Times are seconds by a steady clock.
+    """Delays corrections of values that another client changes repeatedly.  Times are seconds by a steady clock.
 
     Two who correct each other must not keep the API server busy.
     """
@@ -74,6 +86,8 @@ class Dependencies(Struct, frozen=True):
     events: EventRecorder
     set_note: Callable[[str, str | None], None]
     """Shows people a text about a target, or no longer (None)."""
+    set_condition: Callable[[str, str | None], None]
+    """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
     dry_run: bool = False
@@ -107,13 +121,14 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._term: int | None = None
-        """This process's term, once it has written the workload."""
+        self._succession = Succession(shared.process, domain.dead_man.seconds)
         self._pause: str | None = None
         self._announced: LimitOrder | None = None
         self._last_late_report = float("-inf")
-        self._back_off = BackOff()
-        self._stale_rounds = 0
+        self._rise = RiseBound(Limits.from_target(target, domain).rise)
+        self._refusals = Refusals()
+        self._was_stale = False
+        """Whether an object had changed in the last round."""
         self._drift = DriftBackOff()
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
@@ -139,7 +154,6 @@ class Reconciler:
         if why is None:
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
-            self._back_off = BackOff()
             self._awake.set()
             return
         if self._pending and self._desired.is_from(decision):
@@ -176,21 +190,24 @@ class Reconciler:
         """
         instant, workload = self._instant(), self.observed.workload
         record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
+        self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
         # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
         limits = [one.limit for one in (workload, record) if one is not None]
         limit = min((one for one in limits if one is not None), default=None)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
-            metrics.dead_man.labels(self.target.key).inc()
+            if self._desired.order is None or not self._desired.order.is_repeated:
+                metrics.dead_man.labels(self.target.key).inc()
             if self._pending:
                 reason = "it expired before it could be put in force"
                 self._reporter.report_unwritten(expired, "skipped", reason, self._headers)
             self._finish_pending()
             self._headers = {}
         if workload is None or not self.observed.has_all_pods:
+            self._note_refusal(None)
             return None
         self._desired.initialize(record, limit, instant)
-        # Records must not be overwritten before the bus has said which of them it has heard of.
+        # Records must not be overwritten before the bus has acknowledged their reports.
         if not self._desired.is_ready(instant):
             return None
         self._recover_reports(workload)
@@ -199,34 +216,42 @@ class Reconciler:
         if self._desired.adopt_newer(record, instant):
             self._finish_pending()
         self._desired.cap(limit)
-        return await self._bring_about(self._desired.order, workload)
+        return await self._bring_about(self._desired.order, workload, limit)
 
-    async def _bring_about(self, order: LimitOrder, workload: Workload) -> float | None:
-        """Plan, apply and report what an order still lacks; returns what ``_reconcile`` does."""
-        record, now = find_record(workload), self._shared.clock()
-        writer = WriterTerm(self._shared.process, self._term or 1 + (record.term if record is not None else 0))
-        plan = build_plan(self.target, order, workload, self.observed.pods, writer, self._outbox.owes, now)
+    def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
+        """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
+        self._finish_pending()
         if not plan.writes:
-            # The order is in force.
-            self._back_off = BackOff()
-            if order.cause != "decision" and order is not self._announced:
-                self._announced = order
-                if order.limit == workload.limit:
-                    self._reporter.report_unwritten(order, "unchanged", order.reason, {})
-            self._finish_pending()
-            share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
-            metrics.limit.labels(self.target.key).set(order.limit)
-            metrics.pod_limit.labels(self.target.key).set(share)
+            self._note_refusal(None)
+            self._succession.is_settled()
             return None
-        if plan.has_backlog:
-            plan = plan.without_raises()
         has_cut = any(write.is_cut for write in plan.writes)
-        if not plan.writes or (self._outbox.is_full and not has_cut):
-            return _FULL_S
-        if all(write.record.cause == "drift" for write in plan.writes):
-            wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
-            if wait_s > 0:
-                return wait_s
+        has_lapsed = order.cause != "decision"
+        left_s = self._succession.take_over(self._shared.steady(), has_cut=has_cut, has_lapsed=has_lapsed)
+        if left_s <= 0:
+            _log.warning("takes over: the actuator in charge no longer writes", target=self.target.key)
+        return max(left_s, 0.0)
+
+    async def _bring_about(self, desired: LimitOrder, workload: Workload, in_force: int | None) -> float | None:
+        """Plan, apply and report what an order still lacks; returns what ``_reconcile`` does."""
+        if in_force is None:
+            in_force = sum_of_limits(self.target, self.observed.pods)
+        order = self._rise.next_step(desired, in_force, self._shared.steady())
+        plan = self._plan(order, workload)
+        if self._is_deposed(workload):
+            return self._stand_by(order, plan)
+        if not plan.writes:
+            self._settle(desired, order, workload)
+            if order.limit < desired.limit:
+                return max(self._rise.wait_s(desired, in_force), _STEP_S)
+            self._finish_pending()
+            due_s = None if order.cause != "decision" else self._succession.proof_due_s(self._shared.steady())
+            if due_s is None or due_s > 0 or self._shared.dry_run:
+                return due_s
+            plan = self._plan(order, workload, renews=True)
+        plan, wait_s = self._select(plan)
+        if not plan.writes:
+            return wait_s
         if self._shared.dry_run:
             outcomes = [
                 (one, PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run")) for one in plan.writes
@@ -234,12 +259,54 @@ class Reconciler:
             self._reporter.report_writes(order, plan, outcomes, workload, self._headers)
             self._finish_pending()
             return None
-        return await self._apply(order, plan, writer, workload)
+        return await self._apply(desired, order, plan, workload)
+
+    def _plan(self, order: LimitOrder, workload: Workload, *, renews: bool = False) -> Plan:
+        record = find_record(workload)
+        term = self._succession.term or 1 + (record.term if record is not None else 0)
+        writer = WriterTerm(self._shared.process, term, renews)
+        return build_plan(
+            self.target, order, workload, self.observed.pods, writer, self._outbox.owes, self._shared.clock()
+        )
+
+    def _select(self, plan: Plan) -> tuple[Plan, float]:
+        """The writes that may be sent now, and after how many seconds to ask for the others."""
+        if plan.has_backlog:
+            plan = plan.without_raises()
+        has_cut = any(write.is_cut for write in plan.writes)
+        if not plan.writes or (self._outbox.is_full and not has_cut):
+            return plan.without_raises(), _FULL_S
+        if all(write.record.cause == "drift" for write in plan.writes):
+            wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
+            if wait_s > 0:
+                return Plan((), {}), wait_s
+        return self._refusals.select(plan, self._shared.steady())
+
+    def _settle(self, desired: LimitOrder, order: LimitOrder, workload: Workload) -> None:
+        """Take note that an order, a step towards what is desired, is in force."""
+        self._note_refusal(None)
+        self._succession.is_settled()
+        if order.cause != "decision" and desired is not self._announced:
+            self._announced = desired
+            if order.limit == workload.limit and not order.is_repeated:
+                self._reporter.report_unwritten(order, "unchanged", order.reason, {})
+        share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
+        metrics.limit.labels(self.target.key).set(order.limit)
+        metrics.pod_limit.labels(self.target.key).set(share)
+
+    def _note_refusal(self, reason: str | None) -> None:
+        """Show on /readyz why patches fail, or that they do not (None)."""
+        if reason is None:
+            self._refusals.settle(self._shared.steady())
+        why = None if reason is None else f"patches fail: {reason}"
+        self._shared.set_condition(f"{self.target.key} patches", why)
 
     def _recover_reports(self, workload: Workload) -> None:
-        """Report the writes on the objects that nobody reported, and note what the workload's record says."""
+        """Report the unreported writes on the objects, and read the workload's record."""
         if workload.uid != self._uid:
-            self._uid, self._is_managed, self._term = workload.uid, False, None
+            self._uid, self._is_managed = workload.uid, False
+            self._succession.reset()
+            self._report_later_record(workload)
         self._is_managed = self._is_managed or find_record(workload) is not None
         if self._shared.dry_run or self._is_deposed(workload):
             return
@@ -250,57 +317,64 @@ class Reconciler:
         records = {obj.uid: find_record(obj) for obj in objects}
         self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
 
+    def _report_later_record(self, workload: Workload) -> None:
+        record = find_record(workload)
+        if record is not None and record.v > VERSION:
+            text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
+            self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
+            _log.warning("record of a later version", target=self.target.key, version=record.v)
+
     def _is_left_alone(self, workload: Workload) -> bool:
-        """Whether the target is somebody else's; reports when that changes."""
-        why = pause_reason(workload, managed=self._is_managed)
-        if why is not None:
-            why = f"{why}; to hand it back: {resume_command(workload)}"
-        elif self._is_deposed(workload):
-            why = "another actuator that started later is in charge of it"
+        """Whether the target is paused; reports when that changes."""
+        paused = pause_reason(workload, managed=self._is_managed)
+        why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
+        if why is None and self._is_deposed(workload):
+            why = "another actuator that started later is in charge of it; this one stands by"
         if why != self._pause:
             self._pause = why
             self._reporter.report_pause(workload, why)
             if why is not None and self._desired.order is not None:
                 self._reporter.report_unwritten(self._desired.order, "skipped", f"paused: {why}", self._headers)
-        if why is not None:
+        if paused is not None:
+            self._note_refusal(None)
             self._finish_pending()
-        return why is not None
+        return paused is not None
 
-    async def _apply(self, order: LimitOrder, plan: Plan, writer: WriterTerm, workload: Workload) -> float:
-        """Apply a plan and report it; returns after how many seconds to do another round."""
+    async def _apply(self, desired: LimitOrder, order: LimitOrder, plan: Plan, workload: Workload) -> float:
+        """Apply a plan for a step towards what is desired, and report it; returns when to do another round."""
         headers = self._headers  # another decision may replace them before the report
 
         def is_wanted(write: Write) -> bool:
-            return self._desired.is_wanted(order, self._instant(), is_cut=write.is_cut)
+            return self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut)
 
-        tolerate_stale = self._stale_rounds < _STALE_ROUNDS
+        tolerate_stale = not self._was_stale and self._refusals.reason is None
         result = await apply_plan(self._shared.client, self.observed, plan, is_wanted, tolerate_stale=tolerate_stale)
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
                 self._reported[write.obj.uid] = {one.action for one in write.record.writes}
                 if isinstance(write.obj, Workload):
-                    self._announced = order
-                    self._term, self._is_managed = writer.term, True
-        self._reporter.report_writes(order, plan, result.outcomes, workload, headers)
-        self._stale_rounds = self._stale_rounds + 1 if result.is_stale else 0
-        if any(write.record.cause == "drift" for write, _ in result.outcomes):
+                    self._announced = desired
+                    self._succession.wrote(write.record.term, self._shared.steady())
+                    self._is_managed = True
+        answered = [write for write, _ in result.outcomes]
+        is_news = self._refusals.count(answered, result.failures, self._shared.steady())
+        if result.failures:
+            self._note_refusal(self._refusals.reason)
+        self._reporter.report_writes(order, plan, result.outcomes, workload, headers, is_news=is_news)
+        self._was_stale = result.is_stale
+        if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())
-        if any(outcome.outcome == "failed" for _, outcome in result.outcomes):
-            return self._back_off.next_s()
         return 0.0  # what was written may not be all
 
     def _instant(self) -> Instant:
         return Instant(self._shared.clock(), self._shared.steady())
 
     def _is_deposed(self, workload: Workload) -> bool:
-        """Whether an actuator that started later has written since this one did."""
-        record = find_record(workload)
-        if record is None or self._term is None:
-            return False
-        return record.by != self._shared.process and record.term >= self._term
+        """Whether another actuator is in charge."""
+        return self._succession.is_deposed(find_record(workload), self._shared.steady())
 
     def _finish_pending(self) -> None:
-        """Finish the decisions in hand: nothing more will be done for them."""
+        """Finish the decisions that the order came from: nothing more will be done for them."""
         for pending in self._pending:
             self._outbox.finish(pending)
         self._pending = []

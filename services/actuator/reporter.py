@@ -126,8 +126,13 @@ class Reporter:
         outcomes: Sequence[tuple[Write, PodOutcome]],
         workload: Workload,
         headers: Mapping[str, str],
+        *,
+        is_news: bool = True,
     ) -> None:
-        """Report the writes of a plan that were made, failed, or would have been made in a dry run."""
+        """Report the writes of a plan that were made, failed, or would have been made in a dry run.
+
+        ``is_news`` selects whether failures are reported that changed nothing.
+        """
         now = self._clock()
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
@@ -151,7 +156,8 @@ class Reporter:
             )
             attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
             # An attempt that changes nothing, and is the same as the last one, is no news.
-            if action.applied is not None or attempt != self._last_attempt:
+            is_worth_it = attempt != self._last_attempt and (is_news or action.outcome != "failed")
+            if action.applied is not None or is_worth_it:
                 self._send(action, headers)
                 self._record_event(workload, action)
             self._last_attempt = () if action.applied is not None else attempt

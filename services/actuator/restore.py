@@ -1,6 +1,6 @@
 """``sluice restore``: puts the annotations back as they were found, from the records on the objects.
 
-It works without the bus; where there is one, what was done is reported on it.  A value that somebody
+It works without the bus; where there is one, what was done is reported on it.  A value that another client
 else has set meanwhile stays.
 """
 
@@ -188,7 +188,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
 def command(path: Path, *, dry_run: bool) -> None:
     """Put the annotations back as they were found.
 
-    Stop the actuator first.  One that runs leaves a restored target alone; one that is started anew
+    Stop the actuator first.  One that runs leaves a restored target alone; one that is started again
     takes it up again.
     """
     try:

@@ -1,47 +1,78 @@
-"""Figures beside their goals: the table and the JSON file of a bench."""
+"""The figures of a bench beside their goals: one table and one JSON form for all benches."""
 
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from msgspec import Struct
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_COMPARED: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-}
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
 
 
-def met(seen: float, goal: str) -> bool | None:
-    """Whether a figure meets a goal such as ``>= 2,000 a core``; None without a goal."""
-    if not goal:
-        return None
-    how, number, *_ = goal.split()
-    return _COMPARED[how](seen, float(number.replace(",", "")))
+class Goal(Struct, frozen=True):
+    """A figure, and the bound that it is held to."""
+
+    name: str
+    seen: float | None
+    """A share of one where the bound is in per cent; None: not measured."""
+    bound: str = ""
+    """Such as ``>= 2,000 a core`` or ``<= 0.5 %``; empty: none."""
+    note: str = ""
+    """Where or how often it was seen."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure is within the bound; None where one of the two is missing."""
+        if self.seen is None or not self.bound:
+            return None
+        comparison, number, *unit = self.bound.split()
+        value = float(number.replace(",", ""))
+        return _COMPARISONS[comparison](self.seen, value / 100 if unit[:1] == ["%"] else value)
+
+    @property
+    def text(self) -> str:
+        """The figure as the table shows it."""
+        if self.seen is None:
+            return "not measured"
+        if "%" in self.bound:
+            return f"{self.seen:.2%}" if self.seen < 0.1 else f"{self.seen:.1%}"
+        return f"{self.seen:,.2f}" if abs(self.seen) < 1000 else f"{self.seen:,.0f}"
 
 
-def show(bench: str, figures: Mapping[str, float], goals: Mapping[str, str], path: Path | None) -> None:
+def goals_table(title: str, goals: Sequence[Goal]) -> Table:
+    """One row a goal."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("figure", "seen", "goal", "met"):
+        table.add_column(heading, justify="right" if heading == "seen" else "left")
+    for goal in goals:
+        seen = f"{goal.text} ({goal.note})" if goal.note else goal.text
+        table.add_row(goal.name, seen, goal.bound, {None: "", True: "yes", False: "[bold red]NO[/]"}[goal.met])
+    return table
+
+
+def goals_as_json(goals: Sequence[Goal]) -> dict[str, dict[str, object]]:
+    """The goals by name, for a JSON file."""
+    return {
+        goal.name: {"seen": goal.seen, "goal": goal.bound, "met": goal.met, "note": goal.note or None} for goal in goals
+    }
+
+
+def show(bench: str, figures: Mapping[str, float], bounds: Mapping[str, str], path: Path | None) -> None:
     """Print a bench's figures, goals and whether they are met, and add them to a JSON file.
 
     Args:
         bench: its name, under which the file holds its figures beside those of other benches.
         figures: by name.
-        goals: by the same names, for those that have one.
+        bounds: by the same names, for those that have one.
         path: of the file; None for none.
     """
-    rows = {name: (seen, goals.get(name, "")) for name, seen in figures.items()}
-    table = Table("figure", "seen", "goal", "met", title=bench, title_justify="left")
-    for name, (seen, goal) in rows.items():
-        verdict = {None: "", True: "yes", False: "[bold red]no"}[met(seen, goal)]
-        table.add_row(name, f"{seen:,.2f}" if abs(seen) < 1000 else f"{seen:,.0f}", goal, verdict)
-    Console().print(table)
+    goals = [Goal(name, seen, bounds.get(name, "")) for name, seen in figures.items()]
+    Console().print(goals_table(bench, goals))
     if path is not None:
-        whole: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        whole[bench] = {
-            name: {"seen": seen, "goal": goal, "met": met(seen, goal)} for name, (seen, goal) in rows.items()
-        }
-        path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        benches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        benches[bench] = goals_as_json(goals)
+        path.write_text(json.dumps(benches, indent=2) + "\n", encoding="utf-8")

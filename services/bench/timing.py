@@ -1,12 +1,12 @@
-"""How long work takes on a machine that others use, too."""
+"""Times work on a shared machine."""
 
 import time
 from collections.abc import Callable
 from statistics import median
 
 
-def seconds(work: Callable[[], object], rounds: int) -> float:
-    """Processor time of one round of ``work``: the median of ``rounds``."""
+def measure_seconds(work: Callable[[], object], rounds: int) -> float:
+    """Processor time of one call of ``work``, seconds: the median of ``rounds`` calls."""
     took = []
     for _ in range(rounds):
         began = time.process_time()

@@ -1,7 +1,6 @@
-"""Writes ``schemas/asyncapi.json``: the subjects, and what is said on them (``python -m services.bus.asyncapi``).
+"""Writes ``schemas/asyncapi.json``, an index of subjects, messages and headers (``python -m services.bus.asyncapi``).
 
-A thin index over the JSON Schemas beside it, for clients in other languages: which channel carries
-which message, under which headers.  A test compares the file with the types.
+It refers to the JSON Schemas beside it, for clients in other languages.  A test compares the file with the types.
 """
 
 import json
@@ -36,8 +35,8 @@ _SENDERS = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The whole document."""
+def build_document() -> dict[str, Any]:
+    """Build the AsyncAPI 3 document."""
     subjects = Subjects()
     return {
         "asyncapi": "3.0.0",
@@ -49,7 +48,7 @@ def document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"bus": {"host": "nats:4222", "protocol": "nats", "description": "NATS with JetStream."}},
-        "channels": {kind: _channel(kind, subjects) for kind in KINDS},
+        "channels": {kind: _build_channel(kind, subjects) for kind in KINDS},
         "operations": {
             f"{what}-{kind}": {
                 "action": what,
@@ -59,11 +58,11 @@ def document() -> dict[str, Any]:
             for kind in KINDS
             for what in ("send", "receive")
         },
-        "components": {"messages": {kind: _message(kind) for kind in KINDS}},
+        "components": {"messages": {kind: _build_message(kind) for kind in KINDS}},
     }
 
 
-def _channel(kind: str, subjects: Subjects) -> dict[str, Any]:
+def _build_channel(kind: str, subjects: Subjects) -> dict[str, Any]:
     tokens = _ADDRESSES[kind]
     base = subjects.every(kind).removesuffix(">")
     return {
@@ -76,11 +75,11 @@ def _channel(kind: str, subjects: Subjects) -> dict[str, Any]:
     }
 
 
-def _message(kind: str) -> dict[str, Any]:
+def _build_message(kind: str) -> dict[str, Any]:
     return {
         "name": messages.KINDS[kind].__name__,
         "contentType": "application/json",
-        "headers": _headers(kind),
+        "headers": _build_headers(kind),
         "payload": {
             "schemaFormat": "application/schema+json;version=draft-07",
             "schema": {"$ref": f"./{schemas.generate.file_name(kind)}"},
@@ -88,7 +87,7 @@ def _message(kind: str) -> dict[str, Any]:
     }
 
 
-def _headers(kind: str) -> dict[str, Any]:
+def _build_headers(kind: str) -> dict[str, Any]:
     texts = {
         envelope.MSG_ID: "Deterministic: the same message published again has the same id, and is stored once.",
         envelope.TRACE: "W3C trace context: one trace runs from a sample through its decision to its actions.",
@@ -102,10 +101,10 @@ def _headers(kind: str) -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """The document as the file holds it."""
-    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+def render() -> str:
+    """The content of the file."""
+    return json.dumps(build_document(), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    Path(FILE).write_text(text(), encoding="utf-8")
+    Path(FILE).write_text(render(), encoding="utf-8")

@@ -17,8 +17,7 @@ import structlog
 from prometheus_client import Counter
 
 from schemas.config import BusConfig
-from schemas.messages import KINDS as TYPES
-from schemas.messages import InvalidMessage, M, Message, UnknownVersion, decode, encode
+from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
 from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
@@ -30,8 +29,10 @@ from services.common.backoff import BackOff
 __all__ = ["Bus", "Conflict", "Denied", "Received", "StreamInfo", "TooLarge", "Unreadable"]
 
 _DEAD_LETTER_S = 5.0
+_MOST_DELIVERIES = 8
+"""A message that is delivered once more has ended its reader so often that it becomes a dead letter."""
 _MAX_IN_FLIGHT = 1024
-_KINDS: dict[type[Any], str] = {kind: name for name, kind in TYPES.items()}
+_NAMES: dict[type[Any], str] = {kind: name for name, kind in KINDS.items()}
 
 _log = structlog.get_logger()
 _dead = Counter("sluice_dead_letters", "Messages that could not be used and were put aside", ["service", "kind"])
@@ -47,6 +48,7 @@ class Bus:
     def __init__(self, config: BusConfig, session: Session) -> None:
         """See ``connect``."""
         self.subjects = Subjects(config.prefix)
+        self._streams: dict[type[Any], str] = {kind: self.subjects.stream(name) for kind, name in _NAMES.items()}
         self._config = config
         self._session = session
         self._in_flight = asyncio.Semaphore(_MAX_IN_FLIGHT)
@@ -121,14 +123,16 @@ class Bus:
         Raises:
             Conflict: with ``expect_last``: another message is last, or this one is stored already.
             TooLarge: the server accepts no message of that size.
-            InvalidMessage: it cannot be written as JSON.
+            InvalidMessage: it cannot be written as JSON, or could not be read back.
         """
         try:
             body = encode(message)
+            # Every reader must be able to read it: numbers in range, and times in order.
+            decode(type(message), body)  # type: ignore[type-var]
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"{msg_id}: {error}") from None
         sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
-        sent[envelope.EXPECTED_STREAM] = self.subjects.stream(self.subjects.kind_of(subject))
+        sent[envelope.EXPECTED_STREAM] = self._streams[type(message)]
         if expect_last is not None:
             sent[envelope.EXPECTED_LAST] = str(expect_last)
         async with self._in_flight:
@@ -166,7 +170,7 @@ class Bus:
             # A refusal is an answer, and a caller that was cancelled does not wait any more.
             self._session.clear_problem(subject, recovered=False)
 
-    async def consume(
+    async def consume(  # noqa: PLR0913 - each is one property of a consumer
         self,
         kind: type[M],
         durable: str | None,
@@ -176,12 +180,13 @@ class Bus:
         batch: int = 256,
         ack_wait: float = 30.0,
         transient: bool = False,
+        once: bool = False,
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, without end.
 
-        A message that cannot be decoded becomes a dead letter and is not delivered again; a reader
-        without a durable name skips it.  Use ``contextlib.aclosing`` where the loop is left before its
-        task ends.
+        A message that cannot be decoded, or was delivered more than eight times, becomes a dead letter and
+        is not delivered again; a reader without a durable name skips it.  Use ``contextlib.aclosing`` where
+        the loop is left before its task ends.
 
         Args:
             kind: the type of message.
@@ -194,29 +199,38 @@ class Bus:
             batch: how many messages may be requested or unprocessed at once.
             ack_wait: seconds after which a message without acknowledgement is redelivered.
             transient: whether the server deletes a durable consumer after a minute without a reader.
+            once: whether to skip a redelivery while this reader still holds the message.
         """
-        name = _KINDS[kind]
-        stream, pattern = self.subjects.stream(name), self.subjects.every(name)
         spec = ConsumerSpec(
-            stream=stream,
+            stream=self._streams[kind],
             durable=durable,
-            pattern=pattern,
+            pattern=self.subjects.every(_NAMES[kind]),
             start=start,
             batch=batch,
             ack_wait=ack_wait,
             transient=transient,
         )
+        held: set[int] = set()
         async with aclosing(Consumer(self._session, spec, self.ensure_streams).deliver()) as deliveries:
             async for one in deliveries:
+                if once and one.raw.seq in held:
+                    continue
                 try:
-                    message = _decode(kind, one.raw)
+                    message = _decode(kind, one.raw, one.delivery.count)
                 except Unreadable as error:
                     if durable:
                         await self.dead_letter(service, one.raw, error.reason)
                         await self._session.send(one.reply, b"+TERM")
                     continue
-                reply = partial(self._session.send, one.reply) if durable else None
+                if once:
+                    held.add(one.raw.seq)
+                reply = partial(self._reply, held, one.raw.seq, one.reply) if durable else None
                 yield Received(message, one.raw, one.delivery.count, one.since, reply)
+
+    async def _reply(self, held: set[int], seq: int, subject: str, body: bytes) -> None:
+        """Acknowledge or refuse a delivery, which its reader then no longer holds."""
+        held.discard(seq)
+        await self._session.send(subject, body)
 
     async def read(
         self, kind: str, *, subject: str | None = None, start: Start = "all", follow: bool = False, batch: int = 1024
@@ -265,7 +279,7 @@ class Bus:
         return await self._get(kind, subject, {"seq": seq + 1, "next_by_subj": subject})
 
     async def _get(self, kind: type[M], subject: str, request: dict[str, Any]) -> Received[M] | None:
-        raw = await self._get_stored(self.subjects.stream(self.subjects.kind_of(subject)), request)
+        raw = await self._get_stored(self._streams[kind], request)
         return None if raw is None else Received(_decode(kind, raw), raw)
 
     async def _get_stored(self, stream: str, request: dict[str, Any]) -> RawMessage | None:
@@ -275,7 +289,7 @@ class Bus:
 
     async def stream_info(self, kind: type[M]) -> StreamInfo | None:
         """The state of a kind's stream; None without a stream."""
-        answer = await self._session.find(f"STREAM.INFO.{self.subjects.stream(_KINDS[kind])}")
+        answer = await self._session.find(f"STREAM.INFO.{self._streams[kind]}")
         if answer is None:
             return None
         state = answer["state"]
@@ -283,7 +297,7 @@ class Bus:
 
     async def ack_floor(self, kind: type[M], durable: str) -> int:
         """Stream sequence up to which all messages of a durable consumer are acknowledged; 0 without a consumer."""
-        answer = await self._session.find(f"CONSUMER.INFO.{self.subjects.stream(_KINDS[kind])}.{durable}")
+        answer = await self._session.find(f"CONSUMER.INFO.{self._streams[kind]}.{durable}")
         return 0 if answer is None else int(answer["ack_floor"]["stream_seq"])
 
     async def dead_letter(self, service: str, message: Received[Any] | RawMessage, reason: str) -> None:
@@ -305,11 +319,13 @@ class Bus:
             async with asyncio.timeout(_DEAD_LETTER_S):
                 msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"
                 await self.publish(self.subjects.dead(service), letter, msg_id=msg_id, headers=trace)
-        except TimeoutError:
-            _log.error("dead letter not stored", letter=encode(letter).decode())
+        except (TimeoutError, TooLarge, InvalidMessage) as error:
+            _log.error("dead letter not stored", error=repr(error), subject=raw.subject, seq=raw.seq)
 
 
-def _decode(kind: type[M], raw: RawMessage) -> M:
+def _decode(kind: type[M], raw: RawMessage, deliveries: int = 0) -> M:
+    if deliveries > _MOST_DELIVERIES:
+        raise Unreadable(raw, f"delivered {deliveries} times and never acknowledged")
     if len(raw.body) > envelope.MAX_BODY:
         raise Unreadable(raw, f"{len(raw.body)} bytes, at most {envelope.MAX_BODY} are read")
     try:

@@ -56,11 +56,13 @@ class TooLarge(ValueError):
 class Connection:
     """Send messages and requests over one connection."""
 
-    def __init__(self, client: Client) -> None:
-        """Take a connected client; see ``open``."""
-        self._client = client
-        self._closed = asyncio.Event()
-        self._inbox = client.new_inbox()
+    def __init__(self) -> None:
+        """See ``open``."""
+        self.closed = asyncio.Event()
+        """Set when the connection has ended."""
+        self._client = Client()
+        self._inbox = ""
+        self._last_error: Exception | None = None
         self._numbers = itertools.count(1)
         self._subscribers: dict[str, tuple[str, Callable[[Msg | Exception], None]]] = {}
         self._pending: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
@@ -76,19 +78,8 @@ class Connection:
         Raises:
             Disconnected: no server could be reached, or none accepted this user.
         """
-        client = Client()
-        errors: list[Exception] = []
-        connection: Connection | None = None
-
-        async def on_error(error: Exception) -> None:
-            errors.append(error)
-            if connection is not None:
-                connection._on_error(error)
-
-        async def on_close() -> None:
-            if connection is not None:
-                connection._on_close()
-
+        connection = cls()
+        client = connection._client
         try:
             await client.connect(
                 list(config.servers),
@@ -99,28 +90,19 @@ class Connection:
                 reconnect_time_wait=0,
                 connect_timeout=_CONNECT_S,
                 ping_interval=_PING_S,
-                error_cb=on_error,
-                closed_cb=on_close,
+                error_cb=connection._on_error,
+                closed_cb=connection._on_close,
                 **_build_credentials(config, client),
             )
-            connection = cls(client)
+            connection._inbox = client.new_inbox()
             await client.subscribe(f"{connection._inbox}.*", cb=connection._on_reply)
         except Exception as error:  # server, certificate or seed: whatever it is, Session reports it and tries again
             await _close(client)
-            raise Disconnected(f"{', '.join(config.servers)}: {errors[-1] if errors else error}") from error
+            raise Disconnected(f"{', '.join(config.servers)}: {connection._last_error or error}") from error
         try:
             yield connection
         finally:
             await _close(client)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the connection has ended."""
-        return self._closed.is_set()
-
-    async def wait_closed(self) -> None:
-        """Wait until the connection ends."""
-        await self._closed.wait()
 
     async def send(self, subject: str, body: bytes = b"", reply: str = "") -> None:
         """Send without waiting for an answer.
@@ -144,7 +126,7 @@ class Connection:
             Denied: this user may not publish there.
             TooLarge: the message is larger than the server accepts.
         """
-        if self.is_closed:
+        if self.closed.is_set():
             raise Disconnected("the connection is over")
         number = str(next(self._numbers))
         reply: asyncio.Future[Msg | Exception] = asyncio.get_running_loop().create_future()
@@ -201,7 +183,8 @@ class Connection:
         if request is not None and not request[1].done():
             request[1].set_result(message)
 
-    def _on_error(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
         denied = _DENIED.search(str(error))
         if denied is None:
             return
@@ -210,8 +193,8 @@ class Connection:
             if subject.lower() == denied["subject"].lower():  # nats-py lowers errors
                 receive(Denied(f"this user may not {denied['what']} to {subject}"))
 
-    def _on_close(self) -> None:
-        self._closed.set()
+    async def _on_close(self) -> None:
+        self.closed.set()
         for _, receive in self._subscribers.values():
             receive(Disconnected("the connection is over"))
         for _, reply in self._pending.values():

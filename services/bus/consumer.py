@@ -88,7 +88,7 @@ class PullState:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class PulledMessage:
     """One delivery."""
 
     raw: RawMessage
@@ -125,10 +125,11 @@ class Consumer:
         self._what = f"reading {spec.stream}"
         self._after: int | None = None
 
-    async def deliver(self) -> AsyncGenerator[Delivered, None]:
+    async def deliver(self) -> AsyncGenerator[PulledMessage, None]:
         """Every message; resumes after the connection, the server, the stream or the consumer was lost."""
         back_off = BackOff()
         while True:
+            after = self._after
             try:
                 connection = await self._session.connection()
                 name = await self._bind()
@@ -139,25 +140,36 @@ class Consumer:
                     aclosing(self._pull(request, incoming)) as deliveries,
                 ):
                     async for one in deliveries:
-                        back_off = BackOff()
                         self._after = one.raw.seq
                         yield one
             except (ConsumerLost, Disconnected, ApiError, Denied) as error:
                 if isinstance(error, ApiError) and error.code == ErrorCode.STREAM_NOT_FOUND and self._ensure_streams:
                     await self._ensure_streams()
                 self._session.report_problem(self._what, str(error))
+            if self._after != after:
+                back_off = BackOff()
             await back_off.wait()
 
     async def _pull(
         self, request: Callable[[bytes], Awaitable[None]], incoming: "asyncio.Queue[Msg | Exception]"
-    ) -> AsyncGenerator[Delivered, None]:
+    ) -> AsyncGenerator[PulledMessage, None]:
         state = PullState(self._spec.batch)
         limits = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         try:
             while True:
                 if batch := state.request_more(incoming.qsize()):
                     await request(json.dumps({"batch": batch, **limits}).encode())
-                message = await _next_message(incoming)
+                if incoming.empty():
+                    try:
+                        async with asyncio.timeout(2 * _HEARTBEAT_S):
+                            message = await incoming.get()
+                    except TimeoutError:
+                        silence = f"no message and no heartbeat from the server for {2 * _HEARTBEAT_S:g} s"
+                        raise ConsumerLost(silence) from None
+                else:
+                    message = incoming.get_nowait()
+                if isinstance(message, Exception):
+                    raise message
                 headers = message.headers or {}
                 if not message.reply:
                     state.record_status(headers)
@@ -165,7 +177,7 @@ class Consumer:
                 if message.reply:
                     delivery = Delivery.parse(message.reply)
                     raw = RawMessage(message.subject, headers, message.data, delivery.seq, delivery.published)
-                    yield Delivered(raw, delivery, state.record_delivery(delivery), message.reply)
+                    yield PulledMessage(raw, delivery, state.record_delivery(delivery), message.reply)
         finally:
             # Return what was not processed, so that another reader gets it now and not after ``ack_wait``.
             while self._spec.durable and not incoming.empty():
@@ -218,17 +230,3 @@ class Consumer:
         # A position beyond the end belongs to a stream that has been deleted since.
         self._after = 0 if after > last else after
         return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
-
-
-async def _next_message(incoming: "asyncio.Queue[Msg | Exception]") -> Msg:
-    if incoming.empty():
-        try:
-            async with asyncio.timeout(2 * _HEARTBEAT_S):
-                message = await incoming.get()
-        except TimeoutError:
-            raise ConsumerLost(f"no message and no heartbeat from the server for {2 * _HEARTBEAT_S:g} s") from None
-    else:
-        message = incoming.get_nowait()
-    if isinstance(message, Exception):
-        raise message
-    return message

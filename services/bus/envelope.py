@@ -25,13 +25,15 @@ SAMPLE_SEQ = "Sluice-Sample-Seq"
 MAX_BODY = 512 * 1024
 """Largest message in bytes; a larger one becomes a dead letter."""
 _DEAD_LETTER_BODY = 4096
+_DEAD_LETTER_REASON = 1024
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def start_trace(msg_id: str) -> str:
     """The ``traceparent`` of a message that begins a trace."""
-    return f"00-{_digest(msg_id, 16)}-{_digest('span ' + msg_id, 8)}-01"
+    trace = blake2b(msg_id.encode(), digest_size=16).hexdigest()
+    return f"00-{trace}-{blake2b(b'span ' + msg_id.encode(), digest_size=8).hexdigest()}-01"
 
 
 def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
@@ -43,11 +45,7 @@ def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
     if not _TRACEPARENT.fullmatch(cause):
         return start_trace(msg_id)
     version, trace, span, flags = cause.split("-")
-    return f"{version}-{trace}-{_digest(span + msg_id, 8)}-{flags}"
-
-
-def _digest(text: str, size: int) -> str:
-    return blake2b(text.encode(), digest_size=size).hexdigest()
+    return f"{version}-{trace}-{blake2b((span + msg_id).encode(), digest_size=8).hexdigest()}-{flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Delivery:
     count: int
     """Number of this delivery among those of this message, from 1."""
     number: int
-    """Number of this delivery among all those of the consumer, whoever reads."""
+    """Number of this delivery among all those of the consumer, for all readers together."""
     published: int
     """When the server stored it, UTC ns."""
 
@@ -91,42 +89,35 @@ class RawMessage:
     """When the server stored it, UTC ns."""
 
 
-@dataclass(frozen=True, slots=True)
 class Received(Generic[M]):
-    """A decoded message with its delivery data."""
+    """A decoded message with its delivery data; what ``raw`` holds can be read here, too."""
 
-    message: M
-    raw: RawMessage
-    deliveries: int = 0
-    """1 at the first delivery, more after redelivery; 0 when it was looked up."""
-    since: int = 0
-    """Stream sequence since which this reader received every message up to this one."""
-    _reply: Callable[[bytes], Awaitable[None]] | None = None
+    __slots__ = ("_reply", "body", "deliveries", "headers", "message", "published", "raw", "seq", "since", "subject")
 
-    @property
-    def subject(self) -> str:
-        """Where it was published."""
-        return self.raw.subject
+    def __init__(
+        self,
+        message: M,
+        raw: RawMessage,
+        deliveries: int = 0,
+        since: int = 0,
+        reply: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """Keep a message.
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers it was published with."""
-        return self.raw.headers
-
-    @property
-    def body(self) -> bytes:
-        """The message as it was published."""
-        return self.raw.body
-
-    @property
-    def seq(self) -> int:
-        """Sequence in its stream."""
-        return self.raw.seq
-
-    @property
-    def published(self) -> int:
-        """When the server stored it, by the server's clock, UTC ns."""
-        return self.raw.published
+        Args:
+            message: decoded.
+            raw: as it is stored.
+            deliveries: 1 at the first delivery, more after redelivery; 0 when it was looked up.
+            since: stream sequence since which this reader received every message up to this one.
+            reply: sends the acknowledgement; None where none is expected.
+        """
+        self.message: M = message
+        self.raw = raw
+        self.subject, self.headers, self.body = raw.subject, raw.headers, raw.body
+        self.seq, self.published = raw.seq, raw.published
+        self.deliveries = deliveries
+        self.since = since
+        self._reply = reply
 
     async def ack(self) -> None:
         """Confirm that its effect is done.  The confirmation may be lost: the message is then redelivered."""
@@ -165,7 +156,8 @@ class StreamInfo:
 def build_dead_letter(raw: RawMessage, service: str, reason: str) -> DeadLetter:
     """The dead letter for a message that cannot be used: its address, and the first 4096 bytes of its body."""
     body = base64.b64encode(raw.body[:_DEAD_LETTER_BODY]).decode()
-    return DeadLetter(subject=raw.subject, service=service, reason=reason, body=body, seq=raw.seq)
+    # A reason may quote the message.
+    return DeadLetter(subject=raw.subject, service=service, reason=reason[:_DEAD_LETTER_REASON], body=body, seq=raw.seq)
 
 
 def parse_stored(message: Mapping[str, str]) -> RawMessage:

@@ -82,7 +82,7 @@ class Session:
                     _log.info("connected to the bus", servers=self._config.servers)
                     self._notify()
                     back_off = BackOff()
-                    await self._connection.wait_closed()
+                    await self._connection.closed.wait()
                 reason = "the connection was lost"
             except Disconnected as error:
                 reason = str(error)
@@ -111,7 +111,7 @@ class Session:
 
     async def connection(self) -> Connection:
         """The current connection; waits for one."""
-        while self._connection is None or self._connection.is_closed:
+        while self._connection is None or self._connection.closed.is_set():
             self._connected.clear()
             await self._connected.wait()
         return self._connection

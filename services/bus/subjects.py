@@ -1,11 +1,11 @@
-"""Subjects and streams: every pattern, with its wildcards, in one place.
+"""Subjects and streams, with their patterns and wildcards.
 
     <prefix>.sample.v1.<domain>
     <prefix>.decision.v1.<domain>
     <prefix>.action.v1.<domain>.<namespace>.<deployment>
     <prefix>.dead.v1.<service>
 
-The prefix is ``sluice``, or another one for a replay that must not be heard by the live services.
+The prefix is ``sluice``, or another one for a replay that the live services must not receive.
 """
 
 import re
@@ -25,7 +25,7 @@ def token(name: str) -> str:
     return "".join(chr(b) if _PLAIN.match(chr(b)) else f"={b:02X}" for b in name.encode()) or "="
 
 
-def name_of(tok: str) -> str:
+def parse_token(tok: str) -> str:
     """Read a token back.
 
     Raises:
@@ -35,7 +35,7 @@ def name_of(tok: str) -> str:
         return ""
     parts = re.fullmatch(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+", tok)
     if parts is None:
-        raise ValueError(f"{tok!r} is no token")
+        raise ValueError(f"{tok!r} is not a token")
     raw = re.sub(r"=([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), tok).encode("latin-1")
     return raw.decode()
 
@@ -67,7 +67,7 @@ class Subjects:
         return f"{self.prefix}.action.v1.{token(domain)}.{token(namespace)}.{token(deployment)}"
 
     def dead(self, service: str) -> str:
-        """Where a service puts messages that it cannot use."""
+        """Where a service stores dead letters."""
         return f"{self.prefix}.dead.v1.{token(service)}"
 
     def every(self, kind: str) -> str:
@@ -75,14 +75,14 @@ class Subjects:
         return f"{self.prefix}.{kind}.v1.>"
 
     def stream(self, kind: str) -> str:
-        """The stream that keeps a kind: ``SLUICE_SAMPLE``."""
+        """The stream that stores a kind: ``SLUICE_SAMPLE``."""
         return f"{self.prefix}_{kind}".upper().replace("-", "_")
 
     def kind_of(self, subject: str) -> str:
-        """The kind of message that a subject promises.
+        """The kind of message that belongs on a subject.
 
         Raises:
-            ValueError: the subject is none of ours.
+            ValueError: it is not a subject of this prefix.
         """
         parts = subject.split(".")
         if len(parts) < 4 or parts[0] != self.prefix or parts[1] not in KINDS or parts[2] != "v1":

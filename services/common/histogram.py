@@ -48,7 +48,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
         counts: cumulative counts; the last one is of ``+Inf``.
 
     Returns:
-        The quantile in the unit of the bounds, or None where Prometheus says NaN: nothing was
+        The quantile in the unit of the bounds, or None where Prometheus returns NaN: nothing was
         observed, or there is no finite bucket.
 
     Raises:
@@ -58,24 +58,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
         raise ValueError(f"quantile {q} is outside 0 (excluded) to 1")
     if len(counts) != len(bounds) + 1:
         raise ValueError(f"{len(bounds)} bounds need {len(bounds) + 1} counts, got {len(counts)}")
-    return _interpolate(q, bounds, list(accumulate(counts, max)))
-
-
-def summarize(bounds: Sequence[float], counts: Sequence[float]) -> HistogramSummary:
-    """Jitter, P95 and the number of observations of one histogram.
-
-    Raises:
-        ValueError: ``counts`` is not one longer than ``bounds``.
-    """
-    if len(counts) != len(bounds) + 1:
-        raise ValueError(f"{len(bounds)} bounds need {len(bounds) + 1} counts, got {len(counts)}")
     rising = list(accumulate(counts, max))
-    low, high = _interpolate(0.25, bounds, rising), _interpolate(0.75, bounds, rising)
-    jitter = None if low is None or high is None else high - low
-    return HistogramSummary(jitter, _interpolate(0.95, bounds, rising), rising[-1])
-
-
-def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> float | None:
     observations = rising[-1]
     if not bounds or not isfinite(observations) or observations <= 0:
         return None
@@ -87,6 +70,18 @@ def _interpolate(q: float, bounds: Sequence[float], rising: list[float]) -> floa
         return bounds[0] * (rank / rising[0]) if bounds[0] > 0 else bounds[0]
     start, below = bounds[at - 1], rising[at - 1]
     return start + (bounds[at] - start) * ((rank - below) / (rising[at] - below))
+
+
+def summarize(bounds: Sequence[float], counts: Sequence[float]) -> HistogramSummary:
+    """Jitter, P95 and the number of observations of one histogram.
+
+    Raises:
+        ValueError: ``counts`` is not one longer than ``bounds``.
+    """
+    rising = list(accumulate(counts, max))
+    low, high = quantile(0.25, bounds, rising), quantile(0.75, bounds, rising)
+    jitter = None if low is None or high is None else high - low
+    return HistogramSummary(jitter, quantile(0.95, bounds, rising), rising[-1])
 
 
 def explain_coarseness(bounds: Sequence[float], slo: float, widest: float) -> str | None:

@@ -5,9 +5,8 @@ No I/O, no clock, no async, no logging: the live service, replay, simulation and
 ``allocation`` (who gets how much) and ``shield`` (what is allowed).
 """
 
-from services.control.admission import FutureSample, RejectedSample, StaleSample
+from services.control.admission import FutureSample, RejectedSample, StaleSample, rejection_reason
 from services.control.controller import Controller
-from services.control.fencing import rejection_reason
 from services.control.policies import POLICIES, make_policy
 
 __all__ = [

@@ -15,7 +15,7 @@ from services.control.shield import Limits, ShieldInput, shield
 Claim = tuple[int, int, int]
 """Least and most that a target may get, kbit/s, and its weight."""
 
-_FULL = 0.9
+FULL = 0.9
 """A target that sends this share of its limit fills it, and wants more; one that sends less leaves the rest idle."""
 _ROOM = 1.25
 _FLOOR = 0.02
@@ -73,7 +73,7 @@ class Allocator:
             demand: what targets that leave a part idle have a use for, kbit/s.
             inputs: what the shield will know of the sample.
         """
-        # Where nothing may rise, keeping the budget means keeping each limit: a new division could only lower one.
+        # Where nothing may rise, keeping the budget requires keeping each limit: a new division could only lower one.
         if inputs.violated or inputs.no_data:
             limits = [known.limit for known in before]
             if budget == sum(limits) and budget <= self._budget:
@@ -131,18 +131,13 @@ def estimate_demand(cap: int, throughput: int | None, limit: int, most: int, set
         most: its maximum, kbit/s.
         settled: whether the limit has been in force for a whole window without congestion.
     """
-    if throughput is None or is_full(throughput, limit):
+    if throughput is None or throughput > FULL * limit:
         return 0
     if not settled:
         return cap
     needed = int(_ROOM * throughput + _FLOOR * most)
     # Small changes of demand are not worth a patch.
     return cap if cap and cap // 2 < needed <= cap else needed
-
-
-def is_full(throughput: int, limit: int) -> bool:
-    """Whether a throughput (kbit/s) fills a limit."""
-    return throughput > _FULL * limit
 
 
 def divide(budget: int, claims: Sequence[Claim], demand: Sequence[int]) -> list[int]:

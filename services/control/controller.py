@@ -18,10 +18,9 @@ from schemas.messages import (
     ShieldMemory,
     State,
     TargetDecision,
-    sample_id,
 )
 from services.control.admission import StaleSample, admit
-from services.control.allocation import Allocator, is_full
+from services.control.allocation import FULL, Allocator
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
@@ -29,7 +28,7 @@ from services.control.policy import Bounds, CutMemory, Policy, Proposal
 from services.control.shield import Limits, ShieldInput, shield
 
 FALLBACK = Proportional()
-"""Stands in for a policy that raised an error, gave an unusable answer or took too long."""
+"""Replaces a policy that raised an error, gave an unusable answer or took too long."""
 
 
 class Controller:
@@ -93,8 +92,7 @@ class Controller:
         elif end <= state.end:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
         seen = self._observer.observe(sample)
-        before = self._restore_limits(state, end)
-        bounds = self._sum_bounds(before, state.demand, seen)
+        before, bounds = self._find_bounds(state, seen)
         inputs = ShieldInput(
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
             seen.missing is not None,
@@ -108,43 +106,44 @@ class Controller:
         targets, shield_memory = self._apply_budget(before, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, before, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
-            self.domain.name, sample_id(sample.domain, end), end, end + self._dead_man, targets, proposal.reason,
+            self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
             State(state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand),
             self._version, seen.stress, seen.violated, fault, shadow,
         )  # fmt: skip
 
-    def _restore_limits(self, state: State, end: int) -> list[ShieldMemory]:
-        """The limits in force as this step finds them: carried on, or over a gap or a changed configuration."""
+    def _find_bounds(self, state: State, seen: Observation) -> tuple[list[ShieldMemory], Bounds]:
+        """The limits in force as this step finds them, and the domain's budget as policies see it.
+
+        Limits are carried on, or over a gap or a changed configuration.
+        """
+        end = seen.end
         # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
         lapsed = end - state.end > self._dead_man
         before = []
-        for _, key, limits in self._limits:
-            known = state.shield.get(key)
-            if known is None:
-                known = ShieldMemory(limits.fail_safe, end)
-            elif lapsed or not limits.min <= known.limit <= limits.max or known.since > end:
-                limit = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
-                known = ShieldMemory(limit, end, known.cut_until)
-            before.append(known)
-        return before
-
-    def _sum_bounds(self, before: list[ShieldMemory], demand: dict[str, int], seen: Observation) -> Bounds:
-        """The domain's budget as policies see it; also how far best effort uses it."""
         limit = waiting = used = wanting = 0
         hungry = False
         recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
         for i, key, limits in self._limits:
-            now, throughput = before[i].limit, recent[i]
+            known = state.shield.get(key)
+            if known is None:
+                known = ShieldMemory(limits.fail_safe, end)
+            elif lapsed or not limits.min <= known.limit <= limits.max or known.since > end:
+                now = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
+                known = ShieldMemory(now, end, known.cut_until)
+            before.append(known)
+            now, throughput = known.limit, recent[i]
             limit += now
-            waiting += before[i].waiting
+            waiting += known.waiting
             # A target that has no use for its limit does not count: its minimum may be more than it ever sends.
-            if key not in demand:
+            if key not in state.demand:
                 used += now if throughput is None else throughput
                 wanting += now
                 hungry = hungry or now < limits.max
         pods = self._pods_per_limit(before, seen) if self._per_pod else 1.0
-        full = is_full(used, wanting)
-        return Bounds(self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods)
+        full = used > FULL * wanting
+        return before, Bounds(
+            self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods
+        )  # fmt: skip
 
     def _recent_per_limit(self, seen: Observation) -> Sequence[int | None]:
         """What was sent under each limit: under a limit per pod, by one pod on average."""

@@ -39,7 +39,7 @@ class Observation(Struct, frozen=True, gc=False):
     target_recent: int | None
     """The same over the last period alone where the source measures it, else over the window."""
     recent_p50: float | None
-    """Worst median latency over the last period alone, as a ratio to the P95's SLO: above 1, a queue stands now.
+    """Worst median latency over the last period alone, as a ratio to the P95's SLO: above 1, there is a queue now.
 
     None unless each workload's is measured.
     """

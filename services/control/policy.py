@@ -2,7 +2,7 @@
 
 A policy proposes one number: the best-effort budget of the whole domain.  What it remembers is a frozen
 struct of its own, which travels in the decision as JSON.  A policy may be wrong, slow or broken: the
-shield has the last word, and ``proportional`` stands in when a policy raises or its answer cannot be used.
+shield has the last word, and ``proportional`` replaces it when a policy raises or its answer cannot be used.
 """
 
 from typing import Any, Protocol

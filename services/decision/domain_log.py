@@ -1,5 +1,7 @@
 """One domain's samples and decisions as JetStream keeps them: what a ``DomainWorker`` reads and writes."""
 
+import re
+
 from schemas.messages import Decision, Sample
 from services.bus import envelope
 from services.bus.bus import Bus, Received, Unreadable
@@ -8,6 +10,7 @@ from services.decision.domain_worker import DomainPosition
 NAME = "decision"
 """The service's name, and its durable consumer's."""
 
+_SEQUENCE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _REACH = 64
 """How far to look back at first, in stream sequences."""
 
@@ -33,9 +36,11 @@ class BusDecisionLog:
             return DomainPosition(None, await self._bus.ack_floor(Sample, NAME), seq)
         samples = await self._bus.stream_info(Sample)
         answered = last.headers.get(envelope.SAMPLE_SEQ, "")
-        # A stream of samples that was created after the decision counts its sequences anew.
+        # A stream of samples that was created after the decision counts its sequences from 1.
         counted = samples is not None and samples.created <= last.published
-        sample_seq = int(answered) if counted and answered.isascii() and answered.isdigit() else 0
+        sample_seq = int(answered) if counted and _SEQUENCE.fullmatch(answered) else 0
+        # A sample that ended the service again and again was put aside, and must not be looked up again.
+        sample_seq = max(sample_seq, await self._bus.ack_floor(Sample, NAME))
         return DomainPosition(last.message.state, sample_seq, max(seq, last.seq))
 
     async def _find_before(self, unreadable: Unreadable) -> Received[Decision] | None:

@@ -6,16 +6,23 @@ a lost acknowledgement or another replica's move, the worker reads it and goes o
 the samples that were delivered to other replicas.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from schemas.domain import Domain
 from schemas.messages import Decision, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
 from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
+from services.control.observation import Observation
+from services.control.policy import Bounds, Policy, Proposal
 from services.decision import metrics
-from services.decision.policy_timeout import TimedPolicy
+
+STEP_S = 0.02
+"""Processor time that one proposal may take.  A learned policy needs some 10 us."""
+_LONGEST_REST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,48 @@ class SampleLog(Protocol):
 
     async def dead_letter(self, sample: Received[Sample], reason: str) -> None:
         """Record a sample that cannot be answered."""
+
+
+class TimedPolicy:
+    """Limits a policy's processor time: one that takes too long is not asked for a number of steps.
+
+    A slow proposal is still used, since it has already arrived.  The time-out changes an input of the steps
+    that follow (``fault``), which their decisions record, so that a replay takes the same branch at any speed.
+    """
+
+    def __init__(self, policy: Policy, clock: Callable[[], float] = time.thread_time, limit_s: float = STEP_S) -> None:
+        """Measure ``policy`` by the processor time of its thread, which a busy machine does not lengthen."""
+        self.version = policy.version
+        self.memory_type = policy.memory_type
+        self._policy = policy
+        self._clock = clock
+        self._limit_s = limit_s
+        self._rest = 0
+        self._left = 0
+        self.fault: str | None = None
+        """Why the policy may not be asked at the next step; None where it may.
+
+        It rests for one step after the first excess, and twice as long after each that follows at once.
+        """
+
+    def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
+        """The policy's own; the time that it takes decides on ``fault``."""
+        began = self._clock()
+        try:
+            return self._policy.propose(memory, seen, bounds)
+        finally:
+            took_s = self._clock() - began
+            if took_s <= self._limit_s:
+                self._rest = 0
+            else:
+                self._rest = self._left = min(max(2 * self._rest, 1), _LONGEST_REST)
+                self.fault = f"{self.version} took {took_s * 1000:.1f} ms of {self._limit_s * 1000:g}"
+
+    def skip_step(self) -> None:
+        """Count a step at which the policy was not asked."""
+        self._left -= 1
+        if self._left == 0:
+            self.fault = None
 
 
 class DomainWorker:
@@ -99,7 +148,7 @@ class DomainWorker:
                 return
 
     async def _catch_up(self, seq: int, end: int) -> None:
-        """Answer the samples after one sequence and before another, which were delivered to others or to nobody."""
+        """Answer the samples after one sequence and before another, which were delivered elsewhere or not at all."""
         while (sample := await self._samples.get_next(seq)) is not None and sample.seq < end:
             failpoints.point("decision.looked-up")
             metrics.caught_up.inc()
@@ -118,13 +167,14 @@ class DomainWorker:
             metrics.stale.inc()
         except (FutureSample, InvalidMessage, TooLarge, _Unanswerable) as error:
             await self._samples.dead_letter(sample, str(error))
-            failpoints.point("decision.buried")
+            failpoints.point("decision.dead-lettered")
         else:
             failpoints.point("decision.written")
             metrics.steps.inc()
             metrics.faults.inc(decision.fault is not None)
-            for target in decision.overruled:
-                metrics.overruled.labels(decision.domain, target.rule).inc()
+            for target in decision.targets:
+                if target.limit != target.proposal:
+                    metrics.overruled.labels(decision.domain, target.rule).inc()
             self.last = decision
             position = DomainPosition(decision.state, sample.seq, seq)
         self._position = replace(position, sample_seq=sample.seq)
@@ -149,6 +199,6 @@ class _Unanswerable(Exception):
 def _is_known(position: DomainPosition, received: Received[Sample]) -> bool:
     """Whether the position is up to date for this sample: no other replica can have moved the domain on."""
     if received.seq <= position.sample_seq:
-        # A sample newer than what came after it: the stream's numbering may have begun anew.
+        # A sample newer than what came after it: the stream's numbering may have restarted.
         return position.state is not None and received.message.end <= position.state.end
     return position.sample_seq + 1 >= received.since

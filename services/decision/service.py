@@ -1,4 +1,4 @@
-"""Consumes samples and gives each to the worker of its domain.
+"""``sluice decision``: consumes samples and gives each to the worker of its domain.
 
 One domain's samples wait for each other; domains do not.  A sample is acknowledged when there is
 nothing more to do for it, so that it is delivered again after a crash.
@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
+from prometheus_client import REGISTRY
 
 from schemas.config import Config
 from schemas.messages import Decision, Sample
@@ -23,13 +24,14 @@ from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
 from services.runtime.health import Health
+from services.runtime.service import service_command
 
 _MAX_PENDING = 512
 """Samples delivered and not acknowledged: the most that the bus delivers again after a crash."""
 _ACK_WAIT_S = 10.0
 _SILENT_PERIODS = 6
 _MAX_NAMED = 3
-"""Domains whose problems /readyz spells out."""
+"""Number of domains whose problems /readyz lists."""
 
 _log = structlog.get_logger()
 
@@ -39,6 +41,8 @@ class DomainQueue:
     """A domain's worker, and the samples that wait for it."""
 
     name: str
+    subject: str
+    """Where its samples are published."""
     worker: DomainWorker
     waiting: deque[Received[Sample]] = field(default_factory=deque)
     busy: bool = False
@@ -57,7 +61,9 @@ class DecisionService:
         self._slots = asyncio.Semaphore(_MAX_PENDING)
         self._queues = {
             domain.name: DomainQueue(
-                domain.name, DomainWorker(domain, BusDecisionLog(bus, domain.name), BusSampleLog(bus, domain.name))
+                domain.name,
+                bus.subjects.sample(domain.name),
+                DomainWorker(domain, BusDecisionLog(bus, domain.name), BusSampleLog(bus, domain.name)),
             )
             for domain in config.domains
         }
@@ -79,7 +85,7 @@ class DecisionService:
                 queue = self._queues.get(received.message.domain)
                 if queue is None:
                     metrics.unknown.inc()
-                elif self._bus.subjects.sample(queue.name) != received.subject:
+                elif queue.subject != received.subject:
                     reason = f"a sample of domain {queue.name!r} on another's subject"
                     await self._bus.dead_letter(NAME, received, reason)
                 else:
@@ -114,7 +120,10 @@ class DecisionService:
                     _log.error("cannot decide", domain=queue.name, error=str(error))
                     self._health.set_failed("samples", f"{queue.name}: {error}")
                     await back_off.wait()
-            failpoints.point("decision.taken")
+                except Exception as error:  # noqa: BLE001 - whatever one sample raises, the next is answered
+                    await self._bus.dead_letter(NAME, received, f"{type(error).__name__}: {error}")
+                    break
+            failpoints.point("decision.answered")
             await received.ack()
             failpoints.point("decision.acknowledged")
             self._slots.release()
@@ -142,3 +151,15 @@ class DecisionService:
                 problems.append(f"{queue.name}: {last.reason}")
         more = f"; and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
         return "; ".join(problems[:_MAX_NAMED]) + more if problems else None
+
+
+@service_command(NAME, "samples")
+async def command(config: Config, bus: Bus, health: Health) -> None:
+    """Decide: answer each sample with limits."""
+    service = DecisionService(config, bus, health)
+    gauges = metrics.LastDecisions(service.last)
+    REGISTRY.register(gauges)
+    try:
+        await service.run()
+    finally:
+        REGISTRY.unregister(gauges)

@@ -13,20 +13,15 @@ from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.nap import sleep_using_event
-from tenacity.stop import stop_when_event_set
-from tenacity.wait import wait_random_exponential
 
+from services.common.backoff import BackOff
 from services.exporter.flow_reader import FlowReader, UnusableFlow
 from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
     GetFlowsRequest,
     GetFlowsResponse,
-    LostEvent,
     LostEventSource,
     NodeState,
-    NodeStatusEvent,
 )
 from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import RelayError
@@ -39,6 +34,8 @@ _LOSSES = 256
 _MOST_NODES = 5000
 _SETTLED_NS = 5_000_000_000
 """A stream that lasted this long was not a failed attempt."""
+_FIRST_WAIT_S = 0.2
+_MOST_WAIT_S = 10.0
 
 
 class Messages(Protocol):
@@ -96,17 +93,17 @@ class FlowFollower:
 
     def run(self) -> None:
         """Follow until stopped; the body of the thread."""
+        back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
         while not self._stopping.is_set():
-            # Back-off grows while streams fail at once, and starts again after one that lasted.
-            attempts = Retrying(
-                retry=retry_if_exception_type(RelayError),
-                wait=wait_random_exponential(multiplier=0.2, max=10),
-                stop=stop_when_event_set(self._stopping),
-                sleep=sleep_using_event(self._stopping),
-                before_sleep=self._log_retry,
-                retry_error_callback=lambda _: None,
-            )
-            attempts(self._follow)
+            try:
+                self._follow()
+                # The stream lasted, so the next failure is a new one.
+                back_off = BackOff(_FIRST_WAIT_S, _MOST_WAIT_S)
+            except RelayError as error:
+                wait_s = back_off.next_s()
+                self.problem = str(error)
+                self._log.warning("relay stream failed", why=str(error), wait=round(wait_s, 2))
+                self._stopping.wait(wait_s)
 
     def stop(self) -> None:
         """End ``run``, from any thread."""
@@ -170,9 +167,28 @@ class FlowFollower:
         if what == "flow":
             self._process_flow(message, now)
         elif what == "node_status":
-            self._record_nodes(message.node_status)
+            event = message.node_status
+            known = event.state_change in NodeState.values()
+            state = NodeState.Name(event.state_change) if known else "UNKNOWN_NODE_STATE"
+            nodes = self.status.nodes
+            for node in event.node_names:
+                if node in nodes or len(nodes) < _MOST_NODES:
+                    nodes[node[:253]] = state.removeprefix("NODE_").lower()
+            names = list(event.node_names)[:20]
+            self._log.info("nodes changed", state=state, nodes=names, message=event.message[:200])
         elif what == "lost_events":
-            self._record_loss(message.node_name, message.lost_events, message)
+            loss = message.lost_events
+            stamp = message.time.SerializeToString() + loss.SerializeToString(deterministic=True)
+            identity = (message.node_name, stamp)
+            if identity in self._losses:
+                return
+            self._losses[identity] = None
+            if len(self._losses) > _LOSSES:
+                self._losses.popitem(last=False)
+            known = loss.source in LostEventSource.values()
+            where = LostEventSource.Name(loss.source).lower() if known else "unknown_lost_event_source"
+            self.status.lost[where] = self.status.lost.get(where, 0) + loss.num_events_lost
+            self._pairing.mark_interrupted()
         else:
             self._count_unusable("other-message")
 
@@ -196,32 +212,5 @@ class FlowFollower:
         if pair is not None:
             self._latencies.count_pair(pair)
 
-    def _record_nodes(self, event: NodeStatusEvent) -> None:
-        known = NodeState.values()
-        state = NodeState.Name(event.state_change) if event.state_change in known else "UNKNOWN_NODE_STATE"
-        nodes = self.status.nodes
-        for node in event.node_names:
-            if node in nodes or len(nodes) < _MOST_NODES:
-                nodes[node[:253]] = state.removeprefix("NODE_").lower()
-        self._log.info("nodes changed", state=state, nodes=list(event.node_names)[:20], message=event.message[:200])
-
-    def _record_loss(self, node: str, event: LostEvent, message: GetFlowsResponse) -> None:
-        identity = (node, message.time.SerializeToString() + event.SerializeToString(deterministic=True))
-        if identity in self._losses:
-            return
-        self._losses[identity] = None
-        if len(self._losses) > _LOSSES:
-            self._losses.popitem(last=False)
-        known = LostEventSource.values()
-        where = LostEventSource.Name(event.source) if event.source in known else "UNKNOWN_LOST_EVENT_SOURCE"
-        self.status.lost[where.lower()] = self.status.lost.get(where.lower(), 0) + event.num_events_lost
-        self._pairing.mark_interrupted()
-
     def _count_unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self.problem = str(error)
-        wait = round(state.upcoming_sleep, 2)
-        self._log.warning("relay stream failed", why=str(error), attempt=state.attempt_number, wait=wait)

@@ -17,7 +17,7 @@ _LARGEST_MESSAGE = 1024 * 1024
 
 
 class RelayError(RuntimeError):
-    """The stream could not be opened, or ended; the text says why."""
+    """The stream could not be opened, or ended; the text has the reason."""
 
 
 class RelayStream:

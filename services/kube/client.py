@@ -5,9 +5,14 @@ would cost a pod 25 MiB.
 """
 
 import asyncio
+import os
 import random
+import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 import aiohttp
@@ -15,11 +20,11 @@ import msgspec
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.incluster_config import load_incluster_config
 from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct
 
 from schemas.config import Kubernetes
+from services.common.backoff import BackOff
 from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, Superseded, Unavailable
 
 _CONCURRENT_PATCHES = 12
@@ -27,9 +32,18 @@ _CONCURRENT_PATCHES = 12
 _WATCH_S = (40, 60)
 """A watch ends after a time in this range, so that a connection that died silently is noticed."""
 _WATCH_SLACK_S = 10
+_STEADY_S = 5.0
+"""A watch that ends sooner is restarted with a delay."""
+_ENDED_S = (0.5, 12.0)
+"""That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a Pod finds its account's token and the cluster's authority."""
+_GONE = 410
 T = TypeVar("T", bound=KubeObject)
+S = TypeVar("S")
+_SECONDS = re.compile(r"\d{1,6}")
 
 
 class KubeConfigError(Exception):
@@ -75,6 +89,7 @@ class _EventObject(Struct, frozen=True):
 class _Status(Struct, frozen=True):
     message: str = ""
     reason: str = ""
+    code: int = 0
 
 
 class KubeClient:
@@ -100,14 +115,19 @@ class KubeClient:
             if config.server is not None:
                 settings.host = config.server.rstrip("/")
             elif config.kubeconfig is not None:
-                await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+                loaded = await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+                token_file = loaded._user.safe_get("tokenFile")  # noqa: SLF001 - read once otherwise, and it rotates
+                if token_file is not None:
+                    _use_token_file(settings, Path(config.kubeconfig).parent / token_file)
             else:
-                load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+                _use_service_account(settings)
         except (ConfigException, OSError) as error:
             if config.kubeconfig is not None:
                 raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
             remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
             raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
+        # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
+        settings.disable_strict_ssl_verification = True
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             yield cls(client, config.timeout.seconds)
@@ -130,7 +150,7 @@ class KubeClient:
             Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        return msgspec.json.decode(await self.fetch(path))
+        return _decode_as(dict, await self.fetch(path))
 
     async def fetch(self, path: str, query: Query | None = None) -> bytes:
         """Read whatever the API server has at a path, including what it relays from a Service.
@@ -233,7 +253,9 @@ class KubeClient:
         query += [("labelSelector", selector)] if selector else []
         objects, version = await self._list(kind, namespace, query)
         yield Listed(objects)
+        back_off = BackOff(*_ENDED_S)
         while True:
+            began = time.monotonic()
             seconds = random.randint(*_WATCH_S)  # noqa: S311 - spreads load
             limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _WATCH_SLACK_S)
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
@@ -242,16 +264,22 @@ class KubeClient:
                 async for line in response.content:
                     event = msgspec.json.decode(line, type=_WatchEvent)
                     if event.type == "ERROR":
-                        # Mostly 410: the server no longer has the changes since then, so the caller lists again.
-                        return
+                        status = _decode_as(_Status, event.object)
+                        if status.code != _GONE:
+                            raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
+                        return  # the server no longer has the changes since then, so the caller lists again
                     version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
                     if event.type == "DELETED":
                         yield Deleted(_decode(kind, event.object))
                     elif event.type != "BOOKMARK":
                         yield Updated(_decode(kind, event.object))
+            if time.monotonic() - began > _STEADY_S:
+                back_off = BackOff(*_ENDED_S)
+            else:
+                await back_off.wait()
 
     async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
-        answer = msgspec.json.decode(await self.fetch(kind.path(namespace), query), type=_List)
+        answer = _decode_as(_List, await self.fetch(kind.path(namespace), query))
         return tuple(_decode(kind, item) for item in answer.items), answer.metadata.resource_version
 
     @asynccontextmanager
@@ -275,30 +303,78 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    _raise_for_status(response.status, await response.read())
+                    _raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 
 
+def _use_service_account(settings: Configuration) -> None:
+    """Use the Pod's service account, whose token may be missing for a while.
+
+    Raises:
+        ConfigException: this is no Pod, or it has no service account.
+    """
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise ConfigException("Service host/port is not set.")
+    authority = SERVICE_ACCOUNT / "ca.crt"
+    if not authority.is_file() or not authority.stat().st_size:
+        raise ConfigException(f"{authority} is missing or empty.")
+    settings.host = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    settings.ssl_ca_cert = str(authority)
+    _use_token_file(settings, SERVICE_ACCOUNT / "token")
+
+
+def _use_token_file(settings: Configuration, path: Path) -> None:
+    settings.api_key["BearerToken"] = ""  # without it the hook is not called
+    settings.refresh_api_key_hook = partial(_read_token, path)  # type: ignore[assignment]
+
+
+def _read_token(path: Path, settings: Configuration) -> None:
+    """Read the token for one request: it is replaced from time to time.
+
+    Raises:
+        ConfigException: there is none now.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigException(f"{path} cannot be read: {error}") from None
+    if not token:
+        raise ConfigException(f"{path} is empty")
+    settings.api_key["BearerToken"] = f"Bearer {token}"
+
+
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
+    return _decode_as(kind, body, f"no {kind.kind}")
+
+
+def _decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what was asked for") -> S:
+    """Decode an answer.
+
+    Raises:
+        Unavailable: it is something else: a page of a proxy, say.
+    """
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise Unavailable(f"the server's answer is no {kind.kind}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unavailable(f"the server's answer is {text}: {error}", status=200) from None
 
 
-def _raise_for_status(code: int, body: bytes) -> NoReturn:
-    """Raise what an HTTP error means.
+def _raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
+    """Raise the error for an HTTP status.
 
     Raises:
         NotFound, StaleObject, Rejected or Unavailable.
     """
     try:
         status = msgspec.json.decode(body, type=_Status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         status = _Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
     if code in (404, 410):
@@ -307,4 +383,5 @@ def _raise_for_status(code: int, body: bytes) -> NoReturn:
         raise StaleObject(text)
     if code in (400, 401, 403, 405, 415):
         raise Rejected(text)
-    raise Unavailable(text)
+    seconds = float(retry_after) if retry_after is not None and _SECONDS.fullmatch(retry_after) else None
+    raise Unavailable(text, status=code, retry_after_s=seconds)

@@ -1,6 +1,6 @@
 """The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
 
-A workload kind is a subclass of ``Workload``, which says where the API has it and which Pods it owns, and a
+A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
 line in ``WORKLOADS``.  Nothing outside of this module depends on which kind a workload is.
 """
 
@@ -67,7 +67,7 @@ class KubeObject(Struct, frozen=True):
 
     @property
     def bandwidth(self) -> str | None:
-        """The bandwidth annotation as it stands."""
+        """The bandwidth annotation's text."""
         return self.annotations.get(BANDWIDTH)
 
     @property
@@ -75,6 +75,13 @@ class KubeObject(Struct, frozen=True):
         """The bandwidth annotation as Cilium reads it, kbit/s; None where it limits nothing."""
         rate = Rate.enforced(self.bandwidth)
         return None if rate is None else int(rate)
+
+    def is_newer_than(self, other: "KubeObject") -> bool:
+        """Whether this state came later, as far as resource versions tell; False where they are no numbers."""
+        try:
+            return int(self.metadata.resource_version) > int(other.metadata.resource_version)
+        except ValueError:
+            return False
 
     def has_bandwidth(self, value: str) -> bool:
         """Whether the bandwidth annotation is this value, or another notation of it."""
@@ -154,6 +161,18 @@ def workload_kind(target: Target) -> type[Workload]:
 
 class Unavailable(Exception):
     """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+    def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
+        """Say why.
+
+        Args:
+            text: in words.
+            status: of HTTP; None: no answer.
+            retry_after_s: for how many seconds the server asks to be left alone.
+        """
+        super().__init__(text)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Rejected(Exception):

@@ -1,4 +1,4 @@
-"""Label selectors: as they stand in an object, in a request's query, and as a test on labels.  Pure."""
+"""Label selectors: as they are in an object, in a request's query, and as a test on labels.  Pure."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Requirement(Struct, frozen=True):
                 return value is None
 
     def query(self) -> str:
-        """As it stands in a request."""
+        """The form in a request."""
         values = ",".join(self.values)
         match self.operator:
             case "In":
@@ -52,7 +52,7 @@ class Selector(Struct, frozen=True, rename="camel"):
     match_expressions: tuple[Requirement, ...] = ()
 
     def query(self) -> str:
-        """As it stands in a request."""
+        """The form in a request."""
         equalities = [f"{key}={value}" for key, value in self.match_labels.items()]
         return ",".join([*equalities, *(one.query() for one in self.match_expressions)])
 

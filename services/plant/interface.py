@@ -4,9 +4,9 @@ Two plants implement it: real packets in network namespaces, and a simulated que
 is what one caller needs: the agent enforces limits, the scenario changes loads, the exporter reads
 counters, and the score reads the ground truth.  Workloads and targets are named ``namespace/name`` as in the
 messages, pods by the name they have on the Kubernetes API.  Rates are kbit/s on the wire unless the
-text says goodput, times UTC ns, latencies seconds.
+text says goodput; times are UTC ns, latencies seconds.
 
-The calls are synchronous and may block for some milliseconds; an event loop hands them to a thread.
+The calls are synchronous and may block for some milliseconds; an event loop runs them in a thread.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class Second(Struct, frozen=True):
     capacity: int
     """Of the bottleneck, kbit/s."""
     invalid: str | None = None
-    """Why this second says nothing about the plant (CPU steal); it is left out and counted."""
+    """Why this second cannot be judged, such as CPU steal; it is left out and counted."""
 
 
 class Histogram(Struct, frozen=True):
@@ -75,7 +75,7 @@ class Histogram(Struct, frozen=True):
 
 
 class Counters(Struct, frozen=True):
-    """What an exporter publishes; everything only grows."""
+    """What an exporter publishes; no value ever falls."""
 
     latency: dict[str, Histogram]
     """By critical workload."""

@@ -29,7 +29,7 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 class Mistake(NamedTuple):
-    """One thing that has to be changed."""
+    """One required change."""
 
     path: Path
     text: str

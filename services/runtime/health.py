@@ -55,9 +55,9 @@ class Health:
     def set_condition(self, condition: str, reason: str | None) -> None:
         """The condition holds if ``reason`` is None."""
         if reason is None:
-            self.set_ok(condition)
+            self._problems.pop(condition, None)
         else:
-            self.set_failed(condition, reason)
+            self._problems[condition] = reason
 
     @property
     def problems(self) -> dict[str, str]:

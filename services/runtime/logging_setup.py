@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, or plain text on a terminal."""
+"""Structured logs on standard error: one JSON object per line, or plain text on a terminal."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ def configure(service: str, level: str) -> None:
     """Send this process's logs, the libraries' included, to standard error.
 
     Args:
-        service: stands in every line.
+        service: part of every line.
         level: ``debug``, ``info``, ``warning`` or ``error``.
     """
     shared: list[Any] = [

@@ -19,10 +19,12 @@ from services.runtime.health import CannotListen, Health, serve
 if TYPE_CHECKING:
     from services.bus.bus import Bus
 
+    Work = Callable[[Config, Bus, Health], Awaitable[None]]
+
 
 def service_command(
     name: str, *conditions: str, check: Callable[[Config], None] | None = None
-) -> "Callable[[Callable[[Config, Bus, Health], Awaitable[None]]], click.Command]":
+) -> "Callable[[Work], click.Command]":
     """Turn a coroutine function, a service's endless work, into the subcommand that runs it until a signal.
 
     Args:
@@ -31,7 +33,13 @@ def service_command(
         check: raises a ValueError where the configuration does not fit this service.
     """
 
-    def build(work: "Callable[[Config, Bus, Health], Awaitable[None]]") -> click.Command:
+    async def work_on_bus(work: "Work", config: Config) -> None:
+        health = Health("bus", "streams", *conditions)
+        port = getattr(config.listen, name)
+        async with serve(health, config.listen.host, port), join_bus(config, name, health) as bus:
+            await work(config, bus, health)
+
+    def build(work: "Work") -> click.Command:
         def callback(path: Path) -> None:
             try:
                 config = load(path)
@@ -42,7 +50,7 @@ def service_command(
             except ValueError as error:
                 raise click.ClickException(f"{path}: {error}") from None
             logging_setup.configure(name, config.log)
-            run(_work_on_bus(config, name, work, conditions))
+            run(work_on_bus(work, config))
 
         option = click.Option(
             ["--config", "path"], type=click.Path(path_type=Path), required=True, help="The configuration file."
@@ -50,15 +58,6 @@ def service_command(
         return click.Command(name, callback=callback, params=[option], help=work.__doc__)
 
     return build
-
-
-async def _work_on_bus(
-    config: Config, name: str, work: "Callable[[Config, Bus, Health], Awaitable[None]]", conditions: tuple[str, ...]
-) -> None:
-    health = Health("bus", "streams", *conditions)
-    port = getattr(config.listen, name)
-    async with serve(health, config.listen.host, port), join_bus(config, name, health) as bus:
-        await work(config, bus, health)
 
 
 @asynccontextmanager
@@ -79,7 +78,7 @@ async def join_bus(config: Config, name: str, health: Health) -> "AsyncIterator[
 
 async def _ensure_streams(bus: "Bus", health: Health) -> None:
     """Try until all streams are as configured: this user may have to wait for another service to create them."""
-    back_off = BackOff(first_s=0.5, most_s=30.0)
+    back_off = BackOff(0.5, most_s=30.0)
     while reports := await bus.ensure_streams():
         health.set_failed("streams", "; ".join(reports))
         await back_off.wait()

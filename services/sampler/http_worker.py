@@ -19,7 +19,7 @@ _Job = tuple[Callable[[], Any], Future[Any]]
 
 
 class RequestFailed(Exception):
-    """The server gave no usable answer; the text says why."""
+    """The server gave no usable answer; the text has the reason."""
 
 
 class HttpWorker:

@@ -18,9 +18,9 @@ class LatencyStats(Struct, frozen=True):
     """The latency of one critical workload in one window."""
 
     jitter: float | None = None
-    """Q75 - Q25 of the L4 latency, seconds; None exactly when ``missing`` says why."""
+    """Q75 - Q25 of the L4 latency, seconds; None exactly when ``missing`` has a reason."""
     p95: float | None = None
-    """95th percentile of the L4 latency, seconds; None exactly when ``missing`` says why."""
+    """95th percentile of the L4 latency, seconds; None exactly when ``missing`` has a reason."""
     observations: int = 0
     """How many latencies the two rest on."""
     lost: float | None = None
@@ -58,7 +58,7 @@ class Lag(Struct, frozen=True):
 
 
 class NoData(Exception):
-    """The source knows nothing about the window; the text says why."""
+    """The source has no data on the window; the text has the reason."""
 
 
 class Source(ABC):
@@ -72,7 +72,7 @@ class Source(ABC):
         """Prepare; nothing is requested yet.
 
         Raises:
-            ValueError: the settings do not fit together; says where.
+            ValueError: the settings do not fit together; the text names them.
         """
 
     @abstractmethod

@@ -27,7 +27,7 @@ def open_source(config: Config) -> Iterator[Source]:
     """Build the configured source; it is closed when the context ends.
 
     Raises:
-        ValueError: the configuration does not fit together; says where.
+        ValueError: the configuration does not fit together; the text names the place.
     """
     with closing(source_class(config.signal.source)(config.signal, Workloads.from_config(config))) as source:
         yield source
@@ -37,7 +37,7 @@ def check_source(config: Config) -> None:
     """Build the configured source and close it.
 
     Raises:
-        ValueError: the configuration does not fit together; says where.
+        ValueError: the configuration does not fit together; the text names the place.
     """
     with open_source(config):
         pass

@@ -116,7 +116,7 @@ class Workloads:
         """All workloads of all domains.
 
         Raises:
-            ValueError: series could not be told apart; see the constructor.
+            ValueError: series could not be distinguished; see the constructor.
         """
         return cls(
             metric_names(config.signal),

@@ -1,6 +1,6 @@
 """Prints the measures of the code base beside their limits: ``python -m tests.codebase``.
 
-``--list`` names what counts against each limit, package by package.
+``--list`` prints the offenders of each limit by package.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""All measures of the code base, each with its limit and what counts against it."""
+"""All measures of the code base, each with its limit and its offenders."""
 
 from collections.abc import Set as AbstractSet
 
@@ -19,10 +19,10 @@ LIMITS: dict[str, float] = {
 
 
 class Measures(Struct, frozen=True):
-    """What was counted."""
+    """The measures of one tree."""
 
     functions: int
-    """All but dunder methods; the shares are shares of these."""
+    """All but dunder methods; the shares are relative to this number."""
     lines: int
     modules: int
     classes: int
@@ -76,7 +76,7 @@ class Measures(Struct, frozen=True):
 
 
 def measure(path: AbstractSet[tuple[str, str]] | None = None) -> Measures:
-    """Measure the tree; ``path`` is what a trace has shown."""
+    """Measure the tree; ``path`` is the result of a trace."""
     modules = read_modules()
     return Measures(
         functions=sum(len(module.functions) for module in modules),

@@ -3,8 +3,8 @@
 Sampler, decision and actuator run as processes on a real nats-server and the Kubernetes emulator, each
 under ``traced_service``.  The capacity of the bottleneck changes, so that limits keep moving.  A
 function counts if it ran between the end of a window and the patch that answered it, for at least a
-quarter of the windows: work that merely fell into some such interval, such as the bus's keep-alive,
-does not count.  From run to run the count varies by a few functions.
+quarter of the windows.  Unrelated work in some of these intervals, such as the bus's keep-alive,
+does not count.  The count varies by a few functions from run to run.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from schemas.units import Rate
 from services.bench.speed.kube_apis import start_emulator
 from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import SERVICES, configuration, program, start_nats, written
+from services.plant.harness.pipeline import SERVICES, build_config, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 
@@ -40,7 +40,7 @@ class _Plant:
     def __init__(self, pods: tuple[Pod, ...]) -> None:
         self.pods = pods
         self.limit = int(_TARGET.fail_safe)
-        """In force on the target, kbit/s; it sends as much."""
+        """In force on the target, kbit/s; the target sends at this rate."""
         self._lock = threading.Lock()
         self._begin = self._last = time.time_ns()
         self._counts = [0] * (len(BUCKETS) + 1)
@@ -48,7 +48,7 @@ class _Plant:
         self._bytes = 0
 
     def read_counters(self) -> Counters:
-        """Everything up to now: 500 round trips a second, slow where the target sends more than fits."""
+        """Counters up to now: 500 round trips a second, slow if the target sends more than fits."""
         with self._lock:
             now = time.time_ns()
             fits = 60_000 if (now - self._begin) // (6 * _S) % 2 == 0 else 25_000
@@ -77,16 +77,16 @@ async def trace() -> set[tuple[str, str]]:
         paths = await api.deploy(_TARGET.deployment, 3, {})
         plant = _Plant(tuple(Pod(path.rpartition("/")[2], _TARGET.key) for path in paths[1:]))
         page = stack.enter_context(MetricsPage([plant]))
-        config = configuration((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))
+        config = build_config((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))
         file = processes.home / "sluice.yaml"
-        file.write_text(written(config), encoding="utf-8")
+        file.write_text(format_config(config), encoding="utf-8")
         calls = {name: processes.home / f"{name}.calls" for name in SERVICES}
         for name, path in calls.items():
-            command = program("python"), "-m", "tests.codebase.traced_service", path, name, "--config", file
+            command = find_program("python"), "-m", "tests.codebase.traced_service", path, name, "--config", file
             await processes.start(name, *command)
         spans = await _watch_patches(config, plant)
         await processes.stop()
-        return _called_often(spans, list(calls.values()))
+        return _select_frequent(spans, list(calls.values()))
 
 
 async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]:
@@ -105,7 +105,7 @@ async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]
     raise AssertionError("the bus is read for ever")
 
 
-def _called_often(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
+def _select_frequent(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
     rounds: list[set[tuple[str, str]]] = [set() for _ in spans]
     for path in files:
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,6 +1,6 @@
-"""Measures the text of the product's code: ``services`` and ``schemas`` without generated modules.
+"""Measures the source of the product: ``services`` and ``schemas`` without generated modules.
 
-Dunder methods count as no functions, because nobody chooses their names.
+Dunder methods do not count as functions, because their names are fixed.
 """
 
 import ast
@@ -22,7 +22,7 @@ _IRREGULAR = frozenset(
         *("sought", "spent", "stood", "taken", "thought", "told", "withdrawn", "written"),
     }
 )
-"""Participles that are no imperatives as well, as ``put``, ``read`` and ``run`` are."""
+"""Participles that are not imperatives as well, unlike ``put``, ``read`` and ``run``."""
 
 
 class Function(Struct, frozen=True):
@@ -39,7 +39,7 @@ class Function(Struct, frozen=True):
 
 
 class Module(Struct, frozen=True):
-    """What the measures need of one module."""
+    """The data of one module for the measures."""
 
     file: str
     lines: int
@@ -47,7 +47,7 @@ class Module(Struct, frozen=True):
     classes: tuple[str, ...]
     """Without leading underscores."""
     references: Counter[str]
-    """How often each name stands in an expression, as a name or as an attribute."""
+    """How often each name occurs in an expression, as a name or as an attribute."""
 
 
 def read_modules(root: Path = ROOT) -> list[Module]:

@@ -1,7 +1,7 @@
-"""Runs a service and writes down every call of product code: ``python -m tests.codebase.traced_service CALLS …``.
+"""Runs a service and records every call of product code: ``python -m tests.codebase.traced_service CALLS …``.
 
-The first argument names the file that the calls go to, as ``TIME FILE FUNCTION`` with UTC ns, when the
-service ends; the other arguments are those of ``sluice``.
+The first argument names a file.  When the service ends, the calls are written to it as ``TIME FILE FUNCTION``, with
+times in UTC ns.  The other arguments are those of ``sluice``.
 """
 
 import sys

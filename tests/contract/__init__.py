@@ -1,1 +1,1 @@
-"""Agreements with others: message schemas, interfaces of parts."""
+"""Contracts with other programs: message schemas, Kubernetes, Hubble, Prometheus, documentation."""

@@ -1,4 +1,4 @@
-"""An API server on which README's install section was followed."""
+"""An API server on which Sluice was installed with README's commands."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,15 @@ from tests.support.kube import apiserver
 from tests.support.readme import Installed, commands, typed
 
 SETTINGS = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
-"""What Cilium's chart makes of cilium-values.yaml, as far as anybody asks."""
+"""The settings that Cilium's chart derives from cilium-values.yaml, as far as they are read."""
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 @pytest.fixture(scope="package")
-def installed() -> Iterator[Installed]:
-    """README's install section, typed command by command; images are built elsewhere (test_containers.py)."""
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """README's install section, run command by command; test_containers.py builds the images."""
+    prefix = tmp_path_factory.mktemp("prefix")
     with apiserver.running() as server:
         data = {"metadata": {"name": "cilium-config"}, "data": SETTINGS}
         server.request("POST", "/api/v1/namespaces/kube-system/configmaps", data)
@@ -27,4 +28,4 @@ def installed() -> Iterator[Installed]:
         relay = {"metadata": {"name": "hubble-relay"}, "spec": {"ports": [{"port": 80}]}}
         server.request("POST", "/api/v1/namespaces/kube-system/services", relay)
         lines = [one for one in commands("Install on a cluster") if not one.startswith("docker ")]
-        yield Installed(server, tuple(typed(server, line) for line in lines))
+        yield Installed(server, prefix, tuple(typed(server, prefix, line) for line in lines))

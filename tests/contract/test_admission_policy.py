@@ -12,6 +12,7 @@ from celpy.adapter import json_to_cel
 
 from services.actuator.ownership import KEY
 from services.kube.objects import BANDWIDTH
+from services.runtime.config_loader import load
 from tests.support.kube.manifests import MANIFESTS, objects
 
 pytestmark = pytest.mark.kubectl
@@ -19,11 +20,15 @@ pytestmark = pytest.mark.kubectl
 Change = Callable[[dict[str, Any]], object]
 
 COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
-POD = {
+POD: dict[str, Any] = {
+    "kind": "Pod",
     "metadata": {
-        "name": "upload-1",
+        "name": "telemetry-upload-5d5x2-abcde",
+        "namespace": "factory",
+        "generateName": "telemetry-upload-5d5x2-",
+        "managedFields": [{"manager": "kube-controller-manager"}],
         "labels": {"app": "upload"},
-        "ownerReferences": [{"kind": "ReplicaSet", "uid": "1"}],
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "telemetry-upload-5d5x2", "uid": "1"}],
         "finalizers": ["example.org/keep"],
         "annotations": {"team": "x", BANDWIDTH: "20M"},
     },
@@ -32,7 +37,7 @@ POD = {
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+def overlay_objects(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
     """The objects of an overlay with every component at once, by kind and name."""
     folder = tmp_path_factory.mktemp("overlay")
     at = os.path.relpath(MANIFESTS, folder)
@@ -42,34 +47,36 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
 
 
 @pytest.fixture(scope="module")
-def policy(rendered: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+def policy(overlay_objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     """The policy's spec."""
-    spec: dict[str, Any] = rendered["ValidatingAdmissionPolicy", "sluice-actuator-annotations-only"]["spec"]
+    spec: dict[str, Any] = overlay_objects["ValidatingAdmissionPolicy", "sluice-actuator-annotations-only"]["spec"]
     return spec
 
 
-def evaluated(expression: str, given: dict[str, Any]) -> Any:
+def evaluate(expression: str, given: dict[str, Any]) -> Any:
     """A CEL expression's value."""
     environment = celpy.Environment()
     return environment.program(environment.compile(expression)).evaluate(given)
 
 
-def refused(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def find_refusals(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The messages of the validations that an update does not pass."""
-    given = {"oldObject": json_to_cel(old), "object": json_to_cel(new)}
-    variables = {one["name"]: evaluated(one["expression"], given) for one in policy["variables"]}
+    given: dict[str, Any] = {"oldObject": json_to_cel(old), "object": json_to_cel(new)}
+    variables: dict[str, Any] = {}
+    for one in policy["variables"]:
+        variables[one["name"]] = evaluate(one["expression"], given | {"variables": json_to_cel(variables)})
     given["variables"] = json_to_cel(variables)
-    return [one["message"] for one in policy["validations"] if not evaluated(one["expression"], given)]
+    return [one["message"] for one in policy["validations"] if not evaluate(one["expression"], given)]
 
 
-def changed(change: Change, thing: dict[str, Any] = POD) -> dict[str, Any]:
-    """A Pod after a change."""
+def change_pod(change: Change, thing: dict[str, Any] = POD) -> dict[str, Any]:
+    """A copy of a Pod with a change."""
     new = deepcopy(thing)
     change(new)
     return new
 
 
-def annotated(**more: str | None) -> Change:
+def set_annotations(**more: str | None) -> Change:
     """Sets annotations, or removes them; ``bandwidth`` and ``limit`` are Sluice's own two."""
     keys = {"bandwidth": BANDWIDTH, "limit": KEY}
 
@@ -83,68 +90,131 @@ def annotated(**more: str | None) -> Change:
     return change
 
 
-BARE = changed(lambda thing: thing["metadata"].pop("annotations"))
+DEPLOYMENT: dict[str, Any] = {
+    "kind": "Deployment",
+    "metadata": {"name": "telemetry-upload", "namespace": "factory", "annotations": {}},
+    "spec": {"replicas": 1},
+}
+
+
+def make_pod_of(name: str, kind: str = "ReplicaSet", namespace: str = "factory") -> dict[str, Any]:
+    """A Pod of another owner."""
+    pod = deepcopy(POD)
+    pod["metadata"] |= {"namespace": namespace, "ownerReferences": [{"kind": kind, "name": name, "uid": "1"}]}
+    return pod
+
+
+BAD_VALUES = ("banana", "", "0", "7", "-5M", "0M", "5", "5m", "5Mi", "5E", "1e9", "5M ", "5M\n", "\u0665M")
+"""What Cilium reads as no limit, or what Sluice never writes."""
+
+BARE = change_pod(lambda thing: thing["metadata"].pop("annotations"))
 
 
 @pytest.mark.parametrize(
     ("old", "change"),
     [
-        (POD, annotated(bandwidth="5M", limit="{}")),
-        (POD, annotated(bandwidth=None)),
-        (BARE, annotated(bandwidth="5M", limit="{}")),
-        (changed(annotated(limit="{}", team=None)), lambda thing: thing["metadata"].pop("annotations")),
+        (POD, set_annotations(bandwidth="5M", limit="{}")),
+        (POD, set_annotations(bandwidth=None)),
+        (BARE, set_annotations(bandwidth="5M", limit="{}")),
+        (change_pod(set_annotations(limit="{}", team=None)), lambda thing: thing["metadata"].pop("annotations")),
         (POD, lambda thing: thing.update(status={"phase": "Running"})),
+        (DEPLOYMENT, set_annotations(bandwidth="2500k", limit="{}")),
+        (change_pod(set_annotations(bandwidth="1e7")), set_annotations(limit="{}")),
     ],
-    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile"],
+    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile", "Deployment", "kept value"],
 )
 def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any], change: Change) -> None:
-    """Whatever ``sluice actuator`` and ``sluice restore`` do to an object."""
-    assert refused(policy, old, changed(change, old)) == []
+    """The writes of ``sluice actuator`` and ``sluice restore`` on an object are allowed."""
+    assert find_refusals(policy, old, change_pod(change, old)) == []
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (lambda thing: thing["spec"]["containers"][0].update(image="evil:1"), "change a spec"),
-        (annotated(team="y"), "add or change its own two"),
-        (annotated(more="y"), "add or change its own two"),
-        (annotated(team=None, limit="{}"), "remove its own two"),
+        (set_annotations(team="y"), "add or change its own two"),
+        (set_annotations(more="y"), "add or change its own two"),
+        (set_annotations(team=None, limit="{}"), "remove its own two"),
         (lambda thing: thing["metadata"].pop("annotations"), "remove its own two"),
         (lambda thing: thing["metadata"]["labels"].update(app="other"), "change labels"),
         (lambda thing: thing["metadata"].pop("labels"), "change labels"),
         (lambda thing: thing["metadata"].pop("finalizers"), "change finalizers"),
         (lambda thing: thing["metadata"].pop("ownerReferences"), "change owners"),
-        (lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "uid": "2"}), "change owners"),
+        (
+            lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "name": "j", "uid": "2"}),
+            "change owners",
+        ),
+        (lambda thing: thing["metadata"].update(generateName="other-"), "generateName"),
+        (lambda thing: thing["metadata"].pop("generateName"), "generateName"),
+        (lambda thing: thing["metadata"].update(managedFields=[]), "managedFields"),
+        (lambda thing: thing["metadata"].pop("managedFields"), "managedFields"),
+        *((set_annotations(bandwidth=value), "in k, M or G only") for value in BAD_VALUES),
     ],
-    ids=["image", "changed", "added", "dropped", "all dropped", "label", "labels", "finalizers", "owners", "owner"],
 )
 def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: str) -> None:
-    """By the one validation that is about it."""
-    (message,) = refused(policy, POD, changed(change))
+    """Any other change is refused by the validation for it."""
+    (message,) = find_refusals(policy, POD, change_pod(change))
     assert why in message
 
 
+@pytest.mark.parametrize(
+    "old",
+    [
+        make_pod_of("robot-control-5d5x2"),
+        make_pod_of("telemetry-upload-v2-5d5x2"),
+        make_pod_of("telemetry-upload"),
+        make_pod_of("telemetry-upload-5d5x2", kind="Job"),
+        make_pod_of("telemetry-upload-5d5x2", namespace="kube-system"),
+        change_pod(lambda thing: thing["metadata"].pop("ownerReferences")),
+        change_pod(lambda thing: thing["metadata"].update(name="robot-control"), DEPLOYMENT),
+        change_pod(lambda thing: thing["metadata"].update(namespace="other"), DEPLOYMENT),
+    ],
+)
+def test_only_configured_targets_may_be_changed(policy: dict[str, Any], old: dict[str, Any]) -> None:
+    """Critical pods, other Deployments and other namespaces are out of reach."""
+    (message,) = find_refusals(policy, old, change_pod(set_annotations(bandwidth="5M"), old))
+    assert "configured targets" in message
+
+
+def test_its_targets_are_those_of_the_shipped_configuration(policy: dict[str, Any]) -> None:
+    """The list in the policy and the one in config.yaml agree."""
+    (targets,) = [one["expression"] for one in policy["variables"] if one["name"] == "targets"]
+    config = load(MANIFESTS / "config.yaml", {})
+    assert set(evaluate(targets, {})) == {target.key for domain in config.domains for target in domain.targets}
+
+
+def test_keys_that_webhooks_stamp_can_be_allowed(policy: dict[str, Any]) -> None:
+    """A key in ``stamped`` may change with an update; without it the update is refused."""
+    stamp = set_annotations(bandwidth="5M", **{"company.example/touched-by": "sluice-actuator"})
+    assert find_refusals(policy, POD, change_pod(stamp))
+    edited = deepcopy(policy)
+    for one in edited["variables"]:
+        if one["name"] == "stamped":
+            one["expression"] = '["company.example/touched-by"]'
+    assert find_refusals(edited, POD, change_pod(stamp)) == []
+
+
 def test_it_is_about_the_actuator_and_its_two_keys(
-    rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
+    overlay_objects: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
 ) -> None:
-    """The ServiceAccount is the Deployment's own, the keys are those that the code writes; everybody else is let by."""
-    actuator = rendered["Deployment", "sluice-actuator"]
+    """It matches the Deployment's ServiceAccount and the code's keys; requests by other accounts pass."""
+    actuator = overlay_objects["Deployment", "sluice-actuator"]
     account = f"{actuator['metadata']['namespace']}:{actuator['spec']['template']['spec']['serviceAccountName']}"
     (condition,) = policy["matchConditions"]
     for name, matches in ((account, True), ("sluice:sluice-sampler", False)):
         request = {"userInfo": {"username": f"system:serviceaccount:{name}"}}
-        assert bool(evaluated(condition["expression"], {"request": json_to_cel(request)})) is matches
-    (allowed,) = [one["expression"] for one in policy["variables"] if one["name"] == "allowed"]
-    assert set(evaluated(allowed, {})) == {BANDWIDTH, KEY}
+        assert bool(evaluate(condition["expression"], {"request": json_to_cel(request)})) is matches
+    (allowed,) = [one["expression"] for one in policy["variables"] if one["name"] == "own"]
+    assert set(evaluate(allowed, {})) == {BANDWIDTH, KEY}
 
 
 def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
-    rendered: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
+    overlay_objects: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
 ) -> None:
-    """Each resource that its Role lets it patch, in a request that is refused where the policy cannot be evaluated."""
+    """Each resource that its Role allows it to patch is matched, and refused if the policy cannot be evaluated."""
     patched = {
         (group, resource)
-        for (kind, name), role in rendered.items()
+        for (kind, name), role in overlay_objects.items()
         if kind == "Role" and name == "sluice-actuator"
         for rule in role["rules"]
         if "patch" in rule["verbs"]
@@ -159,16 +229,16 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
         for resource in rule["resources"]
     }
     assert patched == looked_at == {("apps", "deployments"), ("", "pods")}
-    binding = rendered["ValidatingAdmissionPolicyBinding", "sluice-actuator-annotations-only"]["spec"]
+    binding = overlay_objects["ValidatingAdmissionPolicyBinding", "sluice-actuator-annotations-only"]["spec"]
     assert binding == {"policyName": "sluice-actuator-annotations-only", "validationActions": ["Deny"]}
     assert policy["failurePolicy"] == "Fail"
 
 
-def test_all_components_go_together(rendered: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """None undoes another's patches: the bus has TLS and no claim, and the policy is there."""
+def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """No component undoes another's patches: the bus has TLS and no claim, and the policy is present."""
     assert COMPONENTS == ["admission", "tls", "volatile-bus"]
-    spec = rendered["StatefulSet", "nats"]["spec"]
+    spec = overlay_objects["StatefulSet", "nats"]["spec"]
     assert "volumeClaimTemplates" not in spec
     assert {"data", "tls"} <= {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     assert "--tls" in spec["template"]["spec"]["containers"][0]["args"]
-    assert ("ValidatingAdmissionPolicy", "sluice-actuator-annotations-only") in rendered
+    assert ("ValidatingAdmissionPolicy", "sluice-actuator-annotations-only") in overlay_objects

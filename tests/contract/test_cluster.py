@@ -22,7 +22,7 @@ async def client(server: Server) -> AsyncIterator[KubeClient]:
 
 
 async def test_reads_what_it_needs(server: Server, client: KubeClient) -> None:
-    """A Deployment with its selector and replicas, its Pods with phase and owner."""
+    """A Deployment is read with its selector and replicas, and its Pods with phase and owner."""
     await server.deploy(replicas=2, own={BANDWIDTH: "50M"}, template={BANDWIDTH: "20M"})
     await server.pods_of("app", 2)
     deployment = await client.read(Deployment, server.namespace, "app")
@@ -35,7 +35,7 @@ async def test_reads_what_it_needs(server: Server, client: KubeClient) -> None:
 
 
 async def test_anothers_pod_with_the_same_labels_is_not_ours(server: Server, client: KubeClient) -> None:
-    """A Pod that carries the labels, but was made by nobody or by another Deployment, does not belong."""
+    """A Pod with matching labels is ignored if it has no owner, or another Deployment as its owner."""
     await server.deploy(replicas=1)
     (pod,) = await server.pods_of("app", 1)
     stray = {
@@ -55,7 +55,7 @@ async def test_anothers_pod_with_the_same_labels_is_not_ours(server: Server, cli
 
 @pytest.mark.parametrize("annotated", [True, False])
 async def test_patches_on_condition(server: Server, client: KubeClient, annotated: bool) -> None:
-    """A guarded patch works once, and is stale when the object is no longer as it was seen."""
+    """A guarded patch works once, and is stale after the object changed."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"} if annotated else {})
     (tree,) = await server.pods_of("app", 1)
     pod = await client.read(Pod, server.namespace, tree["metadata"]["name"])
@@ -70,7 +70,7 @@ async def test_patches_on_condition(server: Server, client: KubeClient, annotate
 
 
 async def test_a_status_update_does_not_make_a_patch_stale(server: Server, client: KubeClient) -> None:
-    """What kubelets and controllers write in between is no obstacle."""
+    """Status updates by kubelets and controllers do not invalidate a guarded patch."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
     (tree,) = await server.pods_of("app", 1)
     pod = await client.read(Pod, server.namespace, tree["metadata"]["name"])
@@ -90,7 +90,7 @@ async def test_patches_run_at_once(server: Server, client: KubeClient) -> None:
 
 
 async def test_what_is_gone(server: Server, client: KubeClient) -> None:
-    """Reading and patching an object that is not there any more."""
+    """Reading and patching a deleted object."""
     await server.deploy(replicas=0)
     deployment = await client.read(Deployment, server.namespace, "app")
     await server.must("DELETE", f"{server.deployments}/app")
@@ -101,7 +101,7 @@ async def test_what_is_gone(server: Server, client: KubeClient) -> None:
 
 
 async def test_follows_a_deployment_from_before_it_is_there(server: Server, client: KubeClient) -> None:
-    """Nothing at first, then the Deployment of that name, its changes and its end, and no other's."""
+    """The watch reports nothing at first, then only that Deployment's creation, changes and deletion."""
     seen: list[str] = []
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -124,7 +124,7 @@ async def test_follows_a_deployment_from_before_it_is_there(server: Server, clie
 
 
 async def test_follows_pods_as_they_appear(server: Server, client: KubeClient) -> None:
-    """A Pod that scale-up makes is seen while it is Pending, with the annotations that it was born with."""
+    """A Pod created by scale-up is seen while it is Pending, with its initial annotations."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
     (first,) = await server.pods_of("app", 1)
     async with (
@@ -141,7 +141,7 @@ async def test_follows_pods_as_they_appear(server: Server, client: KubeClient) -
 
 
 async def test_writes_events(server: Server, client: KubeClient) -> None:
-    """An Event about the Deployment is found there with its words."""
+    """An Event about the Deployment is stored with its text."""
     await server.deploy(replicas=0)
     deployment = await client.read(Deployment, server.namespace, "app")
     await client.create_event(deployment, "LimitPaused", "somebody else set it", "Warning", "2026-11-23T12:00:00Z")
@@ -152,7 +152,7 @@ async def test_writes_events(server: Server, client: KubeClient) -> None:
 
 
 async def test_invalid_values_are_not_accepted(server: Server, client: KubeClient) -> None:
-    """An annotation that is too large is refused with an error, and changes nothing."""
+    """A too large annotation is refused with an error, and changes nothing."""
     await server.deploy(replicas=0, own={BANDWIDTH: "20M"})
     deployment = await client.read(Deployment, server.namespace, "app")
     with pytest.raises((StaleObject, Rejected)):
@@ -161,7 +161,7 @@ async def test_invalid_values_are_not_accepted(server: Server, client: KubeClien
 
 
 async def test_nobody_there() -> None:
-    """Without a server every request says that it is unavailable."""
+    """Without a server every request fails as unavailable."""
     async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:1")) as client:
         with pytest.raises(Unavailable):
             await client.read(Deployment, "default", "app")
@@ -171,7 +171,7 @@ async def test_nobody_there() -> None:
 
 
 async def test_unusable_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kubeconfig that is not there, and a Pod's account outside of a Pod, are named; the remedy is told."""
+    """A missing kubeconfig, and a Pod's account outside of a Pod, are named together with the remedy."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(KubeConfigError, match="/nowhere/kubeconfig"):
         async with KubeClient.connect(Kubernetes(kubeconfig="/nowhere/kubeconfig")):

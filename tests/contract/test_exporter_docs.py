@@ -1,4 +1,4 @@
-"""docs/exporter.md says what the code does: every metric and reason stands there, its settings load."""
+"""docs/exporter.md agrees with the code: it lists every metric and reason, and its settings load."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ REASON = re.compile(
 
 
 def test_every_metric_is_there() -> None:
-    """By its whole name, counters as they are queried."""
+    """Every metric is listed by its full name, counters as they are queried."""
     registry = CollectorRegistry()
     LatencyMetrics(["factory/robot-control"], BOUNDS, 1, registry)
     probe_counter(registry)
@@ -40,18 +40,18 @@ def test_every_metric_is_there() -> None:
 
 
 def test_every_reason_and_outcome_is_there() -> None:
-    """Why a flow gave no latency, and what became of a probe."""
+    """Every reason for a flow without latency, and every outcome of a probe, is listed."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "services" / "exporter").glob("*.py"))
     reasons = {name for names in REASON.findall(sources) for name in names if name}
     assert len(reasons) >= 20
-    told = set(re.findall(r"`([a-z-]+)`", PAGE))
-    assert reasons - told == set()
-    assert set(get_args(Outcome)) - told == set()
+    documented = set(re.findall(r"`([a-z-]+)`", PAGE))
+    assert reasons - documented == set()
+    assert set(get_args(Outcome)) - documented == set()
 
 
 @pytest.mark.parametrize("section", ["exporter", "signal"])
 def test_settings_load(section: str) -> None:
-    """Each block of settings is a configuration."""
+    """Each block of settings is a valid configuration."""
     blocks = [yaml.safe_load(block) for block in re.findall(r"\n\n((?:    .*\n)+)", PAGE) if f"    {section}:" in block]
     assert blocks
     for block in blocks:

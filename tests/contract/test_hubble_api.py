@@ -1,4 +1,4 @@
-"""The wire: generated code is that of our .proto, and a client made from another one reads the same server."""
+"""The wire format: generated code matches our .proto, and a client of another .proto reads the same server."""
 
 import json
 import subprocess
@@ -35,12 +35,12 @@ for response in stub.GetFlows(asked):
 
 
 def protoc(*arguments: str) -> None:
-    """Run the compiler, with Google's own messages at hand."""
+    """Run the compiler, with Google's own messages on its path."""
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, timeout=PATIENCE_S)
 
 
 def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
-    """What ``make proto`` would write is what is committed."""
+    """The committed code is what ``make proto`` writes."""
     name = "services/exporter/observer.proto"
     protoc(f"-I{ROOT}", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", str(ROOT / name))
     for ending in ("_pb2.py", "_pb2.pyi"):
@@ -50,7 +50,7 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sort", [False, True])
 def test_a_client_of_somebody_else_reads_the_server(tmp_path: Path, sort: bool) -> None:
-    """Its stubs come from a .proto of its own: it gets the nodes, and the flows that its filters let through."""
+    """A client with stubs from its own .proto gets the nodes, and the flows that pass its filters."""
     here = str(Path(__file__).parents[1] / "support" / "hubble")
     protoc(f"-I{here}", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", f"{here}/other.proto")
     (tmp_path / "client.py").write_text(CLIENT)

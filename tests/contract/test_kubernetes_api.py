@@ -1,4 +1,4 @@
-"""What the actuator and the plant rely on of a Kubernetes API, on the emulator and on a real server."""
+"""The Kubernetes API that the actuator and the plant rely on, on the emulator and on a real server."""
 
 import asyncio
 from contextlib import aclosing
@@ -18,7 +18,7 @@ def add(value: str, path: str = OWN) -> dict[str, Any]:
 
 
 def expect(value: Any, path: str = OWN) -> dict[str, Any]:
-    """A JSON Patch operation that lets the patch fail unless the value is there."""
+    """A JSON Patch operation that makes the patch fail unless the value is present."""
     return {"op": "test", "path": path, "value": value}
 
 
@@ -32,7 +32,7 @@ async def test_created_object_has_identity(server: Server) -> None:
 
 
 async def test_second_create_is_a_conflict(server: Server) -> None:
-    """A taken name is answered with 409, AlreadyExists."""
+    """Creating an object with a used name is answered with 409, AlreadyExists."""
     await server.deploy(replicas=0)
     status, answer = await server.request("POST", server.deployments, deployment("app", 0))
     assert (status, answer["reason"]) == (409, "AlreadyExists")
@@ -40,7 +40,7 @@ async def test_second_create_is_a_conflict(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["deployments/none", "pods/none"])
 async def test_absent_object_is_not_found(server: Server, path: str) -> None:
-    """Reading and patching what is not there is answered with 404, NotFound."""
+    """Reading and patching a missing object is answered with 404, NotFound."""
     root = server.deployments if path.startswith("deployments") else server.pods
     for method, body, kind in (("GET", None, JSON_PATCH), ("PATCH", [add("1")], JSON_PATCH)):
         status, answer = await server.request(method, f"{root}/none", body, kind)
@@ -66,7 +66,7 @@ async def test_failed_precondition_is_422_and_changes_nothing(server: Server) ->
 
 
 async def test_precondition_on_absence(server: Server) -> None:
-    """``test`` for null holds while the annotation is not there, and fails once it is."""
+    """``test`` for null holds while the annotation is missing, and fails once it exists."""
     await server.deploy(replicas=0, own={"a": "b"})
     path = f"{server.deployments}/app"
     await server.must("PATCH", path, [expect(None), add("1")], JSON_PATCH)
@@ -75,7 +75,7 @@ async def test_precondition_on_absence(server: Server) -> None:
 
 
 async def test_annotations_that_are_not_there_at_all(server: Server) -> None:
-    """Without any annotation, one can only be added together with the map, guarded by its absence."""
+    """If an object has no annotations, the first one is added together with the map, guarded by its absence."""
     await server.deploy(replicas=1)
     (pod,) = await server.pods_of("app", 1)
     assert "annotations" not in pod["metadata"]
@@ -125,14 +125,14 @@ async def test_every_change_raises_the_resource_version(server: Server) -> None:
     path = f"{server.deployments}/app"
     body = {"metadata": {"annotations": {"a": "2"}}}
     first = await server.must("PATCH", path, body, MERGE_PATCH)
-    settled = await _settled(server, path)
+    settled = await _wait_until_settled(server, path)
     again = await server.must("PATCH", path, body, MERGE_PATCH)
     assert int(settled["metadata"]["resourceVersion"]) >= int(first["metadata"]["resourceVersion"])
     assert again["metadata"]["resourceVersion"] == settled["metadata"]["resourceVersion"]
 
 
-async def _settled(server: Server, path: str) -> Any:
-    """The object once its controller has written what it had to."""
+async def _wait_until_settled(server: Server, path: str) -> Any:
+    """The object once its controller has finished its writes."""
 
     async def done() -> Any:
         tree = await server.must("GET", path)
@@ -145,16 +145,16 @@ async def test_stale_put_is_a_conflict(server: Server) -> None:
     """Replacing an object with an old resourceVersion is answered with 409, Conflict."""
     await server.deploy(replicas=0, own={"a": "1"})
     path = f"{server.deployments}/app"
-    old = await _settled(server, path)
+    old = await _wait_until_settled(server, path)
     await server.must("PATCH", path, {"metadata": {"annotations": {"a": "2"}}}, MERGE_PATCH)
     status, answer = await server.request("PUT", path, old)
     assert (status, answer["reason"]) == (409, "Conflict")
 
 
 async def test_deployment_annotation_counts_as_a_generation(server: Server) -> None:
-    """An annotation on a Deployment raises its generation; one on a Pod does not give it any."""
+    """An annotation on a Deployment increments its generation; a Pod has no generation."""
     await server.deploy(replicas=1, template={BANDWIDTH: "20M"})
-    before = await _settled(server, f"{server.deployments}/app")
+    before = await _wait_until_settled(server, f"{server.deployments}/app")
     body = {"metadata": {"annotations": {"a": "1"}}}
     after = await server.must("PATCH", f"{server.deployments}/app", body, MERGE_PATCH)
     assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
@@ -176,7 +176,7 @@ async def test_pods_are_born_with_the_templates_annotations(server: Server) -> N
 
 
 async def test_deployments_annotations_are_copied_to_its_replica_set(server: Server) -> None:
-    """A changed annotation of the Deployment reaches the ReplicaSet, and restarts no Pod."""
+    """A changed annotation of the Deployment is copied to the ReplicaSet, and restarts no Pod."""
     await server.deploy(replicas=2)
     before = {pod["metadata"]["uid"] for pod in await server.pods_of("app", 2)}
     body = {"metadata": {"annotations": {BANDWIDTH: "30M"}}}
@@ -196,7 +196,7 @@ async def test_deployments_annotations_are_copied_to_its_replica_set(server: Ser
 
 
 async def test_changed_template_replaces_the_pods(server: Server) -> None:
-    """An annotation in the template makes new Pods: why the actuator never touches it."""
+    """An annotation in the template replaces the Pods, which is why the actuator never changes it."""
     await server.deploy(replicas=1)
     (old,) = await server.pods_of("app", 1)
     body = {
@@ -215,7 +215,7 @@ async def test_changed_template_replaces_the_pods(server: Server) -> None:
 
 
 async def test_scaling(server: Server) -> None:
-    """More replicas make Pods, fewer remove Pods that no node has; through ``/scale`` too."""
+    """More replicas create Pods, fewer remove Pods without a node; through ``/scale``, too."""
     await server.deploy(replicas=1)
     (first,) = await server.pods_of("app", 1)
     await server.must("PATCH", f"{server.deployments}/app/scale", {"spec": {"replicas": 3}}, MERGE_PATCH)
@@ -225,7 +225,7 @@ async def test_scaling(server: Server) -> None:
 
 
 async def test_deleting_a_deployment_removes_its_pods(server: Server) -> None:
-    """What a Deployment owns goes with it."""
+    """Deleting a Deployment deletes the objects that it owns."""
     await server.deploy(replicas=2)
     await server.pods_of("app", 2)
     await server.must("DELETE", f"{server.deployments}/app")
@@ -233,7 +233,7 @@ async def test_deleting_a_deployment_removes_its_pods(server: Server) -> None:
 
 
 async def test_bound_pods_end_when_their_node_says_so(server: Server) -> None:
-    """A Pod is bound and set Running by the plant; deleted, it stays until it is deleted without grace."""
+    """The plant binds a Pod and sets it Running.  A deleted Pod stays until it is deleted without grace."""
     await server.deploy(replicas=1)
     (pod,) = await server.pods_of("app", 1)
     path = f"{server.pods}/{pod['metadata']['name']}"
@@ -296,10 +296,10 @@ async def test_field_selector(server: Server) -> None:
 
 
 async def test_watch_goes_on_from_a_list(server: Server) -> None:
-    """A watch from a list's resourceVersion gives every change after it, in order, and nothing before."""
+    """A watch from a list's resourceVersion yields every later change in order, and nothing earlier."""
     await server.deploy(replicas=0)
     path = f"{server.deployments}/app"
-    before = await _settled(server, path)
+    before = await _wait_until_settled(server, path)
     version = (await server.must("GET", server.deployments))["metadata"]["resourceVersion"]
     for value in ("1", "2"):
         await server.must("PATCH", path, {"metadata": {"annotations": {"a": value}}}, MERGE_PATCH)
@@ -318,9 +318,9 @@ async def test_watch_goes_on_from_a_list(server: Server) -> None:
 
 
 async def test_watch_without_a_version_begins_with_what_is_there(server: Server) -> None:
-    """A watch without a resourceVersion first gives every object as ADDED, then what happens."""
+    """A watch without a resourceVersion first yields every object as ADDED, then the changes."""
     await server.deploy("one", replicas=0)
-    await _settled(server, f"{server.deployments}/one")
+    await _wait_until_settled(server, f"{server.deployments}/one")
     seen = []
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -337,7 +337,7 @@ async def test_watch_without_a_version_begins_with_what_is_there(server: Server)
 
 
 async def test_watch_with_a_selector_sees_objects_come_and_go(server: Server) -> None:
-    """For a watch with a label selector, an object that stops matching is deleted, one that begins is added."""
+    """With a label selector, an object that stops matching is DELETED, one that starts matching is ADDED."""
     await server.deploy(replicas=1)
     (pod,) = await server.pods_of("app", 1)
     path = f"{server.pods}/{pod['metadata']['name']}"
@@ -365,7 +365,7 @@ async def test_watch_ends_after_its_time(server: Server) -> None:
 
 
 async def test_events_can_be_written_and_found(server: Server) -> None:
-    """An Event about a Deployment is stored, with a name of the server's, and found by its object."""
+    """An Event about a Deployment is stored with a name from the server, and found by its object."""
     tree = await server.deploy(replicas=0)
     meta = tree["metadata"]
     event = {
@@ -394,7 +394,7 @@ async def test_events_can_be_written_and_found(server: Server) -> None:
 
 
 async def test_dry_run_changes_nothing(server: Server) -> None:
-    """A patch with ``dryRun=All`` answers what would be, and leaves it."""
+    """A patch with ``dryRun=All`` returns the result, and changes nothing."""
     await server.deploy(replicas=0, own={"a": "1"})
     body = {"metadata": {"annotations": {"a": "2"}}}
     answer = await server.must("PATCH", f"{server.deployments}/app?dryRun=All", body, MERGE_PATCH)
@@ -403,7 +403,7 @@ async def test_dry_run_changes_nothing(server: Server) -> None:
 
 
 async def test_discovery_names_the_resources(server: Server) -> None:
-    """Clients such as kubectl find Pods and Deployments."""
+    """Clients such as kubectl discover Pods and Deployments."""
     core = await server.must("GET", "/api/v1")
     assert {"pods", "pods/status", "events"} <= {one["name"] for one in core["resources"]}
     apps = await server.must("GET", "/apis/apps/v1")

@@ -1,4 +1,4 @@
-"""The manifests: accepted by a real API server as they are, in agreement with each other, and safe."""
+"""The manifests: accepted by a real API server unchanged, consistent with each other, and safe."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.bus.subjects import Subjects
+from services.bus.subjects import KINDS, Subjects
 from services.runtime.config_loader import load
-from services.tools.check.cluster_rules import Cluster, findings
+from services.tools.check.cluster_rules import ClusterObjects, check_cluster_objects
 from tests.support.kube.manifests import MANIFESTS, builtin, kubectl, objects
 from tests.support.readme import Installed
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.kubectl
 
 @pytest.mark.apiserver
 def test_everything_is_accepted(installed: Installed) -> None:
-    """Applied twice: the second time nothing changes, so the server stored what the files say.
+    """Applied a second time, the manifests change nothing, so the server stored them as they are.
 
-    kubectl calls a StatefulSet with volume claims "configured" each time; its generation tells.
+    kubectl prints "configured" for a StatefulSet with volume claims each time, so the test compares its generation.
     """
     again = kubectl(installed.server, "apply", "-f", "-", stdin=builtin()).splitlines()
     assert len(again) >= 29
@@ -49,7 +49,7 @@ def test_what_is_configured_is_in_the_application() -> None:
 
 
 def test_no_image_is_unpinned_and_no_pod_is_privileged() -> None:
-    """Every container names a version, runs as nobody, and may write nowhere but into volumes."""
+    """Every container names a version, runs as an unprivileged user, and writes only into volumes."""
     seen = 0
     for one in objects():
         if one["kind"] not in {"Deployment", "StatefulSet"}:
@@ -67,7 +67,7 @@ def test_no_image_is_unpinned_and_no_pod_is_privileged() -> None:
 
 
 def test_policies_stay_below_layer_seven() -> None:
-    """An L7 rule at egress would switch the bandwidth limit of the pods that it selects off."""
+    """An L7 rule at egress would disable the bandwidth limit of the pods that it selects."""
     policies = [one for one in objects() if one["kind"] == "CiliumNetworkPolicy"]
     assert len(policies) == 2
     text = json.dumps(policies)
@@ -75,13 +75,13 @@ def test_policies_stay_below_layer_seven() -> None:
 
 
 def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
-    """A subject or stream that is renamed in the code must be renamed for the users of the bus."""
+    """The permissions of the bus users name the subjects and streams of the code."""
     text = (MANIFESTS / "nats.conf").read_text()
     subjects = Subjects()
     streams = {subjects.stream(kind) for kind in ("sample", "decision", "action", "dead")}
     assert set(re.findall(r"SLUICE_[A-Z]+", text)) == streams
     assert set(re.findall(r"sluice\.[a-z]+\.v1\.(?:>|[a-z]+)", text)) == {
-        *(subjects.every(kind) for kind in ("sample", "decision", "action")),
+        *(subjects.every(kind) for kind in KINDS),
         *(subjects.dead(service) for service in ("decision", "actuator")),
     }
 
@@ -103,7 +103,7 @@ def services() -> dict[str, set[int]]:
 
 
 def test_every_service_leads_to_a_port_that_somebody_opens() -> None:
-    """Of exactly one workload, by the same number and protocol."""
+    """Each port of a Service leads to exactly one workload, with the same number and protocol."""
     count = 0
     for service in (one for one in objects() if one["kind"] == "Service"):
         chosen = [
@@ -125,7 +125,7 @@ def test_every_service_leads_to_a_port_that_somebody_opens() -> None:
 
 
 def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
-    """Each ``iperf3 -c NAME -p PORT``, the bus, the scraped page and each probe's address is a Service's."""
+    """Each ``iperf3 -c NAME -p PORT``, the bus, the scraped page and each probe's address belongs to a Service."""
     known = services()
     text = json.dumps(list(templates().values()))
     dialled = re.findall(r"iperf3 -c ([a-z-]+) -p (\d+)", text)
@@ -141,7 +141,7 @@ def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
 
 
 def test_no_iperf3_keeps_the_figures_of_its_intervals() -> None:
-    """It would until its client ends, which is after a day: more memory than the container may have."""
+    """Interval statistics would fill the container's memory within a day."""
     commands = [
         command
         for template in templates().values()
@@ -153,7 +153,7 @@ def test_no_iperf3_keeps_the_figures_of_its_intervals() -> None:
 
 
 def test_probed_services_show_their_pods() -> None:
-    """An address of its own would tie a UDP probe to the pod that was there when it began."""
+    """A cluster IP would bind a UDP probe to the first pod."""
     config = load(MANIFESTS / "config.yaml", {})
     probed = {probe.address.removesuffix(".svc") for probe in config.exporter.probes}
     found = {
@@ -165,7 +165,7 @@ def test_probed_services_show_their_pods() -> None:
 
 
 def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
-    """Traffic inside a node is not limited: each side of the factory keeps away from the other's nodes."""
+    """Traffic inside a node is not limited, so anti-affinity keeps each side of the factory off the other's nodes."""
     side = "factory.example/side"
     other = {"floor": "office", "office": "floor"}
     seen = []
@@ -180,7 +180,7 @@ def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
 
 
 def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
-    """Its policies and its pods on two nodes, which the API server of these tests knows nothing of."""
+    """`check` finds no problem with the factory's policies and its pods on two nodes."""
     mine = {"uid": "1", "resourceVersion": "1"}
     there = [one for one in objects() if one["metadata"].get("namespace") == "factory"]
     deployments = [{**one, "metadata": one["metadata"] | mine} for one in there if one["kind"] == "Deployment"]
@@ -192,7 +192,7 @@ def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
         for one in deployments
         for labels in [one["spec"]["template"]["metadata"]["labels"]]
     ]
-    seen = Cluster(
+    seen = ClusterObjects(
         cilium={"enable-bandwidth-manager": "true", "enable-hubble": "true"},
         nodes=(),
         deployments={f"factory/{one['metadata']['name']}": one for one in deployments},
@@ -200,4 +200,4 @@ def test_the_check_finds_nothing_wrong_with_the_factory_at_work() -> None:
         policies=[one for one in there if one["kind"] == "CiliumNetworkPolicy"],
     )
     assert len(pods) == 7
-    assert findings(load(MANIFESTS / "config.yaml", {}).domains, seen) == []
+    assert check_cluster_objects(load(MANIFESTS / "config.yaml", {}).domains, seen) == []

@@ -1,4 +1,4 @@
-"""The recording and alert rules: valid, tested by promtool, and about metrics that there are."""
+"""The recording and alert rules: valid, tested by promtool, and based on existing metrics."""
 
 import re
 import subprocess
@@ -26,15 +26,15 @@ def expressions() -> str:
 
 @pytest.mark.prometheus
 def test_promtool_finds_the_rules_valid_and_the_alerts_right() -> None:
-    """SeriesKey in, alerts out: blind, silent, absent, paused, violated; and none of them where all is well."""
+    """Input series give the expected alerts: blind, silent, absent, paused, violated; and none without a problem."""
     for command in (["check", "rules", RULES], ["test", "rules", EXPECTED]):
         ended = subprocess.run(["promtool", *map(str, command)], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_rules_speak_of_metrics_that_the_services_have() -> None:
-    """A metric that is renamed would silence its alert without a word."""
-    # A metric with labels has no sample before it is used; its family has a name all the same.
+    """Every metric in a rule exists: a renamed metric would silently disable its alert."""
+    # A metric with labels has no sample before its first use, but its family always has a name.
     families = [*REGISTRY.collect(), *LastDecisions(lambda: iter(())).collect()]
     there = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     used = set(re.findall(r"\bsluice_[a-z_]+", expressions()))
@@ -43,13 +43,13 @@ def test_rules_speak_of_metrics_that_the_services_have() -> None:
 
 
 def test_rules_read_the_histogram_that_the_exporter_writes() -> None:
-    """By the names that the exporter has for it."""
+    """The rules use the names of the exporter's histogram."""
     text = expressions()
     assert f"{LATENCY}_bucket" in text
     assert LOST in text
 
 
 def test_every_alert_is_tested() -> None:
-    """An alert without a test may never fire."""
+    """Every alert has a test that makes it fire."""
     alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert alerts == set(re.findall(r"alertname: (\w+)", EXPECTED.read_text()))

@@ -1,4 +1,4 @@
-"""The scrape configuration: valid, and on the Pods that the manifests make it finds what it is to scrape."""
+"""The scrape configuration is valid, and it selects the right ports of the manifests' Pods."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 def test_the_exporters_labels_stay_as_they_are() -> None:
-    """The sampler asks by them; none of the target's labels may take their place."""
+    """The sampler queries by the exporter's labels, so the target's labels must not replace them."""
     exporter = jobs()["sluice-exporter"]
     names = metric_names(Signal())
     assert exporter["honor_labels"] is True
@@ -34,8 +34,8 @@ def test_the_exporters_labels_stay_as_they_are() -> None:
     assert not written & {names.namespace, names.workload}
 
 
-def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What Prometheus's discovery of role ``pod`` makes of Pods: a target for each port of each container."""
+def discover_targets(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The targets that Prometheus's discovery of role ``pod`` finds for Pods: one for each container port."""
     found = []
     for number, pod in enumerate(pods):
         for container in pod["spec"]["containers"]:
@@ -51,39 +51,39 @@ def discovered(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.prometheus
 @pytest.mark.apiserver
 async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path: Path) -> None:
-    """Each service once, the bus not at all: Prometheus's own relabelling of the Pods of a real API server.
+    """It finds each service once, and not the bus: Prometheus's relabelling of the Pods of a real API server.
 
-    Debian's build of Prometheus cannot ask Kubernetes itself, so the Pods are put before it as it would find them.
+    Debian's build of Prometheus has no Kubernetes discovery, so the test computes the discovered targets.
     """
 
-    async def made() -> list[dict[str, Any]] | None:
+    async def list_pods() -> list[dict[str, Any]] | None:
         items: list[dict[str, Any]] = installed.server.request("GET", "/api/v1/namespaces/sluice/pods")["items"]
         return items if len(items) == 4 else None
 
     bus = installed.server.request("GET", "/apis/apps/v1/namespaces/sluice/statefulsets/nats")["spec"]["template"]
-    # Nobody makes a StatefulSet's Pods on this server.
-    pods = [*await eventually(made), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
+    # This server has no controller that creates a StatefulSet's Pods.
+    pods = [*await eventually(list_pods), bus | {"metadata": bus["metadata"] | {"name": "nats-0"}}]
     listen = Listen()
     wanted = {
         "sluice-exporter": {listen.exporter},
         "sluice": {listen.sampler, listen.decision, listen.actuator},
     }
-    (tmp_path / "pods.json").write_text(json.dumps(discovered(pods)), encoding="utf-8")
+    (tmp_path / "pods.json").write_text(json.dumps(discover_targets(pods)), encoding="utf-8")
     for name, job in jobs().items():
         assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["sluice"]}}]
         job["file_sd_configs"] = [{"files": [str(tmp_path / "pods.json")]}]
         config = tmp_path / f"{name}.yml"
         config.write_text(yaml.safe_dump({"scrape_configs": [job]}), encoding="utf-8")
         await promtool("check", "config", str(config))
-        told = await promtool("check", "service-discovery", "--timeout=4s", str(config), name)
-        targets = [one["labels"] for one in json.loads(told) if one["labels"]]
+        output = await promtool("check", "service-discovery", "--timeout=4s", str(config), name)
+        targets = [one["labels"] for one in json.loads(output) if one["labels"]]
         ports = [int(target["__address__"].rpartition(":")[2]) for target in targets]
-        assert sorted(ports) == sorted(wanted[name]), told
+        assert sorted(ports) == sorted(wanted[name]), output
         assert all(target["__metrics_path__"] == "/metrics" for target in targets)
 
 
 async def promtool(*words: str) -> str:
-    """Run it; gives what it printed."""
+    """Run it; return its output."""
     command = ["promtool", *words]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

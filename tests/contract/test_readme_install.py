@@ -1,4 +1,4 @@
-"""README's install section, followed literally on a real API server."""
+"""README's install section, run literally on a real API server."""
 
 import json
 import shutil
@@ -14,24 +14,24 @@ from tests.support.readme import Installed, Typed, commands
 
 pytestmark = pytest.mark.apiserver
 
-CHECK = ".venv/bin/sluice check"
+CHECK = "sluice check"
 APPLY = "kubectl apply -k manifests"
 
 
 def of(installed: Installed, beginning: str) -> Typed:
-    """The one command that begins like this."""
+    """The one command with this prefix."""
     (one,) = [one for one in installed.typed if one.command.startswith(beginning)]
     return one
 
 
 def test_every_command_does_what_it_says(installed: Installed) -> None:
-    """All succeed, but for the check, which cannot find the factory yet, and for what only Cilium knows.
+    """All commands succeed, except the check before the install, and except the kinds that only Cilium defines.
 
-    kubectl goes on after kinds that the server does not know, and ends with 1.
+    kubectl continues after kinds that the server does not know, and ends with 1.
     """
-    told = "\n".join(f"$ {one.command}\n{one.output}" for one in installed.typed)
+    transcript = "\n".join(f"$ {one.command}\n{one.output}" for one in installed.typed)
     wrong = [one.command for one in installed.typed if one.code]
-    assert [command for command in wrong if not command.startswith((CHECK, APPLY))] == [], told
+    assert [command for command in wrong if not command.startswith((CHECK, APPLY))] == [], transcript
     assert len(installed.typed) >= 5
     complaints = [line for line in of(installed, APPLY).output.splitlines() if "error" in line or "not found" in line]
     assert len(complaints) == 2
@@ -56,7 +56,7 @@ def test_everything_is_on_the_server_afterwards(installed: Installed) -> None:
 
 
 def test_the_check_finds_the_factory_missing_before_and_nothing_after(installed: Installed) -> None:
-    """As README says of it: four Deployments and two echo Services are not there yet; and then nothing at all."""
+    """Before the install four Deployments and two echo Services are missing; afterwards nothing is."""
     before = of(installed, CHECK)
     assert before.code == 1
     found = [line for line in before.output.splitlines() if line.startswith(("error", "warning"))]
@@ -69,14 +69,14 @@ def test_the_check_finds_the_factory_missing_before_and_nothing_after(installed:
 
 
 def test_the_bus_is_watched_through_a_forwarded_port(installed: Installed) -> None:
-    """The Service has the port; what is exported makes tools call it there, as the bus's reader, by its password."""
+    """With the exported variables, the tools connect to the forwarded port as the bus's reader, with its password."""
     (forward,) = [one for one in commands("Watch, record, replay") if "port-forward" in one]
     exports = [one for one in commands("Watch, record, replay") if one.startswith("export ")]
     assert forward == "kubectl -n sluice port-forward svc/nats 4222 &"
     nats = installed.server.request("GET", "/api/v1/namespaces/sluice/services/nats")
     assert [port["port"] for port in nats["spec"]["ports"]] == [4222]
-    said = installed.type("; ".join([*exports, "env"]))
-    environment = dict(line.split("=", 1) for line in said.output.splitlines() if line.startswith("SLUICE_"))
+    result = installed.type("; ".join([*exports, "env"]))
+    environment = dict(line.split("=", 1) for line in result.output.splitlines() if line.startswith("SLUICE_"))
     secret = installed.server.request("GET", "/api/v1/namespaces/sluice/secrets/sluice-bus")
     assert environment.pop("SLUICE_NATS_PASSWORD") == b64decode(secret["data"]["reader"]).decode()
     bus = load(MANIFESTS / "config.yaml", environment).bus
@@ -86,7 +86,7 @@ def test_the_bus_is_watched_through_a_forwarded_port(installed: Installed) -> No
 
 
 def test_a_registry_is_named_in_one_place(tmp_path: Path) -> None:
-    """With ``newName`` in the kustomization, every image of ours comes from there, the echo sidecars' too."""
+    """With ``newName`` in the kustomization, all of our images come from that registry, including the sidecars'."""
     folder = tmp_path / "manifests"
     shutil.copytree(MANIFESTS, folder)
     path = folder / "kustomization.yaml"
@@ -98,11 +98,11 @@ def test_a_registry_is_named_in_one_place(tmp_path: Path) -> None:
     images = {container["image"] for spec in templates for container in spec["containers"]}
     ours = {image for image in images if "sluice" in image}
     assert ours == {"registry.example/sluice:0.1.0", "registry.example/sluice-factory:0.1.0"}
-    assert images - ours == {"nats:2.12.1-alpine", "nginx:1.28.0-alpine"}
+    assert images - ours == {"nats:2.15.1-alpine", "nginx:1.28.0-alpine"}
 
 
 def test_a_bus_without_a_volume(tmp_path: Path) -> None:
-    """The component replaces the claim by a volume that goes with the pod, and nothing else."""
+    """The component replaces the claim by a volume with the pod's lifetime, and changes nothing else."""
     folder = tmp_path / "manifests"
     shutil.copytree(MANIFESTS, folder)
     before = objects(folder)

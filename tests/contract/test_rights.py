@@ -1,4 +1,4 @@
-"""Who may do what on the cluster: everything that the API server knows is asked, and a table is all that is allowed."""
+"""Rights on the cluster: the API server is asked about all of its resources, and a table lists all permitted ones."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ ALLOWED = {
     ("actuator", "factory", "pods"): {"get", "list", "watch", "patch"},
     ("actuator", "factory", "events"): {"create"},
 }
-"""Everything that the services' accounts may do by the manifests."""
+"""Everything that the manifests permit the services' accounts."""
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 SPECIAL = {
     "users": ["impersonate"],
@@ -40,8 +40,8 @@ SPECIAL = {
 EVERYWHERE = ""
 
 
-def granted_to_anybody(server: ApiServer) -> set[str]:
-    """What Kubernetes lets everybody who is known create: questions about themselves; later versions have more."""
+def list_public_grants(server: ApiServer) -> set[str]:
+    """What Kubernetes lets every authenticated account create (reviews of itself); later versions have more."""
     rules = server.request("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:basic-user")["rules"]
     assert all(rule["verbs"] == ["create"] for rule in rules)
     found = {f"{name}.{group}" for rule in rules for name in rule["resources"] for group in rule["apiGroups"]}
@@ -49,7 +49,7 @@ def granted_to_anybody(server: ApiServer) -> set[str]:
     return found
 
 
-def known(server: ApiServer) -> Iterator[str]:
+def list_resources(server: ApiServer) -> Iterator[str]:
     """Every resource and subresource that the server has: ``pods``, ``pods/exec``, ``deployments.apps``."""
     paths = [("/api/v1", "")]
     for group in server.request("GET", "/apis")["groups"]:
@@ -61,10 +61,10 @@ def known(server: ApiServer) -> Iterator[str]:
 
 
 class Authoriser:
-    """Asks the server's authoriser about an account, with the groups that its token carries."""
+    """Queries the server's authoriser about an account, with the groups of its token."""
 
     def __init__(self, server: ApiServer) -> None:
-        """Ask over one connection."""
+        """Open one connection."""
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {server.token}"
         self._ca = str(server.ca)
@@ -72,14 +72,14 @@ class Authoriser:
         self.asked = 0
 
     def may(self, account: str, namespace: str, verb: str, resource: str) -> bool:
-        """Whether it may; the empty namespace is the whole cluster."""
+        """Whether the account may; the empty namespace means the whole cluster."""
         whole, _, sub = resource.partition("/")
         name, _, group = whole.partition(".")
         attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": sub}
         return self._answer(account, {"resourceAttributes": attributes})
 
     def may_get(self, account: str, path: str) -> bool:
-        """Whether it may get what is no resource."""
+        """Whether the account may get a non-resource path."""
         return self._answer(account, {"nonResourceAttributes": {"verb": "get", "path": path}})
 
     def _answer(self, account: str, attributes: dict[str, Any]) -> bool:
@@ -92,25 +92,28 @@ class Authoriser:
         return bool(answer.json()["status"]["allowed"])
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._session.close()
 
 
 @pytest.fixture
 def authoriser(installed: Installed) -> Iterator[Authoriser]:
-    """The installed server's."""
+    """The authoriser of the server with the installed manifests."""
     one = Authoriser(installed.server)
     yield one
     one.close()
 
 
 def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser: Authoriser) -> None:
-    """Every account, in its workloads' namespace and in the whole cluster, every resource and verb.  Prints it."""
-    resources = sorted(set(known(installed.server)))
+    """Every account, in its workloads' namespace and in the whole cluster, every resource and verb.
+
+    Prints the table.
+    """
+    resources = sorted(set(list_resources(installed.server)))
     assert {"pods/exec", "pods/eviction", "secrets", "deployments.apps/scale", "serviceaccounts/token"} <= set(
         resources
     )
-    anybody = granted_to_anybody(installed.server)
+    anybody = list_public_grants(installed.server)
     rows = []
     for account, namespace, resource in itertools.product(ACCOUNTS, ("factory", EVERYWHERE), [*resources, *SPECIAL]):
         verbs = [*VERBS, *SPECIAL.get(resource, [])] if resource in resources else SPECIAL[resource]
@@ -125,9 +128,9 @@ def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser
 
 
 def test_the_server_itself_names_no_further_rule(installed: Installed) -> None:
-    """Each account asks, with its own token, for all of its rules in each namespace; none is left out."""
+    """Each account asks with its own token for its rules in each namespace; the table covers all of them."""
     server = installed.server
-    basic: set[tuple[str, str]] = {("create", name) for name in granted_to_anybody(server)}
+    basic: set[tuple[str, str]] = {("create", name) for name in list_public_grants(server)}
     namespaces = [one["metadata"]["name"] for one in server.request("GET", "/api/v1/namespaces")["items"]]
     assert {"factory", "sluice", "kube-system", "default"} <= set(namespaces)
     for account in ACCOUNTS:
@@ -141,7 +144,7 @@ def test_the_server_itself_names_no_further_rule(installed: Installed) -> None:
 
 
 def rules_of(server: ApiServer, token: str, namespace: str) -> set[tuple[str, str]]:
-    """Every verb and resource that a token is good for, as ``kubectl auth can-i --list`` shows it."""
+    """Every verb and resource that a token permits, as ``kubectl auth can-i --list`` shows it."""
     answer = requests.post(
         f"{server.url}/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
         json={"spec": {"namespace": namespace}},
@@ -160,7 +163,7 @@ def rules_of(server: ApiServer, token: str, namespace: str) -> set[tuple[str, st
 
 
 def test_what_is_no_resource_is_public_or_closed(authoriser: Authoriser) -> None:
-    """Metrics, logs and profiles of the API server are closed; health and discovery are open to all who are known."""
+    """Metrics, logs and profiles of the API server are closed; health and discovery are open to known accounts."""
     for account in ACCOUNTS:
         assert not [path for path in ("/metrics", "/logs", "/debug/pprof/profile") if authoriser.may_get(account, path)]
         assert authoriser.may_get(account, "/healthz")

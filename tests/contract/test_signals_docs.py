@@ -1,4 +1,4 @@
-"""docs/signals.md says what the code does: its examples load, its tables are the code's."""
+"""docs/signals.md agrees with the code: its examples load, and its tables match."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ DOMAINS = [
 
 
 def test_examples_are_configurations() -> None:
-    """Each block loads, and a source can be made from it."""
+    """Each block loads, and a source can be created from it."""
     blocks = re.findall(r"\n\n((?:    .*\n)+)", PAGE)
     assert len(blocks) >= 3
     for block in blocks:
@@ -31,7 +31,7 @@ def test_examples_are_configurations() -> None:
 
 
 def test_every_preset_is_there_as_it_is() -> None:
-    """Metric, labels and loss counter of each."""
+    """The table lists the metric, labels and loss counter of each preset."""
     for name, preset in PRESETS.items():
         names = preset.names
         namespace = f"`{names.namespace}`" if names.namespace else "-"
@@ -40,7 +40,7 @@ def test_every_preset_is_there_as_it_is() -> None:
 
 
 def test_every_query_is_there_as_it_is() -> None:
-    """The default of each figure, word by word."""
+    """The table lists the default query of each figure literally."""
     for figure, text in DEFAULTS.items():
         (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{figure}` |")]
         assert text in row or (figure == "jitter" and text.partition(" - ")[0] in row)

@@ -1,4 +1,4 @@
-"""Sluice in containers: the images that the Dockerfile makes, put together by docker-compose."""
+"""Sluice in containers: the Dockerfile's images, run by docker-compose."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
 from tests.support import guard
+from tests.support.ports import free_port
 from tests.support.readme import commands
 from tests.support.waiting import PATIENCE_S
 
@@ -24,25 +25,28 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("sampler", "decision", "actuator")
 STATS = "{{.Name}} {{.MemUsage}}"
 MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
+PROMETHEUS_PORT = free_port()
+"""On this machine, where another Prometheus may have the usual one."""
 pytestmark = pytest.mark.docker
 
 
 def compose(*words: str) -> str:
-    """Run docker-compose on the project's file; gives what it printed."""
+    """Run docker-compose on the project's file; return its output."""
     command = ["docker-compose", "--project-name", guard.label(), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT)}
+    done = subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return done.stdout
 
 
 def logs(service: str) -> str:
-    """What a container wrote so far."""
+    """The log of a container so far."""
     return compose("logs", "--no-color", service)
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    """The whole file up, images built from this checkout."""
+    """All containers of the file, with images built from this checkout."""
     compose("build")
     try:
         compose("up", "-d")
@@ -52,12 +56,12 @@ def running() -> Iterator[None]:
 
 
 def limits() -> list[int]:
-    """The limits that came into force on telemetry-upload, kbit/s."""
+    """The limits that the plant enforced on telemetry-upload, kbit/s."""
     return [int(found) for found in re.findall(r"telemetry-upload-0: (\d+) kbit/s", logs("plant"))]
 
 
 def test_the_loop_closes_between_containers(running: None) -> None:
-    """Decisions move the limit that the plant enforces, and the report names the decision as its cause."""
+    """Decisions change the limit that the plant enforces, and the report names the decision as its cause."""
     deadline = time.monotonic() + PATIENCE_S
     while len(set(limits())) < 4:
         assert time.monotonic() < deadline, "\n".join(logs(name)[-1500:] for name in ("plant", *SERVICES))
@@ -66,25 +70,26 @@ def test_the_loop_closes_between_containers(running: None) -> None:
 
 
 def test_the_bus_of_the_containers_passes_the_audit(running: None) -> None:
-    """README's other tools work on it as the user ``reader``: every action has its cause and is within bounds."""
+    """As the user ``reader``, the audit finds that every action has its cause and is within bounds."""
     user = ("-e", "SLUICE_NATS_USER=reader", "-e", "SLUICE_NATS_PASSWORD=p-reader")
     print(compose("exec", "-T", *user, "sampler", "sluice", "audit", "--config", "/etc/sluice/config.yaml"))
 
 
 def test_prometheus_sees_everybody(running: None) -> None:
-    """All four pages are scraped, and the rules make P95 and jitter of both critical workloads."""
+    """All four pages are scraped, and the rules compute P95 and jitter of both critical workloads."""
     deadline = time.monotonic() + PATIENCE_S
     for query, count in (("up == 1", 4), ("namespace_workload:hubble_flow_latency_seconds:p95_1m", 2)):
         found: list[Any] = []
         while len(found) != count:
             assert time.monotonic() < deadline, (query, found)
             time.sleep(0.5)
-            answer = requests.get("http://127.0.0.1:9090/api/v1/query", params={"query": query}, timeout=PATIENCE_S)
+            url = f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/query"
+            answer = requests.get(url, params={"query": query}, timeout=PATIENCE_S)
             found = answer.json()["data"]["result"]
 
 
 def test_the_images_of_the_install_section_can_be_built() -> None:
-    """README's commands, but for the push: there is no registry here."""
+    """README's commands, except for the push: there is no registry here."""
     lines = [line for line in commands("Install on a cluster") if line.startswith("docker build")]
     assert len(lines) == 2
     for line in lines:
@@ -102,7 +107,7 @@ def test_the_images_of_the_install_section_can_be_built() -> None:
 
 
 def test_each_container_keeps_within_its_memory(running: None) -> None:
-    """Resident memory of each service's process, as its own page tells it; image sizes are printed."""
+    """The resident memory of each service, from its own page, is within its limit; image sizes are printed."""
     sizes = {}
     for name, port in zip(SERVICES, (9101, 9102, 9103), strict=True):
         script = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
@@ -123,7 +128,7 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
 
 async def test_the_bus_on_a_nats_container() -> None:
     """Publish, deduplicate, read and look up on the NATS image that the manifests name."""
-    image = os.environ.get("NATS_IMAGE", "nats:2.12.1")
+    image = os.environ.get("NATS_IMAGE", "nats:2.15.1")
     nats = NatsContainer(image, jetstream=True).with_kwargs(labels={guard.LABEL: guard.label()})
     with nats as container:
         settings = BusConfig(servers=(container.nats_uri(),))

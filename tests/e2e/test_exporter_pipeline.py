@@ -1,4 +1,4 @@
-"""The pipeline behind the exporter, on real packets: what it does with a signal, and what without one."""
+"""The pipeline behind the exporter, on real packets, with and without a signal."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_bus(factory: Factory) -> None:
-    """A nats-server in the exporter's place."""
+    """A nats-server in the exporter's namespace."""
     program = str(Path(sys.executable).parent / "nats-server")
     store = factory.home / "jetstream"
     factory.bed.start(PLACE, program, "-js", "-sd", str(store), "-a", "127.0.0.1")
@@ -34,14 +34,14 @@ def decisions(factory: Factory) -> list[dict[str, Any]]:
 
 
 def test_on_iperf3_alone_the_pipeline_says_that_it_is_blind(tmp_path: Path) -> None:
-    """One long UDP stream opens next to nothing: blind, fail-safe, and the advice names the remedy."""
+    """One long UDP stream opens hardly any connections: blind, fail-safe, and the advice names the remedy."""
     with running(tmp_path) as factory:
         factory.configure(probe=False)
         start_bus(factory)
         for service in ("exporter", "sampler", "decision"):
             factory.start(service)
         until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is told")
-        # A new stream is all that passive measurement ever gets of it.
+        # Passive measurement sees a new stream only.
         factory.plant.set_load(ROBOT, 2_100)
         until(lambda: len(decisions(factory)) >= 20, "20 decisions")
         made = decisions(factory)
@@ -74,7 +74,7 @@ kubernetes: {server: "http://127.0.0.1:8001"}
 
 
 def start_prometheus(factory: Factory) -> None:
-    """A real one in the exporter's place, scraping once a second."""
+    """A real Prometheus in the exporter's namespace, scraping once a second."""
     config = factory.home / "prometheus.yml"
     config.write_text(PROMETHEUS)
     store = f"--storage.tsdb.path={factory.home}/tsdb"
@@ -82,7 +82,7 @@ def start_prometheus(factory: Factory) -> None:
 
 
 def start_cluster(factory: Factory) -> None:
-    """An API server in the exporter's place; what its bandwidth agent enforces becomes the pods' qdisc."""
+    """An API server in the exporter's namespace; its bandwidth agent sets the pods' qdisc."""
     pods = [f"{pod.name}={pod.target}" for pod in factory.plant.pods]
     python = (
         "env",
@@ -108,10 +108,10 @@ def start_cluster(factory: Factory) -> None:
 
 @pytest.mark.prometheus
 def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
-    """Packets, flows and probes, exporter, Prometheus, sampler, decision, actuator, qdisc: a congestion is cured.
+    """Packets, flows and probes, exporter, Prometheus, sampler, decision, actuator, qdisc: the loop ends a congestion.
 
-    The fail-safe limit of this configuration is far too high, so the factory begins congested, and
-    only what the pipeline measures can tell.
+    The fail-safe limit of this configuration is far too high, so the factory starts congested, and
+    only the pipeline's measurements show it.
     """
     with running(tmp_path) as factory:
         factory.configure(probe=True, more=BEHIND, fail_safe="18M")
@@ -138,6 +138,6 @@ def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
 
 
 def latency(factory: Factory) -> float | None:
-    """Robot-control's P95 in the last of the seconds that were completed since the last call; None without one."""
+    """Robot-control's P95 in the last complete second since the last call; None without one."""
     seconds = [second.critical[ROBOT] for second in factory.plant.take_seconds() if second.invalid is None]
     return seconds[-1].p95 if seconds else None

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 SLUICE = Path(sys.executable).parent / "sluice"
 TRIES = 4
 SMALL = ("--capacity", "45M", "--fifo", "80ms", "--passive", "0", "--policy", "proportional")
-"""A bottleneck that two busy processors carry with ease."""
+"""A bottleneck that two busy processors can carry."""
 
 
 def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
@@ -28,39 +28,44 @@ def _factory(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
-def _played(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The result; played again if the machine took more than a fifth of the seconds of a part of it away."""
+def _play(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """The result; the run is repeated if the machine disturbed more than a fifth of the seconds of a part.
+
+    If every run is disturbed, the result with the smallest loss is returned: lost seconds are not judged.
+    """
     path = tmp_path / "result.json"
-    parts: list[list[dict[str, Any]]] = []
+    results: list[dict[str, Any]] = []
     for _ in range(TRIES):
         with _factory(*arguments, "--json", str(path)) as process:
             output, _ = process.communicate(timeout=5 * PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        parts = [*([run] for run in result["runs"].values()), result["passive"]]
-        if not any(_disturbed(part) for part in parts):
-            return result
-    disturbed = [one["invalid_windows"] for part in parts for one in part]
-    pytest.skip(f"needs a machine without CPU steal: {disturbed} seconds were disturbed")
+        results.append(json.loads(path.read_text(encoding="utf-8")))
+        if _measure_loss(results[-1]) <= 0.2:
+            break
+    return min(results, key=_measure_loss)
 
 
-def _disturbed(part: list[dict[str, Any]]) -> bool:
-    """Whether more than a fifth of the seconds were."""
-    judged, invalid = (sum(int(one[key]) for one in part) for key in ("seconds", "invalid_windows"))
-    return invalid > 0.2 * (judged + invalid)
+def _measure_loss(result: dict[str, Any]) -> float:
+    """The share of disturbed seconds in the part with the most of them."""
+    parts: list[list[dict[str, Any]]] = [*([run] for run in result["runs"].values()), result["passive"]]
+    lost = 0.0
+    for part in parts:
+        judged, invalid = (sum(int(one[key]) for one in part) for key in ("seconds", "invalid_windows"))
+        lost = max(lost, invalid / max(judged + invalid, 1))
+    return lost
 
 
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
-    """Nobody limits telemetry-upload: nearly every second is bad."""
-    run = _played(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
+    """With telemetry-upload unlimited, nearly every second is bad."""
+    run = _play(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
     assert run["violation"] > 0.8
     assert run["patches"] == 0
 
 
 def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart."""
-    result = _played(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
+    result = _play(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "35")
     run = result["runs"]["proportional, scrape"]
     assert run["violation"] < 0.2
     assert run["share"] > 0.6
@@ -70,8 +75,8 @@ def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
 
 @pytest.mark.prometheus
 def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> None:
-    """The loop keeps the SLO by what a Prometheus says; bands protect where packets wait, and nowhere else."""
-    result = _played(
+    """The loop keeps the SLO with Prometheus's signal; bands protect only where packets wait."""
+    result = _play(
         tmp_path,
         *("--runs", "prometheus", "--policy", "learned", "--scenario", "steady", "--seconds", "30", "--passive", "4"),
     )
@@ -90,7 +95,7 @@ def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> N
 
 
 def inside(pid: int) -> set[Path]:
-    """All processes below a process, which end when it does."""
+    """All descendants of a process, which end with it."""
     found: set[Path] = set()
     with contextlib.suppress(FileNotFoundError):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
@@ -105,12 +110,12 @@ def _folders() -> set[str]:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_behind(end: signal.Signals) -> None:
-    """However the command ends in the middle of a run, its processes and files are gone soon after."""
+    """However the command ends in the middle of a run, its processes and files are removed soon after."""
     folders = _folders()
     with _factory("--runs", "scrape", "--scenario", "steady", "--seconds", "600") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any(" p95 " in line for line in lines), "the run has begun"
+        assert any(line.startswith("Playing ") for line in lines), "the run has not begun"
         below = inside(process.pid)
         assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)
@@ -124,7 +129,7 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
 
 
 def test_a_machine_that_lacks_something_is_told_what() -> None:
-    """Without iperf3 on PATH, or without root: exit code 2 and a line that names what is missing."""
+    """Without iperf3 on PATH, or without root, exit code 2 and a line that names what is missing."""
     done = subprocess.run(
         [SLUICE, "factory"], env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False
     )

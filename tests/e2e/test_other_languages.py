@@ -1,4 +1,4 @@
-"""The bus for other languages: the AsyncAPI document, and a client on Node.js that knows nothing else of Sluice."""
+"""The bus for other languages: the AsyncAPI document, and a Node.js client that uses nothing else of Sluice."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ import pytest
 from schemas import generate
 from schemas.messages import DeadLetter
 from services.bus import envelope
-from services.tools.common.formatting import read
+from services.tools.common.formatting import decode_message
 from tests.support.bus_stream import config, stream
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.node
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The client with what it needs installed, as its lock says."""
+    """The client with its dependencies installed from its lock file."""
     home = tmp_path_factory.mktemp("node")
     for file in (*HERE.glob("*.mjs"), *HERE.glob("package*.json"), HERE / ".npmrc"):
         shutil.copy(file, home)
@@ -64,11 +64,11 @@ def test_the_parser_would_find_a_fault(node: Path, tmp_path: Path) -> None:
     assert run(node, "document.mjs", tmp_path / "asyncapi.json")[0] == 1
 
 
-async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
-    """Put samples, decisions, actions and a dead letter on a bus."""
-    async with joined(nats.url, "sluice") as bus:
+async def fill_bus(nats: NatsServer, *, tamper: bool = False) -> None:
+    """Publish samples, decisions, actions and a dead letter on a bus."""
+    async with join(nats.url, "sluice") as bus:
         for number, line in enumerate(stream(config(2), COUNT, actions=True)):
-            message, headers = read(line), dict(line.headers)
+            message, headers = decode_message(line), dict(line.headers)
             msg_id = headers.pop(envelope.MSG_ID)
             if tamper and line.kind == "decision" and number > COUNT:
                 headers[envelope.TRACE], tamper = envelope.start_trace("another"), False
@@ -79,7 +79,7 @@ async def filled(nats: NatsServer, *, tamper: bool = False) -> None:
 
 async def test_every_message_fits_its_schema_and_every_trace_is_whole(node: Path, nats: NatsServer) -> None:
     """NATS's own client reads all kinds, finds them valid, and follows samples to decisions and actions."""
-    await filled(nats)
+    await fill_bus(nats)
     arguments = ("client.mjs", nats.url, str(generate.HOME), str(2 * COUNT))
     code, result, errors = await asyncio.to_thread(run, node, *arguments)
     assert code == 0, (result, errors)
@@ -91,7 +91,7 @@ async def test_every_message_fits_its_schema_and_every_trace_is_whole(node: Path
 
 async def test_the_client_would_find_a_broken_trace(node: Path, nats: NatsServer) -> None:
     """A decision under a trace of its own is found: the check above can fail."""
-    await filled(nats, tamper=True)
+    await fill_bus(nats, tamper=True)
     code, result, _ = await asyncio.to_thread(run, node, "client.mjs", nats.url, str(generate.HOME), "1")
     assert code == 1
     assert any("trace" in fault for fault in result["faults"])

@@ -17,18 +17,18 @@ from services.actuator.ownership import KEY
 from services.plant.topology import SCANNER
 from tests.support.actuators import Decider
 from tests.support.commands import sluice
-from tests.support.kube.real_cluster import APPS, FIRST, SECOND, TARGETS, Stage, bandwidth, staged
+from tests.support.kube.real_cluster import APPS, FIRST, SECOND, TARGETS, Stage, bandwidth, start_stage
 from tests.support.kube.servers import BANDWIDTH, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.apiserver]
 
 CHANGES = 100
-BORN = "20M"
+INITIAL = "20M"
 """The fail-safe limit in telemetry-upload's template."""
 
 
 class Identity(Struct, frozen=True):
-    """What must not change of a Deployment, whatever its limit does."""
+    """The properties of a Deployment that must not change with its limit."""
 
     replica_sets: frozenset[str]
     pods: frozenset[str]
@@ -38,7 +38,7 @@ class Identity(Struct, frozen=True):
 
     @classmethod
     def of(cls, stage: Stage, name: str) -> "Identity":
-        """Look it up."""
+        """Read them from the API."""
         sets, pods, deployment = stage.items("apis/apps/v1/replicasets", name), stage.pods(name), stage.deployment(name)
         return cls(
             frozenset(tree["metadata"]["uid"] for tree in sets),
@@ -50,7 +50,7 @@ class Identity(Struct, frozen=True):
 
 
 def annotations(stage: Stage) -> dict[str, dict[str, str]]:
-    """Of both targets' Deployments and Pods, by name."""
+    """The annotations of both targets' Deployments and Pods, by name."""
     trees = [stage.deployment(name) for name in TARGETS.values()]
     trees += [pod for name in TARGETS.values() for pod in stage.pods(name)]
     return {tree["metadata"]["name"]: dict(tree["metadata"].get("annotations") or {}) for tree in trees}
@@ -59,22 +59,22 @@ def annotations(stage: Stage) -> dict[str, dict[str, str]]:
 async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
     """Manifests applied, three services with their own tokens under RBAC, real packets.
 
-    The limit follows latency, nothing restarts, a new pod is limited before it runs, a foreign value is
-    respected, and restore leaves no trace.
+    The limit follows latency.  Nothing restarts.  A new pod is limited before it runs.  A foreign value is not
+    overwritten.  Restore leaves no trace.
     """
     begun = time.monotonic()
-    async with staged(tmp_path) as stage:
+    async with start_stage(tmp_path) as stage:
         print(f"up after {time.monotonic() - begun:.1f} s")
         identities = {name: Identity.of(stage, name) for name in TARGETS.values()}
-        await the_limit_follows_latency(stage)
+        await check_limit_follows_latency(stage)
         stage.services["decision"].stop()
         async with stage.bus("decision") as bus:
             decider = Decider(bus, "factory", "factory")
-            await hundred_changes(stage, decider)
+            await check_hundred_changes(stage, decider)
             assert {name: Identity.of(stage, name) for name in TARGETS.values()} == identities
-            await a_new_pod_is_limited_before_it_runs(stage, decider)
-            await a_foreign_value_is_respected(stage, decider)
-        await everything_is_put_back(stage)
+            await check_new_pod_is_limited(stage, decider)
+            await check_foreign_value_is_kept(stage, decider)
+        await check_restore(stage)
         assert Identity.of(stage, "erp-dashboard") == identities["erp-dashboard"]
         assert "Forbidden" not in stage.services["actuator"].log
         assert len(stage.kubelets.now()) == 8, "seven Pods and the one that scale-up added: none was replaced"
@@ -83,9 +83,9 @@ async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
         print(f"{len(seen)} states of best-effort Pods seen, unlimited 0; all in {time.monotonic() - begun:.0f} s")
 
 
-async def the_limit_follows_latency(stage: Stage) -> None:
-    """The three services raise it, cut it on the qdisc while the bottleneck is congested, and raise it again."""
-    born = int(Rate.parse(BORN))
+async def check_limit_follows_latency(stage: Stage) -> None:
+    """The services raise the limit, cut it on the qdisc during a congestion, and raise it again."""
+    born = int(Rate.parse(INITIAL))
     await stage.until(lambda: stage.in_force() > 1.1 * born, "the limit is raised above what the Pod was born with")
     scanner = next(one.load for one in APPS.critical if one.workload == SCANNER)
     stage.plant.take_crossings()
@@ -112,11 +112,11 @@ async def the_limit_follows_latency(stage: Stage) -> None:
 
 
 def in_force(stage: Stage, limit: int) -> bool:
-    """Whether the agent enforces it."""
+    """Whether the agent enforces the limit."""
     return stage.plant.limits[FIRST] == limit
 
 
-async def hundred_changes(stage: Stage, decider: Decider) -> None:
+async def check_hundred_changes(stage: Stage, decider: Decider) -> None:
     """A hundred decisions in a row, each followed from the bus to the qdisc."""
     took = []
     for limit in islice(cycle((22_000, 9_000, 16_000, 12_500, 19_000)), CHANGES):
@@ -130,8 +130,8 @@ async def hundred_changes(stage: Stage, decider: Decider) -> None:
     print(f"{CHANGES} changes, decision to qdisc: median {median(took) * 1e3:.0f} ms, worst {max(took) * 1e3:.0f} ms")
 
 
-async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) -> None:
-    """Scale-up: the Pod is held Pending until it carries its share, on the API and on its own device."""
+async def check_new_pod_is_limited(stage: Stage, decider: Decider) -> None:
+    """Scale-up: the Pod is held Pending until it has its share, on the API and on its own device."""
     await decider.publish(decider.decision({"telemetry-upload": 24_000, "erp-dashboard": 5_000}))
     await stage.until(lambda: stage.plant.limits[FIRST] == 24_000, "24M in force")
     stage.kubelets.open.clear()
@@ -151,13 +151,13 @@ async def a_new_pod_is_limited_before_it_runs(stage: Stage, decider: Decider) ->
     stage.kubelets.open.set()
     await stage.until(lambda: stage.plant.read_counters().sent[SECOND] > 100_000, "the new pod sends")
     (first, *_, last) = [one for one in stage.kubelets.history if one.uid == pod["metadata"]["uid"]]
-    assert (first.bandwidth, first.phase) == (BORN, "Pending")
+    assert (first.bandwidth, first.phase) == (INITIAL, "Pending")
     assert (last.bandwidth, last.phase) == ("12M", "Running")
     assert all(one.recorded for one in stage.kubelets.history if one.uid == last.uid and one.phase == "Running")
 
 
-async def a_foreign_value_is_respected(stage: Stage, decider: Decider) -> None:
-    """Somebody sets 7M: an Event, a report and a note tell; decisions go on for the other target only."""
+async def check_foreign_value_is_kept(stage: Stage, decider: Decider) -> None:
+    """A foreign value of 7M gives an Event, a report and a note; only the other target's limit still changes."""
     stage.kubectl("-n", "factory", "annotate", "deployment", "telemetry-upload", f"{BANDWIDTH}=7M", "--overwrite")
     await stage.until(lambda: "factory/telemetry-upload" in stage.ready("actuator")["notes"], "a note on /readyz")
     await stage.until(lambda: "LimitPaused" in reasons(stage), "an Event on the Deployment")
@@ -165,14 +165,14 @@ async def a_foreign_value_is_respected(stage: Stage, decider: Decider) -> None:
     await stage.until(lambda: stage.plant.limits["erp-dashboard-0"] == 6_000, "the other target's limit moves")
     assert bandwidth(stage.deployment("telemetry-upload")) == "7M"
     assert [bandwidth(pod) for pod in stage.pods()] == ["12M", "12M"]
-    await reported(stage, "skipped", "somebody else set")
+    await wait_for_report(stage, "skipped", "somebody else set")
     note = stage.ready("actuator")["notes"]["factory/telemetry-upload"]
     stage.kubectl(*note.partition("kubectl ")[2].split())
     await stage.until(lambda: [bandwidth(pod) for pod in stage.pods()] == ["7500k", "7500k"], "Sluice's again")
     await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event that says so")
 
 
-async def reported(stage: Stage, outcome: str, reason: str) -> None:
+async def wait_for_report(stage: Stage, outcome: str, reason: str) -> None:
     """Wait for a report of this kind on the bus."""
 
     async def there() -> bool:
@@ -182,14 +182,14 @@ async def reported(stage: Stage, outcome: str, reason: str) -> None:
 
 
 def reasons(stage: Stage) -> set[str]:
-    """Of the Events on telemetry-upload."""
+    """The reasons of the Events on telemetry-upload."""
     query = "fieldSelector=involvedObject.name%3Dtelemetry-upload"
     events: dict[str, Any] = stage.server.request("GET", f"/api/v1/namespaces/factory/events?{query}")
     return {one["reason"] for one in events["items"]}
 
 
-async def everything_is_put_back(stage: Stage) -> None:
-    """Actuator off, ``sluice restore`` under its rights: both annotations are as they were found, everywhere."""
+async def check_restore(stage: Stage) -> None:
+    """Without the actuator, ``sluice restore`` under its rights restores both annotations everywhere."""
     assert stage.services["actuator"].stop() == 0
     before = annotations(stage)
     assert all(KEY in found for found in before.values())
@@ -200,7 +200,7 @@ async def everything_is_put_back(stage: Stage) -> None:
     for name, found in annotations(stage).items():
         assert KEY not in found, name
         of_pod = name not in TARGETS.values()
-        wanted = {"telemetry-upload": BORN, "erp-dashboard": "5M"}["-".join(name.split("-")[:2])] if of_pod else None
+        wanted = {"telemetry-upload": INITIAL, "erp-dashboard": "5M"}["-".join(name.split("-")[:2])] if of_pod else None
         assert found.get(BANDWIDTH) == wanted, (name, found)
         assert (
             found.items() >= {key: value for key, value in before[name].items() if key not in (KEY, BANDWIDTH)}.items()

@@ -1,11 +1,11 @@
-"""The report in a real browser without a network: it draws, complains of nothing, and fetches nothing."""
+"""The report in a real browser without a network: it renders without errors and requests nothing."""
 
 from pathlib import Path
 
 import pytest
 
-from services.tools.common.recording import Reader
-from tests.support.browser import Page, opened
+from services.tools.common.recording import RecordingReader
+from tests.support.browser import Page, open_page
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
 
@@ -15,10 +15,10 @@ DOMAINS = 2
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on a made-up recording."""
+    """A report on a generated recording."""
     home = tmp_path_factory.mktemp("report")
     file = record(home / "x.jsonl.zst", config(DOMAINS), stream(config(DOMAINS), 300, actions=True))
-    assert Reader(file).header.domains
+    assert RecordingReader(file).header.domains
     done = sluice("report", file, "-o", home / "report.html")
     assert done.returncode == 0, done.stderr
     return home / "report.html"
@@ -31,8 +31,8 @@ async def colour(page: Page, selector: str, attribute: str = "color") -> str:
 
 @pytest.mark.parametrize("dark", [False, True])
 async def test_it_draws_and_complains_of_nothing(report: Path, dark: bool) -> None:
-    """Every plot is drawn, nothing stands on the console, and no address but the file's own is asked for."""
-    async with opened(report, dark=dark) as page:
+    """Every plot is drawn, the console is empty, and the file's own address is the only request."""
+    async with open_page(report, dark=dark) as page:
         assert await page.value("document.querySelectorAll('.plot .main-svg').length") >= DOMAINS
         assert await page.value("document.querySelectorAll('.plot .scatterlayer .trace').length") >= 5 * DOMAINS
         picture = await page.look()
@@ -42,10 +42,10 @@ async def test_it_draws_and_complains_of_nothing(report: Path, dark: bool) -> No
 
 
 async def test_light_and_dark_are_both_readable(report: Path) -> None:
-    """Ground, text and the plots' own text change with what the reader's system prefers."""
+    """Background, text and the plots' text follow the reader's preferred colour scheme."""
     grounds, inks, labels = [], [], []
     for dark in (False, True):
-        async with opened(report, dark=dark) as page:
+        async with open_page(report, dark=dark) as page:
             grounds.append(await colour(page, "body", "background-color"))
             inks.append(await colour(page, "body"))
             labels.append(await colour(page, ".plot .ytick text", "fill"))
@@ -54,8 +54,8 @@ async def test_light_and_dark_are_both_readable(report: Path) -> None:
 
 
 async def test_it_prints(report: Path) -> None:
-    """On paper the plots fit the page, whatever the window's width was."""
-    async with opened(report, dark=True, width=1600) as page:
+    """In print the plots fit the page, whatever the window's width."""
+    async with open_page(report, dark=True, width=1600) as page:
         await page.value("window.dispatchEvent(new Event('beforeprint'))")
         assert await page.value("document.querySelector('.plot .main-svg').getBoundingClientRect().width") <= 700
         await page.value("window.dispatchEvent(new Event('afterprint'))")
@@ -65,14 +65,14 @@ async def test_it_prints(report: Path) -> None:
 
 
 async def test_it_fits_a_narrow_screen(report: Path) -> None:
-    """On a telephone nothing but the tables scrolls sideways."""
-    async with opened(report, width=420) as page:
+    """On a telephone only the tables scroll sideways."""
+    async with open_page(report, width=420) as page:
         assert await page.value("document.documentElement.scrollWidth") <= 420
 
 
 async def test_hovering_tells_the_figures(report: Path) -> None:
-    """The pointer over a plot shows what was measured there."""
-    async with opened(report) as page:
+    """Hovering over a plot shows the measured values."""
+    async with open_page(report) as page:
         await page.value("document.querySelector('.plot').scrollIntoView()")
         box = await page.value(
             "(r => [r.x + r.width / 2, r.y + 120])(document.querySelector('.plot').getBoundingClientRect())"

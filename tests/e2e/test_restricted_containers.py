@@ -1,7 +1,7 @@
-"""The factory's and the bus's containers, run by Docker under the restrictions that the manifests put on them.
+"""The containers of the factory and the bus, run by Docker under the restrictions of the manifests.
 
-A read-only root, no rights, nobody's user, a memory limit: whatever a program needs beyond its image must
-be among its volumes.
+The root file system is read-only, the user is unprivileged, and memory is limited.  A program that writes needs a
+volume.
 """
 
 import os
@@ -27,21 +27,21 @@ ROOT = Path(__file__).parents[2]
 KILLED = 137
 PAIRS = (("robot-control", "robot-cell"), ("safety-scanner", "safety-plc"), ("telemetry-upload", "telemetry-store"))
 ENOUGH = 200_000
-"""Bytes that show that an app sends, and not only connects."""
+"""Enough bytes to show that an app sends, and does not only connect."""
 
 
 def network() -> str:
-    """Of this run of the tests."""
+    """A network for this run of the tests."""
     return f"factory-{guard.label()}"
 
 
-def labelled() -> tuple[str, str]:
-    """The words by which the end of a run finds what is left of it."""
+def make_labels() -> tuple[str, str]:
+    """The options that label a container for the clean-up at the end of the run."""
     return "--label", f"{guard.LABEL}={guard.label()}"
 
 
 def docker(*words: str) -> str:
-    """Run docker; gives what it printed."""
+    """Run docker; return its output."""
     done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
     return done.stdout
@@ -49,11 +49,11 @@ def docker(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def specs() -> Iterator[dict[str, dict[str, Any]]]:
-    """Pod specifications by Deployment; images built, and a network for them to meet on."""
+    """Pod specifications by Deployment; builds the images and creates a network."""
     base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
     for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
         docker("build", "-t", image, "--target", target, *base, ".")
-    docker("network", "create", *labelled(), network())
+    docker("network", "create", *make_labels(), network())
     try:
         workloads = [one for one in objects() if one["kind"] in {"Deployment", "StatefulSet"}]
         yield {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads}
@@ -61,8 +61,8 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
         docker("network", "rm", network())
 
 
-def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
-    """What the manifest says of a container, in docker's words."""
+def list_restrictions(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
+    """The manifest's restrictions on a container as options of docker."""
     user, security = spec["securityContext"], container["securityContext"]
     assert security["readOnlyRootFilesystem"]
     assert security["capabilities"] == {"drop": ["ALL"]}
@@ -76,15 +76,15 @@ def restricted(spec: dict[str, Any], container: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def running(
+def run_container(
     specs: dict[str, dict[str, Any]], name: str, which: int = 0, *more: str, image: str | None = None
 ) -> Iterator[str]:
-    """A workload's container, reachable under the workload's name; gives the container's name."""
+    """Run a workload's container, reachable under the workload's name; return the container's name."""
     spec = specs[name]
     container = spec["containers"][which]
     mine = f"{network()}-{name}-{which}"
-    words = ["run", "--detach", "--name", mine, *labelled(), "--network", network(), "--network-alias", name]
-    words += [*restricted(spec, container), *more]
+    words = ["run", "--detach", "--name", mine, *make_labels(), "--network", network(), "--network-alias", name]
+    words += [*list_restrictions(spec, container), *more]
     if "command" in container:
         program, *arguments = container["command"]
         docker(*words, "--entrypoint", program, container["image"], *arguments)
@@ -96,15 +96,15 @@ def running(
         docker("rm", "--force", mine)
 
 
-def received(container: str) -> int:
-    """Bytes that came in at a container's network device."""
+def count_received(container: str) -> int:
+    """Bytes received at a container's network device."""
     line = re.search(r"eth0:\s*(\d+)", docker("exec", container, "cat", "/proc/net/dev"))
     assert line is not None
     return int(line[1])
 
 
-def told(*containers: str) -> str:
-    """What containers wrote."""
+def read_logs(*containers: str) -> str:
+    """The containers' logs."""
     command = ["docker", "logs"]
     found = []
     for one in containers:
@@ -115,11 +115,14 @@ def told(*containers: str) -> str:
 
 @pytest.mark.parametrize(("app", "peer"), PAIRS)
 def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, peer: str) -> None:
-    """Traffic arrives, by the names and ports of the manifests; told to end, both do, and need not be killed."""
-    with running(specs, peer) as sink, running(specs, app) as source:
+    """Traffic arrives under the names and ports of the manifests.
+
+    Both containers end on SIGTERM, without being killed.
+    """
+    with run_container(specs, peer) as sink, run_container(specs, app) as source:
         deadline = time.monotonic() + PATIENCE_S
-        while received(sink) < ENOUGH:
-            assert time.monotonic() < deadline, told(source, sink)
+        while count_received(sink) < ENOUGH:
+            assert time.monotonic() < deadline, read_logs(source, sink)
             time.sleep(0.5)
         for container in (source, sink):
             docker("stop", "-t", "30", container)
@@ -127,7 +130,7 @@ def test_an_app_sends_to_its_peer(specs: dict[str, dict[str, Any]], app: str, pe
             assert int(code) != KILLED, container
 
 
-def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
+def echoes(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
     """Whether an echo answers one packet within a second."""
     try:
         with socket.socket(type=kind) as one:
@@ -141,28 +144,28 @@ def echoed(address: str, kind: socket.SocketKind, packet: bytes) -> bool:
 
 @pytest.mark.parametrize("app", ["robot-control", "safety-scanner"])
 def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) -> None:
-    """By UDP and TCP, within its memory; what of that is resident is printed."""
+    """It answers over UDP and TCP, within its memory; the resident part is printed."""
     (which,) = [number for number, one in enumerate(specs[app]["containers"]) if one["name"] == "echo"]
     packet = PACKET.pack(MAGIC, 1, 1, 0, 0, 0)
-    with running(specs, app, which) as sidecar:
+    with run_container(specs, app, which) as sidecar:
         where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         address = docker("inspect", "--format", where, sidecar).strip()
         deadline = time.monotonic() + PATIENCE_S
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            while not echoed(address, kind, packet):
-                assert time.monotonic() < deadline, told(sidecar)
+            while not echoes(address, kind, packet):
+                assert time.monotonic() < deadline, read_logs(sidecar)
                 time.sleep(0.2)
         print(docker("exec", sidecar, "grep", "VmRSS", "/proc/1/status").strip())
 
 
 def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
-    """With the manifest's configuration and users, it keeps its streams in its volume and nowhere else."""
+    """With the manifest's configuration and users, it stores its streams in its volume only."""
     more = [f"--volume={ROOT / 'manifests' / 'nats.conf'}:/etc/nats/nats.conf:ro", "--env=POD_NAME=nats-0"]
     more += [f"--env={user.upper()}_PASSWORD=p-{user}" for user in BUS_USERS]
     image = os.environ.get("NATS_IMAGE")
-    with running(specs, "nats", 0, *more, image=image) as bus:
+    with run_container(specs, "nats", 0, *more, image=image) as bus:
         deadline = time.monotonic() + PATIENCE_S
-        while "Server is ready" not in (said := told(bus)):
+        while "Server is ready" not in (said := read_logs(bus)):
             assert time.monotonic() < deadline, said
             time.sleep(0.2)
     assert "Starting JetStream" in said

@@ -1,1 +1,1 @@
-"""Files that were made once and are read by every build."""
+"""Committed files that every build must be able to read."""

@@ -9,11 +9,11 @@ import pytest
 
 from schemas.messages import Action, Decision
 from services.control import POLICIES
-from services.tools.audit.auditor import Audit
-from services.tools.common.formatting import read
-from services.tools.common.recording import Reader
-from services.tools.replay.command import variants_of
-from services.tools.replay.offline import AS_RECORDED, again, what_if
+from services.tools.audit.auditor import Auditor
+from services.tools.common.formatting import decode_message
+from services.tools.common.recording import RecordingReader
+from services.tools.replay.command import build_variants
+from services.tools.replay.offline import AS_RECORDED, compare_policies, verify
 
 FILES = sorted(Path(__file__).parent.glob("*.jsonl.zst"))
 LARGEST = 300_000
@@ -24,20 +24,23 @@ def silent(_: int) -> None:
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)
-def reader(request: pytest.FixtureRequest) -> Reader:
+def reader(request: pytest.FixtureRequest) -> RecordingReader:
     """Each recording."""
-    return Reader(request.param)
+    return RecordingReader(request.param)
 
 
 def test_there_are_recordings() -> None:
-    """There is one of each policy that the other tests cover, and the files stay small."""
-    assert {domain.policy for file in FILES for domain in Reader(file).header.domains} == {"learned", "proportional"}
+    """There is a recording for both policies, and the files stay small."""
+    assert {domain.policy for file in FILES for domain in RecordingReader(file).header.domains} == {
+        "learned",
+        "proportional",
+    }
     assert all(path.stat().st_size < LARGEST for path in FILES)
 
 
-def test_every_decision_is_made_again(reader: Reader) -> None:
-    """What a live service decided on real packets comes out the same from the file alone."""
-    tallies = again(reader, silent)
+def test_every_decision_is_made_again(reader: RecordingReader) -> None:
+    """A replay from the file alone gives the decisions of the live service."""
+    tallies = verify(reader, silent)
     assert reader.problems == []
     for tally in tallies.values():
         assert tally.differences == []
@@ -46,17 +49,17 @@ def test_every_decision_is_made_again(reader: Reader) -> None:
         assert tally.identical == tally.samples - tally.refused - tally.waiting
 
 
-def test_the_audit_finds_nothing(reader: Reader) -> None:
-    """A factory run breaks no rule of the audit."""
-    audit = Audit(reader.header.domains, reader.header.since, whole=True)
-    for line in reader.lines():
-        audit.take(line)
-    assert audit.end().breaks == []
+def test_nothing_is_amiss(reader: RecordingReader) -> None:
+    """The audit of a factory run finds nothing."""
+    audit = Auditor(reader.header.domains, reader.header.since, whole=True)
+    for line in reader.read_messages():
+        audit.check(line)
+    assert audit.finish().breaches == []
 
 
-def test_it_is_worth_replaying(reader: Reader) -> None:
-    """Congestion was met, limits were cut and patched: not a quiet stretch."""
-    messages = [read(line) for line in reader.lines()]
+def test_it_is_worth_replaying(reader: RecordingReader) -> None:
+    """The recording contains congestion, cuts and patches, not only a quiet stretch."""
+    messages = [decode_message(line) for line in reader.read_messages()]
     assert any(isinstance(one, Decision) and one.violated for one in messages)
     assert any(
         isinstance(one, Decision) and target.rule == "cut"
@@ -67,9 +70,9 @@ def test_it_is_worth_replaying(reader: Reader) -> None:
     assert sum(isinstance(one, Action) and one.outcome == "applied" for one in messages) >= 20
 
 
-def test_every_policy_side_by_side(reader: Reader) -> None:
-    """Each policy there is takes the same stream; the recorded one decides as recorded."""
-    found = what_if(reader, variants_of(reader, sorted(POLICIES), ()), silent)
+def test_every_policy_side_by_side(reader: RecordingReader) -> None:
+    """Every policy replays the same stream; the recorded policy decides as recorded."""
+    found = compare_policies(reader, build_variants(reader, sorted(POLICIES), ()), silent)
     assert set(found) == {AS_RECORDED, *POLICIES}
     for name, domain in ((one.name, one) for one in reader.header.domains):
         recorded, same = found[AS_RECORDED][name], found[domain.policy][name]

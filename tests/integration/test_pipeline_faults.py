@@ -1,4 +1,4 @@
-"""The three services together: the signal goes away, the sampler falls silent, clocks jump."""
+"""The three services together: the signal disappears, the sampler falls silent, clocks jump."""
 
 import asyncio
 import time
@@ -14,12 +14,12 @@ from schemas.units import Rate
 from services.bus.bus import Bus
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import Scene
-from tests.support.decision_services import S, ServiceProcess, check, configured, joined, kept
+from tests.support.decision_services import S, ServiceProcess, check, join, parse_config, read_stream
 from tests.support.exporter_page import LiveExporter
-from tests.support.fault_tally import Broken, Tally, judged, lateness
+from tests.support.fault_tally import Broken, Tally, judge, lateness
 from tests.support.kube import servers
 from tests.support.kube.servers import eventually
-from tests.support.kube.write_trail import followed
+from tests.support.kube.write_trail import follow_trail
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.prometheus_server import PrometheusServer
@@ -63,24 +63,24 @@ def services(home: Path, text: str) -> Iterator[dict[str, ServiceProcess]]:
 
 
 async def high(scene: Scene) -> bool:
-    """Whether the limit has left the fail-safe limit far below."""
+    """Whether the limit is far above the fail-safe limit."""
     bandwidth = await scene.bandwidth()
     return bandwidth is not None and Rate.parse(bandwidth) > 20_000
 
 
 async def safe(scene: Scene) -> bool:
-    """Whether the fail-safe limit is in force, or a lower one."""
+    """Whether the fail-safe limit or a lower one is in force."""
     bandwidth = await scene.bandwidth()
     return bandwidth is not None and Rate.parse(bandwidth) <= 10_000
 
 
-async def decided_safe(bus: Bus) -> bool:
-    """Whether the decision service, too, has come down: the actuator may have been first, by its dead-man time."""
-    return all(one.limit <= 10_000 for one in (await kept(bus, Decision))[-1].message.targets)
+async def has_decided_safe(bus: Bus) -> bool:
+    """Whether the decision service has also reached the fail-safe limit; the actuator may have been faster."""
+    return all(one.limit <= 10_000 for one in (await read_stream(bus, Decision))[-1].message.targets)
 
 
 async def last_answer(bus: Bus) -> Decision | None:
-    """The decision on the last sample that there is."""
+    """The decision on the last sample."""
     sample = await bus.get_last(Sample, bus.subjects.sample("line"))
     decision = await bus.get_last(Decision, bus.subjects.decision("line"))
     assert sample is not None
@@ -88,7 +88,7 @@ async def last_answer(bus: Bus) -> Decision | None:
 
 
 async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> float:
-    """Take the signal away; how long after it is due the fail-safe limit then comes, seconds."""
+    """Remove the signal; return the delay of the fail-safe limit after it is due, seconds."""
     await away()
     due = time.time_ns() + WINDOW + DEAD_MAN
     await eventually(lambda: safe(scene))
@@ -97,7 +97,7 @@ async def without(scene: Scene, away: Callable[[], Awaitable[object]]) -> float:
 
 @pytest.mark.parametrize("source", ["scrape", pytest.param("prometheus", marks=pytest.mark.prometheus)])
 async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, tally: Tally, source: str) -> None:
-    """Exporter or Prometheus away, then the sampler: fail-safe each time, no raise meanwhile, and up again."""
+    """Exporter or Prometheus away, then the sampler: fail-safe each time, no raise meanwhile, then a rise again."""
     emulator = Emulator(starts_after=None)
     with ExitStack() as parts:
         live = parts.enter_context(LiveExporter())
@@ -109,30 +109,30 @@ async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, 
             parts.enter_context(server)
             signal = f"source: prometheus, prometheus: {{url: '{server.url}', scrape_interval: 500ms}}"
             away, back = server.freeze, server.thaw
-        async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+        async with servers.emulate(emulator) as api, join(nats.url, "sluice") as bus:
             scene = Scene(api, bus)
             await api.deploy(replicas=2)
             await api.pods_of("app", 2)
             text = config_text(nats, scene, signal, "2s")
-            async with followed(api) as trail:
+            async with follow_trail(api) as trail:
                 with services(tmp_path, text) as running:
                     await eventually(lambda: high(scene))
                     blind = await without(scene, lambda: asyncio.to_thread(away))
-                    await eventually(lambda: decided_safe(bus))
+                    await eventually(lambda: has_decided_safe(bus))
                     await asyncio.to_thread(back)
                     await eventually(lambda: high(scene))
                     running["sampler"].kill()
                     last = await eventually(lambda: last_answer(bus))
-                    (silent, *_) = await scene.reported(cause="dead-man", outcome="applied", seq=last.seq)
+                    (silent, *_) = await scene.wait_for_reports(cause="dead-man", outcome="applied", seq=last.seq)
                     running["sampler"].start()
                     await eventually(lambda: high(scene))
                     assert running["actuator"].stop() == 0
             verdict = trail.verdict(await scene.actions(), "5M", "80M")
-    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judged(verdict), blind)
+    tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judge(verdict), blind)
     tally.add("sampler silent", "1 kills", Broken(), lateness(silent, last.expires))
 
 
-def dated(number: int, end: int) -> Sample:
+def make_sample(number: int, end: int) -> Sample:
     """A sample whose window ends at a time by the sampler's clock."""
     p95 = 0.004 if number % 7 == 0 else 0.0005
     measure = CriticalMeasure("factory/robot-control", p95 / 2, p95, 400, 0.0)
@@ -140,23 +140,23 @@ def dated(number: int, end: int) -> Sample:
 
 
 async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The sampler's clock jumps by hours and minutes, to and fro: honest samples are all answered, in order."""
+    """The sampler's clock jumps by hours and minutes in both directions: correct samples are answered in order."""
     emulator = Emulator(starts_after=None)
-    async with servers.emulated(emulator) as api, joined(nats.url, "sluice") as bus:
+    async with servers.emulate(emulator) as api, join(nats.url, "sluice") as bus:
         scene = Scene(api, bus)
         await api.deploy(replicas=2)
         await api.pods_of("app", 2)
         text = config_text(nats, scene, "source: scrape", "15s")
         begin = time.time_ns() - S
-        honest = [dated(number, begin + number * S // 50) for number in range(50)]
+        honest = [make_sample(number, begin + number * S // 50) for number in range(50)]
         jumps = (3600, -3600, 300, -300, 86_400, -86_400, 30, -30)
-        async with followed(api) as trail:
+        async with follow_trail(api) as trail:
             with services(tmp_path, text) as running:
                 running["sampler"].kill()
                 for number, sample in enumerate(honest):
                     shift = jumps[number % len(jumps)] * S
                     for one in (replace(sample, end=sample.end + shift, start=sample.start + shift), sample):
-                        # Under an id that tells the two apart even where they are dated alike.
+                        # The id distinguishes the two even if their dates are equal.
                         await bus.publish(bus.subjects.sample("line"), one, msg_id=f"{number}:{one.end}")
 
                 async def answered() -> bool:
@@ -164,16 +164,16 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
                     return last is not None and last.message.end == honest[-1].end
 
                 await eventually(answered)
-                decisions = [one.message for one in await kept(bus, Decision)]
+                decisions = [one.message for one in await read_stream(bus, Decision)]
                 limit = decisions[-1].targets[0].limit
 
                 async def in_force() -> bool:
                     return any(mark.kind == "Deployment" and mark.record["limit"] == limit for mark in trail.marks)
 
                 await eventually(in_force)
-                await check(bus, configured(text))
+                await check(bus, parse_config(text))
                 assert running["actuator"].stop() == 0
         verdict = trail.verdict(await scene.actions(), "5M", "80M")
     lost = {one.end for one in honest} - {one.end for one in decisions}
     tried = f"{len(honest)} jumps, {len(honest)} samples, {verdict.writes} writes"
-    tally.add("clocks jump", tried, judged(verdict, lost=len(lost)))
+    tally.add("clocks jump", tried, judge(verdict, lost=len(lost)))

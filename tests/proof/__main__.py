@@ -1,4 +1,4 @@
-"""Prints what was proven, and over which domain: ``python -m tests.proof``, or ``make prove``."""
+"""Prints the proofs and their domains: ``python -m tests.proof``, or ``make prove``."""
 
 import inspect
 import sys
@@ -15,24 +15,28 @@ from tests.proof.solver import prove_all
 
 
 def main() -> int:
-    """Prove everything; gives the exit code."""
+    """Prove everything; return the exit code."""
     began = time.monotonic()
-    say("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
+    print_line("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
     texts = {claim.__name__: (claim.__doc__ or "").partition("\n")[0] for claim in CLAIMS}
     for name in prove_all(shield):
-        say(f"  proven   {name.replace('_', ' '):42} {texts.get(name, '')}")
+        print_line(f"  proven   {name.replace('_', ' '):42} {texts.get(name, '')}")
     count = check_all(shield, 4)
-    say(f"\nThe shield, by enumeration: the shipped function in {count:,} situations")
-    say("  every order of min, fail_safe and max up to 4 kbit/s, 4 sets of gains, every limit, every proposal from")
-    say(f"  min - 2 to max + 2, in 96 moments: each of the {len(CLAIMS)} claims holds in each of them")
+    print_line(f"\nThe shield, by enumeration: the shipped function in {count:,} situations")
+    print_line(
+        "  every order of min, fail_safe and max up to 4 kbit/s, 4 sets of gains, every limit, every proposal from"
+    )
+    print_line(f"  min - 2 to max + 2, in 96 moments: each of the {len(CLAIMS)} claims holds in each of them")
     count = sum(check_share(targets) for targets in (1, 2, 3))
-    say(f"\nThe division of a budget: {count:,} divisions over 1 to 3 targets: within bounds, adding up, fair")
-    say(f"\nThe fences: {explore(3):,} states, every order of events over 3 samples, 2 decision replicas, 2 actuators,")
-    say(
+    print_line(f"\nThe division of a budget: {count:,} divisions over 1 to 3 targets: within bounds, adding up, fair")
+    print_line(
+        f"\nThe fences: {explore(3):,} states, every order of events over 3 samples, 2 decision replicas, 2 actuators,"
+    )
+    print_line(
         "  with duplicates, reordering, restarts and a wiped bus: nothing older comes into force, nothing is locked out"
     )
     survivors = _try_weaker_fences() + _try_mutants()
-    say(f"\n{time.monotonic() - began:.0f} s")
+    print_line(f"\n{time.monotonic() - began:.0f} s")
     return 1 if survivors else 0
 
 
@@ -47,10 +51,10 @@ def _try_weaker_fences() -> int:
         try:
             explore(3, admits)
         except Overtaken as error:
-            say(f"  with {name}, as it should, it fails: {str(error)[:60]}")
+            print_line(f"  with {name}, as it should, it fails: {str(error)[:60]}")
         else:
             survivors += 1
-            say(f"  NOT NOTICED: {name}")
+            print_line(f"  NOT NOTICED: {name}")
     return survivors
 
 
@@ -63,16 +67,16 @@ def _try_mutants() -> int:
         if by is None:
             survivors.append(mutant.where)
     total = sum(found.values())
-    say(f"\nMutants of {', '.join(FUNCTIONS)}: {total - len(survivors)} of {total} make a proof fail")
+    print_line(f"\nMutants of {', '.join(FUNCTIONS)}: {total - len(survivors)} of {total} make a proof fail")
     for by, count in found.most_common():
-        say(f"  {count:4} by {by.replace('_', ' ')}" if by else f"  {count:4} NOT NOTICED")
+        print_line(f"  {count:4} by {by.replace('_', ' ')}" if by else f"  {count:4} NOT NOTICED")
     for where in survivors:
-        say(f"  survives: {where}")
+        print_line(f"  survives: {where}")
     return len(survivors)
 
 
-def say(text: str) -> None:
-    """One line for the reader."""
+def print_line(text: str) -> None:
+    """Print one line."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""What the shield promises, each claim written once.
+"""The claims about the shield, each written once.
 
-The same text is proven by z3 over all integers (``solver.py``) and checked on the shipped function by
-enumeration (``enumeration.py``): ``Logic`` hides whether the values are symbols or numbers.
+z3 proves the same text over all integers (``solver.py``), and an enumeration checks it on the shipped function
+(``enumeration.py``).  ``Logic`` hides whether the values are symbols or numbers.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SECOND = 10**9
 
 
 class Logic(Protocol):
-    """Truth and choice over symbols or numbers."""
+    """Boolean operations and choice over symbols or numbers."""
 
     def all(self, *parts: Any) -> Any:
         """Every part holds."""
@@ -33,7 +33,7 @@ class Logic(Protocol):
         """A rule's name as a value."""
 
     def implies(self, one: Any, two: Any) -> Any:
-        """If the one, then the two."""
+        """If the first holds, then the second."""
         return self.any(self.no(one), two)
 
 
@@ -57,7 +57,7 @@ class Case:
         self.out, self.rule, self.after = self.shield(self.limits, self.memory, self.proposal, self.inputs)
 
 
-def assumed(c: Case) -> Any:
+def assume(c: Case) -> Any:
     """What ``Limits.from_target`` and ``Controller`` guarantee before they call the shield."""
     p = c.limits
     return c.logic.all(
@@ -74,14 +74,14 @@ def in_range(c: Case) -> Any:
 
 
 def never_above_the_proposal(c: Case) -> Any:
-    """With data, the limit is at most the proposal (or min): so limits add up to no more than the budget shared out."""
+    """With data, the limit is at most the proposal (or min), so the limits add up to at most the divided budget."""
     return c.logic.implies(c.logic.no(c.inputs.no_data), c.out <= c.logic.max(c.proposal, c.limits.min))
 
 
 def rise_is_bounded(c: Case) -> Any:
-    """Over any stretch of time t the limit rises by at most rise x (t + 1 s).
+    """Over any interval of length t the limit rises by at most rise x (t + 1 s).
 
-    Shown by a store that fills with time and pays for rises: limit x 1 s + rise x min(time since the last
+    The proof uses a budget that grows with time and pays for rises: limit x 1 s + rise x min(time since the last
     change, 1 s) grows by no more than rise x time, and stays within rise x 1 s above limit x 1 s.
     """
     paid = (c.out - c.memory.limit) * SECOND
@@ -132,7 +132,7 @@ def violation_cuts(c: Case) -> Any:
 
 
 def violation_cuts_no_deeper(c: Case) -> Any:
-    """The shield's own cut leaves ``cut`` of the limit, less a rounding: what is proposed below it is the policy's."""
+    """The shield's own cut leaves ``cut`` of the limit, less rounding; a lower value is the policy's proposal."""
     cut = c.rule == c.logic.rule("cut")
     kept = (c.out + 1) * 1000 > c.memory.limit * c.limits.cut
     return c.logic.implies(c.logic.all(cut, c.logic.no(c.inputs.no_data)), c.logic.all(kept, c.out < c.proposal))
@@ -157,14 +157,14 @@ def only_violations_move_the_window(c: Case) -> Any:
 
 
 def cuts_pass(c: Case) -> Any:
-    """A cut is never delayed: with data, any proposal below the limit passes at once, but for min and a deeper cut."""
+    """A cut is never delayed. With data, a proposal below the limit passes at once, except for min and a deeper cut."""
     fresh = c.logic.all(c.inputs.violated, c.inputs.start >= c.memory.cut_until)
     down = c.logic.all(c.proposal <= c.memory.limit, c.logic.no(c.inputs.no_data), c.logic.no(fresh))
     return c.logic.implies(down, c.out == c.logic.max(c.proposal, c.limits.min))
 
 
 def safe_rises_pass(c: Case) -> Any:
-    """With data, no violation, and no window to wait for, a rise within the rise bound passes untouched."""
+    """With data, no violation and no pending window, a rise within the rise bound passes unchanged."""
     step = c.proposal - c.memory.limit
     calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     due = step * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
@@ -174,14 +174,14 @@ def safe_rises_pass(c: Case) -> Any:
 
 
 def small_rises_wait(c: Case) -> Any:
-    """A rise below the deadband changes nothing but what is remembered, unless it reaches max."""
+    """A rise below the deadband changes only the memory, unless it reaches max."""
     step = c.proposal - c.memory.limit
     small = c.logic.all(step > 0, step < c.limits.deadband, c.proposal < c.limits.max)
     return c.logic.implies(small, c.out <= c.memory.limit)
 
 
 def waiting_is_a_real_rise(c: Case) -> Any:
-    """What waits is a rise that was proposed, is allowed, and is below the deadband; without one nothing waits."""
+    """Only a proposed and permitted rise below the deadband waits; without one nothing waits."""
     waits = c.after.waiting
     held = c.rule == c.logic.rule("deadband")
     allowed = waits * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
@@ -194,7 +194,7 @@ def waiting_is_a_real_rise(c: Case) -> Any:
 
 
 def rises_when_there_is_room(c: Case) -> Any:
-    """Liveness: asked for max, calm, and one second after the last change, it rises by ``rise`` or to max.
+    """Liveness: with max proposed and no violation, it rises by ``rise`` or to max one second after the last change.
 
     Before that second it either rises by at least the deadband (or to max) or keeps its place in time, so
     max is reached within (max - min) / deadband rises, none later than one second and one sample after
@@ -217,13 +217,13 @@ def rises_when_there_is_room(c: Case) -> Any:
 
 
 def higher_proposals_give_no_lower_limits(c: Case) -> Any:
-    """Monotone: of two proposals, the higher gives the same limit or a higher one."""
+    """Monotone: of two proposals, the higher one gives the same limit or a higher one."""
     out, _, _ = c.shield(c.limits, c.memory, c.other, c.inputs)
     return c.logic.implies(c.proposal <= c.other, c.out <= out)
 
 
 def bad_news_gives_no_higher_limits(c: Case) -> Any:
-    """Monotone: the same proposal under a violation, or without data, gives no higher limit than without."""
+    """Monotone: with a violation, or without data, the same proposal gives no higher limit."""
     calm, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, False))
     broken, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, True, False))
     no_data, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, True))
@@ -232,7 +232,7 @@ def bad_news_gives_no_higher_limits(c: Case) -> Any:
 
 
 def rules_are_true(c: Case) -> Any:
-    """The rule's name is what happened."""
+    """The rule's name describes what happened."""
     rule = {name: c.rule == c.logic.rule(name) for name in ("none", "clamp", "rise", "deadband", "cut", "hold")}
     calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     outside = c.logic.any(c.proposal < c.limits.min, c.proposal > c.limits.max)

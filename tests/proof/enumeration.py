@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from schemas.messages import ShieldMemory
-from tests.proof.claims import CLAIMS, SECOND, Case, Logic, assumed
+from tests.proof.claims import CLAIMS, SECOND, Case, Logic, assume
 
 _QUARTER = SECOND // 4
 _END = 100 * SECOND
@@ -86,7 +86,7 @@ def check_all(shield: ModuleType, highest: int) -> int:
     count = 0
     for case in cases(shield, highest):
         count += 1
-        assert assumed(case)
+        assert assume(case)
         for claim in CLAIMS:
             if not claim(case):
                 raise Broken(

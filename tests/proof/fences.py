@@ -1,15 +1,17 @@
 """Explores every order of events between decision and actuator in a small model.
 
-Samples and decisions come from the shipped ``Controller``.  What may happen, in any order: a sample is
-measured; any sample ever measured reaches either of two decision replicas, once more or again; a
-replica publishes (only onto the state it stepped from: compare-and-set), or restarts and reads the
-last decision; the bus is wiped; any decision ever published reaches either of two actuators (one may
-be a process that should be gone), once more or again; an actuator reads what is in force, waits, and
-patches on the condition that it is still that; it restarts.
+Samples and decisions come from the shipped ``Controller``.  These events may happen in any order:
 
-Shown for every reachable state: what comes into force answers a newer sample than what it replaces, so
-no older decision ever overwrites a newer cut; and the decision on the newest sample is admitted, so that
-nothing, a wiped bus included, locks the actuator out.
+- a sample is measured; any earlier sample reaches either of two decision replicas, for the first time or again
+- a replica publishes (only onto the state that it stepped from: compare-and-set), or restarts and reads the
+  last decision
+- the bus is wiped
+- any published decision reaches either of two actuators (one may be an obsolete process), for the first time or again
+- an actuator reads the limit in force, waits, and patches on the condition that it has not changed; or it restarts
+
+Two claims hold in every reachable state.  A limit that comes into force answers a newer sample than the one that it
+replaces, so no older decision ever overwrites a newer cut.  The decision on the newest sample is admitted, so
+nothing, not even a wiped bus, locks the actuator out.
 """
 
 from collections import deque
@@ -28,44 +30,44 @@ _DOMAIN = Domain(
 )
 
 Held = tuple[int, int, int]
-"""Of what is in force: the end of the sample that it answers, its epoch, its sequence."""
+"""Of the decision in force: the end of the sample that it answers, its epoch, its sequence."""
 Admits = Callable[[Held | None, Decision], bool]
 """Whether a decision may replace what is in force."""
 
 
 def admits(held: Held | None, decision: Decision) -> bool:
-    """The shipped fence, at the decision's own time: nothing is expired, nothing in the future."""
+    """The shipped fence, at the decision's own time: nothing has expired, nothing is in the future."""
     return rejection_reason(held[0] if held else None, decision, decision.end) is None
 
 
 class Overtaken(AssertionError):
-    """An order of events that breaks what was to be shown."""
+    """An order of events that violates the claim."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One state; decisions are named by their place in a table."""
+    """One state; decisions are named by their index in a table."""
 
     measured: int = 0
     """Samples so far; sample i ends at i periods."""
     log: tuple[int, ...] = ()
     """The stream of decisions."""
     replicas: tuple[tuple[int, int | None], ...] = ((0, None), (0, None))
-    """Of each replica: the length of the log that it knows, and the decision it would go on from."""
+    """Of each replica: the length of the log that it knows, and the decision that it would continue from."""
     published: frozenset[int] = frozenset()
-    """All decisions ever published: any of them may still be on its way."""
+    """All decisions ever published: any of them may still be in flight."""
     held: Held | None = None
-    """What is in force, as the objects carry it."""
+    """The decision in force, as recorded on the objects."""
     intents: tuple[tuple[int, Held | None] | None, ...] = (None, None)
-    """Of each actuator: the decision that it is about to apply, and what it read as in force."""
+    """Of each actuator: the decision that it is about to apply, and the one that it read as in force."""
     wiped: bool = False
 
 
 class Model:
-    """The events, and what they lead to."""
+    """The events and their effects."""
 
     def __init__(self, samples: int, admitting: Admits = admits) -> None:
-        """Let time run for so many samples; the second breaks the SLO."""
+        """Simulate so many samples; the second breaks the SLO."""
         self._controller = Controller(_DOMAIN)
         self._samples = [_sample(i) for i in range(1, samples + 1)]
         self._admits = admitting
@@ -73,10 +75,10 @@ class Model:
         self.decisions: list[Decision] = []
 
     def after(self, world: World) -> Iterator[World]:
-        """Every state that one event leads to.
+        """Every state that one event can produce.
 
         Raises:
-            Overtaken: something older came into force.
+            Overtaken: an older decision came into force.
         """
         if world.measured < len(self._samples):
             yield replace(world, measured=world.measured + 1)
@@ -118,7 +120,7 @@ class Model:
         name, read = intent
         rest = replace(world, intents=_put(world.intents, actuator, None))
         if read != world.held:
-            yield rest  # the API server refuses: the objects changed since they were read
+            yield rest  # the API server refuses: the objects changed after they were read
             return
         new = self.decisions[name]
         if world.held is not None and new.end <= world.held[0]:
@@ -155,10 +157,10 @@ def _sample(index: int) -> Sample:
 
 
 def explore(samples: int, admitting: Admits = admits) -> int:
-    """Visit every reachable state; gives how many there are.
+    """Visit every reachable state; return how many there are.
 
     Raises:
-        Overtaken: something older came into force, or a new decision is locked out.
+        Overtaken: an older decision came into force, or a new decision is locked out.
     """
     model = Model(samples, admitting)
     first = World()

@@ -1,8 +1,8 @@
 """Shows that the proofs can fail: makes every small change to the shield, and expects a claim to break.
 
-A mutant is the shield's source with one change: a comparison turned or shifted by one, ``min`` for
-``max``, plus for minus, ``and`` for ``or``, a ``not`` dropped, a condition always or never met, one
-half of a condition dropped, a whole number off by one, or another field of the same struct read.
+A mutant is the shield's source with one change: a comparison reversed or shifted by one, ``min`` for
+``max``, plus for minus, ``and`` for ``or``, a ``not`` removed, a condition always or never met, one
+half of a condition removed, an integer off by one, or another field of the same struct read.
 """
 
 import ast
@@ -99,14 +99,14 @@ def _replace(root: ast.AST, target: ast.AST, changed: ast.AST) -> Any:
 
 
 def load_module(source: str) -> ModuleType:
-    """A module made of a source text."""
+    """Make a module from a source text."""
     module = ModuleType("mutant")
     exec(compile(source, "<mutant>", "exec"), module.__dict__)
     return module
 
 
 def find_killer(mutant: Mutant) -> str | None:
-    """The claim or error by which the mutant is noticed; None where it survives."""
+    """The claim or error that detects the mutant; None if it survives."""
     module = load_module(mutant.source)
     try:
         check_all(module, 2)

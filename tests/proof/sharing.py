@@ -11,7 +11,7 @@ _CLAIMS = tuple(
 
 
 def check_share(targets: int) -> int:
-    """Check every budget over so many targets; gives how many divisions there were.
+    """Check every budget over so many targets; return how many divisions there were.
 
     Raises:
         Broken: a share lies outside its bounds, the shares do not add up, or they are unfair.

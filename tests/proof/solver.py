@@ -8,7 +8,7 @@ from typing import Any
 import z3
 
 from schemas.messages import ShieldMemory
-from tests.proof.claims import CLAIMS, Case, Logic, assumed
+from tests.proof.claims import CLAIMS, Case, Logic, assume
 from tests.proof.symbolic import RULES, Machine, Record, join, symbols
 
 
@@ -41,7 +41,7 @@ class Symbols(Logic):
 
 
 def situation(shield: ModuleType, source: str | None = None) -> tuple[Case, Machine]:
-    """The shield's most general situation: every input an unknown."""
+    """The shield's most general situation, with every input unknown."""
     machine = Machine(shield, source or inspect.getsource(shield))
 
     def variant(inputs: Record, violated: bool, no_data: bool) -> Record:
@@ -65,14 +65,14 @@ class Unproven(AssertionError):
 
 
 def prove(case: Case, claim: Callable[[Case], Any], timeout_ms: int = 60_000) -> None:
-    """Show that no values meet the assumptions and break the claim.
+    """Show that no values satisfy the assumptions and violate the claim.
 
     Raises:
         Unproven: some do, or the time ran out.
     """
     solver = z3.Solver()
     solver.set("timeout", timeout_ms)
-    solver.add(assumed(case), z3.Not(claim(case)))
+    solver.add(assume(case), z3.Not(claim(case)))
     answer = solver.check()
     if answer == z3.sat:
         raise Unproven(f"{claim.__name__}: {solver.model()}")
@@ -81,7 +81,7 @@ def prove(case: Case, claim: Callable[[Case], Any], timeout_ms: int = 60_000) ->
 
 
 def prove_all(shield: ModuleType, source: str | None = None, timeout_ms: int = 60_000) -> Iterator[str]:
-    """Prove every claim; gives the name of each as it is proven.
+    """Prove every claim; yield the name of each as it is proven.
 
     Raises:
         Unproven: one does not hold.

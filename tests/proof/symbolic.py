@@ -1,9 +1,9 @@
 """Runs the shipped source of a pure integer function on z3 symbols.
 
-The function is not retold in another language: its own syntax tree is walked, and both sides of every
-``if`` are computed and joined (if-conversion).  What the shield uses is understood and nothing else:
-whole-number arithmetic, comparisons, ``and``/``or``/``not``, ``min``/``max``, conditional expressions,
-tuples, structs, and calls of functions of the same module.
+The function is not rewritten in another language.  This module walks its syntax tree, computes both sides of every
+``if``, and joins them (if-conversion).  It supports only what the shield uses: integer arithmetic, comparisons,
+``and``/``or``/``not``, ``min``/``max``, conditional expressions, tuples, structs, and calls of functions of the same
+module.
 """
 
 import ast
@@ -68,7 +68,7 @@ class Machine:
     module: ModuleType
     source: str
     divisors: list[Any] = field(default_factory=list)
-    """Every divisor met, with the conditions under which it is met: each must be above zero."""
+    """Every divisor, with the conditions under which it is used: each must be above zero."""
 
     def __post_init__(self) -> None:
         """Find the functions."""
@@ -139,7 +139,7 @@ class Machine:
             case ast.BinOp(left=left, op=op, right=right):
                 return self._arithmetic(op, self._value(left, frame), self._value(right, frame))
             case ast.Call(func=ast.Name(id=name), args=args):
-                return self._called(name, [self._value(one, frame) for one in args])
+                return self._evaluate_call(name, [self._value(one, frame) for one in args])
         raise NotImplementedError(ast.unparse(node))
 
     def _arithmetic(self, op: ast.operator, left: Any, right: Any) -> Any:
@@ -156,7 +156,7 @@ class Machine:
                 return left / right
         raise NotImplementedError(type(op).__name__)
 
-    def _called(self, name: str, arguments: list[Any]) -> Any:
+    def _evaluate_call(self, name: str, arguments: list[Any]) -> Any:
         if name in ("min", "max"):
             result = arguments[0]
             for one in arguments[1:]:

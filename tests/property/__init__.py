@@ -1,1 +1,1 @@
-"""What must hold for every input, searched by Hypothesis."""
+"""Properties that must hold for every input, searched by Hypothesis."""

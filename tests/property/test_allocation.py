@@ -1,4 +1,4 @@
-"""What the Pods of a target may send never adds up to more than it should, at any moment of a plan."""
+"""The rates of a target's Pods never add up to more than they should, at any step of a plan."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ RECORDED = st.booleans()
 def test_the_sum_never_exceeds_the_limit(
     limit: int, replicas: int, found: list[tuple[str | None, bool, bool]], before: str | None, data: st.DataObject
 ) -> None:
-    """Pods with any values, some recorded, some going away: phase by phase, in any order within a phase."""
+    """Pods with any values, some recorded, some being deleted: phase by phase, in any order within a phase."""
     pods = {
         f"p{n}": pod(n, value, record("20M", 40_000) if recorded else None, going=going)
         for n, (value, recorded, going) in enumerate(found)
@@ -48,6 +48,6 @@ def test_the_sum_never_exceeds_the_limit(
 
 
 def total(pods: Mapping[str, Pod]) -> float:
-    """What they may send together, kbit/s; without a limit, anything."""
+    """The rate that they may send together, kbit/s; unlimited if one has no limit."""
     rates = [one.limit for one in pods.values()]
     return sum(float("inf") if rate is None else rate for rate in rates)

@@ -1,4 +1,4 @@
-"""The control core under whatever may arrive, with a learner that does harm."""
+"""The control core under arbitrary samples, with a harmful policy."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ HARM: st.SearchStrategy[Any] = st.one_of(
 
 
 class Harmful:
-    """Answers what the machine sets, and tries to change what it was given."""
+    """Gives the answers that the machine sets, and tries to modify its inputs."""
 
     version = "harmful/1"
     memory_type = CutMemory
@@ -32,7 +32,7 @@ class Harmful:
     memory: Any = CutMemory()
 
     def propose(self, memory: CutMemory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Any nonsense."""
+        """Propose an arbitrary value."""
         for given in (memory, seen, bounds):
             try:
                 given.limit = 10**9  # type: ignore[misc, union-attr]
@@ -60,11 +60,11 @@ def domains(draw: st.DrawFn) -> Domain:
 
 
 class Loop(RuleBasedStateMachine):
-    """Samples arrive delayed, doubled, out of order, empty and absurd; the state goes over the wire."""
+    """Samples arrive delayed, duplicated, out of order, empty and absurd; the state is serialized each time."""
 
     @initialize(domain=domains())
     def begin(self, domain: Domain) -> None:
-        """A new domain."""
+        """Create a domain."""
         self.domain = domain
         self.learner = Harmful()
         self.controller = Controller(domain, self.learner)
@@ -101,31 +101,31 @@ class Loop(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 1000), again=st.booleans())
     def arrive(self, index: int, again: bool) -> None:
-        """A delayed sample arrives, perhaps for the second time."""
+        """A delayed sample arrives, possibly for the second time."""
         if self.waiting:
             one = self.waiting[index % len(self.waiting)] if again else self.waiting.pop(index % len(self.waiting))
             self.take(one)
 
     @rule(start=st.integers(-(2**62), 2**62), shift=st.integers(-(2**62), 10**6), period=st.integers(-(2**62), 2**62))
     def absurd(self, start: int, shift: int, period: int) -> None:
-        """A window that cannot be, ending in the past or shortly after now."""
+        """An impossible window, which ends in the past or shortly after now."""
         measures = tuple(CriticalMeasure(one.key, 0.0, 0.0, 500, 0.0, 0) for one in self.domain.critical)
         self.take(Sample("d", start, self.now + shift, period, "test", measures))
         self.now += 10**6
 
     @rule(answer=HARM, memory=st.sampled_from([CutMemory(), CutMemory(2**62), None, {}, 7]))
     def scheme(self, answer: Any, memory: Any) -> None:
-        """The learner thinks of something else."""
+        """The policy changes its proposals."""
         self.learner.answer, self.learner.memory = answer, memory
 
     @rule()
     def keen(self) -> None:
-        """The learner wants everything."""
+        """The policy proposes the maximum."""
         self.learner.answer, self.learner.memory = 10**12, CutMemory()
 
     @rule(fault=st.sampled_from(["took 80 ms"]))
     def slow(self, fault: str) -> None:
-        """The learner took too long: the decision service records a fault, and does not ask it for this step."""
+        """The policy took too long: the decision service records a fault, and skips the policy for this step."""
         self.now += S // 2
         measures = tuple(CriticalMeasure(one.key, 0.0005, 0.0005, 500, 0.0, 0) for one in self.domain.critical)
         self.take(Sample("d", self.now - S, self.now, S // 2, "test", measures), fault)
@@ -137,7 +137,7 @@ class Loop(RuleBasedStateMachine):
         self.history.clear()
 
     def take(self, sample: Sample, fault: str | None = None) -> None:
-        """Step, and look at what came of it."""
+        """Step, and check the result."""
         before = self.state
         try:
             decision = self.controller.step(before, sample, fault)
@@ -150,12 +150,12 @@ class Loop(RuleBasedStateMachine):
         if fault is not None:
             assert decision.fault == fault
         self.check(before, sample, decision)
-        # What travels is what the next step starts from.
+        # The next step starts from the serialized state.
         self.state = decode(Decision, encode(decision)).state
         self.last = decision
 
     def check(self, before: State | None, sample: Sample, decision: Decision) -> None:
-        """What must hold of every single decision."""
+        """Check the invariants of a single decision."""
         seen = Observer(self.domain).observe(sample)
         gap = before is not None and sample.end - before.end > self.domain.dead_man
         most = sum(Limits.from_target(target, self.domain).max for target in self.domain.targets)
@@ -177,7 +177,7 @@ class Loop(RuleBasedStateMachine):
 
     @invariant()
     def rises_are_paid_for(self) -> None:
-        """Over every stretch of the run, rises are within rise x (t + 1 s)."""
+        """Over every interval of the run, rises are within rise x (t + 1 s)."""
         if getattr(self, "last", None) is None:
             return
         limits = {one.target: one.limit for one in self.last.targets}  # type: ignore[union-attr]

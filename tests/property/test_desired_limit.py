@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from schemas.messages import Decision, Rule, State, TargetDecision
 from schemas.units import Duration
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder
-from services.control.fencing import AHEAD
+from services.control.admission import AHEAD
 from tests.support.kube.objects import NOW, TARGET
 
 S = 10**9
@@ -14,7 +14,7 @@ DEAD_MAN = Duration(5 * S)
 
 
 class History(RuleBasedStateMachine):
-    """Decisions honest and forged, in any order; time passes, the wall clock steps."""
+    """Valid and forged decisions, in any order; time passes, the wall clock steps."""
 
     def __init__(self) -> None:
         """Begin at some time."""
@@ -26,13 +26,13 @@ class History(RuleBasedStateMachine):
 
     @initialize(limit=st.none() | st.integers(1, 10**6))
     def begin(self, limit: int | None) -> None:
-        """Some limit is in force, or none."""
+        """Start with some limit in force, or none."""
         self.limit = limit
         self.desired = DesiredLimit(TARGET, DEAD_MAN, self.steady + 2)
 
     @property
     def instant(self) -> Instant:
-        """Now."""
+        """The current time."""
         return Instant(self.now, self.steady)
 
     @rule(
@@ -52,7 +52,7 @@ class History(RuleBasedStateMachine):
         stress: float | None,
         violated: bool,
     ) -> None:
-        """A decision comes."""
+        """A decision arrives."""
         before = self.desired.order
         end = self.now - age
         part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule=rule_, was=0)
@@ -87,19 +87,19 @@ class History(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 8))
     def wait(self, seconds: float) -> None:
-        """Time passes; the actuator looks."""
+        """Time passes; the actuator wakes up."""
         self.steady += seconds
         self.now += int(seconds * 1e9)
         self.look()
 
     @rule(seconds=st.integers(-10_000, 10_000))
     def step_clock(self, seconds: int) -> None:
-        """The wall clock is set; the steady one is not."""
+        """The wall clock is set; the monotonic one is not."""
         self.now = max(self.now + seconds * S, S)
         self.look()
 
     def look(self) -> None:
-        """What the actuator does when it wakes."""
+        """The actuator's reaction when it wakes up."""
         expired = self.desired.expire(self.limit, self.instant, is_observed=True)
         if expired is not None:
             self.check_fail_safe()
@@ -119,19 +119,19 @@ class History(RuleBasedStateMachine):
         self.apply(order)
 
     def apply(self, order: LimitOrder) -> None:
-        """The order is put in force."""
+        """The order comes into force."""
         self.limit = order.limit
 
     @invariant()
-    def bounded(self) -> None:
-        """Whatever was decided, the bounds hold."""
+    def stays_in_bounds(self) -> None:
+        """The bounds hold, whatever was decided."""
         order = getattr(self, "desired", None) and self.desired.order
         if order:
             assert TARGET.min <= order.limit <= TARGET.max
 
     @invariant()
     def never_held_for_longer(self) -> None:
-        """No decision holds beyond the dead-man time, whatever it says and whatever the clocks do."""
+        """No decision holds longer than the dead-man time, whatever it says and whatever the clocks do."""
         desired = getattr(self, "desired", None)
         if desired is None or desired.order is None or desired.order.cause != "decision":
             return

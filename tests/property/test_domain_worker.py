@@ -1,7 +1,7 @@
-"""Replicas of the decision service in every order of events: the decisions are those of one that never failed.
+"""Replicas of the decision service under every order of events: the decisions are those of one that never fails.
 
-The bus is a model that keeps what the real one promises (at-least-once delivery, compare-and-set), and
-that stops before and after every effect, so that Hypothesis can run another replica, deliver again,
+The bus is a model with the guarantees of the real one (at-least-once delivery, compare-and-set).  It
+pauses before and after every effect, so that Hypothesis can run another replica, redeliver,
 or kill at that point.  ``tests/integration`` does the same to real processes on a real server.
 """
 
@@ -21,7 +21,7 @@ from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
-from tests.support.decision_services import replayed
+from tests.support.decision_services import replay_samples
 
 S = 10**9
 NOW = 1_790_000_000 * S
@@ -30,10 +30,10 @@ DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate
 
 
 class Pause(Awaitable[None]):
-    """Hands control to the scheduler."""
+    """Suspends the replica, so that the scheduler can run another one."""
 
     def __await__(self) -> Generator[None, None, None]:
-        """Once."""
+        """Suspend once."""
         yield
 
 
@@ -52,7 +52,7 @@ class World:
     """How often each sample was delivered."""
 
     async def find_position(self) -> DomainPosition:
-        """The decision log: what is on the bus."""
+        """The decision log: read the position from the bus."""
         await Pause()
         if not self.decisions:
             floor = next(n for n in range(len(self.samples) + 1) if n + 1 not in self.acknowledged)
@@ -96,14 +96,14 @@ class Replica:
         self.crash()
 
     def crash(self) -> None:
-        """Forget everything."""
+        """Lose all state."""
         self._worker = DomainWorker(DOMAIN, self._world, self._world)
         self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
 
     def deliver(self, seq: int) -> None:
-        """A sample comes, for the first time or again."""
+        """Deliver a sample, for the first time or again."""
         world = self._world
         world.deliveries += 1
         world.times[seq] += 1
@@ -112,7 +112,7 @@ class Replica:
         self._waiting.append(Received(sample.message, sample.raw, world.times[seq], since))
 
     def step(self) -> bool:
-        """Go on to the next pause; False when there is nothing to do."""
+        """Continue to the next pause; return False if there is nothing to do."""
         if not self._waiting:
             return False
         if self._taking is None:
@@ -125,13 +125,13 @@ class Replica:
         return True
 
     def stop(self) -> None:
-        """Close what still runs."""
+        """Close the running coroutine."""
         if self._taking is not None:
             self._taking.close()
 
 
-def received(seq: int, end: int, published: int) -> Received[Sample]:
-    """A stored sample."""
+def receive(seq: int, end: int, published: int) -> Received[Sample]:
+    """A stored sample, as it is received."""
     measure = CriticalMeasure("default/robot", 0.001, 0.0015 if seq % 3 else 0.005, 500)
     sample = Sample("line", end - 2 * S, end, S, "test", (measure,))
     return Received(sample, RawMessage("sluice.sample.v1.line", {}, encode(sample), seq, published))
@@ -147,7 +147,7 @@ def streams(draw: st.DrawFn) -> list[Received[Sample]]:
         newest += {"next": 1, "gap": 7}.get(kind, 0)
         now = NOW + newest * S
         end = {"old": now - 2 * S, "future": now + 3600 * S}.get(kind, now)
-        made.append(received(seq, end, now))
+        made.append(receive(seq, end, now))
     return made
 
 
@@ -166,7 +166,7 @@ ACTIONS = st.lists(
 def test_replicas_that_fail_decide_as_one_that_does_not(
     samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
 ) -> None:
-    """Each sample that can be answered is answered once, in order, with the same bytes."""
+    """Each answerable sample is answered once, in order, with the same bytes."""
     world = World(samples)
     replicas = [Replica(world) for _ in range(REPLICAS)]
     for action, which, pick in actions:
@@ -176,13 +176,13 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
         elif action == "new" and world.delivered < len(samples):
             world.delivered += 1
             replica.deliver(world.delivered)
-        elif action == "again" and (missing := unacknowledged(world)):
+        elif action == "again" and (missing := list_unacknowledged(world)):
             replica.deliver(missing[pick % len(missing)])
         elif action == "crash":
             replica.stop()
             replica.crash()
     finish(world, replicas)
-    wanted = replayed(DOMAIN, samples, [])
+    wanted = replay_samples(DOMAIN, samples, [])
     assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
@@ -190,8 +190,8 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
 
 
 def test_repetitions_out_of_order_leave_nothing_out() -> None:
-    """What a dead process held comes again to the others, and not in order: consecutive, but with one between them."""
-    world = World([received(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
+    """Samples of a dead process are redelivered to the others out of order: consecutive, but with one between them."""
+    world = World([receive(seq, NOW + seq * S, NOW + seq * S) for seq in (1, 2, 3, 4)])
     replicas = [Replica(world) for _ in range(REPLICAS)]
     for seq in (1, 2, 3):
         replicas[0].deliver(seq)
@@ -205,22 +205,22 @@ def test_repetitions_out_of_order_leave_nothing_out() -> None:
     assert [seq for _, seq in world.decisions] == [1, 2, 3, 4]
 
 
-def unacknowledged(world: World) -> list[int]:
-    """What was delivered, and may come again."""
+def list_unacknowledged(world: World) -> list[int]:
+    """Samples that were delivered, and may be redelivered."""
     return [seq for seq in range(1, world.delivered + 1) if seq not in world.acknowledged]
 
 
 def finish(world: World, replicas: list[Replica]) -> None:
-    """All replicas run on; what is missing comes again until everything is acknowledged."""
+    """Run all replicas to the end; missing samples are redelivered until all are acknowledged."""
     for _ in range(5000):
         if any(replica.step() for replica in replicas):
             continue
         if world.delivered < len(world.samples):
-            # All at once, so that the first replica goes on where the others have not been yet.
+            # Redeliver all at once, so that the first replica continues where the others have not been yet.
             while world.delivered < len(world.samples):
                 world.delivered += 1
                 replicas[world.delivered % REPLICAS].deliver(world.delivered)
-        elif missing := unacknowledged(world):
+        elif missing := list_unacknowledged(world):
             for seq in missing:
                 replicas[seq % REPLICAS].deliver(seq)
         else:
@@ -229,8 +229,8 @@ def finish(world: World, replicas: list[Replica]) -> None:
 
 
 def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
-    """A sample on which the core fails is put aside, and the next one is answered."""
-    world = World([received(1, NOW, NOW), received(2, NOW + S, NOW + S), received(3, NOW + 2 * S, NOW + 2 * S)])
+    """A sample on which the core fails becomes a dead letter, and the next one is answered."""
+    world = World([receive(1, NOW, NOW), receive(2, NOW + S, NOW + S), receive(3, NOW + 2 * S, NOW + 2 * S)])
     broken = replace(world.samples[1].message, critical=(1, 2, 3))
     world.samples[1] = Received(broken, world.samples[1].raw)
     replica = Replica(world)

@@ -1,4 +1,4 @@
-"""Adversarial flow streams: whatever comes, memory stays bounded, counters tell, and nothing raises."""
+"""Adversarial flow streams: memory stays bounded, every flow is counted, and no error is raised."""
 
 import time
 
@@ -21,7 +21,7 @@ ENTRIES, BYTES, PEERS = 300, 60_000, 4
 
 
 def follower() -> FlowFollower:
-    """All stations behind the stream, with small bounds."""
+    """All stages behind the stream, with small bounds."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
     made = FlowFollower(
@@ -37,8 +37,8 @@ def follower() -> FlowFollower:
     return made
 
 
-def accounted(made: FlowFollower) -> int:
-    """Flows whose fate is counted, waits, or became an observation or the half of one."""
+def count_flows(made: FlowFollower) -> int:
+    """Flows that were counted, are pending, or became an observation or half of one."""
     counts = made._pairing.counts
     silent = ("unanswered", "evicted", "server-side", "overheard")
     dropped = sum(number for reason, number in counts.items() if reason not in silent)
@@ -68,7 +68,7 @@ points = st.sampled_from([0, 3, 4, 5, 10, 11, 101, 999, -7])
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_refused_or_processed(body: bytes) -> None:
-    """Bytes that are no message are a decoding error; those that happen to be one do no harm."""
+    """Bytes that are no message are a decoding error; bytes that happen to be one cause no error."""
     made = follower()
     try:
         message = GetFlowsResponse.FromString(body)
@@ -80,14 +80,14 @@ def test_any_bytes_are_refused_or_processed(body: bytes) -> None:
 @given(st.lists(st.tuples(talks, wild_times, points, st.sampled_from([True, False, "unknown"]), st.booleans())))
 @settings(max_examples=150, deadline=None)
 def test_any_flows_are_processed(events: list[tuple[Talk, int, int, bool, bool]]) -> None:
-    """Wild times, points, names, ports and directions: each flow is counted under a reason or kept."""
+    """Arbitrary times, points, names, ports and directions: each flow is counted under a reason or kept."""
     made = follower()
     for number, (talk, when, point, reply, back) in enumerate(events):
         stamp = max(min(when, 253402300799 * S), -62135596800 * S)
         flow = (talk.answer if back else talk.ask)(stamp, point, reply)
         made.process(GetFlowsResponse(flow=flow), number * 1000 + 1)
     assert made.status.received == len(events)
-    assert accounted(made) <= len(events)
+    assert count_flows(made) <= len(events)
     assert made._pairing.pending <= ENTRIES
     generate_latest(made.registry)  # type: ignore[attr-defined]
 
@@ -98,7 +98,7 @@ fields = st.sampled_from([field.name for field in Flow.DESCRIPTOR.fields])
 @settings(deadline=None)
 @given(st.lists(fields, min_size=1, max_size=14, unique=True), st.booleans())
 def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
-    """A flow without some of its parts is unusable or usable, and never an error."""
+    """A flow with missing parts is usable or unusable, and never an error."""
     made = follower()
     flow = (Talk().answer if back else Talk().ask)(time.time_ns(), TO_NETWORK)
     for name in missing:
@@ -110,7 +110,7 @@ def test_any_fields_may_be_missing(missing: list[str], back: bool) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**63), st.text(max_size=30))
 def test_unknown_enums_are_named_unknown(state: int, source: int, number: int, node: str) -> None:
-    """A newer Hubble may know more states and losses: they are counted as unknown ones."""
+    """States and losses that only a newer Hubble knows are counted as unknown."""
     made = follower()
     message = GetFlowsResponse(node_name=node)
     message.node_status.state_change = state  # type: ignore[assignment]
@@ -126,10 +126,10 @@ def test_unknown_enums_are_named_unknown(state: int, source: int, number: int, n
 
 
 class Stream(RuleBasedStateMachine):
-    """Floods, honest handshakes, reconnections and clocks that jump, in any order."""
+    """Floods, ordinary handshakes, reconnections and clocks that jump, in any order."""
 
     def __init__(self) -> None:
-        """A fresh exporter, at some time."""
+        """A new exporter, at some time."""
         super().__init__()
         self.made = follower()
         self.now = 100 * S
@@ -138,25 +138,25 @@ class Stream(RuleBasedStateMachine):
 
     @rule(step=st.integers(1, 3 * S))
     def time_passes(self, step: int) -> None:
-        """Both clocks go on."""
+        """Both clocks advance."""
         self.now += step
         self.wall += step
 
     @rule(step=st.integers(-1800 * S, 1800 * S))
     def the_nodes_clock_is_set(self, step: int) -> None:
-        """Only the node's: this process does not notice."""
+        """Only the node's clock is set; this process does not notice."""
         self.wall += step
 
     @rule(size=st.integers(1, 400), protocol=st.sampled_from(["tcp", "udp"]))
     def a_flood(self, size: int, protocol: str) -> None:
-        """Requests that nobody answers, each of another port."""
+        """Unanswered requests, each from another port."""
         for _ in range(size):
             self.port += 1
             self._take(Talk(protocol, port=self.port).ask(self.wall, TO_NETWORK))  # type: ignore[arg-type]
 
     @rule(took=st.integers(0, S))
     def a_handshake(self, took: int) -> None:
-        """Asked and answered without anything in between: it is always seen, whatever was before."""
+        """A request and its answer without events in between are always paired, whatever came before."""
         self.port += 1
         talk = Talk(port=self.port)
         before = self.made._latencies.observations[ROBOT_KEY]
@@ -175,7 +175,7 @@ class Stream(RuleBasedStateMachine):
 
     @rule()
     def new_peers(self) -> None:
-        """Pods of ever new workloads talk to the critical one."""
+        """Pods of many new workloads talk to the critical one."""
         for _ in range(10):
             self.port += 1
             peer = End("10.0.9.9", "factory", f"peer{self.port}-0", f"peer{self.port}")
@@ -189,7 +189,7 @@ class Stream(RuleBasedStateMachine):
 
     @invariant()
     def all_is_bounded(self) -> None:
-        """Entries, bytes, conversations that were heard, peers and series."""
+        """Entries, bytes, remembered conversations, peers and series are bounded."""
         pairing = self.made._pairing
         assert pairing.pending <= ENTRIES
         assert 0 <= pairing.pending_bytes <= BYTES

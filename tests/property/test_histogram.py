@@ -14,7 +14,7 @@ quantiles = st.floats(0.001, 1.0)
 
 
 def oracle(q: float, bounds: list[float], observed: list[int]) -> Fraction | None:
-    """Walk along the buckets, in fractions, as the definition reads."""
+    """Walk along the buckets with fractions, as in the definition."""
     total = sum(observed)
     if total == 0:
         return None
@@ -27,13 +27,13 @@ def oracle(q: float, bounds: list[float], observed: list[int]) -> Fraction | Non
 
 
 def cumulative(observed: list[int]) -> list[int]:
-    """Counts up to and with each bucket."""
+    """Cumulative counts."""
     return [sum(observed[: at + 1]) for at in range(len(observed))]
 
 
 @given(quantiles, counts_per_bucket)
 def test_equals_the_oracle(q: float, observed: list[int]) -> None:
-    """For any counts, bounds and quantile the answer is the definition's, but for rounding."""
+    """For any counts, bounds and quantile the answer equals the definition's, except for rounding."""
     bounds = [0.001 * (at + 1) ** 1.5 for at in range(len(observed) - 1)]
     expected = oracle(q, bounds, observed)
     got = quantile(q, bounds, cumulative(observed))
@@ -45,7 +45,7 @@ def test_equals_the_oracle(q: float, observed: list[int]) -> None:
 
 @given(counts_per_bucket, quantiles, quantiles)
 def test_rises_with_q_and_stays_inside_the_bounds(observed: list[int], one: float, other: float) -> None:
-    """A higher quantile is never a lower latency, and none lies outside of the buckets."""
+    """A higher quantile is never a lower latency, and no quantile lies outside of the buckets."""
     bounds = [0.001 * (at + 1) for at in range(len(observed) - 1)]
     low, high = (quantile(q, bounds, cumulative(observed)) for q in sorted((one, other)))
     if low is None or high is None:
@@ -57,7 +57,7 @@ def test_rises_with_q_and_stays_inside_the_bounds(observed: list[int], one: floa
 
 @given(st.lists(st.floats(0, 2.0), min_size=1, max_size=300), quantiles)
 def test_differs_from_the_real_quantile_by_less_than_a_bucket(latencies: list[float], q: float) -> None:
-    """The answer lies in the same bucket as the true quantile of the latencies that went in."""
+    """The answer lies in the same bucket as the true quantile of the latencies."""
     counts = [sum(one <= bound for one in latencies) for bound in BOUNDS] + [len(latencies)]
     ordered = sorted(latencies)
     at = -(-Fraction(q) * len(ordered) // 1)
@@ -87,7 +87,7 @@ def test_scale_of_the_counts_does_not_matter(observed: list[int], factor: float)
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=40))
 def test_increase_is_never_negative(pairs: list[tuple[int, int]]) -> None:
-    """No counter ever gains less than nothing, and one that did not fall gains the difference."""
+    """No increase is negative, and that of a counter that did not fall is the difference."""
     gained = increase([old for old, _ in pairs], [new for _, new in pairs])
     for (old, new), gain in zip(pairs, gained, strict=True):
         assert gain == (new - old if new >= old else new)

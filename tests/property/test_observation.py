@@ -1,4 +1,4 @@
-"""What is seen in a sample, held to the plain definition of each figure."""
+"""The figures observed in a sample, compared with their plain definitions."""
 
 import math
 from typing import TypeVar
@@ -64,8 +64,8 @@ _samples = st.builds(
 )
 
 
-def _found(keys: tuple[str, ...], measures: tuple[M, ...], names: list[str]) -> list[M | None]:
-    """Each one's measure: of those that name it the one in its own place, else the first."""
+def _find(keys: tuple[str, ...], measures: tuple[M, ...], names: list[str]) -> list[M | None]:
+    """The measure of each workload: of those with its name, the one at its own position, else the first."""
     places = [
         i if names[i : i + 1] == [key] else names.index(key) if key in names else None for i, key in enumerate(keys)
     ]
@@ -96,10 +96,10 @@ def _sums(measures: list[CriticalMeasure | TargetMeasure | None]) -> tuple[int |
 @given(_samples)
 @example(Sample("cell", 0, 2 * S, S // 2, "test", no_data=""))
 def test_every_figure_is_what_it_is_said_to_be(sample: Sample) -> None:
-    """Worst ratios, sums, and reasons: in whatever order the sampler wrote, and whatever is missing."""
+    """Worst ratios, sums and reasons, whatever the sampler's order, and whatever is missing."""
     seen = Observer(_DOMAIN).observe(sample)
-    critical = _found(_WORKLOADS, sample.critical, [one.workload for one in sample.critical])
-    effort = _found(_TARGETS, sample.targets, [one.target for one in sample.targets])
+    critical = _find(_WORKLOADS, sample.critical, [one.workload for one in sample.critical])
+    effort = _find(_TARGETS, sample.targets, [one.target for one in sample.targets])
     possible = 0 < sample.period <= sample.end
 
     blind = sample.no_data is not None or not possible or not all(_usable(one) for one in critical)

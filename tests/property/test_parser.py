@@ -40,7 +40,7 @@ json = st.recursive(
 
 
 def read(text: bytes, history: PageWindow, end: int) -> None:
-    """Take a page as far as a sample, or refuse it."""
+    """Read a page up to a sample, or refuse it."""
     try:
         page = PageReader(WORKLOADS).read(text)
     except MalformedPage:
@@ -54,7 +54,7 @@ def read(text: bytes, history: PageWindow, end: int) -> None:
 
 @given(st.lists(st.binary(max_size=200) | st.just(PAGE), max_size=4))
 def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
-    """No page brings the sampler down, whatever came before it."""
+    """No page stops the sampler, whatever came before it."""
     history = PageWindow(10)
     for end, text in enumerate(pages):
         read(text, history, end)
@@ -62,7 +62,7 @@ def test_any_bytes_are_read_or_refused(pages: list[bytes]) -> None:
 
 @given(st.data())
 def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
-    """Bytes of a good page cut, changed and put in: figures stay numbers, and rates stay positive."""
+    """A good page with bytes cut, changed and inserted: figures stay numbers, and rates stay positive."""
     history = PageWindow(10)
     read(PAGE, history, 0)
     text = bytearray(PAGE)
@@ -119,7 +119,7 @@ def test_a_page_with_faults_is_read_as_the_client_reads_it_or_refused(chance: Ra
 
 @given(json)
 def test_any_json_is_an_instant_vector_or_refused(answer: Any) -> None:
-    """A gateway may answer anything: labels become text, values numbers, or the query has failed."""
+    """A gateway may answer any JSON: labels become text, values numbers, or the query fails."""
     try:
         vector = parse_vector(answer)
     except RequestFailed:

@@ -1,4 +1,4 @@
-"""The simulated plant under any course of limits, loads and capacities."""
+"""The simulated plant under any sequence of limits, loads and capacities."""
 
 from collections.abc import Callable
 
@@ -29,8 +29,8 @@ courses = st.lists(st.tuples(st.integers(1, 900), steps), min_size=1, max_size=1
 Course = list[tuple[int, Callable[[SimulatedPlant], None]]]
 
 
-def played(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPlant:
-    """A model after a course of changes."""
+def play(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPlant:
+    """A model after a sequence of changes."""
     model = SimulatedPlant(parameters, seed)
     for ms, change in course:
         model.advance(ms * MS)
@@ -42,8 +42,8 @@ def played(course: Course, parameters: Parameters, seed: int = 1) -> SimulatedPl
 @settings(deadline=None, max_examples=60)
 @given(courses, st.booleans())
 def test_every_byte_is_somewhere(course: Course, forgiving: bool) -> None:
-    """What a sender offered was delivered, was dropped, or still waits; nothing is negative."""
-    for name, book in played(course, Parameters(apps=APPS, forgiving=forgiving)).ledger().items():
+    """Every byte of a sender was delivered, was dropped, or is queued; no count is negative."""
+    for name, book in play(course, Parameters(apps=APPS, forgiving=forgiving)).ledger().items():
         assert book.offered == pytest.approx(book.delivered + book.dropped + book.queued, rel=1e-6, abs=1), name
         assert min(msgspec.structs.astuple(book)) >= -1e-3, name
 
@@ -51,7 +51,7 @@ def test_every_byte_is_somewhere(course: Course, forgiving: bool) -> None:
 @settings(deadline=None, max_examples=60)
 @given(courses)
 def test_the_bottleneck_serves_no_more_than_its_rate(course: Course) -> None:
-    """All that was delivered fits into the capacity over time, and the queue into its room."""
+    """The delivered bytes fit into the capacity over time, and the queue into its size."""
     model = SimulatedPlant(Parameters(apps=APPS), 1)
     capacity, room = APPS.capacity, 0.0
     for ms, change in course:
@@ -67,7 +67,7 @@ def test_the_bottleneck_serves_no_more_than_its_rate(course: Course) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(50, 500), kbit), min_size=1, max_size=10))
 def test_a_limited_pod_sends_no_more_than_its_limit(course: list[tuple[int, int]]) -> None:
-    """Over each stretch a pod's bytes stay within its rate and one burst, from the moment it is limited."""
+    """Over each interval a pod's bytes stay within its rate and one burst, from when it is limited."""
     parameters = Parameters(apps=APPS)
     model = SimulatedPlant(parameters, 1)
     model.advance(300 * MS)
@@ -82,8 +82,8 @@ def test_a_limited_pod_sends_no_more_than_its_limit(course: list[tuple[int, int]
 @settings(deadline=None, max_examples=30)
 @given(courses, st.integers(0, 2**32))
 def test_the_same_seed_gives_the_same_run(course: Course, seed: int) -> None:
-    """Truth and counters are equal bit for bit; nothing comes from a clock or from elsewhere."""
-    one, other = (played(course, Parameters(apps=APPS), seed) for _ in range(2))
+    """Truth and counters are equal bit for bit; no clock or other source affects them."""
+    one, other = (play(course, Parameters(apps=APPS), seed) for _ in range(2))
     assert one.take_seconds() == other.take_seconds()
     assert one.read_counters() == other.read_counters()
 

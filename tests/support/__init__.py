@@ -1,1 +1,1 @@
-"""What tests share: real parts on loopback, made-up messages, waits."""
+"""Shared parts of the tests: real servers on loopback, generated messages, waits."""

@@ -1,4 +1,4 @@
-"""Actuators as processes, decisions for them, and what must hold of what they do."""
+"""Actuators as processes, decisions for them, and checks of their effects."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Rate
 from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
-from tests.support.decision_services import ServiceProcess, kept
+from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
@@ -23,7 +23,7 @@ DOMAIN = "line"
 
 
 class Aim(Struct, frozen=True):
-    """A target for tests; rates as people write them."""
+    """A target for tests; rates are in the notation of the configuration."""
 
     deployment: str = "app"
     min: str = "5M"
@@ -41,8 +41,9 @@ def config_text(
     dead_man: str = "60s",
     dry_run: bool = False,
     port: int = 0,
+    rise: float = 1,
 ) -> str:
-    """A configuration file with one domain."""
+    """A configuration file with one domain, whose limits may rise by ``rise`` of their range a second."""
     where = f"server: '{cluster.server}'" if cluster.server else f"kubeconfig: '{cluster.kubeconfig}'"
     lines = [
         f"bus: {{servers: ['{bus}']}}",
@@ -52,6 +53,7 @@ def config_text(
         f"- name: {DOMAIN}",
         "  critical: [{workload: robot-control}]",
         f"  dead_man: {dead_man}",
+        f"  shield: {{rise_per_second: {rise}}}",
         "  targets:",
     ]
     lines += [
@@ -80,7 +82,7 @@ class ActuatorProcess(ServiceProcess):
         super().__init__("actuator", home, text, crash_at)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """What ``/readyz`` says."""
+        """What ``/readyz`` answers."""
         try:
             answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=PATIENCE_S)
         except requests.ConnectionError as error:
@@ -88,7 +90,7 @@ class ActuatorProcess(ServiceProcess):
         return answer.status_code == 200, answer.json()
 
     def metric(self, name: str) -> dict[str, float]:
-        """Values of a metric, by what stands in its braces."""
+        """Values of a metric, by their labels as text."""
         page = requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S).text
         rows = [line.rpartition(" ") for line in page.splitlines() if line.startswith(name)]
         return {row.partition("{")[2].rstrip("}"): float(value) for row, _, value in rows}
@@ -100,7 +102,7 @@ class ActuatorProcess(ServiceProcess):
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     async def is_ready(self) -> None:
-        """Wait until it is."""
+        """Wait until it is ready."""
 
         async def ready() -> bool:
             return self.ready()[0]
@@ -109,10 +111,10 @@ class ActuatorProcess(ServiceProcess):
 
 
 class Decider:
-    """Speaks as the decision service would."""
+    """Publishes decisions in place of the decision service."""
 
     def __init__(self, bus: Bus, namespace: str, domain: str = DOMAIN) -> None:
-        """Publish there, about Deployments in that namespace."""
+        """Publish on this bus, for Deployments in that namespace."""
         self._domain = domain
         self._bus = bus
         self._namespace = namespace
@@ -121,7 +123,7 @@ class Decider:
         self.published: list[Decision] = []
 
     def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
-        """The next decision: a limit per Deployment, on a sample that ends at ``end`` (now)."""
+        """Build the next decision: a limit per Deployment, for a sample that ends at ``end`` (default: now)."""
         end = time.time_ns() if end is None else end
         self._epoch = self._epoch or end
         self._seq += 1
@@ -144,8 +146,8 @@ class Decider:
             stress=0.5,
         )
 
-    async def say(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
-        """Decide on one Deployment and publish it."""
+    async def publish_limit(self, limit: str | int, deployment: str = "app", **more: Any) -> Decision:
+        """Decide on one Deployment and publish the decision."""
         decision = self.decision({deployment: limit}, **more)
         await self.publish(decision)
         return decision
@@ -161,7 +163,7 @@ def _kbit(limit: str | int) -> int:
 
 
 class Scene(Struct, frozen=True):
-    """A cluster and a bus to look at."""
+    """A cluster and a bus under observation."""
 
     server: Server
     bus: Bus
@@ -173,13 +175,13 @@ class Scene(Struct, frozen=True):
         return value
 
     async def pod_bandwidths(self, name: str = "app") -> list[str | None]:
-        """The annotations of its Pods that are not going away."""
+        """The annotations of its Pods that are not being deleted."""
         items = (await self.server.must("GET", f"{self.server.pods}?labelSelector=app%3D{name}"))["items"]
         live = [item["metadata"] for item in items if "deletionTimestamp" not in item["metadata"]]
         return [(meta.get("annotations") or {}).get(BANDWIDTH) for meta in live]
 
-    async def stands_at(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
-        """Wait until Deployment and Pods carry these values."""
+    async def wait_for_limits(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
+        """Wait until Deployment and Pods have these values."""
 
         async def there() -> bool:
             now = (await self.bandwidth(name), sorted(map(str, await self.pod_bandwidths(name))))
@@ -188,7 +190,7 @@ class Scene(Struct, frozen=True):
         await eventually(there)
 
     async def annotate(self, path: str, annotations: Mapping[str, str | None]) -> Any:
-        """Change annotations as a person would."""
+        """Change annotations, as kubectl would."""
         body = {"metadata": {"annotations": dict(annotations)}}
         return await self.server.must("PATCH", path, body, "application/merge-patch+json")
 
@@ -200,14 +202,14 @@ class Scene(Struct, frozen=True):
     async def actions(self, name: str = "app") -> list[Action]:
         """All reports on a target so far."""
         target = f"{self.server.namespace}/{name}"
-        return [one.message for one in await self.received() if one.message.target == target]
+        return [one.message for one in await self.read_reports() if one.message.target == target]
 
-    async def received(self) -> list[Received[Action]]:
-        """All reports so far, as they came."""
-        return await kept(self.bus, Action)
+    async def read_reports(self) -> list[Received[Action]]:
+        """All reports so far, in order of arrival."""
+        return await read_stream(self.bus, Action)
 
-    async def reported(self, count: int = 1, **fields: Any) -> list[Action]:
-        """Wait for so many reports with these fields; gives all of those."""
+    async def wait_for_reports(self, count: int = 1, **fields: Any) -> list[Action]:
+        """Wait for at least so many reports with these fields; return all of them."""
 
         async def enough() -> list[Action] | None:
             fitting = [

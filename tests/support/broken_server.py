@@ -1,4 +1,4 @@
-"""Servers that break a client's expectations, each in its own way, over real sockets."""
+"""Servers that violate a client's expectations over real sockets, each in one way."""
 
 import socket
 import struct
@@ -47,10 +47,10 @@ class BrokenServer:
                     if not self._answer(connection):
                         return
             except OSError:
-                return  # the client had enough
+                return  # the client closed the connection
 
     def _answer(self, connection: socket.socket) -> bool:
-        """Answer one request; gives whether the connection goes on."""
+        """Answer one request; return whether the connection stays open."""
         match self.fault:
             case "stall":
                 self._over.wait()

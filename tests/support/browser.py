@@ -1,7 +1,6 @@
-"""A real Chromium without a network, for the tests of pages: opened, looked at, and listened to.
+"""A real Chromium without a network, for the tests of pages.
 
-Spoken to by the DevTools protocol, so that whatever the page says on the console, throws, or tries to
-fetch is heard.
+The tests control it over the DevTools protocol, which reports console messages, exceptions and requests.
 """
 
 import asyncio
@@ -30,14 +29,14 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--remote-debugging-port=0",
-    # Nothing on any network can be found or reached.
+    # No host on any network can be resolved or reached.
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--proxy-server=127.0.0.1:9",
 )
 
 
 def chromium() -> str | None:
-    """The program, if it is here."""
+    """The path of the program, or None if it is not installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -45,16 +44,16 @@ class Page:
     """One open page."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Speak over ``socket``; see ``opened``."""
+        """Use the DevTools connection ``socket``; see ``opened``."""
         self._socket = socket
         self._number = 0
         self.complaints: list[str] = []
         """Errors and warnings on the console, exceptions, and failed requests."""
         self.fetched: list[str] = []
-        """Every address that was asked for."""
+        """Every address that was requested."""
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer, noting what happens meanwhile."""
+        """Send a command and wait for its answer, recording events in between."""
         self._number += 1
         number = self._number
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
@@ -90,28 +89,28 @@ class Page:
             self.complaints.append(f"could not load: {told['errorText']}")
 
     async def value(self, script: str) -> Any:
-        """What a script on the page gives."""
+        """The value of a JavaScript expression on the page."""
         answer = await self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:500])
         return answer["result"].get("value")
 
     async def look(self) -> bytes:
-        """A picture of the whole page, PNG."""
+        """A screenshot of the whole page, PNG."""
         size = (await self.ask("Page.getLayoutMetrics"))["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         shot = await self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(shot["data"])
 
     async def print(self) -> bytes:
-        """The page as it is printed, PDF."""
+        """The printed page, PDF."""
         printed = await self.ask("Page.printToPDF", printBackground=False, preferCSSPageSize=True)
         return base64.b64decode(printed["data"])
 
 
 @asynccontextmanager
-async def opened(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
-    """Open a file in a browser of its own."""
+async def open_page(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
+    """Open a file in a separate browser."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             chromium() or "chromium", *_FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=subprocess.PIPE
@@ -142,7 +141,7 @@ async def _enter(page: Page, file: Path, *, dark: bool, width: int) -> None:
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:
-    """Where it listens, which it says on standard error."""
+    """The port that the browser prints on standard error."""
     assert process.stderr is not None
     async with asyncio.timeout(PATIENCE_S):
         async for line in process.stderr:

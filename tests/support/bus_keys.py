@@ -1,4 +1,4 @@
-"""A place on the bus for tests of the bus itself."""
+"""Connections and samples for tests of the bus itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,10 +21,10 @@ def sample(n: int, domain: str = "line") -> Sample:
 
 
 @asynccontextmanager
-async def joined(
+async def join(
     server: NatsServer, name: str = "test", settings: BusConfig | None = None
 ) -> AsyncIterator[tuple[Bus, list[str | None]]]:
-    """A bus with its streams, and the states it reported."""
+    """A bus with its streams, and the connection states that it reported."""
     states: list[str | None] = []
     settings = replace(settings or BusConfig(), servers=(server.url,))
     async with Bus.connect(settings, name, states.append) as bus:

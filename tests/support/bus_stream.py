@@ -1,4 +1,4 @@
-"""A made-up stretch of a bus for the tests of its readers: samples, and the decisions that follow from them."""
+"""A generated stretch of bus messages for the tests of readers: samples, and the decisions that follow from them."""
 
 import random
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from schemas.units import Rate
 from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, continue_trace, start_trace
 from services.bus.subjects import Subjects
 from services.control import Controller
-from services.tools.common.recording import Line, Writer, header_of, line_of
+from services.tools.common.recording import RecordedMessage, RecordingWriter, build_header, build_message
 
 BEGIN = 1_790_000_000 * 10**9
 PERIOD = 10**9 // 2
@@ -47,7 +47,7 @@ def config(domains: int = 1, policy: str = "proportional") -> Config:
 
 
 def samples(domain: Domain, count: int, seed: int = 1, begin: int = BEGIN) -> Iterator[Sample]:
-    """Calm and congested windows, and some without data."""
+    """Good and congested windows, and some without data."""
     chance = random.Random(f"{domain.name} {seed}")
     for i in range(1, count + 1):
         end = begin + i * PERIOD
@@ -74,8 +74,10 @@ def samples(domain: Domain, count: int, seed: int = 1, begin: int = BEGIN) -> It
         )
 
 
-def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False, begin: int = BEGIN) -> Iterator[Line]:
-    """Samples, decisions and, if wanted, actions of all domains in the order of their times."""
+def stream(
+    of: Config, count: int, seed: int = 1, *, actions: bool = False, begin: int = BEGIN
+) -> Iterator[RecordedMessage]:
+    """Samples, decisions and optionally actions of all domains, ordered by time."""
     limits: dict[str, int] = {}
     acted = 0
     controllers = {domain.name: Controller(domain) for domain in of.domains}
@@ -96,22 +98,26 @@ def stream(of: Config, count: int, seed: int = 1, *, actions: bool = False, begi
                     limits[target.target] = target.limit
 
 
-def sample_line(sample: Sample, seq: int, published: int | None = None) -> Line:
-    """A sample as the sampler publishes it, 5 ms after its window unless told otherwise."""
+def sample_line(sample: Sample, seq: int, published: int | None = None) -> RecordedMessage:
+    """A sample as the sampler publishes it, by default 5 ms after its window."""
     headers = {MSG_ID: sample.id, TRACE: start_trace(sample.id)}
     subject = SUBJECTS.sample(sample.domain)
-    return line_of("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
+    return build_message("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
 
 
-def decision_line(decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None) -> Line:
-    """A decision as the decision service publishes it, 2 ms after its sample unless told otherwise."""
+def decision_line(
+    decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None
+) -> RecordedMessage:
+    """A decision as the decision service publishes it, by default 2 ms after its sample."""
     trace = continue_trace({TRACE: start_trace(cause)}, decision.id)
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)
-    return line_of("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
+    return build_message("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
 
 
-def action_line(decision: Decision, cause: Line, target: TargetDecision, was: int | None, seq: int) -> Line:
+def action_line(
+    decision: Decision, cause: RecordedMessage, target: TargetDecision, was: int | None, seq: int
+) -> RecordedMessage:
     """An action on three Pods, as an actuator reports it 20 ms after its decision."""
     done = cause.time + 20_000_000 + seq
     action = Action(
@@ -133,12 +139,12 @@ def action_line(decision: Decision, cause: Line, target: TargetDecision, was: in
     )
     msg_id = f"{action.id}:applied"
     headers = {MSG_ID: msg_id, TRACE: continue_trace(cause.headers, msg_id)}
-    return line_of("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
+    return build_message("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
 
 
-def record(path: Path, of: Config, lines: Iterator[Line]) -> Path:
+def record(path: Path, of: Config, lines: Iterator[RecordedMessage]) -> Path:
     """Write lines as a recording."""
-    with path.open("wb") as file, Writer(file, header_of(of, "bus", "0.1.0", BEGIN)) as writer:
+    with path.open("wb") as file, RecordingWriter(file, build_header(of, "bus", "0.1.0", BEGIN)) as writer:
         for line in lines:
             writer.write(line)
     return path

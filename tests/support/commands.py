@@ -1,4 +1,4 @@
-"""The ``sluice`` command in processes of its own, as a user runs it."""
+"""The ``sluice`` command in separate processes, as a user runs it."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ SLUICE = Path(sys.executable).parent / "sluice"
 
 
 def sluice(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a subcommand to its end; ``environment`` is added to this process's."""
+    """Run a subcommand until it ends; ``environment`` is added to this process's environment."""
     variables = {**_environment(), **(environment or {})}
     return subprocess.run(
         [SLUICE, *arguments], capture_output=True, text=True, env=variables, timeout=PATIENCE_S, check=False
@@ -23,7 +23,7 @@ def sluice(*arguments: str | Path, environment: Mapping[str, str] | None = None)
 
 @contextmanager
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A subcommand that runs while the context lasts, and is then interrupted as by Ctrl-C."""
+    """Run a subcommand while the context lasts, then interrupt it as Ctrl-C does."""
     with subprocess.Popen(
         [SLUICE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
     ) as process:

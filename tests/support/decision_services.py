@@ -1,4 +1,4 @@
-"""Decision services as processes, samples for them, and what they should have decided."""
+"""Decision services as processes, samples for them, and the expected decisions."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def config_text(url: str, prefix: str, domains: Iterable[str], replicas: int = 1
 
 
 def sample(domain: str, number: int, begin: int) -> Sample:
-    """The ``number``-th sample after ``begin``: mostly good, now and then violating, lossy or blind."""
+    """The ``number``-th sample after ``begin``: mostly good, sometimes violating, lossy or blind."""
     end = begin // PERIOD * PERIOD + number * PERIOD
     p95 = 0.004 if number % 17 == 0 else 0.0005 + (number * 37 % 100) / 1e5
     lost = 2.0 if number % 41 == 0 else 0.0
@@ -49,8 +49,8 @@ def sample(domain: str, number: int, begin: int) -> Sample:
 
 
 @asynccontextmanager
-async def joined(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
-    """The test's own place on the bus; several servers are separated by commas."""
+async def join(url: str, prefix: str, replicas: int = 1) -> AsyncIterator[Bus]:
+    """The test's own bus connection; several servers are separated by commas."""
     settings = BusConfig(servers=tuple(url.split(",")), prefix=prefix, replicas=replicas)
     async with Bus.connect(settings, "test", lambda _: None) as bus:
         assert await bus.ensure_streams() == []
@@ -63,8 +63,8 @@ async def send(bus: Bus, samples: Iterable[Sample]) -> None:
         await bus.publish(bus.subjects.sample(one.domain), one, msg_id=one.id)
 
 
-async def kept(bus: Bus, kind: type[M]) -> list[Received[M]]:
-    """Everything that a stream keeps."""
+async def read_stream(bus: Bus, kind: type[M]) -> list[Received[M]]:
+    """All messages of a stream."""
     stream = await bus.stream_info(kind)
     found: list[Received[M]] = []
     if stream is None or stream.last < stream.first or stream.last == 0:
@@ -77,8 +77,8 @@ async def kept(bus: Bus, kind: type[M]) -> list[Received[M]]:
     return found
 
 
-def replayed(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequence[str | None]) -> list[Decision]:
-    """What one process that never fails would have decided on a domain's stream of samples."""
+def replay_samples(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequence[str | None]) -> list[Decision]:
+    """The decisions of one process that never fails, on a domain's stream of samples."""
     controller = Controller(domain)
     state: State | None = None
     decisions: list[Decision] = []
@@ -93,13 +93,13 @@ def replayed(domain: Domain, samples: Iterable[Received[Sample]], faults: Sequen
 
 
 async def check(bus: Bus, config: Config) -> int:
-    """Check every domain's decisions against a replay, bit for bit; gives how many there are."""
-    samples = await kept(bus, Sample)
-    decisions = await kept(bus, Decision)
+    """Compare every domain's decisions with a replay, bit for bit; return how many there are."""
+    samples = await read_stream(bus, Sample)
+    decisions = await read_stream(bus, Decision)
     for domain in config.domains:
         ours = [one for one in decisions if one.message.domain == domain.name]
         theirs = [one for one in samples if one.subject == bus.subjects.sample(domain.name)]
-        wanted = replayed(domain, theirs, [one.message.fault for one in ours])
+        wanted = replay_samples(domain, theirs, [one.message.fault for one in ours])
         assert [one.body for one in ours] == [encode(one) for one in wanted]
         by_id = {one.message.id: one for one in reversed(theirs)}
         for one in ours:
@@ -109,8 +109,8 @@ async def check(bus: Bus, config: Config) -> int:
     return len(decisions)
 
 
-async def decided(bus: Bus, count: int) -> None:
-    """Wait until so many decisions stand on the bus.
+async def wait_for_decisions(bus: Bus, count: int) -> None:
+    """Wait until the bus has so many decisions.
 
     Raises:
         TimeoutError: they never came.
@@ -124,8 +124,8 @@ async def decided(bus: Bus, count: int) -> None:
                     return
 
 
-async def stored(bus: Bus, kind: type[M], count: int) -> None:
-    """Wait until a stream has taken so many messages, readable or not.
+async def wait_for_stored(bus: Bus, kind: type[M], count: int) -> None:
+    """Wait until a stream has stored so many messages, readable or not.
 
     Raises:
         TimeoutError: they never came.
@@ -139,7 +139,7 @@ async def stored(bus: Bus, kind: type[M], count: int) -> None:
 
 
 class ServiceProcess:
-    """A service as a process of its own; killed at the end of the context."""
+    """A service in a separate process; killed at the end of the context."""
 
     def __init__(
         self,
@@ -163,13 +163,13 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Process id."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """What it and its predecessors below the same home wrote."""
+        """The logs of this process and its predecessors below the same home."""
         return self._log.read_text()
 
     def start(self) -> Self:
@@ -179,8 +179,8 @@ class ServiceProcess:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         return self
 
-    async def crashed(self) -> bool:
-        """Wait until it ends; whether it was by SIGKILL.
+    async def wait_for_crash(self) -> bool:
+        """Wait until it ends; return whether SIGKILL ended it.
 
         Raises:
             TimeoutError: it runs on.
@@ -195,13 +195,13 @@ class ServiceProcess:
         raise TimeoutError(f"still running: {self.log}")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(PATIENCE_S)
@@ -221,6 +221,6 @@ class DecisionProcess(ServiceProcess):
         super().__init__("decision", home, text, crash_at)
 
 
-def configured(text: str) -> Config:
+def parse_config(text: str) -> Config:
     """The configuration as a service reads it."""
     return parse(text, "test", {})

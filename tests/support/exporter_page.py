@@ -1,4 +1,4 @@
-"""A real exporter for tests: prometheus_client's counters behind prometheus_client's own server."""
+"""A real exporter for tests: prometheus_client's metrics behind prometheus_client's server."""
 
 import random
 import threading
@@ -19,7 +19,7 @@ class LiveExporter:
     """Serves a latency histogram, a loss counter and a byte counter while the context lasts."""
 
     def __init__(self, bounds: Sequence[float] = BOUNDS, port: int | None = None, host: str = "127.0.0.1") -> None:
-        """Serve buckets with these bounds, on a free port or on this one."""
+        """Serve buckets with these bounds, on this port or a free one."""
         self.port = port or free_port()
         self._host = host
         self._registry = CollectorRegistry()
@@ -40,11 +40,11 @@ class LiveExporter:
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """Address of the page."""
         return f"http://{self.address}/metrics"
 
     def observe(self, *latencies: float) -> None:
-        """Count round trips of the robot."""
+        """Observe round trips of the robot."""
         for latency in latencies:
             self._latency.labels(*ROBOT).observe(latency)
 
@@ -57,7 +57,7 @@ class LiveExporter:
         self._sent.labels(*POD).inc(size)
 
     def traffic(self, hertz: float) -> None:
-        """Count exponentially spread round trips at a steady rate until the context ends."""
+        """Observe exponentially distributed round trips at a steady rate until the context ends."""
 
         def run() -> None:
             chance = random.Random(7)
@@ -70,11 +70,11 @@ class LiveExporter:
         self._traffic.start()
 
     def start(self) -> None:
-        """Listen; the counters are what they were."""
+        """Listen; the counters keep their values."""
         self._server = start_http_server(self.port, self._host, registry=self._registry)
 
     def stop(self) -> None:
-        """Listen no more; the counters stay."""
+        """Close the port; the counters keep their values."""
         if self._server is not None:
             server, thread = self._server
             server.shutdown()

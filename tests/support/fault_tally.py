@@ -1,4 +1,4 @@
-"""What the fault tests tried, and how often a promise was broken: one table at the end of a session."""
+"""Which faults the tests injected, and how often a promise was broken: one table at the end of a session."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,17 +24,17 @@ FAULTS = (
     "pods churn while limits change",
     "foreign owner",
 )
-"""Every fault that some test brings about, in the order of the table."""
-LATE_S = 2.0
-"""A fail-safe limit that comes later than this after it is due is late: the dead-man time of these tests, so that
-one that takes twice as long is found."""
+"""Every fault that some test injects, in the order of the table."""
+LATE_S = 5.0
+"""A fail-safe limit that takes longer than this after it is due is late. It is the dead-man time of these tests, so a
+delay of twice that time is found."""
 
 
 class Broken(Struct, frozen=True):
-    """How often each promise was broken; None where a fault does not put it to the test."""
+    """How often each promise was broken; None if a fault does not test it."""
 
     lost: int | None = None
-    """Samples that the bus had acknowledged and that were never answered, or never delivered."""
+    """Acknowledged samples that were never answered, or never delivered."""
     older: int | None = None
     """Limits that replaced a newer one."""
     outside: int | None = None
@@ -56,24 +56,24 @@ class Row(Struct):
     tried: list[str]
     broken: Broken = Broken()
     worst: float | None = None
-    """How long after it was due the last of all fail-safe limits came, seconds; negative: before."""
+    """The longest delay of a fail-safe limit after it was due, seconds; negative: it came before."""
 
 
 class Tally:
-    """Collects what tests tried."""
+    """Collects the results of fault tests."""
 
     def __init__(self) -> None:
-        """Begin with nothing tried."""
+        """Start empty."""
         self._rows: dict[str, Row] = {}
 
     def add(self, fault: str, tried: str, broken: Broken, after: float | None = None) -> None:
-        """A test brought a fault about; fails where a promise was broken.
+        """Record a fault that a test injected; fail if a promise was broken.
 
         Args:
             fault: one of ``FAULTS``.
-            tried: what was tried how often: ``3 kills, 120 samples``.
-            broken: the promises that were put to the test.
-            after: how long after it was due a fail-safe limit came, seconds.
+            tried: counts of what was injected: ``3 kills, 120 samples``.
+            broken: the promises that were tested.
+            after: the delay of a fail-safe limit after it was due, seconds.
         """
         assert fault in FAULTS, fault
         if after is not None:
@@ -81,13 +81,13 @@ class Tally:
         self._merge(fault, Row([tried], broken, after))
         assert not any(structs.astuple(broken)), (fault, tried, broken, after)
 
-    def exported(self) -> dict[str, Any]:
-        """What was tried, as plain values that a report of one process to another can carry."""
+    def export(self) -> dict[str, Any]:
+        """The results as plain values that a report can carry between processes."""
         found: dict[str, Any] = to_builtins(self._rows)
         return found
 
     def merge(self, exported: dict[str, Any]) -> None:
-        """Add what another tally has exported."""
+        """Add the exported results of another tally."""
         for fault, row in convert(exported, dict[str, Row]).items():
             self._merge(fault, row)
 
@@ -100,28 +100,28 @@ class Tally:
 
     @property
     def missing(self) -> list[str]:
-        """The faults that no test has brought about."""
+        """The faults that no test has injected."""
         return [fault for fault in FAULTS if fault not in self._rows]
 
     def lines(self) -> Iterator[str]:
-        """The table; nothing where no fault test ran."""
+        """The lines of the table; none if no fault test ran."""
         if not self._rows:
             return
         yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'worst':>9}{'unreported':>12}   tried"
         for fault in FAULTS:
             row = self._rows.get(fault, Row([]))
-            lost, older, outside, late, unreported = (_shown(count) for count in structs.astuple(row.broken))
+            lost, older, outside, late, unreported = (_format(count) for count in structs.astuple(row.broken))
             worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
             figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"
-            yield f"{figures}   {_summed(row.tried) or 'not in this session'}"
+            yield f"{figures}   {_sum_counts(row.tried) or 'not in this session'}"
 
 
-def _shown(count: Any) -> str:
+def _format(count: Any) -> str:
     return "-" if count is None else str(count)
 
 
-def _summed(tried: list[str]) -> str:
-    """``2 kills, 5 writes`` and ``1 kills, 7 samples`` are ``3 kills, 5 writes, 7 samples``."""
+def _sum_counts(tried: list[str]) -> str:
+    """Sum counts: ``2 kills, 5 writes`` and ``1 kills, 7 samples`` give ``3 kills, 5 writes, 7 samples``."""
     sums: dict[str, int] = {}
     for text in tried:
         for part in text.split(", "):
@@ -130,8 +130,8 @@ def _summed(tried: list[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sums.items())
 
 
-def judged(*verdicts: Verdict, lost: int | None = None) -> Broken:
-    """What the trails of some targets come to."""
+def judge(*verdicts: Verdict, lost: int | None = None) -> Broken:
+    """The verdict on the trails of several targets."""
     return Broken(
         lost,
         sum(one.older for one in verdicts),
@@ -141,10 +141,10 @@ def judged(*verdicts: Verdict, lost: int | None = None) -> Broken:
 
 
 def lateness(action: Action, due: int) -> float:
-    """How long after it was ``due``, UTC ns, a fail-safe limit came into force, seconds by the actuator's clock."""
+    """The delay of a fail-safe limit after it was ``due`` (UTC ns), seconds by the actuator's clock."""
     assert action.applied is not None
     return (action.applied - due) / 1e9
 
 
 FAULT = "fault"
-"""The property of a test's report that carries what its tally exports."""
+"""The property of a test's report that carries its exported tally."""

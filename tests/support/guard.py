@@ -1,10 +1,10 @@
-"""Nothing of a test run outlives it, however it ends: SIGKILL of pytest included.
+"""Ends all processes of a test run when the run ends, even after SIGKILL of pytest.
 
-A run's temporary files are in a folder of its own below the checkout, and TMPDIR names it, so that whatever a test
-starts carries the folder's name in its environment.  A guard in a session of its own waits until the run has ended,
+A run's temporary files are in a folder of its own below the checkout.  TMPDIR names it, so every process that a test
+starts has the folder's name in its environment.  A guard in a separate session waits until the run has ended,
 ends every process with that name, and removes the folder.
 
-    python -m tests.support.guard FOLDER   do so when standard input closes; say what was still running
+    python -m tests.support.guard FOLDER   do so when standard input closes; print what was still running
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build" / "t"
-"""Short, because the paths of Unix sockets are."""
+"""Short, because the paths of Unix sockets are limited."""
 _GIVE_UP_S = 30.0
 LABEL = "sluice.tests"
 LASTING: set[int] = set()
-"""Processes of this one that several tests share, and that outlive the test that starts them."""
+"""Processes that several tests share, and that outlive the test that starts them."""
 
 
 class Run:
     """The folder and the guard of one run of pytest."""
 
     def __init__(self) -> None:
-        """Make the folder, point TMPDIR at it, and start the guard."""
+        """Create the folder, set TMPDIR to it, and start the guard."""
         HOME.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="", dir=HOME))
         self._guard = subprocess.Popen(
@@ -45,7 +45,7 @@ class Run:
         enter(self.folder)
 
     def end(self) -> str:
-        """Let the guard do its work; gives a line for each process that it had to end."""
+        """Let the guard clean up; return a line for each process that it had to end."""
         tempfile.tempdir = None
         os.environ.pop("TMPDIR", None)
         said, _ = self._guard.communicate()
@@ -53,7 +53,7 @@ class Run:
 
 
 def label() -> str:
-    """What containers and networks of this run carry: the value of ``LABEL``, or the name of a compose project."""
+    """The label of this run's containers and networks: the value of ``LABEL``, or the name of a compose project."""
     return _label(HOME / Path(os.environ["TMPDIR"]).relative_to(HOME).parts[0])
 
 
@@ -62,32 +62,32 @@ def _label(folder: Path) -> str:
 
 
 def enter(folder: Path) -> None:
-    """Make a folder the place of temporary files for this process and its children."""
+    """Use a folder for the temporary files of this process and its children."""
     folder.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
 
 
-def marked(folder: Path, besides: frozenset[int] = frozenset()) -> Iterator[int]:
-    """Processes whose environment or command line names a folder or what is below it, but for ``besides``."""
+def find_marked(folder: Path, besides: frozenset[int] = frozenset()) -> Iterator[int]:
+    """Find processes whose environment or command line names a folder or a path below it, except ``besides``."""
     name = str(folder).encode()
     for pid in pids() - besides - {os.getpid()}:
         with contextlib.suppress(OSError):
             place = Path("/proc") / str(pid)
             said = (place / "environ").read_bytes() + b"\0" + (place / "cmdline").read_bytes()
-            if (name + b"\0" in said or name + b"/" in said) and not ended(pid):
+            if (name + b"\0" in said or name + b"/" in said) and not has_ended(pid):
                 yield pid
 
 
 def pids() -> frozenset[int]:
-    """Every process of this machine; none where there is no /proc."""
+    """Every process of this machine; empty without /proc."""
     with contextlib.suppress(FileNotFoundError):
         return frozenset(int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - for every test
     return frozenset()
 
 
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits to be collected."""
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"ZX"
     except OSError:
@@ -95,7 +95,7 @@ def ended(pid: int) -> bool:
 
 
 def command(pid: int) -> str:
-    """Its command line, for people."""
+    """Its command line, for messages."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -104,7 +104,7 @@ def command(pid: int) -> str:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL; a process that is gone is none the worse for it."""
+    """Send SIGKILL; ignore a process that has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 
@@ -115,9 +115,10 @@ def _main(folder: Path) -> None:
     sys.stdin.read()
     told: set[int] = set()
     deadline = time.monotonic() + _GIVE_UP_S
-    # Again until nothing is found: what is being killed may be starting others, or still writing.
+    # Repeat until nothing is found: a process that is being killed may start others, or still write.
     while time.monotonic() < deadline:
-        left = list(marked(folder))
+        # The guard of a run within this one finishes its own clean-up and ends.
+        left = [pid for pid in find_marked(folder) if __spec__.name not in command(pid)]
         for pid in left:
             if pid not in told:
                 told.add(pid)

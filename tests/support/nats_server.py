@@ -1,4 +1,4 @@
-"""Real parts for tests: a nats-server of one's own."""
+"""A real nats-server for a test."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.support.waiting import PATIENCE_S, wait_until
 
 
 def _states(pid: int) -> Iterator[str]:
-    """The kernel's letter for what each thread of a process does."""
+    """The state letter of each thread of a process, from the kernel."""
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         # A thread may end meanwhile.
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -25,12 +25,12 @@ def _states(pid: int) -> Iterator[str]:
 
 
 class Server:
-    """A program that can be made to hang."""
+    """A program that can be frozen."""
 
     _process: subprocess.Popen[bytes] | None = None
 
     def freeze(self) -> None:
-        """Let it hang, with its connections open; when this returns, every thread of it stands still."""
+        """Freeze the process with its connections open; return once every thread has stopped."""
         os.kill(self._process_id, signal.SIGSTOP)
         pid = self._process_id
         wait_until(lambda: set(_states(pid)) == {"T"}, lambda: f"it runs on: {list(_states(pid))}")
@@ -41,7 +41,7 @@ class Server:
         return self._process.pid
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self._process_id, signal.SIGCONT)
 
 
@@ -63,11 +63,11 @@ class NatsServer(Server):
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The address for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         with self._log.open("ab") as log:
             program = Path(sys.executable).parent / "nats-server"
             self._process = subprocess.Popen([program, "-c", self._config, *self._arguments], stdout=log, stderr=log)
@@ -84,14 +84,14 @@ class NatsServer(Server):
         raise TimeoutError(f"nats-server does not listen after {PATIENCE_S:g} s: {self._log.read_text()}")
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, in order or by SIGKILL."""
+        """Stop it in order, or by SIGKILL."""
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGKILL if kill else signal.SIGTERM)
             self._process.wait(PATIENCE_S)
             self._process = None
 
     def wipe(self) -> None:
-        """Forget all streams; only while it is stopped."""
+        """Delete all streams; only while it is stopped."""
         shutil.rmtree(self._store)
 
     def __enter__(self) -> "NatsServer":

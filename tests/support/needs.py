@@ -1,7 +1,7 @@
 """What a test may need beyond Python, make and the wheels of the development extra, and how to install it.
 
-A marker names a part; a part has requirements.  A test sees on PATH only the programs of its own markers,
-wherever it runs: a marker that was forgotten is found on every machine, not only on a bare one.
+A marker names a part, and a part has requirements.  A test finds on PATH only the programs of its own markers.
+A missing marker is therefore noticed on every machine, not only on a bare one.
 """
 
 import os
@@ -18,18 +18,19 @@ from services.plant.real import namespaces
 
 
 def all_parts() -> bool:
-    """Whether everything that any test needs is claimed to be here."""
+    """Whether this machine claims to have everything that any test needs."""
     return os.environ.get("SLUICE_ALL_PARTS") == "1"
 
 
 class Requirement(Struct, frozen=True):
-    """One thing that can be missing."""
+    """One requirement that may be missing."""
 
     name: str
     install: str
     here: Callable[[], bool]
 
 
+@cache
 def program(name: str, package: str) -> Requirement:
     """A program on PATH, from a Debian package."""
     return Requirement(name, f"apt install {package}", lambda: shutil.which(name) is not None)
@@ -100,15 +101,15 @@ OPTIONAL = frozenset(
     {one.name for part in PARTS.values() for one in part if one.install.startswith("apt ")}
     | {"chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
 )
-"""Programs that no test finds on PATH unless a marker of its own names them."""
+"""Programs that a test finds on PATH only if its own marker names them."""
 
 
 @cache
 def lacking(marker: str) -> tuple[Requirement, ...]:
-    """What this machine lacks of a part."""
+    """The requirements of a part that this machine lacks."""
     missing: list[Requirement] = []
     for one in PARTS[marker]:
-        # A program that is missing explains why what comes after it does not work.
+        # A missing program explains why later requirements fail.
         if (one.install.startswith("apt ") or not missing) and not one.here():
             missing.append(one)
     return tuple(missing)
@@ -126,8 +127,8 @@ def _executables() -> dict[str, Path]:
     return found
 
 
-def narrowed(markers: Collection[str], home: Path) -> str:
-    """A folder below ``home`` with every program on PATH but those of other parts than ``markers``; made if need be."""
+def narrow_path(markers: Collection[str], home: Path) -> str:
+    """A folder below ``home`` with every program on PATH except those of other parts; created if needed."""
     chosen = sorted(set(markers) & set(PARTS))
     folder = home / ("-".join(chosen) or "plain")
     if not folder.exists():
@@ -139,8 +140,8 @@ def narrowed(markers: Collection[str], home: Path) -> str:
     return str(folder)
 
 
-def told(skipped: Collection[Collection[str]]) -> Iterator[str]:
-    """Lines that say what to install: for each thing that was missing once, how many tests wait for it.
+def list_missing(skipped: Collection[Collection[str]]) -> Iterator[str]:
+    """Lines that name what to install: for each missing requirement, how many tests need it.
 
     Args:
         skipped: for each test that was skipped, the markers whose parts are missing.

@@ -1,7 +1,7 @@
-"""Ports that no other test takes: each process has a block of its own, below those that the kernel hands out.
+"""Ports for tests: each process has a block of its own, below the range that the kernel assigns.
 
-A block is claimed by a name in the abstract socket namespace, which the kernel gives up with the process, so that
-neither the workers of a run nor two runs side by side ever share one.
+A name in the abstract socket namespace claims a block, and the kernel releases the name with the process.  So
+neither the workers of a run nor two parallel runs ever share a block.
 """
 
 import random
@@ -11,15 +11,15 @@ from functools import cache
 from itertools import cycle
 
 _FIRST, _LAST, _SIZE = 12_000, 32_000, 200
-"""Linux hands out ports from 32768 on to whoever does not care."""
+"""Linux assigns ports from 32768 on."""
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on, and that no other process of these tests is given."""
+    """A free TCP port on loopback that no other process of these tests uses."""
     numbers, _ = _block()
     for port in numbers:
         with socket.socket() as probe:
-            # As servers do: a port whose last connection was closed a moment ago is free.
+            # As servers do: a port whose last connection was just closed is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -30,13 +30,13 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Several."""
+    """Several free ports."""
     return [free_port() for _ in range(count)]
 
 
 @cache
 def _block() -> tuple[Iterator[int], socket.socket]:
-    """This process's numbers, and the socket that claims them."""
+    """This process's port numbers, and the socket that claims them."""
     blocks = list(range(_FIRST, _LAST, _SIZE))
     random.SystemRandom().shuffle(blocks)
     for first in blocks:

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: on history written beforehand, or scraping live."""
+"""A real Prometheus for tests, on prepared history or on live scrapes."""
 
 import json
 import re
@@ -53,7 +53,7 @@ class PrometheusServer(Server):
 
     @property
     def url(self) -> str:
-        """Where to ask."""
+        """Address for queries."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -64,7 +64,7 @@ class PrometheusServer(Server):
         return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
     def __enter__(self) -> "PrometheusServer":
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it is ready."""
         with (self._home / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -1,8 +1,7 @@
-"""A test that measures real packets runs alone: no other test of the run is under way meanwhile.
+"""A test that measures real packets runs alone: no other test of the run is active meanwhile.
 
-Two locks on files that all workers of a run share.  Every test holds ``shared``: together with others, or
-alone.  Whoever wants to be alone takes ``turn`` first, which all others pass through, so that it is not kept
-waiting for ever.
+The workers of a run share two file locks.  Every test holds ``shared``, together with others or alone.  A test that
+must run alone takes ``turn`` first.  All others also pass through ``turn``, so that it does not starve.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""README's commands, as somebody who follows it would type them."""
+"""README's commands, typed as a reader would."""
 
 import os
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def commands(section: str) -> list[str]:
-    """The indented commands of a section, in order: continued lines joined, comments gone."""
+    """The indented commands of a section, in order, with continued lines joined and comments removed."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found is not None, f"README has no section {section!r}"
@@ -25,7 +25,7 @@ def commands(section: str) -> list[str]:
 
 
 class Typed(Struct, frozen=True):
-    """One of README's commands, and what came of it."""
+    """One of README's commands, and its result."""
 
     command: str
     code: int
@@ -33,22 +33,25 @@ class Typed(Struct, frozen=True):
 
 
 class Installed(Struct, frozen=True):
-    """A cluster that somebody installed Sluice on."""
+    """A cluster on which Sluice was installed with README's commands."""
 
     server: ApiServer
+    prefix: Path
+    """The PREFIX of ``make install``; its ``bin`` is on PATH."""
     typed: tuple[Typed, ...]
 
     def type(self, command: str) -> Typed:
-        """Run a command as the administrator would."""
-        return typed(self.server, command)
+        """Run a command as the administrator."""
+        return typed(self.server, self.prefix, command)
 
 
-def typed(server: ApiServer, command: str) -> Typed:
-    """Run a command in a shell at the top of the checkout."""
+def typed(server: ApiServer, prefix: Path, command: str) -> Typed:
+    """Run a command in a shell at the top of the checkout, with ``prefix`` in place of ~/.local."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLUICE_", "MAKE", "MFLAGS"))}
     environment.pop("KUBECONFIG", None)
+    environment |= {"PREFIX": str(prefix), "PATH": f"{prefix / 'bin'}:{environment['PATH']}"}
     with TemporaryDirectory() as home:
-        # Where kubectl looks when nobody says anything, as on most people's machines.
+        # kubectl's default kubeconfig, as on most machines.
         (Path(home) / ".kube").mkdir()
         shutil.copy(server.kubeconfig(), Path(home) / ".kube" / "config")
         environment |= {"HOME": home, "COLUMNS": "200"}

@@ -1,8 +1,8 @@
-"""What holds of every run of the tests, as a plugin: parts are asked for, nothing is left behind, no failure spreads.
+"""The pytest plugin of every run: checks required parts, cleans up, and keeps failures apart.
 
-A test that lacks a part of its surroundings (root, a real API server, Docker, Prometheus) skips and says what to
-install.  Where all parts are claimed to be there (SLUICE_ALL_PARTS=1, as in CI), a skip is a failure: a part
-that silently went missing would otherwise pass for a green run.
+A test that needs a missing part (root, a real API server, Docker, Prometheus) is skipped, and the report names what to
+install.  If the machine claims to have every part (SLUICE_ALL_PARTS=1, as in CI), a skip is a failure: otherwise a
+missing part would go unnoticed.
 """
 
 import gc
@@ -26,20 +26,20 @@ _HOME = pytest.StashKey[Path]()
 _SHARED = pytest.StashKey[Path]()
 """The folder of the whole run."""
 _BEFORE = pytest.StashKey[frozenset[int]]()
-"""Processes there were when the test itself began, and its fixtures were ready."""
+"""Processes that existed when the test itself began, after its fixtures."""
 _FAILED = pytest.StashKey[bool]()
 _KINDS = ("e2e", "integration", "contract", "property", "golden", "unit")
-"""The order of a run: what takes long first, so that the workers end at about the same time."""
+"""The order of a run: slow kinds first, so that the workers end at about the same time."""
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this process runs tests for another one, which reports."""
+    """Whether this process runs tests for a controlling process."""
     return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a folder within the checkout; each worker has a part of its own in it."""
+    """Create the run's folder within the checkout; each worker has a part of its own in it."""
     if is_worker(config):
         worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
         shared = Path(worker["folder"])
@@ -56,12 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker where the run's folder is."""
+    """Pass the run's folder to a worker."""
     node.workerinput["folder"] = str(node.config.stash[_SHARED])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the folder, and name every process that had to be ended."""
+    """Remove the folder, and report every process that had to be ended."""
     if _RUN in config.stash:
         left = config.stash[_RUN].end()
         if left:
@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let tests that measure run last and alone, and tests that share something expensive run on one worker."""
+    """Run tests that measure last and alone, and tests that share an expensive fixture on one worker."""
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker("quiet")
@@ -102,7 +102,7 @@ def _group(item: pytest.Item) -> str | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for the turn; free what a failed test still holds before the next one begins."""
+    """Wait for the turn; release what a failed test still holds before the next one begins."""
     path = os.environ["PATH"]
     with quiet.turn(item.config.stash[_SHARED], alone=item.get_closest_marker("quiet") is not None):
         done = yield
@@ -113,7 +113,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def _forget_failure() -> None:
-    """Collect what only a failure's traceback held: a socket of it would otherwise fail another test."""
+    """Collect objects that only a failure's traceback held: a socket among them would fail another test."""
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         sys.__dict__.pop(name, None)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
@@ -128,26 +128,26 @@ def _forget_failure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose part is not here; let it find the programs of its own parts only."""
+    """Skip a test whose part is missing; put only the programs of its own parts on PATH."""
     markers = [marker for marker in needs.PARTS if item.get_closest_marker(marker)]
     missing = [marker for marker in markers if needs.lacking(marker)]
     if missing:
         item.user_properties.append((LACKS, missing))
         lacks = dict.fromkeys(one for marker in missing for one in needs.lacking(marker))
         pytest.skip("needs " + "; ".join(f"{one.name} ({one.install})" for one in lacks))
-    os.environ["PATH"] = needs.narrowed(markers, item.config.stash[_HOME] / "path")
+    os.environ["PATH"] = needs.narrow_path(markers, item.config.stash[_HOME] / "path")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Take note of the processes that were there before."""
+    """Remember the processes that existed before."""
     item.stash[_BEFORE] = guard.pids()
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """End the processes that the test has left; a test that would have passed fails for it."""
+    """End the processes that the test left; an otherwise passing test fails for it."""
     try:
         return (yield)
     finally:
@@ -155,7 +155,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             before = item.stash[_BEFORE] | guard.LASTING
             home = item.config.stash[_HOME]
             deadline = time.monotonic() + (0 if item.stash.get(_FAILED, False) else PATIENCE_S)
-            while (left := list(guard.marked(home, before))) and time.monotonic() < deadline:
+            while (left := list(guard.find_marked(home, before))) and time.monotonic() < deadline:
                 time.sleep(0.02)
             told = "\n".join(guard.command(pid) for pid in left)
             for pid in left:
@@ -169,8 +169,9 @@ def pytest_runtest_makereport(
     item: pytest.Item,
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report in any case; a skip is a failure where every part is claimed to be there."""
-    # CPython 3.11.2's parser of syntax trees, with which tracebacks are shown, does not bear being entered from
+    """Make a report in any case; a skip is a failure if this machine claims to have every part."""
+    # The parser of syntax trees in CPython 3.11.2, which shows tracebacks, fails if a finaliser enters it again: "AST
+    # constructor recursion depth mismatch" (python/cpython#106905).
     # a finaliser: "AST constructor recursion depth mismatch" (python/cpython#106905).
     collecting = gc.isenabled()
     gc.disable()
@@ -190,7 +191,7 @@ def pytest_runtest_makereport(
 
 
 def _plain(item: pytest.Item, call: pytest.CallInfo[None], error: Exception) -> pytest.TestReport:
-    """A report without source lines, for a failure that cannot be shown."""
+    """A report without source lines, for a failure that cannot be formatted."""
     assert call.excinfo is not None
     assert call.when != "collect"
     frames = [f"{one.path}:{one.lineno + 1}: {one.name}" for one in call.excinfo.traceback]

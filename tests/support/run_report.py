@@ -1,4 +1,4 @@
-"""What is said at the end of a run, by the process that hears all of its workers."""
+"""The report at the end of a run, written by the process that controls its workers."""
 
 import pytest
 
@@ -10,16 +10,16 @@ LACKS = "lacks"
 
 
 class Reporter:
-    """Collects what the reports of tests carry beside their outcome."""
+    """Collects what the test reports contain besides their outcome."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self._config = config
         self._skipped: list[list[str]] = []
         self._tally = Tally()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count what a skipped test lacks, and what a fault test tried."""
+        """Count the missing parts of a skipped test, and the results of a fault test."""
         if report.when == "setup" and report.skipped:
             self._skipped += [value for name, value in report.user_properties if name == LACKS]  # type: ignore[misc]
         if report.when == "teardown":
@@ -28,10 +28,10 @@ class Reporter:
                     self._tally.merge(value)  # type: ignore[arg-type]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show what the fault tests tried and what was broken, and what to install for the tests that were skipped."""
+        """Show the injected faults and broken promises, and what to install for the skipped tests."""
         sections = {
             "faults: promises broken": list(self._tally.lines()),
-            "skipped: what this machine lacks": list(needs.told(self._skipped)),
+            "skipped: what this machine lacks": list(needs.list_missing(self._skipped)),
         }
         for title, lines in sections.items():
             if lines:
@@ -40,7 +40,7 @@ class Reporter:
                 terminalreporter.write_line(line)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a whole run with every part where a fault was not brought about: its test went missing."""
+        """Fail a whole run with every part if a fault was not injected: its test is missing."""
         whole = self._config.args_source is pytest.Config.ArgsSource.TESTPATHS
         option = self._config.option
         chosen = option.keyword or option.markexpr or option.collectonly

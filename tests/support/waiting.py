@@ -1,4 +1,4 @@
-"""Waits for something to hold, with a deadline, in tests of parts that run by themselves."""
+"""Waits with a deadline, for tests of parts that run on their own."""
 
 import asyncio
 import os
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = float(os.environ.get("SLUICE_TEST_PATIENCE", "120"))
-"""How long anything is waited for: what a machine with ten times its own work to do still keeps."""
+"""How long a test waits for anything; enough for a machine with ten times its capacity of work."""
 _POLL_S = 0.02
 
 
 def wait_until(holds: Callable[[], bool], state: Callable[[], object] = lambda: "it did not hold in time") -> None:
-    """Look every 20 ms; fails after ``PATIENCE_S`` with what ``state`` gives."""
+    """Poll every 20 ms; fail after ``PATIENCE_S`` with the text of ``state``."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, state()
@@ -19,7 +19,7 @@ def wait_until(holds: Callable[[], bool], state: Callable[[], object] = lambda: 
 
 
 async def until(holds: Callable[[], bool], state: Callable[[], object] = lambda: "it did not hold in time") -> None:
-    """The same where an event loop runs."""
+    """The same for an event loop."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, state()

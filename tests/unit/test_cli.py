@@ -14,7 +14,7 @@ MODULES = [*COMMANDS.values(), *BENCHES.values()]
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_listed_summary_is_the_beginning_of_the_commands_own_help(module: str) -> None:
-    """What is read from the source is what click shows."""
+    """The summary from the source equals click's."""
     command = getattr(__import__(module, fromlist=["command"]), "command")  # noqa: B009 - any module's
     assert isinstance(command, click.Command)
     summary = read_summary(module)
@@ -23,7 +23,7 @@ def test_the_listed_summary_is_the_beginning_of_the_commands_own_help(module: st
 
 
 def test_listing_the_commands_imports_none_of_them() -> None:
-    """Nor does running one import the others: a pod pays for its own service only."""
+    """Nor does one command import the others: a pod loads its own service only."""
     program = (
         "import sys\n"
         "from click.testing import CliRunner\n"
@@ -34,7 +34,7 @@ def test_listing_the_commands_imports_none_of_them() -> None:
         "print([one for one in COMMANDS.values() if one in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['services.decision.main']"]
+    assert done.stdout.splitlines() == ["[]", "['services.decision.service']"]
 
 
 def test_the_exporter_does_not_load_the_client_of_a_bus_that_it_does_not_use() -> None:

@@ -1,4 +1,4 @@
-"""Who takes part in ``sluice bench policies``: every policy, one fixed setting each, for all scenarios."""
+"""The candidates of ``sluice bench policies``: every policy, with one fixed setting for all scenarios."""
 
 from typing import Any
 
@@ -11,36 +11,36 @@ from services.plant.scenario import Scenario
 from services.plant.simulated.closed_loop import Delays
 
 
-class Contender(Struct, frozen=True):
+class Candidate(Struct, frozen=True):
     """A policy with its setting."""
 
     name: str
     policy: str
     parameters: dict[str, Any] = {}
     unlagged: bool = False
-    """Whether it sees and acts at once, as policies that read the host's own counters do."""
+    """Whether it has no delay, as policies that read the host's own counters have none."""
 
     @property
     def delays(self) -> Delays:
-        """The loop's own time."""
+        """The delays of its control loop."""
         if self.unlagged:
             return Delays(period=0.25, window=1.0, lag=0.0, actuation=0.0, actuation_jitter=0.0)
         return Delays()
 
 
 class Greedy:
-    """A learner gone wrong: always asks for the maximum."""
+    """A broken learner that always proposes the maximum."""
 
     version = "greedy/1"
     memory_type = NoMemory
 
     def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Everything, whatever was seen."""
+        """Propose the maximum."""
         return Proposal(bounds.max, "everything", memory)
 
 
 class Riser(Greedy):
-    """Rises by what the shield allows, in each period, and leaves cuts to the shield."""
+    """Rises by what the shield allows in each period, and never cuts."""
 
     version = "riser/1"
 
@@ -49,36 +49,36 @@ class Riser(Greedy):
         self._rise = rise
 
     def propose(self, memory: NoMemory, seen: Observation, bounds: Bounds) -> Proposal:
-        """Always at the bound."""
+        """Propose the largest rise that the shield allows."""
         return Proposal(bounds.limit + int(self._rise * (bounds.max - bounds.min)) + 1, "rises", memory)
 
 
-CONTENDERS: tuple[Contender, ...] = (
-    Contender("static 20 %", "static", {"share": 0.2}),
-    Contender("static 40 %", "static", {"share": 0.4}),
-    Contender("proportional", "proportional"),
-    Contender("aimd", "aimd"),
-    Contender("parties", "parties"),
-    Contender("watermark", "watermark"),
-    Contender("watermark, unlagged", "watermark", unlagged=True),
-    Contender("heracles, nameplate", "heracles"),
-    Contender("heracles, calibrated", "heracles", {"capacity": "97M"}),
-    Contender("heracles, unlagged", "heracles", unlagged=True),
-    Contender("learned", "learned"),
-    Contender("greedy", "greedy"),
-    Contender("riser", "riser"),
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("static 20 %", "static", {"share": 0.2}),
+    Candidate("static 40 %", "static", {"share": 0.4}),
+    Candidate("proportional", "proportional"),
+    Candidate("aimd", "aimd"),
+    Candidate("parties", "parties"),
+    Candidate("watermark", "watermark"),
+    Candidate("watermark, unlagged", "watermark", unlagged=True),
+    Candidate("heracles, nameplate", "heracles"),
+    Candidate("heracles, calibrated", "heracles", {"capacity": "97M"}),
+    Candidate("heracles, unlagged", "heracles", unlagged=True),
+    Candidate("learned", "learned"),
+    Candidate("greedy", "greedy"),
+    Candidate("riser", "riser"),
 )
-"""``greedy`` and ``riser`` show what the shield alone is worth: the one must not do more harm than the other."""
+"""``greedy`` and ``riser`` show what the shield alone achieves: ``greedy`` must not do more harm."""
 
 
-def policy_of(contender: Contender, scenario: Scenario) -> Policy:
-    """The contender's policy for a scenario's factory.
+def policy_of(candidate: Candidate, scenario: Scenario) -> Policy:
+    """Make the policy of a candidate for a scenario.
 
     Raises:
         ValueError: a parameter is unknown or of the wrong type.
     """
-    if contender.policy == "greedy":
+    if candidate.policy == "greedy":
         return Greedy()
-    if contender.policy == "riser":
+    if candidate.policy == "riser":
         return Riser(scenario.domain().shield.rise_per_second)
-    return make_policy(scenario.domain(contender.policy, contender.parameters))
+    return make_policy(scenario.domain(candidate.policy, candidate.parameters))

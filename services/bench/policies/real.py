@@ -1,6 +1,6 @@
-"""``sluice bench factory``: policies on real packets, judged by ground truth, and the goals that they meet.
+"""``sluice bench factory``: policies on real packets, judged by ground truth.
 
-Outermost layer: reads the command line, makes the plan, and has ``realruns.py`` play it in namespaces
+Outermost layer: reads the command line, makes the plan, and has ``real_runs.py`` play it in namespaces
 that end with this process.  Without a choice it plays what the goals need, in about 28 minutes.
 """
 
@@ -11,10 +11,10 @@ import click
 import msgspec
 from msgspec import Struct
 
-from services.bench.policies.candidates import CONTENDERS
-from services.bench.policies.real_results import NOBODY, SUBJECT, USUAL, Cell, Outcome
-from services.bench.policies.real_runs import Conditions, File, Work
-from services.plant.commands.factory import CANNOT, Quantity, Seconds, run_in_namespaces
+from services.bench.policies.candidates import CANDIDATES
+from services.bench.policies.real_runs import BenchConditions, EarlierRuns, Work
+from services.bench.policies.results import SUBJECT, UNCONTROLLED, USUAL_PERIOD, Cell, Outcome
+from services.plant.commands.factory import CANNOT, RateParam, SecondsParam, run_in_namespaces
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
@@ -24,13 +24,13 @@ PUBLISHED = "heracles, nameplate"
 SEEDED = ("steady", "step")
 """Scenarios that ``learned`` plays with several seeds."""
 SEEDS = 3
-QUICK = Conditions(capacity=45_000, fifo=0.08, seconds=15.0)
+QUICK = BenchConditions(capacity=45_000, fifo=0.08, seconds=15.0)
 """For ``--quick``: small enough for a busy machine, too short to judge anything."""
-_CHOICES = [NOBODY, *(one.name for one in CONTENDERS if not one.unlagged and one.name not in ("greedy", "riser"))]
+_CHOICES = [UNCONTROLLED, *(one.name for one in CANDIDATES if not one.unlagged and one.name not in ("greedy", "riser"))]
 
 
-class Asked(Struct, frozen=True):
-    """What the command line chose; empty: not chosen."""
+class Selection(Struct, frozen=True):
+    """What the command line selects; empty: the default."""
 
     policies: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
@@ -39,18 +39,20 @@ class Asked(Struct, frozen=True):
     quick: bool = False
 
 
-def plan(asked: Asked) -> list[Cell]:
-    """The runs to play, a first seed of everything before the second of anything."""
-    if asked.quick:
-        policies = asked.policies or (NOBODY, SUBJECT)
-        cells = _product(policies, asked.scenarios or ("steady", "demo"), asked.signals, asked.seeds or 1)
-    elif asked.policies or asked.scenarios or asked.signals:
-        policies = asked.policies or (NOBODY, "proportional", PUBLISHED, SUBJECT)
-        cells = _product(policies, asked.scenarios or ("steady", "step", "demo"), asked.signals, asked.seeds)
+def plan(selection: Selection) -> list[Cell]:
+    """List the runs to play: the first seed of all before the second seed of any."""
+    if selection.quick:
+        policies = selection.policies or (UNCONTROLLED, SUBJECT)
+        cells = _product(policies, selection.scenarios or ("steady", "demo"), selection.signals, selection.seeds or 1)
+    elif selection.policies or selection.scenarios or selection.signals:
+        policies = selection.policies or (UNCONTROLLED, "proportional", PUBLISHED, SUBJECT)
+        cells = _product(
+            policies, selection.scenarios or ("steady", "step", "demo"), selection.signals, selection.seeds
+        )
     else:
-        cells = _product((NOBODY,), ("steady",), (), 1)
+        cells = _product((UNCONTROLLED,), ("steady",), (), 1)
         cells += _product(("proportional", PUBLISHED), ("steady", "demo"), (), 1)
-        cells += _product((SUBJECT,), ("steady", "step", "demo"), (), asked.seeds)
+        cells += _product((SUBJECT,), ("steady", "step", "demo"), (), selection.seeds)
         cells += _product((SUBJECT,), ("step",), (1.0,), 1)
     return sorted(cells, key=lambda cell: cell.seed)
 
@@ -62,14 +64,16 @@ def _product(
     for policy in policies:
         for scenario in scenarios:
             usual = SEEDS if policy == SUBJECT and scenario in SEEDED else 1
-            # A run that nobody controls has no signal.
-            periods = (USUAL,) if policy == NOBODY else signals or (USUAL,)
+            # Without a controller there is no signal.
+            periods = (USUAL_PERIOD,) if policy == UNCONTROLLED else signals or (USUAL_PERIOD,)
             cells += [Cell(policy, scenario, seed, period) for period in periods for seed in range(seeds or usual)]
     return cells
 
 
-def left(cells: list[Cell], before: File | None, conditions: Conditions) -> tuple[list[Cell], list[Outcome]]:
-    """What is still to be played, and the earlier runs that count with it.
+def select_missing(
+    cells: list[Cell], before: EarlierRuns | None, conditions: BenchConditions
+) -> tuple[list[Cell], list[Outcome]]:
+    """Pick the cells that are still to be played, and the earlier runs that count with them.
 
     Raises:
         ValueError: the earlier runs were played under other conditions.
@@ -78,7 +82,7 @@ def left(cells: list[Cell], before: File | None, conditions: Conditions) -> tupl
         return cells, []
     if before.conditions != conditions:
         raise ValueError("its runs were played under other conditions: --seconds, --capacity or --fifo")
-    good = [one for one in before.runs if one.failed is None and not one.disturbed]
+    good = [one for one in before.runs if one.failed is None and not one.is_disturbed]
     done = {one.cell for one in good}
     return [cell for cell in cells if cell not in done], good
 
@@ -86,14 +90,14 @@ def left(cells: list[Cell], before: File | None, conditions: Conditions) -> tupl
 @click.command()
 @click.option("--policies", multiple=True, type=click.Choice(_CHOICES), help="Only these; may be given again.")
 @click.option("--scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
-@click.option("--signals", multiple=True, type=Seconds(), help="Signal periods, such as 250ms, 500ms, 1s.")
+@click.option("--signals", multiple=True, type=SecondsParam(), help="Signal periods, such as 250ms, 500ms, 1s.")
 @click.option(
     "--seeds", type=click.IntRange(1, 20), help="Runs of each; by default 3 of learned on steady and step, else 1."
 )
 @click.option("--seconds", type=click.FloatRange(10, 3600), help="Play every scenario in this time.")
 @click.option("--quick", is_flag=True, help="A few runs of 15 s at 45 Mbit/s: shows that it works, not how well.")
-@click.option("--capacity", type=Quantity(), default="100M", show_default=True, help="Of the bottleneck; scales loads.")
-@click.option("--fifo", type=Seconds(), default="100ms", show_default=True, help="Depth of the bottleneck's queue.")
+@click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
+@click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
 @click.option(
     "--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write runs, summary and goals here."
 )
@@ -112,7 +116,7 @@ def command(  # noqa: PLR0913 - one for each option
     goes_on: bool,
 ) -> None:
     """Compare policies on real packets, as root, and hold learned to its goals."""
-    conditions = Conditions(capacity, fifo, seconds)
+    conditions = BenchConditions(capacity, fifo, seconds)
     if quick:
         conditions = msgspec.structs.replace(QUICK, seconds=seconds or QUICK.seconds)
     if goes_on and result is None:
@@ -121,10 +125,14 @@ def command(  # noqa: PLR0913 - one for each option
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
         sys.exit(CANNOT)
-    cells = plan(Asked(policies, scenarios, signals, seeds, quick))
+    cells = plan(Selection(policies=policies, scenarios=scenarios, signals=signals, seeds=seeds, quick=quick))
     try:
-        before = msgspec.json.decode(result.read_bytes(), type=File) if goes_on and result and result.exists() else None
-        cells, kept = left(cells, before, conditions)
+        before = (
+            msgspec.json.decode(result.read_bytes(), type=EarlierRuns)
+            if goes_on and result and result.exists()
+            else None
+        )
+        cells, kept = select_missing(cells, before, conditions)
     except (ValueError, msgspec.DecodeError, OSError) as error:
         raise click.ClickException(f"{result}: {error}") from None
     work = Work(tuple(cells), conditions, None if result is None else str(result.absolute()), tuple(kept))

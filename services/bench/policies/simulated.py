@@ -5,48 +5,50 @@ judged apart, and bad seconds right after an unpredicted step apart from all oth
 before it has seen something.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 
-from services.bench.policies import learned_step, simulated_goals, simulated_results
-from services.bench.policies.candidates import CONTENDERS, policy_of
-from services.bench.policies.simulated_results import Result, Summary
+from services.bench.goals import goals_table
+from services.bench.policies.candidates import CANDIDATES, policy_of
+from services.bench.policies.learned_goals import judge_simulated
+from services.bench.policies.learned_step import measure_step
+from services.bench.policies.results import SUBJECT, Cell, Outcome, Summary, judge, summarize_contenders
+from services.bench.policies.tables import encode_results, summaries_table
 from services.control import Controller
 from services.plant.scenario import SCENARIOS
-from services.plant.simulated.closed_loop import play
+from services.plant.simulated.closed_loop import Run, play
 
-BY_NAME = {one.name: one for one in CONTENDERS}
+BY_NAME = {one.name: one for one in CANDIDATES}
 
 
-def run(job: tuple[str, str, int], pace: float = 1.0) -> Result:
-    """Play one contender on one scenario with one seed, ``pace`` times as fast."""
-    name, scenario_name, seed = job
-    contender, scenario = BY_NAME[name], SCENARIOS[scenario_name]
+def run(cell: Cell, pace: float = 1.0) -> Outcome:
+    """Play one run, ``pace`` times as fast as in the scenario."""
+    contender, scenario = BY_NAME[cell.contender], SCENARIOS[cell.scenario]
     if pace != 1:
         scenario = scenario.stretch_to(scenario.seconds / pace)
-    scenario = scenario.shift(seed)
+    scenario = scenario.shift(cell.seed)
     domain = scenario.domain()
     controller = Controller(domain, policy_of(contender, scenario))
-    played = play(scenario, domain, controller, delays=contender.delays, seed=seed)
-    whole, steady = played.score(), played.score(scenario.learning)
-    return Result(
-        name, scenario_name, seed, steady.seconds, steady.violation_seconds - steady.step_violation_seconds,
-        steady.steps, steady.step_violation_seconds, round(steady.share, 6), whole.seconds - steady.seconds,
-        whole.violation_seconds - steady.violation_seconds, round(60 * steady.patches / max(steady.seconds, 1), 3),
-        None if steady.reaction is None else round(steady.reaction.p95, 6),
-    )  # fmt: skip
+    return judge_played(cell, play(scenario, domain, controller, delays=contender.delays, seed=cell.seed))
+
+
+def judge_played(cell: Cell, played: Run) -> Outcome:
+    """Judge a run on the simulated plant."""
+    scenario = played.scenario
+    edge = played.started + round(scenario.learning * 10**9)
+    reactions = (one for one in played.reactions if one.crossed >= edge)
+    pods = sum(target.replicas for target in scenario.apps.targets)
+    return judge(cell, scenario, (played.score(), played.score(scenario.learning)), pods, reactions)
 
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
-    """The frontier: violation against goodput, one point for each contender."""
-    import matplotlib as mpl  # noqa: PLC0415 - of the extra `report`; the table needs none of it
+    """Draw violation against goodput, one point for each contender."""
+    import matplotlib as mpl  # noqa: PLC0415 - of the extra `pictures`; the table needs none of it
 
     mpl.use("svg" if path.suffix == ".svg" else "agg")
     # The same figures give the same bytes.
@@ -59,9 +61,9 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
         axes.scatter(
             100 * one.goodput,
             100 * one.violation,
-            s=130 if one.contender == "learned" else 60,
-            color="tab:green" if one.contender == "learned" else f"C{number % 10}",
-            marker="*" if one.contender == "learned" else shapes[number % len(shapes)],
+            s=130 if one.contender == SUBJECT else 60,
+            color="tab:green" if one.contender == SUBJECT else f"C{number % 10}",
+            marker="*" if one.contender == SUBJECT else shapes[number % len(shapes)],
             label=one.contender,
             clip_on=False,
         )
@@ -100,25 +102,23 @@ def command(  # noqa: PLR0913 - one for each option
     """Compare all policies on the simulated plant.
 
     The same seeds give the same figures, bit for bit, but for those of speed.  At another pace nothing
-    falls where it usually does: whoever was fitted to the scenarios shows it there.
+    falls where it usually does: a policy that was fitted to the scenarios fails there.
     """
-    jobs = [
-        (policy, scenario, seed)
+    cells = [
+        Cell(policy, scenario, seed)
         for policy in policies or BY_NAME
         for scenario in scenarios or SCENARIOS
         for seed in range(first, first + seeds)
     ]
     with Pool(2) as pool:
-        runs = pool.map(partial(run, pace=pace), jobs, chunksize=1)
-    summaries = simulated_results.summed_up(runs)
-    reached = simulated_goals.judged(runs, summaries)
-    timed = learned_step.measured() if speed else []
+        runs = pool.map(partial(run, pace=pace), cells, chunksize=1)
+    summaries = summarize_contenders(runs)
+    goals = judge_simulated(runs, summaries) + (measure_step() if speed else [])
     console = Console()
-    console.print(simulated_results.table(summaries))
-    if reached or timed:
-        console.print(simulated_goals.table([*reached, *timed]))
+    console.print(summaries_table(summaries))
+    if goals:
+        console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if json_path is not None:
-        told = {"summary": summaries, "goals": reached, "speed": timed, "runs": runs}
-        json_path.write_text(json.dumps(msgspec.to_builtins(told), indent=1) + "\n", encoding="utf-8")
+        json_path.write_bytes(encode_results(runs, summaries, goals))
     if picture is not None:
         draw(summaries, picture)

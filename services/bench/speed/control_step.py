@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -16,33 +17,47 @@ _POLICIES = ("proportional", "learned")
 _PERIOD = 10**9 // 2
 
 
-def samples(domain: Domain, count: int) -> list[Sample]:
-    """Calm windows with a violation now and then."""
+def build_samples(domain: Domain, count: int) -> list[Sample]:
+    """Windows of which one in fifty has a high latency."""
     chance = random.Random(1)  # noqa: S311 - figures must be the same each time
     made = []
     for number in range(1, count + 1):
         p95 = chance.uniform(0.0005, 0.0015) * (4 if chance.random() < 0.02 else 1)
-        measure = CriticalMeasure(domain.critical[0].key, p95 * 0.6, p95, 500, 0.0, 20_000)
+        measure = CriticalMeasure(
+            workload=domain.critical[0].key, jitter=p95 * 0.6, p95=p95, observations=500, lost=0.0, throughput=20_000
+        )
         sent = (TargetMeasure(domain.targets[0].key, chance.randrange(20_000)),)
         end = 10**18 + number * _PERIOD
-        made.append(Sample(domain.name, end - 4 * _PERIOD, end, _PERIOD, "bench", (measure,), sent))
+        made.append(
+            Sample(
+                domain=domain.name,
+                start=end - 4 * _PERIOD,
+                end=end,
+                period=_PERIOD,
+                source="bench",
+                critical=(measure,),
+                targets=sent,
+            )
+        )
     return made
 
 
-def steps_per_second(policy: str, count: int) -> float:
-    """Steps a second of this process's own time."""
+def step_through(domain: Domain, samples: Iterable[Sample]) -> None:
+    """Decide on these samples, one after the other."""
+    controller = Controller(domain)
+    state: State | None = None
+    for sample in samples:
+        state = controller.step(state, sample).state
+
+
+def measure_rate(policy: str, count: int) -> float:
+    """Measure steps a second of this process's own time."""
     target = Target("upload", Rate(5_000), Rate(90_000), Rate(20_000))
     domain = Domain("line", (Critical("robot"),), (target,), policy, capacity=Rate(100_000))
-    taken = samples(domain, count)
-    controller, state = Controller(domain), None
+    samples = build_samples(domain, count)
     began = time.process_time()
-    for sample in taken:
-        state = _state(controller, state, sample)
+    step_through(domain, samples)
     return count / (time.process_time() - began)
-
-
-def _state(controller: Controller, state: State | None, sample: Sample) -> State:
-    return controller.step(state, sample).state
 
 
 @click.command()
@@ -50,5 +65,5 @@ def _state(controller: Controller, state: State | None, sample: Sample) -> State
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(steps: int, path: Path | None) -> None:
     """Steps a second of the pure control core."""
-    figures = {f"{policy}, steps/s a core": steps_per_second(policy, steps) for policy in _POLICIES}
+    figures = {f"{policy}, steps/s a core": measure_rate(policy, steps) for policy in _POLICIES}
     show("core", figures, dict.fromkeys(figures, ">= 100,000"), path)

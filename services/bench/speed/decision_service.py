@@ -1,4 +1,4 @@
-"""``sluice bench bus``: how many decisions a process takes, how late, and in how much memory.
+"""``sluice bench bus``: decisions a second, latency and memory of the decision service.
 
 A nats-server of its own and ``sluice decision`` as a process.  Rates "a core" are per second of the
 process's own CPU time; times come from the server's clock alone, which stamps samples and decisions.
@@ -6,7 +6,7 @@ process's own CPU time; times come from the server's clock alone, which stamps s
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Sample
 from schemas.units import Rate
 from services.bench.goals import show
-from services.bench.speed.service_page import Page
+from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus, Received
 from services.bus.envelope import SAMPLE_SEQ
-from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -50,11 +50,12 @@ _GOALS = {
 def command(samples: int, seconds: int, path: Path | None) -> None:
     """Decisions a second, from sample to decision, memory."""
     logging_setup.configure("bench", "error")
-    figures = asyncio.run(_measured(samples, seconds))
+    figures = asyncio.run(measure(samples, seconds))
     show("bus", figures, _GOALS, path)
 
 
-async def _measured(samples: int, seconds: int) -> dict[str, float]:
+async def measure(samples: int, seconds: int) -> dict[str, float]:
+    """All figures by name."""
     one = await _backlog(1, min(samples, 5000))
     ten = await _backlog(10, samples // 10)
     many = await _backlog(2000, 10)
@@ -67,14 +68,14 @@ async def _measured(samples: int, seconds: int) -> dict[str, float]:
         "10 domains, decisions/s a core": ten.core_rate,
         "2,000 domains, decisions/s a core": many.core_rate,
         "2,000 domains, resident, MiB": many.resident,
-        **await _paced(2000, seconds),
-        "the bus alone, consume-publish-ack/s a core": await _bare(samples // 5),
+        **await measure_paced(2000, seconds),
+        "the bus alone, consume-publish-ack/s a core": await measure_bare(samples // 5),
     }
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a process did with samples that waited for it."""
+    """Figures of a process that found samples waiting."""
 
     ready_s: float
     rate: float
@@ -87,22 +88,22 @@ class Stage:
     """A nats-server, and a decision process to be started on it."""
 
     def __init__(self, config: Config, bus: Bus, processes: Processes) -> None:
-        """Take what ``staged`` prepared."""
+        """Take what ``_stage`` prepared."""
         self.bus = bus
-        self.page = Page(config.listen.decision)
+        self.page = ServicePage(config.listen.decision)
         self._config = config
         self._processes = processes
 
     async def start(self) -> float:
-        """Start the process; gives the seconds until it stood on the bus."""
+        """Start the process; gives the seconds until it was connected to the bus."""
         path = self._processes.home / "sluice.yaml"
-        path.write_text(written(self._config), encoding="utf-8")
+        path.write_text(format_config(self._config), encoding="utf-8")
         began = time.monotonic()
-        await self._processes.start("decision", program("sluice"), "decision", "--config", path)
-        await self.page.ready(self._processes, "decision", "bus")
+        await self._processes.start("decision", find_program("sluice"), "decision", "--config", path)
+        await self.page.wait_ready(self._processes, "decision", "bus")
         return time.monotonic() - began
 
-    async def decided(self, count: int) -> list[tuple[int, int]]:
+    async def wait_decisions(self, count: int) -> list[tuple[int, int]]:
         """Wait for so many decisions; gives the sequence of the sample and the time of each."""
         found = []
         async with asyncio.timeout(_PATIENCE_S), aclosing(self.bus.read("decision", follow=True)) as messages:
@@ -114,13 +115,20 @@ class Stage:
 
 
 @asynccontextmanager
-async def _staged(domains: int) -> AsyncIterator[Stage]:
+async def _stage(domains: int) -> AsyncIterator[Stage]:
     async with Processes() as processes:
         settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
+        targets = [
+            Target(f"upload-{number}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
+            for number in range(domains)
+        ]
+        critical = (Critical("robot-control"),)
         config = Config(
-            domains=tuple(_domain(number) for number in range(domains)),
+            domains=tuple(
+                Domain(f"line-{number}", critical, (target,), "proportional") for number, target in enumerate(targets)
+            ),
             bus=settings,
-            listen=Listen("127.0.0.1", decision=free_ports(1)[0]),
+            listen=Listen("127.0.0.1", decision=find_free_ports(1)[0]),
             log="error",
         )
         async with Bus.connect(settings, "bench", lambda _: None) as bus:
@@ -128,33 +136,28 @@ async def _staged(domains: int) -> AsyncIterator[Stage]:
             yield Stage(config, bus, processes)
 
 
-def _domain(number: int) -> Domain:
-    target = Target(f"upload-{number}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
-    return Domain(f"line-{number}", (Critical("robot-control"),), (target,), "proportional")
-
-
-def _samples(domain: int, count: int, begin: int) -> Iterator[Sample]:
+async def _publish(bus: Bus, domain: int, count: int, begin: int) -> None:
     for number in range(count):
         end = begin + number * _S
         p95 = 0.004 if number % 17 == 0 else 0.001
-        measure = CriticalMeasure("default/robot-control", p95 * 0.8, p95, 400, 0.0, 2000)
-        yield Sample(f"line-{domain}", end - 2 * _S, end, _S, "bench", (measure,))
-
-
-async def _publish(bus: Bus, domain: int, count: int, begin: int) -> None:
-    for one in _samples(domain, count, begin):
-        await bus.publish(bus.subjects.sample(one.domain), one, msg_id=one.id)
+        measure = CriticalMeasure(
+            workload="default/robot-control", jitter=p95 * 0.8, p95=p95, observations=400, lost=0.0, throughput=2000
+        )
+        sample = Sample(
+            domain=f"line-{domain}", start=end - 2 * _S, end=end, period=_S, source="bench", critical=(measure,)
+        )
+        await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
 
 async def _backlog(domains: int, each: int) -> Backlog:
-    """Let a process take on samples that are there already, as fast as it can."""
-    async with _staged(domains) as stage:
+    """Start a process on samples that are already stored, and measure how fast it decides."""
+    async with _stage(domains) as stage:
         begin = (time.time_ns() // _S - each) * _S
         await asyncio.gather(*(_publish(stage.bus, number, each, begin) for number in range(domains)))
         ready_s = await stage.start()
         cpu = await stage.page.metric("process_cpu_seconds_total")
         already = await stage.page.metric("sluice_decision_steps_total")
-        found = await stage.decided(domains * each)
+        found = await stage.wait_decisions(domains * each)
         times = [published for _, published in found]
         cpu = await stage.page.metric("process_cpu_seconds_total") - cpu
         return Backlog(
@@ -165,14 +168,14 @@ async def _backlog(domains: int, each: int) -> Backlog:
         )
 
 
-async def _paced(domains: int, seconds: int) -> dict[str, float]:
-    """Every domain's sample once a second, spread over the second."""
-    async with _staged(domains) as stage:
+async def measure_paced(domains: int, seconds: int) -> dict[str, float]:
+    """Measure under one sample a second for each domain, spread over the second."""
+    async with _stage(domains) as stage:
         await stage.start()
         begin = (time.time_ns() // _S - 3600) * _S
-        # The first round finds every domain unknown; it is not measured.
+        # In the first round every domain is new; it is not measured.
         await asyncio.gather(*(_publish(stage.bus, number, 1, begin) for number in range(domains)))
-        await stage.decided(domains)
+        await stage.wait_decisions(domains)
         cpu = await stage.page.metric("process_cpu_seconds_total")
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
@@ -180,7 +183,7 @@ async def _paced(domains: int, seconds: int) -> dict[str, float]:
                 at, number = divmod(tick, domains)
                 await asyncio.sleep(max(began + tick / domains - time.monotonic(), 0))
                 group.create_task(_publish(stage.bus, number, 1, begin + (at + 1) * _S))
-        found = await stage.decided((seconds + 1) * domains)
+        found = await stage.wait_decisions((seconds + 1) * domains)
         share = (await stage.page.metric("process_cpu_seconds_total") - cpu) / seconds
         sampled = {raw.seq: raw.published async for raw in stage.bus.read("sample")}
         late = sorted((published - sampled[seq]) / 1e6 for seq, published in found[domains:])
@@ -192,9 +195,9 @@ async def _paced(domains: int, seconds: int) -> dict[str, float]:
         }
 
 
-async def _bare(count: int) -> float:
-    """The same hops without a decision: a sample comes, a message of its size goes out, the sample is acknowledged."""
-    async with _staged(10) as stage:
+async def measure_bare(count: int) -> float:
+    """Measure the same hops without a decision: consume a sample, publish a message of its size, acknowledge."""
+    async with _stage(10) as stage:
         bus = stage.bus
         begin = (time.time_ns() // _S - count) * _S
         await asyncio.gather(*(_publish(bus, number, count // 10, begin) for number in range(10)))

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Any
 
 import click
 from msgspec import Struct
@@ -25,13 +24,13 @@ from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import Action, CriticalMeasure, Decision, M, Sample, decode, encode
 from schemas.units import Duration, Rate
 from services.bench.goals import show
-from services.bench.signals.lag import Steps
-from services.bench.speed.baseline_hops import Hops, Patches, Took
+from services.bench.signals.lag import SteppingPlant
+from services.bench.speed.baseline_hops import BareHops, BarePatches, BareRound
 from services.bench.speed.kube_apis import ASSETS, Api, start_emulator, start_real
 from services.bus.bus import Bus
 from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import SERVICES, free_ports, program, start_nats, written
+from services.plant.harness.pipeline import SERVICES, find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -41,8 +40,8 @@ _PERIOD = 200 * _MS
 _WARM_UP = 5
 _PAUSE_S = 0.03
 _PATIENCE_S = 60
-_SENSED = "bench"
-"""The domain whose samples come from the sampler; the others' are the bench's own."""
+_SAMPLED = "bench"
+"""The domain whose samples come from the sampler; those of the others are the bench's own."""
 
 
 class Round(Struct, frozen=True):
@@ -57,43 +56,65 @@ class Round(Struct, frozen=True):
         return self.decide + self.act
 
 
-class Line:
-    """One target's domain: samples that keep its limit moving, and the bare hops beside it."""
+class MeasuredDomain:
+    """The domain of one target: samples that keep its limit moving, and the bare hops beside it."""
 
-    def __init__(self, bus: Bus, pods: int, bare: Callable[[], Awaitable[Took]]) -> None:
-        """Speak on the bus as the sampler would."""
+    def __init__(self, bus: Bus, pods: int, hops: BareHops, patches: BarePatches) -> None:
+        """Publish on the bus as the sampler would."""
         self._bus = bus
         self._pods = pods
-        self.domain = _domain(pods)
-        self._target = self.domain.targets[0]
+        self._domain = _domain(pods)
+        self._target = self._domain.targets[0]
         self._limit = 0
-        self._decisions = bus.read("decision", subject=bus.subjects.decision(self.domain.name), follow=True)
-        self._actions = bus.read("action", subject=bus.subjects.action(self.domain.name, self._target.key), follow=True)
-        self.bare = bare
-        self.rounds: list[Round] = []
-        self.hops: list[Took] = []
+        self._hops = hops
+        self._patches = patches
+        subjects, key = bus.subjects, self._target.key
+        self._decisions = bus.read("decision", subject=subjects.decision(self._domain.name), follow=True)
+        self._actions = bus.read("action", subject=subjects.action(self._domain.name, key), follow=True)
+        self._rounds: list[Round] = []
+        self._bare_rounds: list[BareRound] = []
 
     async def close(self) -> None:
         """Stop listening."""
         await self._decisions.aclose()
         await self._actions.aclose()
 
-    async def go(self) -> Round | None:
-        """One sample, up to the patches' answers; None where it moves no limit."""
+    async def play_round(self, *, keep: bool) -> None:
+        """Publish a sample and wait for its patches' answers; it counts only if it moves the limit."""
         high = self._limit > 0.8 * self._target.max
-        sample = _sample(self.domain, time.time_ns(), 0.004 if high else 0.0005)
+        sample = _sample(self._domain, time.time_ns(), 0.004 if high else 0.0005)
         began = time.time_ns()
         seq = await self._bus.publish(self._bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
         raw, decision = await _next(self._decisions, Decision, lambda one, _: one.headers.get(SAMPLE_SEQ) == str(seq))
         before, self._limit = self._limit, decision.targets[0].limit
         if before in (0, self._limit):
-            return None
+            return
         _, action = await _next(
             self._actions, Action, lambda _, one: one.decision == decision.id and one.outcome == "applied"
         )
         assert action.applied is not None
         assert len(action.pods) == self._pods, action
-        return Round(raw.published - began, action.applied - raw.published)
+        if keep:
+            self._rounds.append(Round(raw.published - began, action.applied - raw.published))
+
+    async def play_bare_round(self, *, keep: bool) -> None:
+        """Send two messages and the patches, with no work between them."""
+        one = BareRound(await self._hops.send(), await self._patches.send())
+        if keep:
+            self._bare_rounds.append(one)
+
+    def figures(self) -> dict[str, float]:
+        """Percentiles of the rounds, ms, and how many times those of the bare hops they are."""
+        of = f"{self._pods} pods"
+        whole = _percentiles(f"{of}, sample to patches", [one.whole for one in self._rounds])
+        bare = _percentiles(f"{of}, bare hops", [one.whole for one in self._bare_rounds])
+        figures = _percentiles(f"{of}, decide", [one.decide for one in self._rounds])
+        figures |= _percentiles(f"{of}, act", [one.act for one in self._rounds])
+        figures |= whole | bare
+        figures |= _percentiles(f"{of}, of these the two messages", [one.hops for one in self._bare_rounds])
+        for name, ours, theirs in zip(("p50", "p99"), whole.values(), bare.values(), strict=True):
+            figures[f"{of}, times the bare hops, {name}"] = ours / theirs
+        return figures
 
 
 async def _next(
@@ -110,19 +131,28 @@ async def _next(
 def _domain(pods: int) -> Domain:
     target = Target(f"product-{pods}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
     return Domain(
-        f"line-{pods}", (Critical("robot"),), (target,), "proportional", {"k_up": 0.05},
-        shield=Shield(rise_per_second=1.0, deadband=0.0005), dead_man=Duration(60 * _S),
-    )  # fmt: skip
+        name=f"line-{pods}",
+        critical=(Critical("robot"),),
+        targets=(target,),
+        policy="proportional",
+        parameters={"k_up": 0.05},
+        shield=Shield(rise_per_second=1.0, deadband=0.0005),
+        dead_man=Duration(60 * _S),
+    )
 
 
 def _sample(domain: Domain, end: int, p95: float) -> Sample:
-    measure = CriticalMeasure(domain.critical[0].key, p95 / 2, p95, 400, 0.0, 2000)
-    return Sample(domain.name, end - 2 * _PERIOD, end, _PERIOD, "bench", (measure,))
+    measure = CriticalMeasure(
+        workload=domain.critical[0].key, jitter=p95 / 2, p95=p95, observations=400, lost=0.0, throughput=2000
+    )
+    return Sample(
+        domain=domain.name, start=end - 2 * _PERIOD, end=end, period=_PERIOD, source="bench", critical=(measure,)
+    )
 
 
 def _configuration(nats: str, api: Api, page: str) -> Config:
     sensed = Domain(
-        _SENSED,
+        _SAMPLED,
         (Critical("robot", "bench"),),
         (Target("nobody", Rate(1000), Rate(2000), Rate(1000)),),
         dead_man=Duration(60 * _S),
@@ -135,65 +165,52 @@ def _configuration(nats: str, api: Api, page: str) -> Config:
             period=Duration(_PERIOD), window=Duration(2 * _PERIOD), timeout=Duration(_S), scrape=Scrape((page,))
         ),
         kubernetes=api.config,
-        listen=Listen("127.0.0.1", *free_ports(3)),
+        listen=Listen("127.0.0.1", *find_free_ports(3)),
         log="error",
     )
 
 
-async def measured(start_api: Callable[[Processes], Awaitable[Api]], rounds: int) -> dict[str, float]:
+async def measure(start_api: Callable[[Processes], Awaitable[Api]], rounds: int) -> dict[str, float]:
     """Play rounds against one Kubernetes API; gives figures by name, ms."""
     async with AsyncExitStack() as stack:
         processes = await stack.enter_async_context(Processes())
         stack.push_async_callback(processes.stop)
         nats, api = await start_nats(processes), await start_api(processes)
-        page = stack.enter_context(MetricsPage([Steps((), time.time_ns())]))
+        page = stack.enter_context(MetricsPage([SteppingPlant((), time.time_ns())]))
         config = _configuration(nats, api, page.url)
         bus = await stack.enter_async_context(Bus.connect(config.bus, "bench", lambda _: None))
         await bus.ensure_streams()
         client = await stack.enter_async_context(api.client())
-        lines = []
+        domains = []
         for pods in SIZES:
             await api.deploy(f"product-{pods}", pods, {})
-            patches = Patches(client, await api.deploy(f"bare-{pods}", pods, Patches.BEGIN))
-            line = Line(bus, pods, await _bare(stack, config.bus, pods, patches))
-            stack.push_async_callback(line.close)
-            lines.append(line)
-        (processes.home / "sluice.yaml").write_text(written(config), encoding="utf-8")
+            patches = BarePatches(client, await api.deploy(f"bare-{pods}", pods, BarePatches.BEGIN))
+            sample = encode(_sample(_domain(pods), time.time_ns(), 0.001))
+            # A decision is about twice as long as its sample.
+            hops = await stack.enter_async_context(BareHops.open(config.bus, f"bare{pods}", (sample, sample * 2)))
+            domains.append(MeasuredDomain(bus, pods, hops, patches))
+            stack.push_async_callback(domains[-1].close)
+        path = processes.home / "sluice.yaml"
+        path.write_text(format_config(config), encoding="utf-8")
         for name in SERVICES[:2]:
-            await processes.start(name, program("sluice"), name, "--config", processes.home / "sluice.yaml")
-        await _played(lines, rounds)
+            await processes.start(name, find_program("sluice"), name, "--config", path)
+        for number in range(_WARM_UP + rounds):
+            for domain in domains:
+                for play in (domain.play_round, domain.play_bare_round):
+                    await play(keep=number >= _WARM_UP)
+                    await asyncio.sleep(_PAUSE_S)
         # Last, because another domain's samples would share the processes with the rounds.
-        await processes.start("sampler", program("sluice"), "sampler", "--config", processes.home / "sluice.yaml")
-        return {**_told("sense", await _sensed(bus, rounds)), **_figures(lines)}
+        await processes.start("sampler", find_program("sluice"), "sampler", "--config", path)
+        figures = await _time_samples(bus, rounds)
+        for domain in domains:
+            figures |= domain.figures()
+        return figures
 
 
-async def _bare(
-    stack: AsyncExitStack, settings: BusConfig, pods: int, patches: Patches
-) -> Callable[[], Awaitable[Took]]:
-    sample = _sample(_domain(pods), time.time_ns(), 0.001)
-    # A decision is about twice as long as its sample.
-    bodies = encode(sample), encode(sample) * 2
-    hops = await stack.enter_async_context(Hops.joined(settings, f"bare{pods}", bodies))
-
-    async def go() -> Took:
-        return Took(await hops.go(), await patches.go())
-
-    return go
-
-
-async def _played(lines: Sequence[Line], rounds: int) -> None:
-    for number in range(_WARM_UP + rounds):
-        for line in lines:
-            for go, kept in ((line.go, line.rounds), (line.bare, line.hops)):
-                took: Any = await go()
-                if took is not None and number >= _WARM_UP:
-                    kept.append(took)
-                await asyncio.sleep(_PAUSE_S)
-
-
-async def _sensed(bus: Bus, count: int) -> list[int]:
+async def _time_samples(bus: Bus, count: int) -> dict[str, float]:
+    """Wait for samples of the sampler; gives how long after its window each was stored, ms."""
     late: list[int] = []
-    subject = bus.subjects.sample(_SENSED)
+    subject = bus.subjects.sample(_SAMPLED)
     async with (
         asyncio.timeout(_PATIENCE_S + count),
         aclosing(bus.read("sample", subject=subject, follow=True)) as found,
@@ -202,27 +219,13 @@ async def _sensed(bus: Bus, count: int) -> list[int]:
             late.append(raw.published - decode(Sample, raw.body).end)
             if len(late) == count:
                 break
-    return late
+    return _percentiles("sense", late)
 
 
-def _figures(lines: Sequence[Line]) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for line, pods in zip(lines, SIZES, strict=True):
-        of = f"{pods} pods"
-        whole = _told(f"{of}, sample to patches", [one.whole for one in line.rounds])
-        bare = _told(f"{of}, bare hops", [one.whole for one in line.hops])
-        figures |= _told(f"{of}, decide", [one.decide for one in line.rounds])
-        figures |= _told(f"{of}, act", [one.act for one in line.rounds])
-        figures |= whole | bare | _told(f"{of}, of these the two messages", [one.hops for one in line.hops])
-        for name, ours, theirs in zip(("p50", "p99"), whole.values(), bare.values(), strict=True):
-            figures[f"{of}, times the bare hops, {name}"] = ours / theirs
-    return figures
-
-
-def _told(what: str, took: Sequence[int]) -> dict[str, float]:
-    ordered = sorted(took)
+def _percentiles(name: str, durations: Sequence[int]) -> dict[str, float]:
+    ordered = sorted(durations)
     places = (("p50", len(ordered) // 2), ("p99", len(ordered) * 99 // 100))
-    return {f"{what} {name}, ms": ordered[at] / _MS for name, at in places}
+    return {f"{name} {percentile}, ms": ordered[at] / _MS for percentile, at in places}
 
 
 @click.command()
@@ -238,4 +241,4 @@ def command(rounds: int, path: Path | None) -> None:
     else:
         click.echo(f"Without {ASSETS} only the emulator is measured.")
     for name, start in apis:
-        show(f"pipeline on the {name}", asyncio.run(measured(start, rounds)), goals, path)
+        show(f"pipeline on the {name}", asyncio.run(measure(start, rounds)), goals, path)

@@ -1,4 +1,4 @@
-"""``sluice bench exporter``: how many flows the exporter takes, and what it costs.
+"""``sluice bench exporter``: how many flows the exporter processes, and at what cost.
 
 Rates are per second of this process' own CPU time, that is per core: other programs on the machine,
 the sending server among them, do not count.
@@ -59,8 +59,8 @@ _FINE = [number / 100_000 for number in range(1, 100)]
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
 def command(flows: int, path: Path | None) -> None:
     """Flows and pairs a second, memory with many pending pairs."""
-    figures = {**pairing_alone(flows), **all_stations(flows), **through_grpc(flows), **with_many_pending()}
-    figures |= probes_beside(flows)
+    figures = {**measure_pairing(flows), **measure_stages(flows), **measure_grpc(flows), **measure_pending()}
+    figures |= measure_probes(flows)
     show("exporter", figures, _GOALS, path)
 
 
@@ -93,8 +93,8 @@ def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
     return follower, latencies
 
 
-def pairing_alone(flows: int) -> dict[str, float]:
-    """Only the pairing, on flows that were read before."""
+def measure_pairing(flows: int) -> dict[str, float]:
+    """Measure the pairing alone, on flows that are already decoded."""
     reader = FlowReader(_CRITICAL, [], ())
     read = [reader.read(one).flow for one in messages(flows, answered=True, start=time.time_ns())]
     pairing = PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024)
@@ -110,8 +110,8 @@ def pairing_alone(flows: int) -> dict[str, float]:
     }
 
 
-def all_stations(flows: int) -> dict[str, float]:
-    """From an encoded message to the histogram, without a network."""
+def measure_stages(flows: int) -> dict[str, float]:
+    """Measure all stages from an encoded message to the histogram, without a network."""
     bodies = [one.SerializeToString() for one in messages(flows, answered=True, start=time.time_ns())]
     follower, latencies = _follower("")
     now, process, read = time.monotonic_ns(), follower.process, GetFlowsResponse.FromString
@@ -136,9 +136,9 @@ def _p99(work: Any, items: list[Any]) -> float:
     return sorted(times)[int(len(times) * 0.99)] / 1000
 
 
-def through_grpc(flows: int) -> dict[str, float]:
-    """A whole follower on a server in another process."""
-    with _serving(flows, "handshakes") as port:
+def measure_grpc(flows: int) -> dict[str, float]:
+    """Measure a whole follower on a server in another process."""
+    with _serve_flows(flows, "handshakes") as port:
         follower, latencies = _follower(f"127.0.0.1:{port}")
         thread = threading.Thread(target=follower.run)
         began, used = time.monotonic(), time.process_time()
@@ -150,9 +150,9 @@ def through_grpc(flows: int) -> dict[str, float]:
     return {"through gRPC, flows/s a core": flows / used, "through gRPC, flows/s on this machine": flows / took}
 
 
-def with_many_pending() -> dict[str, float]:
-    """The service itself, on a stream of SYNs that nobody answers."""
-    with tempfile.TemporaryDirectory() as home, _serving(_PENDING, "syns") as port:
+def measure_pending() -> dict[str, float]:
+    """Measure the service's memory on a stream of SYNs without answers."""
+    with tempfile.TemporaryDirectory() as home, _serve_flows(_PENDING, "syns") as port:
         before = _resident_of_service(Path(home), 0, wanted=0)
         after = _resident_of_service(Path(home), port, wanted=_PENDING)
     return {"resident before, MiB": before, "resident with 100,000 pending, MiB": after}
@@ -160,26 +160,26 @@ def with_many_pending() -> dict[str, float]:
 
 def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
     with _service(home, relay) as (process, listen):
-        _wait(lambda: _shown(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
+        _wait(lambda: _metric(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
         return _resident(process.pid)
 
 
 def _resident(process: int) -> float:
-    """What a process takes, MiB."""
+    """Resident memory of a process, MiB."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
     return int(match[1]) / 1024 if match else 0.0
 
 
-def probes_beside(flows: int) -> dict[str, float]:
-    """The service's own probes, alone and while it takes flows as fast as it can."""
-    with tempfile.TemporaryDirectory() as home, _echoing() as (echo, port):
+def measure_probes(flows: int) -> dict[str, float]:
+    """Measure the service's own probes, alone and while it reads flows as fast as it can."""
+    with tempfile.TemporaryDirectory() as home, echo_server() as (echo, port):
         with _service(Path(home), 0, probed=port) as (_, listen):
-            _wait(lambda: (_shown(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
+            _wait(lambda: (_metric(listen, f"{LATENCY}_count") or 0) >= _PROBES, "probes")
             alone = _p95(listen)
-        with _serving(flows, "handshakes") as relay, _service(Path(home), relay, probed=port) as (_, listen):
-            _wait(lambda: _shown(listen, "sluice_exporter_flows_total"), "the first flows")
+        with _serve_flows(flows, "handshakes") as relay, _service(Path(home), relay, probed=port) as (_, listen):
+            _wait(lambda: _metric(listen, "sluice_exporter_flows_total"), "the first flows")
             began = time.monotonic()
-            _wait(lambda: (_shown(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
+            _wait(lambda: (_metric(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
             took, beside = time.monotonic() - began, _p95(listen)
         sidecar = _resident(echo.pid)
     return {
@@ -192,7 +192,7 @@ def probes_beside(flows: int) -> dict[str, float]:
 
 @contextmanager
 def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
-    """The exporter as a process, and the port that it listens on."""
+    """Run the exporter as a process; gives it and its port."""
     config, listen = home / "sluice.yaml", _free_port()
     text = _CONFIG.replace("RELAY", str(relay or _free_port())).replace("LISTEN", str(listen))
     text = text.replace("BUCKETS", ", ".join(f"{bound:f}" for bound in (_FINE if probed else BOUNDS)))
@@ -206,8 +206,8 @@ def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tup
 
 
 @contextmanager
-def _echoing() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
-    """A sidecar as a process, and its port."""
+def echo_server() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
+    """Run the echo sidecar as a process; gives it and its port."""
     port = _free_port()
     command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE) as echo:  # noqa: S603
@@ -227,14 +227,14 @@ def _page(listen: int) -> str:
         return ""
 
 
-def _shown(listen: int, name: str) -> float | None:
-    """The sum over a metric's series, now; None where there is none."""
+def _metric(listen: int, name: str) -> float | None:
+    """The sum over a metric's series; None where there is none."""
     found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", _page(listen), re.MULTILINE)
     return sum(map(float, found)) if found else None
 
 
 def _p95(listen: int) -> float:
-    """Of all probes so far, seconds."""
+    """P95 of all probes so far, seconds."""
     found = re.findall(rf'^{LATENCY}_bucket{{.*source="probe".*}} (\S+)$', _page(listen), re.MULTILINE)
     return quantile(0.95, _FINE, list(map(float, found))) or 0.0
 
@@ -246,7 +246,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _serving(count: int, kind: str) -> Iterator[int]:
+def _serve_flows(count: int, kind: str) -> Iterator[int]:
     command_line = [sys.executable, "-m", "services.bench.speed.flow_server", str(count), kind]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
         assert server.stdout is not None

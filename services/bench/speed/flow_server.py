@@ -1,4 +1,4 @@
-"""A Relay that has nothing to do but send: serves prepared flows as fast as it can.
+"""A Relay that serves prepared flows as fast as it can.
 
     python -m services.bench.speed.flow_server COUNT KIND
 
@@ -23,7 +23,7 @@ ADDRESS = "10.0.3.7"
 
 
 def messages(count: int, *, answered: bool, start: int) -> Iterator[GetFlowsResponse]:
-    """As many flows as Relay would send them, a microsecond apart from ``start`` (UTC ns) on."""
+    """Flows as Relay sends them, one each microsecond from ``start`` (UTC ns) on."""
     for number in range(count):
         conversation = number // 2 if answered else number
         back = answered and number % 2 == 1
@@ -35,7 +35,7 @@ def messages(count: int, *, answered: bool, start: int) -> Iterator[GetFlowsResp
             endpoint.namespace, endpoint.pod_name = namespace, pod
             if workload == CLIENT[2]:
                 endpoint.workloads.add(name=workload, kind="Deployment")
-        # Addresses and ports that make each conversation another one.
+        # Each conversation has its own addresses and ports.
         address = f"10.{conversation >> 28 & 255}.{conversation >> 21 & 127}.{conversation >> 14 & 127}"
         port = 1024 + (conversation & 16383)
         flow.IP.source, flow.IP.destination = (ADDRESS, address) if back else (address, ADDRESS)
@@ -62,7 +62,7 @@ def main() -> None:
     server.add_generic_rpc_handlers((handlers,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(port, flush=True)  # noqa: T201 - whoever started this waits for it
+    print(port, flush=True)  # noqa: T201 - the parent process waits for it
     server.wait_for_termination()
 
 

@@ -15,7 +15,7 @@ import aiohttp
 from msgspec import Struct
 
 from schemas.config import Kubernetes
-from services.plant.harness.pipeline import NotReady, free_ports, program
+from services.plant.harness.pipeline import NotReady, find_free_ports, find_program
 from services.plant.harness.processes import Processes
 
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -48,7 +48,19 @@ class Api(Struct, frozen=True):
         Raises:
             TimeoutError: the Pods never came.
         """
-        tree = _deployment(name, replicas, annotations)
+        tree = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}, "annotations": annotations},
+                    "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+                },
+            },
+        }
         async with self.client() as client, asyncio.timeout(_PATIENCE_S):
             (await client.post(_DEPLOYMENTS, json=tree)).raise_for_status()
             while True:
@@ -59,22 +71,6 @@ class Api(Struct, frozen=True):
                 await asyncio.sleep(0.1)
 
 
-def _deployment(name: str, replicas: int, annotations: dict[str, str]) -> dict[str, Any]:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}, "annotations": annotations},
-                "spec": {"containers": [{"name": "app", "image": "app:1"}]},
-            },
-        },
-    }
-
-
 async def start_emulator(processes: Processes) -> Api:
     """Start the emulator.
 
@@ -82,9 +78,9 @@ async def start_emulator(processes: Processes) -> Api:
         NotReady: it does not answer in time.
         ProcessDied: it ended.
     """
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    await processes.start("emulator", program("python"), "-m", "services.bench.speed.emulator_process", str(port))
+    await processes.start("emulator", find_program("python"), "-m", "services.bench.speed.emulator_process", str(port))
     api = Api("emulator", url, Kubernetes(server=url))
     await _answers(api, processes, "emulator")
     return api
@@ -98,7 +94,7 @@ async def start_real(processes: Processes) -> Api:
         ProcessDied: one of the programs ended.
     """
     home, assets = processes.home, Path(os.environ[ASSETS])
-    etcd, peer, port = free_ports(3)
+    etcd, peer, port = find_free_ports(3)
     token, key, certificates = secrets.token_hex(16), home / "accounts.key", home / "certificates"
     made = await asyncio.create_subprocess_exec("openssl", "genrsa", "-out", key, "2048", stderr=-3)
     await made.wait()
@@ -119,7 +115,7 @@ async def start_real(processes: Processes) -> Api:
     url, ca = f"https://127.0.0.1:{port}", certificates / "apiserver.crt"
     kubeconfig = home / "kubeconfig"
     kubeconfig.write_text(json.dumps(_kubeconfig(url, ca, token)), encoding="utf-8")
-    api = Api("real API server", url, Kubernetes(kubeconfig=str(kubeconfig)), token, ca)
+    api = Api(name="real API server", url=url, config=Kubernetes(kubeconfig=str(kubeconfig)), token=token, ca=ca)
     await _answers(api, processes, "kube-apiserver")
     await processes.start(
         "kube-controller-manager", assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}",

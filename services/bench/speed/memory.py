@@ -1,7 +1,7 @@
-"""``sluice bench memory``: how soon sampler and actuator are ready, and what they hold after many messages.
+"""``sluice bench memory``: how soon sampler and actuator are ready, and their memory after many messages.
 
 Each is a process of its own on a real nats-server: the sampler scrapes a page for many domains, the
-actuator takes decisions and patches an emulated API.  The decision service is measured by ``bus``.
+actuator reads decisions and patches an emulated API.  The decision service is measured by ``bus``.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision, Sample, State, TargetDecision
 from schemas.units import Duration, Rate
 from services.bench.goals import show
-from services.bench.signals.lag import Steps
+from services.bench.signals.lag import SteppingPlant
 from services.bench.speed.kube_apis import start_emulator
-from services.bench.speed.service_page import Page
+from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import free_ports, program, start_nats, written
+from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
 
@@ -30,7 +30,7 @@ _S = 10**9
 _PATIENCE_S = 300
 _BLOCK = 100
 _SAMPLED = 50
-"""Domains of the sampler: so many samples a period."""
+"""Domains of the sampler, and so its samples in a period."""
 _PERIOD = Duration(_S // 20)
 _GOALS = {
     "sampler, ready after, s": "<= 1",
@@ -46,7 +46,7 @@ _GOALS = {
 def command(messages: int, path: Path | None) -> None:
     """Readiness and memory of sampler and actuator."""
     logging_setup.configure("bench", "error")
-    figures = {**asyncio.run(_sampler(messages)), **asyncio.run(_actuator(messages))}
+    figures = {**asyncio.run(measure_sampler(messages)), **asyncio.run(measure_actuator(messages))}
     show("memory", figures, _GOALS, path)
 
 
@@ -58,70 +58,71 @@ async def _on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
         yield settings, bus
 
 
-async def _started(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[Page, float]:
+async def _start(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[ServicePage, float]:
     """Start a service; gives its page, and after how many seconds these conditions held."""
     path = processes.home / "sluice.yaml"
-    path.write_text(written(config), encoding="utf-8")
-    page = Page(getattr(config.listen, name))
+    path.write_text(format_config(config), encoding="utf-8")
+    page = ServicePage(getattr(config.listen, name))
     began = time.monotonic()
-    await processes.start(name, program("sluice"), name, "--config", path)
-    await page.ready(processes, name, *conditions)
+    await processes.start(name, find_program("sluice"), name, "--config", path)
+    await page.wait_ready(processes, name, *conditions)
     return page, time.monotonic() - began
 
 
-async def _until(bus: Bus, last: int) -> int:
-    """Wait until the samples' stream has come to a sequence; gives the last one."""
-    async with asyncio.timeout(_PATIENCE_S):
-        while (stream := await bus.stream_info(Sample)) is None or stream.last < last:  # noqa: ASYNC110 - another process's doing
-            await asyncio.sleep(0.2)
-    return stream.last
-
-
-async def _sampler(messages: int) -> dict[str, float]:
+async def measure_sampler(messages: int) -> dict[str, float]:
+    """Figures of the sampler, after so many samples."""
     domains = tuple(
         Domain(f"line-{number}", (Critical("robot", "bench"),), (_target(f"upload-{number}"),))
         for number in range(_SAMPLED)
     )
     async with Processes() as processes:
-        with MetricsPage([Steps((), time.time_ns())]) as plant:
+        with MetricsPage([SteppingPlant((), time.time_ns())]) as plant:
             async with _on_bus(processes) as (settings, bus):
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
-                listen = Listen("127.0.0.1", sampler=free_ports(1)[0])
+                listen = Listen("127.0.0.1", sampler=find_free_ports(1)[0])
                 config = Config(domains, settings, signal, listen=listen, log="error")
-                # Good data take a window, however fast the process is.
-                page, ready_s = await _started(processes, "sampler", config, "bus", "streams", "source")
-                count = await _until(bus, messages)
+                # These conditions do not include good data, which takes a whole window.
+                page, ready_s = await _start(processes, "sampler", config, "bus", "streams", "source")
+                # Another process publishes.
+                async with asyncio.timeout(_PATIENCE_S):
+                    while (stream := await bus.stream_info(Sample)) is None or stream.last < messages:  # noqa: ASYNC110
+                        await asyncio.sleep(0.2)
                 resident = await page.resident_mib()
             await processes.stop()
     return {
         "sampler, ready after, s": ready_s,
-        "sampler, samples published": count,
+        "sampler, samples published": stream.last,
         "sampler, resident, MiB": resident,
     }
 
 
-async def _actuator(messages: int) -> dict[str, float]:
+async def measure_actuator(messages: int) -> dict[str, float]:
+    """Figures of the actuator, after so many decisions."""
     domain = Domain("line", (Critical("robot"),), (_target("upload"),), dead_man=Duration(60 * _S))
     async with Processes() as processes:
         api = await start_emulator(processes)
         await api.deploy("upload", 3, {})
         async with _on_bus(processes) as (settings, bus):
-            listen = Listen("127.0.0.1", actuator=free_ports(1)[0])
+            listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
             config = Config((domain,), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
-            page, ready_s = await _started(processes, "actuator", config)
+            page, ready_s = await _start(processes, "actuator", config)
             begin = time.time_ns() - messages * 100_000
             for block in range(0, messages, _BLOCK):
                 numbers = range(block, block + _BLOCK)
                 decisions = [_decision(domain, begin, number, 20_000 + number % 7) for number in numbers]
-                await asyncio.gather(*(_say(bus, decision) for decision in decisions))
+                await asyncio.gather(*(_publish(bus, decision) for decision in decisions))
             last = _decision(domain, begin, messages, 30_000)
-            await _say(bus, last)
-            await _reported(bus, last)
+            await _publish(bus, last)
+            subject = bus.subjects.action(last.domain, last.targets[0].target)
+            # Once it is in force, all before it have been handled.
+            async with asyncio.timeout(_PATIENCE_S):
+                while (action := await bus.get_last(Action, subject)) is None or action.message.decision != last.id:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
             resident = await page.resident_mib()
         await processes.stop()
     return {
         "actuator, ready after, s": ready_s,
-        "actuator, decisions dealt with": messages,
+        "actuator, decisions handled": messages,
         "actuator, resident, MiB": resident,
     }
 
@@ -132,20 +133,20 @@ def _target(name: str) -> Target:
 
 def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
     end = begin + number * 100_000
-    part = TargetDecision(domain.targets[0].key, limit, limit, "none", 0)
-    state = State(begin, number + 1, end, {}, "bench/1")
+    part = TargetDecision(target=domain.targets[0].key, limit=limit, proposal=limit, rule="none", was=0)
+    state = State(epoch=begin, seq=number + 1, end=end, shield={}, policy="bench/1")
     return Decision(
-        domain.name, f"{domain.name}:{end}", end, end + domain.dead_man, (part,), "bench", state, "bench/1", 0.5
+        domain=domain.name,
+        sample=f"{domain.name}:{end}",
+        end=end,
+        expires=end + domain.dead_man,
+        targets=(part,),
+        reason="bench",
+        state=state,
+        policy="bench/1",
+        stress=0.5,
     )
 
 
-async def _reported(bus: Bus, decision: Decision) -> None:
-    """Wait until a decision was put in force, and so all before it were dealt with."""
-    subject = bus.subjects.action(decision.domain, decision.targets[0].target)
-    async with asyncio.timeout(_PATIENCE_S):
-        while (action := await bus.get_last(Action, subject)) is None or action.message.decision != decision.id:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.1)
-
-
-async def _say(bus: Bus, decision: Decision) -> None:
+async def _publish(bus: Bus, decision: Decision) -> None:
     await bus.publish(bus.subjects.decision(decision.domain), decision, msg_id=decision.id)

@@ -25,15 +25,16 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Sample, State, TargetMeasure, encode
 from schemas.units import Rate
 from services.bench.goals import show
-from services.bench.timing import seconds
+from services.bench.speed.control_step import step_through
+from services.bench.timing import measure_seconds
 from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
 from services.runtime import logging_setup
-from services.tools.common.recording import Reader, Writer, header_of, line_of
+from services.tools.common.recording import RecordingReader, RecordingWriter, build_header, build_message
 from services.tools.replay import on_bus
-from services.tools.replay.decision_process import served
-from services.tools.replay.offline import Lines, again, what_if
-from services.tools.replay.verifier import Tally
+from services.tools.replay.decision_process import run_decision_service
+from services.tools.replay.offline import Lines, compare_policies, verify
+from services.tools.replay.verifier import ReplayTally
 
 _ROUNDS = 5
 _PERIOD = 10**9 // 2
@@ -50,13 +51,21 @@ _NATS = 'listen: "127.0.0.1:-1"\nports_file_dir: "{home}"\njetstream {{ store_di
 
 
 def configuration(domains: int, policy: str) -> Config:
-    """Domains of one critical workload and one target."""
+    """Build a configuration of domains with one critical workload and one target each."""
     return Config(
         tuple(
             Domain(
                 f"cell-{i}",
                 (Critical("robot-control", f"cell-{i}"),),
-                (Target("telemetry-upload", Rate(5_000), Rate(90_000), Rate(20_000), f"cell-{i}"),),
+                (
+                    Target(
+                        deployment="telemetry-upload",
+                        min=Rate(5_000),
+                        max=Rate(90_000),
+                        fail_safe=Rate(20_000),
+                        namespace=f"cell-{i}",
+                    ),
+                ),
                 policy,
                 capacity=Rate(100_000),
             )
@@ -65,26 +74,27 @@ def configuration(domains: int, policy: str) -> Config:
     )
 
 
-def make(path: Path, config: Config, count: int, *, decisions: bool) -> Reader:
-    """A recording of ``count`` samples over all domains, with the decisions on them if wanted."""
+def write_recording(path: Path, config: Config, count: int, *, decisions: bool) -> RecordingReader:
+    """Write ``count`` samples over all domains, with the decisions on them if ``decisions``."""
     chance, subjects = random.Random(1), Subjects()  # noqa: S311 - figures must be the same each time
     controllers = {domain.name: Controller(domain) for domain in config.domains}
     states: dict[str, State] = {}
-    with path.open("wb") as file, Writer(file, header_of(config, "bus", "bench", _BEGIN)) as writer:
+    with path.open("wb") as file, RecordingWriter(file, build_header(config, "bus", "bench", _BEGIN)) as writer:
         for seq in range(1, count + 1):
             domain = config.domains[seq % len(config.domains)]
-            sample = _sample(domain, _BEGIN + (seq // len(config.domains) + 1) * _PERIOD, chance)
+            sample = build_sample(domain, _BEGIN + (seq // len(config.domains) + 1) * _PERIOD, chance)
             at = sample.end + 5_000_000
-            writer.write(line_of("sample", subjects.sample(domain.name), seq, at, {}, encode(sample)))
+            writer.write(build_message("sample", subjects.sample(domain.name), seq, at, {}, encode(sample)))
             if decisions:
                 decision = controllers[domain.name].step(states.get(domain.name), sample)
                 states[domain.name] = decision.state
                 subject = subjects.decision(domain.name)
-                writer.write(line_of("decision", subject, seq, at + 2_000_000, {}, encode(decision)))
-    return Reader(path)
+                writer.write(build_message("decision", subject, seq, at + 2_000_000, {}, encode(decision)))
+    return RecordingReader(path)
 
 
-def _sample(domain: Domain, end: int, chance: random.Random) -> Sample:
+def build_sample(domain: Domain, end: int, chance: random.Random) -> Sample:
+    """Build a sample of the window that ends at ``end``, UTC ns; one in fifty has a high latency."""
     scale = 4 if chance.random() < 0.02 else 1
     measure = CriticalMeasure(
         domain.critical[0].key,
@@ -95,56 +105,59 @@ def _sample(domain: Domain, end: int, chance: random.Random) -> Sample:
         throughput=chance.randrange(20_000, 30_000),
     )
     sent = (TargetMeasure(domain.targets[0].key, chance.randrange(5_000, 60_000)),)
-    return Sample(domain.name, end - 4 * _PERIOD, end, _PERIOD, "bench", (measure,), sent)
+    return Sample(
+        domain=domain.name,
+        start=end - 4 * _PERIOD,
+        end=end,
+        period=_PERIOD,
+        source="bench",
+        critical=(measure,),
+        targets=sent,
+    )
 
 
 def _rate(count: int, work: Callable[..., Any], *arguments: Any) -> int:
-    return round(count / seconds(lambda: work(*arguments), _ROUNDS))
+    return round(count / measure_seconds(lambda: work(*arguments), _ROUNDS))
 
 
 def _silent(_: int) -> None:
     pass
 
 
-def _decoded(reader: Reader) -> None:
-    for _ in reader.read(msgspec.json.Decoder(Lines)):
+def decode_all(reader: RecordingReader) -> None:
+    """Decode every line of a recording."""
+    for _ in reader.read_batches(msgspec.json.Decoder(Lines)):
         pass
 
 
-def _stepped(domain: Domain, samples: list[Sample]) -> None:
-    controller = Controller(domain)
-    state: State | None = None
-    for sample in samples:
-        state = controller.step(state, sample).state
-
-
 def in_process(home: Path, count: int) -> dict[str, float]:
-    """Decoding alone, control alone, replay of samples, and replay with every decision compared."""
+    """Measure decoding alone, control alone, replay of samples, and replay that compares every decision."""
     figures: dict[str, float] = {}
     for policy in ("proportional", "learned"):
         if policy not in POLICIES:
             continue
         config = configuration(1, policy)
-        samples = make(home / f"{policy}.samples", config, count, decisions=False)
-        whole = make(home / f"{policy}.whole", config, count, decisions=True)
+        samples = write_recording(home / f"{policy}.samples", config, count, decisions=False)
+        whole = write_recording(home / f"{policy}.whole", config, count, decisions=True)
         if policy == "proportional":
-            figures["decoded alone, samples/s"] = _rate(count, _decoded, samples)
-        read = [msgspec.json.decode(line.payload, type=Sample) for line in samples.lines()]
-        figures[f"stepped alone, {policy}, samples/s"] = _rate(count, _stepped, config.domains[0], read)
-        told = f"replayed in this process, {policy}, samples/s"
-        figures[told] = _rate(count, what_if, samples, {policy: config.domains}, _silent)
-        figures[f"and every decision compared, {policy}, samples/s"] = _rate(count, again, whole, _silent)
+            figures["decoded alone, samples/s"] = _rate(count, decode_all, samples)
+        read = [msgspec.json.decode(line.payload, type=Sample) for line in samples.read_messages()]
+        figures[f"stepped alone, {policy}, samples/s"] = _rate(count, step_through, config.domains[0], read)
+        figures[f"replayed in this process, {policy}, samples/s"] = _rate(
+            count, compare_policies, samples, {policy: config.domains}, _silent
+        )
+        figures[f"and every decision compared, {policy}, samples/s"] = _rate(count, verify, whole, _silent)
     return figures
 
 
 def memory(home: Path, count: int) -> dict[str, float]:
-    """Growth of the resident memory from a short recording to one ten times as long, MiB."""
+    """Measure how much the resident memory grows with a recording ten times as long, MiB."""
     config = configuration(4, "proportional")
-    again(make(home / "short", config, count // 10, decisions=True), _silent)
+    verify(write_recording(home / "short", config, count // 10, decisions=True), _silent)
     before = _peak_mib()
-    long = make(home / "long", config, count, decisions=True)
+    long = write_recording(home / "long", config, count, decisions=True)
     between = _peak_mib()
-    again(long, _silent)
+    verify(long, _silent)
     return {"memory added by ten times the length, MiB": round(_peak_mib() - max(before, between), 1)}
 
 
@@ -153,7 +166,8 @@ def _peak_mib() -> float:
 
 
 @contextmanager
-def _server(home: Path) -> Iterator[str]:
+def nats_server(home: Path) -> Iterator[str]:
+    """Run a nats-server with JetStream on a free port; gives its address."""
     (home / "nats.conf").write_text(_NATS.format(home=home))
     process = subprocess.Popen(  # noqa: S603 - this Python's own program
         [Path(sys.executable).parent / "nats-server", "-c", home / "nats.conf"], stderr=subprocess.DEVNULL
@@ -171,22 +185,22 @@ def _server(home: Path) -> Iterator[str]:
 
 
 def through_bus(home: Path) -> dict[str, float]:
-    """Samples a second onto a real server and through a real decision service, all compared."""
+    """Measure samples a second through a real server and decision service; every decision is compared."""
     figures: dict[str, float] = {}
-    with _server(home) as url:
+
+    async def replay(reader: RecordingReader, url: str) -> tuple[dict[str, ReplayTally], float]:
+        async with run_decision_service(reader.header, BusConfig(servers=(url,))) as settings:
+            began = time.monotonic()
+            return await on_bus.replay(reader, settings, None, _silent), time.monotonic() - began
+
+    with nats_server(home) as url:
         for name, domains, count in (("100 domains", 100, 15_000), ("one domain", 1, 3_000)):
-            reader = make(home / name, configuration(domains, "proportional"), count, decisions=True)
-            tallies, took = asyncio.run(_replayed(reader, url))
+            reader = write_recording(home / name, configuration(domains, "proportional"), count, decisions=True)
+            tallies, took = asyncio.run(replay(reader, url))
             if any(tally.different or tally.unanswered for tally in tallies.values()):
                 raise click.ClickException(f"{name}: decisions came out otherwise")
             figures[f"onto a bus, {name}, samples/s"] = round(count / took)
     return figures
-
-
-async def _replayed(reader: Reader, url: str) -> tuple[dict[str, Tally], float]:
-    async with served(reader.header, BusConfig(servers=(url,))) as settings:
-        began = time.monotonic()
-        return await on_bus.replay(reader, settings, None, _silent), time.monotonic() - began
 
 
 @click.command("replay")

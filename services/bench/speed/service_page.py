@@ -1,4 +1,4 @@
-"""What a service under measurement says of itself over HTTP: readiness and metrics."""
+"""Reads the health and metrics page of a service under measurement."""
 
 import asyncio
 import json
@@ -13,14 +13,14 @@ from services.plant.harness.processes import Processes
 _POLL_S = 0.01
 
 
-class Page:
+class ServicePage:
     """One service's health and metrics page."""
 
     def __init__(self, port: int) -> None:
         """On a port of loopback."""
         self._port = port
 
-    async def ready(self, processes: Processes, name: str, *conditions: str) -> float:
+    async def wait_ready(self, processes: Processes, name: str, *conditions: str) -> float:
         """Wait until these conditions hold (all, if none is named); gives the seconds that took.
 
         Raises:
@@ -36,26 +36,25 @@ class Page:
             await asyncio.sleep(_POLL_S)
 
     async def metric(self, name: str) -> float:
-        """One of the process's own metrics."""
-        found = re.search(rf"^{name} (\S+)$", await self.get("/metrics"), re.MULTILINE)
-        assert found is not None
-        return float(found[1])
+        """The sum over a metric's series; 0 without any."""
+        return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", await self.get("/metrics"), re.MULTILINE)))
 
     async def resident_mib(self) -> float:
         """The process's resident memory."""
         return await self.metric("process_resident_memory_bytes") / 1024**2
 
     async def get(self, path: str) -> str:
-        """A page; empty where nothing answers."""
-        return await asyncio.to_thread(_got, f"http://127.0.0.1:{self._port}{path}")
+        """Get a page, whatever its status; empty where nothing answers."""
 
+        def fetch() -> str:
+            try:
+                # The address is that of the bench's own service.
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+                    return str(answer.read().decode())
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.read().decode()
+            except OSError:
+                return ""
 
-def _got(url: str) -> str:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the bench's own
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.read().decode()
-    except OSError:
-        return ""
+        return await asyncio.to_thread(fetch)

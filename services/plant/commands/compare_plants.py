@@ -1,15 +1,15 @@
-"""Simulated and real plant on the same inputs: latency over limit, and answers to steps, side by side.
+"""Compares the simulated and the real plant on the same inputs: latency over limit, and step responses.
 
-    sluice bench plant                  the model beside the committed run on real packets
-    sluice bench plant --real           both measured now (root, about two and a half minutes)
+    sluice bench plant                  compare the model with the committed run on real packets
+    sluice bench plant --real           measure both now (root, about two and a half minutes)
 
-A model that is only compared with what it was fitted to proves little: of the committed runs it was
-fitted to the one at 100 Mbit/s, and the one at 50 Mbit/s is what it has never seen.
+The model was fitted to the committed run at 100 Mbit/s.  The run at 50 Mbit/s tests it on data that it
+was not fitted to.
 
-What a model must have, seen in the bed: a pod's own limit drops nothing, because TCP's small queues
-hold each connection to about four packets there (24 kB in all at 60 Mbit/s, windows of 16 packets);
-when the limit is raised beyond the bottleneck the windows grow from there within a second, and lose
-packets only once the FIFO is full.
+Two observations in the bed shape the model.  A pod's own limit drops nothing, because TCP small queues
+hold each connection to about four packets there (24 kB in all at 60 Mbit/s, windows of 16 packets).
+When the limit is raised beyond the bottleneck, the windows grow within a second, and packets are lost
+only once the FIFO is full.
 """
 
 import os
@@ -27,8 +27,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from services.plant.commands.open_loop import INTERVAL, Conditions, OpenLoop, Point, Stand, Step, measure
-from services.plant.harness.result_file import ResultFile
+from services.plant.commands.open_loop import (
+    INTERVAL,
+    OpenLoop,
+    OpenLoopConditions,
+    StepResponse,
+    SweepPoint,
+    TimedPlant,
+    measure,
+)
+from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
 from services.plant.real.testbed import Bed
@@ -38,47 +46,49 @@ from services.plant.workloads import Apps
 RUNS = ("100M", "50M")
 """Capacities of the committed runs on real packets."""
 _SHOWN = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""Seconds after a step that the table shows."""
+"""The table's times, seconds after a step."""
 
 
-class Both(Struct, frozen=True):
-    """One plant each, under the same conditions."""
+class PlantComparison(Struct, frozen=True):
+    """Both plants, measured under the same conditions."""
 
     real: OpenLoop
     simulated: OpenLoop
 
 
-def committed(capacity: str) -> OpenLoop:
-    """A run on real packets that came with the code."""
+def load_reference_run(capacity: str) -> OpenLoop:
+    """Load a run on real packets that is committed with the code."""
     path = resources.files("services.plant") / "calibration" / f"real-{capacity}.json"
     return msgspec.json.decode(path.read_bytes(), type=OpenLoop)
 
 
-def simulate(apps: Apps, fifo: float) -> OpenLoop:
-    """Measure the model under these conditions; its time costs little of ours."""
+def measure_simulated(apps: Apps, fifo: float) -> OpenLoop:
+    """Measure the model under these conditions, in simulated time."""
     model = SimulatedPlant(Parameters(apps=apps, fifo=int(apps.capacity * 125 * fifo)), seed=1)
-    stand = Stand(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
-    stand.wait(2.0)
-    return measure(stand, Conditions("simulated", apps, fifo))
+    timed = TimedPlant(model, lambda seconds: model.advance(round(seconds * 1e9)), lambda: model.now)
+    timed.wait(2.0)
+    return measure(timed, OpenLoopConditions("simulated", apps, fifo))
 
 
-def run_real(apps: Apps, fifo: float) -> OpenLoop:
-    """Measure real packets under these conditions; needs root, and two and a half minutes.
+def measure_real(apps: Apps, fifo: float) -> OpenLoop:
+    """Measure real packets under these conditions; takes two and a half minutes, and root.
 
     Raises:
         BedError: the bed cannot be built.
     """
     machine = f"{os.cpu_count()} processors, Linux {platform.release().partition('-')[0]}"
     with Bed(parameters(apps, fifo)) as bed, RealPlant(bed, apps) as plant:
-        stand = Stand(plant, time.sleep, time.time_ns)
-        stand.wait(2.0)
-        return measure(stand, Conditions("real", apps, fifo, machine))
+        timed = TimedPlant(plant, time.sleep, time.time_ns)
+        timed.wait(2.0)
+        return measure(timed, OpenLoopConditions("real", apps, fifo, machine))
 
 
-def sweep_table(both: Both) -> Table:
-    """Latency, loss and goodput over the limit."""
+def sweep_table(both: PlantComparison) -> Table:
+    """Build the table of latency, loss and goodput by limit."""
     apps = both.real.conditions.apps
-    shown = _table(f"{apps.capacity / 1000:g} Mbit/s, safe limit {apps.safe_budget() / 1000:.1f}: real|simulated")
+    table = _create_table(
+        f"{apps.capacity / 1000:g} Mbit/s, safe limit {apps.safe_budget() / 1000:.1f}: real|simulated"
+    )
     for name in (
         "limit,\nMbit/s",
         "p50,\nms",
@@ -88,70 +98,67 @@ def sweep_table(both: Both) -> Table:
         "scanner,\nMbit/s",
         "goodput,\nMbit/s",
     ):
-        shown.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for real, simulated in zip(both.real.sweep, both.simulated.sweep, strict=True):
         limit = "none" if real.limit is None else f"{real.limit / 1000:g}"
-        shown.add_row(limit, *map("{}|{}".format, _cells(real), _cells(simulated)))
-    return shown
+        table.add_row(limit, *map("{}|{}".format, _format_point(real), _format_point(simulated)))
+    return table
 
 
-def _table(title: str) -> Table:
-    """A table that fits a terminal of 80 columns."""
+def _create_table(title: str) -> Table:
+    """Create an empty table that fits a terminal of 80 columns."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _cells(point: Point) -> Sequence[str]:
-    latencies = [_short(value * 1e3) for value in (point.p50, point.p95, point.jitter)]
+def _format_point(point: SweepPoint) -> Sequence[str]:
+    milliseconds = [value * 1e3 for value in (point.p50, point.p95, point.jitter)]
+    latencies = [f"{value:.2f}" if value < 10 else f"{value:.1f}" for value in milliseconds]
     return [*latencies, str(point.lost), f"{point.scanner / 1000:.1f}", f"{point.goodput / 1000:.1f}"]
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
-
-
-def steps_table(both: Both) -> Table:
-    """Mean round trips after each step, and when the queue was gone."""
-    shown = _table("Mean round trip, ms, after a step: real|simulated")
-    shown.add_column("after, s", justify="right")
+def steps_table(both: PlantComparison) -> Table:
+    """Build the table of mean round trips after each step, and of when the queue had drained."""
+    table = _create_table("Mean round trip, ms, after a step: real|simulated")
+    table.add_column("after, s", justify="right")
     columns = []
     for real, simulated in zip(both.real.steps, both.simulated.steps, strict=True):
-        shown.add_column(real.name, justify="right")
-        traces = zip_longest(_trace(real), _trace(simulated), fillvalue="")
+        table.add_column(real.name, justify="right")
+        traces = zip_longest(_format_trace(real), _format_trace(simulated), fillvalue="")
         columns.append([f"{a}|{b}" for a, b in traces] + [""] * len(_SHOWN))
     for number, at in enumerate(_SHOWN):
-        shown.add_row(f"{at:g}", *(column[number] for column in columns))
+        table.add_row(f"{at:g}", *(column[number] for column in columns))
     drained = zip(both.real.steps, both.simulated.steps, strict=True)
-    shown.add_row("drained, s", *(f"{_seconds(a.drained)}|{_seconds(b.drained)}" for a, b in drained))
-    return shown
+    table.add_row("drained, s", *(f"{_format_drained(a)}|{_format_drained(b)}" for a, b in drained))
+    return table
 
 
-def _trace(step: Step) -> list[str]:
+def _format_trace(step: StepResponse) -> list[str]:
     places = [round(at / INTERVAL) for at in _SHOWN]
     values = [step.trace[place] for place in places if place < len(step.trace)]
     return ["-" if value is None else f"{value * 1e3:.1f}" for value in values]
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _format_drained(step: StepResponse) -> str:
+    return "-" if step.drained is None else f"{step.drained:.2f}"
 
 
 @click.command()
-@click.option("--capacity", type=click.Choice(RUNS), default="100M", show_default=True, help="Of the bottleneck.")
+@click.option("--capacity", type=click.Choice(RUNS), default="100M", show_default=True, help="Bottleneck rate.")
 @click.option("--real", is_flag=True, help="Measure real packets now, as root, instead of the committed run.")
-@click.option("--json", "result", type=ResultFile(), help="Write both runs here.")
+@click.option("--json", "result", type=ResultFile(), help="Write both runs here, as JSON.")
 def command(capacity: str, real: bool, result: Path | None) -> None:
     """Compare the simulated plant with the real one, limit by limit and step by step."""
     console = Console()
-    measured = committed(capacity)
+    measured = load_reference_run(capacity)
     apps, fifo = measured.conditions.apps, measured.conditions.fifo
     if real:
         missing = find_missing(TRAFFIC)
         if missing:
             raise click.UsageError(f"real packets need {', '.join(missing)}")
         with console.status("measuring real packets: two and a half minutes"):
-            measured = run_real(apps, fifo)
+            measured = measure_real(apps, fifo)
     with console.status("measuring the model"):
-        both = Both(measured, simulate(apps, fifo))
+        both = PlantComparison(measured, measure_simulated(apps, fifo))
     console.print(sweep_table(both))
     console.print(steps_table(both))
     if result is not None:

@@ -1,11 +1,14 @@
 """``sluice demo``: the whole pipeline on one machine without root, a cluster or Docker.
 
 Real: the three services as processes, NATS JetStream, HTTP, the Kubernetes API's protocol.  Emulated:
-the API server and the packets, by a queue model that was fitted to real ones.  Every compared run has
-a plant of its own with the same seed; all controlled ones share the pipeline.
+the API server, and the packets by a queue model that was fitted to real ones.  Every run has a plant of
+its own with the same seed.  All controlled runs share one pipeline, each as a domain of its own; only
+the first one's domain is recorded, so that a recording has one plant and one policy.
 """
 
 import asyncio
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,61 +18,67 @@ from msgspec import Struct
 from rich.console import Console
 
 from services.control import POLICIES
-from services.plant.harness.orchestrator import Staging, perform, until_stopped
-from services.plant.harness.pipeline import NotReady
+from services.plant.harness.orchestrator import PipelineOptions, RecordingFailed, play_scenario, run_until_signal
+from services.plant.harness.pipeline import NotReady, find_program
 from services.plant.harness.processes import ProcessDied
-from services.plant.harness.result_file import ResultFile
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import view_of
+from services.plant.harness.results import ResultFile, ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import select_view
 from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 
+DOMAIN = "floor"
+"""The domain of the first policy's run."""
 NO_CONTROL = "no control"
 DEFAULT_POLICIES = tuple(name for name in ("learned", "proportional") if name in POLICIES)
 
 
-class Options(Struct, frozen=True):
-    """What the command line asks for."""
+class DemoOptions(Struct, frozen=True):
+    """The command line's options."""
 
     scenario: Scenario
     policies: tuple[str, ...]
-    """One controlled run each; the first is the one in question."""
+    """One controlled run each; the first one is recorded."""
     seed: int = 1
+    record: Path | None = None
+    """Where the first policy's run is recorded."""
     keep: Path | None = None
-    """Where files and logs stay; None: they go."""
+    """Where files and logs stay; None: they are removed."""
 
 
-def _runs(options: Options) -> list[Run]:
-    """One run without control and one a policy, each on a twin of the same plant."""
+def build_runs(options: DemoOptions) -> list[ScenarioRun]:
+    """Build one run without control and one for each policy, each on a twin of the same plant."""
     start = time.time_ns()
     runs = []
     for number, policy in enumerate((None, *options.policies)):
-        # The first policy's run has the plain names; its twins live in namespaces of their own.
+        # The first policy's run has the plain names; the other controlled runs have namespaces of their own.
         scenario = options.scenario if number < 2 else options.scenario.move_to(f"{NAMESPACE}-{policy}")
-        domain = scenario.domain(policy or options.policies[0], name="floor" if number < 2 else f"floor-{policy}")
+        domain = scenario.domain(policy or options.policies[0], name=DOMAIN if number < 2 else f"{DOMAIN}-{policy}")
         plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, seed=options.seed, start=start))
-        runs.append(Run(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
+        runs.append(ScenarioRun(policy or NO_CONTROL, scenario, domain, plant, controlled=policy is not None))
     return runs
 
 
-async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]:
-    """Play the scenario; gives the result, and whether it was played to its end.
+async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResults, bool]:
+    """Play the scenario; return the results, and whether it was played to its end.
 
     Raises:
-        NotReady: a part did not come up.
+        NotReady: a part did not start in time.
         ProcessDied: a part ended early.
+        RecordingFailed: the first policy's run could not be recorded.
     """
-    runs = _runs(options)
-    with view_of(console, runs) as view:
+    runs = build_runs(options)
+    with select_view(console, runs) as view:
         view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
-        complete = await until_stopped(perform(runs, view, Staging(keep=options.keep)))
+        complete = await run_until_signal(
+            play_scenario(runs, view, PipelineOptions(keep=options.keep, record=options.record))
+        )
     for run in runs:
         run.observe()
     scores = {run.title: run.score() for run in runs}
-    return Report(options.scenario.name, "simulated", options.scenario.seconds, scores), complete
+    return ScenarioResults(options.scenario.name, "simulated", options.scenario.seconds, scores), complete
 
 
 @click.command()
@@ -80,34 +89,67 @@ async def demonstrate(options: Options, console: Console) -> tuple[Report, bool]
     multiple=True,
     default=DEFAULT_POLICIES,
     show_default=True,
-    help="In control of a run; give it again to compare several.",
+    help="Policy in control of a run; may be given again to compare several.",
 )
 @click.option(
-    "--scenario", "name", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play."
+    "--scenario",
+    "name",
+    type=click.Choice(sorted(SCENARIOS)),
+    default="demo",
+    show_default=True,
+    help="What to play.",
 )
-@click.option("--seconds", type=click.FloatRange(5, 3600), help="Play it in this time instead of its own.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random in the plants.")
-@click.option("--json", "result", type=ResultFile(), help="Write the result here.")
+@click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the plants' random numbers.")
+@click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
+@click.option("--record", type=ResultFile(), help="Record the run of the first policy here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(
     policies: tuple[str, ...],
     name: str,
     seconds: float | None,
     seed: int,
-    result: Path | None,
+    json: Path | None,
+    record: Path | None,
     keep: Path | None,
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory."""
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
-    options = Options(scenario, tuple(dict.fromkeys(policies)), seed, keep)
+    options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
     try:
-        report, complete = asyncio.run(demonstrate(options, console))
-        console.print(table(report, scenario))
-        if result is not None:
-            report.write(result)
-    except (NotReady, ProcessDied, OSError) as error:
+        results, complete = asyncio.run(run_demo(options, console))
+        console.print(build_table(results, scenario))
+        if json is not None:
+            results.write(json)
+    except (NotReady, ProcessDied, RecordingFailed, OSError) as error:
         raise click.ClickException(str(error)) from None
     if not complete:
         console.print("Stopped before the end.")
         sys.exit(130)
+    if record is not None:
+        console.print(format_next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
+
+
+def format_next_steps(policy: str, recording: Path) -> str:
+    """List what to do with a recording: three commands that a shell in this folder runs as printed."""
+    found = shutil.which("sluice")
+    own = find_program("sluice")
+    sluice = "sluice" if found is not None and own.samefile(found) else _quote(own)
+    file = _quote(recording)
+    return f"""
+The run of {policy} is recorded in {file}.  Three commands to try on it:
+
+What would every other policy have decided?
+    {sluice} replay {file} --every-policy
+How did it go?  One page, for engineers and for those who run the plant:
+    {sluice} report {file} -o {_quote(recording.with_suffix(".html"))}
+Why did a limit move last?
+    {sluice} explain {DOMAIN} {file}
+"""
+
+
+def _quote(path: Path) -> str:
+    """Quote a path for a shell, relative to this folder where it lies below it."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

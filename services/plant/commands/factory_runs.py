@@ -1,15 +1,13 @@
-"""What ``sluice factory`` plays inside its namespaces: one run after the other, each on a bed of its own.
+"""Plays the runs of ``sluice factory`` inside its namespaces, one after the other, each on a bed of its own.
 
     python -m services.plant.commands.factory_runs '{"policy": ...}'
 
-``main.py`` starts it with the options as JSON.  The first process of its namespace: when it ends,
-everything that it started does.
+``factory.py`` starts it with the options as JSON.  It is the first process of its namespace: when it
+ends, the kernel ends everything that it started.
 """
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,164 +16,153 @@ from msgspec import Struct
 from rich.console import Console
 
 from schemas.config import Signal
-from services.plant.harness.orchestrator import Staging, by_scraping, perform, until_stopped
-from services.plant.harness.pipeline import NotReady, program
+from services.plant.harness.orchestrator import (
+    PipelineOptions,
+    RecordingFailed,
+    play_scenario,
+    run_until_signal,
+    start_scraping,
+)
+from services.plant.harness.pipeline import NotReady, build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import ProcessDied, Processes
-from services.plant.harness.prometheus import queried, start_prometheus
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import view_of
+from services.plant.harness.results import ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import select_view
 from services.plant.real import priority_bands
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
 from services.plant.scenario import SCENARIOS, Scenario
 
 Kind = Literal["none", "scrape", "prometheus"]
-"""Nobody controls; the sampler scrapes; the sampler asks a Prometheus."""
+"""No control; the sampler scrapes; the sampler queries a Prometheus."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STOPPED = 130
 """Exit code after SIGINT or SIGTERM."""
 FAILED = 1
 
 
-class Contender(Struct, frozen=True):
-    """Who controls a run, and by which signal."""
+class PlannedRun(Struct, frozen=True):
+    """A run's policy and signal."""
 
     policy: str | None
-    """None: nobody."""
+    """None: no control."""
     kind: Kind
 
     @property
     def title(self) -> str:
-        """Its name in tables and JSON."""
+        """The run's name in tables and JSON."""
         return "no control" if self.policy is None else f"{self.policy}, {self.kind}"
 
 
-class Options(Struct, frozen=True):
-    """What the command line asks for."""
+class FactoryOptions(Struct, frozen=True):
+    """The command line's options."""
 
     runs: tuple[Kind, ...] = KINDS
     policy: str = "learned"
-    """The one in question: plays by every signal."""
+    """The policy under test; it plays with every signal."""
     against: tuple[str, ...] = ("proportional",)
-    """Others to compare it with, by scraping only."""
+    """Policies to compare it with; they play with the scraped signal."""
     scenario: str = "demo"
     seconds: float | None = None
     """Play the scenario in this time instead of its own."""
     capacity: int = 100_000
-    """Of the bottleneck, kbit/s; loads are scaled with it."""
+    """The bottleneck's, kbit/s; loads scale with it."""
     fifo: float = 0.1
     """Depth of the bottleneck's queue, seconds."""
     passive: int = 8
-    """Seconds on each of the beds with priority bands; 0: none."""
+    """Seconds on each bed with priority bands; 0: none."""
     json: str | None = None
     record: str | None = None
-    """Where the bus of the last run is recorded to."""
+    """Where the last run is recorded."""
     keep: str | None = None
     """The folder in which files and logs stay."""
 
-    def contenders(self) -> list[Contender]:
-        """Who plays, in this order."""
+    def plan_runs(self) -> list[PlannedRun]:
+        """List the runs in the order in which they are played."""
         scraping = dict.fromkeys((*self.against, self.policy))
         plan = {
-            "none": [Contender(None, "none")],
-            "scrape": [Contender(policy, "scrape") for policy in scraping],
-            "prometheus": [Contender(self.policy, "prometheus")],
+            "none": [PlannedRun(None, "none")],
+            "scrape": [PlannedRun(policy, "scrape") for policy in scraping],
+            "prometheus": [PlannedRun(self.policy, "prometheus")],
         }
-        return [contender for kind in KINDS if kind in self.runs for contender in plan[kind]]
+        return [planned for kind in KINDS if kind in self.runs for planned in plan[kind]]
 
-    def played(self) -> Scenario:
-        """The scenario as it is played."""
+    def build_scenario(self) -> Scenario:
+        """Fit the scenario to the bottleneck and to the time."""
         scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
         return scenario if self.seconds is None else scenario.stretch_to(self.seconds)
 
 
-class Played(Struct):
-    """What has been played so far."""
+class FactoryResults(Struct):
+    """What was measured so far."""
 
-    runs: list[Run]
+    runs: list[ScenarioRun]
     rows: list[priority_bands.Row]
 
 
-class RecordingFailed(RuntimeError):
-    """The bus could not be recorded; what was wrong stands on standard error."""
-
-
-async def play_all(options: Options, console: Console, played: Played) -> None:
-    """Play what the options ask for; ``played`` fills as it goes.
+async def play_all(options: FactoryOptions, console: Console, results: FactoryResults) -> None:
+    """Play what the options ask for, and add to ``results`` meanwhile.
 
     Raises:
         BedError: a bed cannot be built.
-        NotReady: a part did not come up.
+        NotReady: a part did not start in time.
         ProcessDied: a part ended early.
         RecordingFailed: the bus could not be recorded.
     """
-    scenario = options.played()
-    for contender in options.contenders():
-        console.rule(contender.title)
-        with _on_bed(options, scenario, contender) as run, view_of(console, [run]) as view:
-            played.runs.append(run)
-            view.say("Building the bed, starting the parts ...")
-            await perform([run], view, _staging(options, contender))
-            run.observe()
+    scenario = options.build_scenario()
+    plan = options.plan_runs()
+    for planned in plan:
+        console.rule(planned.title)
+        pipeline = PipelineOptions(
+            signal=start_prometheus_signal if planned.kind == "prometheus" else start_scraping,
+            delay=0.0,
+            keep=None if options.keep is None else Path(options.keep) / planned.title.replace(", ", "-"),
+            record=Path(options.record) if options.record is not None and planned == plan[-1] else None,
+        )
+        domain = scenario.domain(planned.policy or options.policy)
+        with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
+            run = ScenarioRun(planned.title, scenario, domain, plant, controlled=planned.policy is not None)
+            with select_view(console, [run]) as view:
+                results.runs.append(run)
+                view.say("Building the bed, starting the parts ...")
+                await play_scenario([run], view, pipeline)
+                run.observe()
     for place in priority_bands.PLACES if options.passive else ():
         with console.status(f"priority bands: {place}"):
-            played.rows.append(await priority_bands.measure(scenario.apps, options.fifo, place, options.passive))
+            results.rows.append(await priority_bands.measure(scenario.apps, options.fifo, place, options.passive))
 
 
-@contextmanager
-def _on_bed(options: Options, scenario: Scenario, contender: Contender) -> Iterator[Run]:
-    with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
-        domain = scenario.domain(contender.policy or options.policy)
-        yield Run(contender.title, scenario, domain, plant, controlled=contender.policy is not None)
+async def start_prometheus_signal(processes: Processes, page: str) -> Signal:
+    """Start a Prometheus that scrapes the page, and have the sampler query it."""
+    return build_prometheus_signal(await start_prometheus(processes, page))
 
 
-def _staging(options: Options, contender: Contender) -> Staging:
-    async def by_prometheus(processes: Processes, page: str) -> Signal:
-        return queried(await start_prometheus(processes, page))
-
-    async def record(processes: Processes) -> None:
-        config = processes.home / "sluice.yaml"
-        command = ("record", "--config", config, "--since", "1h", "--force", "--output", str(options.record))
-        recorder = await asyncio.create_subprocess_exec(program("sluice"), *command)
-        if await recorder.wait():
-            raise RecordingFailed(f"sluice record ended with exit code {recorder.returncode}")
-
-    recorded = options.record is not None and contender.policy is not None and contender == options.contenders()[-1]
-    return Staging(
-        signal=by_prometheus if contender.kind == "prometheus" else by_scraping,
-        delay=0.0,
-        keep=None if options.keep is None else Path(options.keep) / contender.title.replace(", ", "-"),
-        afterwards=record if recorded else None,
-    )
-
-
-def conclude(options: Options, console: Console, played: Played) -> None:
-    """Print and write what was played; the JSON is the report's with one more key, ``passive``.
+def report_results(options: FactoryOptions, console: Console, results: FactoryResults) -> None:
+    """Print the results, and write the JSON; it has those of the runs and, under ``passive``, those of priority bands.
 
     Raises:
         OSError: the JSON cannot be written.
     """
-    scenario = options.played()
-    scores = {run.title: run.score() for run in played.runs if run.started is not None}
-    report = Report(scenario.name, "real", scenario.seconds, scores)
+    scenario = options.build_scenario()
+    scores = {run.title: run.score() for run in results.runs if run.started is not None}
+    scored = ScenarioResults(scenario.name, "real", scenario.seconds, scores)
     if scores:
-        console.print(table(report, scenario))
-    if played.rows:
-        console.print(priority_bands.table(played.rows))
+        console.print(build_table(scored, scenario))
+    if results.rows:
+        console.print(priority_bands.table(results.rows))
     if options.json is not None:
-        tree: dict[str, Any] = report.as_json() | {"passive": msgspec.to_builtins(played.rows)}
+        tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows)}
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
 
 
 def main() -> None:
-    """Play as the JSON on the command line says."""
-    options = msgspec.json.decode(sys.argv[1], type=Options)
+    """Play the runs that the JSON on the command line asks for."""
+    options = msgspec.json.decode(sys.argv[1], type=FactoryOptions)
     console = Console()
-    played = Played([], [])
+    results = FactoryResults([], [])
     try:
-        complete = asyncio.run(until_stopped(play_all(options, console, played)))
-        conclude(options, console, played)
+        complete = asyncio.run(run_until_signal(play_all(options, console, results)))
+        report_results(options, console, results)
     except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         sys.exit(FAILED)

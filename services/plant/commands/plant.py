@@ -1,7 +1,7 @@
 """``sluice plant``: the simulated factory and an emulated Kubernetes API, for services that run elsewhere.
 
-What ``docker-compose up`` puts in place of a cluster.  The scenario is played over and over; every
-five seconds a line on standard output says how the factory fares, by the plant's own ground truth.
+``docker-compose up`` uses it in place of a cluster.  It plays the scenario over and over, and prints a
+summary of the plant's own ground truth every five seconds.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from functools import partial
 import click
 
 from schemas.domain import Domain
-from services.plant.harness.bandwidth_agent import Agent, Enforced
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
+from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.run import Run, play
+from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.interface import Second
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS, Scenario
@@ -24,11 +24,11 @@ from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.runtime import service
 
-_LOOK_S = 5.0
+_REPORT_EVERY_S = 5.0
 
 
-def line(seconds: list[Second], domain: Domain) -> str:
-    """What some seconds of ground truth come to, for a person."""
+def format_seconds(seconds: list[Second], domain: Domain) -> str:
+    """Summarize some seconds of ground truth in a line."""
     bad = sum(is_bad(second, domain) for second in seconds)
     p95 = max((one.p95 or 0.0 for second in seconds for one in second.critical.values()), default=0.0)
     goodput = sum(sum(second.goodput.values()) for second in seconds) / len(seconds)
@@ -43,31 +43,29 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
     """
     plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, seed=seed, start=time.time_ns()))
     domain = scenario.domain()
-    run = Run(scenario.name, scenario, domain, plant, controlled=True)
+    run = ScenarioRun(scenario.name, scenario, domain, plant, controlled=True)
     emulator = Emulator(host=host, port=api_port)
-    emulator.apply(manifests(scenario.apps, domain))
+    emulator.apply(build_manifests(scenario.apps, domain))
+
+    def report_change(change: EnforcedLimit) -> None:
+        click.echo(f"{change.pod}: {'no limit' if change.kbit is None else f'{change.kbit} kbit/s'}")
+
+    async def report_seconds() -> None:
+        while True:
+            await asyncio.sleep(_REPORT_EVERY_S)
+            if seconds := list(plant.take_seconds()):
+                click.echo(format_seconds(seconds, domain))
+
     with ExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant], host, metrics_port))
         async with emulator as api, asyncio.TaskGroup() as group:
-            agent = Agent(api, [plant], on_enforced=_say)
+            agent = BandwidthAgent(api, [plant], on_change=report_change)
             group.create_task(agent.run())
-            await agent.limited()
+            await agent.wait_until_enforced()
             click.echo(f"Kubernetes API on {api}, metrics on {page.url}, scenario {scenario.name}")
-            group.create_task(_report(plant, domain))
+            group.create_task(report_seconds())
             while True:
-                await play([run], time.time_ns(), partial(setattr, page, "blind"))
-
-
-def _say(change: Enforced) -> None:
-    limit = "no limit" if change.kbit is None else f"{change.kbit} kbit/s"
-    click.echo(f"{change.pod}: {limit}")
-
-
-async def _report(plant: RealtimePlant, domain: Domain) -> None:
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        if seconds := list(plant.take_seconds()):
-            click.echo(line(seconds, domain))
+                await play_events([run], time.time_ns(), partial(setattr, page, "blind"))
 
 
 @click.command()
@@ -75,9 +73,14 @@ async def _report(plant: RealtimePlant, domain: Domain) -> None:
 @click.option("--api-port", default=8001, show_default=True, help="Port of the emulated Kubernetes API.")
 @click.option("--metrics-port", default=9965, show_default=True, help="Port of the metrics page.")
 @click.option(
-    "--scenario", "name", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="To play."
+    "--scenario",
+    "name",
+    type=click.Choice(sorted(SCENARIOS)),
+    default="demo",
+    show_default=True,
+    help="What to play.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all that is random in the plant.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the plant's random numbers.")
 def command(host: str, api_port: int, metrics_port: int, name: str, seed: int) -> None:
     """Serve a simulated factory and an emulated Kubernetes API to services that run elsewhere."""
     try:

@@ -1,7 +1,7 @@
-"""Plays Cilium's Bandwidth Manager: what a Pod's annotation says becomes its limit in the plant.
+"""Replaces Cilium's Bandwidth Manager: enforces the annotations of Pods in the plant.
 
-Between the API server and the plant, in a cluster one per node.  Like Cilium's it looks at live Pods
-only, takes an unreadable value for no limit at all, and needs a moment for each change.
+It sits between the API server and the plant.  Like Cilium's agent it watches live Pods only, treats an
+unreadable value as no limit, and needs some time for each change.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _RETRY_S = 0.5
 _log = structlog.get_logger()
 
 
-class Limited(LimitControl, Protocol):
+class LimitedPlant(LimitControl, Protocol):
     """A plant whose pods can be limited."""
 
     @property
@@ -34,74 +34,74 @@ class Limited(LimitControl, Protocol):
         """The best-effort pods there are."""
 
 
-class Enforced(Struct, frozen=True):
-    """One limit that came into force."""
+class EnforcedLimit(Struct, frozen=True):
+    """A limit that came into force on a pod."""
 
     at: int
     """UTC ns."""
     target: str
     pod: str
-    """The plant's name of it."""
+    """Its name in the plant."""
     kbit: int | None
     seen: int
     """When the annotation was seen, UTC ns."""
 
 
-class _Slot:
-    """One pod of a plant, and the Pod of the API that stands for it."""
+class _PodBinding:
+    """A pod of the plant, and the API's Pod that represents it."""
 
-    def __init__(self, plant: Limited, pod: Pod) -> None:
+    def __init__(self, plant: LimitedPlant, pod: Pod) -> None:
         self.plant = plant
         self.pod = pod
         self.uid: str | None = None
-        self.wanted: int | None = None
+        self.desired: int | None = None
         self.seen = 0
-        self.busy: asyncio.Task[None] | None = None
-        self.known = False
+        self.task: asyncio.Task[None] | None = None
+        self.enforced = False
 
 
-class Agent:
-    """Watches Pods and enforces their annotations, until cancelled."""
+class BandwidthAgent:
+    """Watches Pods and enforces their annotations until cancelled."""
 
     def __init__(
         self,
         url: str,
-        plants: Sequence[Limited],
+        plants: Sequence[LimitedPlant],
         *,
         delay: float = 0.03,
         headers: Mapping[str, str] | None = None,
         trust: ssl.SSLContext | None = None,
-        on_enforced: Callable[[Enforced], None] = lambda _: None,
+        on_change: Callable[[EnforcedLimit], None] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is asked before ``run``.
+        """Prepare; ``run`` makes the first request.
 
         Args:
             url: of the API server.
-            plants: whose pods the API's Pods of the same target are, in the order they appear.
-            delay: what an endpoint's regeneration takes from the annotation to the limit, seconds.
+            plants: their pods are bound to the API's Pods of the same target, in the order of appearance.
+            delay: seconds from an annotation to its limit, as an endpoint's regeneration takes.
             headers: of every request, such as credentials.
-            trust: what the server's certificate must satisfy; None: the system's authorities.
-            on_enforced: is told of each change.
+            trust: verifies the server's certificate; None: the system's authorities.
+            on_change: is called for each limit that came into force.
         """
         self._url = url
-        self._slots = [_Slot(plant, pod) for plant in plants for pod in plant.pods]
+        self._pods = [_PodBinding(plant, pod) for plant in plants for pod in plant.pods]
         self._delay = delay
         self._headers = dict(headers or {})
         self._trust = trust
-        self._on_enforced = on_enforced
-        self._limited = asyncio.Event()
-        self._uids: dict[str, list[str]] = {slot.pod.target: [] for slot in self._slots}
+        self._on_change = on_change
+        self._all_enforced = asyncio.Event()
+        self._uids: dict[str, list[str]] = {bound.pod.target: [] for bound in self._pods}
 
-    async def limited(self) -> None:
+    async def wait_until_enforced(self) -> None:
         """Wait until every pod of the plants has a Pod, and its annotation is in force."""
-        await self._limited.wait()
+        await self._all_enforced.wait()
 
-    def restarts(self, target: str) -> int:
-        """Pods of ``namespace/deployment`` that came into being beyond the plant's own number of them."""
-        return len(self._uids[target]) - sum(slot.pod.target == target for slot in self._slots)
+    def count_restarts(self, target: str) -> int:
+        """Count the Pods of ``namespace/deployment`` that were created beyond the plant's own number of them."""
+        return len(self._uids[target]) - sum(pod.pod.target == target for pod in self._pods)
 
     async def run(self) -> None:
-        """Follow the API; lists anew whenever a watch ends or fails."""
+        """Follow the API; list again whenever a watch ends or fails."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5)
         connector = aiohttp.TCPConnector(ssl=self._trust or True)
         async with (
@@ -110,24 +110,24 @@ class Agent:
         ):
             while True:
                 try:
-                    async for kind, pod in self._events(session):
-                        self._take(kind, pod, tasks)
+                    async for kind, pod in self._list_and_watch(session):
+                        self._handle_event(kind, pod, tasks)
                 except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
                     _log.warning("the API does not answer", url=self._url, error=str(error))
                     await asyncio.sleep(_RETRY_S)
 
-    async def _events(self, session: aiohttp.ClientSession) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """All Pods there are, then what changes, until the watch ends."""
+    async def _list_and_watch(self, session: aiohttp.ClientSession) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield all Pods, then every change, until the watch ends."""
         url = f"{self._url}/api/v1/pods"
         async with session.get(url, raise_for_status=True) as answer:
             listed = await answer.json()
         for pod in listed["items"]:
             yield "ADDED", pod
-        # What went while nobody watched.
-        there = {pod["metadata"]["uid"] for pod in listed["items"]}
-        for slot in self._slots:
-            if slot.uid is not None and slot.uid not in there:
-                slot.uid = None
+        # Pods that were deleted between two watches.
+        uids = {pod["metadata"]["uid"] for pod in listed["items"]}
+        for bound in self._pods:
+            if bound.uid is not None and bound.uid not in uids:
+                bound.uid = None
         query = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
         async with session.get(url, params=query, raise_for_status=True) as answer:
             async for line in answer.content:
@@ -137,52 +137,47 @@ class Agent:
                 if event["type"] != "BOOKMARK":
                     yield event["type"], event["object"]
 
-    def _take(self, kind: str, pod: dict[str, Any], tasks: asyncio.TaskGroup) -> None:
+    def _handle_event(self, kind: str, pod: dict[str, Any], tasks: asyncio.TaskGroup) -> None:
+        """Bind the API's Pod to a pod of the plant, and start to enforce its annotation if that is new."""
         meta = pod["metadata"]
+        uid = meta["uid"]
         target = f"{meta.get('namespace')}/{(meta.get('labels') or {}).get(NAME_LABEL)}"
-        if target not in self._uids:
+        candidates = [bound for bound in self._pods if bound.pod.target == target]
+        if not candidates:
             return
-        slot = self._slot_of(target, meta["uid"], gone=kind == "DELETED")
-        if slot is None:
-            return
+        bound = next((one for one in candidates if one.uid == uid), None)
         if kind == "DELETED":
-            slot.uid = None
+            if bound is not None:
+                bound.uid = None
             return
-        kbit = rate_of((meta.get("annotations") or {}).get(ANNOTATION))
-        if slot.known and kbit == slot.wanted:
+        if bound is None:
+            if uid not in self._uids[target]:
+                self._uids[target].append(uid)
+            bound = next((one for one in candidates if one.uid is None), None)
+            if bound is None:
+                return
+            bound.uid, bound.enforced = uid, False
+        kbit = parse_annotation((meta.get("annotations") or {}).get(ANNOTATION))
+        if bound.enforced and kbit == bound.desired:
             return
-        slot.wanted, slot.seen = kbit, time.time_ns()
-        if slot.busy is None or slot.busy.done():
-            slot.busy = tasks.create_task(self._enforce(slot))
+        bound.desired, bound.seen = kbit, time.time_ns()
+        if bound.task is None or bound.task.done():
+            bound.task = tasks.create_task(self._enforce(bound))
 
-    def _slot_of(self, target: str, uid: str, *, gone: bool) -> _Slot | None:
-        mine = [slot for slot in self._slots if slot.pod.target == target]
-        for slot in mine:
-            if slot.uid == uid:
-                return slot
-        if gone:
-            return None
-        if uid not in self._uids[target]:
-            self._uids[target].append(uid)
-        free = next((slot for slot in mine if slot.uid is None), None)
-        if free is not None:
-            free.uid, free.known = uid, False
-        return free
-
-    async def _enforce(self, slot: _Slot) -> None:
-        """Put the newest value in force; one that changes meanwhile takes its turn after it."""
+    async def _enforce(self, bound: _PodBinding) -> None:
+        """Put the newest value in force; a value that arrives meanwhile is enforced after it."""
         done: tuple[int, int | None] | None = None
-        while done != (slot.seen, slot.wanted):
+        while done != (bound.seen, bound.desired):
             await asyncio.sleep(self._delay)
-            done = slot.seen, slot.wanted
-            await asyncio.to_thread(slot.plant.set_limit, slot.pod.name, slot.wanted)
-            slot.known = True
-            if all(one.known for one in self._slots):
-                self._limited.set()
-            self._on_enforced(Enforced(time.time_ns(), slot.pod.target, slot.pod.name, done[1], done[0]))
+            done = bound.seen, bound.desired
+            await asyncio.to_thread(bound.plant.set_limit, bound.pod.name, bound.desired)
+            bound.enforced = True
+            if all(one.enforced for one in self._pods):
+                self._all_enforced.set()
+            self._on_change(EnforcedLimit(time.time_ns(), bound.pod.target, bound.pod.name, done[1], done[0]))
 
 
-def rate_of(annotation: str | None) -> int | None:
-    """What is enforced of an annotation, kbit/s: an absent or unreadable one is no limit, as with Cilium."""
+def parse_annotation(annotation: str | None) -> int | None:
+    """Return the limit that an annotation sets, kbit/s; as with Cilium, an unreadable one is no limit."""
     rate = Rate.enforced(annotation)
     return None if rate is None else int(rate)

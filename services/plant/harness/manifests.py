@@ -1,6 +1,6 @@
-"""The factory's objects on the Kubernetes API, for a plant that is not made of containers.
+"""Builds the factory's Kubernetes objects, for a plant that is not made of containers.
 
-The same names, labels and annotations as ``manifests/robot-factory-application.yaml``, without what a
+They have the names, labels and annotations of ``manifests/robot-factory-application.yaml``, without what a
 kubelet would need to run them.
 """
 
@@ -13,19 +13,20 @@ from services.plant.workloads import Apps
 PRIORITY = "bandwidth.cilium.io/priority"
 
 
-def manifests(apps: Apps, domain: Domain) -> list[dict[str, Any]]:
-    """Namespaces and Deployments of a domain; best-effort Pods are born with the fail-safe limit."""
+def build_manifests(apps: Apps, domain: Domain) -> list[dict[str, Any]]:
+    """Build a domain's Namespaces and Deployments; best-effort Pods start with the fail-safe limit."""
     limits = {target.key: target for target in domain.targets}
     replicas = {one.target: one.replicas for one in apps.targets}
     workloads = [one.workload for one in apps.critical] + [one.target for one in apps.targets]
     namespaces = sorted({workload.partition("/")[0] for workload in workloads})
     return [
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in namespaces),
-        *(_deployment(workload, replicas.get(workload, 1), limits.get(workload)) for workload in workloads),
+        *(build_deployment(workload, replicas.get(workload, 1), limits.get(workload)) for workload in workloads),
     ]
 
 
-def _deployment(workload: str, replicas: int, target: Target | None) -> dict[str, Any]:
+def build_deployment(workload: str, replicas: int, target: Target | None) -> dict[str, Any]:
+    """Build a Deployment; a target's Pods start with its fail-safe limit."""
     namespace, _, name = workload.partition("/")
     labels = {NAME_LABEL: name, "app.kubernetes.io/part-of": "robot-factory"}
     annotations = {PRIORITY: "guaranteed" if target is None else "bestEffort"}

@@ -1,6 +1,6 @@
-"""The plants' ``/metrics``: what Hubble's exporter and cAdvisor would publish of these pods.
+"""Serves the plants' ``/metrics``: what Hubble's exporter and cAdvisor would publish of these pods.
 
-Second station after the plant: the sampler, or a Prometheus, scrapes it.
+The sampler, or a Prometheus, scrapes it.
 """
 
 import threading
@@ -19,22 +19,22 @@ from services.plant.interface import BUCKETS, CounterSource, Pod
 _LE = (*(repr(bound) for bound in BUCKETS), "+Inf")
 
 
-class Plant(CounterSource, Protocol):
-    """What the page needs of a plant."""
+class MeasuredPlant(CounterSource, Protocol):
+    """A plant whose counters can be published."""
 
     @property
     def pods(self) -> Sequence[Pod]:
         """The best-effort pods there are."""
 
 
-class _Counters(Collector):
-    """Reads the plants whenever a page is asked for."""
+class _PlantCollector(Collector):
+    """Reads the plants at each scrape."""
 
-    def __init__(self, plants: Sequence[Plant]) -> None:
+    def __init__(self, plants: Sequence[MeasuredPlant]) -> None:
         self._plants = plants
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: a plant that is not there yet has no counters."""
+        """Return nothing: a plant's workloads are known at a scrape only."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -45,52 +45,44 @@ class _Counters(Collector):
         for plant in self._plants:
             counters = plant.read_counters()
             for workload, histogram in counters.latency.items():
-                name = _split(workload)
-                latency.add_metric(name, list(zip(_LE, histogram.counts, strict=True)), histogram.sum)
-                lost.add_metric(name, histogram.lost)
-            namespaces = {pod.name: _split(pod.target)[0] for pod in plant.pods}
+                key = workload.split("/", 1)
+                latency.add_metric(key, list(zip(_LE, histogram.counts, strict=True)), histogram.sum)
+                lost.add_metric(key, histogram.lost)
+            namespaces = {pod.name: pod.target.partition("/")[0] for pod in plant.pods}
             for sender, total in counters.sent.items():
-                # A critical workload has one pod here, and is named in full.
-                name = [namespaces[sender], sender] if sender in namespaces else _only_pod(sender)
-                sent.add_metric(name, total)
+                # A critical workload has one pod here, and its key is the workload's: namespace/name.
+                namespace, _, name = sender.rpartition("/")
+                pod = [namespaces[sender], sender] if sender in namespaces else [namespace, f"{name}-0"]
+                sent.add_metric(pod, total)
         return latency, lost, sent
 
 
-def _split(workload: str) -> list[str]:
-    namespace, _, name = workload.partition("/")
-    return [namespace, name]
-
-
-def _only_pod(workload: str) -> list[str]:
-    namespace, name = _split(workload)
-    return [namespace, f"{name}-0"]
-
-
-class _Silent(WSGIRequestHandler):
+class _UnloggedRequest(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-        """Scrapes are no news."""
+        """Log nothing: scrapes are frequent."""
 
 
 class MetricsPage:
-    """Serves the counters of plants while the context lasts."""
+    """Serves the plants' counters while the context lasts."""
 
-    def __init__(self, plants: Sequence[Plant], host: str = "127.0.0.1", port: int = 0) -> None:
-        """Take the plants; their counters are read from other threads.  Port 0 is a free one."""
+    def __init__(self, plants: Sequence[MeasuredPlant], host: str = "127.0.0.1", port: int = 0) -> None:
+        """Prepare; the plants' counters are read from other threads.  Port 0 picks a free one."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Counters(plants))
+        registry.register(_PlantCollector(plants))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
-        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _Silent)
+        self._server = make_server(host, port, self, ThreadingWSGIServer, _UnloggedRequest)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
-        """Why nothing can be measured; the page then answers with 503 and this text."""
+        """If not empty, the page answers with status 503 and this reason."""
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The page's address."""
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request, as a WSGI application."""
         if self.blind:
             start("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [self.blind.encode() + b"\n"]

@@ -1,87 +1,113 @@
-"""Plays runs on their plants, with the pipeline between them: what demo and factory have in common.
+"""Plays a scenario with the whole pipeline between the plants; shared by demo, factory and benches.
 
     plants -> page -> (scrape or Prometheus) -> three services on NATS -> Kubernetes API -> agent -> plants
 
-Whoever calls brings the runs and says how the sampler gets its signal; everything else is started
-here, watched while the scenario is played, and stopped in order.
+The caller provides the runs, a view, and how the sampler gets its signal.  This module starts the rest,
+watches it while the scenario plays, and stops it in reverse order.
 """
 
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
 import structlog
 from msgspec import Struct
 
-from schemas.config import Config, Kubernetes, Signal
+from schemas.config import Kubernetes, Signal
 from schemas.messages import Action, Decision
-from services.bus.bus import Bus
-from services.plant.harness.bandwidth_agent import Agent, Enforced
-from services.plant.harness.manifests import manifests
+from services.bus.bus import Bus, Received
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
+from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import NotReady, configuration, scraping, start_nats, start_services
+from services.plant.harness.pipeline import (
+    NotReady,
+    build_config,
+    build_scrape_signal,
+    find_program,
+    start_nats,
+    start_services,
+)
 from services.plant.harness.processes import Processes
-from services.plant.harness.run import Run, play
-from services.plant.harness.view import View
+from services.plant.harness.run import ScenarioRun, play_events
+from services.plant.harness.view import RunView
 from services.plant.kube_emulator.emulator import Emulator
 
 _WARM_UP_S = 2.0
-_LOOK_S = 0.25
-_LIMITED_S = 30.0
-_CLOSING_S = 2.5
-"""The last second is known only once the fate of its last packet is."""
+_REFRESH_S = 0.25
+_FIRST_LIMITS_S = 30.0
+_LAST_SECOND_S = 2.5
+"""The plant reports its last second once the fate of that second's last packet is known."""
+
+M = TypeVar("M", Decision, Action)
 
 
-async def by_scraping(_: Processes, page: str) -> Signal:
-    """The signal of a sampler that reads the page itself."""
-    return scraping([page])
+async def start_scraping(_: Processes, page: str) -> Signal:
+    """Have the sampler read the page itself; nothing needs to be started."""
+    return build_scrape_signal([page])
 
 
-class Staging(Struct, frozen=True):
-    """How the runs are played."""
+class RecordingFailed(RuntimeError):
+    """The bus could not be recorded; the text has what ``sluice record`` printed."""
 
-    signal: Callable[[Processes, str], Awaitable[Signal]] = by_scraping
-    """Starts what the sampler needs beside the plants' page, whose address it gets, and gives the signal."""
+
+class PipelineOptions(Struct, frozen=True):
+    """How the pipeline between the plants is built."""
+
+    signal: Callable[[Processes, str], Awaitable[Signal]] = start_scraping
+    """Starts what the sampler needs beside the plants' page, whose address it gets, and returns the signal."""
     delay: float = 0.03
-    """What the agent lets pass before it enforces an annotation, seconds."""
+    """Seconds from an annotation to the limit in force."""
     keep: Path | None = None
-    """Where files and logs stay; None: they go."""
-    afterwards: Callable[[Processes], Awaitable[None]] | None = None
-    """Called when the scenario is over, while bus and services still run."""
+    """The folder in which files and logs stay; None: they are removed."""
+    record: Path | None = None
+    """Where the first controlled run's domain is recorded at the end."""
 
 
-async def perform(runs: Sequence[Run], view: View, staging: Staging) -> None:
-    """Play the runs' scenario at once on all of them; those that are controlled share one pipeline.
+async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: PipelineOptions) -> None:
+    """Play the scenario on all runs at once; the controlled ones share one pipeline.
 
     Raises:
-        NotReady: a part did not come up.
+        NotReady: a part did not start in time.
         ProcessDied: a part ended early.
+        RecordingFailed: the bus could not be recorded.
     """
     controlled = [run for run in runs if run.controlled]
     async with AsyncExitStack() as stack:
-        processes = await stack.enter_async_context(Processes(staging.keep))
-        _log_to(stack.enter_context((processes.home / "stage.log").open("w", encoding="utf-8")))
+        processes = await stack.enter_async_context(Processes(options.keep))
+        # The view owns the screen: this process logs to a file beside the services' logs.
+        log = stack.enter_context((processes.home / "harness.log").open("w", encoding="utf-8"))
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
         page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
-        agent = await _pipeline(stack, processes, page, controlled, staging) if controlled else None
+        agent = await _start_pipeline(stack, processes, page, controlled, options) if controlled else None
         started = time.time_ns() + round(_WARM_UP_S * 1e9)
         for run in runs:
             run.begin(started)
-        await _played(runs, view, page, processes)
-        for run in controlled:
-            assert agent is not None
-            run.restarts = sum(agent.restarts(target.key) for target in run.domain.targets)
-        if staging.afterwards is not None:
-            await staging.afterwards(processes)
+        view.say(f"Playing {runs[0].scenario.seconds:.0f} s: {', '.join(run.title for run in runs)}")
+        await _play_and_watch(runs, view, page, processes)
+        if agent is not None:
+            for run in controlled:
+                run.restarts = sum(agent.count_restarts(target.key) for target in run.domain.targets)
+            if options.record is not None:
+                view.say("Recording ...")
+                selection = ("--since", "1h", "--domain", controlled[0].domain.name)
+                words = ("record", "--config", processes.home / "sluice.yaml", *selection, "--force")
+                command = (find_program("sluice"), *words, "--output", options.record)
+                recorder = await create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+                printed, _ = await recorder.communicate()
+                if recorder.returncode:
+                    why = f"exit code {recorder.returncode}: {printed.decode().strip()}"
+                    raise RecordingFailed(f"sluice record ended with {why}")
         view.say("Stopping ...")
 
 
-async def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work; False when SIGINT or SIGTERM ended it, in order, before it was done."""
+async def run_until_signal(work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work; on SIGINT or SIGTERM cancel it, wait for its cleanup, and return False."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -93,97 +119,86 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
     return True
 
 
-def _log_to(file: TextIO) -> None:
-    """The screen belongs to the view: what this process logs goes where the others' logs are."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
-
-
-async def _pipeline(
-    stack: AsyncExitStack, processes: Processes, page: MetricsPage, controlled: Sequence[Run], staging: Staging
-) -> Agent:
+async def _start_pipeline(
+    stack: AsyncExitStack,
+    processes: Processes,
+    page: MetricsPage,
+    runs: Sequence[ScenarioRun],
+    options: PipelineOptions,
+) -> BandwidthAgent:
     """Start everything between the plants' page and their limits, and wait until the first limits are in force."""
     emulator = Emulator()
     api = await stack.enter_async_context(emulator)
-    for run in controlled:
-        emulator.apply(manifests(run.scenario.apps, run.domain))
-    agent = await stack.enter_async_context(_agent(api, controlled, staging.delay))
-    # The services end while what they talk to is still there.
+    by_target = {target.key: run for run in runs for target in run.domain.targets}
+    for run in runs:
+        emulator.apply(build_manifests(run.scenario.apps, run.domain))
+
+    def pass_on(change: EnforcedLimit) -> None:
+        by_target[change.target].on_limit_change(change)
+
+    agent = BandwidthAgent(api, [run.plant for run in runs], delay=options.delay, on_change=pass_on)
+    await stack.enter_async_context(_running(agent.run()))
+    # The services end while the API and the agent are still there.
     stack.push_async_callback(processes.stop)
     nats = await start_nats(processes)
-    signal_ = await staging.signal(processes, page.url)
-    config = configuration([run.domain for run in controlled], nats, Kubernetes(server=api), signal_)
+    source = await options.signal(processes, page.url)
+    config = build_config([run.domain for run in runs], nats, Kubernetes(server=api), source)
     await start_services(config, processes)
-    await stack.enter_async_context(_heard(config, controlled))
+    bus = await stack.enter_async_context(Bus.connect(config.bus, "demo", lambda _: None))
+    by_domain = {run.domain.name: run for run in runs}
+    decisions = _follow(bus, Decision, by_domain, ScenarioRun.on_decision)
+    actions = _follow(bus, Action, by_domain, ScenarioRun.on_action)
+    await stack.enter_async_context(_running(decisions, actions))
     try:
-        async with asyncio.timeout(_LIMITED_S):
-            await agent.limited()
+        async with asyncio.timeout(_FIRST_LIMITS_S):
+            await agent.wait_until_enforced()
     except TimeoutError:
-        raise NotReady(f"the first limits were not in force after {_LIMITED_S:g} s") from None
+        raise NotReady(f"the first limits were not in force after {_FIRST_LIMITS_S:g} s") from None
     return agent
 
 
-async def _played(runs: Sequence[Run], view: View, page: MetricsPage, processes: Processes) -> None:
-    """Until the scenario is over, or a process ends early."""
-    started = runs[0].started or 0
-    looking = asyncio.create_task(_look(runs, view, started))
-    playing = asyncio.create_task(play(runs, started, partial(setattr, page, "blind")))
-    tasks = [looking, playing]
-    if any(run.controlled for run in runs):
-        tasks.append(asyncio.create_task(processes.watch()))
+@asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines in the background while the context lasts."""
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        await asyncio.sleep(_CLOSING_S)
+        yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _look(runs: Sequence[Run], view: View, started: int) -> None:
-    while True:
-        view.show((time.time_ns() - started) / 1e9, [run.observe() for run in runs])
-        await asyncio.sleep(_LOOK_S)
+async def _follow(
+    bus: Bus, kind: type[M], runs: Mapping[str, ScenarioRun], handle: Callable[[ScenarioRun, Received[M]], None]
+) -> None:
+    """Pass every new message of a kind on to the run of its domain."""
+    async with aclosing(bus.consume(kind, None, "demo", start="new")) as messages:
+        async for received in messages:
+            handle(runs[received.message.domain], received)
 
 
-@asynccontextmanager
-async def _agent(api: str, controlled: Sequence[Run], delay: float) -> AsyncIterator[Agent]:
-    runs = {target.key: run for run in controlled for target in run.domain.targets}
+async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes) -> None:
+    """Play the events until the scenario is over; raise when a process ends early."""
+    started = runs[0].started or 0
 
-    def enforced(change: Enforced) -> None:
-        runs[change.target].enforced(change)
+    async def refresh() -> None:
+        while True:
+            for run in runs:
+                run.observe()
+            view.show((time.time_ns() - started) / 1e9)
+            await asyncio.sleep(_REFRESH_S)
 
-    agent = Agent(api, [run.plant for run in controlled], delay=delay, on_enforced=enforced)
-    task = asyncio.create_task(agent.run())
+    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"))]
+    if any(run.controlled for run in runs):
+        work.append(processes.watch())
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        yield agent
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        await asyncio.sleep(_LAST_SECOND_S)
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def _heard(config: Config, controlled: Sequence[Run]) -> AsyncIterator[None]:
-    """Follow the bus for the runs' decisions and actions."""
-    runs = {run.domain.name: run for run in controlled}
-
-    async def decisions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Decision, None, "demo", start="new")) as messages:
-            async for received in messages:
-                runs[received.message.domain].decided(received)
-
-    async def actions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Action, None, "demo", start="new")) as messages:
-            async for received in messages:
-                runs[received.message.domain].action = received.message
-
-    async with Bus.connect(config.bus, "demo", lambda _: None) as bus:
-        tasks = [asyncio.create_task(decisions(bus)), asyncio.create_task(actions(bus))]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

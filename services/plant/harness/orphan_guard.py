@@ -1,9 +1,9 @@
-"""Nothing is left behind, however the demo ends: what its helpers run instead of, or beside, a program.
+"""Leaves no process and no file behind, however the parent process ends.
 
-    python -m services.plant.harness.orphan_guard tie PARENT COMMAND...   become COMMAND; die when the parent does
+    python -m services.plant.harness.orphan_guard tie PARENT COMMAND...   become COMMAND; be killed when the parent ends
     python -m services.plant.harness.orphan_guard sweep FOLDER            remove FOLDER when standard input closes
 
-Both hold after SIGKILL too, when the parent can no longer do anything.
+Both also work when the parent was killed by SIGKILL and can no longer clean up.
 """
 
 import ctypes
@@ -16,30 +16,32 @@ import time
 _PR_SET_PDEATHSIG = 1
 
 
-def tied(command: list[str]) -> list[str]:
-    """The command line that runs ``command`` as a child that does not outlive this process."""
+def tie_command(command: list[str]) -> list[str]:
+    """Wrap a command line, so that the command does not outlive this process."""
     return [sys.executable, "-m", __name__, "tie", str(os.getpid()), *command]
 
 
-def sweeper(folder: str) -> list[str]:
-    """The command line of the process that removes ``folder`` once its standard input is closed."""
+def sweep_command(folder: str) -> list[str]:
+    """Build the command line of a process that removes ``folder`` once its standard input is closed."""
     return [sys.executable, "-m", __name__, "sweep", folder]
 
 
-def _tie(parent: int, command: list[str]) -> None:
-    # Linux has the signal; elsewhere only an orderly end stops the children.
+def become_child_of(parent: int, command: list[str]) -> None:
+    """Replace this process by the command; the kernel kills it when the parent ends."""
+    # Only Linux signals a parent's death; elsewhere only an orderly end stops the children.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            sys.exit(f"the parent {parent} is gone already")
+            sys.exit(f"the parent process {parent} has already ended")
     os.execvp(command[0], command)  # noqa: S606 - no shell on purpose
 
 
-def _sweep(folder: str) -> None:
+def remove_when_closed(folder: str) -> None:
+    """Wait until standard input is closed, then remove the folder, whatever signals arrive."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    # What was killed a moment ago may still be writing.
+    # A process that is being killed may still write.
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.exists(folder):  # noqa: PTH110 - pathlib is not needed for anything else here
@@ -49,6 +51,6 @@ def _sweep(folder: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "tie":
-        _tie(int(sys.argv[2]), sys.argv[3:])
+        become_child_of(int(sys.argv[2]), sys.argv[3:])
     else:
-        _sweep(sys.argv[2])
+        remove_when_closed(sys.argv[2])

@@ -1,30 +1,34 @@
-"""The pipeline on one machine: a NATS server and the three services, each a process of its own.
+"""Starts the pipeline on one machine: a NATS server, the three services, and perhaps a Prometheus.
 
-Everything between a plant's metrics page and the Kubernetes API.  Demo, factory and tests put a
-plant at the one end and an API server, emulated or real, at the other.
+Each is a process of its own.  The pipeline reads a plant's metrics page and writes to a Kubernetes API,
+emulated or real.
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 import yaml
 
-from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
+from schemas.config import BusConfig, Config, Kubernetes, Listen, Prometheus, Scrape, Signal
 from schemas.domain import Domain
-from schemas.units import encode_unit
+from schemas.units import Duration, encode_unit
 from services.plant.harness.processes import Processes
 
 SERVICES = ("decision", "actuator", "sampler")
-"""In the order of their start: whoever hears is there before those who speak."""
+"""In the order of their start: consumers before producers."""
 _READY_S = 60.0
+_PROMETHEUS_READY_S = 30.0
 _POLL_S = 0.05
+_SECOND = Duration(10**9)
 
 _NATS = """\
 listen: "127.0.0.1:-1"
@@ -34,16 +38,16 @@ jetstream {{ store_dir: "{home}/jetstream", max_file_store: 256MB }}
 
 
 class NotReady(RuntimeError):
-    """A part did not come up in time; the text says what it waits for."""
+    """A part did not start in time; the text has what it waits for."""
 
 
-def program(name: str) -> Path:
-    """A program that was installed beside this Python."""
+def find_program(name: str) -> Path:
+    """Return the path of a program that was installed beside this Python."""
     return Path(sys.executable).parent / name
 
 
 async def start_nats(processes: Processes) -> str:
-    """Start a nats-server with JetStream on a free port of loopback; gives its address.
+    """Start a nats-server with JetStream on a free port of loopback, and return its address.
 
     Raises:
         NotReady: it does not listen in time.
@@ -52,7 +56,7 @@ async def start_nats(processes: Processes) -> str:
     home = processes.home
     config = home / "nats.conf"
     config.write_text(_NATS.format(home=home), encoding="utf-8")
-    await processes.start("nats", program("nats-server"), "-c", config)
+    await processes.start("nats", find_program("nats-server"), "-c", config)
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         processes.check("nats")
@@ -63,20 +67,20 @@ async def start_nats(processes: Processes) -> str:
     raise NotReady(f"nats-server does not listen after {_READY_S:g} s:\n{processes.tail('nats')}")
 
 
-def configuration(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
-    """What the three services read: these addresses, free ports for their health pages."""
-    listen = Listen("127.0.0.1", *free_ports(3))
+def build_config(domains: Sequence[Domain], nats: str, kubernetes: Kubernetes, signal: Signal) -> Config:
+    """Build the configuration of the three services; their health pages get free ports."""
+    listen = Listen("127.0.0.1", *find_free_ports(3))
     bus = BusConfig(servers=(nats,), keep_bytes=64 * 1024 * 1024)
     return Config(domains=tuple(domains), bus=bus, signal=signal, kubernetes=kubernetes, listen=listen)
 
 
-def scraping(urls: Sequence[str], signal: Signal | None = None) -> Signal:
-    """A signal, the default one if none is given, that scrapes these pages."""
+def build_scrape_signal(urls: Sequence[str], signal: Signal | None = None) -> Signal:
+    """Make a signal, by default the default one, scrape these pages."""
     return msgspec.structs.replace(signal or Signal(), source="scrape", scrape=Scrape(urls=tuple(urls)))
 
 
-def written(config: Config) -> str:
-    """The configuration as YAML."""
+def format_config(config: Config) -> str:
+    """Write a configuration as YAML."""
     return str(yaml.safe_dump(msgspec.to_builtins(config, enc_hook=encode_unit), sort_keys=False))
 
 
@@ -88,15 +92,11 @@ async def start_services(config: Config, processes: Processes) -> None:
         ProcessDied: one ended.
     """
     path = processes.home / "sluice.yaml"
-    path.write_text(written(config), encoding="utf-8")
+    path.write_text(format_config(config), encoding="utf-8")
     for name in SERVICES:
-        await processes.start(name, program("sluice"), name, "--config", path)
-    await _ready(config.listen, processes)
-
-
-async def _ready(listen: Listen, processes: Processes) -> None:
+        await processes.start(name, find_program("sluice"), name, "--config", path)
     deadline = time.monotonic() + _READY_S
-    waiting: dict[str, str] = dict.fromkeys(SERVICES, "not asked yet")
+    waiting = dict.fromkeys(SERVICES, "not asked yet")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while waiting:
             if time.monotonic() > deadline:
@@ -104,24 +104,70 @@ async def _ready(listen: Listen, processes: Processes) -> None:
                 raise NotReady(f"not ready after {_READY_S:g} s:\n{tails}")
             for name in list(waiting):
                 processes.check(name)
-                why = await _wrong(session, f"http://127.0.0.1:{getattr(listen, name)}/readyz")
-                if why is None:
-                    del waiting[name]
-                else:
-                    waiting[name] = why
+                try:
+                    async with session.get(f"http://127.0.0.1:{getattr(config.listen, name)}/readyz") as answer:
+                        waiting[name] = await answer.text()
+                        if answer.status == 200:
+                            del waiting[name]
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    waiting[name] = f"no answer: {error}"
             await asyncio.sleep(_POLL_S)
 
 
-async def _wrong(session: aiohttp.ClientSession, url: str) -> str | None:
-    try:
-        async with session.get(url) as answer:
-            return None if answer.status == 200 else await answer.text()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return f"no answer: {error}"
+def build_prometheus_signal(url: str) -> Signal:
+    """Build the signal of a Prometheus that scrapes every second; its window has the four scrapes a rate needs."""
+    prometheus = Prometheus(url=url, scrape_interval=_SECOND)
+    return Signal(source="prometheus", period=_SECOND, window=Duration(4 * _SECOND), prometheus=prometheus)
 
 
-def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on."""
+async def start_prometheus(processes: Processes, page: str, every: Duration = _SECOND) -> str:
+    """Start a Prometheus that scrapes ``page`` at this interval; return its address once it answers.
+
+    Raises:
+        FileNotFoundError: the program is not installed.
+        NotReady: it does not answer in time.
+        ProcessDied: it ended.
+    """
+    [port] = find_free_ports(1)
+    name = "prometheus" if every == _SECOND else f"prometheus-{every}"
+    home = processes.home / name
+    home.mkdir()
+    config = home / "prometheus.yml"
+    config.write_text(build_prometheus_config(page, every), encoding="utf-8")
+    flags = {
+        "config.file": config,
+        "storage.tsdb.path": home / "data",
+        "web.listen-address": f"127.0.0.1:{port}",
+        "log.level": "warn",
+    }
+    await processes.start(name, "prometheus", *(f"--{name}={value}" for name, value in flags.items()))
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + _PROMETHEUS_READY_S
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            processes.check(name)
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"{url}/-/ready") as answer:
+                    if answer.status == 200:
+                        return url
+            await asyncio.sleep(_POLL_S)
+    raise NotReady(f"prometheus is not ready after {_PROMETHEUS_READY_S:g} s:\n{processes.tail(name)}")
+
+
+def build_prometheus_config(page: str, every: Duration = _SECOND) -> str:
+    """Write Prometheus's own configuration, with one page to scrape."""
+    address = urlsplit(page)
+    job = {
+        "job_name": "factory",
+        "metrics_path": address.path,
+        "static_configs": [{"targets": [address.netloc]}],
+    }
+    times = {"scrape_interval": str(every), "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    return str(yaml.safe_dump({"global": times, "scrape_configs": [job]}, sort_keys=False))
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Find TCP ports of loopback that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -1,4 +1,4 @@
-"""Child processes of the demo: started one after the other, watched, stopped in the reverse order."""
+"""Child processes of the harness: started in order, watched, and stopped in reverse order."""
 
 import asyncio
 import contextlib
@@ -8,35 +8,35 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from services.plant.harness.orphan_guard import sweeper, tied
+from services.plant.harness.orphan_guard import sweep_command, tie_command
 
 _STOP_S = 5.0
 _TAIL_LINES = 12
 
 
 class ProcessDied(RuntimeError):
-    """A process that should run for ever has ended; the text has the end of its log."""
+    """A process ended that should have kept running; the text has the end of its log."""
 
 
 class Processes:
-    """Programs that run in the background, with a folder for their files and logs that goes when they do."""
+    """Background processes, and a temporary folder for their files and logs."""
 
     def __init__(self, keep: Path | None = None) -> None:
-        """``keep`` is a folder that stays, for those who want to read the logs; it is made if need be."""
+        """Prepare; files and logs go to ``keep``, created if needed, or to a folder that is removed at the end."""
         self._keep = keep
         self.home = Path()
         self._sweeper: asyncio.subprocess.Process | None = None
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def __aenter__(self) -> "Processes":
-        """Make the folder."""
+        """Create the folder."""
         if self._keep is not None:
             self._keep.mkdir(parents=True, exist_ok=True)
             self.home = self._keep
         else:
             self.home = Path(tempfile.mkdtemp(prefix="sluice-"))
             self._sweeper = await asyncio.create_subprocess_exec(
-                *sweeper(str(self.home)), stdin=subprocess.PIPE, start_new_session=True
+                *sweep_command(str(self.home)), stdin=subprocess.PIPE, start_new_session=True
             )
         return self
 
@@ -49,7 +49,7 @@ class Processes:
             await self._sweeper.communicate(b"")
 
     async def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> None:
-        """Start a program; its output goes to ``NAME.log`` in the folder.
+        """Start a program; its output is written to ``NAME.log`` in the folder.
 
         Raises:
             FileNotFoundError: there is no such program.
@@ -57,10 +57,10 @@ class Processes:
         program = str(command[0])
         if shutil.which(program) is None:
             raise FileNotFoundError(f"{name}: there is no program {program}")
-        with self._log(name).open("ab") as log:
-            # A session of its own: Ctrl-C reaches the demo alone, which then stops all in order.
+        with (self.home / f"{name}.log").open("ab") as log:
+            # In a session of its own: Ctrl-C reaches this process only, which then stops all in order.
             self._running[name] = await asyncio.create_subprocess_exec(
-                *tied([str(word) for word in command]),
+                *tie_command([str(word) for word in command]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -69,15 +69,25 @@ class Processes:
             )
 
     async def stop(self) -> None:
-        """Stop all programs, the last one started first."""
-        for name in reversed(self._running):
-            await _stopped(self._running[name])
+        """Stop all programs, the last one started first; kill those that do not end within 5 s."""
+        for process in reversed(self._running.values()):
+            if process.returncode is not None:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
 
     async def watch(self) -> None:
-        """Wait until one of them ends.
+        """Wait until one of the programs ends.
 
         Raises:
-            ProcessDied: it has.
+            ProcessDied: always, when one has ended.
         """
         waits = {asyncio.create_task(process.wait()): name for name, process in self._running.items()}
         try:
@@ -85,41 +95,23 @@ class Processes:
         finally:
             for wait in waits:
                 wait.cancel()
-        raise self._died(waits[done.pop()])
+        self.check(waits[done.pop()])
 
     def check(self, name: str) -> None:
-        """See that it runs.
+        """Do nothing if the program runs.
 
         Raises:
-            ProcessDied: it does not.
+            ProcessDied: it has ended.
         """
-        if self._running[name].returncode is not None:
-            raise self._died(name)
+        code = self._running[name].returncode
+        if code is not None:
+            raise ProcessDied(f"{name} ended with exit code {code}:\n{self.tail(name)}")
 
     def pid(self, name: str) -> int:
-        """Its process id."""
+        """Return the program's process id."""
         return self._running[name].pid
 
     def tail(self, name: str) -> str:
-        """The end of its log."""
-        return "\n".join(self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
-
-    def _died(self, name: str) -> ProcessDied:
-        return ProcessDied(f"{name} ended with exit code {self._running[name].returncode}:\n{self.tail(name)}")
-
-    def _log(self, name: str) -> Path:
-        return self.home / f"{name}.log"
-
-
-async def _stopped(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        """Return the last lines of the program's log."""
+        log = self.home / f"{name}.log"
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])

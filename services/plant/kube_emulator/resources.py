@@ -2,8 +2,7 @@
 
 from msgspec import Struct
 
-from services.plant.kube_emulator.errors import StatusError
-from services.plant.kube_emulator.store import Key, Tree
+from services.plant.kube_emulator.store import Key, StatusError, Tree
 
 
 class Kind(Struct, frozen=True):
@@ -23,7 +22,7 @@ class Kind(Struct, frozen=True):
 
     @property
     def plural(self) -> str:
-        """As it stands in a path."""
+        """The form in a path."""
         name = self.name.lower()
         if name.endswith("y"):
             return f"{name[:-1]}ies"
@@ -31,7 +30,7 @@ class Kind(Struct, frozen=True):
 
     @property
     def resource(self) -> str:
-        """As it stands in a key: ``pods``, ``deployments.apps``."""
+        """The form in a key: ``pods``, ``deployments.apps``."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 

@@ -8,11 +8,11 @@ import sys
 
 
 def main() -> None:
-    """Echo until killed; says ``listening`` once it does."""
+    """Echo until killed; prints ``listening`` once it does."""
     address, port = sys.argv[1:]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind((address, int(port)))
-        print("listening", flush=True)  # noqa: T201 - whoever started this waits for it
+        print("listening", flush=True)  # noqa: T201 - the parent process waits for it
         while True:
             listener.sendto(*listener.recvfrom(2048))
 

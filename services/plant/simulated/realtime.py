@@ -19,7 +19,7 @@ class RealtimePlant:
         """Let a model that has just been made, with ``start`` as of now, go on with the clock."""
         self._model = model
         self._lock = threading.Lock()
-        # Elapsed time is taken from the monotonic clock, which nobody sets.
+        # Elapsed time is taken from the monotonic clock, which cannot be set.
         self._offset = model.now - time.monotonic_ns()
 
     def _catch_up(self) -> SimulatedPlant:

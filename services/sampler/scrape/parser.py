@@ -38,7 +38,7 @@ class ScrapedPage(NamedTuple):
     counters: dict[CounterSeries, tuple[float, ...]]
     """One number of a counter; of a histogram the cumulative buckets, ``+Inf`` last."""
     stamps: dict[CounterSeries, int]
-    """When bytes were counted, Unix ms, where the page says so: cAdvisor counts less often than it is scraped."""
+    """When bytes were counted, Unix ms, where the page has it: cAdvisor counts less often than it is scraped."""
     faults: dict[str, str]
     """Why the latency or loss of a workload cannot be used."""
     unsettled: Set[str] = frozenset()
@@ -46,7 +46,7 @@ class ScrapedPage(NamedTuple):
 
 
 class MalformedPage(ValueError):
-    """The page is not in its format, or too much of it would have to be kept; says where and why."""
+    """The page is not in its format, or too much of it would have to be kept; the text has place and reason."""
 
 
 class _KnownLine(NamedTuple):
@@ -81,7 +81,7 @@ class PageReader:
             self._kinds[names.lost] = "lost"
         if names.throughput:
             self._kinds[names.throughput] = "throughput"
-        # A name may also stand in braces, in quotation marks.
+        # A name may also be in braces, in quotation marks.
         self._starts = (*(name.encode() for name in self._kinds), b"{")
         self._critical = {key.partition("/")[2].encode() for key in workloads.critical}
         self._critical_label = re.compile(
@@ -116,7 +116,7 @@ class PageReader:
                     raise MalformedPage(f"more than {self._max_lines} lines of the configured workloads")
                 self._take(line, grammar, draft)
         if len(self._known) > 4 * count + 1000:
-            # Pods come and go: drop the cache, and parse anew what is still there.
+            # Pods come and go: drop the cache, and parse the remaining ones again.
             self._known.clear()
             self._series.clear()
         for series, buckets in draft.histograms.items():

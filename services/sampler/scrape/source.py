@@ -132,7 +132,7 @@ class ScrapeSource(Source):
         if not answered:
             raise NoData("; ".join(unknown.values()))
         increases = [item for scraper in answered for item in scraper.window.increases().items()]
-        last = [item for scraper in answered for item in scraper.window.last_increases().items()]
+        last = [item for scraper in answered for item in scraper.window.increases(2).items()]
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         partly = {key for scraper in unknown for key in scraper.window.workloads("throughput")}
         partly |= {key for scraper in answered for key in scraper.page.unsettled}
@@ -242,7 +242,7 @@ def measure_throughput(
     Args:
         increases: of each series.
         partly: workloads with a pod whose exporter cannot be read.  They are left out, and so are those with
-            a pod that was not counted anew.
+            a pod without a new count.
     """
     rates: dict[str, float] = defaultdict(float)
     pods: dict[str, set[str]] = defaultdict(set)

@@ -1,6 +1,6 @@
 """The grammar of an exporter's page, line by line, as Prometheus's own parser has it.
 
-A page is either in the text format or in OpenMetrics; its content type says which.  Each pattern here takes
+A page is either in the text format or in OpenMetrics; its content type decides.  Each pattern here takes
 what Prometheus takes, with these exceptions, where a page that Prometheus reads is refused:
 
 - a raw line feed inside a label value, a NUL byte, labels without a comma between, a name in HELP or TYPE

@@ -11,7 +11,6 @@ Counters that one process cannot have counted are not believed: ``counter_trail`
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from services.sampler.scrape.counter_trail import CounterTrail, Verdict
@@ -23,7 +22,7 @@ class Increase(NamedTuple):
 
     counts: list[float]
     seconds: float
-    """The time between the two counts; 0 where the exporter did not count anew within the window."""
+    """The time between the two counts; 0 where the exporter did not update the count within the window."""
 
 
 class _Snapshot(NamedTuple):
@@ -148,28 +147,22 @@ class PageWindow:
         """The workloads with a latency histogram, usable or not, on the newest page."""
         return {workload for kind, workload in self._newest if kind == "latency"}
 
-    def increases(self) -> dict[CounterSeries, Increase]:
-        """The increase of each series over the window; a series that is on one page only is left out."""
+    def increases(self, pages: int | None = None) -> dict[CounterSeries, Increase]:
+        """The increase of each series over the window; a series that is on one page only is left out.
+
+        Args:
+            pages: look at this many of the newest pages, instead of all.
+        """
+        chosen = list(self._snapshots)[-pages if pages else 0 :]
         sums: dict[CounterSeries, list[float]] = {}
-        for page in islice(self._snapshots, 1, None):
+        for page in chosen[1:]:
             for series, added in page.increases.items():
                 so_far = sums.get(series)
                 sums[series] = added if so_far is None else [a + b for a, b in zip(so_far, added, strict=True)]
-        return {series: Increase(counts, _seconds_between(self._snapshots, series)) for series, counts in sums.items()}
-
-    def last_increases(self) -> dict[CounterSeries, Increase]:
-        """The increase of each series between the last two pages; nothing before there are two."""
-        if len(self._snapshots) < 2:
-            return {}
-        pages = (self._snapshots[-2], self._snapshots[-1])
-        return {
-            series: Increase(counts, _seconds_between(pages, series)) for series, counts in pages[1].increases.items()
-        }
-
-
-def _seconds_between(pages: Sequence[_Snapshot], series: CounterSeries) -> float:
-    """Seconds from the first to the last count of a series, by the page's own timestamps where it has them."""
-    stamps = [page.stamps[series] for page in pages if series in page.stamps]
-    if stamps:
-        return (stamps[-1] - stamps[0]) / 1000
-    return pages[-1].at - pages[0].at
+        increases = {}
+        for series, counts in sums.items():
+            # Between the first and the last count, by the page's own timestamps where it has them.
+            stamps = [page.stamps[series] for page in chosen if series in page.stamps]
+            seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else chosen[-1].at - chosen[0].at
+            increases[series] = Increase(counts, seconds)
+        return increases

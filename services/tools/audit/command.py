@@ -1,83 +1,61 @@
-"""``sluice audit``: is everything that happened on the bus as it must be?"""
+"""``sluice audit``: check that everything that happened on the bus keeps the rules."""
 
-import asyncio
 from collections import Counter
-from contextlib import aclosing
 
 import click
 import msgspec
-from rich.console import Console
+from rich.text import Text
 
-from services.bus.bus import Denied
-from services.tools.audit.auditor import Audit, Findings
-from services.tools.common.bus_reader import BusError, Stretch
-from services.tools.common.message_source import Source, source_options
-from services.tools.common.progress import Told, bar
-from services.tools.common.time_options import Moment, clock
+from services.tools.audit.auditor import Auditor
+from services.tools.common.bus_reader import MessageRange
+from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.output import TerminalConsole, escape_line, print_json, print_warning
+from services.tools.common.time_options import TimeParam, format_time, require_order
 
-_MOST = 200
+_MOST_SHOWN = 200
 
 
 @click.command("audit")
 @source_options
-@click.option("--since", type=Moment(), help="Begin there: 10m (ago), or a time; with all that is kept without it.")
-@click.option("--until", type=Moment(), help="End there.")
+@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all that is kept without it.")
+@click.option("--until", type=TimeParam(), help="End there.")
 @click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def command(source: Source, since: int | None, until: int | None, domains: tuple[str, ...], as_json: bool) -> None:
-    """Check a stretch of the bus, or a recording FILE.
+def command(
+    source: MessageSource, since: int | None, until: int | None, domains: tuple[str, ...], as_json: bool
+) -> None:
+    """Check a range of the bus, or a recording FILE.
 
     Every decision is made again from its sample, and every action is traced to its cause.
-    Exit code 1: something is not as it must be, nothing is there, or some of the file cannot be read.
+    Exit code 1: a rule is broken, there is no message, or some of the file cannot be read.
     """
-    source.check(domains)
-    what = Stretch(since=since, until=until, domains=domains)
-    try:
-        found = asyncio.run(_audited(source, what))
-    except (BusError, Denied) as error:
-        raise click.ClickException(str(error)) from None
-    if as_json:
-        click.echo(msgspec.json.encode({"findings": found, "problems": source.problems}))
-    else:
-        _show(found)
-    source.end(good=not found.breaks and not found.empty)
-
-
-async def _audited(source: Source, what: Stretch) -> Findings:
-    since, only = what.since or 0, bool(what.domains)
-    if source.reader is not None:
-        since, only = max(since, source.reader.header.since), only or bool(source.reader.header.only)
-    audit = Audit(source.domains, since, whole=not only, kinds=source.kinds)
-    with bar(f"auditing {source.name}", source.size) as told:
-        async with aclosing(source.stored(what)) as lines:
-            async for line in lines:
-                audit.take(line)
-                _tell(source, told)
-    return audit.end()
-
-
-def _tell(source: Source, told: Told) -> None:
-    if source.reader is not None:
-        told(source.reader.offset)
-
-
-def _show(found: Findings) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    for one in found.breaks[:_MOST]:
-        when = f"{clock(one.time)}  " if one.time else ""
-        console.print(f"[red]{one.rule:<8}[/red]  {when}[bold]{one.where}[/bold]: ", end="")
-        console.print(one.what, markup=False)
-    if len(found.breaks) > _MOST:
-        console.print(f"and {len(found.breaks) - _MOST:,} more; --json has them all")
-    for note in found.notes[:_MOST]:
-        console.print(note, style="yellow", markup=False)
-    told = f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions"
-    told += f" ({found.remade:,} decisions made again)"
+    require_domains(source.domains, domains)
+    require_order(since, until)
+    scope = MessageRange(since=since, until=until, domains=domains)
+    auditor = Auditor.open(source, scope)
+    source.process(scope, auditor.check)
+    found = auditor.finish()
+    ok = not found.breaches and not found.empty
     if found.empty:
-        console.print("there is no message to audit", style="bold red")
-        return
-    if not found.breaks:
-        console.print(f"{told}: all as it must be", style="green")
-        return
-    counts = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in found.breaks).most_common())
-    console.print(f"{told}: {len(found.breaks):,} breaks ({counts})", style="bold red")
+        print_warning(source.describe_empty())
+    if as_json:
+        print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
+        source.exit(ok=ok)
+    console = TerminalConsole(soft_wrap=True)
+    for one in found.breaches[:_MOST_SHOWN]:
+        when = f"{format_time(one.time)}  " if one.time else ""
+        where = (escape_line(one.where), "bold")
+        console.print(Text.assemble((f"{one.rule:<8}", "red"), f"  {when}", where, f": {escape_line(one.what)}"))
+    if len(found.breaches) > _MOST_SHOWN:
+        console.print(f"and {len(found.breaches) - _MOST_SHOWN:,} more; --json has them all")
+    for note in found.notes[:_MOST_SHOWN]:
+        console.print(escape_line(note), style="yellow")
+    summary = f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions"
+    summary += f" ({found.remade:,} decisions made again)"
+    if found.breaches:
+        rules = Counter(one.rule for one in found.breaches).most_common()
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
+        console.print(f"{summary}: {len(found.breaches):,} breaches ({counts})", style="bold red")
+    elif ok:
+        console.print(f"{summary}: all rules hold", style="green")
+    source.exit(ok=ok)

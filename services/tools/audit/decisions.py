@@ -1,6 +1,6 @@
-"""Second check of an audit: does every decision follow from its sample, within its bounds and in its place?
+"""Second check of an audit: does every decision follow from its sample, within its bounds and in sequence?
 
-The decision is made again from the recorded state before it; what differs by a byte is a break.
+The decision is made again from the recorded state before it; a difference of one byte is a breach.
 """
 
 import sys
@@ -8,13 +8,13 @@ import sys
 from schemas.domain import Domain
 from schemas.messages import Decision, Sample
 from services.bus.envelope import SAMPLE_SEQ
-from services.tools.audit.streams import Break, bounded
-from services.tools.common.recording import Line
-from services.tools.replay.verifier import RECORDED, Again
+from services.tools.audit.streams import Breach, forget_oldest
+from services.tools.common.recording import RecordedMessage
+from services.tools.replay.verifier import RECORDED, ReplayVerifier
 
 
-class Decisions:
-    """One domain's decisions."""
+class DomainAudit:
+    """Checks one domain's decisions."""
 
     def __init__(self, name: str, domain: Domain | None, since: int, *, answered: bool) -> None:
         """Begin.
@@ -23,100 +23,87 @@ class Decisions:
             name: of the domain.
             domain: its configuration; None leaves out what only it can tell.
             since: decisions from before it (UTC ns) are there for their state.
-            answered: whether decisions are kept at all where this comes from.
+            answered: whether decisions are kept there at all.
         """
         self.name = name
         self._domain = domain
         self._since = since
-        self._again = Again(domain, answered=answered, listed=sys.maxsize) if domain is not None else None
+        self._verifier = ReplayVerifier(domain, answered=answered, listed=sys.maxsize) if domain is not None else None
         self._bounds = {target.key: target for target in domain.targets} if domain is not None else {}
         self._last: Decision | None = None
         self._sampled = False
         self._times = (0, 0)
-        """When the first and the last decision of the stretch were stored, UTC ns."""
+        """When the first and the last decision of the range were stored, UTC ns."""
         self._seqs: dict[str, int] = {}
-        self.breaks: list[Break] = []
+        self.breaches: list[Breach] = []
         self.remade = 0
         """Decisions that were made again."""
 
-    def sample(self, sample: Sample, line: Line) -> None:
-        """The next sample."""
+    def check_sample(self, sample: Sample, recorded: RecordedMessage) -> None:
+        """Check the next sample."""
         self._sampled = True
-        self._seqs[sample.id] = line.seq
-        bounded(self._seqs)
-        if self._again is not None:
-            self._again.sample(sample, line.time)
+        self._seqs[sample.id] = recorded.seq
+        forget_oldest(self._seqs)
+        if self._verifier is not None:
+            self._verifier.add_sample(sample, recorded.time)
 
-    def decision(self, decision: Decision, line: Line) -> None:
-        """The next decision."""
-        self._check_sequence(decision, line)
-        self._check_sample(decision, line)
-        self._check_bounds(decision, line)
-        self._last = decision
-        if line.time >= self._since:
-            self._times = (self._times[0] or line.time, line.time)
-        if self._again is not None:
-            self._again.decision(RECORDED.decode(line.payload), line.payload, line.time)
-
-    def _broken(self, rule: str, what: str, line: Line) -> None:
-        self.breaks.append(Break(rule, self.name, what, line.time))
-
-    def _check_sequence(self, decision: Decision, line: Line) -> None:
-        last = self._last
-        if last is None:
-            return
-        place = f"number {decision.seq} of epoch {decision.epoch} follows number {last.seq} of epoch {last.epoch}"
-        if decision.epoch == last.epoch:
-            if decision.seq != last.seq + 1:
-                self._broken("sequence", f"decision {decision.id}: {place}", line)
-        elif decision.epoch < last.epoch or decision.seq != 1:
-            self._broken(
-                "sequence", f"decision {decision.id}: {place}; an epoch begins at 1, above the one before", line
-            )
-
-    def _check_sample(self, decision: Decision, line: Line) -> None:
+    def check_decision(self, decision: Decision, recorded: RecordedMessage) -> None:
+        """Check the next decision."""
+        if (last := self._last) is not None:
+            same = decision.epoch == last.epoch
+            if decision.epoch < last.epoch or decision.seq != (last.seq + 1 if same else 1):
+                place = f"number {decision.seq} of epoch {decision.epoch}"
+                text = f"decision {decision.id}: {place} follows number {last.seq} of epoch {last.epoch}"
+                rule = "" if same else "; an epoch begins at 1, above the one before"
+                self._add_breach("sequence", text + rule, recorded)
         if decision.sample != f"{decision.domain}:{decision.end}":
-            self._broken(
-                "cause", f"decision {decision.id} names the sample {decision.sample}, which is not its own", line
-            )
-        named = line.headers.get(SAMPLE_SEQ, "")
+            text = f"decision {decision.id} names the sample {decision.sample}, which has another domain or end"
+            self._add_breach("cause", text, recorded)
+        named = recorded.headers.get(SAMPLE_SEQ, "")
         seq = self._seqs.get(decision.sample)
         if seq is not None and named != str(seq):
-            told = f"decision {decision.id} says that its sample has sequence {named or '-'}; it has {seq}"
-            self._broken("cause", told, line)
+            text = f"decision {decision.id} names sequence {named or '-'} for its sample, which has {seq}"
+            self._add_breach("cause", text, recorded)
+        self._check_bounds(decision, recorded)
+        self._last = decision
+        if recorded.time >= self._since:
+            self._times = (self._times[0] or recorded.time, recorded.time)
+        if self._verifier is not None:
+            self._verifier.add_decision(RECORDED.decode(recorded.payload), recorded.payload, recorded.time)
 
-    def _check_bounds(self, decision: Decision, line: Line) -> None:
+    def _add_breach(self, rule: str, what: str, recorded: RecordedMessage) -> None:
+        self.breaches.append(Breach(rule, self.name, what, recorded.time))
+
+    def _check_bounds(self, decision: Decision, recorded: RecordedMessage) -> None:
         named = {one.target for one in decision.targets}
         if self._bounds and named != set(self._bounds):
-            self._broken("bounds", f"decision {decision.id} is about {sorted(named)}, not {sorted(self._bounds)}", line)
+            text = f"decision {decision.id} is about {sorted(named)}, not {sorted(self._bounds)}"
+            self._add_breach("bounds", text, recorded)
         for one in decision.targets:
             target = self._bounds.get(one.target)
             if target is not None and not target.min <= one.limit <= target.max:
-                told = (
+                text = (
                     f"decision {decision.id}: {one.target} {one.limit} kbit/s is outside {target.min} to {target.max}"
                 )
-                self._broken("bounds", told, line)
+                self._add_breach("bounds", text, recorded)
             memory = decision.state.shield.get(one.target)
             if memory is None or memory.limit != one.limit:
-                told = f"decision {decision.id}: {one.target} has {one.limit} kbit/s, and the state does not say so"
-                self._broken("decision", told, line)
+                text = f"decision {decision.id}: {one.target} has {one.limit} kbit/s, and the state does not say so"
+                self._add_breach("decision", text, recorded)
 
-    def end(self, now: int) -> list[Break]:
-        """No more messages; ``now`` (UTC ns) is when the last one of all was stored."""
-        if self._again is not None:
-            tally = self._again.end(now)
+    def finish(self, now: int) -> list[Breach]:
+        """Finish; ``now`` (UTC ns) is when the last message of all was stored.  Return the breaches."""
+        if self._verifier is not None:
+            tally = self._verifier.end(now)
             self.remade = tally.identical + tally.different
             for one in tally.differences:
-                told = f"the decision on {one.sample} does not follow from it: {one.what}"
-                self.breaks.append(Break("decision", self.name, told, one.time))
+                text = f"the decision on {one.sample} does not follow from it: {one.what}"
+                self.breaches.append(Breach("decision", self.name, text, one.time))
             for one in (*tally.silent, *tally.holes):
-                self.breaks.append(Break("cause", self.name, f"sample {one.sample}: {one.what}", one.time))
-        self._check_samples()
-        return self.breaks
-
-    def _check_samples(self) -> None:
-        """Decisions without any sample cannot all answer samples from before the stretch, where they go on for long."""
+                self.breaches.append(Breach("cause", self.name, f"sample {one.sample}: {one.what}", one.time))
+        # Over a long range, not all decisions can answer samples from before it.
         first, last = self._times
         if not self._sampled and self._domain is not None and last - first > self._domain.dead_man:
-            told = "there are decisions, and not one sample that they could rest on"
-            self.breaks.append(Break("cause", self.name, told, last))
+            text = "there are decisions, and not one sample that they could answer"
+            self.breaches.append(Breach("cause", self.name, text, last))
+        return self.breaches

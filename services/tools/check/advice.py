@@ -1,9 +1,6 @@
-"""What a configuration says about itself before anything is asked: how late signals are, and what is unwise.  Pure."""
+"""What a configuration alone reveals: how late its signals are, and what is unwise in it.  Pure."""
 
-from collections.abc import Iterator
-
-from schemas.config import Config, Signal
-from schemas.domain import Domain
+from schemas.config import Config
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Finding
 from services.tools.check.signal_advice import explain_coarse_buckets, suggest_probes
@@ -12,46 +9,32 @@ _LONG_WINDOW_S = 5.0
 _FEW = 50
 
 
-def advice(config: Config, *, seen: bool) -> list[Finding]:
-    """What is allowed, but will work badly.
+def advise(config: Config, *, measured: bool) -> list[Finding]:
+    """List what is allowed, but will work badly.
 
     Args:
         config: what to look at.
-        seen: the source was asked and measures everybody, so that nothing has to be guessed about it.
+        measured: the source was asked and measures every workload, so that nothing has to be guessed about it.
     """
-    found = [*_of_signal(config.signal)]
-    if not seen:
+    signal, source = config.signal, source_class(config.signal.source)
+    found = []
+    if signal.window.seconds > _LONG_WINDOW_S:
+        text = (
+            f"over {signal.window} an end of a violation shows up to {source.lag(signal).vanishes:.1f} s late, and "
+            "limits stay low for so long: 1s to 3s is better where that gives enough observations"
+        )
+        found.append(Finding("warning", "signal.window", text))
+    found += [Finding("warning", where, text) for where, text in source.warnings(signal)]
+    if not measured:
         found += [Finding("warning", "exporter", text) for text in suggest_probes(config)]
         found += [Finding("warning", "buckets", text) for text in explain_coarse_buckets(config)]
     for domain in config.domains:
-        found += _of_domain(domain, config.signal)
+        where, least = f"domain {domain.name}", domain.min_observations
+        if least < _FEW:
+            text = f"with {least} latencies a true P95 of 2 ms reads anything from about 1.4 to 2.8 ms"
+            found.append(Finding("warning", f"{where}: min_observations", text))
+        if domain.dead_man < 2 * signal.period + signal.timeout:
+            dead_man = domain.dead_man
+            text = f"{dead_man} is less than two periods and a timeout: one slow answer puts the fail-safe in force"
+            found.append(Finding("warning", f"{where}: dead_man", text))
     return found
-
-
-def _of_signal(signal: Signal) -> Iterator[Finding]:
-    source = source_class(signal.source)
-    if signal.window.seconds > _LONG_WINDOW_S:
-        yield Finding(
-            "warning",
-            "signal.window",
-            f"over {signal.window} an end of a violation shows up to {source.lag(signal).vanishes:.1f} s late, and "
-            "limits stay low for so long: 1s to 3s is better where that gives enough observations",
-        )
-    for where, text in source.warnings(signal):
-        yield Finding("warning", where, text)
-
-
-def _of_domain(domain: Domain, signal: Signal) -> Iterator[Finding]:
-    where = f"domain {domain.name}"
-    if domain.min_observations < _FEW:
-        yield Finding(
-            "warning",
-            f"{where}: min_observations",
-            f"with {domain.min_observations} latencies a true P95 of 2 ms reads anything from about 1.4 to 2.8 ms",
-        )
-    if domain.dead_man < 2 * signal.period + signal.timeout:
-        yield Finding(
-            "warning",
-            f"{where}: dead_man",
-            f"{domain.dead_man} is less than two periods and a timeout: one slow answer puts the fail-safe in force",
-        )

@@ -1,13 +1,13 @@
-"""Lets a person's check reach what only the cluster's own network reaches: through the API server.
+"""Lets a check on a person's machine reach Services of the cluster, through the API server.
 
-    check_live.py --> a port of loopback --> API server --> Service
+    check_connectivity --> a port of loopback --> API server --> Service
 
-A Service that is not there yet, or whose name is known here, is left as it is.
+The address of a Service that does not exist, or whose name resolves here, stays as it is.
 """
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,39 +18,47 @@ from schemas.config import Config
 from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.sampler.source_factory import source_class
-from services.tools.check.cluster_reader import service_of
+from services.tools.check.cluster_reader import parse_service
+from services.tools.check.connectivity import CheckResult, check_connectivity
 
 
-@asynccontextmanager
-async def reachable(config: Config) -> AsyncIterator[Config]:
-    """The configuration with a source of measurements that can be asked from here, while the context lasts."""
-    signal = config.signal
+async def check_through_api(config: Config) -> list[CheckResult]:
+    """Check the bus and the source of measurements; where that is a Service, through the API server."""
+    signal, source, urls = config.signal, source_class(config.signal.source), []
     async with AsyncExitStack() as stack:
         try:
             api = await stack.enter_async_context(KubeClient.connect(config.kubernetes))
         except KubeConfigError:
-            yield config
-            return
-        source = source_class(signal.source)
-        urls = await _opened(stack, api, source.addresses(signal))
-        yield replace(config, signal=source.with_addresses(signal, urls))
+            return await check_connectivity(config)
+        for url in source.addresses(signal):
+            parts, service = urlsplit(url), parse_service(url)
+            if service is None or not await _needs_forwarding(api, service, parts):
+                urls.append(url)
+                continue
+            namespace, _, name = service.partition("/")
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            secure = "https:" if parts.scheme == "https" else ""
+            path = f"/api/v1/namespaces/{namespace}/services/{secure}{name}:{port}/proxy"
+            port = await stack.enter_async_context(_serve_forwarder(api, path))
+            urls.append(parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl())
+        results = await check_connectivity(replace(config, signal=source.with_addresses(signal, tuple(urls))))
+    names = dict(zip(urls, source.addresses(signal), strict=True))
+    where = f"{', '.join(names.values())} (through the API server)"
+    for at, one in enumerate(results):
+        if one.what == signal.source and tuple(urls) != source.addresses(signal):
+            # Findings name the forwarded addresses, which are gone by now.
+            findings = []
+            for finding in one.findings:
+                text = finding.what
+                for address, name in names.items():
+                    text = text.replace(address, name)
+                findings.append(replace(finding, what=text))
+            results[at] = replace(one, where=where, findings=tuple(findings))
+    return results
 
 
-async def _opened(stack: AsyncExitStack, api: KubeClient, urls: Sequence[str]) -> tuple[str, ...]:
-    found = []
-    for url in urls:
-        parts = urlsplit(url)
-        if await _needs_help(api, url, parts):
-            port = await stack.enter_async_context(_forwarding(api, _root(url, parts)))
-            url = parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl()  # noqa: PLW2901
-        found.append(url)
-    return tuple(found)
-
-
-async def _needs_help(api: KubeClient, url: str, parts: SplitResult) -> bool:
-    service = service_of(url)
-    if service is None:
-        return False
+async def _needs_forwarding(api: KubeClient, service: str, parts: SplitResult) -> bool:
+    """Return whether the Service exists, and its name is not known here."""
     try:
         await asyncio.to_thread(socket.getaddrinfo, parts.hostname, parts.port or 80)
     except socket.gaierror:
@@ -63,16 +71,8 @@ async def _needs_help(api: KubeClient, url: str, parts: SplitResult) -> bool:
     return False
 
 
-def _root(url: str, parts: SplitResult) -> str:
-    """Where the API server has a Service's own paths."""
-    namespace, _, name = (service_of(url) or "").partition("/")
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    secure = "https:" if parts.scheme == "https" else ""
-    return f"/api/v1/namespaces/{namespace}/services/{secure}{name}:{port}/proxy"
-
-
 @asynccontextmanager
-async def _forwarding(api: KubeClient, root: str) -> AsyncIterator[int]:
+async def _serve_forwarder(api: KubeClient, root: str) -> AsyncIterator[int]:
     """Serve what the API server has below ``root``; gives the port of loopback."""
 
     async def forward(request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""What a cluster's objects say about whether Sluice would work there.  Pure: objects in, findings out.
+"""Checks a cluster's objects: would Sluice work there?  Pure: objects in, findings out.
 
 ``sluice check --cluster`` reads the objects; each function here knows one way in which a limit or a
-priority is silently not enforced, and says what to do about it.
+priority is silently not enforced, and has the remedy.
 """
 
 import re
@@ -16,13 +16,13 @@ from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.check.selectors import (
     Object,
     annotations,
-    keeps_away,
+    build_template_pod,
+    find_peers,
+    find_rules,
+    has_anti_affinity,
     labels,
-    peers,
-    pod_to_be,
-    pods_of,
-    proxied,
-    rules_about,
+    select_pods,
+    uses_proxy,
 )
 
 PRIORITY = "bandwidth.cilium.io/priority"
@@ -32,7 +32,7 @@ _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxc
 
 
 class Finding(Struct, frozen=True):
-    """One thing that a user should know before the install."""
+    """A fact that a user should know before installing."""
 
     level: Literal["error", "warning"]
     """An error: a limit would not hold, or not be set.  A warning: something works less well."""
@@ -42,7 +42,7 @@ class Finding(Struct, frozen=True):
     """What is wrong, and what to do."""
 
 
-class Cluster(Struct, frozen=True):
+class ClusterObjects(Struct, frozen=True):
     """The objects that the findings rest on."""
 
     cilium: Mapping[str, str] | None
@@ -62,27 +62,42 @@ class Cluster(Struct, frozen=True):
     """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
 
 
-def findings(domains: Iterable[Domain], cluster: Cluster) -> list[Finding]:
-    """Everything that is worth saying, errors first."""
-    found = [*_of_cilium(cluster), *_of_nodes(cluster), *_of_services(cluster)]
+def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
+    """Check all rules; return the findings, errors first."""
+    found = [*_check_cilium(cluster), *_check_nodes(cluster)]
+    if not cluster.volumes:
+        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
+        found.append(Finding("error", "storageclasses", text))
+    level: Literal["error", "warning"]
+    for who, (service, why) in cluster.absent.items():
+        level = "error" if who == "signal.prometheus.url" else "warning"
+        found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     for domain in domains:
-        found += _of_workloads(domain, cluster)
+        for kind, wanted, keys in (
+            ("target", "bestEffort", [target.key for target in domain.targets]),
+            ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
+        ):
+            for key in keys:
+                where, deployment = f"deployment {key}", cluster.deployments.get(key)
+                if deployment is None:
+                    level = "error" if kind == "target" else "warning"
+                    found.append(Finding(level, where, f"not found: the configuration names it as a {kind}"))
+                elif (priority := annotations(deployment["spec"]["template"]).get(PRIORITY)) != wanted:
+                    text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
+                    found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
-            found += _of_target(target, cluster)
+            found += _check_target(target, cluster)
     return sorted(found, key=lambda one: one.level != "error")
 
 
-def _of_cilium(cluster: Cluster) -> Iterator[Finding]:
+def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
     where = "kube-system/cilium-config"
     if cluster.cilium is None:
         yield Finding("error", where, "not found: without Cilium nothing enforces the annotation")
         return
     if cluster.cilium.get("enable-bandwidth-manager") != "true":
-        yield Finding(
-            "error",
-            where,
-            "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true",
-        )
+        text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
+        yield Finding("error", where, text)
     if cluster.cilium.get("enable-ipsec") == "true":
         yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
     if cluster.cilium.get("enable-hubble") != "true":
@@ -93,100 +108,60 @@ def _of_cilium(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("warning", "kube-system/cilium", text)
 
 
-def _of_services(cluster: Cluster) -> Iterator[Finding]:
-    if not cluster.volumes:
-        text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
-        yield Finding("error", "storageclasses", text)
-    for who, (service, why) in cluster.absent.items():
-        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
-        yield Finding(level, who, f"there is no Service {service}: {why}")
-
-
-def _of_nodes(cluster: Cluster) -> Iterator[Finding]:
+def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
-        text = "is the only node: traffic between its pods is not limited, and nobody else is there to send to"
+        text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
         yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
-            yield Finding(
-                "warning",
-                f"node {node['metadata']['name']}",
-                f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not",
-            )
+            text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
+            yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
-def _of_workloads(domain: Domain, cluster: Cluster) -> Iterator[Finding]:
-    for kind, wanted, workloads in (
-        ("target", "bestEffort", [target.key for target in domain.targets]),
-        ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
-    ):
-        for key in workloads:
-            deployment = cluster.deployments.get(key)
-            if deployment is None:
-                level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
-                yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
-                continue
-            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
-            if priority != wanted:
-                yield Finding(
-                    "warning",
-                    f"deployment {key}",
-                    f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better, "
-                    "and must be set when a pod is created",
-                )
-
-
-def _of_target(target: Target, cluster: Cluster) -> Iterator[Finding]:
+def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
     where = f"deployment {target.key}"
     deployment = cluster.deployments.get(target.key)
     if deployment is None:
         return
-    yield from _of_owner(target, deployment)
+    yield from _check_ownership(target, deployment)
     if BANDWIDTH not in annotations(deployment["spec"]["template"]):
-        yield Finding(
-            "warning",
-            where,
-            f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it; "
-            f"set {target.fail_safe} there once",
-        )
-    yield from _of_network(target, deployment, cluster)
-    pods = pods_of(deployment, cluster.pods)
-    yield from _of_placement(target, deployment, pods, cluster)
-    for policy in cluster.policies:
-        if any(proxied(rule) for pod in (*pods, pod_to_be(deployment)) for rule in rules_about(policy, pod)):
-            yield Finding("error", _policy(policy), f"has an L7 rule at egress of {target.key}: that lifts its limit")
-
-
-def _of_network(target: Target, deployment: Object, cluster: Cluster) -> Iterator[Finding]:
-    why = "uses the host's network: Cilium limits pods with their own only"
+        text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
+        yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
+    pods = select_pods(deployment, cluster.pods)
+    hosted = [f"pod {_name_object(pod)}" for pod in pods if pod["spec"].get("hostNetwork")]
     if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
-        yield Finding("error", f"deployment {target.key}", why)
-        return
-    for pod in pods_of(deployment, cluster.pods):
-        if pod["spec"].get("hostNetwork"):
-            yield Finding("error", f"pod {_name(pod)}", why)
+        hosted = [where]
+    for one in hosted:
+        yield Finding("error", one, "uses the host's network: Cilium limits pods with their own only")
+    yield from _check_placement(target, deployment, pods, cluster)
+    for policy in cluster.policies:
+        if any(uses_proxy(rule) for pod in (*pods, build_template_pod(deployment)) for rule in find_rules(policy, pod)):
+            spaced = "namespace" in policy["metadata"]
+            name = _name_object(policy) if spaced else policy["metadata"]["name"]
+            where = f"Cilium{'' if spaced else 'Clusterwide'}NetworkPolicy {name}"
+            yield Finding("error", where, f"has an L7 rule at egress of {target.key}: that lifts its limit")
 
 
-def _of_owner(target: Target, deployment: Object) -> Iterator[Finding]:
-    """A value that is there already: the actuator's own judgement tells what it will do about it."""
+def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
+    """Check for a value that is there already, by the actuator's own rules."""
     where = f"deployment {target.key}"
     seen = convert(deployment, type=Deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
-        text = f"it is paused: {paused}{_setter(deployment)}; to hand it back: {resume_command(seen)}"
-        yield Finding("error", where, text + _source(deployment))
+        text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
+        yield Finding("error", where, text + _describe_gitops(deployment))
     elif seen.bandwidth is not None and parse_record(seen) is None:
         text = (
-            f"{BANDWIDTH} is {seen.bandwidth} already{_setter(deployment)}: Sluice takes it over and remembers it, and "
-            "`sluice restore` puts it back; whoever sets it again meanwhile pauses the target"
+            f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
+            "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
-        yield Finding("warning", where, text + _source(deployment))
+        yield Finding("warning", where, text + _describe_gitops(deployment))
 
 
-def _setter(deployment: Object) -> str:
-    """Who set the bandwidth, as far as the API server knows."""
+def _describe_setter(deployment: Object) -> str:
+    """Describe who set the bandwidth, as far as the API server knows."""
     setters = {
         entry.get("manager", "?")
         for entry in deployment["metadata"].get("managedFields", ())
@@ -195,44 +170,44 @@ def _setter(deployment: Object) -> str:
     return f", set by {', '.join(sorted(setters))}" if setters else ""
 
 
-def _source(deployment: Object) -> str:
-    """Who would set the bandwidth again, and what to do about it."""
+def _describe_gitops(deployment: Object) -> str:
+    """Describe which tool would set the bandwidth again, and what to do about it."""
     known = {**annotations(deployment), **labels(deployment)}
     tools = [tool for key, tool in _GITOPS.items() if key in known]
     return "".join(f"; {tool} manages it: take {BANDWIDTH} out of its source, or it is set again" for tool in tools)
 
 
-def _of_placement(target: Target, deployment: Object, pods: Sequence[Object], cluster: Cluster) -> Iterator[Finding]:
-    """Pods that run beside whom they send to, or may: whom that is stands in their policies only."""
+def _check_placement(
+    target: Target, deployment: Object, pods: Sequence[Object], cluster: ClusterObjects
+) -> Iterator[Finding]:
+    """Check whether pods run, or may run, on one node with those they send to, as far as policies name these."""
     where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
     named = [
         (pod, peer)
         for policy in cluster.policies
         for pod in pods
-        for rule in rules_about(policy, pod)
-        for peer in peers(policy, rule, cluster.pods)
+        for rule in find_rules(policy, pod)
+        for peer in find_peers(policy, rule, cluster.pods)
     ]
     beside = sorted(
-        {_name(peer) for pod, peer in named if peer is not pod and _node(pod) and _node(pod) == _node(peer)}
+        {
+            _name_object(peer)
+            for pod, peer in named
+            if peer is not pod and _get_node(pod) and _get_node(pod) == _get_node(peer)
+        }
     )
-    nodes = sorted({_node(pod) for pod in pods} - {""})
+    nodes = sorted({_get_node(pod) for pod in pods} - {""})
     if beside:
         yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
-    elif nodes and not named and not keeps_away(deployment):
+    elif nodes and not named and not has_anti_affinity(deployment):
         text = f"peers unknown: no policy names them; should one of them run on {', '.join(nodes)} too: {advice}"
         yield Finding("warning", where, text)
 
 
-def _node(pod: Object) -> str:
+def _get_node(pod: Object) -> str:
     node: str = pod["spec"].get("nodeName") or ""
     return node
 
 
-def _policy(policy: Object) -> str:
-    if "namespace" in policy["metadata"]:
-        return f"CiliumNetworkPolicy {_name(policy)}"
-    return f"CiliumClusterwideNetworkPolicy {policy['metadata']['name']}"
-
-
-def _name(thing: Object) -> str:
-    return f"{thing['metadata'].get('namespace', 'default')}/{thing['metadata']['name']}"
+def _name_object(obj: Object) -> str:
+    return f"{obj['metadata'].get('namespace', 'default')}/{obj['metadata']['name']}"

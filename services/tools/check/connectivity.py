@@ -1,4 +1,4 @@
-"""Looks at the servers that a configuration names, as far as they can be reached from here.  Changes nothing."""
+"""Checks the servers that a configuration names, as far as they can be reached from here.  Changes nothing."""
 
 import asyncio
 import os
@@ -22,30 +22,30 @@ from services.sampler.source_factory import open_source, source_class
 from services.tools.check.cluster_rules import Finding
 from services.tools.check.signal_advice import COARSE, MARGIN
 from services.tools.common import formatting
-from services.tools.common.bus_reader import BusError, opened
+from services.tools.common.bus_reader import BusError, connect_reader
 
 _CONNECT_S = 3.0
 _PORTS = {"http": 80, "https": 443, "nats": 4222, "tls": 4222}
 
 
-class Look(Struct, frozen=True):
-    """What one server showed."""
+class CheckResult(Struct, frozen=True):
+    """What the check of one server found."""
 
     what: str
     where: str
     state: str
-    """In words: what works, or why it could not be looked at."""
+    """What works there, or why it was not reached."""
     reached: bool
     findings: tuple[Finding, ...] = ()
 
 
-async def look(config: Config) -> list[Look]:
-    """Look at the bus and at the source of measurements."""
-    return list(await asyncio.gather(_bus(config), _signal(config)))
+async def check_connectivity(config: Config) -> list[CheckResult]:
+    """Check the bus and the source of measurements."""
+    return list(await asyncio.gather(_check_bus(config), _check_signal(config)))
 
 
-async def _unreachable(addresses: Iterable[str]) -> str | None:
-    """Why none of these addresses takes connections; None when one does."""
+async def _find_obstacle(addresses: Iterable[str]) -> str | None:
+    """Find out why none of these addresses takes connections; None when one does."""
     reasons = []
     for address in addresses:
         parts = urlsplit(address if "://" in address else f"nats://{address}")
@@ -65,72 +65,64 @@ async def _unreachable(addresses: Iterable[str]) -> str | None:
     return "; ".join(dict.fromkeys(reasons))
 
 
-async def _bus(config: Config) -> Look:
+async def _check_bus(config: Config) -> CheckResult:
     where = ", ".join(config.bus.servers)
-    reason = await _unreachable(config.bus.servers)
+    reason = await _find_obstacle(config.bus.servers)
     if reason is not None:
-        return Look("bus", where, reason, reached=False)
+        return CheckResult("bus", where, reason, reached=False)
     try:
-        async with opened(config.bus, "check") as tap:
+        async with connect_reader(config.bus, "check") as reader:
             streams = {
-                "samples": await tap.bus.stream_info(Sample),
-                "decisions": await tap.bus.stream_info(Decision),
-                "actions": await tap.bus.stream_info(Action),
+                "samples": await reader.bus.stream_info(Sample),
+                "decisions": await reader.bus.stream_info(Decision),
+                "actions": await reader.bus.stream_info(Action),
             }
     except (BusError, Denied, ApiError) as error:
-        return Look("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
+        return CheckResult("bus", where, "", reached=True, findings=(Finding("error", "bus", str(error)),))
     there = [f"{info.last:,} {kind}" for kind, info in streams.items() if info is not None]
-    return Look("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
+    return CheckResult("bus", where, f"kept so far: {', '.join(there)}" if there else "no streams yet", reached=True)
 
 
-async def _signal(config: Config) -> Look:
+async def _check_signal(config: Config) -> CheckResult:
     signal = config.signal
     addresses = source_class(signal.source).addresses(signal)
     where = ", ".join(addresses)
-    reason = await _unreachable(addresses)
+    reason = await _find_obstacle(addresses)
     if reason is not None:
-        return Look(signal.source, where, reason, reached=False)
+        return CheckResult(signal.source, where, reason, reached=False)
+    end = time.time_ns() // signal.period * signal.period
     try:
-        measured, end, took = await _measured(config)
+        with open_source(config) as source:
+            if source.needs_warm_up:
+                await source.measure(end)
+                end += signal.window
+                await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
+            asked = time.monotonic()
+            measured = await source.measure(end)
+            took = time.monotonic() - asked
     except NoData as error:
-        return Look(signal.source, where, "", reached=True, findings=(Finding("error", signal.source, str(error)),))
-    found, told = [], []
+        findings = (Finding("error", signal.source, str(error)),)
+        return CheckResult(signal.source, where, "", reached=True, findings=findings)
+    found, latencies = [], []
     if took > signal.period.seconds:
         text = f"takes {took:.2f} s to answer, longer than the period of {signal.period}: windows will be left out"
         found.append(Finding("warning", "signal.period", text))
     for domain in config.domains:
         sample = build_sample(domain, signal, end, measured)
         for critical, measure in zip(domain.critical, sample.critical, strict=True):
-            found += _of_workload(critical, measure, measured, domain.min_observations)
-            told += [formatting.measured(measure, critical)] if measure.missing is None else []
+            found += check_workload(critical, measure, measured, domain.min_observations)
+            latencies += [formatting.describe_measure(measure, critical)] if measure.missing is None else []
         unmeasured = [target.target for target in sample.targets if target.throughput is None]
         if unmeasured:
             text = f"not measured for {', '.join(unmeasured)}: policies work in a reduced form"
             found.append(Finding("warning", f"domain {domain.name}: throughput", text))
-    return Look(signal.source, where, "; ".join(told) or "answers", reached=True, findings=tuple(found))
+    return CheckResult(signal.source, where, "; ".join(latencies) or "answers", reached=True, findings=tuple(found))
 
 
-async def _measured(config: Config) -> tuple[Measurements, int, float]:
-    """One whole window, its end (UTC ns), and how long the source took to answer (seconds).
-
-    Raises:
-        NoData: the source knows nothing.
-    """
-    signal = config.signal
-    end = time.time_ns() // signal.period * signal.period
-    with open_source(config) as source:
-        if source.needs_warm_up:
-            await source.measure(end)
-            end += signal.window
-            await asyncio.sleep(max(end - time.time_ns(), 0) / 1e9)
-        asked = time.monotonic()
-        measured = await source.measure(end)
-        return measured, end, time.monotonic() - asked
-
-
-def _of_workload(
+def check_workload(
     critical: Critical, measure: CriticalMeasure, measured: Measurements, needed: int
 ) -> Iterator[Finding]:
+    """Check what a source measured of one workload, where ``needed`` observations are."""
     where = f"workload {critical.key}"
     if measure.missing is not None:
         yield Finding("error", where, measure.missing)
@@ -149,6 +141,6 @@ def _of_workload(
             yield Finding("warning", where, f"{figure}: {why}")
 
 
-def sees(look: Look) -> bool:
-    """Whether a source was reached and measured every critical workload often enough."""
-    return look.reached and all(finding.level != "error" for finding in look.findings)
+def is_measured(result: CheckResult) -> bool:
+    """Return whether a source was reached and measured every critical workload often enough."""
+    return result.reached and all(finding.level != "error" for finding in result.findings)

@@ -3,98 +3,102 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from services.kube.selectors import Requirement
-
 Object = Mapping[str, Any]
 
 _NAMESPACE = "io.kubernetes.pod.namespace"
 _RESERVED = ("io.kubernetes.pod.", "io.cilium.")
-"""Labels that Cilium gives to pods by itself: what they say is not known here, so they are taken to fit."""
+"""Labels that Cilium adds to pods: their values are not known here, so they are taken to match."""
 _NODE = "kubernetes.io/hostname"
 _REDIRECTS = ("rules", "listener", "terminatingTLS", "originatingTLS", "serverNames")
-"""What makes Cilium redirect a port's traffic to a proxy."""
+"""Fields that make Cilium redirect a port's traffic to a proxy."""
 
 
-def annotations(thing: Object) -> Mapping[str, str]:
-    """Of an object, or of a template."""
-    found: Mapping[str, str] = thing.get("metadata", {}).get("annotations") or {}
+def annotations(obj: Object) -> Mapping[str, str]:
+    """Return those of an object, or of a template."""
+    found: Mapping[str, str] = obj.get("metadata", {}).get("annotations") or {}
     return found
 
 
-def labels(thing: Object) -> Mapping[str, str]:
-    """Of an object, or of a template."""
-    found: Mapping[str, str] = thing.get("metadata", {}).get("labels") or {}
+def labels(obj: Object) -> Mapping[str, str]:
+    """Return those of an object, or of a template."""
+    found: Mapping[str, str] = obj.get("metadata", {}).get("labels") or {}
     return found
 
 
-def namespace_of(thing: Object) -> str | None:
-    """None where it has none: then it is about the whole cluster."""
-    namespace: str | None = thing["metadata"].get("namespace")
+def get_namespace(obj: Object) -> str | None:
+    """Return the namespace; None for an object of the whole cluster."""
+    namespace: str | None = obj["metadata"].get("namespace")
     return namespace
 
 
-def pods_of(deployment: Object, pods: Iterable[Object]) -> list[Object]:
-    """The pods that its selector finds."""
-    home, selector = namespace_of(deployment), deployment["spec"]["selector"]
-    return [pod for pod in pods if namespace_of(pod) == home and _fits(selector, pod)]
+def select_pods(deployment: Object, pods: Iterable[Object]) -> list[Object]:
+    """Select the pods of a Deployment."""
+    home, selector = get_namespace(deployment), deployment["spec"]["selector"]
+    return [pod for pod in pods if get_namespace(pod) == home and _fits(selector, pod)]
 
 
-def pod_to_be(deployment: Object) -> Object:
-    """A pod as the template will make it."""
+def build_template_pod(deployment: Object) -> Object:
+    """Build a pod as the template will make it."""
     template = deployment["spec"]["template"]
-    return {"metadata": {"namespace": namespace_of(deployment), "labels": labels(template)}, "spec": {}}
+    return {"metadata": {"namespace": get_namespace(deployment), "labels": labels(template)}, "spec": {}}
 
 
-def keeps_away(deployment: Object) -> bool:
-    """Whether its pods must not share a node with certain others: more than its own replicas among each other."""
+def has_anti_affinity(deployment: Object) -> bool:
+    """Return whether its pods must not share a node with pods of others, beyond its own replicas."""
     affinity = deployment["spec"]["template"].get("spec", {}).get("affinity") or {}
     terms = (affinity.get("podAntiAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or ()
-    own = pod_to_be(deployment)
+    own = build_template_pod(deployment)
     return any(term["topologyKey"] == _NODE and not _fits(term.get("labelSelector") or {}, own) for term in terms)
 
 
-def rules_about(policy: Object, pod: Object) -> Iterator[Object]:
-    """The rules of a Cilium policy, clusterwide or not, that govern a pod."""
-    home = namespace_of(policy)
+def find_rules(policy: Object, pod: Object) -> Iterator[Object]:
+    """Find the rules of a Cilium policy, clusterwide or not, that apply to a pod."""
+    home = get_namespace(policy)
     for rule in (policy.get("spec"), *(policy.get("specs") or ())):
-        governs = rule and "endpointSelector" in rule and home in (None, namespace_of(pod))
+        governs = rule and "endpointSelector" in rule and home in (None, get_namespace(pod))
         if governs and _fits(rule["endpointSelector"], pod):
             yield rule
 
 
-def proxied(rule: Object) -> bool:
-    """Whether a rule sends what leaves its pods through the L7 proxy."""
+def uses_proxy(rule: Object) -> bool:
+    """Return whether a rule sends egress through the L7 proxy."""
     ports = [port for egress in rule.get("egress") or () for port in egress.get("toPorts") or ()]
     return any(port.get(key) for port in ports for key in _REDIRECTS)
 
 
-def peers(policy: Object, rule: Object, pods: Iterable[Object]) -> list[Object]:
-    """The pods that a rule lets its own speak to, by name; none where it names no pods."""
+def find_peers(policy: Object, rule: Object, pods: Iterable[Object]) -> list[Object]:
+    """Find the pods that a rule allows egress to; none where it names no pods."""
     selectors = [one for egress in rule.get("egress") or () for one in egress.get("toEndpoints") or ()]
-    home = namespace_of(policy)
+    home = get_namespace(policy)
     found = []
     for pod in pods:
         for selector in selectors:
             wide = home is None or _NAMESPACE in {_plain(key) for key in selector.get("matchLabels") or {}}
-            if (wide or namespace_of(pod) == home) and _fits(selector, pod):
+            if (wide or get_namespace(pod) == home) and _fits(selector, pod):
                 found.append(pod)
                 break
     return found
 
 
 def _plain(key: str) -> str:
-    """A label's key without the source that Cilium's selectors may put before it."""
+    """Return a label's key without the source that Cilium's selectors may put before it."""
     return key.removeprefix("k8s:").removeprefix("any:")
 
 
 def _fits(selector: Object, pod: Object) -> bool:
-    known = {**labels(pod), _NAMESPACE: namespace_of(pod) or ""}
-    equalities = [
-        Requirement(_plain(key), "In", (value,)) for key, value in (selector.get("matchLabels") or {}).items()
-    ]
-    others = [
-        Requirement(_plain(one["key"]), one["operator"], tuple(one.get("values") or ()))
-        for one in selector.get("matchExpressions") or ()
-    ]
-    given = [one for one in equalities if one.key in known or not one.key.startswith(_RESERVED)]
-    return all(one.matches(known) for one in (*given, *others))
+    known = {**labels(pod), _NAMESPACE: get_namespace(pod) or ""}
+    for key, value in (selector.get("matchLabels") or {}).items():
+        plain = _plain(key)
+        if known.get(plain) != value and not (plain.startswith(_RESERVED) and plain not in known):
+            return False
+    for expression in selector.get("matchExpressions") or ():
+        value, values = known.get(_plain(expression["key"])), expression.get("values") or ()
+        holds = {
+            "In": value in values,
+            "NotIn": value not in values,
+            "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }
+        if not holds.get(expression["operator"]):
+            return False
+    return True

@@ -1,9 +1,8 @@
-"""Says which critical workloads the exporter would measure too rarely or too coarsely, and the remedy.  Pure."""
+"""Finds which critical workloads the exporter would measure too rarely or too coarsely, and the remedy.  Pure."""
 
 from math import ceil
 
 from schemas.config import Config
-from schemas.domain import Critical
 from services.common.histogram import explain_coarseness
 from services.exporter.coverage import matchers_of
 from services.exporter.metrics import has_labels, probe_series
@@ -20,42 +19,36 @@ def suggest_probes(config: Config) -> list[str]:
     signal = config.signal
     if PRESETS[signal.preset].hint:
         return [f"signal.preset {signal.preset}: {PRESETS[signal.preset].hint}"]
-    advice = []
+    advice, seconds, matchers = [], signal.window.seconds, matchers_of(signal)
     for domain in config.domains:
+        needed = domain.min_observations
+        rate = f"at least {ceil(MARGIN * needed / seconds)} a second"
         for one in domain.critical:
-            expected = int(_matching_probes_per_second(config, one) * signal.window.seconds)
-            if expected < MARGIN * domain.min_observations:
-                advice.append(_suggest_probe(config, one, expected, domain.min_observations))
+            probes = [probe for probe in config.exporter.probes if probe.key == one.key]
+            per_second = 0.0
+            for probe in probes:
+                udp, tcp = (has_labels(probe_series(probe, protocol), matchers) for protocol in ("udp", "tcp"))
+                per_second += probe.rate * (probe.udp is not None and udp)
+                per_second += probe.tcp_rate * (probe.tcp is not None and tcp)
+            expected = int(per_second * seconds)
+            if expected >= MARGIN * needed:
+                continue
+            if expected:
+                have = f"its probe gives {expected} observations per window of {seconds:g} s, {needed} needed"
+                remedy = f"in every one, and probes come irregularly; raise its rate to {rate}"
+                advice.append(f"{one.key}: {have} {remedy}")
+                continue
+            followed = config.exporter.relay is not None and matchers.get("source") != "probe"
+            flows = "opens at least that many connections" if followed else "is probed"
+            have = f"blind unless it {flows}: {needed} observations per window of {seconds:g} s are needed"
+            remedy = (
+                f"its probes are left out by signal.matchers: include them, with a rate of {rate}"
+                if probes
+                else "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007) and add it to exporter.probes "
+                f"with a rate of {rate}"
+            )
+            advice.append(f"{one.key}: {have}; {remedy}")
     return advice
-
-
-def _matching_probes_per_second(config: Config, critical: Critical) -> float:
-    matchers = matchers_of(config.signal)
-    total = 0.0
-    for probe in config.exporter.probes:
-        if probe.key == critical.key:
-            udp, tcp = (has_labels(probe_series(probe, protocol), matchers) for protocol in ("udp", "tcp"))
-            total += probe.rate * (probe.udp is not None and udp) + probe.tcp_rate * (probe.tcp is not None and tcp)
-    return total
-
-
-def _suggest_probe(config: Config, critical: Critical, expected: int, needed: int) -> str:
-    seconds, probed = config.signal.window.seconds, any(probe.key == critical.key for probe in config.exporter.probes)
-    rate = f"at least {ceil(MARGIN * needed / seconds)} a second"
-    if expected:
-        have = f"its probe gives {expected} observations per window of {seconds:g} s, {needed} needed"
-        return f"{critical.key}: {have} in every one, and probes come irregularly; raise its rate to {rate}"
-    followed = config.exporter.relay is not None and matchers_of(config.signal).get("source") != "probe"
-    flows = "opens at least that many connections" if followed else "is probed"
-    have = f"blind unless it {flows}: {needed} observations per window of {seconds:g} s are needed"
-    if probed:
-        remedy = f"its probes are left out by signal.matchers: include them, with a rate of {rate}"
-    else:
-        remedy = (
-            "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007) and add it to exporter.probes "
-            f"with a rate of {rate}"
-        )
-    return f"{critical.key}: {have}; {remedy}"
 
 
 def explain_coarse_buckets(config: Config) -> list[str]:

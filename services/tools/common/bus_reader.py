@@ -1,28 +1,32 @@
-"""Where every reader of the bus begins: a stretch of it, as lines in the order of their times.
+"""Reads a range of the bus as recorded messages, in the order of their times.
 
-Each kind has a stream of its own.  What is stored is merged by the server's times, and what arrives
-live is held for a moment, so that a sample comes before its decision and a decision before its action.
+Each kind has a stream of its own.  Stored messages are merged by the server's times, and arriving ones
+are delayed briefly, so that a sample comes before its decision and a decision before its action.
 """
 
 import asyncio
 import heapq
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus, Denied
 from services.bus.consumer import Start
-from services.bus.envelope import RawMessage
+from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.bus.subjects import KINDS, token
-from services.tools.common.recording import Line, line_of
-from services.tools.common.time_options import datetime_of
+from services.tools.common.recording import RecordedMessage, build_message
+from services.tools.common.time_options import to_datetime
 
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 _LOOK_BACK_NS = 60 * 10**9
+_UNDECIDED_NS = 5 * 10**9
+"""A sample that waits for its decision longer than this has none."""
 _HOLD_S = 0.3
-"""Longer than two kinds of message can overtake each other on their way here."""
+"""Longer than messages of two kinds can overtake each other on their way here."""
 
 
 class BusError(Exception):
@@ -30,7 +34,7 @@ class BusError(Exception):
 
 
 @dataclass(frozen=True)
-class Stretch:
+class MessageRange:
     """What to read.  Times are UTC ns of the server's clock; None leaves a side open."""
 
     kinds: Sequence[str] = KINDS
@@ -39,169 +43,176 @@ class Stretch:
     domains: Sequence[str] = ()
     """Only these; all without any."""
 
+    def selects(self, message: RecordedMessage) -> bool:
+        """Return whether a message is not too early, and about one of the domains; a dead letter belongs to none."""
+        if message.time < (self.since or 0):
+            return False
+        if not self.domains or message.kind == "dead":
+            return True
+        return domain_token(message) in {token(domain) for domain in self.domains}
 
-class Tap:
-    """A bus to read from, and why it does not work at the moment."""
 
-    def __init__(self, bus: Bus, state: list[str | None]) -> None:
-        """See ``opened``."""
+class BusReader:
+    """A connection to the bus that only reads."""
+
+    def __init__(self, bus: Bus, failures: list[str | None]) -> None:
+        """See ``connect_reader``."""
         self.bus = bus
-        self._state = state
+        self._failures = failures
 
     @property
-    def trouble(self) -> str | None:
-        """Why nothing can be read; None when all is well."""
-        return self._state[0]
+    def failure(self) -> str | None:
+        """Why nothing can be read now; None when all is well."""
+        return self._failures[0]
 
-    async def stored(self, what: Stretch) -> AsyncGenerator[Line, None]:
-        """What is stored, up to now, merged by time.
+    async def read_stored(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
+        """Read what is stored up to now, merged by time.
 
         Raises:
             BusError: the bus does not answer.
         """
-        async with aclosing(_merged([self._kind(kind, what) for kind in what.kinds])) as lines:
-            async for line in lines:
-                if what.until is not None and line.time > what.until:
+        sources = [self._read_kind(kind, scope) for kind in scope.kinds]
+        try:
+            heap: list[tuple[tuple[int, int, int], int, RecordedMessage]] = []
+            for index, source in enumerate(sources):
+                if (message := await anext(source, None)) is not None:
+                    heapq.heappush(heap, (_sort_key(message), index, message))
+            while heap:
+                _, index, message = heap[0]
+                if scope.until is not None and message.time > scope.until:
                     return
-                yield line
+                yield message
+                if (following := await anext(sources[index], None)) is not None:
+                    heapq.heapreplace(heap, (_sort_key(following), index, following))
+                else:
+                    heapq.heappop(heap)
+        finally:
+            for source in sources:
+                await source.aclose()
 
-    async def before(self, since: int, domains: Sequence[str]) -> list[Line]:
-        """Each domain's last decision before a time: the state that the stretch begins in.
+    async def read_states_before(self, since: int, domains: Sequence[str]) -> list[RecordedMessage]:
+        """Read the state that each domain's range begins in.
+
+        It is the domain's last decision before ``since`` (UTC ns), and then the samples that were not yet decided
+        on: their decisions lie in the range.
 
         Raises:
             BusError: the bus does not answer.
         """
-        last: dict[str, Line] = {}
-        earlier = Stretch(("decision",), since - _LOOK_BACK_NS, since - 1, domains)
-        async with aclosing(self.stored(earlier)) as lines:
-            async for line in lines:
-                last[domain_of(line)] = line
-        return sorted(last.values(), key=_rank)
+        last: dict[str, RecordedMessage] = {}
+        async with aclosing(
+            self.read_stored(MessageRange(("decision",), since - _LOOK_BACK_NS, since - 1, domains))
+        ) as decisions:
+            async for decision in decisions:
+                last[domain_token(decision)] = decision
+        undecided: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
+        async with aclosing(
+            self.read_stored(MessageRange(("sample",), since - _UNDECIDED_NS, since - 1, domains))
+        ) as samples:
+            async for sample in samples:
+                domain = domain_token(sample)
+                undecided[domain].append(sample)
+                if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
+                    undecided[domain].clear()
+        waiting = chain.from_iterable(undecided.values())
+        return [*sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
 
-    async def sample_time(self, seq: int) -> int | None:
-        """When the first sample with at least this stream sequence was stored, UTC ns; None without one."""
+    async def find_sample_time(self, seq: int) -> int | None:
+        """Find when the first sample with at least this stream sequence was stored, UTC ns; None without one."""
         messages = self.bus.read("sample", start=seq - 1)
         async with aclosing(messages):
-            raw = await self._next(messages)
+            raw = await self._read_next(messages)
         return None if raw is None else raw.published
 
-    async def _kind(self, kind: str, what: Stretch) -> AsyncGenerator[Line, None]:
-        start: Start = "all" if what.since is None else datetime_of(what.since)
-        messages = self.bus.read(kind, subject=self._pattern(kind, what.domains), start=start)
-        async with aclosing(messages):
-            while True:
-                raw = await self._next(messages)
-                if raw is None:
-                    return
-                line = _line(kind, raw)
-                if line.time >= (what.since or 0) and _wanted(line, what.domains):
-                    yield line
+    async def _read_kind(self, kind: str, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
+        start: Start = "all" if scope.since is None else to_datetime(scope.since)
+        raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start)
+        async with aclosing(raws):
+            while (raw := await self._read_next(raws)) is not None:
+                message = _from_raw(kind, raw)
+                if scope.selects(message):
+                    yield message
 
-    async def _next(self, messages: AsyncGenerator[RawMessage, None]) -> RawMessage | None:
+    async def _read_next(self, raws: AsyncGenerator[RawMessage, None]) -> RawMessage | None:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                return await anext(messages, None)
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await anext(raws, None)
         except TimeoutError:
-            raise BusError(self.trouble or f"the bus said nothing for {_PATIENCE_S:g} s") from None
+            raise BusError(self.failure or f"the bus did not answer within {_TIMEOUT_S:g} s") from None
         except Denied as error:
             raise BusError(str(error)) from None
 
-    def _pattern(self, kind: str, domains: Sequence[str]) -> str | None:
+    def _build_pattern(self, kind: str, domains: Sequence[str]) -> str | None:
         if kind == "dead" or len(domains) != 1:
             return None
         every = self.bus.subjects.every(kind).removesuffix(">") + token(domains[0])
         return f"{every}.>" if kind == "action" else every
 
-    async def followed(self, what: Stretch, after: dict[str, int]) -> AsyncGenerator[Line, None]:
-        """What arrives, for ever: after a stream sequence by kind, or from where the stretch begins, or from now on."""
-        arrived: asyncio.Queue[tuple[float, Line]] = asyncio.Queue()
-        begin: Start = "new" if what.since is None else datetime_of(what.since)
-        tasks = [asyncio.create_task(self._pump(kind, what, after.get(kind, begin), arrived)) for kind in what.kinds]
+    async def follow(self, scope: MessageRange, after: dict[str, int]) -> AsyncGenerator[RecordedMessage, None]:
+        """Read what arrives, for ever.
+
+        Each message is held back until an earlier one of another kind must have arrived.
+
+        Args:
+            scope: kinds and domains; kinds that are not in ``after`` begin with its time, or now without one.
+            after: by kind, the stream sequence to go on from.
+        """
+        arrived: asyncio.Queue[tuple[float, RecordedMessage]] = asyncio.Queue()
+        begin: Start = "new" if scope.since is None else to_datetime(scope.since)
+
+        async def forward(kind: str) -> None:
+            pattern, start = self._build_pattern(kind, scope.domains), after.get(kind, begin)
+            async with aclosing(self.bus.read(kind, subject=pattern, start=start, follow=True)) as raws:
+                async for raw in raws:
+                    message = _from_raw(kind, raw)
+                    if scope.selects(message):
+                        arrived.put_nowait((time.monotonic(), message))
+
+        tasks = [asyncio.create_task(forward(kind)) for kind in scope.kinds]
+        held: list[tuple[tuple[int, int, int], float, RecordedMessage]] = []
         try:
-            async with aclosing(_in_order(arrived)) as lines:
-                async for line in lines:
-                    yield line
+            while True:
+                wait = None if not held else held[0][1] + _HOLD_S - time.monotonic()
+                if wait is not None and wait <= 0:
+                    yield heapq.heappop(held)[2]
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        at, message = await arrived.get()
+                    heapq.heappush(held, (_sort_key(message), at, message))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, kind: str, what: Stretch, start: Start, into: "asyncio.Queue[tuple[float, Line]]") -> None:
-        pattern = self._pattern(kind, what.domains)
-        async with aclosing(self.bus.read(kind, subject=pattern, start=start, follow=True)) as messages:
-            async for raw in messages:
-                line = _line(kind, raw)
-                if _wanted(line, what.domains):
-                    into.put_nowait((time.monotonic(), line))
-
 
 @asynccontextmanager
-async def opened(settings: BusConfig, name: str) -> AsyncIterator[Tap]:
-    """Join the bus as a reader.
+async def connect_reader(settings: BusConfig, name: str) -> AsyncIterator[BusReader]:
+    """Connect to the bus under a name for the server's log.
 
     Raises:
         BusError: it cannot be reached within ten seconds.
     """
-    state: list[str | None] = [None]
-
-    def told(reason: str | None) -> None:
-        state[0] = reason
-
+    failures: list[str | None] = [None]
     async with AsyncExitStack() as stack:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                bus = await stack.enter_async_context(Bus.connect(settings, name, told))
+            async with asyncio.timeout(_TIMEOUT_S):
+                connection = Bus.connect(settings, name, lambda reason: failures.__setitem__(0, reason))
+                bus = await stack.enter_async_context(connection)
         except TimeoutError:
-            raise BusError(f"{', '.join(settings.servers)}: {state[0] or 'no answer'}") from None
-        yield Tap(bus, state)
+            raise BusError(f"{', '.join(settings.servers)}: {failures[0] or 'no answer'}") from None
+        yield BusReader(bus, failures)
 
 
-def domain_of(line: Line) -> str:
-    """The subject's token for the domain; the service's for a dead letter."""
-    parts = line.subject.split(".", 4)
+def domain_token(message: RecordedMessage) -> str:
+    """Return the subject's token for the domain; the service's for a dead letter."""
+    parts = message.subject.split(".", 4)
     return parts[3] if len(parts) > 3 else ""
 
 
-def _line(kind: str, raw: RawMessage) -> Line:
-    return line_of(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
+def _from_raw(kind: str, raw: RawMessage) -> RecordedMessage:
+    return build_message(kind, raw.subject, raw.seq, raw.published, dict(raw.headers), raw.body)
 
 
-def _wanted(line: Line, domains: Sequence[str]) -> bool:
-    return not domains or line.kind == "dead" or domain_of(line) in {token(domain) for domain in domains}
-
-
-def _rank(line: Line) -> tuple[int, int, int]:
-    return line.time, KINDS.index(line.kind), line.seq
-
-
-async def _merged(sources: list[AsyncGenerator[Line, None]]) -> AsyncGenerator[Line, None]:
-    try:
-        heap: list[tuple[tuple[int, int, int], int, Line]] = []
-        for index, source in enumerate(sources):
-            if (line := await anext(source, None)) is not None:
-                heapq.heappush(heap, (_rank(line), index, line))
-        while heap:
-            _, index, line = heap[0]
-            yield line
-            if (following := await anext(sources[index], None)) is not None:
-                heapq.heapreplace(heap, (_rank(following), index, following))
-            else:
-                heapq.heappop(heap)
-    finally:
-        for source in sources:
-            await source.aclose()
-
-
-async def _in_order(arrived: "asyncio.Queue[tuple[float, Line]]") -> AsyncGenerator[Line, None]:
-    held: list[tuple[tuple[int, int, int], float, Line]] = []
-    while True:
-        wait = None if not held else held[0][1] + _HOLD_S - time.monotonic()
-        if wait is not None and wait <= 0:
-            yield heapq.heappop(held)[2]
-            continue
-        try:
-            async with asyncio.timeout(wait):
-                at, line = await arrived.get()
-        except TimeoutError:
-            continue
-        heapq.heappush(held, (_rank(line), at, line))
+def _sort_key(message: RecordedMessage) -> tuple[int, int, int]:
+    return message.time, KINDS.index(message.kind), message.seq

@@ -1,20 +1,21 @@
-"""Messages in words, for people: one line each."""
+"""Messages, rates and durations as text for people.  A message becomes one line."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from schemas.domain import Critical, Domain
 from schemas.messages import (
+    KINDS,
     Action,
     CriticalMeasure,
-    DeadLetter,
     Decision,
+    InvalidMessage,
     Message,
     Sample,
-    TargetDecision,
     decode,
 )
-from services.tools.common.recording import Line
+from services.tools.common.decode_errors import describe_decode_error
+from services.tools.common.recording import RecordedMessage
 
 RULES: Mapping[str, str] = {
     "none": "as proposed",
@@ -28,107 +29,106 @@ RULES: Mapping[str, str] = {
 """What the shield's rule did, by its name."""
 
 
-def read(line: Line) -> Message:
-    """The line's message.
+def decode_message(recorded: RecordedMessage) -> Message:
+    """Decode the message that a recorded one carries.
 
     Raises:
         InvalidMessage: it is not what its kind promises.
     """
-    if line.kind == "sample":
-        return decode(Sample, line.payload)
-    if line.kind == "decision":
-        return decode(Decision, line.payload)
-    return decode(Action, line.payload) if line.kind == "action" else decode(DeadLetter, line.payload)
+    try:
+        message: Message = decode(KINDS[recorded.kind], recorded.payload)  # type: ignore[type-var]
+    except InvalidMessage as error:
+        raise type(error)(describe_decode_error(str(error))) from None
+    return message
 
 
-def sentence(message: Message, domains: Mapping[str, Domain]) -> str:
-    """What a message says; ``domains`` gives the SLOs that are known."""
+def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
+    """Describe a message; ``domains`` gives the SLOs that are known."""
     if isinstance(message, Sample):
-        return _sample(message, domains.get(message.domain))
+        domain = domains.get(message.domain)
+        slos = {critical.key: critical for critical in domain.critical} if domain is not None else {}
+        measures = "; ".join(describe_measure(one, slos.get(one.workload)) for one in message.critical)
+        return measures if message.no_data is None else f"no data: {message.no_data}"
     if isinstance(message, Decision):
-        return _decision(message)
+        targets = []
+        for one in message.targets:
+            change = f"stays {format_rate(one.limit)}"
+            if one.limit != one.was:
+                change = f"{format_rate(one.was)} -> {format_rate(one.limit)}"
+            shield = "" if one.rule == "none" else f" ({one.rule}, {format_rate(one.proposal)} asked)"
+            targets.append(f"{short_name(one.target)} {change}{shield}")
+        return f"{', '.join(targets)}: {message.reason}{f' [{message.fault}]' if message.fault else ''}"
     if isinstance(message, Action):
-        return _action(message)
-    return _dead(message)
+        cause = "" if message.cause == "decision" else f" ({message.cause})"
+        after = ""
+        if message.applied is not None and message.sampled is not None:
+            after = f", {(message.applied - message.sampled) / 1e6:.0f} ms after the window"
+        change = f"{short_name(message.target)} {format_rate(message.limit)} {describe_outcome(message)}"
+        return f"{change}{cause}{after}: {message.reason}"
+    return f"{message.service} put aside {message.subject} {message.seq or ''}: {message.reason}"
 
 
-def _sample(sample: Sample, domain: Domain | None) -> str:
-    if sample.no_data is not None:
-        return f"no data: {sample.no_data}"
-    slos = {} if domain is None else {critical.key: critical for critical in domain.critical}
-    return "; ".join(measured(measure, slos.get(measure.workload)) for measure in sample.critical)
-
-
-def measured(measure: CriticalMeasure, slo: Critical | None) -> str:
-    """One workload's latency beside its SLO."""
-    name = short(measure.workload)
+def describe_measure(measure: CriticalMeasure, slo: Critical | None) -> str:
+    """Describe one workload's latency beside its SLO."""
+    name = short_name(measure.workload)
     lost = f", {measure.lost:g} lost" if measure.lost else ""
     if measure.missing is not None:
         return f"{name} {measure.missing}{lost}"
-    jitter = ms(measure.jitter) + (f" of {ms(slo.jitter / 1e9)}" if slo else "")
-    p95 = ms(measure.p95) + (f" of {ms(slo.p95 / 1e9)}" if slo else "")
+    jitter = format_ms(measure.jitter) + (f" of {format_ms(slo.jitter / 1e9)}" if slo else "")
+    p95 = format_ms(measure.p95) + (f" of {format_ms(slo.p95 / 1e9)}" if slo else "")
     return f"{name} jitter {jitter} ms, P95 {p95} ms{lost}"
 
 
-def _decision(decision: Decision) -> str:
-    targets = ", ".join(moved(target) for target in decision.targets)
-    fault = f" [{decision.fault}]" if decision.fault else ""
-    return f"{targets}: {decision.reason}{fault}"
-
-
-def moved(target: TargetDecision) -> str:
-    """What became of one target's limit."""
-    name = short(target.target)
-    if target.limit == target.was:
-        told = f"{name} stays {mbit(target.limit)}"
-    else:
-        told = f"{name} {mbit(target.was)} -> {mbit(target.limit)}"
-    return told if target.rule == "none" else f"{told} ({target.rule}, {mbit(target.proposal)} asked)"
-
-
-def _action(action: Action) -> str:
-    done = pods_told(action) or action.outcome
-    cause = "" if action.cause == "decision" else f" ({action.cause})"
-    after = ""
-    if action.applied is not None and action.sampled is not None:
-        after = f", {(action.applied - action.sampled) / 1e6:.0f} ms after the window"
-    return f"{short(action.target)} {mbit(action.limit)} {done}{cause}{after}: {action.reason}"
-
-
-def pods_told(action: Action) -> str:
-    """On how many Pods it had which outcome; empty without Pods."""
+def describe_outcome(action: Action) -> str:
+    """Describe on how many Pods an action had which outcome; its own outcome where it names no Pods."""
     counts = Counter(pod.outcome for pod in action.pods)
-    return " and ".join(f"{outcome} on {count} pod{'s' if count > 1 else ''}" for outcome, count in counts.items())
+    pods = " and ".join(f"{outcome} on {count} pod{'s' if count > 1 else ''}" for outcome, count in counts.items())
+    return pods or action.outcome
 
 
-def _dead(letter: DeadLetter) -> str:
-    return f"{letter.service} put aside {letter.subject} {letter.seq or ''}: {letter.reason}"
-
-
-def short(key: str) -> str:
-    """A workload without the namespace ``default``."""
+def short_name(key: str) -> str:
+    """Leave out the namespace where it is ``default``."""
     return key.removeprefix("default/")
 
 
-def ms(seconds: float | None) -> str:
-    """A latency in milliseconds, to three digits; without the unit."""
+def format_ms(seconds: float | None) -> str:
+    """Format a latency in milliseconds, to three digits; without the unit."""
     return "-" if seconds is None else f"{seconds * 1000:.3g}"
 
 
-def mbit(kbit: float | None) -> str:
-    """A rate in Mbit/s, a small one in kbit/s."""
+def format_rate(kbit: float | None) -> str:
+    """Format a rate as the annotation has it: ``50.0M``, and ``500k`` below 1 Mbit/s."""
     if kbit is None:
         return "-"
     return f"{kbit:.0f}k" if 0 < kbit < 1000 else f"{kbit / 1000:.1f}M"
 
 
-def per_pod(domain: Domain | None) -> frozenset[str]:
-    """Targets whose limit holds for each of their Pods: it is not what all of them may send together."""
+def format_rate_with_unit(kbit: float | None) -> str:
+    """Format a rate as ``50.0 Mbit/s``, and as ``500 kbit/s`` below 1 Mbit/s."""
+    if kbit is None:
+        return "-"
+    return f"{kbit:.0f} kbit/s" if 0 < kbit < 1000 else f"{kbit / 1000:.1f} Mbit/s"
+
+
+def format_duration(ns: int) -> str:
+    """Format a duration to two or three digits, with the unit that suits it."""
+    seconds = ns / 1e9
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def per_pod_targets(domain: Domain | None) -> frozenset[str]:
+    """Return the targets whose limit holds for each Pod: it is not what all of them may send together."""
     return frozenset(target.key for target in domain.targets if target.scope == "per-pod") if domain else frozenset()
 
 
-def workloads_of(message: Message) -> Sequence[str]:
-    """Every workload and target that a message speaks of, ``namespace/name``."""
+def list_workloads(message: Message) -> Sequence[str]:
+    """List every workload and target that a message names, as ``namespace/name``."""
     if isinstance(message, Sample):
         return [one.workload for one in message.critical] + [one.target for one in message.targets]
     if isinstance(message, Decision):

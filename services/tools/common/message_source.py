@@ -1,9 +1,11 @@
-"""Where a reader takes its messages from: a recording, or the bus.  The options that say so are the same for all."""
+"""Where a command takes its messages from, a recording or the bus, and the options that say so."""
 
+import asyncio
 import importlib.metadata
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import wraps
@@ -15,27 +17,41 @@ from msgspec import structs
 
 from schemas.config import BusConfig
 from schemas.domain import Domain
-from services.bus.subjects import KINDS, Subjects, token
+from services.bus.bus import Denied
+from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
-from services.tools.common.bus_reader import Stretch, domain_of, opened
-from services.tools.common.recording import Line, NoRecording, Problem, Reader, header_of
+from services.runtime.exit_codes import ExitCode
+from services.tools.common.bus_reader import BusError, MessageRange, connect_reader
+from services.tools.common.output import CommandError, print_warning
+from services.tools.common.progress import show_progress
+from services.tools.common.recording import (
+    InvalidRecording,
+    ReadProblem,
+    RecordedMessage,
+    RecordingReader,
+    build_header,
+)
+
+_MOST_PROBLEMS = 20
 
 
 @dataclass
-class Source:
+class MessageSource:
     """A recording or a bus, and what is known of its configuration."""
 
-    reader: Reader | None
+    reader: RecordingReader | None
     settings: BusConfig
     domains: tuple[Domain, ...]
-    """Empty where no configuration is at hand."""
-    problems: list[Problem] = field(default_factory=list)
-    """What of a recording could not be read, once it was."""
+    """Empty without a configuration."""
+    problems: list[ReadProblem] = field(default_factory=list)
+    """What could not be read of a recording, once it has been read."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """By kind, the messages of a recording that the range did not select."""
 
     @property
     def name(self) -> str:
-        """For messages to people."""
+        """The file, or the servers."""
         return str(self.reader.path) if self.reader is not None else ", ".join(self.settings.servers)
 
     @property
@@ -48,65 +64,110 @@ class Source:
         """The kinds of message that are kept there."""
         return self.reader.header.kinds if self.reader is not None else KINDS
 
-    def check(self, domains: Sequence[str]) -> None:
-        """Refuse a domain that the configuration, where there is one, does not have.
+    def require_workloads(self, workloads: Sequence[str]) -> None:
+        """Refuse a workload that no known domain has.
 
         Raises:
             click.UsageError: it names the ones that there are.
         """
-        check_domains(self.domains, domains)
+        known = [one.key for domain in self.domains for one in domain.critical]
+        known += [one.key for domain in self.domains for one in domain.targets]
+        for name in workloads:
+            if known and not any(matches_workload(name, key) for key in known):
+                raise click.UsageError(f"there is no workload or target {name!r}; there are {', '.join(known)}")
 
-    def end(self, *, good: bool = True) -> NoReturn:
-        """Name what could not be read, and end: with exit code 1 unless all could, and all is ``good``."""
-        for problem in self.problems:
-            click.echo(f"{self.name}: {problem}", err=True)
-        sys.exit(0 if good and not self.problems else 1)
-
-    async def stored(self, what: Stretch) -> AsyncGenerator[Line, None]:
-        """Every message of the stretch in the order of the times, up to now.
+    async def read(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
+        """Read every message of the range that is stored by now, in the order of the times.
 
         Raises:
             BusError: the bus does not answer.
         """
         if self.reader is not None:
-            for line in self.reader.lines():
-                if _within(line, what):
-                    yield line
+            for message in self.reader.read_messages():
+                if (
+                    message.kind in scope.kinds
+                    and (scope.until is None or message.time <= scope.until)
+                    and scope.selects(message)
+                ):
+                    yield message
+                else:
+                    self.left_out[message.kind] += 1
             self.problems = self.reader.problems
             return
-        async with opened(self.settings, "reader") as tap, aclosing(tap.stored(what)) as lines:
-            async for line in lines:
-                yield line
+        async with connect_reader(self.settings, "reader") as reader, aclosing(reader.read_stored(scope)) as messages:
+            async for message in messages:
+                yield message
+
+    def process(self, scope: MessageRange, handle: Callable[[RecordedMessage], None]) -> None:
+        """Pass every message of the range to ``handle``, as ``read`` does, and show progress.
+
+        Raises:
+            CommandError: the bus cannot be read.
+        """
+
+        async def run() -> None:
+            with show_progress(f"reading {self.name}", self.size) as update:
+                async with aclosing(self.read(scope)) as messages:
+                    async for message in messages:
+                        handle(message)
+                        if self.reader is not None:
+                            update(self.reader.offset)
+
+        try:
+            asyncio.run(run())
+        except (BusError, Denied) as error:
+            raise CommandError(error, ExitCode.UNAVAILABLE) from None
+
+    def describe_empty(self) -> str:
+        """Describe why a reading gave no message."""
+        if not self.left_out:
+            return f"{self.name}: there is no message"
+        counts = ", ".join(f"{self.left_out[kind]:,} {kind}s" for kind in KINDS if self.left_out[kind])
+        return f"{self.name}: none of its {counts} is in the range and passes the filters"
+
+    def exit(self, *, ok: bool = True) -> NoReturn:
+        """Name what could not be read, and end the command: with FINDING unless all could and all is ``ok``."""
+        for problem in self.problems[:_MOST_PROBLEMS]:
+            print_warning(f"{self.name}: {problem}")
+        if len(self.problems) > _MOST_PROBLEMS:
+            print_warning(f"{self.name}: and {len(self.problems) - _MOST_PROBLEMS:,} more places")
+        sys.exit(ExitCode.OK if ok and not self.problems else ExitCode.FINDING)
 
 
-def check_domains(known: Sequence[Domain], wanted: Sequence[str]) -> None:
+def matches_workload(name: str, key: str) -> bool:
+    """Return whether a user's name, with or without its namespace, means the workload ``namespace/name``."""
+    return name in (key, key.rpartition("/")[2])
+
+
+def require_domains(known: Sequence[Domain], names: Sequence[str]) -> None:
     """Refuse a domain that is not among those that are known, if any are.
 
     Raises:
         click.UsageError: it names the ones that there are.
     """
-    names = [domain.name for domain in known]
-    for name in wanted:
-        if names and name not in names:
-            raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(names)}")
-
-
-def _within(line: Line, what: Stretch) -> bool:
-    wanted = {token(domain) for domain in what.domains}
-    return (
-        line.kind in what.kinds
-        and (what.since is None or line.time >= what.since)
-        and (what.until is None or line.time <= what.until)
-        and (not wanted or domain_of(line) in wanted)
-    )
+    existing = [domain.name for domain in known]
+    for name in names:
+        if existing and name not in existing:
+            raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(existing)}")
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command FILE, --config, --nats and --prefix, and hand it what they name as its first argument."""
+    """Give a command FILE, --config, --nats and --prefix, and pass what they name as its first argument."""
 
     @wraps(command)
     def with_source(file: Path | None, path: Path | None, server: str | None, prefix: str | None, **rest: Any) -> Any:
-        return command(source_of(file, path, server, prefix), **rest)
+        if file is not None and (server is not None or prefix is not None):
+            raise click.UsageError(f"{'--nats' if server is not None else '--prefix'} reads the bus; without FILE")
+        logging_setup.configure("reader", "error")
+        try:
+            config = None if path is None else load(path)
+            fallback = None if config is None else build_header(config, "bus", importlib.metadata.version("sluice"), 0)
+            reader = None if file is None else RecordingReader(file, fallback)
+        except (ConfigError, InvalidRecording) as error:
+            raise CommandError(error, ExitCode.UNREADABLE) from None
+        settings = build_bus_settings(None if config is None else config.bus, server, prefix)
+        known = config if config is not None else reader.header if reader is not None else None
+        return command(MessageSource(reader, settings, known.domains if known is not None else ()), **rest)
 
     decorated: Callable[..., Any] = with_source
     for option in (
@@ -119,32 +180,18 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def source_of(file: Path | None, path: Path | None, server: str | None, prefix: str | None) -> Source:
-    """What the options name: the recording; without one, the bus.
-
-    Raises:
-        click.ClickException: the recording or the configuration cannot be read, or an option is wrong.
-    """
-    logging_setup.configure("reader", "error")
-    try:
-        config = None if path is None else load(path)
-        instead = None if config is None else header_of(config, "bus", importlib.metadata.version("sluice"), 0)
-        reader = None if file is None else Reader(file, instead)
-    except (ConfigError, NoRecording) as error:
-        raise click.ClickException(str(error)) from None
-    settings = bus_at(None if config is None else config.bus, server, prefix)
-    known = config if config is not None else reader.header if reader is not None else None
-    return Source(reader, settings, known.domains if known is not None else ())
-
-
-def bus_at(bus: BusConfig | None, server: str | None, prefix: str | None) -> BusConfig:
-    """The bus of a configuration, or without one of the environment, with what the options name instead.
+def build_bus_settings(bus: BusConfig | None, server: str | None, prefix: str | None) -> BusConfig:
+    """Return the settings of a configuration, or without one of the environment, with what the options override.
 
     Raises:
         click.UsageError: no address, or no prefix.
     """
     try:
-        settings = _bus_of(os.environ) if bus is None else bus
+        settings = bus
+        if settings is None:
+            server = server or os.environ.get("SLUICE_NATS_URL") or None
+            prefix = prefix if prefix is not None else os.environ.get("SLUICE_BUS_PREFIX")
+            settings = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
         if server is not None:
             settings = structs.replace(settings, servers=tuple(part.strip() for part in server.split(",")))
         if prefix is not None:
@@ -153,11 +200,3 @@ def bus_at(bus: BusConfig | None, server: str | None, prefix: str | None) -> Bus
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return settings
-
-
-def _bus_of(environment: Mapping[str, str]) -> BusConfig:
-    """The bus that the environment names, where there is no configuration."""
-    settings = BusConfig(user=environment.get("SLUICE_NATS_USER"))
-    if servers := environment.get("SLUICE_NATS_URL"):
-        settings = structs.replace(settings, servers=tuple(part.strip() for part in servers.split(",")))
-    return structs.replace(settings, prefix=environment.get("SLUICE_BUS_PREFIX", settings.prefix))

@@ -1,44 +1,51 @@
-"""The recording: a stretch of the bus in a file, for replay, audit and report.
+"""The recording: messages of the bus in a file, for replay, audit and report.
 
-A recording is JSON lines, compressed with Zstandard (``zstdcat FILE | jq`` reads it).  The first
-line is the header: format version, configuration and policy versions.  Each further line is one
-message with its subject, headers, sequence and time; the body stands in it byte for byte.
+A recording is JSON lines, compressed with Zstandard (``zstdcat FILE | jq`` reads it).  The first line
+is the header: format version, configuration and policy versions.  Each further line is one message with
+its subject, headers, sequence and time; it contains the body byte for byte.
 
 Lines are compressed in frames of at most 128 KiB, each with a checksum, so that reading and writing
-take constant memory, and a damaged place costs one frame: the reader names it, and goes on after it.
+take constant memory, and damage costs one frame: the reader names the place, and goes on after it.
 Plain JSON lines are read as well.
+
+A recording may come from a stranger.  Lines, integers, nesting and the ratio of compression are bounded,
+and whatever exceeds a bound is named by its line.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Self, TypeVar
+from typing import Annotated, BinaryIO, Self, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from schemas.config import Config
 from schemas.domain import Domain
+from schemas.messages import Integer
 from schemas.units import Duration, decode_unit, encode_unit
-from services.bus.subjects import KINDS
-from services.control import make_policy
-from services.tools.common.zstd_frames import compress, texts
+from services.bus.subjects import KINDS, Subjects
+from services.control import Controller, make_policy
+from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
+from services.tools.common.zstd_frames import compress, read_texts
 
 FORMAT = 1
 _FRAME = 128 * 1024
 _LONGEST_LINE = 8 * 1024 * 1024
+_SLICE = 1024 * 1024
+_MOST_PROBLEMS = 1000
 _HEADER = b'"kind":"recording"'
 
 
-class Header(Struct, frozen=True, tag="recording", tag_field="kind"):
+class RecordingHeader(Struct, frozen=True, tag="recording", tag_field="kind"):
     """The first line.  It carries no address and no credential."""
 
     v: int
     """Version of the format."""
     build: str
     """Version of Sluice that wrote it."""
-    made: int
-    """When the recording was begun, UTC ns."""
+    made: Integer
+    """When the recording began, UTC ns."""
     origin: str
     """``bus`` or ``prometheus``."""
     prefix: str
@@ -50,26 +57,22 @@ class Header(Struct, frozen=True, tag="recording", tag_field="kind"):
     period: Duration
     window: Duration
     kinds: tuple[str, ...]
-    """Kinds of message that were recorded; a gap in another kind means nothing."""
-    since: int = 0
-    """Where the stretch begins, UTC ns.  Decisions from before it are there for their state."""
+    """Kinds of message that were recorded; a gap in another kind has no meaning."""
+    since: Integer = 0
+    """Where the range begins, UTC ns.  Earlier decisions are there for their state."""
     only: tuple[str, ...] = ()
-    """The domains that were asked for; without any, all of the bus was recorded."""
-
-    def domain(self, name: str) -> Domain | None:
-        """The configuration of one domain; None when it was not recorded."""
-        return next((domain for domain in self.domains if domain.name == name), None)
+    """The domains that were asked for; without any, the whole bus was recorded."""
 
 
-class Line(Struct, frozen=True, omit_defaults=True, gc=False):
+class RecordedMessage(Struct, frozen=True, omit_defaults=True, gc=False):
     """One message as it was on the bus."""
 
     kind: Annotated[str, Meta(pattern=f"^({'|'.join(KINDS)})$")]
     """``sample``, ``decision``, ``action`` or ``dead``."""
     subject: str
-    seq: int
+    seq: Integer
     """Its sequence in the kind's stream; 0 where it never was in one."""
-    time: int
+    time: Integer
     """When the server stored it, UTC ns."""
     headers: dict[str, str] = {}
     body: Raw = Raw()
@@ -83,7 +86,7 @@ class Line(Struct, frozen=True, omit_defaults=True, gc=False):
         return self.raw or bytes(self.body)
 
 
-class Problem(Struct, frozen=True):
+class ReadProblem(Struct, frozen=True):
     """A place in a recording that could not be read."""
 
     line: int
@@ -95,22 +98,22 @@ class Problem(Struct, frozen=True):
         return f"line {self.line}: {self.what}"
 
 
-class NoRecording(ValueError):
+class InvalidRecording(ValueError):
     """The file is no recording, or of a version that this build does not read."""
 
 
-def header_of(config: Config, origin: str, build: str, since: int, only: tuple[str, ...] = ()) -> Header:
-    """The header of a recording that is made under a configuration.
+def build_header(config: Config, origin: str, build: str, since: int, only: tuple[str, ...] = ()) -> RecordingHeader:
+    """Build the header of a recording that begins now.
 
     Args:
-        config: its domains and signal go in, and nothing else.
+        config: only its domains, signal times and prefix are kept.
         origin: ``bus`` or ``prometheus``.
         build: version of Sluice.
-        since: where the stretch begins, UTC ns.
+        since: where the range begins, UTC ns.
         only: record these domains; all without any.
     """
     chosen = tuple(domain for domain in config.domains if not only or domain.name in only)
-    return Header(
+    return RecordingHeader(
         v=FORMAT,
         build=build,
         made=time.time_ns(),
@@ -126,45 +129,44 @@ def header_of(config: Config, origin: str, build: str, since: int, only: tuple[s
     )
 
 
-def line_of(kind: str, subject: str, seq: int, time: int, headers: dict[str, str], payload: bytes) -> Line:
-    """One message as a line; ``time`` is UTC ns."""
-    if _is_one_line_of_json(payload):
-        return Line(kind, subject, seq, time, headers, Raw(payload))
-    return Line(kind, subject, seq, time, headers, raw=payload)
+def build_message(
+    kind: str, subject: str, seq: int, time: int, headers: dict[str, str], payload: bytes
+) -> RecordedMessage:
+    """Build a recorded message from what the bus delivered; ``time`` is UTC ns."""
+    if _is_single_line_json(payload):
+        return RecordedMessage(kind, subject, seq, time, headers, Raw(payload))
+    return RecordedMessage(kind, subject, seq, time, headers, raw=payload)
 
 
-def _is_one_line_of_json(payload: bytes) -> bool:
+def _is_single_line_json(payload: bytes) -> bool:
     if b"\n" in payload or b"\r" in payload:
         return False
     try:
         payload.decode()
         msgspec.json.decode(payload, type=Raw)
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except DECODE_ERRORS:
         return False
     return True
 
 
-class Writer:
+class RecordingWriter:
     """Writes a recording; what was flushed survives the death of the process."""
 
-    def __init__(self, file: BinaryIO, header: Header) -> None:
+    def __init__(self, file: BinaryIO, header: RecordingHeader) -> None:
         """Write the header to ``file``."""
         self._file = file
         self._encoder = msgspec.json.Encoder(enc_hook=encode_unit)
         self._lines: list[bytes] = []
         self._size = 0
-        self.written = 0
-        """Messages so far."""
         self._add(self._encoder.encode(header))
         self.flush()
 
-    def write(self, line: Line) -> None:
+    def write(self, message: RecordedMessage) -> None:
         """Append one message."""
-        self._add(self._encoder.encode(line))
-        self.written += 1
+        self._add(self._encoder.encode(message))
 
     def flush(self) -> None:
-        """Hand all lines so far to the operating system."""
+        """Flush all lines so far to the operating system."""
         if self._lines:
             self._file.write(compress(b"".join(self._lines)))
             self._lines.clear()
@@ -187,162 +189,188 @@ class Writer:
 T = TypeVar("T")
 
 
-class Reader:
+class RecordingReader:
     """Reads a recording from its beginning; each reading is independent of the others."""
 
-    def __init__(self, path: Path, instead: Header | None = None) -> None:
+    def __init__(self, path: Path, fallback: RecordingHeader | None = None) -> None:
         """Read the header.
 
         Args:
             path: the file.
-            instead: to go on with where the header is damaged.
+            fallback: used where the file's own header is damaged.
 
         Raises:
-            NoRecording: it is no recording, or of a version that this build does not read.
-            OSError: the file cannot be opened.
+            InvalidRecording: it cannot be opened, is no recording, or is of another version.
         """
         self.path = path
-        self.problems: list[Problem] = []
+        self.problems: list[ReadProblem] = []
         """What the last reading could not read; complete when it has ended."""
         self.offset = 0
         """Bytes of the file taken in by the last reading, to show progress."""
-        damage: list[Problem] = []
-        with path.open("rb") as file:
-            first = next(_Lines(file, damage).blocks(), (1, b""))[1].split(b"\n", 1)[0]
+        self._ended = False
+        damage: list[ReadProblem] = []
         try:
-            self.header = read_header(first)
+            with path.open("rb") as file:
+                first = next(_LineReader(file, damage).read_blocks(), (1, b""))[1].split(b"\n", 1)[0]
+        except OSError as error:
+            raise InvalidRecording(f"{path}: cannot be read: {error.strerror}") from None
+        try:
+            self.header = parse_header(first)
         except ValueError as error:
-            if instead is None or _HEADER in first:
+            if fallback is None or _HEADER in first:
                 why = (
                     f": {damage[0].what}; tap, audit, report and explain read the rest with --config" if damage else ""
                 )
-                raise NoRecording(f"{path}: line 1: {error}{why}") from None
-            self.header = instead
+                raise InvalidRecording(f"{path}: line 1: {error}{why}") from None
+            self.header = fallback
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
         return self.path.stat().st_size
 
-    def lines(self) -> Iterator[Line]:
-        """Every message in order."""
-        for batch in self.read(msgspec.json.Decoder(Line)):
+    def read_messages(self) -> Iterator[RecordedMessage]:
+        """Read every message in order."""
+        for batch in self.read_batches(msgspec.json.Decoder(RecordedMessage)):
             yield from batch
 
-    def read(self, decoder: "msgspec.json.Decoder[T]") -> Iterator[list[T]]:
-        """Every message in order, decoded into a type of the caller's choice, in batches of about 128 KiB.
+    def read_batches(self, decoder: "msgspec.json.Decoder[T]") -> Iterator[list[T]]:
+        """Read every message in order, as a type of the caller's choice, in batches of about 128 KiB.
 
-        A line that does not decode becomes a problem, and nothing else is lost.
+        A line that cannot be decoded becomes a problem, and nothing else is lost.
         """
         self.problems = []
         self._numbers: Sequence[int] = ()
-        self._foreign = False
+        self._ended = False
         with self.path.open("rb") as file:
-            for number, block in _below_header(_Lines(file, self.problems)):
+            for at, (number, block) in enumerate(_LineReader(file, self.problems).read_blocks()):
+                first, _, rest = block.partition(b"\n") if at == 0 else (b"", b"", b"")
+                # Where the header is damaged, the first line that can be read is a message.
+                if _HEADER in first:
+                    number, block = number + 1, rest  # noqa: PLW2901
                 self.offset = file.tell()
-                if self._foreign:
+                if self._ended:
                     return
                 try:
                     batch = decoder.decode_lines(block)
                     self._numbers = range(number, number + len(batch))
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    read = list(self._one_by_one(number, block.splitlines(), decoder))
+                except DECODE_ERRORS:
+                    read = list(self._decode_one_by_one(number, block.splitlines(), decoder))
                     batch, self._numbers = [one for _, one in read], [number for number, _ in read]
                 yield batch
 
-    def refuse(self, batch: Sequence[object], line: object, error: Exception) -> None:
-        """Add a line of the last batch to the problems: it can be read, but its message is not what its kind says."""
-        at = next(index for index, one in enumerate(batch) if one is line)
-        self.problems.append(Problem(self._numbers[at], f"not a message of its kind: {error}"))
+    def add_problem(self, batch: Sequence[object], message: object, error: Exception | str) -> None:
+        """Name a message of the last batch whose line can be read, but whose body is not what its kind promises."""
+        at = next(index for index, one in enumerate(batch) if one is message)
+        self._report(self._numbers[at], f"not a message of its kind: {describe_decode_error(error)}")
 
-    def _one_by_one(
+    def _decode_one_by_one(
         self, first: int, lines: Iterable[bytes], decoder: "msgspec.json.Decoder[T]"
     ) -> Iterator[tuple[int, T]]:
         for number, line in enumerate(lines, first):
-            if self._foreign or not line:
+            if self._ended or not line:
                 continue
             try:
                 yield number, decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._complain(number, line, error)
+            except DECODE_ERRORS as error:
+                if b'"raw":"' in line and _HEADER not in line:
+                    self._report(number, "a message that is not JSON")
+                    continue
+                if _HEADER not in line:
+                    self._report(number, f"not a message: {describe_decode_error(error)}")
+                    continue
+                # Go on where another recording of the same configuration follows in the file.
+                try:
+                    other = parse_header(line)
+                except ValueError as reason:
+                    why = f": {reason}"
+                else:
+                    if (other.domains, other.prefix) == (self.header.domains, self.header.prefix):
+                        continue
+                    why = ", of another configuration"
+                self._ended = True
+                self._report(number, f"another recording begins{why}; left out from here on")
 
-    def _complain(self, number: int, line: bytes, error: Exception) -> None:
-        if _HEADER not in line:
-            raw = b'"raw":"' in line
-            self.problems.append(Problem(number, "a message that is not JSON" if raw else f"not a message: {error}"))
-            return
-        try:
-            other = read_header(line)
-        except ValueError as reason:
-            self._foreign = True
-            self.problems.append(Problem(number, f"another recording begins: {reason}; left out from here on"))
-            return
-        if (other.domains, other.prefix) != (self.header.domains, self.header.prefix):
-            self._foreign = True
-            self.problems.append(
-                Problem(number, "another recording begins, of another configuration; left out from here on")
-            )
+    def _report(self, number: int, what: str) -> None:
+        if len(self.problems) == _MOST_PROBLEMS:
+            self._ended = True
+            what = f"over {_MOST_PROBLEMS:,} places cannot be read; left out from here on"
+        if len(self.problems) <= _MOST_PROBLEMS:
+            self.problems.append(ReadProblem(number, what))
 
 
-def read_header(line: bytes) -> Header:
-    """Read a recording's first line.
+class _Preamble(Struct):
+    kind: str = ""
+    v: Integer = 0
+
+
+def parse_header(line: bytes) -> RecordingHeader:
+    """Parse a recording's first line.
 
     Raises:
-        ValueError: no header, or of another version.
+        ValueError: no header, of another version, or with a configuration that this build cannot use.
     """
     try:
-        head: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not the header of a recording: {error}") from None
-    if head.get("kind") != "recording":
+        preamble = msgspec.json.decode(line, type=_Preamble)
+    except DECODE_ERRORS as error:
+        raise ValueError(f"not the header of a recording: {describe_decode_error(error)}") from None
+    if preamble.kind != "recording":
         raise ValueError("not the header of a recording")
-    if head.get("v") != FORMAT:
-        raise ValueError(f"a recording of version {head.get('v')}; this build reads version {FORMAT}")
+    if preamble.v != FORMAT:
+        raise ValueError(f"a recording of version {preamble.v}; this build reads version {FORMAT}")
     try:
-        return msgspec.json.decode(line, type=Header, dec_hook=decode_unit)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"the header cannot be read: {error}") from None
+        header = msgspec.json.decode(line, type=RecordingHeader, dec_hook=decode_unit)
+        Subjects(header.prefix)
+        for domain in header.domains:
+            Controller(domain)
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"the header cannot be read: {describe_decode_error(error)}") from None
+    return header
 
 
-class _Lines:
+class _LineReader:
     """Whole lines of a file, compressed or plain, with the number of the first of each block."""
 
-    def __init__(self, file: BinaryIO, problems: list[Problem]) -> None:
+    def __init__(self, file: BinaryIO, problems: list[ReadProblem]) -> None:
         self._file = file
         self._problems = problems
         self._number = 1
 
-    def blocks(self) -> Iterator[tuple[int, bytes]]:
+    def read_blocks(self) -> Iterator[tuple[int, bytes]]:
         left = b""
-        for text in texts(self._file, self._complain):
+        too_long = False
+        slices = (
+            part if part is None else part[at : at + _SLICE]
+            for part in read_texts(self._file, self._report)
+            for at in range(0, len(part or b" "), _SLICE)
+        )
+        for text in slices:
             if text is None:
                 left = b""
                 continue
             end = text.rfind(b"\n") + 1
-            if not end:
-                left += text
-                if len(left) > _LONGEST_LINE:
-                    self._complain(f"a line of more than {_LONGEST_LINE} bytes")
-                    left = b""
+            if too_long:
+                begin = text.find(b"\n") + 1
+                if not begin:
+                    continue
+                too_long = False
+                self._number += 1
+                text, end = text[begin:], end - begin  # noqa: PLW2901
+            if end:
+                block = left + text[:end] if left else text[:end]
+                left = text[end:]
+                yield self._number, block
+                self._number += block.count(b"\n")
                 continue
-            block = left + text[:end] if left else text[:end]
-            left = text[end:]
-            yield self._number, block
-            self._number += block.count(b"\n")
-        if left and _is_one_line_of_json(left):
+            left += text
+            if len(left) > _LONGEST_LINE:
+                self._report(f"a line of more than {_LONGEST_LINE} bytes")
+                left, too_long = b"", True
+        if left and _is_single_line_json(left):
             yield self._number, left
         elif left:
-            self._complain(f"cut: the file ends within a line ({len(left)} bytes)")
+            self._report(f"cut: the file ends within a line ({len(left)} bytes)")
 
-    def _complain(self, what: str) -> None:
-        self._problems.append(Problem(self._number, what))
-
-
-def _below_header(lines: _Lines) -> Iterator[tuple[int, bytes]]:
-    blocks = lines.blocks()
-    for number, block in blocks:
-        first, _, rest = block.partition(b"\n")
-        # Where the header is damaged, what follows is no header.
-        yield (number + 1, rest) if _HEADER in first else (number, block)
-        break
-    yield from blocks
+    def _report(self, what: str) -> None:
+        if len(self._problems) < _MOST_PROBLEMS:
+            self._problems.append(ReadProblem(self._number, what))

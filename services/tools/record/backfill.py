@@ -1,6 +1,6 @@
 """Past metrics as a stream of samples: what Sluice would have seen, had it been installed then.
 
-The sampler's own queries are asked over a range of the past, so that a user can try policies on
+The sampler's own queries are evaluated over a range of the past, so that a user can try policies on
 last week's data before anything is installed.
 """
 
@@ -12,21 +12,18 @@ from schemas.config import Config
 from schemas.messages import Sample
 from schemas.units import Duration
 from services.sampler.sample_builder import build_sample
-from services.sampler.source import NoData
 from services.sampler.source_factory import open_source
-
-__all__ = ["NoData", "as_of_then", "samples"]
 
 _POINTS = 500
 """Windows asked for at once: far below Prometheus's limit of 11,000 points a series."""
 _TIMEOUT = Duration(60 * 10**9)
 
 
-def as_of_then(config: Config, url: str, step: int | None) -> Config:
-    """The configuration under which a Prometheus would have been sampled every ``step`` ns.
+def adapt_config(config: Config, url: str, step: int | None) -> Config:
+    """Adapt a configuration to a Prometheus that is sampled every ``step`` ns.
 
-    What is kept of the past is often coarser than a live signal.  So a window that does not fit becomes four
-    steps or scrape intervals long, and a dead-man time at least three steps; ``adapted`` tells of it.
+    What is kept of the past is often coarser than a live signal.  So a window that does not fit becomes
+    four steps or scrape intervals long, and a dead-man time at least three steps.
     """
     prometheus = structs.replace(config.signal.prometheus, url=url)
     period = config.signal.period if step is None else Duration(step)
@@ -42,21 +39,21 @@ def as_of_then(config: Config, url: str, step: int | None) -> Config:
     return structs.replace(config, signal=signal, domains=domains)
 
 
-def adapted(config: Config, then: Config) -> str | None:
-    """How ``as_of_then`` changed windows and dead-man times, in words; None where it did not."""
+def describe_adaptation(config: Config, adapted: Config) -> str | None:
+    """Describe what ``adapt_config`` changed of windows and dead-man times; None where it changed nothing."""
     parts = []
-    if then.signal.window != config.signal.window:
-        parts.append(f"windows of {then.signal.window} instead of {config.signal.window}")
+    if adapted.signal.window != config.signal.window:
+        parts.append(f"windows of {adapted.signal.window} instead of {config.signal.window}")
     parts += [
         f"a dead-man time of {new.dead_man} instead of {old.dead_man} in {old.name}"
-        for old, new in zip(config.domains, then.domains, strict=True)
+        for old, new in zip(config.domains, adapted.domains, strict=True)
         if new.dead_man != old.dead_man
     ]
-    return f"a sample every {then.signal.period}: {', '.join(parts)}" if parts else None
+    return f"a sample every {adapted.signal.period}: {', '.join(parts)}" if parts else None
 
 
-async def samples(config: Config, start: int, end: int) -> AsyncIterator[Sample]:
-    """The samples of all domains whose windows end from ``start`` to ``end``, UTC ns.
+async def read_samples(config: Config, start: int, end: int) -> AsyncIterator[Sample]:
+    """Read the samples of all domains whose windows end from ``start`` to ``end``, UTC ns.
 
     Raises:
         NoData: Prometheus does not answer as it should.

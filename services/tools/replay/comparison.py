@@ -1,25 +1,25 @@
 """What another policy or configuration would have decided on a recorded stream.
 
 The recorded plant does not react: its latency is what it was under the limits of that time.  So the
-figures here tell what a policy would have set, never what latency that would have caused.
+statistics say what a policy would have set, and never what latency that would have caused.
 """
 
 from msgspec import Struct
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, State, TargetDecision
+from schemas.messages import Decision, Integer, Sample, State, TargetDecision
 from services.control import Controller, RejectedSample
 
 _MOST_WAITING = 1000
 
-NOT_TOLD = (
+CAVEAT = (
     "A replay cannot tell what latency other limits would have caused: the recorded plant does not react to them. "
     "The table shows what each policy would have set on the latency that was measured."
 )
 
 
-class Figures(Struct):
-    """What one policy did to one domain; rates are the sums over the domain's targets, kbit/s."""
+class PolicyStatistics(Struct):
+    """What one policy set in one domain; rates are the sums over the domain's targets, kbit/s."""
 
     samples: int = 0
     blind: int = 0
@@ -55,8 +55,8 @@ class Figures(Struct):
         span = self.last - self.first
         return self.changes * 60e9 / span if span else None
 
-    def take(self, decision: "Decision | Told") -> int:
-        """Count one decision; gives the sum of its limits, kbit/s."""
+    def add(self, decision: "Decision | DecisionView") -> int:
+        """Count one decision; return the sum of its limits, kbit/s."""
         total = 0
         changed = shielded = False
         for target in decision.targets:
@@ -80,18 +80,18 @@ class Figures(Struct):
         return total
 
 
-class Told(Struct, frozen=True):
-    """As much of a recorded decision as the figures need."""
+class DecisionView(Struct, frozen=True):
+    """As much of a recorded decision as the statistics need."""
 
     domain: str
-    end: int
+    end: Integer
     targets: tuple[TargetDecision, ...]
     stress: float | None = None
     violated: bool = False
     fault: str | None = None
 
 
-class Course:
+class PolicyRun:
     """One domain under one configuration, from sample to sample."""
 
     def __init__(self, domain: Domain) -> None:
@@ -99,19 +99,14 @@ class Course:
         self._controller = Controller(domain)
         self._state: State | None = None
         self._totals: dict[int, int] = {}
-        self.figures = Figures()
+        self.statistics = PolicyStatistics()
 
-    @property
-    def begun(self) -> bool:
-        """Whether it has stepped on a sample."""
-        return self.figures.samples > 0
-
-    def begin(self, state: State) -> None:
-        """Begin from a recorded state instead."""
+    def restore(self, state: State) -> None:
+        """Go on from a recorded state."""
         self._state = state
 
-    def sample(self, sample: Sample, published: int) -> None:
-        """Step once; a sample that the decision service would refuse is passed over.
+    def step(self, sample: Sample, published: int) -> None:
+        """Step once; a sample that the decision service would refuse is ignored.
 
         Args:
             sample: the next of the stream.
@@ -122,12 +117,12 @@ class Course:
         except RejectedSample:
             return
         self._state = decision.state
-        self._totals[sample.end] = self.figures.take(decision)
+        self._totals[sample.end] = self.statistics.add(decision)
         if len(self._totals) > _MOST_WAITING:
             del self._totals[next(iter(self._totals))]
 
-    def compare(self, end: int, total: int) -> None:
-        """Weigh the limits after the sample that ends at ``end`` against the recorded sum, kbit/s."""
+    def compare_limits(self, end: int, total: int) -> None:
+        """Compare the limits after the sample that ends at ``end`` with the recorded sum, kbit/s."""
         own = self._totals.pop(end, total)
-        self.figures.above += own > total
-        self.figures.below += own < total
+        self.statistics.above += own > total
+        self.statistics.below += own < total

@@ -1,146 +1,157 @@
 """Replay inside this process: one pass over a recording, as fast as it goes, in constant memory."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample
+from schemas.messages import Decision, Integer, Sample
 from services.bus.subjects import Subjects
-from services.tools.common.recording import Header, Reader
-from services.tools.replay.comparison import Course, Figures, Told
-from services.tools.replay.verifier import RECORDED, Again, Tally
+from services.tools.common.decode_errors import DECODE_ERRORS
+from services.tools.common.progress import ProgressCallback
+from services.tools.common.recording import RecordingReader
+from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics
+from services.tools.replay.verifier import RECORDED, RecordedDecision, ReplayTally, ReplayVerifier
 
 AS_RECORDED = "as recorded"
 
 
-class _Sample(Struct, tag="sample", tag_field="kind", gc=False):
-    time: int
+class SampleLine(Struct, tag="sample", tag_field="kind", gc=False):
+    """A sample, decoded with its line."""
+
+    time: Integer
     body: Sample
 
 
-class _Decision(Struct, tag="decision", tag_field="kind", gc=False):
+class DecisionLine(Struct, tag="decision", tag_field="kind", gc=False):
+    """A decision, decoded only where it differs from the replayed one."""
+
     subject: str
-    time: int
+    time: Integer
     body: Raw
 
 
-class _Action(Struct, tag="action", tag_field="kind", gc=False):
-    time: int
+class ActionLine(Struct, tag="action", tag_field="kind", gc=False):
+    """An action; a replay makes none."""
+
+    time: Integer
 
 
-class _Dead(Struct, tag="dead", tag_field="kind", gc=False):
-    time: int
+class DeadLetterLine(Struct, tag="dead", tag_field="kind", gc=False):
+    """A dead letter."""
+
+    time: Integer
 
 
-Lines = _Sample | _Decision | _Action | _Dead
+Lines = SampleLine | DecisionLine | ActionLine | DeadLetterLine
+"""A recording's lines with as much of each as a replay needs."""
 
-
-_told = msgspec.json.Decoder(Told)
+_MOST_UNKNOWN = 1000
+_UNKNOWN_VERSION = "of a version that this build does not read"
+_UNKNOWN_DOMAIN = "the recording's configuration does not have this domain: not replayed"
+_view = msgspec.json.Decoder(DecisionView)
 _decision = msgspec.json.Decoder(Decision)
 
-Progress = Callable[[int], None]
-"""Told how many bytes of the file were taken in."""
 
+def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, ReplayTally]:
+    """Make every recorded decision again and compare it byte for byte.
 
-def again(reader: Reader, progress: Progress) -> dict[str, Tally]:
-    """Make every recorded decision again and compare, by domain.
+    Args:
+        reader: the recording; its ``problems`` say afterwards what could not be read.
+        progress: takes the bytes read so far, after each batch.
 
-    What could not be read stands in ``reader.problems`` afterwards.
+    Returns:
+        A tally by domain.
     """
-    courses = _courses(reader.header)
-    subjects = Subjects(reader.header.prefix)
-    by_subject = {subjects.decision(name): course for name, course in courses.items()}
-    strangers: dict[str, Tally] = {}
+    header = reader.header
+    answered, policies = "decision" in header.kinds, header.policies
+    runs = {
+        domain.name: ReplayVerifier(domain, answered=answered, recorded_policy=policies.get(domain.name))
+        for domain in header.domains
+    }
+    subjects = Subjects(header.prefix)
+    by_subject = {subjects.decision(name): run for name, run in runs.items()}
+    unknown: dict[str, ReplayTally] = {}
     last = 0
-    for batch in reader.read(msgspec.json.Decoder(Lines)):
+    for batch in reader.read_batches(msgspec.json.Decoder(Lines)):
         for line in batch:
-            if type(line) is _Sample:
+            if type(line) is SampleLine:
                 sample = line.body
-                course = courses.get(sample.domain)
-                if course is not None:
-                    course.sample(sample, line.time)
+                run = runs.get(sample.domain)
+                if sample.v != 1:
+                    reader.add_problem(batch, line, _UNKNOWN_VERSION)
+                elif run is not None:
+                    run.add_sample(sample, line.time)
                 else:
-                    _stranger(strangers, sample.domain)
-            elif type(line) is _Decision:
-                course = by_subject.get(line.subject)
-                if course is not None and course.expected(line.body):
+                    name = next(iter(unknown)) if len(unknown) >= _MOST_UNKNOWN else sample.domain
+                    unknown.setdefault(name, ReplayTally(notes=[_UNKNOWN_DOMAIN])).samples += 1
+            elif type(line) is DecisionLine:
+                run = by_subject.get(line.subject)
+                if run is not None and run.matches_recorded(line.body):
                     continue
                 body = bytes(line.body)
-                try:
-                    recorded = RECORDED.decode(body)
-                except msgspec.DecodeError as error:
-                    reader.refuse(batch, line, error)
-                    continue
-                course = courses.get(recorded.domain)
-                if course is not None:
-                    course.decision(recorded, body, line.time)
+                recorded = _decode_recorded(reader, batch, line, body)
+                if recorded is not None and (run := runs.get(recorded.domain)) is not None:
+                    run.add_decision(recorded, body, line.time)
         last = max(last, batch[-1].time) if batch else last
         progress(reader.offset)
-    return {name: course.end(last) for name, course in courses.items()} | strangers
+    return {name: run.end(last) for name, run in runs.items()} | unknown
 
 
-def _courses(header: Header) -> dict[str, Again]:
-    """Every recorded domain at its beginning; another version of its policy is noted."""
-    answered = "decision" in header.kinds
-    courses = {domain.name: Again(domain, answered=answered) for domain in header.domains}
-    for name, course in courses.items():
-        then = header.policies.get(name, course.policy)
-        if then != course.policy:
-            course.tally.note(
-                f"recorded under {then}, and this build has {course.policy}: other decisions are to be expected"
-            )
-    return courses
+def _decode_recorded(
+    reader: RecordingReader, batch: Sequence[object], line: DecisionLine, body: bytes
+) -> RecordedDecision | None:
+    """Decode as much of a decision as a verifier needs; None where that is not possible."""
+    try:
+        recorded = RECORDED.decode(body)
+    except DECODE_ERRORS as error:
+        reader.add_problem(batch, line, error)
+        return None
+    if recorded.v != 1:
+        reader.add_problem(batch, line, _UNKNOWN_VERSION)
+        return None
+    return recorded
 
 
-def _stranger(strangers: dict[str, Tally], domain: str) -> None:
-    tally = strangers.setdefault(domain, Tally())
-    if not tally.samples:
-        tally.note("the recording's configuration does not have this domain: not replayed")
-    tally.samples += 1
-
-
-def what_if(
-    reader: Reader, variants: Mapping[str, Sequence[Domain]], progress: Progress
-) -> dict[str, dict[str, Figures]]:
+def compare_policies(
+    reader: RecordingReader, variants: Mapping[str, Sequence[Domain]], progress: ProgressCallback
+) -> dict[str, dict[str, PolicyStatistics]]:
     """Run every variant over the recorded samples, side by side, in one pass.
 
     Args:
         reader: the recording.
         variants: the domains of each, by the variant's name.
-        progress: told after each batch.
+        progress: takes the bytes read so far, after each batch.
 
     Returns:
-        Figures by variant and domain; ``AS_RECORDED`` stands for the decisions on record.
+        Statistics by variant and domain; ``AS_RECORDED`` stands for the decisions on record.
     """
-    recorded = {domain.name: Figures() for domain in reader.header.domains}
-    courses = {name: {domain.name: Course(domain) for domain in domains} for name, domains in variants.items()}
+    recorded = {domain.name: PolicyStatistics() for domain in reader.header.domains}
+    runs = {name: {domain.name: PolicyRun(domain) for domain in domains} for name, domains in variants.items()}
     by_domain = {
-        name: [of[name] for of in courses.values() if name in of]
+        name: [of[name] for of in runs.values() if name in of]
         for name in {domain.name for domains in variants.values() for domain in domains}
     }
-    for batch in reader.read(msgspec.json.Decoder(Lines)):
+    for batch in reader.read_batches(msgspec.json.Decoder(Lines)):
         for line in batch:
-            if type(line) is _Sample:
-                for course in by_domain.get(line.body.domain, ()):
-                    course.sample(line.body, line.time)
-            elif type(line) is _Decision:
+            if type(line) is SampleLine:
+                if line.body.v != 1:
+                    reader.add_problem(batch, line, _UNKNOWN_VERSION)
+                    continue
+                for run in by_domain.get(line.body.domain, ()):
+                    run.step(line.body, line.time)
+            elif type(line) is DecisionLine:
                 try:
-                    _compare(line.body, recorded, by_domain)
-                except msgspec.DecodeError as error:
-                    reader.refuse(batch, line, error)
+                    view = _view.decode(line.body)
+                    total = recorded[view.domain].add(view) if view.domain in recorded else 0
+                    for run in by_domain.get(view.domain, ()):
+                        if run.statistics.samples:
+                            run.compare_limits(view.end, total)
+                        else:
+                            run.restore(_decision.decode(line.body).state)
+                except DECODE_ERRORS as error:
+                    reader.add_problem(batch, line, error)
         progress(reader.offset)
-    figures = {name: {domain: course.figures for domain, course in of.items()} for name, of in courses.items()}
-    return {AS_RECORDED: recorded} | figures
-
-
-def _compare(body: Raw, recorded: Mapping[str, Figures], courses: Mapping[str, Sequence[Course]]) -> None:
-    """Weigh a recorded decision against what the variants of its domain decided."""
-    told = _told.decode(body)
-    total = recorded[told.domain].take(told) if told.domain in recorded else 0
-    for course in courses.get(told.domain, ()):
-        if course.begun:
-            course.compare(told.end, total)
-        else:
-            course.begin(_decision.decode(body).state)
+    statistics = {name: {domain: run.statistics for domain, run in of.items()} for name, of in runs.items()}
+    return {AS_RECORDED: recorded} | statistics

@@ -2,8 +2,8 @@
 
     recording -> samples -> <prefix>.sample.v1.* -> sluice decision -> <prefix>.decision.v1.* -> compared
 
-Nothing that listens to the live prefix hears of it, and no actuator acts on it.  What the bus itself
-adds (the time at which it stores) is new; so a recording in which clocks jumped may come out otherwise.
+No subscriber of the live prefix receives these messages, and no actuator acts on them.  The times at which
+the bus stores them are new; so a recording in which clocks jumped may be decided differently.
 """
 
 import asyncio
@@ -21,104 +21,109 @@ from services.bus import envelope
 from services.bus.bus import Bus
 from services.bus.subjects import DEFAULT_PREFIX
 from services.control import Controller, RejectedSample
-from services.tools.common.bus_reader import BusError, Tap, opened
-from services.tools.common.progress import Told
-from services.tools.common.recording import Header, Line, Reader
-from services.tools.replay.verifier import Remark, Tally, difference
+from services.tools.common.bus_reader import BusError, BusReader, connect_reader
+from services.tools.common.decode_errors import DECODE_ERRORS
+from services.tools.common.progress import ProgressCallback
+from services.tools.common.recording import RecordedMessage, RecordingHeader, RecordingReader
+from services.tools.replay.verifier import Remark, ReplayTally, describe_difference
 
 _AHEAD = 2000
-"""Samples on their way, at most: what a slow service makes the replay wait for."""
+"""The most samples without an answer: a replay waits for a slow service."""
 _TOGETHER = 64
-"""Samples that go out in one write."""
-_PATIENCE_S = 20.0
+"""Samples that are sent in one write."""
+_TIMEOUT_S = 20.0
 _LISTED = 50
 _BEFORE_ALL = "0"
-"""Marks a decision that the replay itself put there: the position before the first sample."""
+"""Marks a decision that the replay itself published: the position before the first sample."""
 _decision = msgspec.json.Decoder(Decision)
 _sample = msgspec.json.Decoder(Sample)
 
 
-class Head(Struct, frozen=True):
-    """As much of a decision as tells what it answers."""
+class UnsuitablePrefix(Exception):
+    """A replay must not publish under this prefix."""
+
+
+class DecisionHead(Struct, frozen=True):
+    """The part of a decision that names the sample it answers."""
 
     domain: str
     sample: str
 
 
-_head = msgspec.json.Decoder(Head)
+_head = msgspec.json.Decoder(DecisionHead)
 
 
-class Expected:
-    """What each sample should be answered with, and whether it was."""
+class ExpectedAnswers:
+    """The decision that each sample should be answered with, and whether it was."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: RecordingHeader) -> None:
         """Begin before the first message."""
-        self.tallies = {domain.name: Tally() for domain in header.domains}
-        self._wanted: OrderedDict[str, bytes] = OrderedDict()
-        self._came: OrderedDict[str, bytes] = OrderedDict()
+        self.tallies = {domain.name: ReplayTally() for domain in header.domains}
+        self._expected: OrderedDict[str, bytes] = OrderedDict()
+        self._received: OrderedDict[str, bytes] = OrderedDict()
         self.room = asyncio.Event()
         self.room.set()
-        self.heard = 0
+        self.received = 0
 
     @property
-    def open(self) -> int:
-        """Answers that are still to come."""
-        return len(self._wanted)
+    def missing(self) -> int:
+        """How many answers are still missing."""
+        return len(self._expected)
 
-    def expect(self, head: Head, body: bytes) -> None:
-        """The recording's answer to a sample."""
-        self._wanted[head.sample] = body
-        if len(self._wanted) >= _AHEAD:
+    def expect(self, head: DecisionHead, body: bytes) -> None:
+        """Add the recording's answer to a sample."""
+        self._expected[head.sample] = body
+        if len(self._expected) >= _AHEAD:
             self.room.clear()
         self._settle(head)
 
-    def came(self, body: bytes) -> None:
-        """The service's answer to a sample."""
-        self.heard += 1
+    def receive(self, body: bytes) -> None:
+        """Add the service's answer to a sample."""
+        self.received += 1
         head = _head.decode(body)
-        self._came[head.sample] = body
+        self._received[head.sample] = body
         self._settle(head)
-        if len(self._came) > _AHEAD:
-            self._came.popitem(last=False)
+        if len(self._received) > _AHEAD:
+            self._received.popitem(last=False)
 
-    def _settle(self, head: Head) -> None:
+    def _settle(self, head: DecisionHead) -> None:
         sample = head.sample
-        if sample not in self._wanted or sample not in self._came:
+        if sample not in self._expected or sample not in self._received:
             return
-        wanted, came = self._wanted.pop(sample), self._came.pop(sample)
-        if len(self._wanted) < _AHEAD // 2:
+        expected, answer = self._expected.pop(sample), self._received.pop(sample)
+        if len(self._expected) < _AHEAD // 2:
             self.room.set()
         tally = self.tallies[head.domain]
-        if wanted == came:
+        if expected == answer:
             tally.identical += 1
             return
         tally.different += 1
         if len(tally.differences) < _LISTED:
-            recorded = _decision.decode(wanted)
-            told = difference(recorded, _decision.decode(came))
+            recorded = _decision.decode(expected)
+            text = describe_difference(recorded, _decision.decode(answer))
             if recorded.fault is not None:
-                told += f" (recorded with a fault, which a running service cannot be told: {recorded.fault})"
-            tally.differences.append(Remark(sample, told))
+                text += f" (recorded with a fault, which cannot be injected into a running service: {recorded.fault})"
+            tally.differences.append(Remark(sample, text))
 
-    def end(self) -> dict[str, Tally]:
-        """Nothing more comes."""
-        for sample, wanted in self._wanted.items():
-            tally = self.tallies[_decision.decode(wanted).domain]
+    def end(self) -> dict[str, ReplayTally]:
+        """Finish: what is still missing was never answered."""
+        for sample, expected in self._expected.items():
+            tally = self.tallies[_decision.decode(expected).domain]
             tally.unanswered += 1
             tally.note(f"no decision on {sample} came")
         return self.tallies
 
 
 class Predictor:
-    """The answers of a recording that has none: made in this process, as the service must make them."""
+    """Makes the answers of a recording that has none, in this process, as the service must make them."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: RecordingHeader) -> None:
         """Begin each domain at its fail-safe limits."""
         self._controllers = {domain.name: Controller(domain) for domain in header.domains}
         self._states: dict[str, State] = {}
 
-    def answer(self, sample: Sample) -> Decision | None:
-        """The decision on the next sample; None where the service refuses it."""
+    def decide(self, sample: Sample) -> Decision | None:
+        """Decide on the next sample; None where the service refuses it."""
         state = self._states.get(sample.domain)
         try:
             decision = self._controllers[sample.domain].answer(state, sample, sample.end)
@@ -128,32 +133,49 @@ class Predictor:
         return decision
 
 
-async def replay(reader: Reader, settings: BusConfig, speed: float | None, told: Told) -> dict[str, Tally]:
-    """Replay a recording onto a bus and compare what is decided there.
+async def replay(
+    reader: RecordingReader, settings: BusConfig, speed: float | None, update: ProgressCallback
+) -> dict[str, ReplayTally]:
+    """Replay a recording onto a bus and compare the decisions that are made there.
 
     Args:
         reader: the recording.
         settings: the bus and the prefix under which a decision service runs; nothing may be there yet.
-        speed: 1 is as it was; None is as fast as it goes.
-        told: hears how much of the file is read.
+        speed: a factor, 1 for the recorded pace; None for no pause at all.
+        update: takes the bytes read so far.
 
     Raises:
-        BusError: the bus or the decision service does not answer, or the prefix was used before.
+        BusError: the bus or the decision service does not answer.
+        UnsuitablePrefix: the prefix is the live or the recorded one, or was used before.
     """
     if settings.prefix in (DEFAULT_PREFIX, reader.header.prefix):
-        raise BusError(f"prefix {settings.prefix!r} is the recorded or the live one: a replay needs one of its own")
-    async with opened(settings, "replay") as tap:
-        await _check_unused(tap, reader.header)
-        # Made on the way, the streams would let samples overtake each other.
-        reports = await tap.bus.ensure_streams()
+        reason = "is the recorded or the live one: a replay needs one of its own"
+        raise UnsuitablePrefix(f"prefix {settings.prefix!r} {reason}")
+    async with connect_reader(settings, "replay") as connection:
+        bus = connection.bus
+        for name in [domain.name for domain in reader.header.domains]:
+            for kind, subject in (("sample", bus.subjects.sample(name)), ("decision", bus.subjects.decision(name))):
+                async with aclosing(bus.read(kind, subject=subject)) as messages:
+                    if await anext(messages, None) is not None:
+                        reason = "was used before: a replay needs an unused prefix, and --serve makes one"
+                        raise UnsuitablePrefix(f"{subject} {reason}")
+        # Streams that are created by the first message would let samples overtake each other.
+        reports = await bus.ensure_streams()
         if reports:
             raise BusError("; ".join(reports))
-        expected = Expected(reader.header)
-        listening = asyncio.create_task(_listen(tap, expected))
+        expected = ExpectedAnswers(reader.header)
+
+        async def listen() -> None:
+            async with aclosing(bus.read("decision", start="all", follow=True)) as messages:
+                async for raw in messages:
+                    if raw.headers.get(envelope.SAMPLE_SEQ) != _BEFORE_ALL:
+                        expected.receive(raw.body)
+
+        listening = asyncio.create_task(listen())
         try:
             async with asyncio.TaskGroup() as group:
-                await _publish(tap.bus, reader, expected, Pace(speed), group, told)
-            await _answered(expected, tap)
+                await _publish(bus, reader, expected, ReplayPacer(speed), group, update)
+            await _await_answers(expected, connection)
         except ExceptionGroup as error:
             raise error.exceptions[0] from None
         finally:
@@ -161,20 +183,11 @@ async def replay(reader: Reader, settings: BusConfig, speed: float | None, told:
         return expected.end()
 
 
-async def _check_unused(tap: Tap, header: Header) -> None:
-    for domain in header.domains:
-        for kind, subject in (("sample", tap.bus.subjects.sample), ("decision", tap.bus.subjects.decision)):
-            async with aclosing(tap.bus.read(kind, subject=subject(domain.name))) as messages:
-                if await anext(messages, None) is not None:
-                    told = "was used before: a replay needs an unused prefix, and --serve makes one"
-                    raise BusError(f"{subject(domain.name)} {told}")
-
-
-class Pace:
-    """When a message is due, by the times in the recording."""
+class ReplayPacer:
+    """Paces messages by the times in the recording."""
 
     def __init__(self, speed: float | None) -> None:
-        """None: at once."""
+        """Begin; None for no pause at all."""
         self._speed = speed
         self._first: int | None = None
         self._began = 0.0
@@ -192,34 +205,46 @@ class Pace:
 
 
 async def _publish(
-    bus: Bus, reader: Reader, expected: Expected, pace: Pace, group: asyncio.TaskGroup, told: Told
+    bus: Bus,
+    reader: RecordingReader,
+    expected: ExpectedAnswers,
+    pace: ReplayPacer,
+    group: asyncio.TaskGroup,
+    update: ProgressCallback,
 ) -> None:
     predictor = None if "decision" in reader.header.kinds else Predictor(reader.header)
-    begun: set[str] = set()
+    started: set[str] = set()
     run, sent = secrets.token_hex(4), 0
-    for line, sample in _read(reader):
-        told(reader.offset)
+    for line, sample in _read_messages(reader):
+        update(reader.offset)
         if sample is None:
-            await _expect(bus, line, expected, begun, run)
+            await _handle_decision(bus, line, expected, started, run)
             continue
         if sample.domain not in expected.tallies:
             continue
         await pace.wait(line.time)
-        await _room(expected)
-        begun.add(sample.domain)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await expected.room.wait()
+        except TimeoutError:
+            raise BusError(_describe_silence(expected)) from None
+        started.add(sample.domain)
         expected.tallies[sample.domain].samples += 1
-        if predictor is not None and (decision := predictor.answer(sample)) is not None:
-            expected.expect(Head(sample.domain, sample.id), encode(decision))
+        if predictor is not None and (decision := predictor.decide(sample)) is not None:
+            expected.expect(DecisionHead(sample.domain, sample.id), encode(decision))
         # Tasks begin in the order in which they were made, so a domain's samples stay in order.
-        group.create_task(_send(bus, sample, line, run))
+        headers = {envelope.TRACE: trace} if (trace := line.headers.get(envelope.TRACE)) else {}
+        # The server must not take the sample for a repetition of another run's copy.
+        sending = bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=f"{run}:{sample.id}", headers=headers)
+        group.create_task(sending)
         sent += 1
         if sent % _TOGETHER == 0:
             await asyncio.sleep(0)
 
 
-def _read(reader: Reader) -> Iterator[tuple[Line, Sample | None]]:
-    """Samples, and decisions with None; what cannot be read is told to the reader."""
-    for batch in reader.read(msgspec.json.Decoder(Line)):
+def _read_messages(reader: RecordingReader) -> Iterator[tuple[RecordedMessage, Sample | None]]:
+    """Yield samples, and decisions with None; what cannot be read becomes a problem of the reader."""
+    for batch in reader.read_batches(msgspec.json.Decoder(RecordedMessage)):
         for line in batch:
             try:
                 if line.kind == "sample":
@@ -227,22 +252,18 @@ def _read(reader: Reader) -> Iterator[tuple[Line, Sample | None]]:
                 elif line.kind == "decision":
                     _decision.decode(line.payload)
                     yield line, None
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                reader.refuse(batch, line, error)
+            except DECODE_ERRORS as error:
+                reader.add_problem(batch, line, error)
 
 
-async def _send(bus: Bus, sample: Sample, line: Line, run: str) -> None:
-    headers = {envelope.TRACE: trace} if (trace := line.headers.get(envelope.TRACE)) else {}
-    # Another run's copy of the sample must not pass for a repetition.
-    await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=f"{run}:{sample.id}", headers=headers)
-
-
-async def _expect(bus: Bus, line: Line, expected: Expected, begun: set[str], run: str) -> None:
+async def _handle_decision(
+    bus: Bus, line: RecordedMessage, expected: ExpectedAnswers, started: set[str], run: str
+) -> None:
     body = line.payload
     head = _head.decode(body)
     if head.domain not in expected.tallies:
         return
-    if head.domain in begun:
+    if head.domain in started:
         expected.expect(head, body)
         return
     recorded = _decision.decode(body)
@@ -253,36 +274,21 @@ async def _expect(bus: Bus, line: Line, expected: Expected, begun: set[str], run
     await bus.publish(subject, recorded, msg_id=f"{run}:{recorded.id}", headers=headers)
 
 
-async def _room(expected: Expected) -> None:
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            await expected.room.wait()
-    except TimeoutError:
-        raise BusError(_nobody(expected)) from None
-
-
-def _nobody(expected: Expected) -> str:
-    if expected.heard:
-        return f"the decision service stopped answering after {expected.heard:,} decisions"
+def _describe_silence(expected: ExpectedAnswers) -> str:
+    if expected.received:
+        return f"the decision service stopped answering after {expected.received:,} decisions"
     return "no decision service answers under this prefix; --serve starts one"
 
 
-async def _listen(tap: Tap, expected: Expected) -> None:
-    async with aclosing(tap.bus.read("decision", start="all", follow=True)) as messages:
-        async for raw in messages:
-            if raw.headers.get(envelope.SAMPLE_SEQ) != _BEFORE_ALL:
-                expected.came(raw.body)
-
-
-async def _answered(expected: Expected, tap: Tap) -> None:
-    """Wait for the answers that are still to come, as long as some come."""
-    heard, deadline = -1, 0.0
+async def _await_answers(expected: ExpectedAnswers, connection: BusReader) -> None:
+    """Wait for the missing answers, as long as some arrive."""
+    received, deadline = -1, 0.0
     loop = asyncio.get_running_loop()
-    while expected.open:
-        if expected.heard != heard:
-            heard, deadline = expected.heard, loop.time() + _PATIENCE_S
+    while expected.missing:
+        if expected.received != received:
+            received, deadline = expected.received, loop.time() + _TIMEOUT_S
         elif loop.time() > deadline:
-            if not heard:
-                raise BusError(tap.trouble or _nobody(expected))
+            if not received:
+                raise BusError(connection.failure or _describe_silence(expected))
             return
         await asyncio.sleep(0.02)

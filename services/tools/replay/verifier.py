@@ -1,7 +1,7 @@
-"""The heart of a replay: a recorded domain stepped through again, without clock or bus.
+"""The core of a replay: a recorded domain stepped through again, without clock or bus.
 
-``Again`` steps under the recorded configuration, with the live service's ``Controller``, and checks
-each decision, byte for byte, against the one on record.
+``ReplayVerifier`` steps under the recorded configuration, with the live service's ``Controller``, and
+compares each decision, byte for byte, with the recorded one.
 """
 
 from collections import deque
@@ -11,38 +11,41 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, State, encode, encode_into
+from schemas.messages import Decision, Integer, Sample, State, encode, encode_into
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
+from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
 
 _MOST_WAITING = 10_000
+_MOST_WAITING_BYTES = 64 * 1024 * 1024
 _MOST_LISTED = 50
 _FOREVER = 2**63
 _OVERTAKING = 10**9
 """By how much a decision's sample may come later in a recording than the decision, ns."""
 
 
-class Fence(Struct, frozen=True, gc=False):
-    """Where a recorded decision stands."""
+class RecordedPosition(Struct, frozen=True, gc=False):
+    """Epoch and sequence of a recorded decision."""
 
-    epoch: int
-    seq: int
+    epoch: Integer
+    seq: Integer
 
 
-class Recorded(Struct, frozen=True, gc=False):
-    """As much of a recorded decision as tells how it is to be made again."""
+class RecordedDecision(Struct, frozen=True, gc=False):
+    """The part of a recorded decision that is needed to make it again."""
 
     domain: str
     sample: str
-    end: int
-    state: Fence
+    end: Integer
+    state: RecordedPosition
     policy: str
     fault: str | None = None
     """An input: the policy was not asked."""
+    v: Integer = 1
 
 
 class Remark(Struct, frozen=True):
-    """What there is to say of one sample or its decision."""
+    """A remark on one sample or its decision."""
 
     sample: str
     what: str
@@ -50,16 +53,16 @@ class Remark(Struct, frozen=True):
     """When the bus stored the message that shows it, UTC ns; 0 where that is not known."""
 
 
-class Tally(Struct):
-    """What became of one domain's replay."""
+class ReplayTally(Struct):
+    """The result of one domain's replay."""
 
     samples: int = 0
     identical: int = 0
     different: int = 0
     given: int = 0
-    """Decisions taken over from the record, because what they rest on is not in it."""
+    """Decisions taken as recorded, because their sample or state is not in the recording."""
     missing: int = 0
-    """Those of them amid the record, where nothing should be missing."""
+    """Of these, the ones in the middle of the recording, where nothing should be missing."""
     refused: int = 0
     """Samples that no service steps on: repeated, not newer than the one before, or from the future."""
     unanswered: int = 0
@@ -76,12 +79,12 @@ class Tally(Struct):
     """What a reader must know of the record itself."""
 
     def note(self, text: str) -> None:
-        """Keep a note, unless there are too many already."""
+        """Add a note, unless there are too many already."""
         if len(self.notes) < _MOST_LISTED:
             self.notes.append(text)
 
 
-RECORDED = msgspec.json.Decoder(Recorded)
+RECORDED = msgspec.json.Decoder(RecordedDecision)
 _decision = msgspec.json.Decoder(Decision)
 
 
@@ -93,65 +96,78 @@ class Arrival(Struct, frozen=True, gc=False):
     """When the bus stored it, UTC ns."""
 
 
-class Again:
-    """One domain under its recorded configuration.
+class ReplayVerifier:
+    """Verifies one domain under its recorded configuration.
 
-    A sample waits for its recorded decision, because a fault stands in the decision and is an input;
+    A sample waits for its recorded decision, because the decision contains the fault, which is an input;
     a decision that was read first waits for its sample.  After a difference the recorded state is
-    taken, so that each difference stands for itself.
+    used, so that each difference stands for itself.
     """
 
-    def __init__(self, domain: Domain, *, answered: bool = True, listed: int = _MOST_LISTED) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        answered: bool = True,
+        listed: int = _MOST_LISTED,
+        recorded_policy: str | None = None,
+    ) -> None:
         """Begin before the first message.
 
         Args:
             domain: the configuration.
-            answered: whether decisions are on record at all.
-            listed: so many remarks of each kind are kept.
+            answered: whether the recording has decisions at all.
+            listed: how many remarks of each kind to keep.
+            recorded_policy: name and version of the policy that decided, where they are known.
         """
         self._domain = domain
         self._answered = answered
         self._listed = listed
         self._controller = Controller(domain)
-        self.policy = self._controller.policy.version
-        """Name and version of the policy as this build has it."""
         self._state: State | None = None
         self._buffer = bytearray()
         self._first = _FOREVER
+        """Where the window of the first sample ends, UTC ns."""
         self._lone: Arrival | None = None
-        """The sample that waits, where nothing else does: the usual case, which needs no looking up."""
+        """The waiting sample, where it is the only one: the usual case, which needs no index."""
         self._samples: dict[str, Arrival] = {}
-        """Those that wait in any other case, by id."""
-        self._decisions: deque[tuple[Recorded, int, bytes]] = deque()
-        self.tally = Tally()
+        """The waiting samples in any other case, by id."""
+        self._decisions: deque[tuple[RecordedDecision, int, bytes]] = deque()
+        """Those that wait for their samples: each with when the bus stored it and its bytes."""
+        self._waiting_bytes = 0
+        self.tally = ReplayTally()
+        ours = self._controller.policy.version
+        if recorded_policy not in (None, ours):
+            text = f"recorded under {recorded_policy}, and this build has {ours}: other decisions are to be expected"
+            self.tally.note(text)
 
-    def sample(self, sample: Sample, published: int) -> None:
-        """The next sample of the stream, and when the bus stored it, UTC ns."""
+    def add_sample(self, sample: Sample, published: int) -> None:
+        """Add the next sample of the stream, and when the bus stored it, UTC ns."""
         self.tally.samples += 1
-        if published < self._first:
-            self._first = published
+        if sample.end < self._first:
+            self._first = sample.end
         arrival = Arrival(sample, published)
         if self._lone is None and not self._samples and not self._decisions:
             self._lone = arrival
             return
-        self._join()
+        self._index_lone()
         if self._samples.setdefault(sample.id, arrival) is not arrival:
             self.tally.refused += 1
             return
         if self._decisions:
-            self._settle(published)
+            self._judge_ready(published)
         elif len(self._samples) > _MOST_WAITING:
-            self._unanswered(self._samples.pop(next(iter(self._samples))))
+            self._count_unanswered(self._samples.pop(next(iter(self._samples))))
 
-    def expected(self, body: Raw) -> bool:
-        """Whether ``body`` is, byte for byte, the decision on the sample that waits alone; if so, it is dealt with.
+    def matches_recorded(self, body: Raw) -> bool:
+        """Return whether ``body`` is, byte for byte, the decision on the only waiting sample; if so, count it.
 
-        That is the usual case, and such a decision need not be read.  In any other it goes to ``decision``.
+        Such a decision, the usual case, need not be decoded.  Any other goes to ``add_decision``.
         """
         arrival = self._lone
         if arrival is None:
             return False
-        decision = self._answer(self._state, arrival, None)
+        decision = self._decide(self._state, arrival, None)
         if decision is None:
             return False
         encode_into(decision, self._buffer)
@@ -162,84 +178,94 @@ class Again:
         self.tally.identical += 1
         return True
 
-    def decision(self, recorded: Recorded, body: bytes, published: int) -> None:
-        """The next recorded decision, its bytes, and when the bus stored it, UTC ns."""
-        self._join()
+    def add_decision(self, recorded: RecordedDecision, body: bytes, published: int) -> None:
+        """Add the next recorded decision, its bytes, and when the bus stored it, UTC ns."""
+        self._index_lone()
         if not self._decisions and recorded.sample in self._samples:
             self._judge(recorded, published, body)
             return
         self._decisions.append((recorded, published, body))
-        self._settle(0)
+        self._waiting_bytes += len(body)
+        self._judge_ready(0)
 
-    def end(self, now: int) -> Tally:
-        """No more messages; ``now`` (UTC ns) is when the last one of all was stored."""
-        self._join()
-        self._settle(_FOREVER)
+    def end(self, now: int) -> ReplayTally:
+        """Finish; ``now`` (UTC ns) is when the last message of all was stored."""
+        self._index_lone()
+        self._judge_ready(_FOREVER)
         for arrival in self._samples.values():
             try:
                 admit(self._domain, self._state, arrival.sample, arrival.published)
             except RejectedSample:
                 self.tally.refused += 1
             else:
-                self._open(arrival, now)
+                if arrival.published + self._domain.dead_man < now:
+                    self._count_unanswered(arrival)
+                else:
+                    self.tally.waiting += 1
         self._samples.clear()
         return self.tally
 
-    def _join(self) -> None:
-        """Put the lone sample among those that are looked up."""
+    def _index_lone(self) -> None:
+        """Move the only waiting sample into the index."""
         if self._lone is not None:
             self._samples[self._lone.sample.id] = self._lone
             self._lone = None
 
-    def _settle(self, now: int) -> None:
-        """Judge the decisions whose samples are there, or cannot come any more with the samples at ``now``."""
+    def _judge_ready(self, now: int) -> None:
+        """Judge the decisions whose samples have come, or cannot come any more since the stream is at ``now``."""
         while self._decisions:
             recorded, published, body = self._decisions[0]
-            if recorded.sample not in self._samples and now <= published + _OVERTAKING and self._roomy:
+            has_room = len(self._decisions) <= _MOST_WAITING and self._waiting_bytes <= _MOST_WAITING_BYTES
+            if recorded.sample not in self._samples and now <= published + _OVERTAKING and has_room:
                 return
             self._decisions.popleft()
+            self._waiting_bytes -= len(body)
             self._judge(recorded, published, body)
 
-    @property
-    def _roomy(self) -> bool:
-        return len(self._decisions) <= _MOST_WAITING
-
-    def _judge(self, recorded: Recorded, published: int, body: bytes) -> None:
+    def _judge(self, recorded: RecordedDecision, published: int, body: bytes) -> None:
         if recorded.sample not in self._samples:
-            # Before the first sample, decisions are there for their state alone.
-            hole = "its sample is not in the recording" if published > self._first else None
-            self._take(recorded, body, published, hole)
+            # Decisions on samples from before the recording are there for their state alone.
+            hole = "its sample is not in the recording" if recorded.end >= self._first else None
+            self._accept_recorded(recorded, body, published, hole)
             return
         skipped: list[Arrival] = []
         while (name := next(iter(self._samples))) != recorded.sample:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
-        replayed = self._answer(self._state, arrival, recorded.fault) if not skipped else None
+        replayed = self._decide(self._state, arrival, recorded.fault) if not skipped else None
         if replayed is None or encode(replayed) != body:
             self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
         self._state = replayed.state
 
-    def _answer(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
-        """The decision as the service would make it; None where it would refuse the sample."""
+    def _decide(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
+        """Decide as the service would; None where it would refuse the sample."""
         try:
             return self._controller.answer(state, arrival.sample, arrival.published, fault)
         except RejectedSample:
             return None
 
     def _search(
-        self, recorded: Recorded, published: int, body: bytes, arrival: Arrival, skipped: list[Arrival]
+        self, recorded: RecordedDecision, published: int, body: bytes, arrival: Arrival, skipped: list[Arrival]
     ) -> None:
-        """Find the state that the decision was made from, where it is not simply the one before.
+        """Find the state that the decision was made from, where it is not that of the decision before.
 
-        It may have gone over samples whose decisions are lost, or past samples that it never saw, or
-        have begun anew on a bus that was wiped.
+        The service may have stepped on samples whose decisions are lost, may never have seen some samples,
+        or may have restarted on a bus that was wiped.
         """
-        through = self._passed(skipped, self._state)
+        # Step on the samples that have no recorded decision.
+        through = self._state
+        for before in skipped:
+            replayed = self._decide(through, before, None)
+            if replayed is None:
+                self.tally.refused += 1
+                continue
+            self._count_unanswered(before)
+            through = replayed.state if through is not None else None
         best: Decision | None = None
         for state in (through, self._state, None):
-            replayed = self._answer(state, arrival, recorded.fault)
+            replayed = self._decide(state, arrival, recorded.fault)
             if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
                 if encode(replayed) == body:
                     self.tally.identical += 1
@@ -248,93 +274,79 @@ class Again:
                 best = best or replayed
         if best is None and through is not None and arrival.sample.end - through.end <= arrival.sample.period:
             # No sample lies between that state and this one: nothing is missing that could explain it.
-            best = self._answer(through, arrival, recorded.fault)
+            best = self._decide(through, arrival, recorded.fault)
         elif best is None:
-            self._take(recorded, body, published, self._gap(recorded))
+            hole = None
+            if self._state is None:
+                text = f"the recording begins in the middle: the decision on {recorded.sample} is taken as it is"
+                self.tally.note(f"{text}, and the ones after it are checked")
+            else:
+                place = f"its decision is number {recorded.state.seq} of epoch {recorded.state.epoch}"
+                hole = f"{place}, the one before it number {self._state.seq} of epoch {self._state.epoch}"
+                hole += ": decisions are missing"
+            self._accept_recorded(recorded, body, published, hole)
             return
-        self._differs(best, recorded, published, body)
+        self._count_difference(best, recorded, published, body)
 
-    def _passed(self, skipped: list[Arrival], state: State | None) -> State | None:
-        """The state after samples that have no decision on record."""
-        for arrival in skipped:
-            replayed = self._answer(state, arrival, None)
-            if replayed is None:
-                self.tally.refused += 1
-                continue
-            self._unanswered(arrival)
-            if state is not None:
-                state = replayed.state
-        return state
-
-    def _open(self, arrival: Arrival, now: int) -> None:
-        """A sample whose decision has not come by the end."""
-        if arrival.published + self._domain.dead_man < now:
-            self._unanswered(arrival)
-        else:
-            self.tally.waiting += 1
-
-    def _unanswered(self, arrival: Arrival) -> None:
+    def _count_unanswered(self, arrival: Arrival) -> None:
         if not self._answered:
             self.tally.waiting += 1
             return
         self.tally.unanswered += 1
-        self._list(self.tally.silent, arrival.sample.id, "it was never decided on", arrival.published)
+        self._add_remark(self.tally.silent, arrival.sample.id, "it was never decided on", arrival.published)
 
-    def _list(self, remarks: list[Remark], sample: str, what: str, time: int) -> None:
+    def _add_remark(self, remarks: list[Remark], sample: str, what: str, time: int) -> None:
         if len(remarks) < self._listed:
             remarks.append(Remark(sample, what, time))
 
-    def _gap(self, recorded: Recorded) -> str | None:
-        if self._state is None:
-            self.tally.note(
-                f"the recording begins in the middle: the decision on {recorded.sample} is taken as it is, "
-                "and the ones after it are checked"
-            )
-            return None
-        return (
-            f"its decision is number {recorded.state.seq} of epoch {recorded.state.epoch}, "
-            f"the one before it number {self._state.seq} of epoch {self._state.epoch}: decisions are missing"
-        )
-
-    def _take(self, recorded: Recorded, body: bytes, published: int, hole: str | None) -> None:
-        """Go on from the state on record; ``hole`` says what is missing before it, where something is."""
+    def _accept_recorded(self, recorded: RecordedDecision, body: bytes, published: int, hole: str | None) -> None:
+        """Go on from the recorded state; ``hole`` describes what is missing before it, if anything."""
         try:
             self._state = _decision.decode(body).state
-        except msgspec.DecodeError as error:
-            # As the service does: without a readable state it begins anew.
-            self._state, hole = None, f"its decision cannot be read: {error}"
+        except DECODE_ERRORS as error:
+            # As the service does: without a readable state it starts a new epoch.
+            self._state, hole = None, f"its decision cannot be read: {describe_decode_error(error)}"
         self.tally.given += 1
         if hole is not None:
             self.tally.missing += 1
-            self._list(self.tally.holes, recorded.sample, hole, published)
+            self._add_remark(self.tally.holes, recorded.sample, hole, published)
 
-    def _differs(self, replayed: Decision | None, recorded: Recorded, published: int, body: bytes) -> None:
-        """Count a decision that is not what its sample gives; None: no service would have stepped on that."""
+    def _count_difference(
+        self, replayed: Decision | None, recorded: RecordedDecision, published: int, body: bytes
+    ) -> None:
+        """Count a decision that differs from the replayed one; None: the service would have refused the sample."""
         try:
             decision = _decision.decode(body)
-        except msgspec.DecodeError as error:
-            self._state, told = None, f"the recorded one cannot be read: {error}"
+        except DECODE_ERRORS as error:
+            self._state, text = None, f"the recorded one cannot be read: {describe_decode_error(error)}"
         else:
             refused = "a decision is on record, and the sample would be refused"
-            self._state, told = decision.state, refused if replayed is None else difference(decision, replayed)
+            self._state, text = decision.state, refused if replayed is None else describe_difference(decision, replayed)
         self.tally.different += 1
-        self._list(self.tally.differences, recorded.sample, told, published)
+        self._add_remark(self.tally.differences, recorded.sample, text, published)
 
 
-def difference(recorded: Decision, replayed: Decision) -> str:
-    """In words, how a replayed decision differs from the recorded one."""
+def describe_difference(recorded: Decision, replayed: Decision) -> str:
+    """Describe how a replayed decision differs from the recorded one, field by field."""
     if recorded.policy != replayed.policy:
         return f"recorded under {recorded.policy}, replayed under {replayed.policy}"
     old, new = (msgspec.to_builtins(decision) for decision in (recorded, replayed))
-    parts = [f"{path}: {was!r} recorded, {now!r} replayed" for path, was, now in _differing("", old, new)]
+    parts = [
+        f"{path}: {msgspec.json.encode(was).decode()} recorded, {msgspec.json.encode(now).decode()} replayed"
+        for path, was, now in _list_differences("", old, new)
+    ]
     return "; ".join(parts[:6]) or "the same content, written otherwise"
 
 
-def _differing(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+def _list_differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
-        return [found for key in keys for found in _differing(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
+        return [
+            found
+            for key in keys
+            for found in _list_differences(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
+        ]
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return [found for i, (one, other) in pairs for found in _differing(f"{path}[{i}]", one, other)]
+        return [found for i, (one, other) in pairs for found in _list_differences(f"{path}[{i}]", one, other)]
     return [] if old == new else [(path, old, new)]

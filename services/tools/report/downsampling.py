@@ -1,11 +1,11 @@
-"""A curve of any length in constant memory: neighbours are merged when there are too many points."""
+"""A curve of any length in constant memory: when there are too many points, neighbours are merged."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
-class Point:
-    """One stretch of a curve."""
+class CurvePoint:
+    """One section of a curve."""
 
     time: int
     """When it begins, ns."""
@@ -17,7 +17,7 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Mean over the stretch."""
+        """Mean over the section."""
         return self.total / self.count
 
 
@@ -26,29 +26,24 @@ class Curve:
     """Values over time; at most ``2 * most`` points, each of which keeps its extremes."""
 
     most: int = 1500
-    points: list[Point] = field(default_factory=list)
+    points: list[CurvePoint] = field(default_factory=list)
     _span: int = 1
     """Values that make up one point."""
 
     def add(self, time: int, value: float) -> None:
-        """The next value."""
+        """Add the next value."""
         if self.points and self.points[-1].count < self._span:
-            _merge(self.points[-1], Point(time, value, value, value, 1, value))
+            _merge(self.points[-1], CurvePoint(time, value, value, value, 1, value))
             return
-        self.points.append(Point(time, value, value, value, 1, value))
+        self.points.append(CurvePoint(time, value, value, value, 1, value))
         if len(self.points) > 2 * self.most:
-            self._halve()
-
-    def _halve(self) -> None:
-        pairs = zip(self.points[::2], [*self.points[1::2], None], strict=False)
-        for first, second in pairs:
-            if second is not None:
+            for first, second in zip(self.points[::2], self.points[1::2], strict=False):
                 _merge(first, second)
-        self.points = self.points[::2]
-        self._span *= 2
+            self.points = self.points[::2]
+            self._span *= 2
 
 
-def _merge(into: Point, other: Point) -> None:
+def _merge(into: CurvePoint, other: CurvePoint) -> None:
     into.high = max(into.high, other.high)
     into.low = min(into.low, other.low)
     into.total += other.total

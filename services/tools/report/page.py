@@ -1,7 +1,7 @@
 """A report's page: the facts in sentences and tables, the plots, and everything they need, in one file."""
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,11 +11,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from services.tools.audit.auditor import Findings
-from services.tools.common.formatting import RULES, mbit, short
-from services.tools.common.time_options import clock
-from services.tools.report.incidents import Spell
-from services.tools.report.plots import described, figure
-from services.tools.report.statistics import DomainFacts, Facts
+from services.tools.common.formatting import RULES, format_duration, format_rate, format_rate_with_unit, short_name
+from services.tools.common.time_options import format_time
+from services.tools.report.incidents import Incident
+from services.tools.report.plots import build_figure, describe_plots
+from services.tools.report.statistics import DomainStatistics, ReportStatistics
 
 _PLOTS = 12
 _WORST = 0.05
@@ -23,46 +23,52 @@ _SELDOM = 0.01
 
 
 @dataclass(frozen=True)
-class Told:
-    """Where the facts come from."""
+class Heading:
+    """What the page is about."""
 
     source: str
+    """The recording's name, or the servers."""
     made: str
-    """When, and by which build."""
+    """When the page was made, and by which build."""
     begin: int
     end: int
     """UTC ns."""
 
 
-def page(facts: Facts, findings: Findings, told: Told, problems: Sequence[str]) -> str:
-    """The whole page as HTML."""
+def render_page(statistics: ReportStatistics, findings: Findings, heading: Heading, problems: Sequence[str]) -> str:
+    """Render the whole page as HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    filters: dict[str, Any] = {"clock": clock, "time": lambda ns: clock(ns)[11:], "mbit": mbit, "rate": rate}
-    environment.filters |= filters | {"short": short, "span": span}
+    filters: dict[str, Any] = {
+        "format_time": format_time,
+        "time_of_day": lambda ns: format_time(ns)[11:],
+        "format_rate": format_rate,
+        "format_rate_with_unit": format_rate_with_unit,
+    }
+    environment.filters |= filters | {"short_name": short_name, "format_duration": format_duration}
     template = importlib.resources.files("services.tools.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    domains = facts.domains
+    domains = statistics.domains
     return environment.from_string(template).render(
-        told=told,
+        heading=heading,
         domains=domains,
         plotted=domains[:_PLOTS],
-        figures={one.name: Markup(figure(one)) for one in domains[:_PLOTS]},  # noqa: S704 - escaped for its place
-        described=described,
+        figures={one.name: Markup(build_figure(one)) for one in domains[:_PLOTS]},  # noqa: S704 - escaped for its place
+        describe_plots=describe_plots,
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own script
         findings=findings,
-        facts=facts,
+        statistics=statistics,
         problems=problems,
         rules=RULES,
-        verdict=verdict,
-        sentences=sentences,
-        answer=answer,
+        judge=judge,
+        summarize=summarize,
+        format_response=format_response,
         mean_sent=mean_sent,
         mean_limit=mean_limit,
-        percentiles=percentiles,
+        format_percentiles=format_percentiles,
     )
 
 
-def verdict(domains: Sequence[DomainFacts]) -> tuple[str, str]:
-    """How it went, in a word for the style sheet and in a sentence."""
+def judge(domains: Sequence[DomainStatistics]) -> tuple[str, str]:
+    """Judge how it went: a class of the style sheet, and a sentence."""
     windows, broken, blind = (sum(getattr(one, name) for one in domains) for name in ("windows", "violated", "blind"))
     if windows == blind:
         return "unknown", "Nothing was measured"
@@ -76,80 +82,51 @@ def verdict(domains: Sequence[DomainFacts]) -> tuple[str, str]:
     return "bad", f"Latency was over its limits {share:.0%} of the time"
 
 
-def sentences(one: DomainFacts) -> list[str]:
-    """One domain's summary for somebody who runs a plant."""
-    return [text for text in (_within(one), _answered(one), _effort(one), _limits(one), _blind(one)) if text]
-
-
-def _within(one: DomainFacts) -> str:
+def summarize(one: DomainStatistics) -> Iterator[str]:
+    """Summarize one domain in sentences for somebody who runs a plant."""
+    fared = "The critical applications were within their latency limits in"
     if one.share_within is None:
-        return "No window had data, so nobody can say how the critical applications fared."
-    if not one.violated:
-        return f"The critical applications were within their latency limits in all {one.windows - one.blind:,} windows."
-    worst = one.broken.worst
-    assert worst is not None
-    spells = f"{one.broken.count} time{'s' if one.broken.count > 1 else ''}"
-    much = f", at worst {worst.worst:.1f} times the limit ({worst.what}, {clock(worst.begin)[11:19]})"
-    return (
-        f"The critical applications were within their latency limits in {one.share_within:.1%} of the windows; "
-        f"{spells} they were not{much if worst.worst > 1 else ''}."
-    )
-
-
-def _answered(one: DomainFacts) -> str:
-    if not one.answered:
-        return ""
-    times = sorted(one.answered)
-    return (
-        f"Lower bandwidth limits were in force {span(round(median(times)))} after the first measurement that showed it"
-        f"{f' (at worst {span(times[-1])})' if len(times) > 1 else ''}."
-    )
-
-
-def _effort(one: DomainFacts) -> str:
+        yield "No window had data, so nobody can say how the critical applications fared."
+    elif not one.violated:
+        yield f"{fared} all {one.windows - one.blind:,} windows."
+    else:
+        worst = one.broken.worst
+        assert worst is not None
+        often = f"{one.broken.count} time{'s' if one.broken.count > 1 else ''}"
+        much = f", at worst {worst.worst:.1f} times the limit ({worst.what}, {format_time(worst.begin)[11:19]})"
+        yield f"{fared} {one.share_within:.1%} of the windows; {often} they were not{much if worst.worst > 1 else ''}."
+    if times := sorted(one.response_times):
+        at_worst = f" (at worst {format_duration(times[-1])})" if len(times) > 1 else ""
+        response = format_duration(round(median(times)))
+        yield f"Lower bandwidth limits were in force {response} after the first measurement that showed it{at_worst}."
     sent, limit = mean_sent(one), mean_limit(one)
-    if sent is None:
-        return ""
-    allowed = "" if limit is None else f", of {rate(limit)} that they were allowed"
-    if one.per_pod:
-        allowed = f"; the limit of {' and '.join(short(key) for key in sorted(one.per_pod))} holds for each pod"
-    return f"The best-effort applications sent {rate(sent)} on average{allowed}."
+    if sent is not None:
+        allowed = "" if limit is None else f", of {format_rate_with_unit(limit)} that they were allowed"
+        if one.per_pod:
+            targets = " and ".join(short_name(key) for key in sorted(one.per_pod))
+            allowed = f"; the limit of {targets} holds for each pod"
+        yield f"The best-effort applications sent {format_rate_with_unit(sent)} on average{allowed}."
+    if one.changed:
+        failed = one.outcomes["failed"]
+        minutes = (one.last - one.first) / 60e9
+        pace = f", {one.changed / minutes:.0f} a minute" if minutes > 0 else ""
+        patches = f"{failed:,} patches failed" if failed else "no patch failed"
+        yield f"Limits moved {one.changed:,} times{pace}; {one.pods:,} pod annotations were written, and {patches}."
+    if one.blind:
+        yield f"In {one.blind:,} of {one.windows:,} windows there was no data; not knowing never raises a limit."
 
 
-def _limits(one: DomainFacts) -> str:
-    if not one.changed:
-        return ""
-    failed = one.outcomes["failed"]
-    how = f"{failed:,} patches failed" if failed else "no patch failed"
-    minutes = (one.last - one.first) / 60e9
-    pace = f", {one.changed / minutes:.0f} a minute" if minutes > 0 else ""
-    return f"Limits moved {one.changed:,} times{pace}; {one.pods:,} pod annotations were written, and {how}."
+def mean_sent(one: DomainStatistics) -> float | None:
+    """Return what all targets sent together on average, kbit/s."""
+    return _sum_of_means(one.goodput)
 
 
-def _blind(one: DomainFacts) -> str:
-    if not one.blind:
-        return ""
-    return f"In {one.blind:,} of {one.windows:,} windows there was no data; not knowing never raises a limit."
+def mean_limit(one: DomainStatistics) -> float | None:
+    """Return the mean of all targets' limits together, kbit/s; None where one holds for each pod."""
+    return None if one.per_pod else _sum_of_means(one.limits)
 
 
-def mean_sent(one: DomainFacts) -> float | None:
-    """What all targets sent together, kbit/s."""
-    return _mean(one.goodput)
-
-
-def mean_limit(one: DomainFacts) -> float | None:
-    """The limits of all targets together, kbit/s; None where one holds for each pod, and there is no such sum."""
-    return None if one.per_pod else _mean(one.limits)
-
-
-def rate(kbit: float | None) -> str:
-    """A rate with its unit."""
-    if kbit is None:
-        return "-"
-    return f"{kbit:.0f} kbit/s" if 0 < kbit < 1000 else f"{kbit / 1000:.1f} Mbit/s"
-
-
-def _mean(curves: Any) -> float | None:
+def _sum_of_means(curves: Any) -> float | None:
     means = []
     for curve in curves.values():
         count = sum(point.count for point in curve.points)
@@ -157,26 +134,18 @@ def _mean(curves: Any) -> float | None:
     return sum(means) if means else None
 
 
-def answer(spell: Spell) -> str:
-    """How long it took until a lower limit was in force."""
-    return span(spell.answered) if spell.answered is not None else "-"
+def format_response(incident: Incident) -> str:
+    """Format how long it took until a lower limit was in force."""
+    return format_duration(incident.response) if incident.response is not None else "-"
 
 
-def percentiles(times: Sequence[int]) -> tuple[str, str, str]:
-    """Median, 95th percentile and maximum, for people."""
+def format_percentiles(times: Sequence[int]) -> tuple[str, str, str]:
+    """Format median, 95th percentile and maximum of durations in ns."""
     if not times:
         return "-", "-", "-"
     ranked = sorted(times)
-    return span(round(median(ranked))), span(ranked[min(int(len(ranked) * 0.95), len(ranked) - 1)]), span(ranked[-1])
-
-
-def span(ns: int) -> str:
-    """A stretch of time for people."""
-    seconds = ns / 1e9
-    if abs(seconds) < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return (
+        format_duration(round(median(ranked))),
+        format_duration(ranked[min(int(len(ranked) * 0.95), len(ranked) - 1)]),
+        format_duration(ranked[-1]),
+    )

@@ -1,6 +1,6 @@
-"""What a report says, gathered from a stretch of the bus message by message, in constant memory.
+"""The statistics of a report, gathered from a range of the bus message by message, in constant memory.
 
-lines -> Facts -> report_figures.py (plots), report_page.py (words)
+messages -> ReportStatistics -> plots.py, page.py
 """
 
 from collections import Counter, deque
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.domain import Critical, Domain
+from schemas.domain import Domain
 from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Sample, TargetDecision
 from services.control.observation import Observer
-from services.tools.common.formatting import per_pod, read
-from services.tools.common.recording import Line
+from services.tools.common.formatting import decode_message, per_pod_targets
+from services.tools.common.recording import RecordedMessage
 from services.tools.report.downsampling import Curve
-from services.tools.report.incidents import Spell, Spells
+from services.tools.report.incidents import Incident, IncidentLog
 
 _ROWS = 400
 _TIMES = 20_000
@@ -23,8 +23,8 @@ _OPEN = 2_000
 
 
 @dataclass
-class Change:
-    """A limit that moved, and what came of it."""
+class LimitChange:
+    """A limit that moved, and the action that followed."""
 
     time: int
     """End of the sample, UTC ns."""
@@ -36,8 +36,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """An action that was carried out, or failed."""
+class PatchMark:
+    """An action that was applied, or failed."""
 
     time: int
     target: str
@@ -47,8 +47,8 @@ class Patch:
     cause: str
 
 
-class DomainFacts:
-    """One domain."""
+class DomainStatistics:
+    """The statistics of one domain."""
 
     def __init__(self, name: str, domain: Domain | None, period: int) -> None:
         """Begin.
@@ -69,8 +69,8 @@ class DomainFacts:
         self.limits: dict[str, Curve] = {}
         """By target, kbit/s; so is the next."""
         self.goodput: dict[str, Curve] = {}
-        self.broken = Spells(period)
-        self.unseen = Spells(period)
+        self.broken = IncidentLog(period)
+        self.gaps = IncidentLog(period)
         self.rules: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
@@ -78,19 +78,19 @@ class DomainFacts:
         """From the end of a window to its sample on the bus, ns; then to its decision, then to its last patch."""
         self.decide: deque[int] = deque(maxlen=_TIMES)
         self.act: deque[int] = deque(maxlen=_TIMES)
-        self.answered: deque[int] = deque(maxlen=_TIMES)
+        self.response_times: deque[int] = deque(maxlen=_TIMES)
         """From the first window with a broken SLO to a lower limit in force, ns."""
-        self.changes: deque[Change] = deque(maxlen=_ROWS)
-        self.patches: deque[Patch] = deque(maxlen=_PATCHES)
+        self.changes: deque[LimitChange] = deque(maxlen=_ROWS)
+        self.patches: deque[PatchMark] = deque(maxlen=_PATCHES)
         self._observer = Observer(domain) if domain is not None else None
-        self._open: Spell | None = None
+        self._unanswered: Incident | None = None
         self._published: dict[str, int] = {}
-        self._decided: dict[str, tuple[int, list[Change]]] = {}
+        self._decided: dict[str, tuple[int, list[LimitChange]]] = {}
 
     @property
     def per_pod(self) -> frozenset[str]:
-        """Targets whose limit holds for each of their Pods: it is not what all of them may send."""
-        return per_pod(self.domain)
+        """The targets whose limit holds for each Pod."""
+        return per_pod_targets(self.domain)
 
     @property
     def share_within(self) -> float | None:
@@ -98,9 +98,9 @@ class DomainFacts:
         seen = self.windows - self.blind
         return 1 - self.violated / seen if seen > 0 else None
 
-    def sample(self, sample: Sample, line: Line) -> None:
-        """The next sample."""
-        _keep(self._published, sample.id, line.time)
+    def add_sample(self, sample: Sample, line: RecordedMessage) -> None:
+        """Add the next sample."""
+        _remember(self._published, sample.id, line.time)
         self.sense.append(line.time - sample.end)
         slos = {critical.key: critical for critical in self.domain.critical} if self.domain is not None else {}
         ratios: list[tuple[float, str]] = [(0.0, "")]
@@ -110,10 +110,11 @@ class DomainFacts:
             self.p95.setdefault(one.workload, Curve()).add(sample.end, one.p95)
             self.jitter.setdefault(one.workload, Curve()).add(sample.end, one.jitter)
             if (slo := slos.get(one.workload)) is not None:
-                ratios += _ratios(one.workload, one.p95, one.jitter, slo)
+                ratios.append((one.p95 * 1e9 / slo.p95, f"P95 of {one.workload}"))
+                ratios.append((one.jitter * 1e9 / slo.jitter, f"jitter of {one.workload}"))
         if self._observer is not None:
             seen = self._observer.observe(sample)
-            self._note(
+            self._add_window(
                 sample.end, seen.stress, max(ratios)[1], seen.missing if not seen.violated else None, seen.violated
             )
         for target in sample.targets:
@@ -121,47 +122,47 @@ class DomainFacts:
             if sent is not None:
                 self.goodput.setdefault(target.target, Curve()).add(sample.end, sent)
 
-    def decision(self, decision: Decision, line: Line) -> None:
-        """The next decision."""
+    def add_decision(self, decision: Decision, line: RecordedMessage) -> None:
+        """Add the next decision."""
         self.policies[decision.policy] += 1
         if (sampled := self._published.get(decision.sample)) is not None:
             self.decide.append(line.time - sampled)
         if self._observer is None:
             missing = decision.reason if decision.stress is None else None
-            self._note(decision.end, decision.stress, "latency", missing, decision.violated)
+            self._add_window(decision.end, decision.stress, "latency", missing, decision.violated)
         changes = []
         for target in decision.targets:
             self.limits.setdefault(target.target, Curve()).add(decision.end, target.limit)
             self.rules[target.rule] += 1
             if target.limit != target.was:
-                changes.append(Change(decision.end, decision.id, target, decision.reason))
+                changes.append(LimitChange(decision.end, decision.id, target, decision.reason))
         self.changed += len(changes)
         self.changes.extend(changes)
-        _keep(self._decided, decision.id, (line.time, changes))
+        _remember(self._decided, decision.id, (line.time, changes))
 
-    def _note(self, end: int, stress: float | None, figure: str, missing: str | None, violated: bool) -> None:
-        """Take note of how a window stands."""
+    def _add_window(self, end: int, stress: float | None, figure: str, missing: str | None, violated: bool) -> None:
+        """Count a window, and add it to the incident that it belongs to."""
         self.windows += 1
         self.first, self.last = self.first or end, end
         if missing is not None:
             self.blind += 1
-            self.unseen.add(end, 0.0, missing)
+            self.gaps.add(end, 0.0, missing)
         if not violated:
-            self._open = None
+            self._unanswered = None
             return
         self.violated += 1
-        spell = self.broken.add(end, stress or 0.0, figure if (stress or 0.0) > 1 else "packets lost")
-        if spell.answered is None:
-            self._open = spell
+        incident = self.broken.add(end, stress or 0.0, figure if (stress or 0.0) > 1 else "packets lost")
+        if incident.response is None:
+            self._unanswered = incident
 
-    def action(self, action: Action) -> None:
-        """The next action."""
+    def add_action(self, action: Action) -> None:
+        """Add the next action."""
         self.outcomes[action.outcome] += 1
         self.causes[action.cause] += 1
         self.pods += sum(pod.outcome == "applied" for pod in action.pods)
         when = action.applied
         if when is not None:
-            self.patches.append(Patch(when, action.target, action.limit, action.outcome, action.cause))
+            self.patches.append(PatchMark(when, action.target, action.limit, action.outcome, action.cause))
         decided, changes = self._decided.get(action.decision or "", (0, []))
         for change in changes:
             if change.target.target == action.target:
@@ -169,37 +170,39 @@ class DomainFacts:
         if when is None or not decided or action.cause != "decision":
             return
         self.act.append(when - decided)
-        if action.was is not None and action.limit < action.was and self._open is not None:
-            self._open.answered = when - self._open.begin
-            self.answered.append(self._open.answered)
-            self._open = None
+        if action.was is not None and action.limit < action.was and self._unanswered is not None:
+            self._unanswered.response = when - self._unanswered.begin
+            self.response_times.append(self._unanswered.response)
+            self._unanswered = None
 
 
-def _ratios(workload: str, p95: float, jitter: float, slo: Critical) -> list[tuple[float, str]]:
-    return [(p95 * 1e9 / slo.p95, f"P95 of {workload}"), (jitter * 1e9 / slo.jitter, f"jitter of {workload}")]
-
-
-def _keep(entries: dict[str, Any], key: str, value: Any) -> None:
-    """Remember, and forget the oldest."""
+def _remember(entries: dict[str, Any], key: str, value: Any) -> None:
+    """Remember an entry, and forget the oldest."""
     entries[key] = value
     if len(entries) > _OPEN:
         del entries[next(iter(entries))]
 
 
-class Facts:
-    """Everything that a report says."""
+class ReportStatistics:
+    """All statistics of a report."""
 
-    def __init__(self, domains: Sequence[Domain], period: int) -> None:
-        """Begin; ``period`` is the time between samples, ns."""
+    def __init__(self, domains: Sequence[Domain], period: int, since: int = 0) -> None:
+        """Begin; ``period`` is the time between samples, ns.  Messages from before ``since``, UTC ns, are left out."""
         self._period = period
-        self._domains = {domain.name: DomainFacts(domain.name, domain, period) for domain in domains}
+        self._since = since
+        self.begin = self.end = 0
+        """Times of the first and the last message, UTC ns; 0 without one."""
+        self._domains = {domain.name: DomainStatistics(domain.name, domain, period) for domain in domains}
         self.dead = 0
         self.unreadable = 0
 
-    def take(self, line: Line) -> None:
-        """The next message."""
+    def add(self, line: RecordedMessage) -> None:
+        """Add the next message."""
+        if line.time < self._since:
+            return
+        self.begin, self.end = self.begin or line.time, max(self.end, line.time)
         try:
-            message = read(line)
+            message = decode_message(line)
         except InvalidMessage:
             self.unreadable += 1
             return
@@ -207,17 +210,17 @@ class Facts:
             self.dead += 1
             return
         if message.domain not in self._domains:
-            self._domains[message.domain] = DomainFacts(message.domain, None, self._period)
-        facts = self._domains[message.domain]
+            self._domains[message.domain] = DomainStatistics(message.domain, None, self._period)
+        statistics = self._domains[message.domain]
         if isinstance(message, Sample):
-            facts.sample(message, line)
+            statistics.add_sample(message, line)
         elif isinstance(message, Decision):
-            facts.decision(message, line)
+            statistics.add_decision(message, line)
         else:
-            facts.action(message)
+            statistics.add_action(message)
 
     @property
-    def domains(self) -> list[DomainFacts]:
-        """The domains of which there is something to say, those that stand worst first."""
-        found = [facts for facts in self._domains.values() if facts.windows or facts.p95]
-        return sorted(found, key=lambda facts: 2.0 if facts.share_within is None else facts.share_within)
+    def domains(self) -> list[DomainStatistics]:
+        """The domains with any sample or decision, the worst first."""
+        found = [statistics for statistics in self._domains.values() if statistics.windows or statistics.p95]
+        return sorted(found, key=lambda statistics: 2.0 if statistics.share_within is None else statistics.share_within)

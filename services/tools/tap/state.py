@@ -1,4 +1,4 @@
-"""What the live table shows: the latest of every domain, kept up from the messages as they come.  Pure."""
+"""The state behind the live table: the latest of every domain, updated by each message.  Pure."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,25 +7,25 @@ from schemas.domain import Domain
 from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 
 HISTORY = 40
-"""How many samples back the small curves go."""
+"""How many samples the small curves show."""
 NEAR = 0.8
-"""From this share of an SLO on, latency is near it."""
+"""Latency above this share of an SLO is near it."""
 
 
 @dataclass
-class Series:
-    """A figure's last values, the newest last; None where there was none."""
+class ValueHistory:
+    """A quantity's last values, the newest last; None where there was none."""
 
     values: deque[float | None] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def add(self, value: float | None) -> None:
-        """The next value."""
+        """Add the next value."""
         self.values.append(value)
 
 
 @dataclass
-class DomainView:
-    """One domain as it stands."""
+class DomainStatus:
+    """The state of one domain."""
 
     name: str
     domain: Domain | None
@@ -33,10 +33,10 @@ class DomainView:
     sample: Sample | None = None
     decision: Decision | None = None
     seen: float = 0.0
-    """When the last message came, by this process's clock, seconds."""
-    stress: Series = field(default_factory=Series)
-    """The worst ratio of a latency figure to its SLO, by decision."""
-    limits: dict[str, Series] = field(default_factory=dict)
+    """When the last message arrived, by this process's clock, seconds."""
+    stress: ValueHistory = field(default_factory=ValueHistory)
+    """The worst ratio of a latency to its SLO, by decision."""
+    limits: dict[str, ValueHistory] = field(default_factory=dict)
     """By target, kbit/s."""
     actions: dict[str, Action] = field(default_factory=dict)
     """By target, the last one."""
@@ -45,64 +45,64 @@ class DomainView:
     blind: int = 0
 
     def measures(self) -> list[CriticalMeasure]:
-        """What the last sample says of each critical workload."""
+        """Return the last sample's measurements of each critical workload."""
         return [] if self.sample is None else list(self.sample.critical)
 
     def targets(self) -> list[str]:
-        """Every target that is known of."""
+        """Return every known target."""
         named = [target.key for target in self.domain.targets] if self.domain else []
         return list(dict.fromkeys([*named, *self.limits, *self.actions]))
 
+    def add_decision(self, decision: Decision) -> None:
+        """Add the next decision."""
+        self.decision = decision
+        self.samples += 1
+        self.violated += decision.violated
+        self.blind += decision.stress is None
+        self.stress.add(decision.stress)
+        for target in decision.targets:
+            self.limits.setdefault(target.target, ValueHistory()).add(target.limit)
+
     def throughput(self, target: str) -> int | None:
-        """What a target sent in the last window, kbit/s."""
+        """Return what a target sent in the last window, kbit/s."""
         found = self.sample.targets if self.sample is not None else ()
         return next((one.throughput for one in found if one.target == target), None)
 
 
-class View:
-    """Every domain as it stands, and what goes wrong."""
+class BusStatus:
+    """The state of all domains, and the last dead letter."""
 
     def __init__(self, domains: tuple[Domain, ...]) -> None:
         """Begin with the domains of a configuration, if there is one."""
-        self.domains = {domain.name: DomainView(domain.name, domain) for domain in domains}
+        self.domains = {domain.name: DomainStatus(domain.name, domain) for domain in domains}
         self.dead: DeadLetter | None = None
         self.counts = {"sample": 0, "decision": 0, "action": 0, "dead": 0}
 
-    def take(self, kind: str, message: Message, now: float) -> None:
-        """Note a message that came at ``now``, seconds by this process's clock."""
+    def add(self, kind: str, message: Message, now: float) -> None:
+        """Add a message that arrived at ``now``, seconds by this process's clock."""
         self.counts[kind] += 1
         if isinstance(message, DeadLetter):
             self.dead = message
             return
-        view = self.domains.setdefault(message.domain, DomainView(message.domain, None))
-        view.seen = now
+        status = self.domains.setdefault(message.domain, DomainStatus(message.domain, None))
+        status.seen = now
         if isinstance(message, Sample):
-            view.sample = message
+            status.sample = message
         elif isinstance(message, Decision):
-            _decided(view, message)
+            status.add_decision(message)
         else:
-            view.actions[message.target] = message
+            status.actions[message.target] = message
 
-    def worst_first(self) -> list[DomainView]:
-        """The domains, those that need a person's eye at the top; equal ones keep their places."""
+    def sort_worst_first(self) -> list[DomainStatus]:
+        """Return the domains, the most urgent first; equal ones by name."""
 
-        def need(view: DomainView) -> tuple[int, str]:
-            decision = view.decision
+        def urgency(status: DomainStatus) -> tuple[int, str]:
+            decision = status.decision
             if decision is None:
-                return 2, view.name
+                return 2, status.name
             if decision.violated:
-                return 0, view.name
+                return 0, status.name
             stress = decision.stress
-            return 1 if stress is None else 3 if stress > NEAR else 4, view.name
+            return 1 if stress is None else 3 if stress > NEAR else 4, status.name
 
-        return sorted(self.domains.values(), key=need)
-
-
-def _decided(view: DomainView, decision: Decision) -> None:
-    view.decision = decision
-    view.samples += 1
-    view.violated += decision.violated
-    view.blind += decision.stress is None
-    view.stress.add(decision.stress)
-    for target in decision.targets:
-        view.limits.setdefault(target.target, Series()).add(target.limit)
+        return sorted(self.domains.values(), key=urgency)

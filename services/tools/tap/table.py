@@ -8,10 +8,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from schemas.domain import Critical, Target
-from schemas.messages import Action, CriticalMeasure
-from services.tools.common.formatting import RULES, mbit, ms, per_pod, pods_told
-from services.tools.tap.state import NEAR, DomainView, View
+from schemas.domain import Critical
+from schemas.messages import CriticalMeasure
+from services.tools.common.formatting import RULES, describe_outcome, format_ms, format_rate, per_pod_targets
+from services.tools.tap.state import NEAR, BusStatus, DomainStatus
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 5.0
@@ -20,38 +20,34 @@ _WIDE = 130
 _CURVE = 14
 
 
-def table(view: View, now: float, size: tuple[int, int], trouble: str | None) -> RenderableType:
-    """All domains: in full where they fit, otherwise one line each.
+def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: str | None) -> RenderableType:
+    """Build the table of all domains: in full where they fit, otherwise one line each.
 
     Args:
-        view: what is known.
+        status: what is known.
         now: seconds by this process's clock.
         size: columns and lines there are.
-        trouble: why the bus cannot be read at the moment.
+        failure: why the bus cannot be read now.
     """
     width, height = size
-    domains = view.worst_first()
-    panels = [_panel(one, now, wide=width >= _WIDE) for one in domains]
+    domains = status.sort_worst_first()
+    panels = [_build_panel(one, now, wide=width >= _WIDE) for one in domains]
     body: list[RenderableType] = [panel for panel, _ in panels]
     if sum(lines for _, lines in panels) + 1 > height:
         shown = max(height - _LINES_AROUND, 1)
-        body = [_compact(domains[:shown], now)]
+        body = [_build_compact_table(domains[:shown], now)]
         if len(domains) > shown:
-            body.append(Text(f"and {len(domains) - shown} more domains that stand no worse", style="dim"))
-    return Group(*body, _foot(view, trouble))
-
-
-def _foot(view: View, trouble: str | None) -> Text:
-    counts = ", ".join(f"{count:,} {kind}s" for kind, count in view.counts.items() if kind != "dead")
+            body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
+    counts = ", ".join(f"{count:,} {kind}s" for kind, count in status.counts.items() if kind != "dead")
     foot = Text(f"{counts}   ", style="dim")
-    if view.dead is not None:
-        foot.append(f"{view.counts['dead']:,} put aside, last: {view.dead.reason}   ", style="yellow")
-    foot.append(trouble or "Ctrl-C ends", style="bold red" if trouble else "dim")
-    return foot
+    if status.dead is not None:
+        foot.append(f"{status.counts['dead']:,} put aside, last: {status.dead.reason}   ", style="yellow")
+    foot.append(failure or "Ctrl-C ends", style="bold red" if failure else "dim")
+    return Group(*body, foot)
 
 
-def _state(one: DomainView, now: float) -> tuple[str, str]:
-    """How a domain stands, in a word, and its colour."""
+def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:
+    """Describe a domain's state in a few words, with its colour."""
     if one.decision is None:
         return "nothing decided yet", "yellow"
     if now - one.seen > _SILENT_S:
@@ -63,10 +59,10 @@ def _state(one: DomainView, now: float) -> tuple[str, str]:
     return "within its SLOs", "green"
 
 
-def _panel(one: DomainView, now: float, *, wide: bool) -> tuple[Panel, int]:
-    """One domain in full, and how many lines that takes."""
-    state, colour = _state(one, now)
-    halves = (_critical(one), _effort(one))
+def _build_panel(one: DomainStatus, now: float, *, wide: bool) -> tuple[Panel, int]:
+    """Build one domain in full; return it and the lines it takes."""
+    state, colour = _describe_state(one, now)
+    halves = (_build_critical_table(one), _build_target_table(one))
     rows: list[RenderableType] = list(halves)
     lines = sum(half.row_count + 1 for half in halves)
     if wide:
@@ -76,92 +72,85 @@ def _panel(one: DomainView, now: float, *, wide: bool) -> tuple[Panel, int]:
         grid.add_row(*halves)
         rows, lines = [grid], max(half.row_count + 1 for half in halves)
     if one.decision is not None:
-        rows.append(Text(_reason(one), style="italic", overflow="ellipsis", no_wrap=True))
+        rows.append(Text(_describe_reason(one), style="italic", overflow="ellipsis", no_wrap=True))
     title = Text.assemble((one.name, "bold"), "  ", (state, colour))
     broken = f"{one.violated:,} of {one.samples:,} windows broke an SLO, {one.blind:,} blind"
     panel = Panel(Group(*rows), title=title, title_align="left", subtitle=broken, subtitle_align="right")
     return panel, lines + (one.decision is not None) + 2
 
 
-def _reason(one: DomainView) -> str:
+def _describe_reason(one: DomainStatus) -> str:
     assert one.decision is not None
     rules = dict.fromkeys(target.rule for target in one.decision.targets if target.rule != "none")
     shield = f"; shield: {', '.join(RULES[rule] for rule in rules)}" if rules else ""
     return f"{one.decision.policy}: {one.decision.reason}{shield}"
 
 
-def _critical(one: DomainView) -> Table:
-    found = _plain(("critical", 8), ("jitter/SLO", 10), ("P95/SLO ms", 10), ("", _CURVE), ("lost", 4), ("seen", 4))
+def _build_critical_table(one: DomainStatus) -> Table:
+    found = _new_table(("critical", 8), ("jitter/SLO", 10), ("P95/SLO ms", 10), ("", _CURVE), ("lost", 4), ("seen", 4))
     slos = {critical.key: critical for critical in one.domain.critical} if one.domain else {}
-    curve = _curve(list(one.stress.values)[-_CURVE:], 1.0)
+    curve = _draw_curve(list(one.stress.values)[-_CURVE:], 1.0)
     for measure in one.measures():
         slo = slos.get(measure.workload)
         lost = Text("-" if measure.lost is None else f"{measure.lost:g}", style="red" if measure.lost else "")
         if measure.missing is not None:
             figures = [Text(measure.missing, style="yellow"), Text("")]
         else:
-            figures = [_against(measure, slo, "jitter"), _against(measure, slo, "p95")]
-        found.add_row(_name(measure.workload), *figures, curve, lost, str(measure.observations))
+            figures = [_format_against_slo(measure, slo, "jitter"), _format_against_slo(measure, slo, "p95")]
+        found.add_row(_short_name(measure.workload), *figures, curve, lost, str(measure.observations))
         curve = Text("")
     return found
 
 
-def _name(key: str) -> str:
-    """Without the namespace: the domain tells where."""
+def _short_name(key: str) -> str:
+    """Leave out the namespace: the domain implies it."""
     return key.rpartition("/")[2]
 
 
-def _against(measure: CriticalMeasure, slo: Critical | None, figure: str) -> Text:
+def _format_against_slo(measure: CriticalMeasure, slo: Critical | None, figure: str) -> Text:
     value: float | None = getattr(measure, figure)
     if slo is None or value is None:
-        return Text(ms(value))
+        return Text(format_ms(value))
     most = getattr(slo, figure) / 1e9
     colour = "red" if value > most else "yellow" if value > NEAR * most else "green"
-    return Text.assemble((f"{ms(value):>5}", colour), f" / {ms(most)}")
+    return Text.assemble((f"{format_ms(value):>5}", colour), f" / {format_ms(most)}")
 
 
-def _effort(one: DomainView) -> Table:
-    found = _plain(("best effort", 8), ("limit", 6), ("", _CURVE), ("goodput", 7), ("last action", 8))
+def _build_target_table(one: DomainStatus) -> Table:
+    found = _new_table(("best effort", 8), ("limit", 6), ("", _CURVE), ("goodput", 7), ("last action", 8))
     bounds = {target.key: target for target in one.domain.targets} if one.domain else {}
-    each = per_pod(one.domain)
+    each = per_pod_targets(one.domain)
     for key in one.targets():
         series = one.limits.get(key)
         values = list(series.values)[-_CURVE:] if series else []
-        curve = _curve(values, _most(bounds.get(key), values))
+        most = max([value for value in values if value is not None], default=1)
+        curve = _draw_curve(values, float(bounds[key].max) if key in bounds else most)
         action = one.actions.get(key)
-        told = Text("-", style="dim")
+        outcome = Text("-", style="dim")
         if action is not None:
             colour = {"applied": "green", "unchanged": "dim", "failed": "red"}.get(action.outcome, "yellow")
-            told = Text(_done(action), style=colour)
-        limit = mbit(values[-1]) + ("/pod" if key in each else "") if values else "-"
-        found.add_row(_name(key), limit, curve, mbit(one.throughput(key)), told)
+            cause = "" if action.cause == "decision" else f"{action.cause}: "
+            outcome = Text(cause + describe_outcome(action), style=colour)
+        limit = format_rate(values[-1]) + ("/pod" if key in each else "") if values else "-"
+        found.add_row(_short_name(key), limit, curve, format_rate(one.throughput(key)), outcome)
     return found
 
 
-def _done(action: Action) -> str:
-    cause = "" if action.cause == "decision" else f"{action.cause}: "
-    return cause + (pods_told(action) or action.outcome)
-
-
-def _most(target: Target | None, values: Sequence[float | None]) -> float:
-    return float(target.max) if target is not None else max([value for value in values if value is not None], default=1)
-
-
-def _plain(*columns: tuple[str, int]) -> Table:
-    """A table without lines; its columns never get narrower than they say."""
+def _new_table(*columns: tuple[str, int]) -> Table:
+    """Build a table without lines, whose columns have these least widths."""
     found = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for column, width in columns:
         found.add_column(column, no_wrap=True, overflow="ellipsis", min_width=width)
     return found
 
 
-def _compact(domains: Sequence[DomainView], now: float) -> Table:
+def _build_compact_table(domains: Sequence[DomainStatus], now: float) -> Table:
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     for column in ("domain", "state", "latency / SLO", "", "limit", "goodput"):
         found.add_column(column, no_wrap=True)
     found.add_column("last reason", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in domains:
-        state, colour = _state(one, now)
+        state, colour = _describe_state(one, now)
         stress = one.decision.stress if one.decision else None
         limits = [series.values[-1] or 0 for series in one.limits.values()]
         sent = [rate for target in one.targets() if (rate := one.throughput(target)) is not None]
@@ -169,16 +158,16 @@ def _compact(domains: Sequence[DomainView], now: float) -> Table:
             one.name,
             Text(state, style=colour),
             "-" if stress is None else f"{stress:.2f}",
-            _curve(list(one.stress.values)[-20:], 1.0),
-            "per pod" if per_pod(one.domain) else mbit(sum(limits)) if limits else "-",
-            mbit(sum(sent)) if sent else "-",
-            _reason(one) if one.decision else "",
+            _draw_curve(list(one.stress.values)[-20:], 1.0),
+            "per pod" if per_pod_targets(one.domain) else format_rate(sum(limits)) if limits else "-",
+            format_rate(sum(sent)) if sent else "-",
+            _describe_reason(one) if one.decision else "",
         )
     return found
 
 
-def _curve(values: Sequence[float | None], full: float) -> Text:
-    """A small curve; red above ``full``, a dot where there is no value."""
+def _draw_curve(values: Sequence[float | None], full: float) -> Text:
+    """Draw a small curve: red above ``full``, a dot where there is no value."""
     curve = Text()
     for value in values:
         if value is None:

@@ -1,4 +1,4 @@
-"""Actuators that are killed: no patch without a report, nothing older in force over something newer."""
+"""Actuators that are killed: every patch is reported, and no older limit replaces a newer one."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
-from tests.support.fault_tally import Tally, judged
+from tests.support.decision_services import join
+from tests.support.fault_tally import Tally, judge
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
-from tests.support.kube.write_trail import Trail, Verdict, followed
+from tests.support.kube.write_trail import Trail, Verdict, follow_trail
 from tests.support.nats_server import NatsServer
 
 POINTS = (
-    "actuator.begun",
+    "actuator.started",
     "actuator.received",
     "actuator.planned",
     "actuator.patched",
@@ -33,14 +33,14 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
     """A Deployment with three Pods, and a bus."""
     await server.deploy(replicas=3, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 3)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         yield Scene(server, bus)
 
 
 async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
-    """Decisions, with Pods that come and go and are tampered with in between, until cancelled."""
+    """Publish decisions, and create, delete and tamper with Pods in between, until cancelled."""
     for number in itertools.count():
-        await decider.say(20_000 + 600 * (number * 37 % 100))
+        await decider.publish_limit(20_000 + 600 * (number * 37 % 100))
         if number % 4 == 1:
             await scene.scale(2 + number % 3)
         if number % 4 == 3:
@@ -54,37 +54,37 @@ async def churn(scene: Scene, decider: Decider, pause_s: float) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
-    """Killed at the same point, early and later, while decisions come and Pods churn, it always goes on."""
+    """It recovers after crashes at the same point, early and later, while decisions arrive and Pods churn."""
     decider = Decider(scene.bus, scene.server.namespace)
-    # What is passed once in a life, or only when a report was lost, does not come a fourth time.
+    # A point that is passed once per process, or only after a lost report, is not reached a fourth time.
     plan = {
-        "actuator.begun": ["actuator.begun:1"] * 2,
+        "actuator.started": ["actuator.started:1"] * 2,
         "actuator.recovered": ["actuator.written:3", "actuator.recovered:1", "actuator.recovered:1"],
     }.get(point, [f"{point}:1", f"{point}:4"])
-    async with followed(scene.server) as trail:
+    async with follow_trail(scene.server) as trail:
         for crash_at in plan:
             with ActuatorProcess(tmp_path, nats.url, scene.server, crash_at=crash_at) as process:
                 busy = asyncio.create_task(churn(scene, decider, 0.1))
-                assert await process.crashed(), process.log
-                await cancelled(busy)
+                assert await process.wait_for_crash(), process.log
+                await cancel(busy)
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-            verdict = await concluded(scene, decider, process, trail)
-    tally.add("kill -9 at injected points", f"{len(plan)} kills, {verdict.writes} writes", judged(verdict))
+            verdict = await run_to_end(scene, decider, process, trail)
+    tally.add("kill -9 at injected points", f"{len(plan)} kills, {verdict.writes} writes", judge(verdict))
 
 
-async def concluded(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> Verdict:
-    """Run an actuator until it has nothing left to do, and judge the trail."""
+async def run_to_end(scene: Scene, decider: Decider, process: ActuatorProcess, trail: Trail) -> Verdict:
+    """Run an actuator until it has no work left, and check the trail."""
     await scene.scale(3)
-    await decider.say("63M")
-    await scene.stands_at("63M", ["21M"] * 3)
-    # Reports follow patches: wait until none is on its way.
+    await decider.publish_limit("63M")
+    await scene.wait_for_limits("63M", ["21M"] * 3)
+    # Reports follow patches: wait until none is in flight.
     await eventually(lambda: nothing_pending(process))
     assert process.stop() == 0
     return trail.verdict(await scene.actions(), "5M", "80M")
 
 
-async def cancelled(task: "asyncio.Task[None]") -> None:
-    """Stop a task."""
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait for its end."""
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -101,35 +101,35 @@ async def nothing_pending(process: ActuatorProcess) -> bool:
 
 
 async def test_kills_at_random(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """SIGKILL within a second of its start, wherever it is; reports, order and bounds hold."""
+    """After SIGKILL within a second of its start, at any point, reports, order and bounds hold."""
     decider = Decider(scene.bus, scene.server.namespace)
     chance = random.Random(5)
     kills = 0
-    async with followed(scene.server) as trail:
+    async with follow_trail(scene.server) as trail:
         busy = asyncio.create_task(churn(scene, decider, 0.1))
         while kills < 8:
             with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
                 await eventually(lambda: answering(process))
                 await asyncio.sleep(chance.uniform(0.0, 1.0))
             kills += 1
-        await cancelled(busy)
+        await cancel(busy)
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
-            verdict = await concluded(scene, decider, process, trail)
-    tally.add("kill -9 at random", f"{kills} kills, {verdict.writes} writes", judged(verdict))
+            verdict = await run_to_end(scene, decider, process, trail)
+    tally.add("kill -9 at random", f"{kills} kills, {verdict.writes} writes", judge(verdict))
 
 
 async def test_pods_churn_while_limits_change(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """Sixty decisions while replicas come and go and annotations are tampered with: nothing is killed."""
+    """Sixty decisions while replicas come and go and annotations are tampered with; nothing is killed."""
     decider = Decider(scene.bus, scene.server.namespace)
-    async with followed(scene.server) as trail:
+    async with follow_trail(scene.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
             await process.is_ready()
             busy = asyncio.create_task(churn(scene, decider, 0.03))
             await eventually(lambda: enough(decider, 60))
-            await cancelled(busy)
-            verdict = await concluded(scene, decider, process, trail)
+            await cancel(busy)
+            verdict = await run_to_end(scene, decider, process, trail)
     tried = f"{len(decider.published)} decisions, {verdict.writes} writes"
-    tally.add("pods churn while limits change", tried, judged(verdict))
+    tally.add("pods churn while limits change", tried, judge(verdict))
 
 
 async def enough(decider: Decider, count: int) -> bool:

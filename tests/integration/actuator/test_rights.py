@@ -1,4 +1,4 @@
-"""The actuator with the rights that the manifests give it, and without them, on a real API server."""
+"""The actuator with and without the manifests' rights, on a real API server."""
 
 import copy
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from schemas.config import Kubernetes
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.kube.apiserver import ApiServer
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.apiserver
 
 @pytest.fixture
 async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
-    """A namespace on the real server for workloads and services both."""
+    """A namespace on the real server for both workloads and services."""
     async with servers.real(apiserver) as one:
         yield one
 
@@ -56,14 +56,14 @@ async def test_the_manifests_rights_are_enough(
     await install(server)
     await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 2)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         decider = Decider(bus, server.namespace)
         account = as_account(server, apiserver, "sluice-actuator")
         with ActuatorProcess(tmp_path, nats.url, account) as process:
             await process.is_ready()
-            await decider.say("60M")
-            await scene.stands_at("60M", ["30M"] * 2)
+            await decider.publish_limit("60M")
+            await scene.wait_for_limits("60M", ["30M"] * 2)
 
             async def event() -> Any:
                 query = "fieldSelector=involvedObject.name%3Dapp"
@@ -77,7 +77,7 @@ async def test_the_manifests_rights_are_enough(
 async def test_without_rights_it_says_so(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path, account: str
 ) -> None:
-    """Another service's account may not read: the actuator is not ready, shows why, and keeps trying."""
+    """Another service's account may not read: the actuator is not ready, shows the reason, and keeps trying."""
     await install(server)
     await server.deploy(replicas=1)
     with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, account)) as process:
@@ -92,7 +92,7 @@ async def test_without_rights_it_says_so(
 async def test_a_right_that_is_missing_is_reported(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """Without the right to patch Pods, the report says what failed; once it is granted, the rest is done."""
+    """Without the right to patch Pods, the report names the failure; once it is granted, the actuator finishes."""
     await install(server)
     await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 1)
@@ -103,16 +103,16 @@ async def test_a_right_that_is_missing_is_reported(
         if one["resources"] == ["pods"]:
             one["verbs"] = [verb for verb in one["verbs"] if verb != "patch"]
     await server.must("PATCH", role, {"rules": rules}, "application/merge-patch+json")
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         decider = Decider(bus, server.namespace)
         with ActuatorProcess(tmp_path, nats.url, as_account(server, apiserver, "sluice-actuator")):
-            await decider.say("60M")
-            (failed, *_) = await scene.reported(outcome="failed", cause="decision")
+            await decider.publish_limit("60M")
+            (failed, *_) = await scene.wait_for_reports(outcome="failed", cause="decision")
             assert [pod.outcome for pod in failed.pods] == ["failed"]
             assert "403 Forbidden" in failed.reason
-            await scene.stands_at("60M", ["10M"])
+            await scene.wait_for_limits("60M", ["10M"])
             await server.must("PATCH", role, {"rules": whole["rules"]}, "application/merge-patch+json")
-            await scene.stands_at("60M", ["60M"])
-            (healed,) = await scene.reported(outcome="applied", limit=60_000)
+            await scene.wait_for_limits("60M", ["60M"])
+            (healed,) = await scene.wait_for_reports(outcome="applied", limit=60_000)
             assert [pod.outcome for pod in healed.pods] == ["applied"]

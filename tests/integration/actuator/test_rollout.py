@@ -1,7 +1,7 @@
 """Rollouts and rollbacks by kubectl while the actuator runs, on a real API server.
 
-A Deployment's annotations are copied to its newest ReplicaSet, and ``kubectl rollout undo`` copies an
-old ReplicaSet's back: the limit of another time, or none at all.
+A Deployment's annotations are copied to its newest ReplicaSet.  ``kubectl rollout undo`` copies an
+old ReplicaSet's annotations back, with an outdated limit or none.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 
 from services.actuator.ownership import KEY
 from tests.support.actuators import ActuatorProcess, Decider, Scene
-from tests.support.decision_services import joined
+from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.kube.apiserver import ApiServer
 from tests.support.kube.manifests import kubectl
@@ -23,7 +23,7 @@ from tests.support.nats_server import NatsServer
 pytestmark = pytest.mark.apiserver
 
 AT_ONCE = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
-"""Nobody runs Pods on this server, so none would ever be ready to take another's place."""
+"""No kubelet runs Pods on this server, so no new Pod would become ready and replace an old one."""
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
         yield one
 
 
-async def deployed(server: Server) -> None:
+async def deploy(server: Server) -> None:
     """A Deployment whose template has the fail-safe limit, and its two Pods."""
     await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await server.must("PATCH", f"{server.deployments}/app", AT_ONCE, servers.MERGE_PATCH)
     await server.pods_of("app", 2)
 
 
-async def rolled(server: Server, apiserver: ApiServer, *words: str) -> None:
-    """Change the template by kubectl, and wait for the Pods that come of it."""
+async def roll_out(server: Server, apiserver: ApiServer, *words: str) -> None:
+    """Change the template by kubectl, and wait for the new Pods."""
     old = {pod["metadata"]["uid"] for pod in await server.pods_of("app", 2)}
     await asyncio.to_thread(kubectl, apiserver, "-n", server.namespace, *words)
 
@@ -54,22 +54,22 @@ async def rolled(server: Server, apiserver: ApiServer, *words: str) -> None:
 async def test_a_rollback_does_not_bring_an_old_limit_back(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """The Deployment comes back with the limit of its old ReplicaSet, and gets the one that is in force."""
-    await deployed(server)
-    async with joined(nats.url, "sluice") as bus:
+    """The Deployment gets the limit of its old ReplicaSet back, and the actuator corrects it to the one in force."""
+    await deploy(server)
+    async with join(nats.url, "sluice") as bus:
         scene, decider = Scene(server, bus), Decider(bus, server.namespace)
         with ActuatorProcess(tmp_path, nats.url, server) as actuator:
             await actuator.is_ready()
-            await decider.say("60M")
-            await scene.stands_at("60M", ["30M", "30M"])
-            await rolled(server, apiserver, "set", "image", "deployment/app", "app=app:2")
-            await scene.stands_at("60M", ["30M", "30M"])
-            await decider.say("40M")
-            await scene.stands_at("40M", ["20M", "20M"])
-            await rolled(server, apiserver, "rollout", "undo", "deployment/app")
-            await scene.stands_at("40M", ["20M", "20M"])
-            await decider.say("50M")
-            await scene.stands_at("50M", ["25M", "25M"])
+            await decider.publish_limit("60M")
+            await scene.wait_for_limits("60M", ["30M", "30M"])
+            await roll_out(server, apiserver, "set", "image", "deployment/app", "app=app:2")
+            await scene.wait_for_limits("60M", ["30M", "30M"])
+            await decider.publish_limit("40M")
+            await scene.wait_for_limits("40M", ["20M", "20M"])
+            await roll_out(server, apiserver, "rollout", "undo", "deployment/app")
+            await scene.wait_for_limits("40M", ["20M", "20M"])
+            await decider.publish_limit("50M")
+            await scene.wait_for_limits("50M", ["25M", "25M"])
             assert actuator.ready()[1].get("notes", {}) == {}
 
 
@@ -77,15 +77,15 @@ async def test_a_rollback_to_before_sluice_is_told(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
     """The old ReplicaSet has no record: the target is paused, and the note shows how to resume."""
-    await deployed(server)
-    await rolled(server, apiserver, "set", "image", "deployment/app", "app=app:2")
-    async with joined(nats.url, "sluice") as bus:
+    await deploy(server)
+    await roll_out(server, apiserver, "set", "image", "deployment/app", "app=app:2")
+    async with join(nats.url, "sluice") as bus:
         scene, decider = Scene(server, bus), Decider(bus, server.namespace)
         with ActuatorProcess(tmp_path, nats.url, server) as actuator:
             await actuator.is_ready()
-            await decider.say("60M")
-            await scene.stands_at("60M", ["30M", "30M"])
-            await rolled(server, apiserver, "rollout", "undo", "deployment/app")
+            await decider.publish_limit("60M")
+            await scene.wait_for_limits("60M", ["30M", "30M"])
+            await roll_out(server, apiserver, "rollout", "undo", "deployment/app")
             name = f"{server.namespace}/app"
 
             async def noted() -> Any:
@@ -97,4 +97,4 @@ async def test_a_rollback_to_before_sluice_is_told(
             assert await scene.pod_bandwidths() == ["10M", "10M"]
             command = note.partition("kubectl ")[2].replace("'", "").split()
             await asyncio.to_thread(kubectl, apiserver, *command)
-            await scene.stands_at("60M", ["30M", "30M"])
+            await scene.wait_for_limits("60M", ["30M", "30M"])

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from msgspec import Struct
 
 from schemas.config import Kubernetes
-from schemas.domain import Critical, Domain
+from schemas.domain import Critical, Domain, Shield
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
 from services.actuator.kube_events import EventRecorder
@@ -28,31 +28,31 @@ from tests.support.waiting import until
 S = 10**9
 PODS = 40
 AT_ONCE = 12
-"""As many patches as the actuator has under way at once."""
+"""The actuator's limit on patches in flight."""
 
 
 class SlowApi:
     """An API server that answers patches only on request."""
 
     def __init__(self, *objects: KubeObject) -> None:
-        """Hold these objects."""
+        """Store these objects."""
         self.objects = {obj.metadata.name: obj for obj in objects}
-        self.asked: list[tuple[str, str]] = []
-        """The object and the bandwidth of every patch, in the order in which they came."""
+        self.patches: list[tuple[str, str]] = []
+        """The object and the bandwidth of every patch, in order of arrival."""
         self.go = asyncio.Event()
 
     async def patch(self, request: web.Request) -> web.Response:
-        """Take a JSON Patch, and answer late."""
+        """Receive a JSON Patch, and answer late."""
         name = request.match_info["name"]
         operations: list[dict[str, Any]] = json.loads(await request.read())
         changed = after(self.objects[name], operations)
-        self.asked.append((name, changed.annotations[BANDWIDTH]))
+        self.patches.append((name, changed.annotations[BANDWIDTH]))
         await self.go.wait()
         self.objects[name] = changed
         return web.Response(body=msgspec.json.encode(changed), content_type="application/json")
 
-    def stands_at(self, limit: str, share: str) -> bool:
-        """Whether Deployment and Pods carry these values."""
+    def has_limits(self, limit: str, share: str) -> bool:
+        """Whether Deployment and Pods have these values."""
         found = {name: obj.bandwidth for name, obj in self.objects.items()}
         return found.pop("app") == limit and set(found.values()) == {share}
 
@@ -65,19 +65,19 @@ class Bench(Struct):
     outbox: ActionOutbox
     actions: list[Action]
     causes: list[tuple[str | None, str | None]]
-    """Of each report, the decision that it names, and the one whose headers it carries."""
+    """For each report, the decision that it names, and the decision whose headers it has."""
     acknowledged: list[int]
     passed: list[int]
-    """Seconds that passed."""
+    """Seconds that have passed."""
     running: list[asyncio.Task[None]]
 
     async def publish(self, action: Action, headers: Any) -> None:
-        """Take a report, as the bus would."""
+        """Receive a report, as the bus would."""
         self.actions.append(action)
         self.causes.append((action.decision, headers.get("of")))
 
     def decide(self, number: int, limit: int) -> None:
-        """Offer a decision; each number is a newer one."""
+        """Offer a decision; a higher number is newer."""
         end = NOW + number
         part = TargetDecision(target=TARGET.key, limit=limit, proposal=limit, rule="none", was=0)
         state = State(1, number, end, {}, "test/1")
@@ -99,19 +99,19 @@ class Bench(Struct):
         self.reconciler.offer(decision, part, end, PendingAck(acknowledge, {"of": decision.id}, 1))
 
     async def begin(self, limit: int) -> None:
-        """Begin with a decision, and wait until as many of its patches are under way as there can be."""
+        """Start with a decision, and wait until the maximum number of its patches is in flight."""
         self.decide(1, limit)
         self.running += [asyncio.create_task(self.reconciler.run()), asyncio.create_task(self.outbox.run(self.publish))]
-        await until(lambda: len(self.api.asked) == AT_ONCE)
+        await until(lambda: len(self.api.patches) == AT_ONCE)
 
-    def reported(self) -> set[str]:
+    def list_reported(self) -> set[str]:
         """The Pods that reports name as patched."""
         return {one.pod for action in self.actions for one in action.pods if one.outcome == "applied"}
 
 
 @pytest.fixture
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    """Forty Pods at 500k each, 20M together, unless a test asks for another value."""
+    """Forty Pods at 500k each, 20M together, unless a test requests another value."""
     each = getattr(request, "param", "500k")
     main, pods = deployment("20M", replicas=PODS), [pod(number, each) for number in range(PODS)]
     api, passed = SlowApi(main, *pods), [0]
@@ -123,12 +123,14 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
         KubeClient.connect(Kubernetes(server=str(server.make_url("/")), timeout=Duration(60 * S))) as client,
     ):
         outbox = ActionOutbox()
-        domain = Domain("line", (Critical("robot-control"),), (TARGET,), dead_man=Duration(3 * S))
+        critical, at_once = (Critical("robot-control"),), Shield(rise_per_second=1.0)
+        domain = Domain("line", critical, (TARGET,), shield=at_once, dead_man=Duration(3 * S))
         shared = Dependencies(
             client=client,
             outbox=outbox,
             events=EventRecorder(client),
             set_note=lambda _target, _text: None,
+            set_condition=lambda _what, _reason: None,
             process="me",
             clock=lambda: NOW + passed[0] * S,
             steady=lambda: float(passed[0]),
@@ -146,15 +148,15 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 
 async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> None:
-    """It expires amid its raises: the rest stays, what was raised falls to the fail-safe limit, all is reported."""
+    """It expires during its raises: the rest stays, raised Pods fall to the fail-safe limit, and all is reported."""
     await bench.begin(60_000)
     bench.passed[0] = 3
     bench.api.go.set()
-    await until(lambda: bench.api.stands_at("10M", "250k"))
-    first, rest = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE:]
+    await until(lambda: bench.api.has_limits("10M", "250k"))
+    first, rest = bench.api.patches[:AT_ONCE], bench.api.patches[AT_ONCE:]
     assert {value for _, value in first} == {"60M", "1500k"}
     assert {value for _, value in rest} == {"10M", "250k"}
-    await until(lambda: bench.acknowledged == [1] and len(bench.reported()) == PODS)
+    await until(lambda: bench.acknowledged == [1] and len(bench.list_reported()) == PODS)
     raised = next(action for action in bench.actions if action.decision is not None)
     assert {one.pod for one in raised.pods} == {name for name, _ in first} - {"app"}
     assert [action.cause for action in bench.actions if action.outcome == "skipped"] == ["decision"]
@@ -162,43 +164,43 @@ async def test_nothing_of_a_decision_is_sent_after_it_expired(bench: Bench) -> N
 
 @pytest.mark.parametrize("before", [60_000, 12_000])
 async def test_a_cut_waits_for_no_more_than_what_is_under_way(bench: Bench, before: int) -> None:
-    """Whether raises or shallower cuts are in flight."""
+    """This holds whether raises or shallower cuts are in flight."""
     await bench.begin(before)
     bench.decide(2, 10_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
-    assert bench.api.stands_at("10M", "250k")
-    assert {value for _, value in bench.api.asked[AT_ONCE:]} == {"10M", "250k"}
+    assert bench.api.has_limits("10M", "250k")
+    assert {value for _, value in bench.api.patches[AT_ONCE:]} == {"10M", "250k"}
     assert len(bench.causes) == 2
     assert all(named == carried is not None for named, carried in bench.causes)
-    assert bench.reported() == {f"app-1-{number}" for number in range(PODS)}
+    assert bench.list_reported() == {f"app-1-{number}" for number in range(PODS)}
 
 
 async def test_cut_after_cut_reaches_every_pod(bench: Bench) -> None:
-    """The Pods that no cut has reached yet go first."""
+    """Pods that no cut has reached yet come first."""
     await bench.begin(12_000)
     bench.decide(2, 10_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
-    first, second = bench.api.asked[:AT_ONCE], bench.api.asked[AT_ONCE : 2 * AT_ONCE]
+    first, second = bench.api.patches[:AT_ONCE], bench.api.patches[AT_ONCE : 2 * AT_ONCE]
     assert {name for name, _ in first} & {name for name, _ in second} <= {"app"}
 
 
 async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: Bench) -> None:
-    """With a decision a second, a slow API server would never get to the last Pod."""
+    """Otherwise, with a decision a second, a slow API server would never reach the last Pod."""
     await bench.begin(10_000)
     bench.decide(2, 10_000)
     bench.api.go.set()
     await until(lambda: bench.acknowledged == [1, 2])
-    # Each object once; requests that are under way at once arrive in any order.
-    assert sorted(bench.api.asked) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
+    # Each object once; requests in flight at the same time arrive in any order.
+    assert sorted(bench.api.patches) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
     records = [parse_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 
 
 @pytest.mark.parametrize("bench", ["2M"], indirect=True)
 async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
-    """A newer order arrives after the Pods were cut and before the Deployment was raised; the report says so."""
+    """If a newer order arrives after the Pods were cut and before the Deployment is raised, the report shows it."""
     await bench.begin(30_000)
     bench.decide(2, 24_000)
     bench.api.go.set()
@@ -209,8 +211,7 @@ async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> N
 
 
 async def test_a_decision_waits_for_no_correction(bench: Bench) -> None:
-    """After a long fight over drift its raises are sent at once all the same."""
+    """Even after a long fight over drift, its raises are sent at once, without any wait."""
     for _ in range(10):
         bench.reconciler._drift.count(0.0)
-    async with asyncio.timeout(5):
-        await bench.begin(60_000)
+    await bench.begin(60_000)

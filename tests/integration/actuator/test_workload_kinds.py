@@ -1,4 +1,4 @@
-"""What a new workload kind takes: its class.  Everything between the watch and the patch works on it."""
+"""A new workload kind needs one class.  Everything between the watch and the patch works on it."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ S = 10**9
 
 
 class StatefulSet(Workload, frozen=True):
-    """A kind whose Pods it makes itself."""
+    """A kind that creates its own Pods."""
 
     kind: ClassVar[str] = "StatefulSet"
     api_version: ClassVar[str] = "apps/v1"
@@ -32,7 +32,7 @@ class StatefulSet(Workload, frozen=True):
 
 @pytest.mark.parametrize("server", [pytest.param("apiserver", marks=pytest.mark.apiserver)], indirect=True)
 async def test_a_stateful_set_is_limited_and_restored(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decision reaches it and its Pods, with an Event and a report; afterwards all is as it was."""
+    """A decision reaches it and its Pods, with an Event and a report; restore puts everything back."""
     monkeypatch.setitem(WORKLOADS, "deployment", StatefulSet)
     spec = {
         "replicas": 2,
@@ -63,7 +63,12 @@ async def test_a_stateful_set_is_limited_and_restored(server: Server, monkeypatc
     async with KubeClient.connect(server.config) as client:
         outbox, events = ActionOutbox(), EventRecorder(client)
         shared = Dependencies(
-            client=client, outbox=outbox, events=events, set_note=lambda _target, _text: None, process="me"
+            client=client,
+            outbox=outbox,
+            events=events,
+            set_note=lambda _target, _text: None,
+            set_condition=lambda _what, _reason: None,
+            process="me",
         )
         domain = Domain("line", (Critical("robot-control"),), (target,))
         reconciler = Reconciler(domain, target, shared)

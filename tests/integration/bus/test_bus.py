@@ -1,4 +1,4 @@
-"""The bus on a real nats-server: nothing lost, nothing stopped by what cannot be read."""
+"""The bus on a real nats-server: no message is lost, and an unreadable one does not stop it."""
 
 import asyncio
 from contextlib import aclosing
@@ -11,14 +11,14 @@ from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Conflict
 from services.bus.consumer import Start
 from services.bus.envelope import RawMessage
-from tests.support.bus_keys import joined, publish, sample, take
+from tests.support.bus_keys import join, publish, sample, take
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
 
 async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
-    """Message, headers, sequence, time and count of deliveries arrive."""
-    async with joined(nats) as (bus, states):
+    """Message, headers, sequence, time and number of deliveries arrive."""
+    async with join(nats) as (bus, states):
         assert await publish(bus, sample(1), sample(2)) == [1, 2]
         first, second = await take(bus, 2)
         assert (first.message, first.seq, first.deliveries) == (sample(1), 1, 1)
@@ -31,7 +31,7 @@ async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: Na
 
 async def test_the_same_message_id_is_stored_once(nats: NatsServer) -> None:
     """Two samplers of the same window give one sample."""
-    async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
+    async with join(nats) as (bus, _), join(nats, "other") as (other, _):
         assert await publish(bus, sample(1)) == await publish(other, sample(1))
         stream = await bus.stream_info(Sample)
         assert stream is not None
@@ -40,7 +40,7 @@ async def test_the_same_message_id_is_stored_once(nats: NatsServer) -> None:
 
 async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None:
     """Only the writer that knows the last message of a subject may add to it."""
-    async with joined(nats) as (bus, _):
+    async with join(nats) as (bus, _):
         subject = bus.subjects.sample("line")
         seq = await bus.publish(subject, sample(1), msg_id="a", expect_last=0)
         with pytest.raises(Conflict):
@@ -50,9 +50,9 @@ async def test_compare_and_set_refuses_a_second_writer(nats: NatsServer) -> None
         assert await bus.publish(subject, sample(2), msg_id="b", expect_last=seq) == seq + 1
 
 
-async def test_a_fleeting_consumer_is_a_durable_one_that_the_server_forgets(nats: NatsServer) -> None:
-    """A message comes again until it is acknowledged; a minute after its reader went, the consumer is dropped."""
-    async with joined(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
+async def test_a_transient_consumer_is_a_durable_one_that_the_server_deletes(nats: NatsServer) -> None:
+    """A message is redelivered until it is acknowledged; a minute after its reader left, the consumer is deleted."""
+    async with join(nats) as (bus, _), asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1), sample(2))
         async with aclosing(
             bus.consume(Sample, "own", "test", start="latest", ack_wait=0.2, transient=True)
@@ -66,7 +66,7 @@ async def test_a_fleeting_consumer_is_a_durable_one_that_the_server_forgets(nats
 
 async def test_look_up_last_and_next(nats: NatsServer) -> None:
     """The last message of a subject, and the first one after a position, or None."""
-    async with joined(nats) as (bus, _):
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1, "a"), sample(1, "b"), sample(2, "a"))
         at = bus.subjects.sample("a")
         last = await bus.get_last(Sample, at)
@@ -80,8 +80,8 @@ async def test_look_up_last_and_next(nats: NatsServer) -> None:
 
 
 async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
-    """A reader without a position of its own gets messages unexamined, from a place, up to the last one."""
-    async with joined(nats) as (bus, _):
+    """A reader without a durable position gets raw messages, from a position up to the last one."""
+    async with join(nats) as (bus, _):
         await publish(bus, *(sample(n) for n in range(1, 5)))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
         await publish(bus, sample(1, "other"), sample(6))
@@ -96,8 +96,8 @@ async def test_a_stretch_is_read_as_it_is_stored(nats: NatsServer) -> None:
 
 
 async def test_an_empty_stretch_ends(nats: NatsServer) -> None:
-    """Nothing there, nothing after the place, or no such stream: the reading ends at once."""
-    async with joined(nats) as (bus, _):
+    """An empty stream, no message after the position, or no such stream: the reading ends at once."""
+    async with join(nats) as (bus, _):
         assert await stretch(bus, start="all") == []
         await publish(bus, sample(1))
         assert await stretch(bus, start=1) == []

@@ -1,4 +1,4 @@
-"""A cluster of three nats-servers that loses one: nothing acknowledged is lost, and decisions go on."""
+"""A cluster of three nats-servers that loses one: no acknowledged message is lost, and decisions continue."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from tests.support.decision_services import (
     S,
     check,
     config_text,
-    configured,
-    decided,
-    joined,
-    kept,
+    join,
+    parse_config,
+    read_stream,
     sample,
     send,
+    wait_for_decisions,
 )
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
@@ -56,7 +56,7 @@ class Cluster:
         return ",".join(node.url for node in self.nodes.values())
 
     async def leader(self, stream: str) -> str:
-        """Which node leads a stream.
+        """The node that leads a stream.
 
         Raises:
             TimeoutError: none does.
@@ -88,7 +88,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 async def publishing(bus: Bus, numbers: range, begin: int) -> int:
-    """Publish samples of all domains one after the other; gives how many were acknowledged."""
+    """Publish samples of all domains one after another; return how many were acknowledged."""
     for number in numbers:
         await send(bus, [sample(domain, number, begin) for domain in DOMAINS])
         await asyncio.sleep(0.02)
@@ -96,11 +96,11 @@ async def publishing(bus: Bus, numbers: range, begin: int) -> int:
 
 
 async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: Path, tally: Tally) -> None:
-    """The leader of the samples' stream dies, then that of the decisions': everything acknowledged is answered."""
+    """The leader of the samples' stream fails, then that of the decisions': every acknowledged sample is answered."""
     text = config_text(cluster.urls, "cluster", DOMAINS, replicas=NODES)
     begin = time.time_ns() - 3600 * S
     lost = 0
-    async with joined(cluster.urls, "cluster", NODES) as bus:
+    async with join(cluster.urls, "cluster", NODES) as bus:
         with DecisionProcess(tmp_path, text) as process:
             sending = asyncio.create_task(publishing(bus, range(1, 201), begin))
             for stream in ("CLUSTER_SAMPLE", "CLUSTER_DECISION"):
@@ -112,9 +112,9 @@ async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: P
                 node.start()
                 await cluster.leader(stream)
             acknowledged = await sending
-            await decided(bus, acknowledged)
+            await wait_for_decisions(bus, acknowledged)
             assert process.stop() == 0
-        decisions = await check(bus, configured(text))
-        assert len(await kept(bus, Sample)) == acknowledged
+        decisions = await check(bus, parse_config(text))
+        assert len(await read_stream(bus, Sample)) == acknowledged
     tried = f"{lost} leaders killed, {decisions} decisions"
     tally.add("JetStream cluster loses a node", tried, Broken(lost=acknowledged - decisions))

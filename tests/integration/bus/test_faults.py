@@ -1,4 +1,4 @@
-"""What breaks the bus from outside: nothing acknowledged is lost, nothing else stops, and it is said."""
+"""Faults of the bus from outside: no acknowledged message is lost, other work continues, and the fault is reported."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from schemas.messages import DeadLetter, Sample, encode
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.envelope import RawMessage
 from services.bus.session import ApiError
-from tests.support.bus_keys import joined, publish, sample, take
+from tests.support.bus_keys import join, publish, sample, take
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
@@ -23,7 +23,7 @@ from tests.support.waiting import PATIENCE_S
 
 @asynccontextmanager
 async def stranger(server: NatsServer) -> AsyncIterator[Client]:
-    """A plain client, to do what Sluice would not."""
+    """A plain client, for operations that Sluice does not perform."""
     client = Client()
     await client.connect(server.url)
     try:
@@ -33,23 +33,23 @@ async def stranger(server: NatsServer) -> AsyncIterator[Client]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another task, or the server, brings about."""
+    """Wait for an effect of another task or the server."""
     while not condition():  # noqa: ASYNC110 - what changes is no event of ours
         await asyncio.sleep(0.02)
 
 
-async def asked(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
-    """Ask JetStream's API."""
+async def send_request(client: Client, what: str, request: dict[str, object] | None = None) -> dict[str, object]:
+    """Send a request to JetStream's API."""
     answer = await client.request(
         f"$JS.API.{what}", json.dumps(request).encode() if request else b"", timeout=PATIENCE_S
     )
-    told: dict[str, object] = json.loads(answer.data)
-    assert "error" not in told, told
-    return told
+    answer_body: dict[str, object] = json.loads(answer.data)
+    assert "error" not in answer_body, answer_body
+    return answer_body
 
 
-def malformed(chance: random.Random) -> bytes:
-    """Something that is no sample: noise, half a sample, a sample with one wrong value, or too deep."""
+def make_malformed(chance: random.Random) -> bytes:
+    """An invalid sample: noise, half a sample, a sample with one wrong value, or too deep."""
     good = encode(sample(chance.randrange(1, 1000)))
     match chance.randrange(6):
         case 0:
@@ -66,18 +66,18 @@ def malformed(chance: random.Random) -> bytes:
 
 
 async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServer, tally: Tally) -> None:
-    """Malformed and adversarial messages between good ones: each is a dead letter once, each good one arrives."""
+    """Malformed messages between good ones: each becomes a dead letter once, and each good one arrives."""
     chance = random.Random(1)
-    bad = [malformed(chance) for _ in range(10_000)]
-    async with joined(nats) as (bus, _), stranger(nats) as client:
+    bad = [make_malformed(chance) for _ in range(10_000)]
+    async with join(nats) as (bus, _), stranger(nats) as client:
         for n, body in enumerate(bad, start=1):
             await client.publish(bus.subjects.sample("line"), body)
             if n % 100 == 0:
                 await publish(bus, sample(n // 100))
         await client.drain()
         await publish(bus, sample(101))
-        taken = await take(bus, 101)
-        assert [one.message for one in taken] == [sample(n) for n in range(1, 102)]
+        received = await take(bus, 101)
+        assert [one.message for one in received] == [sample(n) for n in range(1, 102)]
         async with asyncio.timeout(PATIENCE_S):
             while await bus.ack_floor(Sample, "reader") < len(bad) + 101:  # noqa: ASYNC110 - the server's
                 await asyncio.sleep(0.05)
@@ -88,12 +88,12 @@ async def test_unreadable_messages_are_put_aside_and_stop_nothing(nats: NatsServ
         assert last is not None
         assert last.message.service == "test"
         assert "Sample" in last.message.reason
-    tally.add("malformed and adversarial messages", f"{len(bad)} samples", Broken(lost=101 - len(taken)))
+    tally.add("malformed and adversarial messages", f"{len(bad)} samples", Broken(lost=101 - len(received)))
 
 
 async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsServer) -> None:
-    """Whoever only looks on leaves nothing on the bus."""
-    async with joined(nats) as (bus, _):
+    """A read-only reader leaves nothing on the bus."""
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
         await publish(bus, sample(2))
@@ -104,8 +104,8 @@ async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsSer
 
 
 async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: NatsServer) -> None:
-    """The caller can put it aside and go on after it."""
-    async with joined(nats) as (bus, _):
+    """The caller can make it a dead letter and continue after it."""
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1))
         await bus._session.send(bus.subjects.sample("line"), b"nonsense")
         await publish(bus, sample(2))
@@ -116,9 +116,9 @@ async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: Na
 
 
 async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsServer) -> None:
-    """By the server's stream when published, and by the reader where a foreign stream took it."""
+    """The server's stream refuses it when published, and the reader refuses it from a foreign stream."""
     large = Sample("line", 0, 1, 1, "x" * 600_000)
-    async with joined(nats) as (bus, _):
+    async with join(nats) as (bus, _):
         with pytest.raises(TooLarge, match="maximum"):
             await publish(bus, large)
         with pytest.raises(TooLarge):
@@ -129,7 +129,7 @@ async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsSer
     nats.start()
     settings = BusConfig(servers=(nats.url,))
     async with stranger(nats) as client, Bus.connect(settings, "test", lambda _: None) as bus:
-        await asked(
+        await send_request(
             client, "STREAM.CREATE.SLUICE_SAMPLE", {"name": "SLUICE_SAMPLE", "subjects": ["sluice.sample.v1.>"]}
         )
         await bus.ensure_streams()
@@ -141,7 +141,7 @@ async def test_a_message_that_is_too_large_is_refused_at_both_ends(nats: NatsSer
 
 
 async def test_a_stream_with_another_configuration_is_reported_and_left_alone(nats: NatsServer) -> None:
-    """What somebody set up by hand stays, with its messages."""
+    """A stream that was set up by hand stays, with its messages."""
     async with stranger(nats) as client:
         theirs = {
             "name": "SLUICE_SAMPLE",
@@ -149,7 +149,7 @@ async def test_a_stream_with_another_configuration_is_reported_and_left_alone(na
             "max_age": 60 * 10**9,
             "max_bytes": 10**6,
         }
-        await asked(client, "STREAM.CREATE.SLUICE_SAMPLE", {**theirs, "duplicate_window": 10**9})
+        await send_request(client, "STREAM.CREATE.SLUICE_SAMPLE", {**theirs, "duplicate_window": 10**9})
         await client.publish("sluice.sample.v1.line", encode(sample(1)))
         await client.flush()
         async with Bus.connect(BusConfig(servers=(nats.url,)), "test", lambda _: None) as bus:
@@ -157,15 +157,15 @@ async def test_a_stream_with_another_configuration_is_reported_and_left_alone(na
             assert len(reports) == 1
             assert "stream SLUICE_SAMPLE exists with max_age 60000000000, max_bytes 1000000" in reports[0]
             assert "max_age 86400000000000, max_bytes 268435456" in reports[0]
-            info = await asked(client, "STREAM.INFO.SLUICE_SAMPLE")
+            info = await send_request(client, "STREAM.INFO.SLUICE_SAMPLE")
             assert info["config"]["max_age"] == 60 * 10**9  # type: ignore[index]
             assert (await take(bus, 1))[0].message == sample(1)
 
 
 async def test_a_stream_that_cannot_be_made_is_reported(nats: NatsServer) -> None:
-    """More copies than there are servers, or a subject that another stream has."""
+    """More replicas than servers, or a subject that belongs to another stream."""
     async with stranger(nats) as client:
-        await asked(client, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["sluice.decision.>"]})
+        await send_request(client, "STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["sluice.decision.>"]})
         async with Bus.connect(BusConfig(servers=(nats.url,)), "test", lambda _: None) as bus:
             reports = await bus.ensure_streams()
             assert [report.split(":")[0] for report in reports] == ["stream SLUICE_DECISION"]
@@ -178,24 +178,24 @@ Break = Callable[[NatsServer, Client], Awaitable[None]]
 
 
 async def restart(server: NatsServer, _: Client) -> None:
-    """The server goes down in order and comes back."""
+    """The server stops in order and starts again."""
     server.stop()
     server.start()
 
 
 async def crash(server: NatsServer, _: Client) -> None:
-    """The server is killed and comes back."""
+    """The server is killed and starts again."""
     server.stop(kill=True)
     server.start()
 
 
 async def no_consumer(_: NatsServer, client: Client) -> None:
-    """Somebody deletes the durable consumer."""
-    await asked(client, "CONSUMER.DELETE.SLUICE_SAMPLE.reader")
+    """Another client deletes the durable consumer."""
+    await send_request(client, "CONSUMER.DELETE.SLUICE_SAMPLE.reader")
 
 
 async def lame_duck(server: NatsServer, client: Client) -> None:
-    """Every client is thrown out."""
+    """The server disconnects every client."""
     server.stop()
     await asyncio.sleep(0.3)
     server.start()
@@ -203,10 +203,10 @@ async def lame_duck(server: NatsServer, client: Client) -> None:
 
 @pytest.mark.parametrize("fault", [restart, crash, no_consumer, lame_duck])
 async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, fault: Break) -> None:
-    """Publisher and reader run on; every acknowledged sample is read."""
+    """Publisher and reader continue; every acknowledged sample is read."""
     read: set[int] = set()
     total = 300
-    async with joined(nats) as (bus, states), joined(nats, "reader") as (reader, _):
+    async with join(nats) as (bus, states), join(nats, "reader") as (reader, _):
 
         async def reading() -> None:
             async with aclosing(reader.consume(Sample, "reader", "test", ack_wait=2)) as messages:
@@ -226,7 +226,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
             group.create_task(publishing())
             for _ in range(3):
                 await asyncio.sleep(0.3)
-                # A client of its own, because the server throws this one out, too.
+                # A separate client, because the server disconnects this one, too.
                 async with stranger(nats) as client:
                     await fault(nats, client)
         lost = {sample(n).end for n in range(1, total + 1)} - read
@@ -238,26 +238,26 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
 
 
 async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsServer) -> None:
-    """What was on it is gone; what comes after is read."""
-    async with joined(nats) as (bus, states), stranger(nats) as client:
+    """Its old messages are lost; later ones are read."""
+    async with join(nats) as (bus, states), stranger(nats) as client:
         async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "reader", "test")) as messages:
             await publish(bus, sample(1))
             assert (await anext(messages)).message == sample(1)
-            await asked(client, "STREAM.DELETE.SLUICE_SAMPLE")
+            await send_request(client, "STREAM.DELETE.SLUICE_SAMPLE")
             next_one = asyncio.create_task(anext(messages))
             assert await publish(bus, sample(2)) == [1]
             assert (await next_one).message == sample(2)
-        # Whoever of the two is first to notice says it: the reader's consumer is gone, or the publisher's stream.
+        # The first to notice reports it: the reader's missing consumer, or the publisher's missing stream.
         assert any(state is not None and ("no stream" in state or "Consumer Deleted" in state) for state in states)
         assert states[-1] is None
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for(nats: NatsServer) -> None:
-    """A service may start before its bus; it says why it waits."""
+    """A service may start before its bus; it reports why it waits."""
     nats.stop()
     states: list[str | None] = []
     async with asyncio.timeout(PATIENCE_S):
-        waiting = asyncio.create_task(_joined_at_last(nats, states))
+        waiting = asyncio.create_task(_join_at_last(nats, states))
         await until(lambda: bool(states))
         assert states[0] is not None
         assert nats.url in states[0]
@@ -266,14 +266,14 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(nats: NatsServer) ->
     assert states[-1] is None
 
 
-async def _joined_at_last(server: NatsServer, states: list[str | None]) -> None:
+async def _join_at_last(server: NatsServer, states: list[str | None]) -> None:
     async with Bus.connect(BusConfig(servers=(server.url,)), "test", states.append) as bus:
         await bus.ensure_streams()
         await publish(bus, sample(1))
 
 
 async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServer) -> None:
-    """Addresses are alternatives."""
+    """The addresses are alternatives."""
     settings = BusConfig(servers=(f"nats://127.0.0.1:{free_port()}", nats.url))
     async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "test", lambda _: None) as bus:
         await bus.ensure_streams()
@@ -281,10 +281,10 @@ async def test_the_second_server_is_taken_where_the_first_is_gone(nats: NatsServ
 
 
 async def test_what_is_not_acknowledged_comes_again(nats: NatsServer) -> None:
-    """After the wait, or at once when it is asked for; the count of deliveries says so."""
-    async with joined(nats) as (bus, _):
+    """After the wait, or at once on request; the number of deliveries shows it."""
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1))
-        # Far longer than the test's patience: what comes again by then was asked for.
+        # Far longer than the test's timeout, so a redelivery before then was requested.
         patient = bus.consume(Sample, "patient", "test", ack_wait=10 * PATIENCE_S)
         async with asyncio.timeout(PATIENCE_S), aclosing(patient) as messages:
             await (await anext(messages)).nak()
@@ -303,8 +303,8 @@ async def test_what_is_not_acknowledged_comes_again(nats: NatsServer) -> None:
 
 
 async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: NatsServer) -> None:
-    """Each message goes to one of them, and ``since`` never claims a message that went to the other."""
-    async with joined(nats) as (bus, _), joined(nats, "other") as (other, _):
+    """Each message goes to one of them, and ``since`` never covers a message that went to the other."""
+    async with join(nats) as (bus, _), join(nats, "other") as (other, _):
         own: dict[str, list[Received[Sample]]] = {"one": [], "two": []}
 
         async def reading(name: str, at: Bus) -> None:
@@ -321,11 +321,11 @@ async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: Nat
             await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
         for reader in readers:
             reader.cancel()
-        assert sorted(one.seq for taken in own.values() for one in taken) == list(range(1, 201))
-        assert all(own.values()), {name: len(taken) for name, taken in own.items()}
-        for taken in own.values():
-            seen = {one.seq for one in taken}
-            for one in taken:
+        assert sorted(one.seq for received in own.values() for one in received) == list(range(1, 201))
+        assert all(own.values()), {name: len(received) for name, received in own.items()}
+        for received in own.values():
+            seen = {one.seq for one in received}
+            for one in received:
                 assert set(range(one.since, one.seq + 1)) <= seen
 
 
@@ -333,23 +333,23 @@ async def test_two_readers_of_one_consumer_know_what_went_to_the_other(nats: Nat
     ("start", "expected"), [("all", [1, 2, 3, 4]), ("latest", [3, 4]), (2, [3, 4]), (99, [1, 2, 3, 4])]
 )
 async def test_where_a_new_consumer_begins(nats: NatsServer, start: str | int, expected: list[int]) -> None:
-    """At the beginning, at the latest of each subject, after a sequence; one beyond the end is of another stream."""
-    async with joined(nats) as (bus, _):
+    """At the beginning, at the latest of each subject, or after a sequence, if the stream has that sequence."""
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1), sample(2), sample(3), sample(1, "other"))
-        for begin in (start, _computed(start)) if isinstance(start, int) else (start,):
+        for begin in (start, _make_start(start)) if isinstance(start, int) else (start,):
             durable = f"r-{isinstance(begin, int)}"
-            taken = []
+            received = []
             async with asyncio.timeout(PATIENCE_S):
                 async with aclosing(bus.consume(Sample, durable, "test", start=begin)) as messages:  # type: ignore[arg-type]
                     async for one in messages:
-                        taken.append(one.seq)
+                        received.append(one.seq)
                         await one.ack()
-                        if len(taken) == len(expected):
+                        if len(received) == len(expected):
                             break
-            assert taken == expected
+            assert received == expected
 
 
-def _computed(start: int) -> Callable[[], Awaitable[int]]:
+def _make_start(start: int) -> Callable[[], Awaitable[int]]:
     async def compute() -> int:
         return start
 
@@ -357,7 +357,7 @@ def _computed(start: int) -> Callable[[], Awaitable[int]]:
 
 
 async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats: NatsServer) -> None:
-    """Afterwards the durable consumer knows where it is."""
+    """Afterwards the durable consumer stores its position."""
     asked_for = 0
 
     async def compute() -> int:
@@ -365,7 +365,7 @@ async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats
         asked_for += 1
         return 0
 
-    async with joined(nats) as (bus, _):
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1), sample(2))
         for _ in range(2):
             async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "r", "t", start=compute)) as messages:
@@ -374,8 +374,8 @@ async def test_a_computed_start_is_asked_for_only_when_the_consumer_is_made(nats
 
 
 async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> None:
-    """Its consumer does not outlive the server, its position does."""
-    async with joined(nats) as (bus, _):
+    """Its consumer does not survive the server's restart, but its position does."""
+    async with join(nats) as (bus, _):
         await publish(bus, sample(1), sample(2))
         async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, None, "test")) as messages:
             assert [(await anext(messages)).message for _ in range(2)] == [sample(1), sample(2)]
@@ -387,23 +387,23 @@ async def test_a_reader_of_its_own_goes_on_where_it_was(nats: NatsServer) -> Non
 
 
 async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServer) -> None:
-    """It would be silent for ever: said, mended, and what came meanwhile is read."""
-    async with joined(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
+    """It would receive nothing: the service reports and corrects it, and reads the messages that arrived meanwhile."""
+    async with join(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1))
         await take(bus, 1)
-        config = (await asked(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
+        config = (await send_request(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
         nobody = "sluice.sample.v1.nobody"
         request: dict[str, object] = {"stream_name": "SLUICE_SAMPLE", "action": "update"}
         request["config"] = {**config, "filter_subject": nobody}  # type: ignore[dict-item]
-        await asked(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
+        await send_request(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
         await publish(bus, sample(2), sample(3))
         assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
         assert states[-2:] == [f"consumer reader reads {nobody} instead of sluice.sample.v1.>: it is corrected", None]
 
 
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
-    """The publisher repeats under the same id; with an expected last sequence the repetition is a conflict."""
-    async with joined(nats) as (bus, _):
+    """The publisher retries with the same id; with an expected last sequence the retry is a conflict."""
+    async with join(nats) as (bus, _):
         first = await publish(bus, sample(1))
         assert await publish(bus, sample(1)) == first
         subject = bus.subjects.sample("line")
@@ -416,25 +416,25 @@ async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsSer
 
 
 async def test_a_full_server_is_reported_until_it_takes_messages_again(nats: NatsServer) -> None:
-    """The publisher waits, says why, and goes on."""
-    async with joined(nats) as (bus, states), stranger(nats) as client:
-        info = await asked(client, "STREAM.INFO.SLUICE_SAMPLE")
+    """The publisher waits, reports the reason, and continues."""
+    async with join(nats) as (bus, states), stranger(nats) as client:
+        info = await send_request(client, "STREAM.INFO.SLUICE_SAMPLE")
         config = info["config"]
         full = {**config, "discard": "new", "max_msgs": 1}  # type: ignore[dict-item]
-        await asked(client, "STREAM.UPDATE.SLUICE_SAMPLE", full)
+        await send_request(client, "STREAM.UPDATE.SLUICE_SAMPLE", full)
         await publish(bus, sample(1))
         waiting = asyncio.create_task(publish(bus, sample(2)))
         async with asyncio.timeout(PATIENCE_S):
             await until(lambda: states[-1] is not None)
             assert "maximum messages exceeded" in str(states[-1])
-            await asked(client, "STREAM.UPDATE.SLUICE_SAMPLE", config)  # type: ignore[arg-type]
+            await send_request(client, "STREAM.UPDATE.SLUICE_SAMPLE", config)  # type: ignore[arg-type]
             assert await waiting == [2]
         assert states[-1] is None
 
 
 async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServer) -> None:
     """A wrong request is a programming error, not a reason to wait."""
-    async with joined(nats) as (bus, _):
+    async with join(nats) as (bus, _):
         with pytest.raises(ApiError):
             await bus._session.request("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
 
@@ -442,9 +442,9 @@ async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServe
 async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
     nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that hangs is said for as long as somebody waits for it: a dead letter, a question, a late writer."""
+    """A server that hangs is reported only while a caller waits for it: a dead letter, a request, a late writer."""
     monkeypatch.setattr("services.bus.bus._DEAD_LETTER_S", 4.0)
-    async with joined(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
+    async with join(nats) as (bus, states), asyncio.timeout(PATIENCE_S):
         (seq,) = await publish(bus, sample(1))
         subject = bus.subjects.sample("line")
         letter = RawMessage(subject, {}, b"junk", seq, 1)

@@ -1,6 +1,6 @@
-"""What nats-py's own JetStream context does not do: the reasons of docs/decisions/0006-why-not-the-library.md.
+"""Features that nats-py's JetStream context lacks: the reasons of docs/decisions/0006-why-not-the-library.md.
 
-A failure here is good news: the library has learned something, and the record may be out of date.
+A failure here means that the library has improved, and the record may be out of date.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ FETCH_S = 3.0
 
 @asynccontextmanager
 async def open_context(server: NatsServer, user: str = "admin") -> AsyncIterator[tuple[JetStreamContext, list[str]]]:
-    """A JetStream context of nats-py with a stream, and what the client's error callback heard."""
+    """A JetStream context of nats-py with a stream, and the errors that the client's callback received."""
     errors: list[str] = []
 
     async def on_error(error: Exception) -> None:
@@ -45,7 +45,7 @@ async def open_context(server: NatsServer, user: str = "admin") -> AsyncIterator
 
 
 async def measure(attempt: Awaitable[object]) -> tuple[float, object]:
-    """Seconds until it ended, and the error or the result."""
+    """The duration in seconds, and the error or the result."""
     began = time.monotonic()
     try:
         outcome = await attempt
@@ -55,7 +55,7 @@ async def measure(attempt: Awaitable[object]) -> tuple[float, object]:
 
 
 async def test_a_denied_publish_times_out_without_a_reason(tmp_path: Path) -> None:
-    """The server's refusal reaches the error callback, and never the caller that waits for an answer."""
+    """The server's refusal reaches the error callback, but not the caller that waits for an answer."""
     with NatsServer(tmp_path / "nats", USERS) as server:
         async with open_context(server, "watcher") as (context, errors):
             seconds, error = await measure(context.publish("s.line", b"x", timeout=1))
@@ -66,7 +66,7 @@ async def test_a_denied_publish_times_out_without_a_reason(tmp_path: Path) -> No
 
 
 async def test_a_deleted_consumer_is_not_noticed_while_a_fetch_waits(tmp_path: Path) -> None:
-    """Status 409 counts as temporary, whatever it says: the fetch waits for its whole timeout."""
+    """Every status 409 counts as temporary: the fetch waits for its whole timeout."""
     with NatsServer(tmp_path / "nats", USERS) as server:
         async with open_context(server) as (context, _):
             await context.add_stream(name="S", subjects=["s.>"])
@@ -80,7 +80,7 @@ async def test_a_deleted_consumer_is_not_noticed_while_a_fetch_waits(tmp_path: P
 
 
 async def test_missed_heartbeats_do_not_end_a_fetch(tmp_path: Path) -> None:
-    """A server that hangs looks like one without messages, until the fetch is over."""
+    """A server that hangs looks like one without messages until the fetch times out."""
     with NatsServer(tmp_path / "nats", USERS) as server:
         async with open_context(server) as (context, _):
             await context.add_stream(name="S", subjects=["s.>"])

@@ -1,4 +1,4 @@
-"""Every way to log in to a guarded server, and what happens to who may not."""
+"""Every way to log in to a guarded server, and every refusal."""
 
 import asyncio
 import base64
@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus
-from tests.support.bus_keys import joined, publish, sample, take
+from tests.support.bus_keys import join, publish, sample, take
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
-NOT_LET_IN = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
-"""The server says why and hangs up; the second may overtake the first."""
+REFUSED = re.compile("Authorization Violation|reset by peer|unexpected EOF", re.IGNORECASE)
+"""The server sends the reason and closes the connection; the second may arrive first."""
 USERS = """
 authorization {
   users: [
@@ -49,27 +49,27 @@ def server(home: Path, settings: str) -> Iterator[NatsServer]:
 
 async def works(at: NatsServer, settings: BusConfig, name: str = "decision") -> None:
     """Publish and read something."""
-    async with asyncio.timeout(PATIENCE_S), joined(at, name, settings) as (bus, _):
+    async with asyncio.timeout(PATIENCE_S), join(at, name, settings) as (bus, _):
         await publish(bus, sample(1))
         assert (await take(bus, 1))[0].message == sample(1)
 
 
-async def refused(at: NatsServer, settings: BusConfig) -> str:
-    """Why the server does not let one in; the service waits meanwhile, and may be let in later."""
+async def get_refusal(at: NatsServer, settings: BusConfig) -> str:
+    """The server's reason for refusing the login; the service keeps trying."""
     states: list[str | None] = []
-    said = asyncio.Event()
+    reported = asyncio.Event()
 
     def on_state(state: str | None) -> None:
         states.append(state)
-        said.set()
+        reported.set()
 
-    async def join() -> None:
+    async def connect_later() -> None:
         async with Bus.connect(replace(settings, servers=(at.url,)), "decision", on_state):
             pass
 
-    waiting = asyncio.create_task(join())
+    waiting = asyncio.create_task(connect_later())
     async with asyncio.timeout(PATIENCE_S):
-        await said.wait()
+        await reported.wait()
     assert not waiting.done()
     waiting.cancel()
     assert states[-1] is not None
@@ -77,19 +77,19 @@ async def refused(at: NatsServer, settings: BusConfig) -> str:
 
 
 async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The password comes from the environment; a wrong one, or none, is said and tried again."""
+    """The password comes from the environment; a wrong or missing one is reported, and the service keeps trying."""
     with server(tmp_path, USERS) as at:
         monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
         await works(at, BusConfig(user="decision"))
         monkeypatch.setenv("SLUICE_NATS_PASSWORD", "wrong")
-        assert NOT_LET_IN.search(await refused(at, BusConfig(user="decision")))
+        assert REFUSED.search(await get_refusal(at, BusConfig(user="decision")))
         monkeypatch.delenv("SLUICE_NATS_PASSWORD")
-        assert NOT_LET_IN.search(await refused(at, BusConfig(user="decision")))
-        assert NOT_LET_IN.search(await refused(at, BusConfig()))
+        assert REFUSED.search(await get_refusal(at, BusConfig(user="decision")))
+        assert REFUSED.search(await get_refusal(at, BusConfig()))
 
 
 async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service says which subject, and waits for the permission; streams that it may not make are reported."""
+    """The service reports the subject, and waits for the permission; it reports streams that it may not create."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     states: list[str | None] = []
     with server(tmp_path, USERS) as at:
@@ -106,10 +106,10 @@ async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader says which subject, rather than that the server is silent, and goes on saying it while it tries."""
+    """The reader reports the subject instead of a silent server, as long as it fails."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
-        async with joined(at, "deaf", BusConfig(user="deaf")) as (bus, states):
+        async with join(at, "deaf", BusConfig(user="deaf")) as (bus, states):
             reading = asyncio.create_task(take(bus, 1))
             denied = "this user may not publish to $JS.API.CONSUMER.MSG.NEXT.SLUICE_SAMPLE.reader"
             async with asyncio.timeout(PATIENCE_S):
@@ -123,7 +123,7 @@ async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, and a server's and a client's certificate from it."""
+    """A certificate authority, and a server's and a client's certificate from it."""
     home = tmp_path_factory.mktemp("tls")
 
     def openssl(*arguments: str) -> None:
@@ -141,7 +141,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tls_block(home: Path, more: str = "") -> str:
-    """The server's side."""
+    """The server's settings."""
     return f'tls {{ cert_file: "{home}/server.crt", key_file: "{home}/server.key", ca_file: "{home}/ca.crt"{more} }}'
 
 
@@ -150,17 +150,17 @@ async def test_tls(tmp_path: Path, tls: Path) -> None:
     """The server's certificate must come from the configured authority."""
     with server(tmp_path, tls_block(tls)) as at:
         await works(at, BusConfig(ca=str(tls / "ca.crt")))
-        assert "certificate verify failed" in await refused(at, BusConfig(ca=str(tls / "other.crt")))
-        assert "certificate verify failed" in await refused(at, BusConfig())
+        assert "certificate verify failed" in await get_refusal(at, BusConfig(ca=str(tls / "other.crt")))
+        assert "certificate verify failed" in await get_refusal(at, BusConfig())
 
 
 @pytest.mark.openssl
 async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
-    """The server lets in who shows a certificate from the same authority."""
+    """The server accepts a client with a certificate from the same authority."""
     with server(tmp_path, tls_block(tls, ", verify: true")) as at:
         stranger = BusConfig(ca=str(tls / "ca.crt"))
         await works(at, replace(stranger, certificate=str(tls / "client.crt"), key=str(tls / "client.key")))
-        assert await refused(at, stranger)
+        assert await get_refusal(at, stranger)
 
 
 @pytest.mark.openssl
@@ -170,19 +170,19 @@ async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tl
     good = BusConfig(ca=str(tls / "ca.crt"), certificate=str(tls / "client.crt"), key=str(tls / "client.key"))
     wrong = tmp_path / "wrong.pem"
     with server(tmp_path, tls_block(tls)) as at:
-        assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
+        assert str(wrong) in await get_refusal(at, replace(good, **{field: str(wrong)}))
         wrong.write_text("nothing of the kind")
-        assert str(wrong) in await refused(at, replace(good, **{field: str(wrong)}))
+        assert str(wrong) in await get_refusal(at, replace(good, **{field: str(wrong)}))
 
 
 @pytest.mark.openssl
 async def test_no_password_goes_over_a_line_in_the_clear(
     tmp_path: Path, tls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where an authority is configured, a server without TLS gets neither the password nor a message."""
+    """If an authority is configured, a server without TLS receives neither the password nor a message."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
-        assert "offers no TLS" in await refused(at, BusConfig(user="decision", ca=str(tls / "ca.crt")))
+        assert "offers no TLS" in await get_refusal(at, BusConfig(user="decision", ca=str(tls / "ca.crt")))
 
 
 def pair(prefix: int) -> nkeys.KeyPair:
@@ -191,18 +191,18 @@ def pair(prefix: int) -> nkeys.KeyPair:
 
 
 async def test_nkey(tmp_path: Path) -> None:
-    """A seed in a file; the server knows the public key only."""
+    """The seed is in a file; the server has the public key only."""
     own, other = pair(nkeys.PREFIX_BYTE_USER), pair(nkeys.PREFIX_BYTE_USER)
     for name, keys in (("own.nk", own), ("other.nk", other)):
         (tmp_path / name).write_text(keys.seed.decode())
     with server(tmp_path, f"authorization {{ users: [ {{ nkey: {own.public_key.decode()} }} ] }}") as at:
         await works(at, BusConfig(credentials=str(tmp_path / "own.nk")))
-        assert NOT_LET_IN.search(await refused(at, BusConfig(credentials=str(tmp_path / "other.nk"))))
-        assert "missing.nk" in await refused(at, BusConfig(credentials=str(tmp_path / "missing.nk")))
+        assert REFUSED.search(await get_refusal(at, BusConfig(credentials=str(tmp_path / "other.nk"))))
+        assert "missing.nk" in await get_refusal(at, BusConfig(credentials=str(tmp_path / "missing.nk")))
 
 
-def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]) -> str:
-    """A JSON Web Token as NATS's operator mode wants it."""
+def sign(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]) -> str:
+    """A JSON Web Token in the format of NATS's operator mode."""
 
     def part(content: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
@@ -219,15 +219,15 @@ def signed(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, claims: dict[str, Any]
 
 
 async def test_creds_file(tmp_path: Path) -> None:
-    """A user's token and seed in one file, checked against operator and account."""
+    """A user's token and seed in one file, verified against operator and account."""
     operator, account, user = map(pair, (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER))
     system = pair(nkeys.PREFIX_BYTE_ACCOUNT)
     unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
     storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
     limits = {**unlimited, "wildcards": True}
-    of_account = signed(operator, account, {"type": "account", "limits": {**limits, **storage}})
-    of_system = signed(operator, system, {"type": "account", "limits": limits})
-    of_user = signed(account, user, {"type": "user", "subs": -1, "data": -1, "payload": -1})
+    of_account = sign(operator, account, {"type": "account", "limits": {**limits, **storage}})
+    of_system = sign(operator, system, {"type": "account", "limits": limits})
+    of_user = sign(account, user, {"type": "user", "subs": -1, "data": -1, "payload": -1})
     creds = tmp_path / "decision.creds"
     creds.write_text(
         f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
@@ -235,11 +235,11 @@ async def test_creds_file(tmp_path: Path) -> None:
     )
     accounts = {account.public_key.decode(): of_account, system.public_key.decode(): of_system}
     settings = f"""
-        operator: {signed(operator, operator, {"type": "operator"})}
+        operator: {sign(operator, operator, {"type": "operator"})}
         system_account: {system.public_key.decode()}
         resolver: MEMORY
         resolver_preload: {{ {", ".join(f"{public}: {token}" for public, token in accounts.items())} }}
     """
     with server(tmp_path, settings) as at:
         await works(at, BusConfig(credentials=str(creds)))
-        assert await refused(at, BusConfig())
+        assert await get_refusal(at, BusConfig())

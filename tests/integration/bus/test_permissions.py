@@ -1,4 +1,4 @@
-"""The bus as the manifests set it up: each service can do its part, and nothing else gets through."""
+"""The bus with the manifests' permissions: each service can do its work, and all else is refused."""
 
 import asyncio
 import json
@@ -18,8 +18,6 @@ from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.bus import Bus
 from services.control import Controller
-from services.decision.domain_log import BusDecisionLog
-from tests.support.decision_services import stored
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S, until
 
@@ -33,8 +31,8 @@ DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),)
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    """A nats-server with the manifest's users; each one's password is its name."""
+def guarded_nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
+    """A nats-server with the manifest's users; each password equals the name."""
     text = MANIFEST.read_text()
     monkeypatch.setenv("POD_NAME", "nats-0")
     for user in USERS:
@@ -44,8 +42,8 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsSer
 
 
 @asynccontextmanager
-async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
-    """A service's place on the guarded bus."""
+async def join(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+    """A service's connection to the guarded bus."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", f"p-{user}")
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -54,31 +52,31 @@ async def joined(server: NatsServer, user: str, monkeypatch: pytest.MonkeyPatch)
         yield bus
 
 
-async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The actuator makes the streams; sample and decision travel to who waits for them; the reader sees both."""
-    async with joined(guarded, "sampler", monkeypatch) as sampler:
+async def test_each_service_can_do_its_part(guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actuator creates the streams; sample and decision reach their consumers; the reader sees both."""
+    async with join(guarded_nats, "sampler", monkeypatch) as sampler:
         reports = await sampler.ensure_streams()
         assert len(reports) == len(STREAMS)
         assert all("this user may not publish" in report for report in reports), reports
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         assert await actuator.ensure_streams() == []
-        async with joined(guarded, "sampler", monkeypatch) as sampler:
+        async with join(guarded_nats, "sampler", monkeypatch) as sampler:
             assert await sampler.ensure_streams() == []
             await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
-        async with joined(guarded, "decision", monkeypatch) as decision:
+        async with join(guarded_nats, "decision", monkeypatch) as decision:
             async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
-                taken = await anext(samples)
+                next_sample = await anext(samples)
                 subject = decision.subjects.decision("line")
                 await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-                await taken.ack()
+                await next_sample.ack()
             assert await decision.get_last(Decision, subject) is not None
         async with aclosing(
             actuator.consume(Decision, "actuator-1", "actuator", start="latest", transient=True)
         ) as decisions:
             received = await anext(decisions)
-            assert received.message.sample == taken.message.id == SAMPLE.id
+            assert received.message.sample == next_sample.message.id == SAMPLE.id
             await received.ack()
-        async with joined(guarded, "reader", monkeypatch) as reader:
+        async with join(guarded_nats, "reader", monkeypatch) as reader:
             assert await reader.get_last(Sample, reader.subjects.sample("line")) is not None
             async with aclosing(reader.consume(Decision, None, "reader")) as decisions:
                 assert (await anext(decisions)).message.sample == SAMPLE.id
@@ -86,10 +84,10 @@ async def test_each_service_can_do_its_part(guarded: NatsServer, monkeypatch: py
 
 @pytest.mark.parametrize("intruder", ["sampler", "reader"])
 async def test_a_forged_decision_is_refused(
-    guarded: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
 ) -> None:
-    """A well-formed decision from a sampler that was taken over, or from a reader, never gets onto the stream."""
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+    """A well-formed decision from a compromised sampler, or from a reader, never reaches the stream."""
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
         violations: list[str] = []
 
@@ -97,7 +95,7 @@ async def test_a_forged_decision_is_refused(
             violations.append(str(error))
 
         forger = Client()
-        await forger.connect(guarded.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
+        await forger.connect(guarded_nats.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
         await forger.publish("sluice.decision.v1.line", encode(DECISION))
         await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
@@ -107,8 +105,8 @@ async def test_a_forged_decision_is_refused(
 
 
 @asynccontextmanager
-async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
-    """A plain client with a service's password, and what the server refused it."""
+async def intrude(server: NatsServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A plain client with a service's password, and the server's refusals."""
     violations: list[str] = []
 
     async def on_error(error: Exception) -> None:
@@ -122,21 +120,23 @@ async def intruding(server: NatsServer, user: str) -> AsyncIterator[tuple[Client
         await client.close()
 
 
-async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither point it at another subject, nor take a sample away from it, nor learn another's name.
+async def test_a_reader_cannot_touch_a_services_consumer(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can neither redirect a consumer to another subject, nor take its samples, nor learn its name.
 
-    What it may read, it reads on its own.
+    It reads through consumers of its own.
     """
     async with (
-        joined(guarded, "actuator", monkeypatch) as actuator,
-        joined(guarded, "decision", monkeypatch) as decision,
+        join(guarded_nats, "actuator", monkeypatch) as actuator,
+        join(guarded_nats, "decision", monkeypatch) as decision,
     ):
         await actuator.ensure_streams()
         async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
-            async with joined(guarded, "sampler", monkeypatch) as sampler:
+            async with join(guarded_nats, "sampler", monkeypatch) as sampler:
                 await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
             await (await anext(samples)).ack()
-            async with intruding(guarded, "reader") as (reader, violations):
+            async with intrude(guarded_nats, "reader") as (reader, violations):
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 config = json.loads(answer.data)["config"]
                 config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
@@ -155,7 +155,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, mo
                     await reader.publish(f"$JS.API.{what}", request, reply=reader.new_inbox())
                 await until(lambda: len(violations) == len(refused), lambda: violations)
                 assert all("permissions violation for publish" in text.lower() for text in violations), violations
-                # Another name in the subject than in the request does not get around it.
+                # A different name in the subject than in the request does not circumvent it.
                 answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
                 assert "error" in json.loads(answer.data)
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
@@ -164,34 +164,81 @@ async def test_a_reader_cannot_touch_a_services_consumer(guarded: NatsServer, mo
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
 
 
-async def test_junk_among_the_decisions_changes_no_state(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's answers can be sent among the decisions, but are none: control goes on from the last one."""
-    async with joined(guarded, "actuator", monkeypatch) as actuator:
+REPLIES = (
+    "sluice.sample.v1.line",
+    "sluice.decision.v1.line",
+    "sluice.action.v1.line.default.upload",
+    "sluice.dead.v1.decision",
+    "sluice.dead.v1.actuator",
+    "$JS.API.STREAM.PURGE.SLUICE_ACTION",
+    "$JS.API.STREAM.DELETE.SLUICE_DECISION",
+    "$JS.API.CONSUMER.DELETE.SLUICE_SAMPLE.decision",
+    "$JS.ACK.SLUICE_SAMPLE.decision.1.1.1.1.0",
+)
+"""Where an attacker asks the server to send its answers."""
+
+
+def permitted(user: str) -> list[str]:
+    """The subjects that a user may publish to, with names in place of wildcards."""
+    mine = MANIFEST.read_text().partition(f"user: {user}\n")[2].partition("imports:")[0].partition("deny:")[0]
+    subjects = re.findall(r'"((?:sluice|\$JS)\.[^"]+)"', mine)
+    named = [subject.replace("API.STREAM.INFO.*", "API.STREAM.INFO.SLUICE_SAMPLE") for subject in subjects]
+    named = [re.sub(r"(GET|CREATE|INFO|NEXT)\.\*", r"\1.SLUICE_SAMPLE", subject) for subject in named]
+    return [subject.replace("*", "mine").replace(">", "mine") for subject in named]
+
+
+def requests_on(subject: str, reply: str) -> list[bytes]:
+    """What an attacker asks for on a subject, so that the answer or a stored message goes to ``reply``."""
+    stream = next((part for part in subject.split(".") if part.startswith("SLUICE_")), "")
+    config = {"name": "mine", "deliver_subject": reply, "ack_policy": "none", "deliver_policy": "all"}
+    push = {"stream_name": stream, "config": config}
+    return [b"", b"+NXT", *(json.dumps(one).encode() for one in ({"seq": 1}, {"batch": 10}, push))]
+
+
+async def count_stored(bus: Bus) -> dict[str, int]:
+    """The last sequence of every stream, and how many messages it has."""
+    found = {}
+    for kind in STREAMS:
+        info = await bus._session.request(f"STREAM.INFO.{bus.subjects.stream(kind)}")
+        found[kind] = info["state"]["last_seq"]
+        assert info["state"]["messages"] == found[kind], "none is gone"
+    return found
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_no_answer_of_the_server_is_stored(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    """Every permitted request of a user, with every reply subject that would do harm, stores and deletes nothing."""
+    tried = 0
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
-        async with joined(guarded, "decision", monkeypatch) as decision:
-            subject = decision.subjects.decision("line")
-            ledger = BusDecisionLog(decision, "line")
-            await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-            async with intruding(guarded, "reader") as (reader, _), intruding(guarded, "sampler") as (sampler, _):
-                await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
-                await sampler.publish("sluice.sample.v1.line", encode(SAMPLE), reply=subject)
-                await reader.flush()
-                await sampler.flush()
-                await stored(actuator, Decision, 3)
-            position = await ledger.find_position()
-            assert position.state is not None
-            assert (position.state.epoch, position.state.seq, position.decision_seq) == (
-                DECISION.epoch,
-                DECISION.seq,
-                3,
-            )
-            following = replace(DECISION, sample="line:next")
-            assert (
-                await decision.publish(subject, following, msg_id=following.id, expect_last=position.decision_seq) == 4
-            )
+        async with join(guarded_nats, "sampler", monkeypatch) as sampler:
+            for end in range(3, 23):
+                one = replace(SAMPLE, end=end * S)
+                await sampler.publish(sampler.subjects.sample("line"), one, msg_id=one.id)
+        async with join(guarded_nats, "decision", monkeypatch) as decision:
+            async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+                await (await anext(samples)).ack()
+            await decision.publish(decision.subjects.decision("line"), DECISION, msg_id=DECISION.id, expect_last=0)
+        wanted = await count_stored(actuator)
+        async with intrude(guarded_nats, user) as (attacker, _):
+            for subject in permitted(user):
+                for reply in REPLIES:
+                    for body in requests_on(subject, reply):
+                        if subject.startswith("sluice.") and not reply.startswith("$JS.ACK"):
+                            # What a user may publish is stored, once; with an acknowledgement's subject it is refused.
+                            wanted[subject.split(".")[1]] += 1
+                        await attacker.publish(subject, body, reply=reply)
+                        tried += 1
+            await attacker.flush()
+            await asyncio.sleep(1)
+        assert await count_stored(actuator) == wanted
+    print(f"{user}: {tried} requests on {len(permitted(user))} subjects, 0 answers stored")
+    assert tried > 50
 
 
-async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
+async def test_who_has_no_password_is_not_let_in(guarded_nats: NatsServer) -> None:
     """Neither without a user nor with a wrong password."""
     refusals: list[str] = []
 
@@ -202,7 +249,7 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
         stranger = Client()
         with pytest.raises(Error):
             await stranger.connect(
-                guarded.url,
+                guarded_nats.url,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 error_cb=on_error,
@@ -210,5 +257,5 @@ async def test_who_has_no_password_is_not_let_in(guarded: NatsServer) -> None:
                 password=password,
             )
         await stranger.close()
-        # The server says why and hangs up; the second may overtake the first.
+        # The server sends the reason and closes the connection; the second may arrive first.
         assert re.search("authorization|reset by peer", refusals.pop().lower())

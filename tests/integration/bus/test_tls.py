@@ -1,4 +1,4 @@
-"""TLS on the bus as docs and manifests set it up: the documented certificates, the component's own arguments."""
+"""TLS on the bus as documented: the commands for the certificates, and the component's arguments."""
 
 import asyncio
 import os
@@ -35,20 +35,20 @@ domains:
 pytestmark = [pytest.mark.openssl, pytest.mark.kubectl]
 
 
-def documented(kind: str) -> list[str]:
-    """The commands that docs/bus.md shows and that begin with a word."""
+def find_documented(kind: str) -> list[str]:
+    """The commands of docs/bus.md that begin with a word."""
     text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
     return [line.strip() for line in text.splitlines() if line.startswith(f"    {kind} ")]
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the documented commands; beside them another authority, whose certificate is for the service's name only.
+    """Certificates from the documented commands, and another authority with a certificate for the service's name only.
 
-    Here the server is called as at the end of a forwarded port: 127.0.0.1.
+    The tests connect to 127.0.0.1, as through a forwarded port.
     """
     home = tmp_path_factory.mktemp("certificates")
-    commands = documented("openssl")
+    commands = find_documented("openssl")
     assert len(commands) == 3
     (home / "other").mkdir()
     for folder in (home, home / "other"):
@@ -59,7 +59,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def overlay_objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The workloads of an overlay with the component, by name."""
     folder = tmp_path_factory.mktemp("overlay")
     at = os.path.relpath(MANIFESTS, folder)
@@ -69,18 +69,18 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture
-def nats_with_tls(tmp_path: Path, certificates: Path, rendered: dict[str, Any]) -> Iterator[NatsServer]:
-    """A server with the arguments that the component gives it."""
-    arguments = rendered["nats"]["spec"]["template"]["spec"]["containers"][0]["args"]
+def nats_with_tls(tmp_path: Path, certificates: Path, overlay_objects: dict[str, Any]) -> Iterator[NatsServer]:
+    """A server with the component's arguments."""
+    arguments = overlay_objects["nats"]["spec"]["template"]["spec"]["containers"][0]["args"]
     given = [one.replace("/etc/nats-tls", str(certificates)) for one in arguments if one.startswith("--tls")]
     assert len(given) == 3
     with NatsServer(tmp_path / "nats", arguments=given) as server:
         yield server
 
 
-def test_the_component_gives_each_pod_what_it_needs_and_no_more(rendered: dict[str, Any]) -> None:
-    """NATS mounts certificate and key, the services the authority alone; the names in docs and manifests agree."""
-    (secret,) = documented("kubectl")
+def test_the_component_gives_each_pod_what_it_needs_and_no_more(overlay_objects: dict[str, Any]) -> None:
+    """NATS mounts certificate and key, the services the authority only; the names in docs and manifests agree."""
+    (secret,) = find_documented("kubectl")
     assert set(re.findall(r"--from-file=(\S+)", secret)) == {"tls.crt", "tls.key", "ca.crt"}
     for name, keys in (
         ("nats", {"tls.crt", "tls.key"}),
@@ -88,7 +88,7 @@ def test_the_component_gives_each_pod_what_it_needs_and_no_more(rendered: dict[s
         ("sluice-decision", {"ca.crt"}),
         ("sluice-actuator", {"ca.crt"}),
     ):
-        spec = rendered[name]["spec"]["template"]["spec"]
+        spec = overlay_objects[name]["spec"]["template"]["spec"]
         (volume,) = [one for one in spec["volumes"] if one.get("secret", {}).get("secretName") == "sluice-bus-tls"]
         assert {item["key"] for item in volume["secret"]["items"]} == keys
         (mount,) = [one for one in spec["containers"][0]["volumeMounts"] if one["name"] == volume["name"]]
@@ -97,11 +97,11 @@ def test_the_component_gives_each_pod_what_it_needs_and_no_more(rendered: dict[s
             assert environment["SLUICE_NATS_CA"] == f"{mount['mountPath']}/ca.crt"
     (server,) = load(MANIFESTS / "config.yaml", {}).bus.servers
     assert f"nats://{NAME}:4222" == server
-    assert any(NAME in command for command in documented("openssl"))
+    assert any(NAME in command for command in find_documented("openssl"))
 
 
 async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Path, certificates: Path) -> None:
-    """The decision service, told of the authority by its environment, answers a sample that came over TLS."""
+    """The decision service gets the authority from its environment, and answers a sample over TLS."""
     environment = {"SLUICE_NATS_URL": nats_with_tls.url, "SLUICE_NATS_CA": str(certificates / "ca.crt")}
     text = DOMAINS + "listen: {host: 127.0.0.1, decision: 0}\n"
     (tmp_path / "config.yaml").write_text(text)
@@ -121,39 +121,39 @@ async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Pa
 async def test_a_wrong_authority_is_refused_and_said(
     nats_with_tls: NatsServer, tmp_path: Path, certificates: Path, authority: str, why: str
 ) -> None:
-    """The reason stands on /readyz of the bus; nothing is sent."""
+    """The bus's entry on /readyz has the reason; nothing is sent."""
     environment = {"SLUICE_NATS_URL": nats_with_tls.url, "SLUICE_NATS_CA": str(certificates / authority)}
     (tmp_path / "config.yaml").write_text(DOMAINS)
     states: list[str | None] = []
     settings = load(tmp_path / "config.yaml", environment).bus
-    joining = asyncio.create_task(_joined(settings, states))
+    joining = asyncio.create_task(_join(settings, states))
     await until(lambda: bool(states))
     joining.cancel()
     assert why in str(states[0])
 
 
 async def test_another_servers_name_is_refused(tmp_path: Path, certificates: Path) -> None:
-    """A certificate of the right authority for another name is somebody else's."""
+    """A certificate of the right authority for another name is refused."""
     other = certificates / "other"
     arguments = ["--tls", f"--tlscert={other}/tls.crt", f"--tlskey={other}/tls.key"]
     (tmp_path / "config.yaml").write_text(DOMAINS)
     states: list[str | None] = []
     with NatsServer(tmp_path / "nats", arguments=arguments) as server:
         environment = {"SLUICE_NATS_URL": server.url, "SLUICE_NATS_CA": str(other / "ca.crt")}
-        joining = asyncio.create_task(_joined(load(tmp_path / "config.yaml", environment).bus, states))
+        joining = asyncio.create_task(_join(load(tmp_path / "config.yaml", environment).bus, states))
         await until(lambda: bool(states))
         joining.cancel()
     assert "certificate verify failed" in str(states[0])
     assert "127.0.0.1" in str(states[0])
 
 
-async def _joined(settings: Any, states: list[str | None]) -> None:
+async def _join(settings: Any, states: list[str | None]) -> None:
     async with Bus.connect(settings, "test", states.append):
         pass
 
 
 def test_plain_text_is_refused(nats_with_tls: NatsServer) -> None:
-    """Whoever goes on in plain text is thrown out before anything is taken from him."""
+    """A plaintext client is disconnected before it can send a request."""
     with closing(socket.create_connection(("127.0.0.1", nats_with_tls.port), timeout=PATIENCE_S)) as line:
         line.settimeout(PATIENCE_S)
         greeting = line.recv(4096)
@@ -161,8 +161,8 @@ def test_plain_text_is_refused(nats_with_tls: NatsServer) -> None:
         line.sendall(b'CONNECT {"verbose":true,"user":"decision","pass":"x"}\r\nPING\r\n')
         answer = b""
         try:
-            while taken := line.recv(4096):
-                answer += taken
+            while part := line.recv(4096):
+                answer += part
         except ConnectionResetError:
             pass
         assert b"PONG" not in answer

@@ -1,4 +1,4 @@
-"""Decision processes that are killed: no sample lost, none answered twice, no other decision than without a crash."""
+"""Decision processes that are killed: no sample is lost or answered twice, and the decisions do not change."""
 
 import asyncio
 import random
@@ -14,12 +14,12 @@ from tests.support.decision_services import (
     S,
     check,
     config_text,
-    configured,
-    decided,
-    joined,
-    kept,
+    join,
+    parse_config,
+    read_stream,
     sample,
     send,
+    wait_for_decisions,
 )
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
@@ -31,14 +31,14 @@ POINTS = (
     "decision.looked-up",
     "decision.stepped",
     "decision.written",
-    "decision.buried",
-    "decision.taken",
+    "decision.dead-lettered",
+    "decision.answered",
     "decision.acknowledged",
 )
 
 
 async def stream_of(bus: Bus, numbers: range, begin: int, pause_s: float) -> None:
-    """Samples of all domains, one after the other, with some that cannot be used among them."""
+    """Samples of all domains, one after another, with some unusable ones among them."""
     for number in numbers:
         await send(bus, [sample(domain, number, begin) for domain in DOMAINS])
         if number % 5 == 0:
@@ -49,26 +49,27 @@ async def stream_of(bus: Bus, numbers: range, begin: int, pause_s: float) -> Non
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point_changes_nothing(nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
-    """Three processes die, two of them at the point; the fourth ends up with the same decisions."""
+    """Three processes are killed, two of them at the point; the fourth completes the same decisions."""
     text = config_text(nats.url, "crash", DOMAINS)
     begin = time.time_ns() - 3600 * S
     total = 100
     crashes = 0
-    async with joined(nats.url, "crash") as bus:
+    async with join(nats.url, "crash") as bus:
         publishing = asyncio.create_task(stream_of(bus, range(1, total), begin, 0.02))
-        # The first one leaves samples behind that the second has to look up.
-        for crash_at in ("decision.taken:7", f"{point}:1", f"{point}:2", None):
+        # The first one leaves samples that the second has to look up.
+        for crash_at in ("decision.answered:7", f"{point}:1", f"{point}:2", None):
             with DecisionProcess(tmp_path, text, crash_at) as process:
                 if crash_at is not None:
-                    assert await process.crashed(), process.log
+                    assert await process.wait_for_crash(), process.log
                     crashes += 1
                     continue
                 await publishing
-                # What a dead process held comes again after ten seconds, or is looked up when the next sample comes.
+                # Samples of a killed process are redelivered after ten seconds, or looked up when the next sample
+                # arrives.
                 await stream_of(bus, range(total, total + 1), begin, 0)
-                await decided(bus, total * len(DOMAINS))
+                await wait_for_decisions(bus, total * len(DOMAINS))
                 assert process.stop() == 0
-        decisions = await check(bus, configured(text))
+        decisions = await check(bus, parse_config(text))
     tried = f"{crashes} kills, {decisions} decisions"
     tally.add("kill -9 at injected points", tried, Broken(lost=total * len(DOMAINS) - decisions))
 
@@ -83,7 +84,7 @@ async def test_replicas_share_the_work_and_survive_random_kills(
     total = 250
     chance = random.Random(replicas)
     kills = 0
-    async with joined(nats.url, "many") as bus:
+    async with join(nats.url, "many") as bus:
         processes = [DecisionProcess(tmp_path / str(number), text).start() for number in range(replicas)]
         try:
             publishing = asyncio.create_task(stream_of(bus, range(1, total), begin, 0.015))
@@ -95,20 +96,20 @@ async def test_replicas_share_the_work_and_survive_random_kills(
                 kills += 1
             await publishing
             await stream_of(bus, range(total, total + 1), begin, 0)
-            await decided(bus, total * len(DOMAINS))
+            await wait_for_decisions(bus, total * len(DOMAINS))
         finally:
             for process in processes:
                 process.kill()
-        decisions = await check(bus, configured(text))
+        decisions = await check(bus, parse_config(text))
     tried = f"{kills} kills, {decisions} decisions"
     tally.add("kill -9 at random", tried, Broken(lost=total * len(DOMAINS) - decisions))
 
 
 async def test_the_server_restarts(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """nats-server is killed and started five times while samples come; all are answered."""
+    """nats-server is killed and restarted five times while samples arrive; all are answered."""
     text = config_text(nats.url, "again", DOMAINS)
     begin = time.time_ns() - 3600 * S
-    async with joined(nats.url, "again") as bus:
+    async with join(nats.url, "again") as bus:
         with DecisionProcess(tmp_path, text) as process:
             publishing = asyncio.create_task(stream_of(bus, range(1, 201), begin, 0.02))
             for restart in range(5):
@@ -116,32 +117,32 @@ async def test_the_server_restarts(nats: NatsServer, tmp_path: Path, tally: Tall
                 nats.stop(kill=restart % 2 == 0)
                 nats.start()
             await publishing
-            await decided(bus, 200 * len(DOMAINS))
+            await wait_for_decisions(bus, 200 * len(DOMAINS))
             assert process.stop() == 0
-        decisions = await check(bus, configured(text))
+        decisions = await check(bus, parse_config(text))
     tried = f"5 restarts, {decisions} decisions"
     tally.add("nats-server killed and restarted", tried, Broken(lost=200 * len(DOMAINS) - decisions))
 
 
 async def test_a_wiped_server_begins_a_higher_epoch(nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
-    """The server loses all streams: decisions go on in a new epoch above the old one, without a restart."""
+    """The server loses all streams: decisions continue in a higher epoch, without a restart."""
     text = config_text(nats.url, "wiped", DOMAINS)
     begin = time.time_ns() - 3600 * S
-    async with joined(nats.url, "wiped") as bus:
+    async with join(nats.url, "wiped") as bus:
         with DecisionProcess(tmp_path, text) as process:
             await stream_of(bus, range(1, 21), begin, 0)
-            await decided(bus, 20 * len(DOMAINS))
-            before = {one.message.domain: one.message.state for one in await kept(bus, Decision)}
+            await wait_for_decisions(bus, 20 * len(DOMAINS))
+            before = {one.message.domain: one.message.state for one in await read_stream(bus, Decision)}
             nats.stop()
             nats.wipe()
             nats.start()
             await stream_of(bus, range(21, 41), begin, 0)
-            await decided(bus, 20 * len(DOMAINS))
+            await wait_for_decisions(bus, 20 * len(DOMAINS))
             assert process.stop() == 0
-        decisions = await check(bus, configured(text))
-        for one in await kept(bus, Decision):
+        decisions = await check(bus, parse_config(text))
+        for one in await read_stream(bus, Decision):
             assert one.message.epoch > before[one.message.domain].epoch
             assert one.message.epoch == sample(one.message.domain, 21, begin).end
-        assert len(await kept(bus, Sample)) == 20 * len(DOMAINS) + 8
+        assert len(await read_stream(bus, Sample)) == 20 * len(DOMAINS) + 8
     tried = f"1 wipes, {decisions} decisions"
     tally.add("nats-server wiped", tried, Broken(lost=20 * len(DOMAINS) - decisions))

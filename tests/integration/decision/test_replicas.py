@@ -1,4 +1,4 @@
-"""A replica of the decision service that takes samples and never comes back."""
+"""A replica of the decision service that receives samples and hangs for ever."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from tests.support.decision_services import (
     S,
     check,
     config_text,
-    configured,
-    decided,
-    joined,
+    join,
+    parse_config,
     sample,
     send,
+    wait_for_decisions,
 )
 from tests.support.nats_server import NatsServer
 
@@ -26,13 +26,13 @@ ACK_WAIT_S = 3.0
 
 
 async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsServer, tmp_path: Path) -> None:
-    """One of its samples comes again before the others do: the next new one does not hide those in between."""
+    """One of its samples is redelivered before the others: the next new sample does not hide those in between."""
     text = config_text(nats.url, "frozen", ("press",))
     begin = time.time_ns() - 3600 * S
     settings = BusConfig(servers=(nats.url,), prefix="frozen")
-    async with joined(nats.url, "frozen") as bus:
+    async with join(nats.url, "frozen") as bus:
         async with Bus.connect(settings, NAME, lambda _: None) as frozen:
-            # The first to come makes the consumer that all replicas share.
+            # The first replica creates the shared consumer.
             taken = frozen.consume(Sample, NAME, NAME, batch=8, ack_wait=ACK_WAIT_S)
             async with aclosing(taken) as samples:
                 await send(bus, [sample("press", 1, begin)])
@@ -42,9 +42,9 @@ async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsSer
                 assert [(await anext(samples)).seq for _ in range(3)] == [2, 3, 4]
                 held = asyncio.get_running_loop().time()
         with DecisionProcess(tmp_path, text) as process:
-            # Meanwhile the first is due again, and the others are not yet.
+            # Meanwhile the first sample is due again, and the others are not yet.
             await asyncio.sleep(max(held + ACK_WAIT_S / 2 + 0.1 - asyncio.get_running_loop().time(), 0))
             await send(bus, [sample("press", 5, begin)])
-            await decided(bus, 5)
+            await wait_for_decisions(bus, 5)
             assert process.stop() == 0
-        assert await check(bus, configured(text)) == 5
+        assert await check(bus, parse_config(text)) == 5

@@ -1,4 +1,4 @@
-"""Real packets to the histogram: flows captured at the bed's devices, probes through its bottleneck."""
+"""Real packets to the histogram: flows captured at the testbed's devices, probes through its bottleneck."""
 
 import sys
 import time
@@ -21,18 +21,18 @@ from tests.support.hubble.harness import Factory, running, until, value
 from tests.support.hubble.wiretap import Wire
 
 APPS = Apps(
-    # Slow enough for what waits on the link to be large beside what programs add.
+    # Slow enough that the queue on the link is large compared with the delays of programs.
     capacity=10_000,
     critical=(
-        # No rate is a multiple of another, nor of iperf3's tick of a millisecond: packets that march in
-        # step meet always or never, and neither is what an independent observer sees.
+        # No rate is a multiple of another, nor of iperf3's tick of a millisecond.  Packets in lockstep would
+        # meet always or never, which an independent observer does not see.
         CriticalApp(ROBOT, "udp", 500, packet=200, probe_hz=307),
         CriticalApp(SCANNER, "tcp", 2_500, probe_hz=97),
     ),
-    # Its pages make a queue of some milliseconds, and an empty one, in turn.  Paced streams alone leave the
-    # queue empty most of the time: there would be next to nothing to measure, in the narrowest buckets.
+    # Its pages fill and empty a queue of some milliseconds.  With paced streams alone, the queue would be
+    # empty most of the time, and all latencies would be in the narrowest buckets.
     targets=(TargetApp(TELEMETRY), TargetApp(ERP, load=2_000, limit=5_000)),
-    # As small as a SYN: on a slow link a larger packet takes longer by itself.
+    # As small as a SYN, because on a slow link a larger packet takes longer.
     probe=32,
 )
 FINE = (
@@ -40,13 +40,13 @@ FINE = (
     *(round(0.05 + 0.0025 * step, 4) for step in range(41)),
     *(bound for bound in BOUNDS if bound > 0.15),
 )
-"""The exporter's buckets here: the default ones would have the whole congested queue in one."""
+"""The exporter's buckets in this test: the default ones would have the whole congested queue in one."""
 EDGES = {"handshake": FINE, "probe": FINE, "plant": BOUNDS}
-"""The bounds that each histogram is read by."""
+"""The bounds for reading each histogram."""
 HANDSHAKES = 150
 """Connections opened a second."""
 BESIDES = 2_100 + (HANDSHAKES * (74 + 3 * 66) + 100 * 106) * 8 // 1000
-"""What pages, handshakes and the exporter's probes put on the bottleneck, kbit/s on the wire."""
+"""The load of pages, handshakes and the exporter's probes on the bottleneck, kbit/s on the wire."""
 
 CONNECT = f"""
 import asyncio, random, sys
@@ -70,26 +70,26 @@ asyncio.run(main())
 
 STRETCH_S = 2.0
 STRETCHES = 4
-"""So many stretches make a phase."""
+"""Number of intervals in a phase."""
 MOST = 20
-"""So many may be left out, because somebody else took the machine."""
+"""Maximum number of intervals that may be excluded because other programs used the machine."""
 
 
 class Phase(NamedTuple):
-    """What the wire, the plant and the exporter say of the same stretches of time."""
+    """Measurements of wire, plant and exporter over the same intervals."""
 
     wire: list[float]
-    """Each of the plant's probes, its round trip on the wire, ascending."""
+    """Round trip of each of the plant's probes on the wire, ascending."""
     plant: HistogramSummary
-    """The same as the plant's instrument felt it, wake-ups of two programs included."""
+    """The same, as measured by the plant's probe, including the wake-ups of two programs."""
     handshake: HistogramSummary
     probe: HistogramSummary
     stolen: int
-    """Stretches that were left out."""
+    """Excluded intervals."""
 
 
-def counted(factory: Factory) -> dict[str, list[float]]:
-    """The cumulative counts of both sources and of the plant's instrument, now."""
+def count(factory: Factory) -> dict[str, list[float]]:
+    """The current cumulative counts of both sources and of the plant's probe."""
     page = factory.get("exporter", "/metrics")
     name = "hubble_flow_latency_seconds_bucket"
     bounds = [*map(repr, FINE), "+Inf"]
@@ -98,20 +98,20 @@ def counted(factory: Factory) -> dict[str, list[float]]:
 
 
 def phase(factory: Factory, wire: Wire) -> Phase:
-    """Look at several stretches from now on, and leave out those in which the machine was taken away."""
+    """Measure several intervals from now on, and exclude disturbed ones."""
     trips: list[float] = []
-    before, ticks = counted(factory), read_processor()
+    before, ticks = count(factory), read_processor()
     gained = {name: [0.0] * len(counts) for name, counts in before.items()}
-    taken = stolen = 0
+    measured_intervals = stolen = 0
     wire.trips()
-    while taken < STRETCHES:
-        time.sleep(STRETCH_S)  # The stretch that is measured: nothing else ends it.
-        seen, after, now = wire.trips(), counted(factory), read_processor()
+    while measured_intervals < STRETCHES:
+        time.sleep(STRETCH_S)  # The measured interval ends only here.
+        seen, after, now = wire.trips(), count(factory), read_processor()
         if now[0] - ticks[0] > STEAL * (now[1] - ticks[1]):
             stolen += 1
             assert stolen < MOST, f"the machine was taken away in {stolen} stretches"
         else:
-            taken += 1
+            measured_intervals += 1
             trips += seen
             for name, total in gained.items():
                 gained[name] = list(map(add, total, increase(before[name], after[name])))
@@ -129,28 +129,28 @@ def width(at: float, bounds: Sequence[float] = FINE) -> float:
 
 
 def band(trips: list[float], q: float, sample: float) -> tuple[float, float]:
-    """Between which true quantiles that of so large a sample lies, 19 times out of 20."""
+    """The interval that contains the true quantile of a sample of this size, 19 times out of 20."""
     off = 2 * sqrt(q * (1 - q) / sample)
     return quantile(trips, max(q - off, 0.0)), quantile(trips, min(q + off, 1.0))
 
 
 def agree(name: str, measured: HistogramSummary, trips: list[float]) -> None:
-    """P95 and IQR are those of the ground truth, within a bucket's width."""
+    """P95 and IQR agree with the ground truth within a bucket's width."""
     assert measured.p95 is not None, f"{name}: nothing was measured"
     assert measured.jitter is not None
     low, high = band(trips, 0.95, measured.observations)
-    said = f"{name}: P95 {measured.p95:.6f}, true {quantile(trips, 0.95):.6f} ({low:.6f} to {high:.6f})"
-    print(said)
-    assert low - width(low) <= measured.p95 <= high + width(high), said
+    summary = f"{name}: P95 {measured.p95:.6f}, true {quantile(trips, 0.95):.6f} ({low:.6f} to {high:.6f})"
+    print(summary)
+    assert low - width(low) <= measured.p95 <= high + width(high), summary
     (first, second), (third, fourth) = (band(trips, q, measured.observations) for q in (0.25, 0.75))
     low, high = max(third - second, 0.0), fourth - first
-    said = f"{name}: IQR {measured.jitter:.6f}, true {low:.6f} to {high:.6f}"
-    print(said)
-    assert low - width(fourth) <= measured.jitter <= high + width(fourth), said
+    summary = f"{name}: IQR {measured.jitter:.6f}, true {low:.6f} to {high:.6f}"
+    print(summary)
+    assert low - width(fourth) <= measured.jitter <= high + width(fourth), summary
 
 
-def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
-    """Wait until the plant's own P95 has been so for two seconds in a row."""
+def wait_for_p95(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
+    """Wait until the plant's own P95 has met the condition for two seconds in a row."""
     row = 0
 
     def looked() -> bool:
@@ -165,7 +165,7 @@ def stands(factory: Factory, holds: Callable[[float], bool], what: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"p95": 0.0}, {"p95": 0.09}, {"p95": 0.24}, {"jitter": 0.0}, {"jitter": 0.025}])
 def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
-    """A full queue of 98 ms that reads as none, as another one, or without its jitter or with far more."""
+    """A full queue of 98 ms that reads as none, as another one, or with a wrong jitter."""
     chance = Random(1)
     trips = sorted(chance.gauss(0.092, 0.004) for _ in range(2400))
     right = HistogramSummary(quantile(trips, 0.75) - quantile(trips, 0.25), quantile(trips, 0.95), 800)
@@ -176,7 +176,7 @@ def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
 
 @pytest.mark.root
 def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
-    """P95 and IQR, by handshakes and by probes, throttled and congested, as every packet's own round trip says."""
+    """P95 and IQR of handshakes and probes, throttled and congested, match the round trips of all packets."""
     with running(tmp_path, APPS, BESIDES) as factory:
         factory.sidecar(ROBOT, "--udp", "7007", "--tcp", "7007")
         factory.sidecar(PEERS[ROBOT], "--tcp", "7009")
@@ -187,10 +187,10 @@ def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
         until(lambda: '"ready": true' in factory.get("exporter", "/readyz"), "the exporter is ready")
 
         wire = Wire(factory.bed, ROBOT, 7007)
-        stands(factory, lambda p95: p95 < 0.01, "the queue has drained")
+        wait_for_p95(factory, lambda p95: p95 < 0.01, "the queue has drained")
         throttled = phase(factory, wire)
         factory.unleash()
-        stands(factory, lambda p95: p95 > 0.05, "the queue has filled")
+        wait_for_p95(factory, lambda p95: p95 > 0.05, "the queue has filled")
         congested = phase(factory, wire)
         text = factory.get("exporter", "/metrics")
     for name, one in (("throttled", throttled), ("congested", congested)):

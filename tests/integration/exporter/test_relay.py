@@ -30,10 +30,10 @@ S = 1_000_000_000
 
 
 class Followed:
-    """A follower in its thread, and what it has counted."""
+    """A follower in its thread, and its counts."""
 
     def __init__(self, relay: Relay) -> None:
-        """Wire it as the service does."""
+        """Connect it as the service does."""
         self.latencies = LatencyMetrics([ROBOT], BOUNDS, 50, CollectorRegistry())
         self.pairing = PairingTable(5 * S, S, 1000, 1 << 20)
         self.follower = FlowFollower(
@@ -52,7 +52,7 @@ class Followed:
 
 
 @contextmanager
-def following(relay: Relay) -> Iterator[Followed]:
+def follow(relay: Relay) -> Iterator[Followed]:
     """Follow while the context lasts."""
     followed = Followed(relay)
     thread = threading.Thread(target=followed.follower.run)
@@ -66,7 +66,7 @@ def following(relay: Relay) -> Iterator[Followed]:
 
 
 def wait(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds; fifteen seconds at most."""
+    """Wait at most fifteen seconds for a condition."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
@@ -79,7 +79,7 @@ def more(followed: Followed, connections: int, observed: int) -> bool:
 
 
 class Agent:
-    """A node's agent: stamps what it sees with its own clock, which never stands still."""
+    """A node's agent: stamps flows with its own clock, which always advances."""
 
     def __init__(self, server: HubbleServer) -> None:
         """Report to a server."""
@@ -92,34 +92,34 @@ class Agent:
         return self._time
 
     def later(self, step: int) -> None:
-        """Its next events come that much later (ns)."""
+        """Shift the time of its next events (ns)."""
         self._time += step
 
     def ask(self, talk: Talk, point: int = TO_NETWORK) -> None:
-        """A SYN passed."""
+        """Publish a SYN."""
         self._server.publish(talk.ask(self.now(), point))
 
     def answer(self, talk: Talk) -> None:
-        """The SYN-ACK arrived."""
+        """Publish the SYN-ACK."""
         self._server.publish(talk.answer(self.now(), TO_ENDPOINT))
 
     def handshakes(self, ports: range) -> None:
-        """Whole handshakes, a few at a time."""
+        """Publish whole handshakes, a few at a time."""
         for port in ports:
             self.ask(Talk(port=port))
         for port in ports:
             self.answer(Talk(port=port))
 
 
-def checked(followed: Followed) -> bool:
-    """Look for silence, as the service does every half second."""
+def check_silence(followed: Followed) -> bool:
+    """Check for silence, as the service does every half second."""
     followed.follower.enforce_timeouts()
     return True
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority, and one certificate that serves both sides, named as the chart names Relay's."""
+    """A certificate authority, and one certificate for both sides, named as in Cilium's chart."""
     home = tmp_path_factory.mktemp("tls")
     name = "*.hubble-relay.cilium.io"
 
@@ -136,14 +136,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def tls(certificates: Certificates, *, mutual: bool) -> Tls:
-    """The client's side of it."""
+    """The client's TLS settings."""
     own = {"certificate": str(certificates.certificate), "key": str(certificates.key)} if mutual else {}
     return Tls(ca=str(certificates.ca), server_name="sluice.hubble-relay.cilium.io", **own)
 
 
 def test_handshakes_become_latencies_and_relay_filters() -> None:
     """Each handshake is one observation; Relay filters all other flows."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1050))
         for port in range(50):
@@ -158,10 +158,10 @@ def test_handshakes_become_latencies_and_relay_filters() -> None:
 @pytest.mark.openssl
 @pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
 def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -> None:
-    """The server is known by its authority and name; with mutual TLS the client shows a certificate."""
+    """The client verifies the server's authority and name; with mutual TLS it presents a certificate."""
     with HubbleServer(tls=certificates, mutual=mutual) as server:
         relay = Relay(address=server.address, tls=tls(certificates, mutual=mutual))
-        with following(relay) as followed:
+        with follow(relay) as followed:
             wait(lambda: followed.follower.status.connected, "connection")
             Agent(server).handshakes(range(1000, 1010))
             wait(lambda: followed.observed == 10, "10 observations")
@@ -169,7 +169,7 @@ def test_tls_as_the_chart_sets_it_up(certificates: Certificates, mutual: bool) -
 
 @pytest.mark.openssl
 def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates, tmp_path: Path) -> None:
-    """A wrong name, no client certificate, plaintext, and an unreadable file: each gives an error with its reason."""
+    """A wrong name, no client certificate, plaintext, or an unreadable file: each gives an error with its reason."""
     with HubbleServer(tls=certificates, mutual=True) as server:
         good = tls(certificates, mutual=True)
         for settings in (
@@ -186,8 +186,8 @@ def test_a_relay_that_is_not_trusted_is_not_followed(certificates: Certificates,
 
 
 def test_resets_lose_and_repeat_nothing() -> None:
-    """Connections are cut repeatedly during handshakes: each one still counts exactly once."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    """Connections are cut repeatedly during handshakes: each handshake counts exactly once."""
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         total, agent = 0, Agent(server)
         for turn in range(4):
@@ -196,7 +196,7 @@ def test_resets_lose_and_repeat_nothing() -> None:
             agent.ask(talk)
             agent.handshakes(range(1000 * turn + 1000, 1000 * turn + 1040))
             server.cut()
-            # While nobody listens: Relay's ring keeps these.
+            # Without a client: Relay's ring keeps these.
             agent.handshakes(range(1000 * turn + 1500, 1000 * turn + 1520))
             agent.answer(talk)
             total += 61
@@ -209,13 +209,13 @@ def test_resets_lose_and_repeat_nothing() -> None:
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
     """Relay loses a node during a resumed stream and replays all of it: each handshake counts once."""
-    with HubbleServer(sort=sort) as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer(sort=sort) as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.cut()
         wait(lambda: followed.follower.status.connections > 1 and followed.follower.status.connected, "a new one")
         agent = Agent(server)
         for number in range(3):
-            # Further from the last one than a clock that is kept right goes back.
+            # Further from the last flow than a well-kept clock goes back.
             agent.handshakes(range(1000 * number + 1000, 1000 * number + 1060))
             agent.later(S)
         wait(lambda: followed.observed >= 180 - 50 * sort, "all but what is held back")
@@ -228,31 +228,31 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
 
 
 def test_a_silent_stream_is_opened_anew() -> None:
-    """A server that stalls without closing looks like a quiet one: after a while the stream is replaced."""
-    with HubbleServer() as server, following(Relay(address=server.address, silence=Duration(S // 5))) as followed:
+    """A stalled server looks like a quiet one, so the stream is replaced after a while."""
+    with HubbleServer() as server, follow(Relay(address=server.address, silence=Duration(S // 5))) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         server.stalled = True
         Agent(server).handshakes(range(1000, 1005))
-        wait(lambda: checked(followed) and followed.follower.status.connections > 1, "a second stream")
+        wait(lambda: check_silence(followed) and followed.follower.status.connections > 1, "a second stream")
         server.stalled = False
-        wait(lambda: checked(followed) and followed.observed == 5, "what was held back")
+        wait(lambda: check_silence(followed) and followed.observed == 5, "what was held back")
 
 
 def test_a_flood_that_ends_is_forgotten() -> None:
     """Unanswered SYNs, then silence: they expire and are counted although no flow arrives."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         agent = Agent(server)
         for port in range(1000, 1300):
             agent.ask(Talk(port=port))
         wait(lambda: followed.pairing.pending == 300, "300 pending")
-        wait(lambda: checked(followed) and followed.pairing.pending == 0, "none pending")
+        wait(lambda: check_silence(followed) and followed.pairing.pending == 0, "none pending")
         assert followed.pairing.counts["unanswered"] == 300
 
 
 def test_relays_sorting_delays_and_does_not_spoil() -> None:
-    """Relay holds up to 100 flows back to sort them: latencies come later, and are the same."""
-    with HubbleServer(sort=True) as server, following(Relay(address=server.address)) as followed:
+    """Relay delays up to 100 flows to sort them: latencies arrive later, but are the same."""
+    with HubbleServer(sort=True) as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: len(server.requests), "the request")
         Agent(server).handshakes(range(1000, 1100))
         wait(lambda: followed.observed == 100, "100 observations")
@@ -260,8 +260,8 @@ def test_relays_sorting_delays_and_does_not_spoil() -> None:
 
 
 def test_lost_events_are_counted_once() -> None:
-    """Relay repeats its losses with every replay; each is counted once, under its place."""
-    with HubbleServer() as server, following(Relay(address=server.address)) as followed:
+    """Relay repeats its losses with every replay; each is counted once, under its label."""
+    with HubbleServer() as server, follow(Relay(address=server.address)) as followed:
         wait(lambda: followed.follower.status.connected, "connection")
         Agent(server).handshakes(range(1000, 1001))
         server.lose(LostEvent(source="PERF_EVENT_RING_BUFFER", num_events_lost=40), "n1", time.time_ns())
@@ -275,10 +275,10 @@ def test_lost_events_are_counted_once() -> None:
 
 
 def test_an_unreachable_relay_is_reported_and_retried() -> None:
-    """Until Relay answers the reason is shown; when it does, the follower is there."""
+    """Until Relay answers, the reason is shown; then the follower connects."""
     with HubbleServer() as gone:
         address = gone.address
-    with following(Relay(address=address)) as followed:
+    with follow(Relay(address=address)) as followed:
         wait(lambda: "UNAVAILABLE" in (followed.follower.problem or ""), "the reason")
         with HubbleServer(address=address) as server:
             wait(lambda: followed.follower.problem is None, "connection")

@@ -1,4 +1,4 @@
-"""``sluice exporter`` and ``sluice echo`` as processes: what a scrape and the probes of a kubelet see."""
+"""``sluice exporter`` and ``sluice echo`` as processes, seen by scrapes and kubelet probes."""
 
 import json
 import re
@@ -28,7 +28,7 @@ domains:
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a page; status 0 while nothing listens."""
+    """Status and body of a page; status 0 while the process does not listen."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as page:
             return page.status, page.read().decode()
@@ -50,7 +50,7 @@ def sidecar() -> tuple["subprocess.Popen[str]", dict[str, str]]:
 
 
 def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_path: Path) -> None:
-    """Blind at first and ready once both speak; on SIGTERM it ends in order."""
+    """Blind at first, ready once both sources have data; SIGTERM ends it in order."""
     echo, ports = sidecar()
     listen = free_port()
     with HubbleServer() as server:
@@ -95,7 +95,7 @@ def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_pat
 
 
 def test_a_configuration_without_a_source_is_refused(tmp_path: Path) -> None:
-    """Neither Relay nor a probe: there would be nothing to measure."""
+    """Without Relay and probes there would be nothing to measure."""
     config = tmp_path / "sluice.yaml"
     config.write_text(DOMAIN)
     done = subprocess.run([SLUICE, "exporter", "--config", config], capture_output=True, text=True, check=False)
@@ -105,14 +105,14 @@ def test_a_configuration_without_a_source_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--udp", "99999"]])
 def test_a_sidecar_without_a_port_is_refused(arguments: list[str]) -> None:
-    """The error says what to give."""
+    """The error names the missing option."""
     done = subprocess.run([SLUICE, "echo", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--udp" in done.stderr
 
 
 def test_a_sidecar_is_small() -> None:
-    """It runs beside every critical pod, and imports nothing that it does not need."""
+    """It runs beside every critical pod, and imports only what it needs."""
     echo, _ = sidecar()
     resident = Path(f"/proc/{echo.pid}/status").read_text()
     heavy = subprocess.run(

@@ -1,4 +1,4 @@
-"""The agent that plays Cilium, between an emulated Kubernetes API and the simulated plant."""
+"""The bandwidth agent between an emulated Kubernetes API and the simulated plant."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from schemas.domain import Domain
-from services.plant.harness.bandwidth_agent import ANNOTATION, Agent, Enforced, rate_of
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import ANNOTATION, BandwidthAgent, EnforcedLimit, parse_annotation
+from services.plant.harness.manifests import build_manifests
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.plant import SimulatedPlant
@@ -26,13 +26,13 @@ APPS = Apps(targets=(TargetApp(TELEMETRY, replicas=2),))
 class Stage:
     """A cluster, a plant and the agent between them."""
 
-    def __init__(self, emulator: Emulator, url: str, plant: RealtimePlant, agent: Agent) -> None:
-        """Put them on stage."""
+    def __init__(self, emulator: Emulator, url: str, plant: RealtimePlant, agent: BandwidthAgent) -> None:
+        """Keep the parts."""
         self.emulator = emulator
         self.url = url
         self.plant = plant
         self.agent = agent
-        self.enforced: list[Enforced] = []
+        self.enforced: list[EnforcedLimit] = []
 
     async def annotate(self, pod: str, value: str | None) -> None:
         """Patch a Pod's annotation; None removes it."""
@@ -44,35 +44,35 @@ class Stage:
                 assert answer.status == 200, await answer.text()
 
     def pods(self) -> list[dict[str, Any]]:
-        """The live Pods of the target, as the API has them."""
+        """List the target's live Pods from the API."""
         return [pod for pod in self.emulator.pods(TELEMETRY) if "deletionTimestamp" not in pod["metadata"]]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds."""
+        """Wait until the condition holds."""
         await until(holds, lambda: dict(self.plant.limits))
 
     def limits(self) -> list[int | None]:
-        """In force, in any order."""
+        """Return the limits in force, in any order."""
         return sorted(self.plant.limits.values(), key=lambda limit: limit or 0)
 
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
-    """Everything up, and the fail-safe limit of the template in force on both pods."""
+    """Start everything, and wait until the template's fail-safe limit is in force on both pods."""
     scenario = SCENARIOS["steady"]
     domain: Domain = scenario.domain()
     plant = RealtimePlant(SimulatedPlant.for_apps(APPS, start=time.time_ns()))
     emulator = Emulator(starts_after=0.05)
     async with emulator as url:
-        emulator.apply(manifests(APPS, domain))
-        enforced: list[Enforced] = []
-        agent = Agent(url, [plant], delay=0.01, on_enforced=enforced.append)
+        emulator.apply(build_manifests(APPS, domain))
+        enforced: list[EnforcedLimit] = []
+        agent = BandwidthAgent(url, [plant], delay=0.01, on_change=enforced.append)
         it = Stage(emulator, url, plant, agent)
         it.enforced = enforced
         task = asyncio.create_task(agent.run())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await agent.limited()
+                await agent.wait_until_enforced()
             yield it
         finally:
             task.cancel()
@@ -95,12 +95,12 @@ async def stage() -> AsyncIterator[Stage]:
     ],
 )
 def test_an_unreadable_annotation_is_no_limit(annotation: str | None, kbit: int | None) -> None:
-    """As with Cilium, which fails open: the reason why the actuator checks before it patches."""
-    assert rate_of(annotation) == kbit
+    """Cilium also fails open; therefore the actuator checks a value before it patches."""
+    assert parse_annotation(annotation) == kbit
 
 
-async def test_pods_are_born_with_the_fail_safe_limit_and_follow_their_annotations() -> None:
-    """Each Pod's own annotation is what counts; the last of several quick changes wins; removal lifts the limit."""
+async def test_pods_start_with_the_fail_safe_limit_and_follow_their_annotations() -> None:
+    """Each Pod's own annotation counts; the last of several quick changes wins; removal lifts the limit."""
     async with stage() as it:
         assert it.limits() == [40_000, 40_000]
         first, second = (pod["metadata"]["name"] for pod in it.pods())
@@ -112,36 +112,36 @@ async def test_pods_are_born_with_the_fail_safe_limit_and_follow_their_annotatio
         await it.annotate(second, None)
         await it.until(lambda: None in it.limits())
         assert all(one.seen <= one.at for one in it.enforced)
-        assert it.agent.restarts(TELEMETRY) == 0
+        assert it.agent.count_restarts(TELEMETRY) == 0
 
 
 async def test_a_pod_that_is_replaced_counts_as_a_restart_and_its_successor_is_limited() -> None:
-    """A Pod with another UID takes the place of the one that went, with the template's limit."""
+    """A Pod with another UID replaces the deleted one, with the template's limit."""
     async with stage() as it:
         gone = it.pods()[0]["metadata"]["name"]
         await it.annotate(gone, "30M")
         await it.until(lambda: it.limits() == [30_000, 40_000])
         async with aiohttp.ClientSession() as session:
             await session.delete(f"{it.url}/api/v1/namespaces/factory/pods/{gone}")
-        await it.until(lambda: it.agent.restarts(TELEMETRY) == 1 and it.limits() == [40_000, 40_000])
+        await it.until(lambda: it.agent.count_restarts(TELEMETRY) == 1 and it.limits() == [40_000, 40_000])
 
 
 async def test_the_agent_outlives_the_api_server() -> None:
-    """While the API is away limits stay as they are; on its return what changed meanwhile is enforced."""
+    """Limits stay while the API is down; when it is back, changes made meanwhile are enforced."""
     scenario = SCENARIOS["steady"]
     plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, start=time.time_ns()))
     first = Emulator(starts_after=0.05)
     async with asyncio.timeout(PATIENCE_S):
         async with first as url:
-            first.apply(manifests(scenario.apps, scenario.domain()))
-            agent = Agent(url, [plant], delay=0.01)
+            first.apply(build_manifests(scenario.apps, scenario.domain()))
+            agent = BandwidthAgent(url, [plant], delay=0.01)
             task = asyncio.create_task(agent.run())
-            await agent.limited()
+            await agent.wait_until_enforced()
         port = int(url.rpartition(":")[2])
         assert list(plant.limits.values()) == [40_000]
         second = Emulator(starts_after=0.05, port=port)
         async with second:
-            tree = manifests(scenario.apps, scenario.domain())
+            tree = build_manifests(scenario.apps, scenario.domain())
             for one in tree:
                 template = one.get("spec", {}).get("template")
                 if template and ANNOTATION in template["metadata"]["annotations"]:

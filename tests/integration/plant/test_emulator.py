@@ -1,4 +1,4 @@
-"""What the Kubernetes emulator does beyond the contract that it shares with a real API server."""
+"""Behaviour of the Kubernetes emulator beyond the contract that it shares with a real API server."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from services.plant.kube_emulator.emulator import Emulator
-from services.plant.kube_emulator.errors import StatusError
+from services.plant.kube_emulator.store import StatusError
 from tests.support.kube.servers import deployment, eventually
 from tests.support.waiting import PATIENCE_S
 
@@ -45,7 +45,7 @@ async def test_pods_run_and_end_by_themselves() -> None:
 
 
 async def test_a_watch_from_before_the_history_is_gone(session: aiohttp.ClientSession) -> None:
-    """A watch that would have to begin with forgotten changes gets one ERROR event with code 410, and ends."""
+    """A watch from forgotten changes gets one ERROR event with code 410, and ends."""
     emulator = Emulator(starts_after=None)
     async with emulator as url:
         emulator.apply([deployment("one", 0)])
@@ -56,7 +56,7 @@ async def test_a_watch_from_before_the_history_is_gone(session: aiohttp.ClientSe
 
 
 async def test_requests_are_not_kept(session: aiohttp.ClientSession) -> None:
-    """The emulator remembers no request once it is answered, so that it does not slow down."""
+    """The emulator forgets each request once it is answered, so that it does not slow down."""
     emulator = Emulator(starts_after=None)
     async with emulator as url:
         for _ in range(20):
@@ -67,7 +67,7 @@ async def test_requests_are_not_kept(session: aiohttp.ClientSession) -> None:
 
 
 async def test_watches_end_when_the_emulator_does(session: aiohttp.ClientSession) -> None:
-    """Leaving the emulator ends the watches on it, without an error on the client's side."""
+    """Leaving the emulator ends its watches, without an error at the client."""
     emulator = Emulator(starts_after=None)
     started = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_watches_end_when_the_emulator_does(session: aiohttp.ClientSession
 
 
 async def test_the_projects_manifests_can_be_applied() -> None:
-    """Every object of manifests/ is of a kind that the emulator knows, and applying twice changes nothing."""
+    """The emulator knows the kind of every object of manifests/, and applying twice changes nothing."""
     emulator = Emulator(starts_after=None)
     trees = [
         tree
@@ -109,14 +109,14 @@ async def test_the_projects_manifests_can_be_applied() -> None:
     ],
 )
 def test_a_bad_manifest_is_refused(tree: dict[str, Any], words: str) -> None:
-    """A manifest that cannot be stored is refused with words that name what is wrong."""
+    """A manifest that cannot be stored is refused with an error that names the problem."""
     with pytest.raises(StatusError) as refused:
         Emulator().apply([tree])
     assert words in refused.value.message
 
 
 async def test_a_change_just_before_the_waiting_begins_wakes_the_waiter() -> None:
-    """A watch that is about to wait is not left waiting for the change after the next."""
+    """A watch that is about to wait does not miss the change."""
     emulator = Emulator(starts_after=None)
     waiting = asyncio.create_task(emulator.objects.wait_for_change(emulator.objects.version))
     emulator.apply([deployment("app", 1)])

@@ -1,4 +1,4 @@
-"""Child processes: stopped in order, noticed when they die, and gone when their parent is killed."""
+"""Child processes: stopped in order, watched, and ended when their parent is killed."""
 
 import asyncio
 import os
@@ -29,15 +29,15 @@ asyncio.run(main())
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and not just waiting to be collected."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-async def test_processes_and_their_folder_go_with_the_context() -> None:
-    """Programs get SIGTERM, the last one started first; what they wrote goes too."""
+async def test_processes_and_their_folder_end_with_the_context() -> None:
+    """Programs get SIGTERM, the last one started first; their files are removed."""
     async with Processes() as processes:
         await processes.start("one", *FOREVER)
         await processes.start("two", *FOREVER)
@@ -48,7 +48,7 @@ async def test_processes_and_their_folder_go_with_the_context() -> None:
 
 
 async def test_a_process_that_ends_early_is_reported_with_the_end_of_its_log() -> None:
-    """Which one, how it ended, and what it said last."""
+    """The error has its name, exit code and last lines."""
     async with Processes() as processes:
         await processes.start("fine", *FOREVER)
         await processes.start("broken", sys.executable, "-c", "print('no such thing'); raise SystemExit(3)")
@@ -61,7 +61,7 @@ async def test_a_process_that_ends_early_is_reported_with_the_end_of_its_log() -
 
 
 async def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while, not never."""
+    """SIGKILL follows after some time."""
     monkeypatch.setattr("services.plant.harness.processes._STOP_S", 0.2)
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -74,14 +74,14 @@ async def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.Monk
 
 
 async def test_a_missing_program_is_named() -> None:
-    """Before anything is started."""
+    """The error comes before anything is started."""
     async with Processes() as processes:
         with pytest.raises(FileNotFoundError, match="nothing-like-this"):
             await processes.start("x", "nothing-like-this")
 
 
 async def test_a_folder_to_keep_stays(tmp_path: Path) -> None:
-    """With the logs in it."""
+    """It holds the logs."""
     async with Processes(tmp_path / "kept") as processes:
         await processes.start("one", *FOREVER)
         await until(lambda: "up" in processes.tail("one"))
@@ -89,7 +89,7 @@ async def test_a_folder_to_keep_stays(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind_after_sigkill() -> None:
-    """The children die with their parent, and the folder is removed, though the parent could do nothing any more."""
+    """The children end with their parent and the folder is removed, although the parent could not clean up."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         home, pid = parent.stdout.readline().split()

@@ -1,4 +1,4 @@
-"""The bed on real namespaces: it carries packets, and leaves nothing behind however it ends."""
+"""The testbed on real namespaces: it carries packets, and leaves nothing behind however it ends."""
 
 import contextlib
 import signal
@@ -38,7 +38,7 @@ def _round_trips(bed: Bed, count: int) -> list[int]:
 
 @pytest.mark.parametrize("bands", ["off", "uplink", "bottleneck"])
 def test_packets_cross_the_bed(bands: str) -> None:
-    """Probes from the floor come back from the office, and the bottleneck's port has seen them."""
+    """Probes from the floor return from the office, and the bottleneck's port has counted them."""
     with Bed(Parameters(bands=bands)) as bed:  # type: ignore[arg-type]
         before = bed.devices("n3").read()["eth0"].received_packets
         trips = _round_trips(bed, 50)
@@ -48,7 +48,7 @@ def test_packets_cross_the_bed(bands: str) -> None:
 
 
 def test_a_command_that_fails_says_where_and_why() -> None:
-    """The error names the place, the command and what the command wrote."""
+    """The error names the place, the command and its output."""
     with Bed() as bed, pytest.raises(BedError, match=r"n1: ip link set nothing up: exit code 1: .*nothing"):
         bed.run("n1", "ip", "link", "set", "nothing", "up")
 
@@ -61,7 +61,7 @@ def _surroundings() -> set[str]:
 
 
 def _in_same_process_namespace(pid: int) -> set[str]:
-    """Every process that lives in the process namespace of ``pid``, as its place in /proc."""
+    """Every process in the process namespace of ``pid``, by its entry in /proc."""
     namespace = (Path("/proc") / str(pid) / "ns/pid").readlink()
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
@@ -86,7 +86,7 @@ with Bed() as bed:
 
 @pytest.mark.parametrize("end", ["kill", "leave"])
 def test_nothing_is_left_behind(end: str) -> None:
-    """After SIGKILL of its process, and after a normal end, there is no namespace, link, mount or process of a bed."""
+    """After SIGKILL of its process, and after a normal end, no namespace, link, mount or process remains."""
     before = _surroundings()
     runner = subprocess.Popen([sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with runner:

@@ -1,4 +1,4 @@
-"""The frame around every service: health, metrics, logs, signals and crash points, as a user meets them."""
+"""The runtime of every service: health, metrics, logs, signals and crash points, as a user sees them."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.commands import sluice
 from tests.support.waiting import PATIENCE_S
 
 
-async def asked(port: int, path: str) -> tuple[int, str]:
+async def fetch(port: int, path: str) -> tuple[int, str]:
     """Status and body of a GET."""
 
     def get() -> tuple[int, str]:
@@ -34,35 +34,35 @@ async def asked(port: int, path: str) -> tuple[int, str]:
 
 
 async def test_ready_when_every_condition_holds() -> None:
-    """503 with the reasons until then, and again when one is lost."""
+    """503 with the reasons until then, and again when a condition is lost."""
     health = Health("bus", "samples")
     async with serve(health, "127.0.0.1", 0) as port:
-        status, body = await asked(port, "/readyz")
+        status, body = await fetch(port, "/readyz")
         assert (status, json.loads(body)) == (503, {"ready": False, "wrong": {"bus": "not yet", "samples": "not yet"}})
         health.set_ok("bus")
         health.set_condition("samples", None)
-        assert await asked(port, "/readyz") == (200, '{"ready": true, "wrong": {}}\n')
+        assert await fetch(port, "/readyz") == (200, '{"ready": true, "wrong": {}}\n')
         health.set_condition("samples", "line: blind: 3 observations, 100 needed")
-        status, body = await asked(port, "/readyz")
+        status, body = await fetch(port, "/readyz")
         assert status == 503
         assert json.loads(body)["wrong"] == {"samples": "line: blind: 3 observations, 100 needed"}
 
 
 async def test_healthy_while_the_event_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that is stuck is seen from outside, because the server has a thread of its own."""
+    """A blocked loop is visible from outside, because the server has a thread of its own."""
     health = Health()
     async with serve(health, "127.0.0.1", 0) as port:
-        assert await asked(port, "/healthz") == (200, '{"healthy": true}\n')
+        assert await fetch(port, "/healthz") == (200, '{"healthy": true}\n')
         monkeypatch.setattr("services.runtime.health._STUCK_S", -1.0)
-        assert (await asked(port, "/healthz"))[0] == 503
-        status, metrics = await asked(port, "/metrics")
+        assert (await fetch(port, "/healthz"))[0] == 503
+        status, metrics = await fetch(port, "/metrics")
         assert status == 200
         assert "process_resident_memory_bytes" in metrics
-        assert (await asked(port, "/"))[0] == 404
+        assert (await fetch(port, "/"))[0] == 404
 
 
 async def test_a_taken_port_is_an_error_at_once(tmp_path: Path) -> None:
-    """Not a service without probes, nor a traceback: the address, and what is wrong with it."""
+    """The error has the address and the reason; the service neither starts without probes nor prints a traceback."""
     path = tmp_path / "config.yaml"
     target = "{deployment: upload, min: 5M, max: 80M, fail_safe: 10M}"
     async with serve(Health(), "127.0.0.1", 0) as port:
@@ -78,7 +78,7 @@ async def test_a_taken_port_is_an_error_at_once(tmp_path: Path) -> None:
 
 
 def run(program: str, number: signal.Signals | None = None, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program; with a signal, send it when the program has written its first line."""
+    """Run a program; with a signal, send it after the program's first line."""
     command = [sys.executable, "-c", textwrap.dedent(program)]
     process = subprocess.Popen(
         command,
@@ -119,7 +119,7 @@ def test_a_signal_ends_a_service_in_order(number: signal.Signals) -> None:
 
 
 def test_an_error_ends_a_service_with_its_trace() -> None:
-    """Nothing is swallowed."""
+    """The error is not swallowed."""
     ended = run(SERVICE.replace("await asyncio.sleep(60)", "1 / 0"))
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
@@ -127,7 +127,7 @@ def test_an_error_ends_a_service_with_its_trace() -> None:
 
 
 def test_logs_are_one_json_object_a_line() -> None:
-    """Ours and a library's, with the service's name, level and time; below the level there is nothing."""
+    """Our logs and a library's have the service's name, level and time; records below the level are dropped."""
     ended = run(
         """
         import logging, structlog
@@ -163,7 +163,7 @@ CRASHING = """
 
 @pytest.mark.parametrize(("setting", "printed"), [("here:1", 1), ("here:3", 3), ("there:5", 5)])
 def test_a_crash_point_kills_on_its_turn(setting: str, printed: int) -> None:
-    """By SIGKILL, so that nothing is cleaned up."""
+    """SIGKILL ends it, so that no clean-up runs."""
     ended = run(CRASHING, crash_at=setting)
     assert ended.returncode == -signal.SIGKILL
     assert len(ended.stdout.split()) == printed
@@ -171,7 +171,7 @@ def test_a_crash_point_kills_on_its_turn(setting: str, printed: int) -> None:
 
 @pytest.mark.parametrize("setting", ["", "elsewhere:1", "here:6"])
 def test_other_points_do_nothing(setting: str) -> None:
-    """Neither without a setting nor when the turn never comes."""
+    """Neither without a setting nor before the count is reached."""
     ended = run(CRASHING, crash_at=setting)
     assert (ended.returncode, len(ended.stdout.split())) == (0, 5)
 

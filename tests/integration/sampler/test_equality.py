@@ -36,10 +36,10 @@ TARGETS = ("factory/telemetry-upload",)
 
 
 class Exporter:
-    """Counters as an exporter holds them, page after page: two protocols each, resets, series that come and go."""
+    """Counters of an exporter, page after page: two protocols each, resets, series that come and go."""
 
     def __init__(self, seed: int) -> None:
-        """Everything follows from the seed."""
+        """All pages follow from the seed."""
         self._random = random.Random(seed)
         self._counters: dict[str, float] = {}
 
@@ -71,7 +71,7 @@ class Exporter:
 
 
 def open_metrics(pages: list[dict[str, float]]) -> str:
-    """All pages with their times, as promtool reads history."""
+    """All pages with their times, in the format of promtool's history."""
     kinds = {
         "hubble_flow_latency_seconds": "histogram",
         "hubble_flow_lost": "counter",
@@ -97,8 +97,8 @@ def signal(url: str = Prometheus().url) -> Signal:
     )
 
 
-def scraped(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, Measurements]]:
-    """What the direct scrape makes of the same pages, by window end."""
+def scrape_pages(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, Measurements]]:
+    """The direct scrape's figures from the same pages, by window end."""
     workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
     reader, history = PageReader(workloads), PageWindow(window * S)
     for at, page in enumerate(pages):
@@ -113,18 +113,18 @@ def scraped(pages: list[dict[str, float]], window: int) -> Iterator[tuple[int, M
 async def test_same_buckets_same_figures(tmp_path: Path) -> None:
     """Over 290 windows with restarts in between, both sources agree to the last digits of a double.
 
-    Prometheus is given exactly the pages that the scrape saw, at their times, and is asked at these
-    times, so that nothing is left to chance or to extrapolation.
+    Prometheus gets exactly the pages of the scrape, at their times, and is queried at these
+    times, so that neither timing nor extrapolation affects the result.
     """
     exporter = Exporter(seed=1)
     pages = [exporter.page(number) for number in range(PAGES)]
     difference, compared = 0.0, 0
     with PrometheusServer(tmp_path, history=open_metrics(pages)) as server:
-        # From version 3 on a range does not include its very beginning.
+        # From version 3 on, a range excludes its very beginning.
         window = WINDOW if server.version < (3,) else WINDOW - 1
         workloads = Workloads(metric_names(signal()), CRITICAL, TARGETS)
         with closing(PrometheusSource(signal(server.url), workloads)) as source:
-            for end, ours in list(scraped(pages, window))[WINDOW:]:
+            for end, ours in list(scrape_pages(pages, window))[WINDOW:]:
                 theirs = await source.measure(end)
                 for key in CRITICAL:
                     one, other = ours.latency[key], theirs.latency[key]
@@ -143,7 +143,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
 
 
 async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
-    """Both read one exporter while it counts; their scrapes fall at different instants, so their buckets differ."""
+    """Both read a live exporter at different instants, so their counts differ by less than a bucket."""
     period = Duration(S)
     with LiveExporter() as live, PrometheusServer(tmp_path, scrape=(live.address,)) as server:
         live.traffic(500)

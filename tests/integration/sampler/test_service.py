@@ -1,4 +1,4 @@
-"""Samplers as processes on a real bus: they deduplicate, survive, and lose nothing that was acknowledged."""
+"""Samplers as processes on a real bus: they deduplicate, survive crashes, and lose no acknowledged sample."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
 from tests.support.commands import SLUICE, sluice
-from tests.support.decision_services import joined, kept
+from tests.support.decision_services import join, read_stream
 from tests.support.exporter_page import LiveExporter
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer
@@ -84,7 +84,7 @@ class SamplerProcess:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask its health server."""
+        """Request a page of its health server."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
@@ -92,7 +92,7 @@ class SamplerProcess:
             return error.code, error.read().decode()
 
     def wrong(self) -> dict[str, str] | None:
-        """What /readyz says; None while nobody answers."""
+        """The answer of /readyz; None while it does not listen."""
         try:
             found: dict[str, str] = json.loads(self.get("/readyz")[1])["wrong"]
         except (urllib.error.URLError, ConnectionError):
@@ -104,13 +104,13 @@ class SamplerProcess:
         rows = self.get("/metrics")[1].splitlines()
         return next(float(row.split()[-1]) for row in rows if row.startswith(name))
 
-    def crashed(self) -> bool:
-        """Wait until it ends; whether it was by SIGKILL."""
+    def wait_for_crash(self) -> bool:
+        """Wait until it ends; return whether SIGKILL ended it."""
         assert self._process is not None
         return self._process.wait(PATIENCE_S) == -signal.SIGKILL
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(PATIENCE_S)
@@ -132,7 +132,7 @@ def exporter() -> Iterator[LiveExporter]:
         yield live
 
 
-async def published(bus: Bus, count: int) -> list[Received[Sample]]:
+async def wait_for_samples(bus: Bus, count: int) -> list[Received[Sample]]:
     """Wait for so many samples on the bus."""
     found: list[Received[Sample]] = []
     async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, None, "test")) as messages:
@@ -144,7 +144,7 @@ async def published(bus: Bus, count: int) -> list[Received[Sample]]:
 
 
 async def until(true: Any) -> None:
-    """Ask a process until it is true."""
+    """Poll a process until the condition is true."""
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline
@@ -152,20 +152,20 @@ async def until(true: Any) -> None:
 
 
 async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path: Path) -> None:
-    """Same windows, same ids: the bus keeps one sample for each, and control sees it once."""
+    """Same windows, same ids: the bus stores one sample for each, and control sees it once."""
     with (
         exporter() as live,
         SamplerProcess(tmp_path / "one", nats, live) as one,
         SamplerProcess(tmp_path / "two", nats, live) as two,
     ):
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             one.start()
             two.start()
             await until(lambda: two.wrong() == {} and one.wrong() == {})
             for sampler in (one, two):
                 await until(lambda: sampler.metric("sluice_sampler_delay_seconds_count") >= 12)  # noqa: B023
             assert (one.stop(), two.stop()) == (0, 0)
-            samples = [received.message for received in await kept(bus, Sample)]
+            samples = [received.message for received in await read_stream(bus, Sample)]
     windows = Counter(sample.end for sample in samples)
     assert set(windows.values()) == {1}
     assert [sample.end for sample in samples] == sorted(windows)
@@ -174,48 +174,48 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
 
 
 async def test_a_blind_sampler_does_not_speak_for_one_that_sees(nats: NatsServer, tmp_path: Path) -> None:
-    """Nothing listens at the second sampler's address, and a refusal is quicker than reading a page."""
+    """The second sampler's address refuses connections, which is faster than reading a page."""
     signal = "period: 500ms, window: 1s"
     with (
         exporter() as live,
         SamplerProcess(tmp_path / "seeing", nats, live, signal=signal) as seeing,
         SamplerProcess(tmp_path / "blind", nats, LiveExporter(), signal=signal) as blind,
     ):
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             blind.start()
             seeing.start()
             await until(lambda: seeing.wrong() == {} and "source" in (blind.wrong() or {}))
-            begun = time.time_ns()
+            began = time.time_ns()
             for sampler in (seeing, blind):
-                await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > begun + 3 * S)  # noqa: B023
-            samples = [one.message for one in await kept(bus, Sample) if one.message.end > begun + S]
-    told = [sample.no_data for sample in samples]
-    # A process that the machine stalls for a moment may be overtaken.
-    assert told.count(None) > len(told) / 2, told
+                await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > began + 3 * S)  # noqa: B023
+            samples = [one.message for one in await read_stream(bus, Sample) if one.message.end > began + S]
+    reasons = [sample.no_data for sample in samples]
+    # A sampler that the machine stalls may be overtaken.
+    assert reasons.count(None) > len(reasons) / 2, reasons
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_killed_sampler_loses_no_acknowledged_sample(
     nats: NatsServer, tmp_path: Path, tally: Tally, point: str
 ) -> None:
-    """Killed between any two steps and started again: the bus has each window at most once, in order.
+    """Killed between any two steps and restarted: the bus has each window at most once, in order.
 
-    What was acknowledged before the kill is still there after it, and the next process goes on.
+    Acknowledged samples are still stored after the kill, and the next process continues.
     """
     with exporter() as live, SamplerProcess(tmp_path, nats, live, domains=3) as sampler:
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             stored: set[str] = set()
             for count in (1, 2, 7):
                 sampler.start(crash_at=f"{point}:{count}")
-                assert await asyncio.to_thread(sampler.crashed), sampler.log.read_text()
-                now = {one.message.id for one in await kept(bus, Sample)}
+                assert await asyncio.to_thread(sampler.wait_for_crash), sampler.log.read_text()
+                now = {one.message.id for one in await read_stream(bus, Sample)}
                 assert stored <= now
                 assert point != "sampler.acknowledged" or len(now - stored) >= count
                 stored = now
             sampler.start()
-            await published(bus, len(stored) + 9)
+            await wait_for_samples(bus, len(stored) + 9)
             assert sampler.stop() == 0
-            samples = [one.message for one in await kept(bus, Sample)]
+            samples = [one.message for one in await read_stream(bus, Sample)]
     lost = stored - {sample.id for sample in samples}
     for name in ("cell-0", "cell-1", "cell-2"):
         ends = [sample.end for sample in samples if sample.domain == name]
@@ -224,7 +224,7 @@ async def test_a_killed_sampler_loses_no_acknowledged_sample(
 
 
 async def test_the_bus_may_go_and_come_back(nats: NatsServer, tmp_path: Path) -> None:
-    """Measuring goes on meanwhile; on its return come the newest samples, and not a backlog of old ones."""
+    """Measuring continues meanwhile; afterwards only the newest samples are published, not a backlog."""
     with exporter() as live, SamplerProcess(tmp_path, nats, live) as sampler:
         sampler.start()
         await until(lambda: sampler.wrong() == {})
@@ -236,25 +236,25 @@ async def test_the_bus_may_go_and_come_back(nats: NatsServer, tmp_path: Path) ->
         away = time.time_ns()
         nats.start()
         await until(lambda: sampler.wrong() == {})
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             back = time.time_ns()
             await until(lambda: sampler.metric("sluice_sampler_window_end_seconds") * 1e9 > back)
-            samples = [one.message for one in await kept(bus, Sample)]
+            samples = [one.message for one in await read_stream(bus, Sample)]
         assert sampler.stop() == 0
     assert len({sample.id for sample in samples}) == len(samples)
-    # The outage was longer than a window; of that time only what the outbox holds was published.
+    # The outage was longer than a window; only the outbox's samples of that time were published.
     assert [sample.end for sample in samples] == sorted(sample.end for sample in samples)
     assert len([sample for sample in samples if away - 10 * PERIOD < sample.end < away]) <= 10
 
 
 async def test_an_exporter_that_dies_shows_on_readyz_and_on_the_bus(nats: NatsServer, tmp_path: Path) -> None:
-    """Samples say that there is no data and why, and go on; so does /readyz."""
+    """Samples report missing data with its reason, and continue; so does /readyz."""
     with exporter() as live, SamplerProcess(tmp_path, nats, live) as sampler:
         sampler.start()
         await until(lambda: sampler.wrong() == {})
         live.stop()
         await until(lambda: "connection refused" in (sampler.wrong() or {}).get("source", ""))
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             await until(lambda: sampler.metric('sluice_sampler_samples_total{domain="cell-0",outcome="blind"}') >= 5)
             last = await bus.get_last(Sample, bus.subjects.sample("cell-0"))
         assert last is not None
@@ -288,7 +288,7 @@ async def test_memory_of_the_scrape_stays_small(nats: NatsServer, tmp_path: Path
 
 @pytest.mark.prometheus
 async def test_memory_of_the_prometheus_client_stays_small(nats: NatsServer, tmp_path: Path) -> None:
-    """At most 64 MiB, the pod's limit: the client library comes without pandas."""
+    """At most 64 MiB, the pod's limit: the client library is installed without pandas."""
     with exporter() as live, PrometheusServer(tmp_path / "prometheus", scrape=(live.address,)) as prometheus:
         signal = f"source: prometheus, period: 100ms, window: 4s, prometheus: {{url: '{prometheus.url}'}}"
         with SamplerProcess(tmp_path, nats, live, domains=20, signal=signal) as sampler:
@@ -298,7 +298,7 @@ async def test_memory_of_the_prometheus_client_stays_small(nats: NatsServer, tmp
 
 
 def test_an_inconsistent_configuration_is_refused_at_the_start(tmp_path: Path) -> None:
-    """Exit code 1 and one line that says where, instead of a service that waits for a bus."""
+    """Exit code 1 and one line with the place, instead of a service that waits for a bus."""
     config = tmp_path / "config.yaml"
     config.write_text(
         "domains: [{name: a, critical: [{workload: x}],"

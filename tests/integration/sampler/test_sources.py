@@ -52,17 +52,17 @@ def source_for(signal: Signal, *critical: str) -> Iterator[Source]:
 
 
 def now() -> int:
-    """An aligned instant, as the sampler would give it."""
+    """An aligned instant, as the sampler passes it."""
     return time.time_ns() // PERIOD * PERIOD
 
 
 async def robot(source: Source, end: int) -> LatencyStats:
-    """What the source says of the robot."""
+    """The source's measurement of the robot."""
     return (await source.measure(end)).latency[ROBOT]
 
 
 async def until(source: Source, true: Callable[[LatencyStats], bool]) -> LatencyStats:
-    """Measure until it is true."""
+    """Measure until the condition is true."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             found = await robot(source, time.time_ns())
@@ -77,7 +77,7 @@ FAULTS = {
     "reset": (10, "reset by peer|[Aa]borted|RemoteDisconnected|ProtocolError"),
     "garbage": (10, "BadStatusLine"),
 }
-"""How long to wait for the server, and the reason then."""
+"""The timeout for the server, and the expected reason."""
 
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
@@ -96,7 +96,7 @@ async def test_a_server_that_breaks_off_is_no_data(name: Name, fault: str) -> No
 
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
 async def test_requests_do_not_pile_up_behind_a_stuck_one(name: Name) -> None:
-    """While the first answer arrives byte by byte, the next windows fail at once; no threads pile up."""
+    """While the first answer arrives byte by byte, the next windows fail at once; threads do not pile up."""
     with BrokenServer("dribble") as server, source_for(settings(name, server.url, timeout_s=0.3)) as source:
         with pytest.raises(NoData, match="no answer within"):
             await source.measure(now())
@@ -115,7 +115,7 @@ async def test_a_closed_port_is_no_data(name: Name) -> None:
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Busy", "404 Not Found", "401 Unauthorized"])
 async def test_an_error_status_is_no_data(name: Name, status: str) -> None:
-    """The status is named."""
+    """The reason names the status."""
     with (
         BrokenServer("body", b"sorry\n", status) as server,
         source_for(settings(name, server.url)) as source,
@@ -134,7 +134,7 @@ async def test_an_error_status_is_no_data(name: Name, status: str) -> None:
     ],
 )
 async def test_a_page_that_is_malformed_is_no_data(body: bytes, why: str) -> None:
-    """All of such a page is rejected."""
+    """The whole page is rejected."""
     with (
         BrokenServer("body", body) as server,
         source_for(settings("scrape", server.url)) as source,
@@ -144,7 +144,7 @@ async def test_a_page_that_is_malformed_is_no_data(body: bytes, why: str) -> Non
 
 
 async def test_a_page_that_is_cut_short_is_no_data() -> None:
-    """The length that was announced is not there."""
+    """The page is shorter than announced."""
     with (
         BrokenServer("cut", b"a_metric 1\n") as server,
         source_for(settings("scrape", server.url)) as source,
@@ -155,7 +155,7 @@ async def test_a_page_that_is_cut_short_is_no_data() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"up 1\n"])
 async def test_a_page_of_something_else_leaves_the_workload_missing(body: bytes) -> None:
-    """An address that is not the exporter's answers well, but not with the histogram."""
+    """An address of another program answers well, but without the histogram."""
     with BrokenServer("body", body) as server, source_for(settings("scrape", server.url)) as source:
         assert "no series of hubble_flow_latency_seconds" in str((await robot(source, now())).missing)
 
@@ -211,7 +211,7 @@ async def test_scrape_of_a_live_exporter() -> None:
 
 
 async def test_first_page_alone_is_missing() -> None:
-    """Counters say nothing before there is something to compare them with."""
+    """A counter needs an earlier page to compare with."""
     with LiveExporter() as exporter, source_for(settings("scrape", exporter.url)) as source:
         exporter.observe(0.001)
         found = await robot(source, now())
@@ -219,7 +219,7 @@ async def test_first_page_alone_is_missing() -> None:
 
 
 async def test_an_idle_workload_is_missing() -> None:
-    """No observations are not zero latency."""
+    """Zero observations are not zero latency."""
     with LiveExporter() as exporter:
         exporter.observe(0.001)
         async with warm(exporter) as (source, end):
@@ -228,7 +228,7 @@ async def test_an_idle_workload_is_missing() -> None:
 
 
 async def test_an_exporter_that_restarts_counts_from_zero() -> None:
-    """What the new process counted is in the window; nothing is negative."""
+    """The window contains the new process's counts; no increase is negative."""
     with LiveExporter() as first:
         first.observe(*[0.001] * 500)
         async with warm(first) as (source, end):
@@ -240,7 +240,7 @@ async def test_an_exporter_that_restarts_counts_from_zero() -> None:
 
 
 async def test_an_exporter_that_dies_is_no_data_at_once_and_recovers() -> None:
-    """Its counters from before its death do not count as new."""
+    """Its counters from before it stopped do not count as new."""
     with LiveExporter() as exporter:
         exporter.observe(*[0.001] * 200)
         async with warm(exporter) as (source, end):
@@ -286,7 +286,7 @@ def robots(count: int, bounds: tuple[str, ...] = ("0.001", "+Inf")) -> bytes:
 
 @pytest.mark.parametrize("faulty", [False, True])
 async def test_a_dead_exporter_is_not_forgotten(faulty: bool) -> None:
-    """Two exporters see a workload and one dies: what the other sees is half, however long that lasts."""
+    """Two exporters see a workload and one fails: the other sees half, however long that lasts."""
     with BrokenServer("body") as one, BrokenServer("body") as other:
         with source_for(settings("scrape", one.url, other.url)) as source:
             end = now()
@@ -301,7 +301,7 @@ async def test_a_dead_exporter_is_not_forgotten(faulty: bool) -> None:
 
 
 async def test_what_left_the_last_page_of_a_dead_exporter_is_judged_without_it() -> None:
-    """A Pod moved, and then the node that it came from went: once nothing in the window is from there, all is well."""
+    """A Pod moved, and its former node was removed: once no count of that node is in the window, all is well."""
     with BrokenServer("body") as one, BrokenServer("body") as other:
         with source_for(settings("scrape", one.url, other.url)) as source:
             end = now()
@@ -315,7 +315,7 @@ async def test_what_left_the_last_page_of_a_dead_exporter_is_judged_without_it()
 
 
 async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
-    """Half of the pods would look like half of the load: with one page missing there is no figure."""
+    """A part of the pods would look like a part of the load: with one page missing there is no figure."""
     counter = 'container_network_transmit_bytes_total{namespace="factory",pod="telemetry-upload-5d4-%s"} %d\n'
     with LiveExporter() as live, BrokenServer("body") as one, BrokenServer("body") as other:
         signal = settings("scrape", live.url, one.url, other.url)
@@ -337,7 +337,7 @@ async def test_throughput_of_a_workload_is_all_of_its_pods_or_none() -> None:
 
 
 async def test_a_workload_that_leaves_the_page_is_missing() -> None:
-    """What the window still holds of it is of the past."""
+    """Its counts in the window are outdated."""
     with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:
         labels = 'namespace="factory",workload="robot-control"'
         page = 'hubble_flow_latency_seconds_bucket{%s,le="%s"} %d\n'
@@ -350,7 +350,7 @@ async def test_a_workload_that_leaves_the_page_is_missing() -> None:
 
 
 async def test_missing_buckets_are_a_reason() -> None:
-    """Without +Inf the number of observations is not known."""
+    """Without +Inf the number of observations is unknown."""
     with BrokenServer("body") as server, source_for(settings("scrape", server.url)) as source:
         server.body = b'hubble_flow_latency_seconds_bucket{namespace="factory",workload="robot-control",le="0.001"} 1\n'
         assert (await robot(source, now())).missing == "histogram without a +Inf bucket"
@@ -373,7 +373,7 @@ def history(seconds: int, bounds: tuple[str, ...] = ("0.001", "0.002", "+Inf"), 
 
 @pytest.mark.prometheus
 async def test_what_prometheus_cannot_say_is_missing_with_its_reason(tmp_path: Path) -> None:
-    """Empty, NaN, stale, too few scrapes: a real Prometheus is asked about times where it is so."""
+    """A real Prometheus is queried at times with an empty, NaN or stale answer, or too few scrapes."""
     with (
         PrometheusServer(tmp_path, history=history(60)) as server,
         source_for(settings("prometheus", server.url), ROBOT, "factory/nobody") as source,
@@ -395,7 +395,7 @@ async def test_what_prometheus_cannot_say_is_missing_with_its_reason(tmp_path: P
 
 @pytest.mark.prometheus
 async def test_prometheus_without_observations_or_buckets(tmp_path: Path) -> None:
-    """NaN is not a number that fits any SLO, and says why."""
+    """NaN satisfies no SLO, and gives a reason."""
     with (
         PrometheusServer(tmp_path / "idle", history=history(60, per_second=0)) as idle,
         source_for(settings("prometheus", idle.url)) as source,
@@ -411,7 +411,7 @@ async def test_prometheus_without_observations_or_buckets(tmp_path: Path) -> Non
 
 @pytest.mark.prometheus
 async def test_a_query_that_prometheus_refuses_is_no_data(tmp_path: Path) -> None:
-    """A slip in a query of one's own shows as Prometheus's own words."""
+    """A mistake in a custom query shows Prometheus's own error."""
     with PrometheusServer(tmp_path, history=history(10)) as server:
         signal = Signal(
             source="prometheus",
@@ -428,7 +428,7 @@ async def test_a_query_that_prometheus_refuses_is_no_data(tmp_path: Path) -> Non
 
 @pytest.mark.prometheus
 async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -> None:
-    """No call is stuck for good: once it answers again, so does the source."""
+    """No call hangs for ever: once Prometheus answers again, so does the source."""
     with (
         PrometheusServer(tmp_path, history=history(60)) as server,
         source_for(settings("prometheus", server.url, timeout_s=2)) as source,
@@ -451,7 +451,7 @@ async def test_a_prometheus_that_hangs_is_no_data_and_recovers(tmp_path: Path) -
 
 @pytest.mark.prometheus
 async def test_an_exporter_that_dies_under_prometheus_is_missing_at_once(tmp_path: Path) -> None:
-    """The range still holds rates from before; the scrape that failed says that they are of the past."""
+    """The range still holds earlier rates; the failed scrape shows that they are outdated."""
     with LiveExporter() as exporter, PrometheusServer(tmp_path, scrape=(exporter.address,)) as server:
         exporter.traffic(500)
         with source_for(settings("prometheus", server.url)) as source:

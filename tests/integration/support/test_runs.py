@@ -1,4 +1,4 @@
-"""The tests' own promises: parts are named, a failure ends with itself, and nothing outlives a run."""
+"""Guarantees of the test suite: parts are named, a failure stays isolated, and nothing outlives a run."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def test_next():
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_failure_ends_with_itself(tmp_path: Path, workers: str) -> None:
-    """The socket and the process that a failed test leaves are gone before the next one, which passes."""
+    """The socket and the process of a failed test are gone before the next test, which passes."""
     done = _run(tmp_path, LEAKS, "-n", workers)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "this is why" in done.stdout
@@ -74,7 +74,7 @@ def test_next():
 
 
 def test_a_test_that_leaves_a_process_fails(tmp_path: Path) -> None:
-    """Though all that it asserts holds; the process is named, and killed."""
+    """It fails even if all its assertions hold; the process is named, and killed."""
     done = _run(tmp_path, LEAVES, "-n", "0", SLUICE_TEST_PATIENCE="1")
     assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
     assert "left running" in done.stdout
@@ -99,7 +99,7 @@ def test_next():
 
 
 def test_a_failure_that_cannot_be_shown_does_not_end_the_run(tmp_path: Path) -> None:
-    """CPython 3.11.2 cannot bear that a collection of garbage parses while a traceback is made; the run goes on."""
+    """In CPython 3.11.2 a garbage collection that parses breaks the traceback; the run continues."""
     done = _run(tmp_path, PARSES, "-n", "0")
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "this is why" in done.stdout
@@ -126,17 +126,17 @@ def test_waits(tmp_path, number):
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
-    """Killed while two workers wait, it leaves no process, not even one in a session of its own, and no file."""
+    """Killed while two workers wait, it leaves no process, not even one in another session, and no file."""
     command = _command(tmp_path, FOR_EVER, "-n", "2")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
         wait_until(lambda: all(len(path.read_text().split()) == 3 for path in tmp_path.glob("begun-*")))
         begun = [path.read_text().split() for path in tmp_path.glob("begun-*")]
         pids = [int(pid) for *both, _ in begun for pid in both]
-        assert not any(guard.ended(pid) for pid in pids)
+        assert not any(guard.has_ended(pid) for pid in pids)
         run.send_signal(end)
         run.wait(PATIENCE_S)
-    wait_until(lambda: all(guard.ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
+    wait_until(lambda: all(guard.has_ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
     folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in begun}
     wait_until(lambda: not any(folder.exists() for folder in folders), lambda: f"there: {folders}")
 
@@ -161,7 +161,7 @@ def test_missing():
 
 @pytest.fixture
 def programs(tmp_path: Path) -> str:
-    """A PATH on which there are openssl and another program, and nothing else."""
+    """A PATH with openssl and one other program only."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("openssl", "plain"):
@@ -170,7 +170,7 @@ def programs(tmp_path: Path) -> str:
 
 
 def test_a_test_finds_the_programs_of_its_markers_only(tmp_path: Path, programs: str) -> None:
-    """What it did not say that it needs is not on its PATH, though the machine has it; what is missing is said."""
+    """A program that the test does not name is not on its PATH, even if the machine has it; the report names it."""
     done = _run(tmp_path, NEEDS, "-n", "2", PATH=programs)
     assert "2 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
     assert re.search(r"^prometheus +1 test +apt install prometheus$", done.stdout, re.MULTILINE), done.stdout

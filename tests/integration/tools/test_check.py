@@ -1,4 +1,4 @@
-"""`sluice check` as a user runs it: on files, and on servers that are there, away or wrong."""
+"""`sluice check` as a user runs it: on files, and on servers that are reachable, away or wrong."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.prometheus_server import PrometheusServer
 MANIFEST = Path(__file__).parents[3] / "manifests" / "config.yaml"
 
 
-def written(
+def write_config(
     home: Path,
     *,
     page: str = "",
@@ -39,7 +39,7 @@ def written(
 
 
 def test_the_manifests_configuration_is_sound() -> None:
-    """What is shipped has nothing to be warned about; who is limited and how stands in the output."""
+    """The shipped configuration gives no warning; the output shows who is limited and how."""
     ended = sluice("check", "--offline", MANIFEST)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "nothing found" in ended.stdout
@@ -49,7 +49,7 @@ def test_the_manifests_configuration_is_sound() -> None:
 
 def test_an_invalid_file_ends_with_1_and_says_where(tmp_path: Path) -> None:
     """One line, with the place in the file."""
-    config = written(tmp_path, signal="period: 300ms, window: 1s")
+    config = write_config(tmp_path, signal="period: 300ms, window: 1s")
     ended = sluice("check", config)
     assert ended.returncode == 1
     assert "window 1s is not a whole number of periods of 300ms" in ended.stderr
@@ -58,7 +58,7 @@ def test_an_invalid_file_ends_with_1_and_says_where(tmp_path: Path) -> None:
 
 def test_servers_that_cannot_be_reached_are_no_error_unless_it_is_strict(tmp_path: Path) -> None:
     """A laptop outside of the cluster can still check the file."""
-    config = written(tmp_path)
+    config = write_config(tmp_path)
     ended = sluice("check", config)
     assert ended.returncode == 0
     assert ended.stdout.count("not reached from here: connection refused") == 2
@@ -66,10 +66,10 @@ def test_servers_that_cannot_be_reached_are_no_error_unless_it_is_strict(tmp_pat
 
 
 def test_everything_works(nats: NatsServer, tmp_path: Path) -> None:
-    """A bus, an exporter, enough observations: what was measured is shown, and even strict is content."""
+    """A bus, an exporter, enough observations: the measurements are shown, and even --strict passes."""
     with LiveExporter() as exporter:
         exporter.traffic(500)
-        config = written(tmp_path, page=exporter.url, bus=nats.url)
+        config = write_config(tmp_path, page=exporter.url, bus=nats.url)
         ended = sluice("check", "--strict", config)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert "no streams yet" in ended.stdout
@@ -81,11 +81,11 @@ def test_everything_works(nats: NatsServer, tmp_path: Path) -> None:
 
 
 def test_blindness_is_an_error(tmp_path: Path) -> None:
-    """Too few observations, and a workload that nobody measures."""
+    """Too few observations, and a workload without measurements."""
     with LiveExporter() as exporter:
         exporter.traffic(20)
-        few = sluice("check", written(tmp_path, page=exporter.url))
-        nobody = sluice("check", written(tmp_path, page=exporter.url, robots="nobody"))
+        few = sluice("check", write_config(tmp_path, page=exporter.url))
+        nobody = sluice("check", write_config(tmp_path, page=exporter.url, robots="nobody"))
     assert few.returncode == nobody.returncode == 1
     assert "blind: " in few.stdout
     assert "observations in a window, 100 needed" in few.stdout
@@ -94,35 +94,35 @@ def test_blindness_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bounds", "code"), [((0.0008, 0.0015, 0.0021, 0.01), 0), ((0.005, 0.01, 0.1), 1)])
 def test_coarse_buckets_are_told(tmp_path: Path, bounds: tuple[float, ...], code: int) -> None:
-    """A warning where a figure is vague, an error where it would be made up."""
+    """A warning if a figure is imprecise, an error if it would be invented."""
     with LiveExporter(bounds=bounds) as exporter:
         exporter.traffic(500)
-        ended = sluice("check", written(tmp_path, page=exporter.url))
+        ended = sluice("check", write_config(tmp_path, page=exporter.url))
     assert ended.returncode == code
     assert ("too coarse" if code else "can be off by 30% of the SLO") in ended.stdout
 
 
 def test_a_page_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """The server is there, and is not what the file says it is."""
+    """The server exists, but is not an exporter."""
     with BrokenServer("body", b"busy", "503 Busy") as server:
-        ended = sluice("check", written(tmp_path, page=server.url))
+        ended = sluice("check", write_config(tmp_path, page=server.url))
     assert ended.returncode == 1
     assert "HTTP status 503" in ended.stdout
 
 
 def test_a_bus_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """Something else listens there."""
+    """Another program listens there."""
     with BrokenServer("garbage") as server:
-        ended = sluice("check", written(tmp_path, bus=server.url.replace("http", "nats")))
+        ended = sluice("check", write_config(tmp_path, bus=server.url.replace("http", "nats")))
     assert ended.returncode == 1
     assert "error bus:" in ended.stdout
 
 
 @pytest.mark.prometheus
 def test_a_prometheus_that_does_not_scrape_yet_is_an_error(tmp_path: Path) -> None:
-    """It answers, but knows nothing of the workload."""
+    """It answers, but has no series of the workload."""
     with PrometheusServer(tmp_path / "prometheus") as prometheus:
         signal = f"source: prometheus, period: 500ms, window: 4s, prometheus: {{url: '{prometheus.url}'}}"
-        ended = sluice("check", written(tmp_path, signal=signal))
+        ended = sluice("check", write_config(tmp_path, signal=signal))
     assert ended.returncode == 1
     assert "no series for it is being scraped" in ended.stdout

@@ -1,4 +1,4 @@
-"""`sluice check --cluster` against a real API server: what it finds there is what is there."""
+"""`sluice check --cluster` against a real API server."""
 
 import socket
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ AGENTS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
 
 
-def written(home: Path, namespace: str, kubeconfig: Path | None = None, server: str = "") -> Path:
+def write_config(home: Path, namespace: str, kubeconfig: Path | None = None, server: str = "") -> Path:
     """A configuration for a namespace."""
     kubernetes = f"server: '{server}'" if server else f"kubeconfig: '{kubeconfig}'"
     config = home / "config.yaml"
@@ -51,7 +51,7 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 
 @contextmanager
 def cilium(api: ApiServer, **data: str) -> Iterator[None]:
-    """Cilium's settings, agent and Relay, as its chart writes them; and volumes for the bus."""
+    """Cilium's settings, agent and Relay, as its chart creates them; and volumes for the bus."""
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     things: dict[str, dict[str, Any]] = {
         CLASSES: {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.org/x"},
@@ -79,25 +79,25 @@ def agent(image: str) -> dict[str, Any]:
 
 
 def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> None:
-    """The manager is on, both workloads are there as the manifests have them: nothing is found."""
+    """The manager is on, and both workloads match the manifests: nothing is found."""
     on = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
     with namespace(apiserver, "check-good") as deployments, cilium(apiserver, **on):
         apiserver.request("POST", deployments, deployment("upload", 1, template=LIMITED))
         guaranteed = {"bandwidth.cilium.io/priority": "guaranteed"}
         apiserver.request("POST", deployments, deployment("robot", 1, template=guaranteed))
         apiserver.request("POST", SERVICES.format("check-good"), service("robot"))
-        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-good", apiserver.kubeconfig()))
+        ended = sluice("check", "--offline", "--cluster", write_config(tmp_path, "check-good", apiserver.kubeconfig()))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of the configured workloads" in ended.stdout
     assert "nothing found" in ended.stdout
 
 
 def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) -> None:
-    """No Cilium, a workload that is missing, a limit that somebody set before: each is told, and it ends with 1."""
+    """No Cilium, a missing workload, an earlier limit of another client: each is reported, and the exit code is 1."""
     with namespace(apiserver, "check-bad") as deployments:
         foreign = deployment("upload", 1, own={"kubernetes.io/egress-bandwidth": "5M"})
         apiserver.request("POST", deployments, foreign)
-        ended = sluice("check", "--offline", "--cluster", written(tmp_path, "check-bad", apiserver.kubeconfig()))
+        ended = sluice("check", "--offline", "--cluster", write_config(tmp_path, "check-bad", apiserver.kubeconfig()))
     assert ended.returncode == 1
     for text in (
         "without Cilium nothing enforces",
@@ -106,23 +106,23 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
         "deployment check-bad/robot: not found",
         "there is no default StorageClass",
         "there is no Service kube-system/hubble-relay: the exporter sees probes only",
-        "there is no Service check-bad/robot: its probes reach nobody",
+        "there is no Service check-bad/robot: its probes have no target",
     ):
         assert text in ended.stdout
 
 
 def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> None:
     """A kubeconfig that the server does not accept, and no server at all."""
-    refused = sluice("check", "--offline", "--cluster", written(tmp_path, "x", apiserver.kubeconfig("nobody")))
+    refused = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", apiserver.kubeconfig("nobody")))
     nobody = f"http://127.0.0.1:{free_port()}"
-    away = sluice("check", "--offline", "--cluster", written(tmp_path, "x", server=nobody))
+    away = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", server=nobody))
     assert refused.returncode == away.returncode == 1
     assert "error kubernetes: 401 Unauthorized" in refused.stdout
     assert "error kubernetes: " in away.stdout
 
 
 def my_address() -> str:
-    """Of this machine, and not of loopback: the API server passes nothing on to that."""
+    """This machine's address, not loopback, which the API server does not proxy to."""
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.connect(("192.0.2.1", 9))
         return str(one.getsockname()[0])
@@ -149,7 +149,7 @@ def put_behind_a_service(api: ApiServer, home: str, name: str, port: int) -> Non
 def test_what_only_the_cluster_reaches_is_asked_through_its_api(
     apiserver: ApiServer, tmp_path: Path, hertz: int, told: str
 ) -> None:
-    """The exporter's page behind a Service whose name nobody knows here: enough observations, or too few."""
+    """The exporter's page is behind a Service whose name does not resolve here: enough observations, or too few."""
     home = f"check-through-{hertz}"
     with namespace(apiserver, home), LiveExporter(host="0.0.0.0") as exporter:
         exporter.traffic(hertz)
@@ -194,7 +194,7 @@ def test_a_prometheus_of_the_cluster_is_asked_through_its_api(apiserver: ApiServ
 
 
 def test_a_service_without_anybody_behind_it_is_told_by_its_own_name(apiserver: ApiServer, tmp_path: Path) -> None:
-    """The exporter is down: the error names the configured page, not where it was asked from here."""
+    """The exporter is down: the error names the configured page, not the proxied address."""
     home = "check-nobody"
     with namespace(apiserver, home):
         apiserver.request("POST", SERVICES.format(home), service("exporter"))

@@ -1,4 +1,4 @@
-"""Recording a real bus, and replaying what a real decision service decided on it."""
+"""Recordings of a real bus, and replays of the decisions of a real service."""
 
 import asyncio
 import json
@@ -12,10 +12,18 @@ from schemas.messages import Decision, Sample, State, decode
 from services.bus.bus import Bus
 from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.control import Controller
-from services.tools.common.bus_reader import Stretch, opened
-from services.tools.common.recording import Line, Reader
+from services.tools.common.bus_reader import MessageRange, connect_reader
+from services.tools.common.recording import RecordedMessage, RecordingReader
 from tests.support.commands import running, sluice
-from tests.support.decision_services import DecisionProcess, config_text, configured, decided, joined, sample, send
+from tests.support.decision_services import (
+    DecisionProcess,
+    config_text,
+    join,
+    parse_config,
+    sample,
+    send,
+    wait_for_decisions,
+)
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
@@ -24,31 +32,31 @@ COUNT = 60
 
 
 @asynccontextmanager
-async def decided_bus(nats: NatsServer, home: Path, domains: str = "ab") -> AsyncIterator[tuple[Bus, Path]]:
-    """A bus with samples of the last minute and a decision service's answers; gives the configuration file, too."""
+async def open_decided_bus(nats: NatsServer, home: Path, domains: str = "ab") -> AsyncIterator[tuple[Bus, Path]]:
+    """A bus with samples of the last minute and a decision service's answers; yields the configuration file, too."""
     text = config_text(nats.url, "sluice", domains)
     begin = time.time_ns() - 3600 * S
     with DecisionProcess(home, text):
-        async with joined(nats.url, "sluice") as bus:
+        async with join(nats.url, "sluice") as bus:
             for n in range(1, COUNT + 1):
                 await send(bus, (sample(domain, n, begin) for domain in domains))
-            await decided(bus, COUNT * len(domains))
+            await wait_for_decisions(bus, COUNT * len(domains))
             yield bus, home / "config.yaml"
 
 
 async def run(*arguments: str | Path) -> str:
-    """Run a subcommand that succeeds; gives what it printed."""
+    """Run a subcommand that succeeds; return its output."""
     done = await asyncio.to_thread(sluice, *arguments)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
 async def test_a_recorded_bus_replays_to_the_same_decisions(nats: NatsServer, tmp_path: Path) -> None:
-    """What the live service decided is decided again from the recording alone, byte for byte."""
+    """A replay from the recording alone gives the live service's decisions, byte for byte."""
     file = tmp_path / "x.jsonl.zst"
-    async with decided_bus(nats, tmp_path) as (_, config):
-        told = await run("record", "--config", config, "--since", "10m", "-o", file)
-    assert "120 samples, 120 decisions" in told
+    async with open_decided_bus(nats, tmp_path) as (_, config):
+        output = await run("record", "--config", config, "--since", "10m", "-o", file)
+    assert "120 samples, 120 decisions" in output
     result = json.loads(await run("replay", file, "--json"))
     for domain in "ab":
         tally = result["domains"][domain]
@@ -59,10 +67,10 @@ async def test_a_recorded_bus_replays_to_the_same_decisions(nats: NatsServer, tm
 async def test_a_recording_holds_what_the_bus_held(nats: NatsServer, tmp_path: Path) -> None:
     """Subjects, sequences, times, headers and bodies are those of the bus, each cause before its effect."""
     file = tmp_path / "x.jsonl.zst"
-    async with decided_bus(nats, tmp_path) as (bus, config):
+    async with open_decided_bus(nats, tmp_path) as (bus, config):
         await run("record", "--config", config, "--since", "10m", "-o", file)
         stored = {(kind, raw.seq): raw async for kind, raw in _everything(bus)}
-    lines = list(Reader(file).lines())
+    lines = list(RecordingReader(file).read_messages())
     assert len(lines) == len(stored)
     for line in lines:
         raw = stored[line.kind, line.seq]
@@ -83,19 +91,19 @@ async def _everything(bus: Bus) -> AsyncIterator[tuple[str, RawMessage]]:
 
 
 async def test_a_stretch_by_sequence_and_of_one_domain(nats: NatsServer, tmp_path: Path) -> None:
-    """Only the asked samples are recorded; the state that they begin in comes with them."""
+    """Only the requested samples are recorded, with the state before the first."""
     file = tmp_path / "x.jsonl.zst"
-    async with decided_bus(nats, tmp_path) as (bus, config):
-        # A decision answers each sample before the next one comes, as in life.
+    async with open_decided_bus(nats, tmp_path) as (bus, config):
+        # A decision answers each sample before the next one arrives, as in production.
         begin = time.time_ns() - 1800 * S
         for n in range(1, 11):
             await send(bus, [sample("a", n, begin)])
-            await decided(bus, 2 * COUNT + n)
+            await wait_for_decisions(bus, 2 * COUNT + n)
         first, last = str(2 * COUNT + 4), str(2 * COUNT + 7)
         arguments = ("--from-seq", first, "--to-seq", last, "--domain", "a")
         await run("record", "--config", config, *arguments, "-o", file)
-    reader = Reader(file)
-    kinds = [(line.kind, line.seq) for line in reader.lines()]
+    reader = RecordingReader(file)
+    kinds = [(line.kind, line.seq) for line in reader.read_messages()]
     assert kinds[0] == ("decision", 2 * COUNT + 3)
     assert [seq for kind, seq in kinds if kind == "sample"] == list(range(2 * COUNT + 4, 2 * COUNT + 8))
     assert [domain.name for domain in reader.header.domains] == ["a"]
@@ -106,11 +114,11 @@ async def test_a_stretch_by_sequence_and_of_one_domain(nats: NatsServer, tmp_pat
 async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tmp_path: Path) -> None:
     """A live recording can be read while it grows, ends in order on Ctrl-C, and replays."""
     file = tmp_path / "x.jsonl.zst"
-    async with decided_bus(nats, tmp_path) as (bus, config):
+    async with open_decided_bus(nats, tmp_path) as (bus, config):
         with running("record", "--config", config, "-o", file) as process:
             async with asyncio.timeout(PATIENCE_S):
                 begin, n = time.time_ns() - 1800 * S, 0
-                while not file.exists() or len(list(Reader(file).lines())) < 30:
+                while not file.exists() or len(list(RecordingReader(file).read_messages())) < 30:
                     n += 1
                     await send(bus, (sample(domain, n, begin) for domain in "ab"))
                     await asyncio.sleep(0.02)
@@ -122,13 +130,13 @@ async def test_what_arrives_is_recorded_until_it_is_stopped(nats: NatsServer, tm
 
 
 async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer, tmp_path: Path) -> None:
-    """The states that the stretch begins in are in the order of the bus, and what comes after them comes once."""
+    """The initial states are in the order of the bus, and later messages are recorded once."""
     text = config_text(nats.url, "sluice", "ab")
     file, begin = tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
     (tmp_path / "config.yaml").write_text(text)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         states: dict[str, State] = {}
-        controllers = {domain.name: Controller(domain) for domain in configured(text).domains}
+        controllers = {domain.name: Controller(domain) for domain in parse_config(text).domains}
 
         async def step(name: str, n: int) -> None:
             one = sample(name, n, begin)
@@ -143,15 +151,50 @@ async def test_what_arrives_of_several_domains_is_recorded_once(nats: NatsServer
         with running("record", "--config", tmp_path / "config.yaml", "-o", file):
             async with asyncio.timeout(PATIENCE_S):
                 n = 2
-                while not file.exists() or len(list(Reader(file).lines())) < 20:
+                while not file.exists() or len(list(RecordingReader(file).read_messages())) < 20:
                     n += 1
                     await step("b", n)
                     await step("a", n)
                     await asyncio.sleep(0.05)
-    decisions = [line.seq for line in Reader(file).lines() if line.kind == "decision"]
+    decisions = [line.seq for line in RecordingReader(file).read_messages() if line.kind == "decision"]
     assert decisions == list(range(decisions[0], decisions[0] + len(decisions)))
     await run("audit", file)
     await run("replay", file)
+
+
+async def test_a_range_begins_between_a_sample_and_its_decision(nats: NatsServer, tmp_path: Path) -> None:
+    """A slow service answers two samples late: what it decides in the range replays, in process and on a bus."""
+    text = config_text(nats.url, "sluice", "ab")
+    config, file, begin = tmp_path / "config.yaml", tmp_path / "x.jsonl.zst", time.time_ns() - 1800 * S
+    config.write_text(text)
+    async with join(nats.url, "sluice") as bus:
+        states: dict[str, State] = {}
+        controllers = {domain.name: Controller(domain) for domain in parse_config(text).domains}
+        seqs: dict[str, int] = {}
+
+        async def decide(name: str, n: int) -> None:
+            one = sample(name, n, begin)
+            decision = controllers[name].step(states.get(name), one)
+            states[name] = decision.state
+            headers = {SAMPLE_SEQ: str(seqs[one.id])}
+            await bus.publish(bus.subjects.decision(name), decision, msg_id=decision.id, headers=headers)
+
+        late = {"a": 2, "b": 0}
+        for n in range(1, 11):
+            for name in "ab":
+                one = sample(name, n, begin)
+                seqs[one.id] = await bus.publish(bus.subjects.sample(name), one, msg_id=one.id)
+                if n > late[name]:
+                    await decide(name, n - late[name])
+        await run("record", "--config", config, "--from-seq", "11", "-o", file)
+        lines = list(RecordingReader(file).read_messages())
+        assert [line.seq for line in lines if line.kind == "sample"] == [7, 9, *range(11, 21)]
+        assert [line.kind for line in lines[:2]] == ["decision", "decision"]
+        await run("audit", file)
+        for options in ((), ("--nats", nats.url, "--serve")):
+            tallies = json.loads(await run("replay", file, "--json", *options))["domains"]
+            assert [tallies[name]["identical"] for name in "ab"] == [5, 5]
+            assert [tallies[name]["given"] for name in "ab"] == [1, 1]
 
 
 async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path) -> None:
@@ -161,11 +204,11 @@ async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path
     for end in (("--until", "5m"), ("--to-seq", "3")):
         done = await asyncio.to_thread(sluice, "record", "--config", config, *end, "-o", file)
         assert (done.returncode, "an end needs a beginning" in done.stderr) == (2, True)
-    async with joined(nats.url, "sluice") as bus:
+    async with join(nats.url, "sluice") as bus:
         begin = time.time_ns() - 1800 * S
         await send(bus, [sample("a", 1, begin)])
         until = time.time_ns() // S * S + 3 * S
-        arguments = ("record", "--config", config, "--since", "10m", "--until", _typed(until), "-o", file)
+        arguments = ("record", "--config", config, "--since", "10m", "--until", _format_time(until), "-o", file)
         recording = asyncio.create_task(asyncio.to_thread(sluice, *arguments))
         n = 1
         while not recording.done():
@@ -174,7 +217,9 @@ async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path
             await asyncio.sleep(0.05)
         assert (await recording).returncode == 0
         times = {raw.seq: raw.published async for raw in bus.read("sample")}
-        assert [line.seq for line in Reader(file).lines()] == [seq for seq, at in times.items() if at <= until]
+        assert [line.seq for line in RecordingReader(file).read_messages()] == [
+            seq for seq, at in times.items() if at <= until
+        ]
         assert max(times.values()) > until
         numbers = ("--from-seq", "2", "--to-seq", str(n + 2), "--follow", "--force")
         recording = asyncio.create_task(asyncio.to_thread(sluice, "record", "--config", config, *numbers, "-o", file))
@@ -183,23 +228,23 @@ async def test_a_recording_ends_where_it_should(nats: NatsServer, tmp_path: Path
             await send(bus, [sample("a", n, begin)])
             await asyncio.sleep(0.2)
         assert (await recording).returncode == 0
-    assert [str(line.seq) for line in Reader(file).lines()][-1] == numbers[3]
+    assert [str(line.seq) for line in RecordingReader(file).read_messages()][-1] == numbers[3]
 
 
-def _typed(ns: int) -> str:
+def _format_time(ns: int) -> str:
     return datetime.fromtimestamp(ns // S, UTC).isoformat()
 
 
 async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsServer) -> None:
-    """Readers of two streams may be one ahead of the other: the merged stream is in the order of the times."""
-    config = configured(config_text(nats.url, "sluice", "a"))
-    async with joined(nats.url, "sluice") as bus, opened(config.bus, "reader") as tap:
+    """A reader of one stream may be ahead of another: the merged stream is ordered by time."""
+    config = parse_config(config_text(nats.url, "sluice", "a"))
+    async with join(nats.url, "sluice") as bus, connect_reader(config.bus, "reader") as tap:
         begin = time.time_ns()
-        lines: list[Line] = []
+        lines: list[RecordedMessage] = []
         complete = asyncio.Event()
 
         async def follow() -> None:
-            async for line in tap.followed(Stretch(("decision", "sample")), {"sample": 0, "decision": 0}):
+            async for line in tap.follow(MessageRange(("decision", "sample")), {"sample": 0, "decision": 0}):
                 lines.append(line)
                 if len(lines) == 100:
                     complete.set()
@@ -222,7 +267,7 @@ def _answer(one: Sample, n: int) -> Decision:
 
 
 async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> None:
-    """No server, no stream, an existing file: each ends with a sentence and without a file of its own."""
+    """No server, no stream, an existing file: each ends with one sentence and leaves no file."""
     text = config_text(nats.url, "sluice", "a")
     config = tmp_path / "config.yaml"
     config.write_text(text)
@@ -235,11 +280,11 @@ async def test_errors_name_what_is_wrong(nats: NatsServer, tmp_path: Path) -> No
     nowhere = await asyncio.to_thread(
         sluice, "record", "--config", config, "--since", "1m", "-o", tmp_path / "nowhere" / "x"
     )
-    assert (nowhere.returncode, nowhere.stderr[:6]) == (1, "Error:")
+    assert (nowhere.returncode, nowhere.stderr[:6]) == (3, "Error:")
     assert not file.exists()
     nats.stop()
     absent = await asyncio.to_thread(sluice, "record", "--config", config, "--since", "1m", "-o", file)
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert nats.url in absent.stderr
     assert not file.exists()
     file.write_text("precious")

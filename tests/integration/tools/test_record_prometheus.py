@@ -1,4 +1,4 @@
-"""Past metrics of a real Prometheus as a recording, and what a replay makes of it."""
+"""A real Prometheus's past metrics as a recording, and the replay of it."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from services.runtime.config_loader import load
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.sample_builder import build_sample
 from services.sampler.workloads import Workloads
-from services.tools.common.recording import Reader
+from services.tools.common.recording import RecordingReader
 from tests.integration.sampler.test_equality import PAGES, START, S, open_metrics
 from tests.integration.sampler.test_equality import Exporter as Past
 from tests.support.commands import sluice
@@ -35,7 +35,7 @@ FIRST, LAST = START + 10, START + PAGES - 1
 
 
 def when(second: int) -> str:
-    """A time as it is typed."""
+    """A time in the command line's notation."""
     return datetime.fromtimestamp(second, UTC).isoformat()
 
 
@@ -47,7 +47,7 @@ def past(tmp_path: Path) -> str:
 
 
 async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: str) -> None:
-    """Each recorded sample is what the sampler would have got at that moment; the replay decides on all of them."""
+    """Each recorded sample is what the sampler would have got at that time; the replay decides on all of them."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
     config.write_text(CONFIG)
     with PrometheusServer(tmp_path / "prometheus", past) as server:
@@ -56,7 +56,7 @@ async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: 
             "--start", when(FIRST), "--end", when(LAST), "--step", "1s", "-o", file,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        recorded = [decode(Sample, line.payload) for line in Reader(file).lines()]
+        recorded = [decode(Sample, line.payload) for line in RecordingReader(file).read_messages()]
         assert [sample.end for sample in recorded] == [second * S for second in range(FIRST, LAST + 1)]
         live = load(config, {})
         signal = structs.replace(live.signal, prometheus=structs.replace(live.signal.prometheus, url=server.url))
@@ -73,7 +73,7 @@ async def test_past_metrics_give_the_samples_of_that_time(tmp_path: Path, past: 
 
 
 async def test_a_coarse_past_is_recorded_with_the_installed_configuration(tmp_path: Path, past: str) -> None:
-    """With windows made for a live signal: they are stretched to what the step allows, which is said."""
+    """The windows of a live signal are stretched to what the step allows, and the output says so."""
     config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
     config.write_text(CONFIG.replace("source: prometheus, period: 1s, window: 5s", "period: 500ms, window: 2s"))
     with PrometheusServer(tmp_path / "prometheus", past) as server:
@@ -83,8 +83,8 @@ async def test_a_coarse_past_is_recorded_with_the_installed_configuration(tmp_pa
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "windows of 1m instead of 2s, a dead-man time of 45s instead of 5s in floor" in done.stderr
-    reader = Reader(file)
-    recorded = [decode(Sample, line.payload) for line in reader.lines()]
+    reader = RecordingReader(file)
+    recorded = [decode(Sample, line.payload) for line in reader.read_messages()]
     assert {sample.end - sample.start for sample in recorded} == {60 * S}
     assert {after.end - before.end for before, after in pairwise(recorded)} == {15 * S}
     assert all(one.critical[0].p95 is not None for one in recorded)
@@ -105,10 +105,26 @@ async def test_only_the_domains_that_are_asked_for(tmp_path: Path, past: str) ->
             "--start", when(FIRST), "--end", when(FIRST + 20), "-o", file,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    reader = Reader(file)
+    reader = RecordingReader(file)
     assert [domain.name for domain in reader.header.domains] == ["yard"]
-    assert {decode(Sample, line.payload).domain for line in reader.lines()} == {"yard"}
-    assert [line.seq for line in reader.lines()] == list(range(1, 22))
+    assert {decode(Sample, line.payload).domain for line in reader.read_messages()} == {"yard"}
+    assert [line.seq for line in reader.read_messages()] == list(range(1, 22))
+
+
+async def test_a_histogram_that_does_not_exist_is_named(tmp_path: Path, past: str) -> None:
+    """The samples without data are kept, and the command says which histogram has none."""
+    config, file = tmp_path / "sluice.yaml", tmp_path / "past.jsonl.zst"
+    config.write_text(CONFIG.replace("source: prometheus,", "source: prometheus, metric: nobody_writes_this_seconds,"))
+    with PrometheusServer(tmp_path / "prometheus", past) as server:
+        done = await asyncio.to_thread(
+            sluice, "record", "--config", config, "--from-prometheus", server.url,
+            "--start", when(FIRST), "--end", when(FIRST + 20), "-o", file,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{server.url}: no sample has data from the histogram nobody_writes_this_seconds: " in done.stderr
+    recorded = [decode(Sample, line.payload) for line in RecordingReader(file).read_messages()]
+    assert len(recorded) == 21
+    assert {one.p95 for sample in recorded for one in sample.critical} == {None}
 
 
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
@@ -117,7 +133,7 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     config.write_text(CONFIG)
     ask = ("record", "--config", config, "--from-prometheus", "http://127.0.0.1:9", "-o", file)
     absent = sluice(*ask, "--start", when(FIRST), "--end", when(LAST))
-    assert absent.returncode == 1
+    assert absent.returncode == 4
     assert "refused" in absent.stderr
     assert "needs --start" in sluice(*ask).stderr
     for more in (("--follow",), ("--for", "1m"), ("--from-seq", "3"), ("--to-seq", "3")):

@@ -1,1 +1,1 @@
-"""A Hubble-compatible Observer: filters, masks, sorts and fails as Cilium's Relay does, on flows that it is given."""
+"""A Hubble-compatible Observer: filters, masks, sorts and fails on given flows as Cilium's Relay does."""

@@ -1,4 +1,4 @@
-"""An agent in every node of the bed, and their flows on a server."""
+"""An agent in every node of the testbed; their flows go to a server."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[3]
 
 
 def report(bed: Bed, server: HubbleServer) -> None:
-    """Have every node's packets reported, until the bed ends."""
+    """Report every node's packets until the testbed ends."""
     pods = {}
     for place in bed.pods:
         namespace, _, workload = place.workload.partition("/")
@@ -32,7 +32,7 @@ def report(bed: Bed, server: HubbleServer) -> None:
 
 
 def _publish(flows: IO[bytes], server: HubbleServer) -> None:
-    # The stream ends, or is closed while it is read, with the bed.
+    # The stream ends or is closed with the testbed.
     try:
         while len(head := flows.read(LENGTH.size)) == LENGTH.size:
             server.publish(Flow.FromString(flows.read(LENGTH.unpack(head)[0])))

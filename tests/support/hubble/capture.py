@@ -1,8 +1,8 @@
-"""A node's agent on real packets: sees them pass at the node's devices and reports them as Hubble does.
+"""A node's agent on real packets: captures them at the node's devices and reports them as Hubble does.
 
-Runs in a node's namespace of the bed: ``python -m tests.support.hubble.capture NODE PLAN``, where PLAN is JSON:
-the local devices of pods by name, and every pod's address.  It writes flows to standard output, each
-after its length.  Times are of its own clock when it reads a packet, as in Cilium's agent.
+Runs in a node's namespace of the testbed: ``python -m tests.support.hubble.capture NODE PLAN``, where PLAN is JSON
+with the local devices of pods by name, and every pod's address.  It writes flows to standard output, each
+after its length.  A flow's time is this process's clock when it reads the packet, as in Cilium's agent.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ _HEADS = 96
 
 
 def _filter() -> bytes:
-    """Classic BPF: of IPv4, all UDP, and TCP with SYN, FIN or RST; the first bytes are enough."""
+    """Classic BPF: select IPv4 with all UDP, and TCP with SYN, FIN or RST; the first bytes are enough."""
     code = [
         (0x30, 0, 0, 9),  # protocol
-        (0x15, 4, 0, 17),  # UDP: take
-        (0x15, 0, 4, 6),  # not TCP: leave
+        (0x15, 4, 0, 17),  # UDP: accept
+        (0x15, 0, 4, 6),  # not TCP: reject
         (0xB1, 0, 0, 0),  # length of the IP header
         (0x50, 0, 0, 13),  # flags
         (0x45, 0, 1, SYN | FIN | RST),
@@ -44,7 +44,7 @@ def _filter() -> bytes:
 
 
 def listen(device: str) -> socket.socket:
-    """A socket that sees what passes a device in both directions, from the IP header on."""
+    """A socket that receives the packets of a device in both directions, from the IP header on."""
     link = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
     program = _filter()
     buffer = bytearray(program)
@@ -57,7 +57,7 @@ def listen(device: str) -> socket.socket:
 
 
 def parse(data: bytes) -> Packet | None:
-    """The heads of an IPv4 packet; None for what is none of TCP and UDP."""
+    """Parse the headers of an IPv4 packet; None if it is neither TCP nor UDP."""
     if len(data) < 28 or data[0] >> 4 != 4:
         return None
     at, protocol = (data[0] & 15) * 4, data[9]
@@ -86,7 +86,7 @@ class Agent:
             self._write(packet, TO_ENDPOINT, now, reply=verdict.reply)
 
     def left(self, packet: Packet, now: int) -> None:
-        """A packet came from an endpoint of this node: aggregation hides that, tracking needs it."""
+        """A packet came from an endpoint of this node: aggregation hides it, but tracking needs it."""
         self._conntrack.leaves(packet, now)
 
     def passed(self, packet: Packet, now: int) -> None:
@@ -121,14 +121,14 @@ class Agent:
             return
         endpoint.namespace, endpoint.pod_name = pod["namespace"], pod["name"]
         if pod["node"] == self._node:
-            # Of a remote pod, an agent does not know the workload.
+            # An agent does not know the workload of a remote pod.
             endpoint.workloads.add(name=pod["workload"], kind="Deployment")
 
 
 def main() -> None:
-    """Watch until killed."""
+    """Capture until killed."""
     node, plan = sys.argv[1], json.loads(sys.argv[2])
-    # The uplink last: a packet is seen to leave its endpoint before it is seen to pass.
+    # The uplink last: a packet leaves its endpoint before it passes the uplink.
     links = {listen(device): device for device in [*plan["devices"], _UPLINK]}
     agent = Agent(node, plan["pods"], sys.stdout.fileno())
     os.write(sys.stdout.fileno(), LENGTH.pack(0))

@@ -1,16 +1,16 @@
-"""A Kubernetes API in the exporter's place, and the bandwidth agent's orders for the bed.
+"""A Kubernetes API in the exporter's namespace; passes the bandwidth agent's limits on to the testbed.
 
-Runs in the bed: ``python -m tests.support.hubble.cluster CONFIG POD=TARGET...``.  It serves an emulated API
+Runs in the testbed: ``python -m tests.support.hubble.cluster CONFIG POD=TARGET...``.  It serves an emulated API
 on port 8001 with the factory's Deployments, and writes a line ``POD KBIT`` for each limit that the
-agent puts in force: whoever started it has the plant.
+agent sets.  The parent process applies these limits to the plant.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
-from services.plant.harness.bandwidth_agent import Agent
-from services.plant.harness.manifests import manifests
+from services.plant.harness.bandwidth_agent import BandwidthAgent
+from services.plant.harness.manifests import build_manifests
 from services.plant.interface import Pod
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.workloads import Apps
@@ -20,14 +20,14 @@ API = 8001
 
 
 class Orders:
-    """A plant that is elsewhere."""
+    """A plant that runs in another process."""
 
     def __init__(self, pods: list[Pod]) -> None:
-        """Name its pods."""
+        """Take the names of its pods."""
         self.pods = pods
 
     def set_limit(self, pod: str, kbit: int | None) -> None:
-        """Pass the order on."""
+        """Write the limit to standard output."""
         print(pod, kbit, flush=True)
 
 
@@ -36,9 +36,9 @@ async def main() -> None:
     config = load(Path(sys.argv[1]))
     pods = [Pod(*pair.split("=", 1)) for pair in sys.argv[2:]]
     emulator = Emulator(port=API)
-    emulator.apply(manifests(Apps(), config.domains[0]))
+    emulator.apply(build_manifests(Apps(), config.domains[0]))
     async with emulator as url:
-        await Agent(url, [Orders(pods)]).run()
+        await BandwidthAgent(url, [Orders(pods)]).run()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Connection tracking and monitor aggregation ``medium``, as Cilium's datapath does them; pure.
 
-What is reported of a conversation at one endpoint: its first packet, a TCP flag that was not seen
-before in that direction, every FIN and RST, and otherwise one packet in five seconds and direction.
+An endpoint reports the first packet of a conversation, a new TCP flag in that direction, every FIN and RST,
+and otherwise one packet per five seconds and direction.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ _LIFETIME_NS = 60_000_000_000
 
 
 class Packet(NamedTuple):
-    """The heads of a packet."""
+    """The headers of a packet."""
 
     protocol: int
     """6 or 17."""
@@ -27,7 +27,7 @@ class Packet(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What tracking says of a packet."""
+    """The result of tracking a packet."""
 
     report: bool
     reply: bool
@@ -44,7 +44,7 @@ class _Entry:
 
 
 class Conntrack:
-    """One node's table."""
+    """The connection table of one node."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -52,17 +52,17 @@ class Conntrack:
         self._left: dict[tuple[int, str, int, str, int], deque[Verdict]] = {}
 
     def arrives(self, packet: Packet, now: int) -> Verdict:
-        """The packet reaches the endpoint that it is for."""
+        """The packet reaches its destination endpoint."""
         key = (packet.protocol, packet.destination, packet.destination_port, packet.source, packet.source_port)
         return self._see(key, packet, now, outgoing=False)
 
     def leaves(self, packet: Packet, now: int) -> None:
-        """The packet leaves the endpoint that sent it; what comes of it is asked at the device that it passes."""
+        """The packet leaves its source endpoint; ``passes`` gives the result at the device."""
         key = (packet.protocol, packet.source, packet.source_port, packet.destination, packet.destination_port)
         self._left.setdefault(key, deque(maxlen=64)).append(self._see(key, packet, now, outgoing=True))
 
     def passes(self, packet: Packet) -> Verdict | None:
-        """What was said of the packet when it left its endpoint; None where that is no endpoint of this node."""
+        """The result from when the packet left its endpoint; None if that is no endpoint of this node."""
         key = (packet.protocol, packet.source, packet.source_port, packet.destination, packet.destination_port)
         waiting = self._left.get(key)
         return waiting.popleft() if waiting else None

@@ -1,4 +1,4 @@
-"""Which flows a request lets through, and what its field mask leaves of them: Hubble's rules."""
+"""Hubble's rules for the filters and the field mask of a request."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -10,7 +10,7 @@ Rule = Callable[[FlowFilter, Flow], bool]
 
 
 def passes(whitelist: Sequence[FlowFilter], blacklist: Sequence[FlowFilter], flow: Flow) -> bool:
-    """Whether a request with these lists gets the flow."""
+    """Whether a request with these lists receives the flow."""
     wanted = not whitelist or any(_matches(one, flow) for one in whitelist)
     return wanted and not any(_matches(one, flow) for one in blacklist)
 
@@ -81,13 +81,13 @@ _RULES: dict[str, Rule] = {
 
 
 class InvalidMask(ValueError):
-    """A path that a flow does not have."""
+    """A path to a field that a flow does not have."""
 
 
-def masked(paths: Sequence[str], flow: Flow) -> Flow:
-    """What a field mask leaves of a flow.
+def apply_mask(paths: Sequence[str], flow: Flow) -> Flow:
+    """The part of a flow that a field mask keeps.
 
-    As Hubble does it: a path through a message makes that message appear even where the flow has
+    As in Hubble, a path through a message creates that message even if the flow has
     none, so a wrapper's ``value`` would read as false instead of absent, and of two members of a oneof
     the last would win.
 

@@ -1,4 +1,4 @@
-"""Flows as an agent would report them, for tests that need no packets."""
+"""Flows as an agent would report them, for tests without packets."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -19,14 +19,14 @@ ROBOT = End("10.0.1.5", "factory", "robot-control-6d5f7c8b9d-x2x4z", "robot-cont
 CELL = End("10.0.3.7", "factory", "robot-cell-7b9c5d6f4-kq8wz", "robot-cell")
 UPLOAD = End("10.0.1.9", "factory", "telemetry-upload-5c9b8d7f6-zz2x4", "telemetry-upload")
 SUB_TYPES = {101: 0}
-"""Sub-type of a trace event, where it is not the observation point's number."""
+"""Sub-type of a trace event, if it differs from the observation point's number."""
 
 Reply = bool | Literal["unknown"]
 
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation as one node sees it, which knows the workload's name of its own end only."""
+    """A conversation as one node sees it; the node knows the workload of its own end only."""
 
     protocol: Literal["tcp", "udp"] = "tcp"
     client: End = ROBOT
@@ -37,7 +37,7 @@ class Talk:
     local: Literal["client", "server"] = "client"
 
     def with_port(self, port: int) -> "Talk":
-        """The same between other ports."""
+        """The same conversation between other ports."""
         return replace(self, port=port)
 
     def ask(self, time: int, point: int, reply: Reply = False) -> Flow:

@@ -1,4 +1,4 @@
-"""The factory on real packets with an exporter in it, and what its pages say."""
+"""The factory on real packets with an exporter, and readers for the exporter's pages."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ from tests.support.waiting import PATIENCE_S
 
 SLUICE = str(Path(sys.executable).parent / "sluice")
 PLACE = "office-0"
-"""The exporter's pod: on the far side of the bottleneck, so that the answers to its probes cross it."""
+"""The exporter's pod is on the far side of the bottleneck, so that the answers to its probes cross it."""
 PORTS = {"exporter": 9965, "sampler": 9101, "decision": 9102, "actuator": 9103}
 _FETCH = """
 import sys, urllib.error, urllib.request
@@ -51,10 +51,10 @@ def value(page: str, name: str, **labels: str) -> float | None:
 
 
 class Factory:
-    """The bed, its traffic, and a Hubble-compatible server that all of its nodes report to."""
+    """The testbed, its traffic, and a Hubble-compatible server that receives the flows of all nodes."""
 
     def __init__(self, bed: Bed, plant: RealPlant, home: Path, relay: str) -> None:
-        """Take what runs, and the address of the Hubble server; files go below ``home``."""
+        """Take the running testbed and the address of the Hubble server; files go below ``home``."""
         self.bed = bed
         self.plant = plant
         self.home = home
@@ -75,7 +75,7 @@ class Factory:
         )
 
     def start(self, service: str) -> BedProcess:
-        """Start a service in the exporter's place."""
+        """Start a service in the exporter's namespace."""
         return self.bed.start(PLACE, SLUICE, service, "--config", str(self.config))
 
     def sidecar(self, workload: str, *arguments: str) -> None:
@@ -85,32 +85,32 @@ class Factory:
         assert echo.stdout.readline().startswith(b"listening")
 
     def get(self, service: str, path: str) -> str:
-        """A page of a service, whatever its status; empty while nobody listens."""
+        """A page of a service, whatever its status; empty while it does not listen."""
         url = f"http://127.0.0.1:{PORTS[service]}{path}"
         return self.bed.run(PLACE, sys.executable, "-c", _FETCH, url)
 
     def unleash(self) -> None:
-        """Let the noisy neighbour send as much as it can."""
+        """Remove the noisy neighbour's limit."""
         for pod in self.plant.pods:
             if pod.target == TELEMETRY:
                 self.plant.set_limit(pod.name, None)
 
 
-# The plant's packets are as small as a SYN: on a slow link a larger one takes longer by itself.
+# The plant's packets are as small as a SYN, because on a slow link a larger packet takes longer.
 APPS = Apps(capacity=20_000, probe=32).with_loads({SCANNER: 5_000})
 
 
 @contextmanager
 def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory]:
-    """A factory with the noisy neighbour at a safe limit.
+    """Run a factory with the noisy neighbour at a safe limit.
 
     Args:
         home: where files go.
-        apps: who shares the bottleneck; a target without a limit is the noisy neighbour.
-        besides: what else crosses it than critical workloads and the noisy neighbour, kbit/s on the wire.
+        apps: the apps that share the bottleneck; a target without a limit is the noisy neighbour.
+        besides: other traffic on the bottleneck, kbit/s on the wire.
     """
     with (
-        # A Unix socket's path has at most 107 characters: too few for a test's own folder in a deep checkout.
+        # A Unix socket's path has at most 107 characters, which a test's folder in a deep checkout may exceed.
         TemporaryDirectory(prefix="h") as short,
         Bed(parameters(apps)) as bed,
         HubbleServer(f"unix:{short}/s") as server,
@@ -119,7 +119,7 @@ def running(home: Path, apps: Apps = APPS, besides: int = 0) -> Iterator[Factory
         for pod in plant.pods:
             if plant.limits[pod.name] is None:
                 plant.set_limit(pod.name, (apps.safe_budget() - besides) * 2 // 3)
-        # As a real link of that rate: it sends one packet after the other, and never two at once.
+        # Like a real link of that rate, it sends packets one after another.
         queue = f"tbf rate {apps.capacity}kbit burst 1600 limit {bed.parameters.fifo_bytes}"
         bed.run(FABRIC, "tc", "qdisc", "replace", "dev", BOTTLENECK, "root", "handle", "1:", *queue.split())
         report(bed, server)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from services.exporter.observer_pb2 import Flow, GetFlowsRequest, GetFlowsResponse, LostEvent, NodeState
-from tests.support.hubble.filters import InvalidMask, masked, passes
+from tests.support.hubble.filters import InvalidMask, apply_mask, passes
 
 
 class Certificates(NamedTuple):
@@ -46,9 +46,9 @@ class HubbleServer:
         Args:
             address: where to listen; port 0 picks a free one.
             tls: serve TLS with these.
-            mutual: ask clients for a certificate of the same authority.
-            ring: how many flows are kept for replay.
-            sort: hold flows back as Relay does, to sort them.
+            mutual: require a client certificate of the same authority.
+            ring: number of flows kept for replay.
+            sort: delay flows as Relay does, to sort them.
         """
         self._ring: deque[tuple[int, GetFlowsResponse]] = deque(maxlen=ring)
         self._written = 0
@@ -57,7 +57,7 @@ class HubbleServer:
         self._cuts = 0
         self._recalled: list[str] = []
         self.stalled = False
-        """Give nothing to anybody, and keep the connection."""
+        """Send nothing, but keep the connection."""
         self.requests: list[GetFlowsRequest] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         handler = grpc.unary_stream_rpc_method_handler(
@@ -92,24 +92,24 @@ class HubbleServer:
         return f"127.0.0.1:{self.port}"
 
     def publish(self, flow: Flow) -> None:
-        """A node saw this flow."""
+        """Publish a flow that a node saw."""
         response = GetFlowsResponse(flow=flow, node_name=flow.node_name, time=flow.time)
         self._write(flow.time.ToNanoseconds(), response)
 
     def lose(self, event: LostEvent, node: str, when: int) -> None:
-        """A node lost events, at ``when`` (UTC ns)."""
+        """Publish lost events of a node, at ``when`` (UTC ns)."""
         response = GetFlowsResponse(lost_events=event, node_name=node)
         response.time.FromNanoseconds(when)
         self._write(when, response)
 
     def cut(self) -> None:
-        """Reset every stream that is open."""
+        """Reset every open stream."""
         with self._news:
             self._cuts += 1
             self._news.notify_all()
 
     def recall(self, node: str) -> None:
-        """Relay's own connection to a node broke: it asks the node again what each stream asked at first."""
+        """Simulate that Relay's own connection to a node broke: it repeats each stream's first request to the node."""
         with self._news:
             self._recalled.append(node)
             self._news.notify_all()
@@ -125,10 +125,10 @@ class HubbleServer:
         if request.first and request.follow:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first cannot be specified with follow")
         try:
-            masked(request.field_mask.paths, Flow())
+            apply_mask(request.field_mask.paths, Flow())
         except InvalidMask:
             context.abort(grpc.StatusCode.UNKNOWN, "invalid fieldmask")
-        # The reader stands at its place before the client is told that it is connected.
+        # The reader's position is set before the client learns that it is connected.
         with self._news:
             replay = request.first or request.HasField("since")
             cuts, at = self._cuts, self._written - (len(self._ring) if replay else 0)
@@ -139,14 +139,14 @@ class HubbleServer:
         yield connected
         try:
             events = self._events(request, context.is_active, at, cuts, recalls)
-            yield from self._sorted(events) if self._sort else (event for event in events if event is not None)
+            yield from self._sort_flows(events) if self._sort else (event for event in events if event is not None)
         except _Cut:
             context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
 
     def _events(
         self, request: GetFlowsRequest, active: Callable[[], bool], at: int, cuts: int, recalls: int
     ) -> Iterator[GetFlowsResponse | None]:
-        """What passes the request's filters from place ``at`` on; None now and then while there is nothing."""
+        """Flows from position ``at`` on that pass the request's filters; sometimes None while there are none."""
         since = request.since.ToNanoseconds() if request.HasField("since") else None
         while active():
             fresh = self._fresh(at, cuts, follow=request.follow)
@@ -160,14 +160,14 @@ class HubbleServer:
                 if not response.HasField("flow"):
                     yield response
                 elif (since is None or when >= since) and passes(request.whitelist, request.blacklist, response.flow):
-                    yield self._masked(request, response)
+                    yield self._apply_mask(request, response)
             if not responses:
                 yield None
 
     def _again(self, node: str, since: int | None, at: int) -> list[tuple[int, GetFlowsResponse]]:
-        """What a node that is asked again gives up to place ``at``, and the error that was the reason.
+        """The replay of a node up to position ``at``, and the error that caused it.
 
-        Relay keeps the error back for ten seconds, and does not say that the node is connected again.
+        Relay delays the error by ten seconds, and does not report that the node is connected again.
         """
         now = time.time_ns()
         failed = GetFlowsResponse()
@@ -180,7 +180,7 @@ class HubbleServer:
         return [*flows, (now, failed)]
 
     def _fresh(self, at: int, cuts: int, *, follow: bool) -> tuple[int, list[tuple[int, GetFlowsResponse]]] | None:
-        """What was written from place ``at`` on, after a short wait for it, and the next place; None at the end."""
+        """New flows from position ``at`` on, after a short wait, and the next position; None at the end."""
         with self._news:
             if self._written <= at or self.stalled:
                 if not follow:
@@ -195,16 +195,16 @@ class HubbleServer:
             return self._written, [self._ring[index - oldest] for index in range(at, self._written)]
 
     @staticmethod
-    def _masked(request: GetFlowsRequest, response: GetFlowsResponse) -> GetFlowsResponse:
+    def _apply_mask(request: GetFlowsRequest, response: GetFlowsResponse) -> GetFlowsResponse:
         if not request.field_mask.paths:
             return response
-        flow = masked(request.field_mask.paths, response.flow)
-        # Time and node come from what the mask left.
+        flow = apply_mask(request.field_mask.paths, response.flow)
+        # Time and node come from the masked flow.
         return GetFlowsResponse(flow=flow, node_name=flow.node_name, time=flow.time)
 
     @staticmethod
-    def _sorted(events: Iterator[GetFlowsResponse | None]) -> Iterator[GetFlowsResponse]:
-        """Relay's sorting: up to 100 flows wait until more come, or for a second in which none does."""
+    def _sort_flows(events: Iterator[GetFlowsResponse | None]) -> Iterator[GetFlowsResponse]:
+        """Sort as Relay does: up to 100 flows wait until more arrive, or until none arrives for a second."""
         heap: list[tuple[int, int, GetFlowsResponse]] = []
         order, heard = count(), time.monotonic()
         for event in events:

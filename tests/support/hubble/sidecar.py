@@ -1,4 +1,4 @@
-"""A real echo sidecar inside of a test."""
+"""A real echo sidecar inside a test."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from services.exporter.echo_server import EchoServer
 
 @contextmanager
 def serving(host: str = "127.0.0.1") -> Iterator[dict[str, int]]:
-    """A sidecar in a thread, on an address or, for an empty one, on all; gives its ports."""
+    """A sidecar in a thread, on an address or, if it is empty, on all; yields its ports."""
     echo, stop = EchoServer(host, 0, 0), threading.Event()
 
     def serve() -> None:

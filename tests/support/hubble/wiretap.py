@@ -1,9 +1,9 @@
-"""Ground truth without any process in it: when each probe of the plant passed a device, by the kernel's clock.
+"""Ground truth without processes: the kernel's times at which each probe of the plant passed a device.
 
-Runs in a node's namespace of the bed: ``python -m tests.support.hubble.wiretap DEVICE ADDRESS PORT``, and writes
-a record for each datagram to and from that address and port.  With the devices of both ends, a round
-trip is what passed between a request and its answer at the near end, less what passed between them at
-the far end: the network alone, without the wake-ups of either program.
+Runs in a node's namespace of the testbed: ``python -m tests.support.hubble.wiretap DEVICE ADDRESS PORT``.  It writes
+a record for each datagram to and from that address and port.  A round trip is the time between a request and its
+answer at the near end, less the time between them at the far end.  It contains the network alone, without the
+wake-ups of either program.
 """
 
 import os
@@ -44,7 +44,7 @@ class Wire:
             threading.Thread(target=self._read, args=(end, tap.stdout), daemon=True).start()
 
     def trips(self) -> list[float]:
-        """The round trips that were completed since the last call, seconds."""
+        """The round trips completed since the last call, seconds."""
         with self._lock:
             done, self._trips = self._trips, []
         return done
@@ -67,7 +67,7 @@ class Wire:
 
 
 def main() -> None:
-    """Watch until killed."""
+    """Capture until killed."""
     device, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
     link = listen(device)
     link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)

@@ -2,7 +2,7 @@
 
 The programs come from the folder that KUBEBUILDER_ASSETS names.  RBAC, admission of ServiceAccounts
 and their tokens are on.  There is no scheduler and no kubelet: pods stay Pending until a test binds
-them, and a deleted pod that was bound goes away when a test deletes it again without grace.
+them, and a deleted pod that was bound is removed when a test deletes it again without grace.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _CONTROLLERS = "deployment,replicaset,statefulset,garbagecollector,namespace,ser
 
 
 class ApiServer:
-    """One running API server, and how to reach it."""
+    """A running API server, and access to it."""
 
     def __init__(self, folder: Path, port: int, token: str) -> None:
         """Describe a server that keeps its files in ``folder``."""
@@ -41,7 +41,7 @@ class ApiServer:
         self._commands: dict[str, list[str]] = {}
 
     def kubeconfig(self, token: str | None = None) -> Path:
-        """Write a kubeconfig for a bearer token (the administrator's if none is given); gives its path."""
+        """Write a kubeconfig for a bearer token (default: the administrator's); return its path."""
         token = token or self.token
         path = self.folder / f"kubeconfig-{secrets.token_hex(4)}"
         cluster = {"server": self.url, "certificate-authority": str(self.ca)}
@@ -57,7 +57,7 @@ class ApiServer:
         return path
 
     def request(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        """Ask the server as the administrator; gives the decoded answer.
+        """Send a request as the administrator; return the decoded answer.
 
         Raises:
             requests.RequestException: the server refused, or did not answer.
@@ -71,11 +71,11 @@ class ApiServer:
             return answer.json()
 
     def trust(self) -> ssl.SSLContext:
-        """What a client needs to trust the server."""
+        """The certificate that a client needs to trust the server."""
         return ssl.create_default_context(cafile=str(self.ca))
 
     def token_of(self, namespace: str, account: str) -> str:
-        """A token of a ServiceAccount that exists, as its Pod would get it."""
+        """A token of an existing ServiceAccount, as its Pod would get it."""
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
         answer = self.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", body)
         return str(answer["status"]["token"])
@@ -89,14 +89,14 @@ class ApiServer:
         LASTING.add(process.pid)
 
     def stop(self, name: str) -> None:
-        """Kill one of the programs, as a crash would."""
+        """Kill one of the programs to simulate a crash."""
         process = self._processes.pop(name, None)
         if process is not None:
             process.kill()
             process.wait()
 
     def start_all(self) -> None:
-        """Start the three programs and wait until pods can be made.
+        """Start the three programs and wait until pods can be created.
 
         Raises:
             RuntimeError: one of them does not become ready in time; the text holds the end of its log.
@@ -108,7 +108,7 @@ class ApiServer:
         self.wait_for("kube-controller-manager", "/api/v1/namespaces/default/serviceaccounts/default")
 
     def wait_for(self, name: str, path: str) -> None:
-        """Wait until ``path`` answers, which takes the program ``name``.
+        """Wait until ``path`` answers; it needs the program ``name``.
 
         Raises:
             RuntimeError: it does not in time; the text holds the end of the program's log.
@@ -127,12 +127,12 @@ class ApiServer:
         raise RuntimeError(f"{name} is not ready: {error}, exit code {self._processes[name].poll()}\n{tail}")
 
     def plan(self, name: str, *command: str | Path) -> None:
-        """Say how a program is started."""
+        """The command that starts a program."""
         self._commands[name] = [str(word) for word in command]
 
 
 def _http_off(program: Path) -> list[str]:
-    """What closes a controller manager's port without TLS: later versions know neither the port nor the flag."""
+    """Options that close a controller manager's port without TLS: later versions know neither the port nor the flag."""
     done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
     return ["--port=0"] if re.search(r"^ +--port ", done.stdout + done.stderr, re.MULTILINE) else []
 

@@ -1,6 +1,6 @@
-"""What a scheduler and kubelets do, on an API server that has neither: bind Pods to nodes and run them.
+"""A scheduler and kubelets for an API server that has neither: binds Pods to nodes and runs them.
 
-Every change of a Pod is remembered as it was seen, so that a test can say what never was.
+It records every state of a Pod, so that a test can check that a state never occurred.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _LABEL = "app.kubernetes.io/name"
 
 
 class Seen(Struct, frozen=True):
-    """A Pod at one moment."""
+    """The state of a Pod at one time."""
 
     uid: str
     name: str
@@ -35,7 +35,7 @@ class Seen(Struct, frozen=True):
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> "Seen":
-        """Read it off the API's object."""
+        """Read it from the API's object."""
         meta = tree["metadata"]
         annotations = meta.get("annotations") or {}
         return cls(
@@ -50,7 +50,7 @@ class Seen(Struct, frozen=True):
 
 
 class Kubelets:
-    """Runs the Pods of one namespace, but for those that are held back."""
+    """Runs the Pods of one namespace, except those that are held back."""
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
         """Prepare; ``running`` does the work."""
@@ -60,18 +60,18 @@ class Kubelets:
         self._numbers = iter(range(2, 250))
         self.history: list[Seen] = []
         self.open = asyncio.Event()
-        """Cleared: new Pods stay Pending."""
+        """While cleared, new Pods stay Pending."""
         self.open.set()
         self.on_start: Callable[[Seen], None] = lambda _: None
-        """Called when a Pod begins to run."""
+        """Called when a Pod starts."""
 
     def now(self) -> dict[str, Seen]:
-        """Each Pod as it was seen last, by uid."""
+        """The last state of each Pod, by uid."""
         return {one.uid: one for one in self.history}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do it while the context lasts."""
+        """Run them while the context lasts."""
         headers = {"Authorization": f"Bearer {self._server.token}"}
         connector = aiohttp.TCPConnector(ssl=self._server.trust())
         timeout = aiohttp.ClientTimeout(total=None, connect=10)

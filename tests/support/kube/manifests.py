@@ -1,7 +1,7 @@
-"""The manifests as kubectl sees them, and on a real API server.
+"""The manifests as kubectl renders them, and on a real API server.
 
-Cilium's own policies are left out there: the API server of these tests (v1.20 built with Go 1.19)
-dies of any custom resource, in its JSON library.  They are checked as text instead.
+Cilium's own policies are omitted there: the API server of these tests (v1.20 built with Go 1.19)
+crashes in its JSON library on any custom resource.  They are checked as text instead.
 """
 
 import os
@@ -19,7 +19,7 @@ BUS_USERS = ("sampler", "decision", "actuator", "reader")
 
 
 def kubectl(server: ApiServer, *words: str, stdin: str | None = None) -> str:
-    """Run kubectl as the administrator; gives what it printed."""
+    """Run kubectl as the administrator; return its output."""
     program = shutil.which("kubectl")
     assert program is not None, "kubectl is not on PATH"
     config = {"KUBECONFIG": str(server.kubeconfig())}
@@ -41,7 +41,7 @@ def builtin() -> str:
 
 
 def install(server: ApiServer) -> None:
-    """Put everything on a server as README says; each bus user's password is its name."""
+    """Install everything on a server with README's commands; each bus user's password is its name."""
     kubectl(server, "create", "namespace", "sluice")
     users = [f"--from-literal={user}=p-{user}" for user in BUS_USERS]
     kubectl(server, "-n", "sluice", "create", "secret", "generic", "sluice-bus", *users)

@@ -27,8 +27,8 @@ ME = WriterTerm("me", 3)
 TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
-def annotated(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
-    """An object's annotations; None where it has none."""
+def get_annotations(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:
+    """An object's annotations; None if it has none."""
     found = {} if bandwidth is None else {BANDWIDTH: bandwidth}
     if record is not None:
         found[KEY] = record if isinstance(record, str) else msgspec.json.encode(record).decode()
@@ -44,7 +44,7 @@ def deployment(
         namespace="default",
         uid="d",
         resource_version=str(version),
-        annotations=annotated(bandwidth, record),
+        annotations=get_annotations(bandwidth, record),
     )
     return Deployment(meta, WorkloadSpec(Selector({"app": "app"}), replicas))
 
@@ -65,7 +65,7 @@ def pod(
         namespace="default",
         uid=f"p{number}",
         resource_version=str(version),
-        annotations=dict(annotations) if annotations is not None else annotated(bandwidth, record),
+        annotations=dict(annotations) if annotations is not None else get_annotations(bandwidth, record),
         labels={"app": "app", "pod-template-hash": "1"},
         owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
         deletion_timestamp="2026-11-23T12:00:00Z" if going else None,
@@ -74,13 +74,13 @@ def pod(
 
 
 def record(value: str, limit: int, **fields: Any) -> OwnershipRecord:
-    """What Sluice left on an object."""
+    """Sluice's record on an object."""
     defaults: dict[str, Any] = {"action": "a1", "cause": "decision", "at": NOW, "end": NOW, "found": "10M"}
     return OwnershipRecord(value=value, limit=limit, **(defaults | fields))
 
 
 def order(limit: int, **fields: Any) -> LimitOrder:
-    """A decision's order."""
+    """An order as the actuator derives it from a decision."""
     defaults: dict[str, Any] = {"cause": "decision", "reason": "as decided", "decision": "line:1:p/1", "end": NOW}
     return LimitOrder(limit=limit, **(defaults | fields))
 
@@ -88,12 +88,12 @@ def order(limit: int, **fields: Any) -> LimitOrder:
 def plan_of(
     wanted: LimitOrder, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
 ) -> Plan:
-    """What is to be written."""
+    """The writes of a plan."""
     return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
 
 
 def after(obj: Any, operations: list[dict[str, Any]]) -> Any:
-    """An object as an API server makes it of a JSON Patch on annotations.
+    """The object that an API server makes from a JSON Patch on annotations.
 
     Raises:
         AssertionError: a ``test`` failed.

@@ -23,16 +23,16 @@ from schemas.domain import Critical, Domain
 from schemas.messages import Action
 from schemas.units import Duration, Rate
 from services.bus.bus import Bus
-from services.plant.harness.bandwidth_agent import Agent, Enforced
+from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
 from services.plant.harness.metrics_page import MetricsPage
-from services.plant.harness.pipeline import scraping, written
+from services.plant.harness.pipeline import build_scrape_signal, format_config
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS
 from services.plant.topology import ERP, TELEMETRY
 from services.plant.workloads import TargetApp
 from services.runtime.config_loader import load
-from tests.support.decision_services import ServiceProcess, kept
+from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube import apiserver
 from tests.support.kube.kubelets import Kubelets
 from tests.support.kube.manifests import BUS_USERS, MANIFESTS, install, kubectl
@@ -42,56 +42,56 @@ from tests.support.ports import free_ports
 from tests.support.waiting import PATIENCE_S
 
 SIZE = 0.45
-"""Of 100 Mbit/s: what two busy processors carry with ease."""
+"""A share of 100 Mbit/s that two busy processors can carry."""
 CAPACITY = round(100_000 * SIZE)
 FIRST, SECOND = "telemetry-upload-0", "telemetry-upload-1"
-"""The bed's pods of telemetry-upload; the second is started by scale-up."""
+"""The testbed's pods of telemetry-upload; scale-up starts the second."""
 SERVICES = ("decision", "actuator", "sampler")
 _SLO = Duration(8_000_000)
-"""Far above what a busy test machine adds by itself, far below the bottleneck's full queue."""
+"""Far above the latency of a busy test machine, far below the bottleneck's full queue."""
 
 APPS = SCENARIOS["demo"].scale(SIZE).apps
 APPS = replace(
     APPS,
-    # As their templates say: no pod is born unlimited.
+    # As in their templates: every pod is created with a limit.
     targets=(TargetApp(TELEMETRY, replicas=2, limit=20_000), replace(APPS.targets[1], limit=5_000)),
 )
 
 
-def fitted(bus: str, page: str) -> Config:
-    """The manifests' configuration, fitted to the bed: where the parts are, what its bottleneck can carry."""
+def fit_config(bus: str, page: str) -> Config:
+    """The manifests' configuration, adapted to the testbed: addresses of the parts and the bottleneck's capacity."""
     shipped = load(MANIFESTS / "config.yaml", {})
     return replace(
         shipped,
         domains=tuple(_on_bed(domain) for domain in shipped.domains),
         bus=replace(shipped.bus, servers=(bus,)),
-        signal=scraping([page], shipped.signal),
+        signal=build_scrape_signal([page], shipped.signal),
         listen=Listen("127.0.0.1", *free_ports(3)),
     )
 
 
 def _on_bed(domain: Domain) -> Domain:
-    def relaxed(critical: Critical) -> Critical:
+    def relax(critical: Critical) -> Critical:
         return replace(critical, jitter=_SLO, p95=_SLO)
 
     return replace(
         domain,
         capacity=Rate(CAPACITY),
-        critical=tuple(map(relaxed, domain.critical)),
+        critical=tuple(map(relax, domain.critical)),
         targets=tuple(replace(target, max=Rate(min(target.max, CAPACITY))) for target in domain.targets),
         dead_man=Duration(60 * 10**9),
     )
 
 
 class Stage:
-    """Everything that runs, and what a test asks of it."""
+    """All running parts, and access to them."""
 
     def __init__(self, home: Path, server: apiserver.ApiServer, config: Config, bed: Bed, plant: RealPlant) -> None:
-        """Take what runs already."""
+        """Take the running parts."""
         self.server = server
         self.plant = plant
         self.kubelets = Kubelets(server, "factory")
-        self.enforced: list[Enforced] = []
+        self.enforced: list[EnforcedLimit] = []
         self._bed = bed
         self._home = home
         self.config = config
@@ -99,12 +99,12 @@ class Stage:
 
     def service(self, name: str) -> ServiceProcess:
         """Make a service: with its ServiceAccount's token, and its own user of the bus."""
-        text, identity = written(self.config), self.identity(name)
+        text, identity = format_config(self.config), self.identity(name)
         self.services[name] = ServiceProcess(name, self._home / name, text, environment=identity)
         return self.services[name]
 
     def identity(self, service: str) -> dict[str, str]:
-        """What makes a process that service: environment variables."""
+        """The environment variables that give a process the service's identity."""
         token = self.server.token_of("sluice", f"sluice-{service}")
         return {
             "KUBECONFIG": str(self.server.kubeconfig(token)),
@@ -114,16 +114,16 @@ class Stage:
 
     @property
     def config_file(self) -> Path:
-        """Of the actuator."""
+        """The actuator's configuration file."""
         return self._home / "actuator" / "config.yaml"
 
     def kubectl(self, *words: str) -> str:
-        """As the administrator."""
+        """Run kubectl as the administrator."""
         return kubectl(self.server, *words)
 
     @asynccontextmanager
     async def bus(self, user: str) -> AsyncIterator[Bus]:
-        """A place on the bus as one of its users."""
+        """A bus connection as one of its users."""
         settings = BusConfig(servers=self.config.bus.servers, user=user)
         with _environment(SLUICE_NATS_PASSWORD=f"p-{user}"):
             async with Bus.connect(settings, user, lambda _: None) as bus:
@@ -132,10 +132,10 @@ class Stage:
     async def actions(self) -> list[Action]:
         """All reports so far."""
         async with self.bus("reader") as bus:
-            return [one.message for one in await kept(bus, Action)]
+            return [one.message for one in await read_stream(bus, Action)]
 
     def ready(self, service: str) -> dict[str, Any]:
-        """What ``/readyz`` says; whether it is ``ready`` is added, and ``notes`` where it has none."""
+        """The answer of ``/readyz``, with ``ready``, and with ``notes`` even if it has none."""
         port = getattr(self.config.listen, service)
         try:
             answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S)
@@ -144,7 +144,7 @@ class Stage:
         return {"notes": {}, **answer.json(), "ready": answer.status_code == 200}
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """As the API has it."""
+        """The Deployment on the API."""
         tree: dict[str, Any] = self.server.request("GET", f"/apis/apps/v1/namespaces/factory/deployments/{name}")
         return tree
 
@@ -161,7 +161,7 @@ class Stage:
         return sorted(found, key=lambda tree: tree["status"].get("podIP", "~"))
 
     def qdisc(self, pod: str = FIRST) -> int | None:
-        """The rate of the token bucket that stands at a pod's device, kbit/s; None where there is none."""
+        """The rate of the token bucket at a pod's device, kbit/s; None if there is none."""
         text = self._bed.run(pod, "tc", "qdisc", "show", "dev", "eth0")
         found = re.search(r"tbf .* rate (\d+)([MK]?)bit", text)
         if found is None:
@@ -175,7 +175,7 @@ class Stage:
         return limit
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until something holds; tells what everybody said last when it does not come."""
+        """Wait until a condition holds; on timeout, fail with the last state of all parts."""
         deadline = time.monotonic() + PATIENCE_S
         while not await asyncio.to_thread(holds):
             if time.monotonic() > deadline:
@@ -191,16 +191,16 @@ def bandwidth(tree: dict[str, Any]) -> str | None:
 
 
 @asynccontextmanager
-async def staged(home: Path) -> AsyncIterator[Stage]:
-    """Everything up: manifests installed, Pods running, limits in force, services ready."""
+async def start_stage(home: Path) -> AsyncIterator[Stage]:
+    """Start everything: manifests installed, Pods running, limits in force, services ready."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(apiserver.running())
         await asyncio.to_thread(install, server)
-        bus = stack.enter_context(_guarded_bus(home))
+        bus = stack.enter_context(_start_guarded_bus(home))
         bed = stack.enter_context(Bed(parameters(APPS)))
         plant = RealPlant(bed, APPS, absent=[SECOND])
         page = stack.enter_context(MetricsPage([plant]))
-        stage = Stage(home, server, fitted(bus, page.url), bed, plant)
+        stage = Stage(home, server, fit_config(bus, page.url), bed, plant)
         await stack.enter_async_context(stage.kubelets.running())
         await stack.enter_async_context(_agent(stage))
         await stage.until(lambda: len(stage.kubelets.now()) == 7, "every Deployment has its Pod")
@@ -213,7 +213,7 @@ async def staged(home: Path) -> AsyncIterator[Stage]:
 
 
 @contextmanager
-def _guarded_bus(home: Path) -> Iterator[str]:
+def _start_guarded_bus(home: Path) -> Iterator[str]:
     """NATS with the manifests' users and permissions."""
     text = (MANIFESTS / "nats.conf").read_text(encoding="utf-8")
     passwords = {f"{user.upper()}_PASSWORD": f"p-{user}" for user in BUS_USERS}
@@ -240,15 +240,15 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def _agent(stage: Stage) -> AsyncIterator[None]:
-    """Cilium's part: what a Pod's annotation says becomes the qdisc of the bed's pod."""
+    """Replaces Cilium: a Pod's annotation becomes the qdisc of the testbed's pod."""
     headers = {"Authorization": f"Bearer {stage.server.token}"}
-    agent = Agent(
+    agent = BandwidthAgent(
         stage.server.url,
         [stage.plant],
         delay=0.0,
         headers=headers,
         trust=stage.server.trust(),
-        on_enforced=stage.enforced.append,
+        on_change=stage.enforced.append,
     )
     task = asyncio.create_task(agent.run())
     try:
@@ -260,4 +260,4 @@ async def _agent(stage: Stage) -> AsyncIterator[None]:
 
 
 TARGETS = {TELEMETRY: "telemetry-upload", ERP: "erp-dashboard"}
-"""Deployments whose limits move, by workload."""
+"""Deployments with variable limits, by workload."""

@@ -1,4 +1,4 @@
-"""A Kubernetes API under test, be it the emulator or a real server, and how tests speak to it."""
+"""A Kubernetes API under test (the emulator or a real server), and requests to it."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ BANDWIDTH = "kubernetes.io/egress-bandwidth"
 
 
 class Server:
-    """A Kubernetes API under test, and a namespace on it that no other test uses."""
+    """A Kubernetes API under test, with a namespace that no other test uses."""
 
     def __init__(self, name: str, config: Kubernetes, session: aiohttp.ClientSession, url: str, ssl: Any) -> None:
-        """Describe a server that runs."""
+        """Describe a running server."""
         self.name = name
         self.config = config
         self.namespace = f"t-{uuid.uuid4().hex[:8]}"
@@ -45,14 +45,14 @@ class Server:
         return f"/api/v1/namespaces/{self.namespace}/pods"
 
     async def request(self, method: str, path: str, body: Any = None, kind: str = JSON) -> tuple[int, Any]:
-        """Ask; gives the HTTP status and the decoded answer."""
+        """Send a request; return the HTTP status and the decoded answer."""
         data = None if body is None else json.dumps(body)
         headers = {"Content-Type": kind}
         async with self._session.request(method, self.url + path, data=data, headers=headers, ssl=self._ssl) as answer:
             return answer.status, json.loads(await answer.read())
 
     async def must(self, method: str, path: str, body: Any = None, kind: str = JSON) -> Any:
-        """Ask for something that must succeed; gives the decoded answer."""
+        """Send a request that must succeed; return the decoded answer."""
         status, answer = await self.request(method, path, body, kind)
         assert status < 300, (method, path, status, answer)
         return answer
@@ -64,16 +64,16 @@ class Server:
                 async for line in answer.content:
                     yield json.loads(line)
             finally:
-                # TLS says good-bye at leisure, perhaps after the test's event loop has ended.
+                # The TLS connection closes slowly, perhaps after the test's event loop has ended.
                 if answer.connection is not None and answer.connection.transport is not None:
                     answer.connection.transport.abort()
 
     async def deploy(self, name: str = "app", replicas: int = 2, **annotations: dict[str, str]) -> Any:
-        """Create a Deployment; ``own`` and ``template`` give annotations of its metadata and of its template."""
+        """Create a Deployment; ``own`` and ``template`` are annotations of its metadata and of its template."""
         return await self.must("POST", self.deployments, deployment(name, replicas, **annotations))
 
     async def pods_of(self, name: str, count: int) -> list[dict[str, Any]]:
-        """The Pods with label ``app=name`` once there are ``count`` that are not going away."""
+        """The Pods with label ``app=name`` once there are ``count`` that are not being deleted."""
 
         async def enough() -> list[dict[str, Any]] | None:
             items = (await self.must("GET", f"{self.pods}?labelSelector=app%3D{name}"))["items"]
@@ -84,7 +84,7 @@ class Server:
 
 
 async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
-    """Ask until the answer is something; fails after ``PATIENCE_S``."""
+    """Repeat until the answer is true; fails after ``PATIENCE_S``."""
     deadline = time.monotonic() + PATIENCE_S
     while (answer := await question()) is None or answer is False:
         assert time.monotonic() < deadline, f"still waiting for {question.__qualname__}"
@@ -95,7 +95,7 @@ async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
 def deployment(
     name: str, replicas: int, own: dict[str, str] | None = None, template: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """A Deployment's manifest; ``own`` and ``template`` give annotations of its metadata and of its template."""
+    """A Deployment's manifest; ``own`` and ``template`` are annotations of its metadata and of its template."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -112,8 +112,8 @@ def deployment(
 
 
 @asynccontextmanager
-async def emulated(emulator: Emulator) -> AsyncIterator[Server]:
-    """A fresh namespace on the emulator, which is started."""
+async def emulate(emulator: Emulator) -> AsyncIterator[Server]:
+    """A fresh namespace on a new emulator."""
     async with emulator as url, aiohttp.ClientSession() as session:
         one = Server("emulator", Kubernetes(server=url), session, url, ssl=None)
         await _make_namespace(one)
@@ -135,7 +135,7 @@ async def _make_namespace(server: Server) -> None:
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": server.namespace}}
     await server.must("POST", "/api/v1/namespaces", body)
     if server.name == "apiserver":
-        # Pods can be made as soon as the namespace has its default account.
+        # Pods can be created once the namespace has its default account.
         async def account() -> Any:
             path = f"/api/v1/namespaces/{server.namespace}/serviceaccounts/default"
             status, answer = await server.request("GET", path)

@@ -1,4 +1,4 @@
-"""Everything that was ever written on a target's objects, and what must hold of it."""
+"""Records every write on a target's objects, and checks the invariants."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.kube.servers import BANDWIDTH, Server
 
 
 class Mark(Struct, frozen=True):
-    """What one write left on one object."""
+    """The record of one write on one object."""
 
     uid: str
     kind: str
@@ -26,18 +26,18 @@ class Mark(Struct, frozen=True):
 
 
 class Trail:
-    """The marks on a target's Deployment and Pods, in the order in which they came."""
+    """The marks on a target's Deployment and Pods, in order."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self.marks: list[Mark] = []
         self._last: dict[str, str] = {}
         self.gone: set[str] = set()
         self.lost = 0
-        """Writes on Pods that were gone before the actuator could read back what it had not reported."""
+        """Writes on Pods that were deleted before the actuator read back what it had not reported."""
 
     def saw(self, tree: dict[str, Any]) -> None:
-        """Take note of one state of one object."""
+        """Record one state of one object."""
         annotations = tree["metadata"].get("annotations") or {}
         text, uid = annotations.get(KEY), tree["metadata"]["uid"]
         if text in (None, "", "{}") or self._last.get(uid) == text:
@@ -47,7 +47,7 @@ class Trail:
         self.marks.append(Mark(uid, kind, annotations.get(BANDWIDTH, ""), json.loads(text)))
 
     def check(self, actions: Iterable[Action], low: str, high: str) -> int:
-        """Check that nothing older overwrote something newer, that bounds held, that all was reported.
+        """Check that no older write replaced a newer one, that the bounds held, and that all writes were reported.
 
         Returns:
             How many writes there were.
@@ -57,14 +57,14 @@ class Trail:
         return found.writes
 
     def verdict(self, actions: Iterable[Action], low: str, high: str) -> "Verdict":
-        """Judge every mark by the bounds ``low`` and ``high`` and by the reports there are."""
+        """Check every mark against the bounds ``low`` and ``high`` and the reports."""
         older = self._older()
         outside = [mark for mark in self.marks if not _within(mark, Rate.parse(low), Rate.parse(high))]
-        unreported = self._unreported(actions)
+        unreported = self._find_unreported(actions)
         return Verdict(len(self.marks), len(older), len(outside), len(unreported), [*older, *outside, *unreported])
 
     def _older(self) -> list[Mark]:
-        """Marks of a decision older than the one before on the same object."""
+        """Marks of a decision that is older than the one before on the same object."""
         ends: dict[str, int] = defaultdict(int)
         found = []
         for mark in self.marks:
@@ -74,7 +74,7 @@ class Trail:
             ends[mark.uid] = end
         return found
 
-    def _unreported(self, actions: Iterable[Action]) -> list[Mark]:
+    def _find_unreported(self, actions: Iterable[Action]) -> list[Mark]:
         reported: dict[str, set[str]] = defaultdict(set)
         for action in actions:
             if action.outcome in ("applied", "failed"):
@@ -90,17 +90,17 @@ class Trail:
 
 
 class Verdict(Struct, frozen=True):
-    """What a trail comes to."""
+    """The result for a trail."""
 
     writes: int
     older: int
     """Writes of an older decision over a newer one."""
     outside: int
-    """Writes out of bounds, or whose value is not what the record says."""
+    """Writes out of bounds, or whose value differs from the record."""
     unreported: int
     """Writes without a report, on objects that outlived them."""
     wrong: list[Mark]
-    """All of these."""
+    """All of these marks."""
 
 
 def _within(mark: Mark, least: Rate, most: Rate) -> bool:
@@ -110,8 +110,8 @@ def _within(mark: Mark, least: Rate, most: Rate) -> bool:
 
 
 @asynccontextmanager
-async def followed(server: Server, name: str = "app") -> AsyncIterator[Trail]:
-    """The trail of one Deployment and its Pods while the context lasts, through losses of the server."""
+async def follow_trail(server: Server, name: str = "app") -> AsyncIterator[Trail]:
+    """Record the trail of one Deployment and its Pods while the context lasts, even if the server restarts."""
     trail = Trail()
     watches = [
         asyncio.create_task(_follow(server, trail, f"{server.deployments}", f"fieldSelector=metadata.name%3D{name}")),
@@ -137,7 +137,7 @@ async def _follow(server: Server, trail: Trail, path: str, query: str) -> None:
 
 
 async def _watch(server: Server, trail: Trail, path: str, version: str) -> None:
-    """Take note of every change, until the server has forgotten what came after the last one."""
+    """Record every change, until the server has forgotten the changes after the last one."""
     while True:
         async for event in server.watch(f"{path}&watch=true&resourceVersion={version}&timeoutSeconds=30"):
             if event["type"] == "ERROR":

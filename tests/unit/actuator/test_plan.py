@@ -1,4 +1,4 @@
-"""Plans: what the actuator writes, and why; and when it leaves a target alone."""
+"""Plans: the actuator's writes and their causes, and when it pauses a target."""
 
 import pytest
 from msgspec.structs import replace
@@ -11,15 +11,15 @@ from services.kube.objects import BANDWIDTH
 from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
 
-def written(plan: Plan) -> dict[str, tuple[str, str]]:
+def list_writes(plan: Plan) -> dict[str, tuple[str, str]]:
     """Value and cause of every write, by object."""
     return {write.obj.metadata.name: (write.record.value, write.record.cause) for write in plan.writes}
 
 
 def test_a_first_decision_claims_everything() -> None:
-    """Without records, Deployment and Pods get a value and a record, which keeps the value found."""
+    """Without records, Deployment and Pods get a value and a record, which keeps the original value."""
     plan = plan_of(order(60_000), deployment("44M"), pod(1), pod(2, bandwidth=None))
-    assert written(plan) == {
+    assert list_writes(plan) == {
         "app": ("60M", "decision"),
         "app-1-1": ("30M", "decision"),
         "app-1-2": ("30M", "decision"),
@@ -31,7 +31,7 @@ def test_a_first_decision_claims_everything() -> None:
 
 
 def test_nothing_is_written_twice() -> None:
-    """After a plan is applied nothing is left to write; the record keeps the value that was found first."""
+    """After a plan is applied nothing is left to write; the record keeps the first value that was found."""
     objects = [deployment("44M"), pod(1), pod(2)]
     for limit in (60_000, 20_000):
         main, *pods = objects
@@ -44,7 +44,7 @@ def test_nothing_is_written_twice() -> None:
 
 
 def test_the_same_rate_in_other_words_is_no_difference() -> None:
-    """50M and 50000k are one value: neither drift nor somebody else's."""
+    """50M and 50000k are one value: neither drift nor a foreign value."""
     main = deployment("60000k", record("60M", 60_000), replicas=1)
     assert pause_reason(main, managed=True) is None
     assert plan_of(order(60_000), main, pod(1, "60000k", record("60M", 60_000))).writes == ()
@@ -62,23 +62,23 @@ def test_the_same_rate_in_other_words_is_no_difference() -> None:
     ],
 )
 def test_why_a_pod_is_patched(one: object, cause: str) -> None:
-    """A Pod is new, was changed by somebody, has another share now, or missed the last decision."""
+    """A Pod is new, was changed by another client, has another share now, or missed the last decision."""
     main = deployment("60M", record("60M", 60_000))
     other = pod(2, "30M", record("30M", 60_000))
-    assert written(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
+    assert list_writes(plan_of(order(60_000), main, one, other)) == {"app-1-1": ("30M", cause)}  # type: ignore[arg-type]
 
 
 def test_a_removed_annotation_on_the_deployment_is_drift() -> None:
-    """The record shows that it was there: it is written again, and the Pods are not."""
+    """The record shows that the annotation existed: it is written again, and the Pods are not."""
     main = deployment(None, record("60M", 60_000), replicas=1)
-    assert written(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
+    assert list_writes(plan_of(order(60_000), main, pod(1, "60M", record("60M", 60_000)))) == {"app": ("60M", "drift")}
 
 
 def test_pods_that_ended_or_end_are_not_patched() -> None:
-    """A Pod that is going away keeps its share until it is gone; one that has ended has none."""
+    """A terminating Pod keeps its share until it is gone; a terminated one has none."""
     main = deployment("60M", record("60M", 60_000), replicas=1)
     plan = plan_of(order(60_000), main, pod(1), pod(2, going=True), pod(3, phase="Succeeded"))
-    assert written(plan) == {"app-1-1": ("30M", "new-pod")}
+    assert list_writes(plan) == {"app-1-1": ("30M", "new-pod")}
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_pods_that_ended_or_end_are_not_patched() -> None:
     [(60_000, 3, 3, 20_000), (10_000, 3, 3, 3_333), (60_000, 4, 2, 15_000), (60_000, 0, 0, 60_000), (3, 7, 7, 1)],
 )
 def test_shares(limit: int, replicas: int, pods: int, share: int) -> None:
-    """Divided by the replicas that are there or to come, rounded down, never nothing."""
+    """The limit is divided by the existing or expected replicas, rounded down, and is at least 1 kbit/s."""
     main = deployment(replicas=replicas)
     assert share_per_pod(TARGET, limit, main, [pod(n) for n in range(pods)]) == share
     assert share_per_pod(replace(TARGET, scope="per-pod"), limit, main, [pod(n) for n in range(pods)]) == limit
 
 
 def test_cuts_come_before_raises() -> None:
-    """Where some Pods get less and one gets more, bandwidth is released before it is given."""
+    """If some Pods get less and one gets more, bandwidth is released before it is assigned."""
     main = deployment("60M", record("60M", 60_000), replicas=3)
     pods = [pod(n, "30M", record("30M", 60_000)) for n in (1, 2)]
     phases = [[write.obj.uid for write in phase] for phase in plan_of(order(60_000), main, *pods, pod(3, "5M")).phases]
@@ -127,7 +127,7 @@ def test_unacknowledged_writes_stay_in_the_record() -> None:
 
 
 def test_an_object_with_a_backlog_is_only_cut() -> None:
-    """All raises wait until the bus has acknowledged some reports; cuts go on, and no report is dropped for them."""
+    """All raises wait until the bus has acknowledged some reports; cuts continue, and drop no report."""
     owed = tuple(record("1M", 1_000, action=f"a{n}") for n in range(RAISE_BACKLOG))
     ids = frozenset(one.action for one in owed) | {"last"}
     main = deployment("60M", record("60M", 60_000), replicas=2)
@@ -165,13 +165,13 @@ def test_reports_are_read_back_from_the_objects() -> None:
         (deployment("33M", record("60M", 60_000)), True, "somebody else set"),
         (deployment("x", record("60M", 60_000)), True, "somebody else set"),
         (deployment("60M", "{nonsense"), False, "cannot be read"),
-        (deployment("60M", '{"v": 2}'), False, "cannot be read"),
+        (deployment("60M", '{"v": 1}'), False, "cannot be read"),
         (deployment("60M"), True, "was removed"),
         (deployment("60M", "{}"), True, None),
     ],
 )
 def test_when_a_target_is_paused(main: object, managed: bool, why: str | None) -> None:
-    """Somebody else's value, a record that vanished or cannot be read; not what was there before Sluice."""
+    """A foreign value, or a missing or unreadable record, pauses a target; a value from before Sluice does not."""
     found = pause_reason(main, managed=managed)  # type: ignore[arg-type]
     assert (found is None) if why is None else (why in (found or ""))
 
@@ -184,7 +184,7 @@ def test_the_resume_command() -> None:
 
 
 def test_values_are_what_cilium_reads() -> None:
-    """Every value written parses to exactly the rate that was planned."""
+    """Every written value parses to exactly the planned rate."""
     for limit in (5_000, 5_001, 12_345, 79_999, 80_000):
         for write in plan_of(order(limit), deployment(replicas=7), *(pod(n) for n in range(7))).writes:
             assert Rate.parse(write.record.value) == write.rate

@@ -1,6 +1,7 @@
 """The outbox, Events, the observed state and the records on objects."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
-from services.kube.client import Listed, T
+from services.kube.client import Listed, T, Updated
 from services.kube.objects import (
     BANDWIDTH,
     Deployment,
@@ -36,18 +37,18 @@ class LateBus:
     """A bus that is away at first."""
 
     def __init__(self) -> None:
-        """Begin away."""
+        """Start disconnected."""
         self.there = asyncio.Event()
         self.sent: list[str] = []
 
     async def publish(self, action: Action, headers: Mapping[str, str]) -> None:
-        """Take a report once the bus is there."""
+        """Take a report once the bus is connected."""
         await self.there.wait()
         self.sent.append(f"{action.id}:{action.outcome}")
 
 
 async def deliver(outbox: ActionOutbox, bus: LateBus) -> list[str]:
-    """What arrives when the bus comes back."""
+    """The messages that arrive when the bus reconnects."""
     running = asyncio.create_task(outbox.run(bus.publish))
     await asyncio.sleep(0)
     bus.there.set()
@@ -63,7 +64,7 @@ async def deliver(outbox: ActionOutbox, bus: LateBus) -> list[str]:
 
 
 async def test_reports_that_name_a_patch_are_all_kept() -> None:
-    """However many there are while the bus is away, they arrive in order."""
+    """All reports made while the bus is away arrive in order."""
     outbox = ActionOutbox()
     for number in range(500):
         outbox.put(action(number), {})
@@ -73,7 +74,7 @@ async def test_reports_that_name_a_patch_are_all_kept() -> None:
 
 
 async def test_reports_that_name_none_collapse() -> None:
-    """Of the same kind on one target only the newest is kept, and the first, which may be in flight."""
+    """For each target and kind only the newest is kept, and the first, which may be in flight."""
     outbox = ActionOutbox()
     for number in range(6):
         outbox.put(action(number, "skipped"), {})
@@ -83,7 +84,7 @@ async def test_reports_that_name_none_collapse() -> None:
 
 
 async def test_a_decision_is_acknowledged_after_its_reports() -> None:
-    """And only when all of its targets are done with it."""
+    """Only when all of its targets are finished."""
     bus = LateBus()
 
     async def acknowledge() -> None:
@@ -100,7 +101,7 @@ async def test_a_decision_is_acknowledged_after_its_reports() -> None:
 
 
 async def test_a_repeated_id_is_owed_until_its_last_report() -> None:
-    """An action that failed and then was applied is owed until both reports are on the bus."""
+    """An action that failed and was then applied is pending until both reports are on the bus."""
     outbox = ActionOutbox()
     outbox.put(action(1, "failed"), {})
     outbox.put(action(1), {})
@@ -109,15 +110,15 @@ async def test_a_repeated_id_is_owed_until_its_last_report() -> None:
 
 
 class FakeEvents:
-    """A cluster that takes Events, or does not."""
+    """A cluster that accepts Events, or does not."""
 
     def __init__(self, *, broken: bool = False) -> None:
-        """Begin empty."""
+        """Start empty."""
         self.written: list[str] = []
         self._broken = broken
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
-        """Keep an Event."""
+        """Store an Event."""
         if self._broken:
             raise Unavailable("gone")
         self.written.append(f"{severity} {reason}: {message}")
@@ -138,7 +139,7 @@ async def record_events(sink: FakeEvents, *messages: tuple[float, str, str]) -> 
 
 
 async def test_events_of_one_kind_are_counted_not_repeated() -> None:
-    """At most one in thirty seconds, and the next says how many were left out."""
+    """At most one in thirty seconds; the next one counts those that were left out."""
     messages = [(0, "LimitCut", "1"), (1, "LimitCut", "2"), (2, "LimitRaised", "up"), (3, "LimitCut", "3")]
     written = await record_events(FakeEvents(), *messages, (40, "LimitCut", "4"))
     assert written == [
@@ -149,38 +150,61 @@ async def test_events_of_one_kind_are_counted_not_repeated() -> None:
 
 
 async def test_some_events_are_always_written() -> None:
-    """A pause is news each time."""
+    """Every pause is reported."""
     assert len(await record_events(FakeEvents(), (0, "LimitPaused", "a"), (1, "LimitPaused", "b"))) == 2
 
 
 async def test_an_event_that_cannot_be_written_stops_nothing() -> None:
-    """The next one is tried."""
+    """The next Event is still written."""
     assert await record_events(FakeEvents(broken=True), (0, "LimitCut", "a"), (1, "LimitPaused", "b")) == []
 
 
 def test_an_older_state_is_ignored() -> None:
-    """A watch that lags behind the answer to a patch does not undo it."""
+    """A watch that lags behind the answer to a patch does not revert it, nor does a late answer."""
     changes: list[int] = []
     observed = ObservedState(lambda: changes.append(1))
-    observed.observe(Deployment, Listed((deployment("20M", version=5),)))
-    observed.observe(Pod, Listed((pod(1, "20M", version=7),)))
-    observed.update(deployment("10M", version=4))
-    observed.update(pod(1, "10M", version=6))
+    main, one = deployment("10M", version=4), pod(1, "10M", version=6)
+    observed.observe(Deployment, Listed((main,)))
+    observed.observe(Pod, Listed((one,)))
+    observed.update(deployment("20M", version=5), since=main)
+    observed.update(pod(1, "20M", version=7), since=one)
+    observed.observe(Deployment, Updated(main))
+    observed.observe(Pod, Updated(one))
+    observed.update(deployment("10M", version=4), since=main)
     assert observed.workload is not None
     assert (observed.workload.bandwidth, observed.pods[0].bandwidth) == ("20M", "20M")
     assert changes
 
 
+def test_a_server_restored_from_a_backup_is_believed() -> None:
+    """After a restore the same objects have lower resource versions: a new list, and what follows, is the truth."""
+    observed = ObservedState(lambda: None)
+    main, one = deployment("10M", version=900), pod(1, "10M", version=901)
+    observed.observe(Deployment, Listed((main,)))
+    observed.observe(Pod, Listed((one,)))
+    observed.update(deployment("20M", version=950), since=main)
+    observed.update(pod(1, "20M", version=951), since=one)
+    asked = time.monotonic()
+    observed.observe(Deployment, Listed((deployment("60M", version=5),)), asked)
+    observed.observe(Pod, Listed((pod(1, "60M", version=6),)), asked)
+    assert observed.workload is not None
+    assert (observed.workload.bandwidth, observed.pods[0].bandwidth) == ("60M", "60M")
+    observed.observe(Pod, Updated(pod(1, "8M", version=7)))
+    answer = deployment("8M", version=8)
+    observed.update(answer, since=observed.workload)
+    assert (observed.workload, observed.pods[0].bandwidth) == (answer, "8M")
+
+
 class LateApi:
-    """An API server whose answer arrives after something else was observed."""
+    """An API server whose answer arrives after another observation."""
 
     def __init__(self, meanwhile: Callable[[], None], *, stale: bool) -> None:
-        """Patches succeed, or find the object changed and it is read anew."""
+        """Patches succeed, or find the object changed and it is read again."""
         self._meanwhile = meanwhile
         self._stale = stale
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
-        """Apply the patch, and then let something else happen; or refuse it as stale."""
+        """Apply the patch, and then cause the other event; or refuse it as stale."""
         if self._stale:
             raise StaleObject("422")
         changed: T = after(obj, operations)
@@ -188,7 +212,7 @@ class LateApi:
         return changed
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
-        """As it was before something happened."""
+        """Return the state before the event."""
         found: Any = deployment() if name == "app" else pod(1)
         self._meanwhile()
         return cast("T", found)
@@ -196,7 +220,7 @@ class LateApi:
 
 @pytest.mark.parametrize("stale", [False, True])
 async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, stale: bool) -> None:
-    """A Pod that is gone, and a Deployment that was replaced: the late answer must not bring them back."""
+    """The late answer must not restore a deleted Pod or a replaced Deployment."""
     observed = ObservedState(lambda: None)
     observed.observe(Deployment, Listed((deployment(replicas=1),)))
     observed.observe(Pod, Listed((pod(1),)))
@@ -210,12 +234,12 @@ async def test_what_went_while_its_patch_was_under_way_does_not_come_back(*, sta
     done = await apply_plan(LateApi(replaced, stale=stale), observed, plan, lambda _: True, tolerate_stale=True)
     assert done.is_stale is stale
     assert observed.workload is other
-    observed.update(pod(2))
+    observed.observe(Pod, Updated(pod(2)))
     assert [one.uid for one in observed.pods] == ["p2"]
 
 
 async def test_a_deployment_that_was_replaced_unseen_is_not_taken_for_its_successor() -> None:
-    """Another Deployment has its name: nothing is patched until the watch has shown that one and its Pods."""
+    """Another Deployment has its name: nothing is patched until the watch has shown it and its Pods."""
     observed = ObservedState(lambda: None)
     old = Deployment(Meta("app", "default", "d0", "1"), WorkloadSpec(Selector({"app": "app"}), 0))
     observed.observe(Deployment, Listed((old,)))
@@ -247,7 +271,7 @@ def test_a_new_list_forgets_what_is_gone() -> None:
 
 
 def test_operations_guard_what_they_change() -> None:
-    """A patch tests every value that it changes, and has the intended effect where they are as seen."""
+    """A patch tests every value that it changes, and works if the values are unchanged."""
     desired: dict[str, str | None] = {BANDWIDTH: "5M", "sluice.dev/limit": None}
     for one in (pod(1, "10M", "x"), pod(1, None), pod(1, annotations={}), pod(1, annotations={"other": "y"})):
         changed = after(one, build_patch(one, desired))
@@ -258,7 +282,7 @@ def test_operations_guard_what_they_change() -> None:
 def test_records_that_cannot_be_read() -> None:
     """Foreign text, another version and missing fields are errors, never records."""
     complete = '"action": "a", "cause": "decision", "value": "1M", "limit": 1, "at": 1'
-    for text in ("x", "[]", '{"v": 1}', f'{{"v": 9, {complete}}}'):
+    for text in ("x", "[]", '{"v": 1}', '{"v": "2"}', f"{{{complete.replace(': 1', ': ' + '9' * 20)}}}"):
         one = deployment("1M", text)
         assert find_record(one) is None
         with pytest.raises(UnreadableRecord, match=r"sluice\.dev/limit"):

@@ -1,4 +1,4 @@
-"""Without data no limit is raised, and one failure stops nothing else."""
+"""Without data no limit is raised, and one failure does not stop other work."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ CONFIG = Config(domains=(Domain("line", (Critical("robot-control"),), (TARGET,))
 
 
 def test_the_dead_man_raises_no_pod_that_a_failed_cut_reached() -> None:
-    """The order cut to 6M, the Deployment still says 50M: the fail-safe limit of 10M would be a raise."""
+    """The order cut to 6M, but the Deployment still has 50M: the fail-safe limit of 10M would be a raise."""
     desired = DesiredLimit(TARGET, Duration(5 * S), 0.0)
     desired.order, desired.deadline = order(6_000), 5.0
     assert desired.expire(50_000, Instant(NOW, 6.0), is_observed=True) is not None
@@ -36,7 +36,7 @@ def test_the_dead_man_raises_no_pod_that_a_failed_cut_reached() -> None:
 
 @pytest.mark.parametrize("limit", [50_000, None])
 def test_a_start_raises_no_pod_that_a_failed_cut_reached(limit: int | None) -> None:
-    """The newest record counts, also where the Deployment's annotation says more or was removed."""
+    """The newest record counts, even if the Deployment's annotation has more or was removed."""
     desired = DesiredLimit(TARGET, Duration(5 * S), 0.0)
     desired.initialize(record("3M", 6_000, expires=NOW), limit, Instant(NOW + S, 6.0))
     assert desired.order is not None
@@ -53,7 +53,7 @@ def test_a_start_raises_no_limit_in_any_notation(value: str) -> None:
 
 
 def test_only_raises_wait_long_in_a_fight_over_drift() -> None:
-    """After many corrections a raise waits for ten seconds and a cut for half a second; after a pause neither does."""
+    """After many corrections a raise waits for ten seconds and a cut for half a second; after a pause neither waits."""
     drift, now = DriftBackOff(), 0.0
     assert drift.next_wait(now, has_cut=True) <= 0
     for _ in range(10):
@@ -69,11 +69,11 @@ class Faulty:
     """A cluster that fails on one Pod."""
 
     def __init__(self, error: Exception) -> None:
-        """Fail with that."""
+        """Take the error."""
         self.error = error
 
     async def read(self, kind: Any, namespace: str, name: str) -> Any:
-        """A Pod that was seen is gone."""
+        """A Pod that was seen is now gone."""
         if name != "app":
             raise NotFound("404")
         return deployment("60M", record("60M", 60_000, found="44M"))
@@ -99,7 +99,7 @@ class Faulty:
     ],
 )
 async def test_restore_says_what_became_of_each_object(error: Exception, outcomes: list[str]) -> None:
-    """A Pod that is gone is left out; one that cannot be patched is reported as failed beside the others."""
+    """A deleted Pod is omitted; one that cannot be patched is reported as failed beside the others."""
     assert [back.outcome for back in await restore(Faulty(error), TARGET, dry_run=False)] == outcomes
 
 
@@ -115,18 +115,18 @@ class Refusing:
     """A bus that refuses look-ups a few times."""
 
     def __init__(self, *errors: Exception) -> None:
-        """Refuse with these, one after the other."""
+        """Refuse with these errors, one after another."""
         self.subjects = Subjects("sluice")
         self.errors = list(errors)
 
-    async def last(self, kind: Any, subject: str) -> None:
-        """Refuse, or have no message."""
+    async def get_last(self, kind: Any, subject: str) -> None:
+        """Refuse, or return no message."""
         if self.errors:
             raise self.errors.pop(0)
 
 
 async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
-    """A look-up is repeated after a missing permission and after an error of JetStream; /readyz shows why."""
+    """It is repeated after a missing permission and after an error of JetStream; /readyz shows the reason."""
     health = Health()
     async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:9")) as client:
         actuator = Actuator(CONFIG, client, health)

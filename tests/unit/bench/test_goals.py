@@ -1,4 +1,4 @@
-"""Figures beside their goals: the verdicts, and one JSON file for several benches."""
+"""Figures and their goals: the verdicts, and one JSON file for several benches."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from services.bench.goals import met, show
+from services.bench.goals import Goal, show
 from services.bench.speed import control_step
 
 
@@ -18,12 +18,14 @@ from services.bench.speed import control_step
         (1.0, "< 1", False),
         (2000, ">= 2,000", True),
         (1999, ">= 2,000 a core", False),
+        (0.005, "<= 0.5 %", True),
+        (0.949, ">= 95 %", False),
         (5, "", None),
     ],
 )
 def test_verdicts(seen: float, goal: str, verdict: bool | None) -> None:
-    """As a person reads the goal."""
-    assert met(seen, goal) is verdict
+    """Verdicts match the goals as printed."""
+    assert Goal("figure", seen, goal).met is verdict
 
 
 def test_the_file_collects_benches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,12 +35,12 @@ def test_the_file_collects_benches(tmp_path: Path, capsys: pytest.CaptureFixture
     show("two", {"c": 3.0}, {"c": "<= 2"}, path)
     show("one", {"a": 0.5}, {"a": "<= 1"}, path)
     assert json.loads(path.read_text()) == {
-        "one": {"a": {"seen": 0.5, "goal": "<= 1", "met": True}},
-        "two": {"c": {"seen": 3.0, "goal": "<= 2", "met": False}},
+        "one": {"a": {"seen": 0.5, "goal": "<= 1", "met": True, "note": None}},
+        "two": {"c": {"seen": 3.0, "goal": "<= 2", "met": False, "note": None}},
     }
     shown = capsys.readouterr().out
     assert "12,346" in shown
-    assert "no" in shown
+    assert "NO" in shown
 
 
 def test_the_core_is_measured(tmp_path: Path) -> None:

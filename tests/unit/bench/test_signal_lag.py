@@ -1,18 +1,18 @@
-"""How `sluice bench signals` makes its steps, and how it reads what the sources showed."""
+"""The steps of `sluice bench signals`, and the evaluation of the sources' samples."""
 
 import pytest
 
 from schemas.config import Signal
-from services.bench.signals.lag import Seen, Step, Steps, figures, plan
+from services.bench.signals.lag import LatencyStep, ShownSample, SteppingPlant, measure_lags, plan
 from services.plant.interface import BUCKETS
 
 S = 10**9
 
 
 def test_latencies_are_high_inside_of_the_steps_only() -> None:
-    """250 a second: all below the SLO before the step, all above it inside."""
+    """With 250 round trips a second, all are below the SLO before the step, and all above it inside."""
     now = 0
-    steps = Steps([Step(2 * S, 3 * S)], 0, lambda: now)
+    steps = SteppingPlant([LatencyStep(2 * S, 3 * S)], 0, lambda: now)
     at_slo = BUCKETS.index(0.002)
     seen = []
     for now in (2 * S, 3 * S, 4 * S, 4 * S):  # noqa: B007 - the clock reads it
@@ -22,7 +22,7 @@ def test_latencies_are_high_inside_of_the_steps_only() -> None:
 
 
 def test_steps_do_not_overlap_and_meet_every_part_of_a_second() -> None:
-    """A lag depends on where in a period the step falls: the plan goes round."""
+    """A lag depends on the phase of the period in which the step falls, so the plan covers all phases."""
     steps = plan(10, 4.0, 8.0, 1000 * S)
     edges = [edge for step in steps for edge in (step.begin, step.end)]
     assert edges == sorted(edges)
@@ -32,11 +32,11 @@ def test_steps_do_not_overlap_and_meet_every_part_of_a_second() -> None:
 
 
 def test_a_lag_is_from_an_edge_to_the_first_sample_that_shows_it() -> None:
-    """Samples without data show nothing; a step that was never seen has no lag."""
-    steps = [Step(10 * S, 20 * S), Step(30 * S, 40 * S)]
+    """Samples without data show nothing; an unseen step has no lag."""
+    steps = [LatencyStep(10 * S, 20 * S), LatencyStep(30 * S, 40 * S)]
     told = [(5, False), (11, False), (12, None), (13, True), (20, True), (22, None), (24, False), (29, False)]
-    seen = [Seen(at * S, violated, "away" if violated is None else None) for at, violated in told]
-    found = figures(Signal(), steps, seen)
+    seen = [ShownSample(at * S, violated, "away" if violated is None else None) for at, violated in told]
+    found = measure_lags(Signal(), steps, seen)
     assert (found.appears, found.vanishes, found.steps) == ([3.0], [4.0], 2)
     assert found.blind == {"away": 2}
     assert found.expected.appears == pytest.approx(0.6)

@@ -5,43 +5,59 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from services.bench.policies.candidates import CONTENDERS
+from services.bench.policies.candidates import CANDIDATES
+from services.bench.policies.learned_goals import dominating_contenders
+from services.bench.policies.results import Cell, Summary, summarize_contenders
 from services.bench.policies.simulated import command, draw, run
-from services.bench.policies.simulated_goals import dominating
-from services.bench.policies.simulated_results import Summary, summed_up
 from services.control.policies import POLICIES
 
 
 def test_every_policy_takes_part() -> None:
-    """None is left out of the comparison."""
-    assert {one.policy for one in CONTENDERS} >= set(POLICIES)
+    """The comparison includes every policy."""
+    assert {one.policy for one in CANDIDATES} >= set(POLICIES)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     """Bit for bit."""
-    job = ("learned", "demo", 3)
-    assert run(job) == run(job)
+    cell = Cell("learned", "demo", 3)
+    assert run(cell) == run(cell)
 
 
 def test_learned_is_safe_and_uses_the_bandwidth() -> None:
-    """On the steady and the stepping factory: hardly a bad second, and more goodput than any baseline."""
-    learned = summed_up([run(("learned", name, 0)) for name in ("steady", "step")])[0]
-    other = summed_up([run(("proportional", name, 0)) for name in ("steady", "step")])[0]
+    """On the steady and the stepping factory it has hardly a bad second, and more goodput than any baseline."""
+    learned = summarize_contenders([run(Cell("learned", name)) for name in ("steady", "step")])[0]
+    other = summarize_contenders([run(Cell("proportional", name)) for name in ("steady", "step")])[0]
     assert learned.violation <= 0.005
     assert learned.goodput > 0.9 > other.goodput
-    assert learned.patches_per_minute <= 4
+    assert learned.patches <= 4
     assert (learned.per_step or 0) <= 2.0
 
 
 def test_a_learner_that_wants_everything_does_no_more_harm_than_rising_at_the_bound() -> None:
     """The shield bounds the harm, whatever is proposed."""
-    greedy, riser = (run((name, "steady", 0)) for name in ("greedy", "riser"))
+    greedy, riser = (run(Cell(name, "steady")).steady for name in ("greedy", "riser"))
+    assert greedy is not None
+    assert riser is not None
     assert greedy.violation_seconds <= riser.violation_seconds + 2
 
 
 def summary(contender: str, violation: float, goodput: float) -> Summary:
-    """One contender's line."""
-    return Summary(contender, violation, violation, violation, goodput, None, "step", 0.0, 0.0, "step", 0.0, 0.0, 0.0)
+    """The summary of one contender."""
+    return Summary(
+        contender=contender,
+        violation=violation,
+        violation_mean=violation,
+        violation_most=violation,
+        goodput=goodput,
+        per_step=None,
+        worst="step",
+        worst_violation=0.0,
+        worst_goodput=0.0,
+        least="step",
+        least_goodput=0.0,
+        learning_violation=0.0,
+        patches=0.0,
+    )
 
 
 def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> None:
@@ -51,37 +67,40 @@ def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> 
     for path in files:
         result = CliRunner().invoke(command, [*chosen, "--json", str(path)])
         assert result.exit_code == 0, result.output
-    assert "goals of learned" in result.output
+    assert "Goals of learned" in result.output
     assert files[0].read_bytes() == files[1].read_bytes()
     told = json.loads(files[0].read_text(encoding="utf-8"))
     assert [one["contender"] for one in told["summary"]] == ["learned", "static 20 %"]
     assert len(told["runs"]) == 4
-    assert {goal["name"]: goal["met"] for goal in told["goals"]}["nobody is as safe and delivers more"]
+    assert told["goals"]["policies as safe that deliver more"]["met"]
 
 
 def test_other_seeds_give_other_figures() -> None:
-    """So that the same figures do not come from a plant without chance."""
-    assert run(("learned", "demo", 3)).goodput != run(("learned", "demo", 4)).goodput
+    """The figures depend on chance, not on the plant alone."""
+    assert run(Cell("learned", "demo", 3)).steady != run(Cell("learned", "demo", 4)).steady
 
 
 def test_another_pace_is_another_course() -> None:
-    """Of another length, with everything at other moments."""
-    usual, faster = run(("static 20 %", "demo", 0)), run(("static 20 %", "demo", 0), pace=1.5)
+    """It has another length, and all events have other times."""
+    cell = Cell("static 20 %", "demo")
+    usual, faster = run(cell).steady, run(cell, pace=1.5).steady
+    assert usual is not None
+    assert faster is not None
     assert (usual.seconds, faster.seconds) == (74, 49)
 
 
 def test_who_dominates() -> None:
-    """At least as safe and as much, and better in one; to trade one for the other is not to dominate."""
+    """A policy dominates if it is at least as safe and delivers at least as much, and is better in one of them."""
     mine = summary("learned", 0.001, 0.9)
     others = [
         summary("safer", 0.0, 0.5), summary("greedier", 0.02, 0.95), summary("same", 0.001, 0.9),
         summary("better", 0.001, 0.91),
     ]  # fmt: skip
-    assert dominating(mine, [mine, *others]) == ["better"]
+    assert dominating_contenders(mine, [mine, *others]) == ["better"]
 
 
 def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
-    """Byte for byte, so that it can be kept beside the text."""
+    """It is the same byte for byte, so that it can be committed."""
     lines = [summary("learned", 0.001, 0.9), summary("aimd", 0.02, 0.7)]
     for name in ("one.svg", "other.svg"):
         draw(lines, tmp_path / name)
@@ -90,7 +109,7 @@ def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_speed_is_told() -> None:
-    """Three figures, whatever this machine makes of them."""
+    """Three figures are printed, whatever their values on this machine."""
     result = CliRunner().invoke(command, ["--policy", "static 20 %", "--scenario", "demo", "--seeds", "1"])
     assert result.exit_code == 0, result.output
     assert "time of a proposal" in result.output

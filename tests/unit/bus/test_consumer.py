@@ -1,4 +1,4 @@
-"""The reader's bookkeeping: never too much on its way, and no doubt about who received what."""
+"""The reader's bookkeeping: a bounded number of messages in flight, and exact knowledge of who received what."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ def delivery(seq: int, number: int, count: int = 1) -> Delivery:
 
 
 def test_it_asks_by_half_batches() -> None:
-    """A new request is sent while the last half is still on its way, so that the reader never waits."""
+    """A new request is sent while the last half is still in flight, so that the reader never waits."""
     pull = PullState(10)
     assert pull.request_more(0) == 10
     assert pull.request_more(0) == 0
@@ -27,7 +27,7 @@ def test_it_asks_by_half_batches() -> None:
 
 @given(st.integers(1, 20), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3))))
 def test_it_never_asks_for_more_than_it_can_hold(batch: int, rounds: list[tuple[int, int]]) -> None:
-    """Whatever arrives in between, what is coming and what waits fit into the batch."""
+    """Whatever arrives in between, messages in flight and in the queue fit into the batch."""
     pull = PullState(batch)
     coming = waiting = number = 0
     for arriving, done in rounds:
@@ -49,7 +49,7 @@ def test_it_knows_since_when_it_received_everything() -> None:
 
 
 def test_what_comes_again_does_not_begin_a_run() -> None:
-    """Messages 4 to 6 went to a reader that is gone: that 3 comes again and 7 is next says nothing of them."""
+    """Messages 4 to 6 went to a former reader: redelivery of 3, followed by 7, says nothing about them."""
     pull = PullState(10)
     arrivals = [(3, 7, 2), (7, 8, 1), (8, 9, 1), (4, 10, 2), (9, 11, 1)]
     assert [pull.record_delivery(delivery(*one)) for one in arrivals] == [3, 7, 7, 7, 7]
@@ -66,7 +66,7 @@ def test_what_comes_again_does_not_begin_a_run() -> None:
     ],
 )
 def test_ordinary_status_messages_go_on(headers: dict[str, str]) -> None:
-    """A request that is over is asked again; a heartbeat changes nothing."""
+    """An ended request is sent again; a heartbeat changes nothing."""
     pull = PullState(10)
     pull.request_more(0)
     pull.record_status(headers)
@@ -85,13 +85,13 @@ def test_ordinary_status_messages_go_on(headers: dict[str, str]) -> None:
     ],
 )
 def test_a_lost_consumer_is_noticed(headers: dict[str, str]) -> None:
-    """The reader has to look for it again."""
+    """The reader has to look up the consumer again."""
     with pytest.raises(ConsumerLost):
         PullState(10).record_status(headers)
 
 
 def test_a_partly_answered_request_counts_what_is_left() -> None:
-    """The server says how many it did not send; messages in flight still count."""
+    """The server reports how many messages it did not send; messages in flight still count."""
     pull = PullState(10)
     pull.request_more(0)
     pull.record_delivery(delivery(1, 1))

@@ -1,4 +1,4 @@
-"""Headers, traces, and what the server says of a delivery."""
+"""Headers, traces, and the server's metadata of a delivery."""
 
 import base64
 
@@ -14,7 +14,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @given(st.text())
 def test_a_trace_begins_the_same_way_every_time(msg_id: str) -> None:
-    """A message that is published again after a crash carries the same ids, in the form that W3C gives."""
+    """A message that is published again after a crash has the same ids, in W3C's format."""
     first = envelope.start_trace(msg_id)
     assert first == envelope.start_trace(msg_id)
     version, trace, span, flags = first.split("-")
@@ -44,7 +44,7 @@ def test_a_trace_goes_on_with_a_span_of_its_own(one: str, other: str) -> None:
     ],
 )
 def test_a_cause_without_a_readable_trace_begins_one(parent: str | None) -> None:
-    """What somebody else wrote there is not passed on."""
+    """An unreadable foreign header is not passed on."""
     headers = {} if parent is None else {"traceparent": parent}
     assert envelope.continue_trace(headers, "m") == envelope.start_trace("m")
 
@@ -64,7 +64,7 @@ def test_a_delivery_is_read_from_its_acknowledgement_subject(subject: str) -> No
 
 @pytest.mark.parametrize("subject", ["", "$JS.ACK.x", "_INBOX.a.b", "$JS.ACK.S.c.a.b.c.d.e"])
 def test_another_subject_is_no_delivery(subject: str) -> None:
-    """A message from elsewhere has no sequence."""
+    """A message from another subject has no sequence."""
     with pytest.raises(ValueError, match=r"acknowledgement|invalid literal"):
         Delivery.parse(subject)
 
@@ -84,7 +84,7 @@ def test_server_times_are_read_to_the_nanosecond(text: str, ns: int) -> None:
 
 
 def test_a_stored_message_is_read_with_its_headers() -> None:
-    """What ``STREAM.MSG.GET`` answers, with and without headers and body."""
+    """The answer of ``STREAM.MSG.GET``, with and without headers and body."""
     headers = base64.b64encode(b"NATS/1.0\r\nNats-Msg-Id: a:1\r\nX: \xff\r\n\r\n").decode()
     bare = {"subject": "s", "seq": "7", "time": "1970-01-01T00:00:01Z"}
     full = envelope.parse_stored({**bare, "hdrs": headers, "data": base64.b64encode(b"{}").decode()})
@@ -93,7 +93,7 @@ def test_a_stored_message_is_read_with_its_headers() -> None:
 
 
 def test_a_dead_letter_keeps_the_beginning_of_the_message() -> None:
-    """Enough for a person to see what it was, and no more."""
+    """Enough for a person to recognize it."""
     letter = envelope.build_dead_letter(RawMessage("s", {}, b"\xff" * 10_000, 7, 1), "decision", "not JSON")
     assert base64.b64decode(letter.body) == b"\xff" * 4096
     assert (letter.subject, letter.service, letter.reason, letter.seq) == ("s", "decision", "not JSON", 7)

@@ -1,4 +1,4 @@
-"""The streams as they should be, and how one that exists differs."""
+"""The configuration of the streams, and the differences of an existing one."""
 
 from schemas.config import BusConfig
 from services.bus import streams
@@ -15,14 +15,14 @@ def test_every_kind_has_its_stream_with_the_configured_retention() -> None:
 
 
 def test_a_stream_as_it_should_be_has_no_differences() -> None:
-    """What the server adds does not count, nor that it leaves out what is false."""
+    """Fields that the server adds, or omits because they are false, are ignored."""
     want = streams.build_configs(BusConfig(), Subjects())[0]
     assert streams.describe_differences(want, {**want, "compression": "none", "max_consumers": -1}) is None
     assert streams.describe_differences({**want, "sealed": False}, want) is None
 
 
 def test_differences_are_named_with_both_values() -> None:
-    """Whoever reads it knows what stands there, and what should."""
+    """The text has the actual and the expected value."""
     want = streams.build_configs(BusConfig(), Subjects())[0]
     text = streams.describe_differences(want, {**want, "max_age": 5, "subjects": ["x"]})
     assert text is not None

@@ -1,4 +1,4 @@
-"""The quantiles of a classic histogram, at the edges where implementations differ, and what its buckets can judge."""
+"""The quantiles of a classic histogram at the edges where implementations differ, and the resolution of its buckets."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_first_bucket_begins_at_zero() -> None:
 
 
 def test_rank_beyond_the_last_bound_gives_the_last_bound() -> None:
-    """What lies in +Inf has no upper edge, so Prometheus names the highest finite bound."""
+    """Observations in +Inf have no upper bound, so Prometheus returns the highest finite bound."""
     assert quantile(0.95, (0.1, 1.0), (0, 50, 100)) == 1.0
 
 
@@ -31,18 +31,18 @@ def test_rank_exactly_on_a_bucket_edge_gives_that_bound() -> None:
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (0, 0, math.nan), (0, 0, math.inf)])
 def test_without_observations_there_is_no_quantile(counts: tuple[float, ...]) -> None:
-    """Prometheus says NaN, which compares as false with everything; None cannot be compared by accident."""
+    """Prometheus returns NaN, which compares as false with everything; None cannot be compared by accident."""
     assert quantile(0.95, (1.0, 2.0), counts) is None
 
 
 def test_without_finite_buckets_there_is_no_quantile() -> None:
-    """A histogram of +Inf alone counts, but measures nothing."""
+    """A histogram with +Inf alone counts, but measures nothing."""
     assert quantile(0.5, (), (7,)) is None
     assert summarize((), (7,)) == (None, None, 7)
 
 
 def test_falling_counts_are_lifted() -> None:
-    """A reset seen in some buckets only leaves counts that fall; they are read as flat."""
+    """If a reset shows in some buckets only, counts fall; they are read as flat."""
     assert quantile(0.9, (1.0, 2.0, 3.0), (10, 4, 20, 20)) == quantile(0.9, (1.0, 2.0, 3.0), (10, 10, 20, 20))
 
 
@@ -57,12 +57,12 @@ def test_latency_is_the_interquartile_range_and_p95() -> None:
 
 
 def test_counter_that_fell_began_again_from_zero() -> None:
-    """The increase over a reset is what was counted since."""
+    """The increase over a reset is the count since then."""
     assert increase((5, 10, 10), (7, 3, 10)) == [2, 3, 0]
 
 
 def test_wrong_shapes_are_refused() -> None:
-    """Counts that do not fit the bounds, and quantiles that are none, are errors, not answers."""
+    """Counts that do not fit the bounds, and invalid quantiles, are errors."""
     with pytest.raises(ValueError, match="2 bounds need 3 counts, got 2"):
         summarize((1.0, 2.0), (1, 2))
     with pytest.raises(ValueError, match="2 bounds need 3 counts, got 2"):
@@ -72,7 +72,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def test_default_bounds_ascend_and_have_the_slo_as_a_bound() -> None:
-    """2 ms is an edge of a bucket, so the share of observations above it is exact."""
+    """2 ms is a bucket boundary, so the share of observations above it is exact."""
     assert list(BOUNDS) == sorted(set(BOUNDS))
     assert len(BOUNDS) == 28
     assert 0.002 in BOUNDS
@@ -80,7 +80,7 @@ def test_default_bounds_ascend_and_have_the_slo_as_a_bound() -> None:
 
 @pytest.mark.parametrize("slo", [0.001, 0.002, 0.0021, 0.1])
 def test_default_buckets_judge_usual_slos(slo: float) -> None:
-    """They are fine where latency objectives lie."""
+    """They are fine enough in the usual range of latency objectives."""
     assert explain_coarseness(BOUNDS, slo, 0.6) is None
 
 
@@ -102,6 +102,6 @@ def test_default_buckets_judge_usual_slos(slo: float) -> None:
 def test_buckets_judge_an_slo_only_where_they_are_fine(
     bounds: tuple[float, ...], slo: float, widest: float, problem: str | None
 ) -> None:
-    """The bucket that holds the SLO is narrow, and one lies beyond it: a quantile never exceeds the last bound."""
+    """The bucket with the SLO is narrow, and another one lies beyond it: a quantile never exceeds the last bound."""
     found = explain_coarseness(bounds, slo, widest)
     assert found is None if problem is None else problem in str(found)

@@ -1,4 +1,4 @@
-"""Which samples may be stepped on: a wrong clock locks no domain."""
+"""Which samples are admitted: a wrong clock locks no domain out."""
 
 import pytest
 from hypothesis import example, given
@@ -21,12 +21,12 @@ DOMAIN = Domain(
 
 
 def sample(end: int) -> Sample:
-    """A sample that ends then."""
+    """A sample that ends at that time."""
     return Sample(domain="line", start=end - 2 * S, end=end, period=S, source="test")
 
 
 def state(end: int) -> State:
-    """A state after a sample that ended then."""
+    """The state after a sample that ended at that time."""
     return State(end - 100 * S, 101, end, {}, "proportional/1")
 
 
@@ -38,13 +38,13 @@ def test_the_next_sample_goes_on_from_the_state() -> None:
 
 @pytest.mark.parametrize("end", [NOW, NOW - S])
 def test_a_sample_that_is_not_newer_is_stale(end: int) -> None:
-    """Delivered twice, or overtaken."""
+    """It was delivered twice, or overtaken."""
     with pytest.raises(StaleSample):
         admit(DOMAIN, state(NOW), sample(end), NOW)
 
 
 def test_a_sample_from_the_future_is_refused() -> None:
-    """As a state it would make every honest sample look old; the error says how far it is off."""
+    """As a state it would make every valid sample look old; the error gives the difference."""
     with pytest.raises(FutureSample, match=r"6.000 s ahead"):
         admit(DOMAIN, state(NOW), sample(NOW + 6 * S), NOW)
     with pytest.raises(FutureSample):
@@ -53,14 +53,14 @@ def test_a_sample_from_the_future_is_refused() -> None:
 
 
 def test_after_the_servers_clock_was_set_back_an_epoch_begins() -> None:
-    """A state that lies an hour ahead of both clocks is left behind."""
+    """A state that is an hour ahead of both clocks is discarded."""
     assert admit(DOMAIN, state(NOW + 3600 * S), sample(NOW), NOW) is None
 
 
 @example([(6, 0)], 1)
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 3)), max_size=30), st.integers(-20, 20))
 def test_no_history_of_wrong_clocks_locks_a_domain(history: list[tuple[int, int]], shift: int) -> None:
-    """However wrong both clocks were: once they are right, a sample is admitted within a dead-man time.
+    """Once both clocks are right again, a sample is admitted within a dead-man time.
 
     The samples come a second apart, and one that ends when the state ends is stale still.
     """

@@ -13,7 +13,7 @@ def test_the_first_decision_is_accepted() -> None:
 
 
 def test_a_newer_sample_replaces_an_older_one() -> None:
-    """By the sample's time, whatever the epochs say."""
+    """The sample's time counts, whatever the epochs."""
     assert rejection_reason(99 * S, DECISION, 101 * S) is None
 
 
@@ -24,15 +24,15 @@ def test_the_same_or_an_older_sample_is_rejected() -> None:
 
 
 def test_an_expired_decision_is_rejected() -> None:
-    """From the instant of its expiry on."""
+    """From the time of its expiry on."""
     assert "expired" in (rejection_reason(None, DECISION, 105 * S) or "")
 
 
 def test_a_decision_from_the_future_is_rejected() -> None:
-    """A clock that was ahead must not fence later decisions out."""
+    """A clock that was ahead must not lock later decisions out."""
     assert "future" in (rejection_reason(None, DECISION, 80 * S) or "")
 
 
 def test_a_decision_in_force_from_the_future_is_void() -> None:
-    """It was written under a wrong clock: a fresh decision replaces it."""
+    """A wrong clock wrote it: a fresh decision replaces it."""
     assert rejection_reason(1000 * S, DECISION, 101 * S) is None

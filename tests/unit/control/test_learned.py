@@ -21,8 +21,8 @@ QUIET, QUEUE = 0.1, 0.6
 """Median latency without and with a beginning queue, as a ratio to the SLO."""
 
 
-def seen(index: int, load: int | None = 28_000, effort: int | None = None, **changes: Any) -> Observation:
-    """One observation; by default calm, with best effort filling the limit that the loop knows."""
+def observe(index: int, load: int | None = 28_000, effort: int | None = None, **changes: Any) -> Observation:
+    """One observation; by default calm, with best effort filling the limit of the loop."""
     figures: dict[str, Any] = {
         "end": index * PERIOD, "window": 4 * PERIOD, "period": PERIOD, "jitter": 0.1, "p95": 0.2, "lost": 0.0,
         "critical_throughput": load, "critical_recent": load, "target_throughput": effort, "target_recent": effort,
@@ -33,10 +33,10 @@ def seen(index: int, load: int | None = 28_000, effort: int | None = None, **cha
 
 
 class Loop:
-    """Learned, with every proposal put in force as it is."""
+    """The policy, with every proposal applied unchanged."""
 
     def __init__(self, policy: Learned | None = None, limit: int = 40_000) -> None:
-        """Begin at a limit."""
+        """Start at a limit."""
         self.policy = policy or Learned(DOMAIN)
         self.memory: LearnedMemory = LearnedMemory()
         self.limit = limit
@@ -46,7 +46,7 @@ class Loop:
         """One period."""
         self.index += 1
         effort = changes.pop("effort", self.limit)
-        observation = seen(self.index, load, effort, **changes)
+        observation = observe(self.index, load, effort, **changes)
         full = effort is None or effort > 0.9 * self.limit
         bounds = Bounds(1_000, 100_000, 40_000, self.limit, self.limit, full, full and self.limit < 100_000)
         proposal = self.policy.propose(self.memory, observation, bounds)
@@ -54,8 +54,8 @@ class Loop:
         self.memory, self.limit = proposal.memory, min(proposal.budget, 100_000)
         return proposal
 
-    def until_touched(self, knee: int = 99_000) -> Proposal:
-        """Explore a plant whose queue begins to stand above ``knee``."""
+    def explore_until_touch(self, knee: int = 99_000) -> Proposal:
+        """Explore a plant whose queue begins above ``knee``."""
         for _ in range(200):
             total = 28_000 + self.limit
             proposal = self.step(recent_p50=QUEUE if total > knee else QUIET)
@@ -65,7 +65,7 @@ class Loop:
 
 
 def test_it_explores_fast_where_the_knee_is_far_and_slowly_where_it_may_be_near() -> None:
-    """Steps of 8 % a second at first, of a quarter of a per cent from 90 % of the nameplate on."""
+    """Steps of 8 % a second at first, and of a quarter of a per cent from 90 % of the nameplate on."""
     loop = Loop()
     limits = [loop.limit, *(loop.step().budget for _ in range(30))]
     rises = [after - before for before, after in itertools.pairwise(limits)]
@@ -74,9 +74,9 @@ def test_it_explores_fast_where_the_knee_is_far_and_slowly_where_it_may_be_near(
 
 
 def test_a_touch_is_taken_back_and_remembered() -> None:
-    """Without a violation: the limit goes below the knee and stays there."""
+    """Without a violation, the limit goes below the knee and stays there."""
     loop = Loop()
-    touched = loop.until_touched()
+    touched = loop.explore_until_touch()
     assert touched.reason.startswith("touched")
     assert 0.96 * 99_000 < touched.budget + 28_000 < 99_000
     rest = {loop.step().budget for _ in range(50)}
@@ -84,7 +84,7 @@ def test_a_touch_is_taken_back_and_remembered() -> None:
 
 
 def test_probes_become_rarer_while_they_find_nothing_new() -> None:
-    """Each fruitless probe doubles the time to the next."""
+    """Each probe that finds no change doubles the time to the next."""
     loop = Loop()
     touches: list[int] = []
     while len(touches) < 4:
@@ -98,18 +98,18 @@ def test_probes_become_rarer_while_they_find_nothing_new() -> None:
 
 
 def test_new_room_is_found_and_taken() -> None:
-    """After the capacity grew by a fifth, the next probe goes on until it touches the new knee."""
+    """After the capacity grew by a fifth, the next probe continues until it touches the new knee."""
     loop = Loop()
-    loop.until_touched(80_000)
+    loop.explore_until_touch(80_000)
     for _ in range(300):
         loop.step(recent_p50=QUEUE if 28_000 + loop.limit > 96_000 else QUIET)
     assert 93_000 < loop.limit + 28_000 < 96_000
 
 
 def test_a_knee_that_falls_is_followed_down() -> None:
-    """Met twice at rest, it is expected to go on falling: the limit goes down ahead of it, then holds."""
+    """If it was touched twice at rest, it is expected to go on falling: the limit falls ahead of it, then holds."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     for _ in range(8):
         loop.step()
     loop.step(recent_p50=QUEUE)
@@ -124,9 +124,9 @@ def test_a_knee_that_falls_is_followed_down() -> None:
 
 
 def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
-    """However far the new room reaches, a step builds up less than an SLO of queue before it shows."""
+    """Whatever the free capacity, a step builds up less than an SLO of queue before it shows."""
     loop = Loop()
-    loop.until_touched(80_000)
+    loop.explore_until_touch(80_000)
     totals = [28_000 + loop.limit]
     for _ in range(200):
         loop.step()
@@ -137,9 +137,9 @@ def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
 
 
 def test_load_to_come_is_left_room() -> None:
-    """When the critical load rises, best effort gives way by as much, and a little more while it goes on rising."""
+    """When the critical load rises, best effort falls by as much, and a little more while the rise continues."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     before = loop.step().budget
     rising = loop.step(31_000).budget
     risen = loop.step(31_000).budget
@@ -148,9 +148,9 @@ def test_load_to_come_is_left_room() -> None:
 
 
 def test_room_comes_back_only_after_the_peak_was_held() -> None:
-    """A load that falls is not believed for two seconds."""
+    """A fall of the load is ignored for two seconds."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     calm = loop.step().budget
     loop.step(40_000)
     loop.step(40_000)
@@ -160,9 +160,9 @@ def test_room_comes_back_only_after_the_peak_was_held() -> None:
 
 
 def test_a_surge_teaches_nothing_about_the_knee() -> None:
-    """The load is above what was expected: that explains the violation."""
+    """The load is higher than expected, which explains the violation."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     knee = loop.memory.knee.total
     surge = loop.step(50_000, violated=True, stress=20.0, recent_p50=5.0)
     assert surge.reason.startswith("load surged")
@@ -171,9 +171,9 @@ def test_a_surge_teaches_nothing_about_the_knee() -> None:
 
 
 def test_a_host_that_stumbles_teaches_nothing() -> None:
-    """P95 above its SLO, but no queue and nothing raised: the limit comes back to where it was."""
+    """P95 is above its SLO, but there is no queue and no raise: the limit returns to its former value."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     before = loop.step().budget
     spike = loop.step(27_000, violated=True, stress=1.7)
     assert spike.reason.startswith("spike")
@@ -185,9 +185,9 @@ def test_a_host_that_stumbles_teaches_nothing() -> None:
 
 
 def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
-    """The P95 was first to show it; the limit does not come back to where it would break the SLO again."""
+    """The P95 showed it first; the limit does not return to a value that would break the SLO again."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     assert loop.step(violated=True, stress=23.0).reason.startswith("spike")
     fell = loop.step(violated=True, stress=107.0, recent_p50=60.0)
     assert fell.reason.startswith("fell")
@@ -197,9 +197,9 @@ def test_a_queue_behind_a_spike_shows_that_the_capacity_fell() -> None:
 
 
 def test_a_queue_that_stays_shows_the_capacity() -> None:
-    """After a cut that does not help, the measured throughput is the capacity."""
+    """If a cut does not help, the measured throughput is the capacity."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     loop.step(27_000, violated=True, stress=50.0, recent_p50=30.0)
     loop.step(12_000, effort=36_000, violated=True, stress=50.0, recent_p50=31.0)
     reason = loop.step(12_000, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason
@@ -208,9 +208,9 @@ def test_a_queue_that_stays_shows_the_capacity() -> None:
 
 
 def test_bursts_widen_the_margin() -> None:
-    """A surge that is over at once leaves a wider margin, up to a limit."""
+    """A surge that ends at once leaves a wider margin, up to a maximum."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     margins = [loop.memory.margin]
     for _ in range(20):
         loop.step(40_000, violated=True, stress=3.0)
@@ -222,9 +222,9 @@ def test_bursts_widen_the_margin() -> None:
 
 
 def test_a_burst_that_nearly_broke_an_slo_widens_the_margin_too() -> None:
-    """A window's P95 hides bad seconds: what comes close counts."""
+    """A window's P95 hides bad seconds, so a P95 near the SLO counts."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     before = loop.step().memory.margin
     loop.step(33_000, stress=0.9, p95=0.9)
     after = loop.step(p95=0.9).memory.margin
@@ -234,7 +234,7 @@ def test_a_burst_that_nearly_broke_an_slo_widens_the_margin_too() -> None:
 def test_a_short_burst_widens_the_margin_by_what_it_was_too_small() -> None:
     """A queue of 10 ms that grew within a quarter of a second: 4 % too much."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     before = loop.step().memory.margin
     loop.step(40_000, violated=True, stress=5.0, p95=5.0)
     after = loop.step(stress=5.0, p95=5.0, violated=True).memory.margin
@@ -242,9 +242,9 @@ def test_a_short_burst_widens_the_margin_by_what_it_was_too_small() -> None:
 
 
 def test_spikes_in_a_row_are_the_loads_doing() -> None:
-    """Two stumbles teach nothing; the third within a minute shows that this load is too much in bursts."""
+    """Two stalls are ignored; the third within a minute shows that this load is too much in bursts."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     known = loop.step().memory.knee.total
     for number in range(3):
         reason = loop.step(violated=True, stress=1.5).reason
@@ -255,9 +255,9 @@ def test_spikes_in_a_row_are_the_loads_doing() -> None:
 
 
 def test_a_burst_that_could_be_followed_adds_the_least() -> None:
-    """After more than two periods it was no matter of the margin."""
+    """If a surge lasts more than two periods, the margin is not the cause."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     before = loop.step().memory.margin
     for _ in range(3):
         loop.step(40_000, violated=True, stress=5.0, p95=5.0)
@@ -269,7 +269,7 @@ def test_a_burst_that_could_be_followed_adds_the_least() -> None:
 def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
     """A touch of the knee in between explains them, and after a minute they are forgotten."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     for _ in range(2):
         assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
         for _ in range(12):
@@ -285,7 +285,7 @@ def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
 
 
 def test_a_stumble_while_the_knee_is_unknown_is_not_the_knee() -> None:
-    """Without a queue nothing was crossed: the search goes on."""
+    """Without a queue the knee was not crossed: the search continues."""
     loop = Loop()
     loop.step()
     assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
@@ -293,9 +293,9 @@ def test_a_stumble_while_the_knee_is_unknown_is_not_the_knee() -> None:
 
 
 def test_a_probe_that_crosses_is_not_soon_repeated() -> None:
-    """An SLO broken by a probe's bursts: the next one waits twice as long."""
+    """If a probe's bursts broke an SLO, the next probe waits twice as long."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     while not loop.memory.knee.step:
         loop.step()
     assert loop.step(violated=True, stress=1.5).reason.startswith("crossed")
@@ -303,9 +303,9 @@ def test_a_probe_that_crosses_is_not_soon_repeated() -> None:
 
 
 def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
-    """More than a probe's own step builds up: the limit goes down ahead of it."""
+    """The queue exceeds that of a probe's own step: the limit falls ahead of the knee."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     while not loop.memory.knee.step:
         loop.step()
     loop.step(recent_p50=QUEUE, violated=True, stress=1.1)
@@ -313,9 +313,9 @@ def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
 
 
 def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
-    """Latency that rose stays where it is; a queue under too high a load does not."""
+    """A higher base latency stays constant; a queue under too high a load grows."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     reasons = [
         loop.step(recent_p50=median).reason.partition(":")[0] for median in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0, 0.7, 0.7)
     ]
@@ -324,15 +324,15 @@ def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:
 
 
 def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capacity() -> None:
-    """What best effort gets through alone is not what the link carries."""
+    """The throughput of best effort alone is not the link's capacity."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     reasons = [loop.step(None, effort=36_000, violated=True, stress=50.0, recent_p50=31.0).reason for _ in range(4)]
     assert not [reason for reason in reasons if reason.startswith("a queue stays")]
 
 
 def test_idle_best_effort_teaches_nothing() -> None:
-    """While nothing is sent, the limit neither explores nor probes."""
+    """Without traffic, the limit neither explores nor probes."""
     loop = Loop()
     limits = {loop.step(effort=100).budget for _ in range(200)}
     assert max(limits) <= 62_000
@@ -340,7 +340,7 @@ def test_idle_best_effort_teaches_nothing() -> None:
 
 
 def test_without_throughput_the_safe_limit_itself_is_learned() -> None:
-    """The reduced form: the critical load is unknown, the knee is one of the limit."""
+    """The reduced form: the critical load is unknown, and the knee is one of the limit."""
     loop = Loop()
     for _ in range(300):
         loop.step(None, effort=None, recent_p50=QUEUE if loop.limit > 70_000 else QUIET)
@@ -357,7 +357,7 @@ def test_without_the_last_periods_median_the_stress_stands_in() -> None:
 
 
 def test_memory_survives_the_wire_bit_for_bit() -> None:
-    """As JSON and back, at every step of a lively run, and it stays small."""
+    """It is serialized as JSON at every step of a varied run, and stays small."""
     loop = Loop()
     for index in range(400):
         load = 28_000 + 12_000 * (index // 20 % 2)
@@ -376,9 +376,9 @@ def test_parameters_are_read_and_checked() -> None:
 
 
 def test_noise_in_the_load_is_worth_no_patch() -> None:
-    """A load that seems half a per cent higher, since one reading came late, moves nothing, in a probe neither."""
+    """A load that seems half a per cent higher because of a late reading changes nothing, not even in a probe."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     for _ in range(6):
         rest = loop.step().budget
     assert {loop.step(load).budget for load in (28_000, 27_600, 28_450, 28_000, 28_000)} == {rest}
@@ -390,9 +390,9 @@ def test_noise_in_the_load_is_worth_no_patch() -> None:
 
 
 def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
-    """The limit that makes room for it is not in force yet: nothing is learned of the knee."""
+    """The limit that makes room for it is not in force yet, so the knee is not updated."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     for _ in range(8):
         loop.step()
     knee = loop.memory.knee.total
@@ -402,9 +402,9 @@ def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
 
 
 def test_a_rise_to_a_load_that_is_known_teaches_nothing_about_the_knee() -> None:
-    """It comes back within the held peak and breaks an SLO on its way: the rise explains the queue."""
+    """A load that returns within the held peak and breaks an SLO explains the queue by its rise."""
     loop = Loop()
-    loop.until_touched()
+    loop.explore_until_touch()
     for _ in range(8):
         loop.step()
     loop.step(48_000, violated=True, stress=20.0, recent_p50=5.0)

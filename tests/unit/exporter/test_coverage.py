@@ -1,4 +1,4 @@
-"""Too few observations are noticed, and wrong settings of the exporter are refused."""
+"""Too few observations are reported, and wrong settings of the exporter are refused."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ def config(more: str = "") -> Config:
 
 
 def test_too_few_observations_in_the_window_are_blind() -> None:
-    """The reason counts them; it goes when enough come, and returns when they stop."""
+    """The reason has their number; it clears when enough arrive, and returns when they stop."""
     counted = SimpleNamespace(observations={"factory/robot-control": 0})
     monitor = CoverageMonitor(config(), counted)
     assert monitor.check(0.0) == "blind: factory/robot-control: 0 observations, 100 needed"

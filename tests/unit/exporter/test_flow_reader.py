@@ -1,11 +1,11 @@
-"""What is asked of Relay, and how its messages are read."""
+"""The request to Relay, and the reader of its messages."""
 
 import pytest
 
 from services.exporter.flow_reader import FlowReader, UnusableFlow, build_request, guess_workload
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
-from tests.support.hubble.filters import masked, passes
+from tests.support.hubble.filters import apply_mask, passes
 from tests.support.hubble.flows import CELL, ROBOT, UPLOAD, End, Talk
 
 T = 1_800_000_000_000_000_000
@@ -15,13 +15,13 @@ ASKED = build_request(CRITICAL, TARGETS, (53,), None)
 
 
 def read(flow: Flow, critical: list[str] = CRITICAL) -> object:
-    """What becomes of a flow that passed the request's filters and mask."""
-    left = masked(ASKED.field_mask.paths, flow)
+    """The result for a flow after the request's filters and mask."""
+    left = apply_mask(ASKED.field_mask.paths, flow)
     return FlowReader(critical, TARGETS, (53,)).read(GetFlowsResponse(flow=left, node_name=left.node_name))
 
 
 def through(flow: Flow) -> bool:
-    """Whether the request lets a flow through."""
+    """Whether the request passes a flow."""
     return passes(ASKED.whitelist, ASKED.blacklist, flow)
 
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_paired_stays_with_relay() -> None:
 
 
 def test_a_pods_prefix_is_not_enough() -> None:
-    """Relay lets another workload of a longer name through; the reader does not."""
+    """Relay passes another workload with a longer name; the reader does not."""
     longer = End("10.0.1.6", "factory", "robot-control-spare-6d5f7c8b9d-x2x4z", "robot-control-spare")
     flow = Talk(client=longer).ask(T, TO_NETWORK)
     assert through(flow)
@@ -60,7 +60,7 @@ def test_a_pods_prefix_is_not_enough() -> None:
 
 
 def test_a_target_is_left_out_at_the_far_end_too() -> None:
-    """Relay cannot know the workload of a remote pod: the reader can."""
+    """Relay cannot know the workload of a remote pod, but the reader can."""
     flow = Talk(client=ROBOT, server=UPLOAD).ask(T, TO_NETWORK)
     assert through(flow)
     with pytest.raises(UnusableFlow, match="throttled"):
@@ -75,13 +75,13 @@ def test_the_mask_keeps_what_is_needed_and_invents_nothing() -> None:
     assert whole.flow.answer is True
     assert whole.flow.conversation == "udp 10.0.1.5 40000 10.0.3.7 443 n1"
     unknown = FlowReader(CRITICAL, TARGETS, ()).read(
-        GetFlowsResponse(flow=masked(ASKED.field_mask.paths, Talk("udp").ask(T, TO_NETWORK, reply="unknown")))
+        GetFlowsResponse(flow=apply_mask(ASKED.field_mask.paths, Talk("udp").ask(T, TO_NETWORK, reply="unknown")))
     )
     assert unknown.flow.answer is None
 
 
 def test_a_syn_ack_that_is_no_reply_has_no_direction() -> None:
-    """Flags and connection tracking must agree before an answer is believed; a SYN is a request by itself."""
+    """An answer needs both flags and connection tracking; a SYN alone is a request."""
     reader = FlowReader(CRITICAL, TARGETS, ())
     for reply in (False, "unknown"):
         flow = Talk().answer(T, TO_ENDPOINT, reply=reply)
@@ -91,7 +91,7 @@ def test_a_syn_ack_that_is_no_reply_has_no_direction() -> None:
 
 @pytest.mark.parametrize("field", ["time", "IP", "l4", "event_type"])
 def test_a_flow_with_a_part_missing_is_unusable(field: str) -> None:
-    """It is counted under a reason, and nothing else happens."""
+    """It is counted under a reason, without any other effect."""
     flow = Talk().ask(T, TO_NETWORK)
     flow.ClearField(field)
     with pytest.raises(UnusableFlow):
@@ -99,7 +99,7 @@ def test_a_flow_with_a_part_missing_is_unusable(field: str) -> None:
 
 
 def test_endless_names_are_refused() -> None:
-    """No name longer than Kubernetes allows gets into a key or a cache."""
+    """No name longer than Kubernetes allows enters a key or a cache."""
     reader = FlowReader(CRITICAL, TARGETS, ())
     flow = Talk().ask(T, TO_NETWORK)
     flow.IP.source = "1" * 100
@@ -127,7 +127,7 @@ def test_workloads_by_the_names_of_their_pods(pod: str, workload: str) -> None:
 
 
 def test_a_replay_is_asked_for_by_time() -> None:
-    """``since`` carries nanoseconds, and excludes a number of flows."""
+    """``since`` has nanoseconds, and excludes a number of flows."""
     asked = build_request(CRITICAL, TARGETS, (), T + 7)
     assert asked.since.ToNanoseconds() == T + 7
     assert (asked.number, asked.follow, asked.first) == (0, True, False)

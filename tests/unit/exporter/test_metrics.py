@@ -1,4 +1,4 @@
-"""The histogram and its labels stay bounded, and loss is counted for what it is."""
+"""The histogram and its labels stay bounded, and loss is counted correctly."""
 
 from prometheus_client import CollectorRegistry
 
@@ -9,7 +9,7 @@ ROBOT, CELL = "factory/robot-control", "factory/robot-cell"
 
 
 def make(critical: tuple[str, ...] = (ROBOT,), peers: int = 3) -> tuple[LatencyMetrics, CollectorRegistry]:
-    """The metrics and where they are shown."""
+    """The metrics and their registry."""
     registry = CollectorRegistry()
     return LatencyMetrics(critical, (0.001, 0.002), peers, registry), registry
 
@@ -23,7 +23,7 @@ def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality
 
 
 def test_a_pair_is_counted_for_each_critical_end() -> None:
-    """As client and as server, once each; other workloads have no series."""
+    """Once as client and once as server; other workloads have no series."""
     latencies, registry = make()
     latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
     latencies.count_pair(Pair(0.0005, "tcp", "handshake", True, CELL, ROBOT))
@@ -38,7 +38,7 @@ def test_a_pair_is_counted_for_each_critical_end() -> None:
 
 
 def test_a_handshake_of_a_second_lost_a_packet() -> None:
-    """It is in the histogram as what it was, and in the loss counter, which was at zero before."""
+    """The histogram has its full duration; the loss counter, which was at zero before, counts it."""
     latencies, registry = make()
     latencies.count_pair(Pair(0.001, "tcp", "handshake", False, ROBOT, CELL))
     assert registry.get_sample_value("hubble_flow_lost_total", labels(CELL)) == 0
@@ -48,7 +48,7 @@ def test_a_handshake_of_a_second_lost_a_packet() -> None:
 
 
 def test_a_first_handshake_that_lost_a_packet_is_an_increase() -> None:
-    """A series that starts at one has no increase: the loss is counted in a series that was at zero before."""
+    """A new series that starts at one shows no increase, so a series that was at zero before counts the loss."""
     latencies, registry = make()
     latencies.initialize_losses()
     assert registry.get_sample_value("hubble_flow_lost_total", labels("other")) == 0
@@ -67,7 +67,7 @@ def test_a_slow_udp_reply_is_no_loss() -> None:
 
 
 def test_peers_beyond_the_bound_become_one() -> None:
-    """Cardinality is bounded by configuration, and what was folded is counted."""
+    """The configuration bounds the cardinality, and folded observations are counted."""
     latencies, registry = make(peers=3)
     for number in range(500):
         latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, f"factory/peer-{number}"))

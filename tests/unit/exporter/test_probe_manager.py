@@ -1,4 +1,4 @@
-"""Names become probers: every address is asked, all share the rate, and a name without one is told."""
+"""Names become probers: every address is probed, all share the rate, and an unresolved name is reported."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ ROBOT = "factory/robot-control"
 
 
 async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
-    """Observations come from UDP and TCP, loss is shown as zero, and cancelling ends everything."""
+    """UDP and TCP give observations, loss starts at zero, and cancelling ends everything."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     with serving() as ports:
@@ -47,7 +47,7 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
 
 
 async def test_a_name_without_an_address_is_reported() -> None:
-    """The reason names it; nothing is counted as lost."""
+    """The reason names it; no probe counts as lost."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     probing = ProbeManager(Probe("robot-control", "nowhere.invalid", "factory"), latencies, probe_counter(registry))
@@ -73,7 +73,7 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
     probing._probe_address = probe_address  # type: ignore[method-assign]
     async with asyncio.TaskGroup() as group:
         for addresses in ({(2, "a")}, {(2, "a")}, {(2, "a"), (2, "b")}):
-            probing._reconcile(set(addresses), group)
+            probing.reconcile(set(addresses), group)
             await asyncio.sleep(0)
         for running in probing._running.values():
             running.cancel()
@@ -81,7 +81,7 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
 
 
 async def test_a_replaced_pod_is_resolved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address falls silent: the name is asked again long before its time, and what was sent there is lost."""
+    """When its address falls silent, the name is resolved long before its time, and probes until then count as lost."""
     registry = CollectorRegistry()
     latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
     with serving("127.0.0.3") as ports, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:

@@ -1,4 +1,4 @@
-"""Echoes: what is a round trip, what is lost, late or nobody's; and the sidecar that answers them."""
+"""Echoes: round trips, lost, late and foreign ones; and the sidecar that answers them."""
 
 import asyncio
 import ctypes
@@ -20,10 +20,10 @@ T = 1_800_000_000_000_000_000
 
 
 class Fate:
-    """Where a probe reports to."""
+    """Records the outcomes of probes."""
 
     def __init__(self) -> None:
-        """Nothing happened yet."""
+        """Start empty."""
         self.latencies: list[float] = []
         self.lost = 0
         self.outcomes: Counter[str] = Counter()
@@ -54,7 +54,7 @@ def test_a_round_trip_is_less_what_the_sidecar_kept() -> None:
 
 
 def test_a_lost_probe_and_its_late_and_its_second_answer() -> None:
-    """Lost after its time, once; what comes afterwards is counted, but observed no more."""
+    """It is lost once after the timeout; later answers are counted, but not observed."""
     fate = Fate()
     probe = echoes(fate)
     numbers = [probe.next_packet() for _ in range(3)]
@@ -73,7 +73,7 @@ def test_a_lost_probe_and_its_late_and_its_second_answer() -> None:
 
 
 def test_clocks_that_are_set_give_no_latency() -> None:
-    """A negative round trip, one that the sidecar kept longer than it took, and a probe from the future."""
+    """A negative round trip, one that is shorter than the sidecar's time, and a probe from the future."""
     fate = Fate()
     probe = echoes(fate)
     numbers = [probe.next_packet() for _ in range(3)]
@@ -88,7 +88,7 @@ def test_clocks_that_are_set_give_no_latency() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"x" * 64, PACKET.pack(MAGIC, 8, 0, 0, 0, 0), PACKET.pack(MAGIC, 7, 9, 0, 0, 0)])
 def test_other_packets_are_foreign(data: bytes) -> None:
-    """Too short, of another kind, of another session, never sent."""
+    """Packets that are too short, of another kind or session, or were never sent."""
     fate = Fate()
     probe = echoes(fate)
     probe.record_sent(*(probe.next_packet()[0], T))
@@ -97,7 +97,7 @@ def test_other_packets_are_foreign(data: bytes) -> None:
 
 
 def test_a_refusal_is_not_a_loss() -> None:
-    """A refused probe says that the sidecar is missing, not that the network loses packets."""
+    """A refused probe shows a missing sidecar, not a lossy network."""
     fate = Fate()
     probe = echoes(fate)
     probe.record_sent(probe.next_packet()[0], T)
@@ -107,7 +107,7 @@ def test_a_refusal_is_not_a_loss() -> None:
 
 
 def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
-    """So it cannot amplify an attack."""
+    """It cannot amplify an attack."""
     packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + b"padding"
     reply = build_answer(packet, 4, 5)
     assert reply is not None
@@ -119,7 +119,7 @@ def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
 
 
 async def until(fate: Fate, outcome: str, number: int) -> None:
-    """Wait until something has happened this often; twenty seconds at most."""
+    """Wait at most twenty seconds until something has happened this often."""
     async with asyncio.timeout(PATIENCE_S):
         while fate.outcomes[outcome] < number:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
@@ -133,7 +133,7 @@ async def again(probe: UdpProbe, interval: float) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 async def test_udp_round_trips_on_a_real_socket(host: str) -> None:
-    """Latencies of loopback by the kernel's own times: above zero and, by far, below a second."""
+    """Latencies of loopback by the kernel's times: above zero and far below a second."""
     fate = Fate()
     with serving(host) as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
@@ -146,7 +146,7 @@ async def test_udp_round_trips_on_a_real_socket(host: str) -> None:
 
 
 async def test_tcp_handshakes_on_a_real_socket() -> None:
-    """The kernel's own measure of the handshake, and an echo through the connection."""
+    """The kernel's measure of the handshake, and an echo through the connection."""
     fate = Fate()
     with serving() as ports:
         for _ in range(5):
@@ -156,11 +156,11 @@ async def test_tcp_handshakes_on_a_real_socket() -> None:
 
 
 async def test_a_missing_sidecar_is_refused_on_both_protocols() -> None:
-    """The counters say so, and nothing counts as lost."""
+    """The counters show it, and nothing counts as lost."""
     fate = Fate()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        port = occupied.getsockname()[1]
     await probe_tcp(("127.0.0.1", port), socket.AF_INET, 2.0, fate.report)
     assert fate.outcomes["refused"] == 1
     probe = UdpProbe(("127.0.0.1", port), socket.AF_INET, 64, 100 * MS, fate.report)
@@ -207,7 +207,7 @@ async def test_a_socket_that_was_cut_off_is_replaced() -> None:
 
 
 async def test_a_silent_socket_is_replaced_and_its_echoes_are_lost() -> None:
-    """It may hang on a pod that is gone.  Whoever is there on the next one, each echo has its fate."""
+    """It may be bound to a deleted pod.  On the next socket, each echo has its outcome."""
     fate = Fate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
@@ -230,31 +230,31 @@ async def test_a_silent_socket_is_replaced_and_its_echoes_are_lost() -> None:
 
 
 async def test_a_long_interval_is_not_silence() -> None:
-    """A socket without unanswered echoes is not silent, however old the last answer is."""
+    """A socket without unanswered echoes is not silent, however old its last answer."""
     fate = Fate()
     later = time.monotonic_ns() + 3600_000 * MS
     with serving() as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
-        probe._link = probe._connect()
-        probe._send()
-        assert probe._is_silent(later)
+        probe.connect()
+        probe.send()
+        assert probe.is_silent(later)
         assert select.select([probe._link], [], [], 20)[0]
-        probe._read()
+        probe.read()
         probe._link.close()
     assert fate.outcomes == {"sent": 1, "answered": 1}
-    assert not probe._is_silent(later)
+    assert not probe.is_silent(later)
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])
 def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
-    """It gets nothing back."""
+    """It gets no answer."""
     with serving() as ports, socket.create_connection(("127.0.0.1", ports["tcp"]), 20) as link:
         link.sendall(data)
         assert link.recv(100) == b""
 
 
 async def test_the_sidecar_bounds_its_connections() -> None:
-    """More connections than it keeps are closed at once; probes still get through afterwards."""
+    """Connections beyond the maximum are closed at once; probes still get through afterwards."""
     fate = Fate()
     with serving() as ports:
         many = [socket.create_connection(("127.0.0.1", ports["tcp"])) for _ in range(80)]
@@ -266,7 +266,7 @@ async def test_the_sidecar_bounds_its_connections() -> None:
             link.close()
         assert refused == 16
         async with asyncio.timeout(PATIENCE_S):
-            # Once the sidecar has seen that the others are gone.
+            # Once the sidecar has noticed that the others are closed.
             while not fate.outcomes["answered"]:
                 await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
     assert fate.outcomes["answered"] == 1

@@ -23,7 +23,7 @@ REQUIREMENTS = st.one_of(
 def test_a_query_means_what_the_selector_says(
     equal: dict[str, str], others: list[Requirement], labels: dict[str, str]
 ) -> None:
-    """Whatever labels an object has, both match it or neither."""
+    """Query and selector match the same objects, whatever their labels."""
     parsed = parse_selector(Selector(match_labels=equal, match_expressions=tuple(others)).query())
     expected = all(labels.get(key) == value for key, value in equal.items())
     expected = expected and all(one.matches(labels) for one in others)
@@ -52,6 +52,6 @@ def test_every_notation(query: str, matching: dict[str, str], other: dict[str, s
 
 @pytest.mark.parametrize("query", ["app in a", "=a", "app=a,!!b", "a b"])
 def test_what_is_no_selector(query: str) -> None:
-    """The error names the part that cannot be read."""
+    """The error names the unreadable part."""
     with pytest.raises(ValueError, match="unable to parse requirement"):
         parse_selector(query)

@@ -1,19 +1,19 @@
-"""How far the simulated plant agrees with the committed runs on real packets, in figures.
+"""Agreement of the simulated plant with the committed runs on real packets, in figures.
 
 It was fitted to the run at 100 Mbit/s; the one at 50 Mbit/s is a bottleneck that it never saw.
 """
 
 import pytest
 
-from services.plant.commands.compare_plants import RUNS, committed, simulate
+from services.plant.commands.compare_plants import RUNS, load_reference_run, measure_simulated
 from services.plant.commands.open_loop import OpenLoop
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def both(request: pytest.FixtureRequest) -> tuple[OpenLoop, OpenLoop]:
     """Real and simulated, under the same conditions."""
-    real = committed(request.param)
-    return real, simulate(real.conditions.apps, real.conditions.fifo)
+    real = load_reference_run(request.param)
+    return real, measure_simulated(real.conditions.apps, real.conditions.fifo)
 
 
 def test_latency_and_goodput_over_the_limit(both: tuple[OpenLoop, OpenLoop]) -> None:
@@ -38,7 +38,7 @@ def test_answers_to_steps(both: tuple[OpenLoop, OpenLoop]) -> None:
         if real.name == "rise from 60 to 80 %":
             assert model.trace[10] == pytest.approx(real.trace[10], rel=0.15)
         if real.name.startswith("scanner doubles"):
-            # Real scanners double by a second connection, which takes longer to come up to its rate.
+            # Real scanners double by a second connection, which takes longer to reach its rate.
             assert real.trace[10] is not None
             assert model.trace[10] is not None
             assert 0.6 < model.trace[10] / real.trace[10] < 2

@@ -1,4 +1,4 @@
-"""The whole loop in one process: safe with a good limit, unsafe without, and every delay accounted for."""
+"""The whole loop in one process: safe with a good limit, unsafe without, and every delay modelled."""
 
 import msgspec
 import pytest
@@ -12,24 +12,24 @@ S = 10**9
 SHORT = msgspec.structs.replace(SCENARIOS["steady"], seconds=40)
 
 
-def controlled(scenario: Scenario, seed: int = 1, **delays: float) -> Run:
+def run_scenario(scenario: Scenario, seed: int = 1, **delays: float) -> Run:
     """The scenario under the default policy."""
     domain = scenario.domain()
     return play(scenario, domain, Controller(domain), delays=Delays(**delays), seed=seed)
 
 
 def test_without_control_nearly_every_second_is_bad_and_with_it_few_are() -> None:
-    """The point of it all, on the demo's disturbed run."""
+    """The demo's disturbed run."""
     scenario = SCENARIOS["demo"]
     free = play(scenario, scenario.domain(), None, seed=1).score()
-    held = controlled(scenario).score()
+    held = run_scenario(scenario).score()
     assert free.violation > 0.9
     assert held.violation < 0.2
     assert held.critical_throughput[SCANNER] > free.critical_throughput[SCANNER]
 
 
 def test_the_oracle_is_safe_and_little_more_is_not() -> None:
-    """Sweeping the limit finds the analytic optimum: 1 % below is clean, 2 % above is not."""
+    """A sweep of the limit finds the analytic optimum: 1 % below is clean, 2 % above is not."""
     (phase,) = SHORT.phases()
     bad = {}
     for share in (0.99, 1.02):
@@ -42,15 +42,15 @@ def test_the_oracle_is_safe_and_little_more_is_not() -> None:
 
 def test_the_same_seed_gives_the_same_run() -> None:
     """Bit for bit, truth and decisions."""
-    one, other = controlled(SHORT), controlled(SHORT)
+    one, other = run_scenario(SHORT), run_scenario(SHORT)
     assert one.seconds == other.seconds
     assert one.decisions == other.decisions
-    assert controlled(SHORT, seed=2).seconds != one.seconds
+    assert run_scenario(SHORT, seed=2).seconds != one.seconds
 
 
 def test_a_sample_is_of_its_window_and_a_decision_takes_its_time() -> None:
     """Windows end on whole periods; a limit is in force no sooner than lag and actuation allow."""
-    run = controlled(SHORT, period=0.5, window=1.0, lag=0.2, actuation=0.3, actuation_jitter=0.0)
+    run = run_scenario(SHORT, period=0.5, window=1.0, lag=0.2, actuation=0.3, actuation_jitter=0.0)
     assert all((decision.end - run.started) % (S // 2) == 0 for decision in run.decisions)
     ends = {decision.end for decision in run.decisions}
     assert run.patches
@@ -61,17 +61,17 @@ def test_a_reaction_is_counted_from_the_true_crossing() -> None:
     """After an unpredicted step the queue crosses the SLO, and some time later a safe limit is in force."""
     step = Event(at=30.2, loads={SCANNER: 50_000}, unpredicted=True)
     scenario = msgspec.structs.replace(SHORT, events=(step,))
-    reactions = controlled(scenario).reactions
-    after = [one for one in reactions if one.crossed > controlled(scenario).started + 30 * S]
+    reactions = run_scenario(scenario).reactions
+    after = [one for one in reactions if one.crossed > run_scenario(scenario).started + 30 * S]
     assert after
     assert all(one.crossed <= one.decided < one.in_force for one in after)
     assert after[0].in_force - after[0].crossed < 3 * S
 
 
 def test_blindness_reaches_the_decision_and_ends() -> None:
-    """While nothing can be measured the samples say so, and why; the limit falls to the fail-safe one."""
+    """While nothing can be measured the samples give the reason, and the limit falls to the fail-safe one."""
     blind = (Event(at=20.1, blind="gone", phase=False), Event(at=35.1, blind="", phase=False))
-    run = controlled(msgspec.structs.replace(SHORT, events=blind))
+    run = run_scenario(msgspec.structs.replace(SHORT, events=blind))
     by_time = {(decision.end - run.started) / S: decision for decision in run.decisions}
     assert "gone" in by_time[20.5].reason
     assert by_time[34.5].targets[0].limit <= run.domain.targets[0].fail_safe
@@ -79,14 +79,14 @@ def test_blindness_reaches_the_decision_and_ends() -> None:
 
 
 def test_a_prometheus_that_reads_too_seldom_has_no_data() -> None:
-    """Two readings inside the window are needed; a scrape every 15 s gives one in 20 s at best half the time."""
-    run = controlled(SHORT, scrape=15.0, window=10.0, period=1.0)
+    """A window needs two readings; a scrape every 15 s gives them in 20 s at best half the time."""
+    run = run_scenario(SHORT, scrape=15.0, window=10.0, period=1.0)
     assert all(decision.stress is None for decision in run.decisions)
 
 
 @pytest.mark.parametrize("scrape", [None, 0.3])
 def test_throughput_is_measured_on_the_wire(scrape: float | None) -> None:
-    """A target behind a limit of 40 Mbit/s is seen to send that."""
+    """A target behind a limit of 40 Mbit/s is measured at that rate."""
     domain = SHORT.domain("proportional", {"k_up": 0.0})
     run = play(SHORT, domain, Controller(domain), delays=Delays(scrape=scrape), seed=1)
     state = run.decisions[-1]
@@ -96,8 +96,8 @@ def test_throughput_is_measured_on_the_wire(scrape: float | None) -> None:
 
 
 def test_a_second_target_shares_the_budget() -> None:
-    """Where one more greedy target joins, both are limited and the queue stays empty in the end."""
+    """When another greedy target joins, both are limited and the queue stays empty in the end."""
     scenario = SCENARIOS["join"]
-    run = controlled(scenario)
+    run = run_scenario(scenario)
     assert any(second.goodput[ERP] > 1_000 for second in run.seconds)
     assert run.score(since=scenario.learning).violation < 0.2

@@ -1,4 +1,4 @@
-"""What ``sluice factory`` plays, and what it says when it cannot."""
+"""The runs that ``sluice factory`` plans, and its errors."""
 
 import os
 
@@ -7,27 +7,28 @@ import yaml
 from click.testing import CliRunner
 
 from services.plant.commands.factory import CANNOT, command
-from services.plant.commands.factory_runs import Options
-from services.plant.harness.prometheus import configuration, queried
+from services.plant.commands.factory_runs import FactoryOptions
+from services.plant.harness.pipeline import build_prometheus_config, build_prometheus_signal
 from services.plant.real.namespaces import PROGRAMS, find_missing
 
 
-def test_who_plays() -> None:
-    """Nobody first, then every policy by scraping, the one in question last; by Prometheus that one only."""
-    titles = [one.title for one in Options(policy="aimd", against=("static", "aimd")).contenders()]
+def test_runs_are_planned_in_order() -> None:
+    """No control; then every policy by scraping, the one under test last; by Prometheus that one only."""
+    titles = [one.title for one in FactoryOptions(policy="aimd", against=("static", "aimd")).plan_runs()]
     assert titles == ["no control", "static, scrape", "aimd, scrape", "aimd, prometheus"]
-    assert [one.title for one in Options(runs=("scrape",)).contenders()] == ["proportional, scrape", "learned, scrape"]
+    titles = [one.title for one in FactoryOptions(runs=("scrape",)).plan_runs()]
+    assert titles == ["proportional, scrape", "learned, scrape"]
 
 
 def test_the_scenario_fits_the_bottleneck() -> None:
-    """Half of the capacity is half of every load; another length moves the events with it."""
-    played = Options(capacity=50_000, seconds=30.0).played()
+    """Half the capacity halves every load; another length moves the events."""
+    played = FactoryOptions(capacity=50_000, seconds=30.0).build_scenario()
     assert played.apps.capacity == 50_000
     assert [one.load for one in played.apps.critical] == [1_000, 12_500]
     assert [event.at for event in played.events] == [10.0, 20.0]
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root, and without programs, each is named; exit code 2 and no traceback."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -45,7 +46,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--capacity", "fast"], "'fast' is not a rate"),
         (["--fifo", "0"], "'0' is not a duration"),
-        (["--runs", "none", "--record", "x"], "no bus to record"),
+        (["--runs", "none", "--record", "x"], "--record needs a run under a policy"),
         (["--json", "/nonexistent/result.json"], "there is no folder /nonexistent"),
         (["--json", "/"], "is a directory"),
     ],
@@ -59,8 +60,8 @@ def test_bad_options_are_explained(arguments: list[str], what: str) -> None:
 
 def test_prometheus_scrapes_the_page_and_the_signal_fits() -> None:
     """One job for the page, every second; the signal's window holds the four scrapes that a rate needs."""
-    tree = yaml.safe_load(configuration("http://127.0.0.1:4321/metrics"))
+    tree = yaml.safe_load(build_prometheus_config("http://127.0.0.1:4321/metrics"))
     assert tree["scrape_configs"][0]["static_configs"] == [{"targets": ["127.0.0.1:4321"]}]
     assert tree["scrape_configs"][0]["metrics_path"] == "/metrics"
-    signal = queried("http://127.0.0.1:9090")
+    signal = build_prometheus_signal("http://127.0.0.1:9090")
     assert signal.window == 4 * signal.prometheus.scrape_interval

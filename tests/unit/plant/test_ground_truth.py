@@ -1,4 +1,4 @@
-"""The ground truth's bookkeeping, and the gate that leaves disturbed seconds out."""
+"""The ground truth's bookkeeping, and the rule that excludes disturbed seconds."""
 
 from msgspec.structs import replace
 
@@ -37,7 +37,7 @@ def _mark(second: int, robot: tuple[int, int] = (0, 0), telemetry: tuple[int, in
 
 
 def test_seconds_do_not_begin_where_samples_do() -> None:
-    """Samples end at whole multiples of their period; the truth's seconds begin at none of them."""
+    """Samples end at whole multiples of their period; the truth's seconds start at none of them."""
     for period in (SECOND // 4, SECOND // 2, SECOND):
         assert bin_of(START + 5) % period != 0
     assert bin_of(START) == START
@@ -45,7 +45,7 @@ def test_seconds_do_not_begin_where_samples_do() -> None:
 
 
 def test_a_second_holds_the_packets_that_were_sent_in_it() -> None:
-    """Round trips go by the time of sending; payload is what the counters rose by, without headers and probes."""
+    """Round trips count by send time; payload is the increase of the counters, without headers and probes."""
     ledger = SecondBuilder(APPS)
     for number in range(10):
         ledger.trip(ROBOT, START + number * SECOND // 10, LOST if number == 9 else (number + 1) * MS)
@@ -71,7 +71,7 @@ def test_nothing_back_is_no_latency() -> None:
 
 
 def test_a_second_without_the_processor_is_marked() -> None:
-    """Above 5 % of steal, with a starved probe or late counters, a second says why it is left out."""
+    """Above 5 % of steal, with a starved probe or late counters, a second has a reason for its exclusion."""
     full = {ROBOT: (250, 250)}
     calm = _mark(1)
     assert find_disturbance(START, _mark(0), calm, full) is None
@@ -85,13 +85,13 @@ def test_a_second_without_the_processor_is_marked() -> None:
 
 
 def test_processor_ticks() -> None:
-    """The eighth field of /proc/stat is steal; guest time is part of user time and not counted twice."""
+    """The eighth field of /proc/stat is steal; guest time is part of user time and is not counted twice."""
     stat = "cpu  100 1 20 500 5 0 3 40 9 9\ncpu0 1 2 3 4 5 6 7 8 9 10\n"
     assert processor_ticks(stat) == (40, 669)
 
 
 def test_a_crossing_is_several_slow_packets_in_a_row() -> None:
-    """One slow packet is noise; five make a crossing, which began when the first of them was back."""
+    """One slow packet is noise; five in a row are a crossing, which began when the first of them returned."""
     crossings = CrossingDetector()
     for number in range(20):
         crossings.trip(number * 4 * MS, 3 * MS if number == 2 or number >= 8 else MS)

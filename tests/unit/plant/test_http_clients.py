@@ -1,4 +1,4 @@
-"""Who reads the dashboard goes on reading, whatever the server does."""
+"""The dashboard's readers continue whatever the server does."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ _ENOUGH = 5
 
 
 class _Slow(HTTPServer):
-    """Serves pages, each later than the reader's pace asks for."""
+    """Serves each page later than the reader's pace requires."""
 
     def __init__(self) -> None:
         self.fetched = 0
@@ -32,11 +32,11 @@ class _Page(BaseHTTPRequestHandler):
         self.wfile.write(b"page")
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_a_server_that_is_slower_than_the_pace_is_asked_on() -> None:
-    """A page that takes longer than the pace allows is followed by the next, not by the end of the reader."""
+    """A late page is followed by the next one; the reader does not stop."""
     with _Slow() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host, port = server.server_address[:2]

@@ -1,4 +1,4 @@
-"""The plants' metrics page, read as the sampler reads it."""
+"""The plants' metrics page, read by the sampler's parser."""
 
 import urllib.error
 import urllib.request
@@ -16,7 +16,7 @@ from services.sampler.workloads import Workloads, metric_names
 
 
 def test_the_sampler_finds_every_workload_on_the_page() -> None:
-    """Latency and loss of the critical ones, bytes of all, for two plants on one page."""
+    """It has latency and loss of critical workloads and bytes of all, for two plants on one page."""
     scenario = SCENARIOS["steady"]
     twin = scenario.move_to("twin")
     models = [SimulatedPlant.for_apps(one.apps) for one in (scenario, twin)]
@@ -38,7 +38,7 @@ def test_the_sampler_finds_every_workload_on_the_page() -> None:
 
 
 def test_a_blind_page_says_why() -> None:
-    """What a scenario's outage looks like to whoever scrapes."""
+    """A scenario's outage is an error with a reason for the scraper."""
     with MetricsPage([]) as page:
         page.blind = "the exporter does not answer"
         with pytest.raises(urllib.error.HTTPError) as caught:

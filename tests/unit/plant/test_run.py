@@ -1,9 +1,9 @@
-"""A run's reactions: from the true crossing to the limit that the agent put in force."""
+"""A run's reaction times: from the true crossing of the SLO to the limit in force."""
 
 from collections.abc import Mapping, Sequence
 
-from services.plant.harness.bandwidth_agent import Enforced
-from services.plant.harness.run import Run
+from services.plant.harness.bandwidth_agent import EnforcedLimit
+from services.plant.harness.run import ScenarioRun
 from services.plant.interface import Counters, Pod, Second
 from services.plant.scenario import SCENARIOS
 from services.plant.topology import TELEMETRY
@@ -15,54 +15,54 @@ POD = "telemetry-upload-0"
 
 
 class Plant:
-    """Crosses the SLO when told; a limit is its own as soon as it is set, before anybody tells of it."""
+    """A plant whose crossings the test sets; it has a new limit before the agent reports it."""
 
     def __init__(self, limit: int) -> None:
-        """Begin under a limit."""
+        """Start under a limit."""
         self.pods: Sequence[Pod] = [Pod(POD, TELEMETRY)]
         self.limits: Mapping[str, int | None] = {POD: limit}
         self.crossed: list[int] = []
 
     def set_limit(self, pod: str, kbit: int | None) -> None:
-        """Set it."""
+        """Keep the limit."""
         self.limits = {pod: kbit}
 
     def set_load(self, workload: str, kbit: int | None) -> None:
-        """Nobody asks."""
+        """Not used here."""
         raise NotImplementedError
 
     def set_capacity(self, kbit: int) -> None:
-        """Nobody asks."""
+        """Not used here."""
         raise NotImplementedError
 
     def read_counters(self) -> Counters:
-        """Nobody asks."""
+        """Not used here."""
         raise NotImplementedError
 
     def take_seconds(self) -> Sequence[Second]:
-        """None."""
+        """Return no seconds."""
         return []
 
     def take_crossings(self) -> Sequence[int]:
-        """What it was told."""
+        """Return the crossings that the test set."""
         found, self.crossed = self.crossed, []
         return found
 
 
-def _run(limit: int) -> tuple[Plant, Run]:
+def _run(limit: int) -> tuple[Plant, ScenarioRun]:
     plant = Plant(limit)
-    run = Run("x", SCENARIO, SCENARIO.domain(), plant, controlled=True)
+    run = ScenarioRun("x", SCENARIO, SCENARIO.domain(), plant, controlled=True)
     run.begin(0)
     return plant, run
 
 
-def _enforce(plant: Plant, run: Run, at: int, kbit: int) -> None:
+def _enforce(plant: Plant, run: ScenarioRun, at: int, kbit: int) -> None:
     plant.set_limit(POD, kbit)
-    run.enforced(Enforced(at, TELEMETRY, POD, kbit, at))
+    run.on_limit_change(EnforcedLimit(at, TELEMETRY, POD, kbit, at))
 
 
-def test_an_answer_faster_than_anybody_looks_is_a_reaction() -> None:
-    """The crossing and the safe limit are both news at the same moment: it was crossed under the old limit."""
+def test_a_reaction_faster_than_the_observation_is_counted() -> None:
+    """If the crossing and the safe limit are seen at the same time, the crossing happened under the old limit."""
     plant, run = _run(SAFE + 1_000)
     plant.crossed = [5 * S]
     _enforce(plant, run, 5 * S + S // 5, SAFE // 2)
@@ -71,8 +71,8 @@ def test_an_answer_faster_than_anybody_looks_is_a_reaction() -> None:
     assert run.reactions(since=6.0) == ()
 
 
-def test_a_crossing_under_a_safe_limit_is_nobodys_to_answer() -> None:
-    """A burst shorter than the loop; and a limit that is lower but not low enough answers nothing yet."""
+def test_a_crossing_under_a_safe_limit_needs_no_reaction() -> None:
+    """Nor is a lower limit a reaction while it is still above the safe one."""
     plant, run = _run(SAFE)
     plant.crossed = [S]
     _enforce(plant, run, 2 * S, SAFE // 2)

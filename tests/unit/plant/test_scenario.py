@@ -19,7 +19,7 @@ def test_a_critical_overload_leaves_nothing_but_not_less() -> None:
 
 
 def test_phases_cover_the_scenario_and_follow_the_load() -> None:
-    """The demo has three phases; in the middle one the scanner's doubled load is taken from the budget."""
+    """The demo has three phases; in the middle one the scanner's doubled load reduces the budget."""
     before, busy, after = SCENARIOS["demo"].phases()
     assert (before.start, before.end, busy.end, after.end) == (0, 25, 50, 75)
     assert before.budget == after.budget
@@ -27,7 +27,7 @@ def test_phases_cover_the_scenario_and_follow_the_load() -> None:
 
 
 def test_a_burst_begins_no_phase_but_lowers_its_budget() -> None:
-    """An event that marks no phase counts for the whole phase it lies in."""
+    """An event without a phase of its own counts for the whole phase that contains it."""
     burst = Event(at=4, loads={SCANNER: 40_000}, phase=False)
     over = Event(at=4.2, loads={SCANNER: 25_000}, phase=False)
     (phase,) = Scenario(name="x", text="", seconds=10, events=(burst, over)).phases()
@@ -35,13 +35,13 @@ def test_a_burst_begins_no_phase_but_lowers_its_budget() -> None:
 
 
 def test_goodput_is_no_more_than_what_is_wanted() -> None:
-    """Without a greedy target the oracle delivers the load, not the room."""
+    """Without a greedy target the oracle delivers the load, not the capacity."""
     assert Apps(targets=(TargetApp(TELEMETRY, load=3_000, replicas=2),)).goodput(70_000) == 6_000
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_hold_together(name: str) -> None:
-    """Events lie in order inside the scenario, and name workloads that are there; the domain is a valid one."""
+    """Events lie in order inside the scenario, and name existing workloads; the domain is valid."""
     scenario = SCENARIOS[name]
     times = [event.at for event in scenario.events]
     assert times == sorted(times)
@@ -54,7 +54,7 @@ def test_scenarios_hold_together(name: str) -> None:
 
 
 def test_scaling_keeps_the_shape() -> None:
-    """Half of the bottleneck: half of every rate, the same moments."""
+    """Half of the bottleneck means half of every rate at the same times."""
     whole, half = SCENARIOS["step"], SCENARIOS["step"].scale(0.5)
     assert half.apps.capacity == 50_000
     assert [event.loads[SCANNER] for event in half.events] == [

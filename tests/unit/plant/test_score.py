@@ -1,12 +1,11 @@
-"""The score: which seconds are bad, whose fault they are, and what the oracle would have delivered."""
+"""The score: which seconds are bad, their cause, and what the oracle would have delivered."""
 
 import msgspec
 import pytest
 
 from services.plant.interface import CriticalSecond, Second
-from services.plant.reaction_time import Reaction
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, is_bad, score, spread
+from services.plant.score import ControlEffort, Reaction, is_bad, score, spread
 from services.plant.topology import ROBOT, SCANNER, TELEMETRY
 
 S = 10**9
@@ -26,7 +25,7 @@ def second(at: float, robot: CriticalSecond = FINE, goodput: int = 30_000, inval
     ids=["p95", "jitter", "loss", "nothing came back"],
 )
 def test_each_broken_objective_makes_a_second_bad(wrong: dict[str, object]) -> None:
-    """Any one of them is enough, for any one workload."""
+    """Any one of them is enough, for any workload."""
     assert not is_bad(second(0), DOMAIN)
     assert is_bad(second(0, msgspec.structs.replace(FINE, **wrong)), DOMAIN)
 
@@ -43,14 +42,14 @@ def test_bad_seconds_right_after_a_surprise_are_counted_apart() -> None:
 
 
 def test_disturbed_and_outside_seconds_are_not_judged() -> None:
-    """Invalid ones are left out and counted; what lies before ``since`` or beyond the end is not looked at."""
+    """Invalid seconds are excluded and counted; seconds before ``since`` or after the end are ignored."""
     seconds = [second(at, invalid="steal" if at == 12 else None) for at in range(-3, 25)]
     result = score(seconds, DOMAIN, QUIET, 0, since=10)
     assert (result.seconds, result.invalid_windows) == (9, 1)
 
 
 def test_the_oracle_is_taken_over_the_same_seconds() -> None:
-    """A second that straddles two phases is worth the mean of the two."""
+    """A second that overlaps two phases counts with the mean of the two."""
     scenario = msgspec.structs.replace(QUIET, events=(Event(at=10.5, loads={SCANNER: 50_000}),))
     before, after = scenario.phases()
     result = score([second(10)], DOMAIN, scenario, 0)
@@ -59,7 +58,7 @@ def test_the_oracle_is_taken_over_the_same_seconds() -> None:
 
 
 def test_reactions_are_summed_up() -> None:
-    """Median, P95 and maximum of crossing -> in force."""
+    """Median, P95 and maximum of the time from crossing to limit in force."""
     reactions = tuple(Reaction(0, S // 10, S // 2, tenths * S // 10) for tenths in range(1, 12))
     result = score([], DOMAIN, QUIET, 0, effort=ControlEffort(patches=3, restarts=1, reactions=reactions))
     assert result.reaction is not None

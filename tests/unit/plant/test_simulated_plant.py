@@ -1,4 +1,4 @@
-"""The simulated plant: the cliff, the crushed scanner, draining, limiters, and its own seconds."""
+"""The simulated plant: the cliff, the starved scanner, draining, limiters, and its own seconds."""
 
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ def at_limit(kbit: int | None, seconds: int = 8, **parameters: object) -> list[S
 
 
 def test_implements_the_plant() -> None:
-    """The type checker sees that the model is a plant; so does this."""
+    """The type checker verifies that the model is a plant; so does this test."""
     plant: Plant = SimulatedPlant()
     assert [pod.name for pod in plant.pods] == [POD]
 
@@ -38,7 +38,7 @@ def test_below_the_knee_nothing_is_wrong_and_above_it_everything() -> None:
 
 
 def test_an_unlimited_target_fills_the_queue_and_crushes_the_scanner() -> None:
-    """Latency near the FIFO's 100 ms; the paced TCP stream gets well below what it wants."""
+    """Latency is near the FIFO's 100 ms; the paced TCP stream gets far less than it offers."""
     seconds = at_limit(None, seconds=30)[8:]
     assert sum(second.critical[ROBOT].p95 or 0 for second in seconds) / len(seconds) > 0.08
     throughput = sum(second.critical[SCANNER].throughput for second in seconds) / len(seconds)
@@ -46,7 +46,7 @@ def test_an_unlimited_target_fills_the_queue_and_crushes_the_scanner() -> None:
 
 
 def test_a_deep_cut_drains_the_queue_faster_than_a_shallow_one() -> None:
-    """Time from the cut until probes are below 2 ms again: backlog over what the cut leaves free."""
+    """The time from the cut until probes are below 2 ms is backlog over free capacity."""
     drains = {}
     for cut in (60_000, 20_000):
         model = SimulatedPlant(seed=4)
@@ -63,7 +63,7 @@ def test_a_deep_cut_drains_the_queue_faster_than_a_shallow_one() -> None:
 
 
 def test_goodput_is_the_limit_less_headers() -> None:
-    """Ethernet, IP and TCP headers cost 4.4 % of a limit that counts the wire."""
+    """Ethernet, IP and TCP headers take 4.4 % of a limit that counts bytes on the wire."""
     seconds = at_limit(40_000)[2:]
     goodput = sum(second.goodput[TELEMETRY] for second in seconds) / len(seconds)
     assert goodput == pytest.approx(40_000 * 1448 / 1514, rel=0.01)
@@ -80,13 +80,13 @@ def test_a_pod_ignores_limits_until_it_has_one() -> None:
 
 
 def test_unknown_workloads_have_no_load() -> None:
-    """A scenario that names a workload that is not there is told so."""
+    """A scenario that names an unknown workload gets an error."""
     with pytest.raises(KeyError, match="erp"):
         SimulatedPlant().set_load(ERP, 1)
 
 
 def test_a_forgiving_limiter_lets_the_old_backlog_out_beside_the_new_rate() -> None:
-    """Cilium's way of changing a limit: for a moment more leaves than either limit allows."""
+    """Cilium changes a limit this way: for a short time more leaves than either limit allows."""
     sent = {}
     for forgiving in (False, True):
         model = SimulatedPlant(
@@ -101,7 +101,7 @@ def test_a_forgiving_limiter_lets_the_old_backlog_out_beside_the_new_rate() -> N
 
 
 def test_a_second_target_joins_and_leaves() -> None:
-    """A load of zero is silence; greedy begins on request and ends with it."""
+    """A load of zero is silence; a greedy flow starts and ends on request."""
     apps = Apps(targets=(TargetApp(TELEMETRY, limit=20_000), TargetApp(ERP, load=0, limit=20_000)))
     model = SimulatedPlant(Parameters(apps=apps), seed=1)
     goodput = []
@@ -114,7 +114,7 @@ def test_a_second_target_joins_and_leaves() -> None:
 
 
 def test_seconds_are_whole_and_out_of_step_with_round_time() -> None:
-    """The truth's bins follow each other without a gap, and do not begin where samples do."""
+    """The truth's bins follow each other without a gap, and do not start at the samples' times."""
     model = SimulatedPlant(seed=1, start=1_700_000_000 * S)
     for _ in range(23):
         model.advance(S // 4 + 1_000_003)

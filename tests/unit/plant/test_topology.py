@@ -1,4 +1,4 @@
-"""The bed on paper: names that the kernel takes, addresses that do not clash, bands for everybody."""
+"""The testbed's plan: names that the kernel accepts, unique addresses, bands for all pods."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_every_pod_has_a_place_of_its_own() -> None:
 
 
 def test_the_script_makes_every_namespace() -> None:
-    """Each node, each pod and the fabric is made, and each pod's traffic goes by CUBIC."""
+    """Each node, each pod and the fabric is created, and each pod's traffic uses CUBIC."""
     script = build_setup_script(Parameters())
     for name in (FABRIC, *NODES, *(one.name for one in pods(Parameters()))):
         assert f"netns add {name}\n" in script

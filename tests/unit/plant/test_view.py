@@ -1,4 +1,4 @@
-"""What a person sees of a run, with and without a terminal."""
+"""The views of a run, with and without a terminal, and its results."""
 
 import time
 from io import StringIO
@@ -8,10 +8,10 @@ from rich.console import Console
 from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
 from services.bus.envelope import RawMessage
-from services.plant.harness.bandwidth_agent import Enforced
-from services.plant.harness.results_table import Report, table
-from services.plant.harness.run import Run
-from services.plant.harness.view import LineView, TerminalView, view_of
+from services.plant.harness.bandwidth_agent import EnforcedLimit
+from services.plant.harness.results import ScenarioResults, build_table
+from services.plant.harness.run import ScenarioRun
+from services.plant.harness.view import LogView, TerminalView, select_view
 from services.plant.scenario import SCENARIOS, Event
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
@@ -21,8 +21,8 @@ S = 10**9
 SCENARIO = SCENARIOS["demo"].stretch_to(6)
 
 
-def two_runs() -> list[Run]:
-    """A run without control and one at a safe limit, six seconds old."""
+def two_runs() -> list[ScenarioRun]:
+    """Build a run without control and one under a safe limit; six seconds have passed."""
     runs = []
     for title, limit in (("no control", None), ("proportional", 40_000)):
         model = SimulatedPlant.for_apps(SCENARIO.apps, start=time.time_ns() - 6 * S)
@@ -30,15 +30,15 @@ def two_runs() -> list[Run]:
             model.set_limit("telemetry-upload-0", limit)
             model.set_limit("erp-dashboard-0", 6_000)
         plant = RealtimePlant(model)
-        run = Run(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
+        run = ScenarioRun(title, SCENARIO, SCENARIO.domain(), plant, controlled=limit is not None)
         run.begin(model.now)
         model.advance(6 * S)
         runs.append(run)
     return runs
 
 
-def decided(run: Run) -> Decision:
-    """A cut."""
+def build_cut(run: ScenarioRun) -> Decision:
+    """Build a decision that cuts a limit."""
     target = TargetDecision(TELEMETRY, 20_000, 20_000, "cut", 40_000)
     state = State(1, 1, 1, {}, "proportional/1")
     return Decision(
@@ -46,23 +46,23 @@ def decided(run: Run) -> Decision:
     )
 
 
-def test_the_terminal_shows_each_run_and_why() -> None:
-    """The worst latency, the limit, the bad seconds, the last decision and what came of it."""
+def test_the_terminal_shows_each_run_and_its_last_decision() -> None:
+    """The worst latency, the limit, the bad seconds, the last decision and its action."""
     runs = two_runs()
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=110, height=30)
-    view = view_of(console, runs)
+    view = select_view(console, runs)
     assert isinstance(view, TerminalView)
-    runs[1].decided(Received(decided(runs[1]), RawMessage("", {}, b"", 1, 1)))
+    runs[1].on_decision(Received(build_cut(runs[1]), RawMessage("", {}, b"", 1, 1)))
     runs[1].action = Action(
         "1", "floor", TELEMETRY, "decision", "applied", 20_000, "", was=40_000, sampled=S, applied=S + 80_000_000
     )
     with view:
         view.say("Starting")
-        view.show(0.0, [[], []])
+        view.show(0.0)
         for run in runs:
             run.observe()
-        view.show(3.0, [[], []])
+        view.show(3.0)
     shown = out.getvalue()
     assert "safety-scanner 50M on 100M" in shown
     assert "none" in shown
@@ -71,47 +71,54 @@ def test_the_terminal_shows_each_run_and_why() -> None:
     assert "telemetry-upload 40.0M -> 20.0M, applied, 80 ms" in shown
 
 
-def test_without_a_terminal_there_is_a_line_a_second_and_run() -> None:
-    """Plain text that can be read in a log."""
+def test_without_a_terminal_a_line_is_printed_every_15_seconds() -> None:
+    """It has each run's bad seconds so far and its best effort now, in plain text."""
     runs = two_runs()
+    for run in runs:
+        run.observe()
     out = StringIO()
-    view = view_of(Console(file=out, width=80), runs)
-    assert isinstance(view, LineView)
+    view = select_view(Console(file=out, width=80), runs)
+    assert isinstance(view, LogView)
     with view:
-        view.show(6.0, [run.observe() for run in runs])
+        for at in range(121):
+            view.show(at / 4)
     lines = out.getvalue().splitlines()
-    assert len(lines) == sum(len(run.seconds) for run in runs)
-    assert any("no control" in line and "SLO BROKEN" in line for line in lines)
-    assert any("proportional" in line and line.endswith("ok") for line in lines)
+    assert [line.split(" of ")[0].strip() for line in lines] == ["15", "30"]
+    bad = [run.count_bad_seconds() for run in runs]
+    assert bad[0] > 3
+    assert bad[1] == 0
+    for line in lines:
+        assert f"no control: SLO broken {bad[0]} s, best effort" in line
+        assert "proportional: SLO broken 0 s, best effort" in line
 
 
 def test_a_run_counts_patches_and_reactions_from_its_start_on() -> None:
-    """A limit that came into force before the scenario began is nobody's patch; a crossing is answered once."""
+    """A limit that came into force before the scenario is not counted; a crossing has one reaction."""
     run = two_runs()[0]
     assert run.started is not None
-    run.enforced(Enforced(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
-    run.happen(Event(at=1.0, loads={SCANNER: 30_000}))
+    run.on_limit_change(EnforcedLimit(run.started - S, TELEMETRY, "telemetry-upload-0", 40_000, run.started - S))
+    run.apply_event(Event(at=1.0, loads={SCANNER: 30_000}))
     run.observe()
     for pod, kbit in (("telemetry-upload-0", 30_000), ("erp-dashboard-0", 1_000)):
         run.plant.set_limit(pod, kbit)
         at = run.started + 7 * S
-        run.enforced(Enforced(at, TELEMETRY, pod, kbit, at))
+        run.on_limit_change(EnforcedLimit(at, TELEMETRY, pod, kbit, at))
     score = run.score()
     assert score.patches == 2
     assert score.reaction is not None
 
 
-def test_the_report_is_a_table_and_json() -> None:
+def test_results_are_a_table_and_json() -> None:
     """Every run has a column; the JSON has the same figures under their names."""
     runs = two_runs()
     for run in runs:
         run.observe()
-    report = Report("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
+    results = ScenarioResults("demo", "simulated", 6.0, {run.title: run.score() for run in runs})
     out = StringIO()
-    Console(file=out, width=80).print(table(report, SCENARIO))
+    Console(file=out, width=80).print(build_table(results, SCENARIO))
     assert "pod restarts" in out.getvalue()
     assert "…" not in out.getvalue()
-    tree = report.as_json()
+    tree = results.as_json()
     assert set(tree["runs"]) == {"no control", "proportional"}
     assert tree["runs"]["no control"]["violation"] == 1.0
     assert tree["runs"]["proportional"]["violation_seconds"] == 0

@@ -1,4 +1,4 @@
-"""One file for all services: each mistake in it is reported with its place and what is allowed there."""
+"""One file for all services: each mistake is reported with its place and the allowed values."""
 
 import re
 from collections.abc import Callable
@@ -37,7 +37,7 @@ listen: {decision: 0}
 
 
 def test_a_short_file_is_enough() -> None:
-    """Everything but the domains has a default."""
+    """Everything except the domains has a default."""
     config = parse(GOOD, "f", {})
     assert isinstance(config, Config)
     assert config.domains[0].targets[0].max == 80_000
@@ -121,7 +121,7 @@ def test_a_short_file_is_enough() -> None:
     ],
 )
 def test_a_mistake_is_named_with_its_place(text: str, expected: str) -> None:
-    """File, line, column and key, what is there and what is allowed."""
+    """File, line, column and key, the actual value and the allowed ones."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", {})
     assert expected in str(caught.value)
@@ -176,7 +176,7 @@ JUNK = st.one_of(VALUES, st.lists(VALUES, max_size=2), st.dictionaries(st.sample
 
 
 def spoil(tree: Any, draw: Callable[[Any], Any]) -> None:
-    """Replace a value somewhere below, or add one."""
+    """Replace a nested value, or add one."""
     while True:
         keys = list(tree) if isinstance(tree, dict) else range(len(tree))
         key = draw(st.sampled_from(keys)) if keys else "x"
@@ -193,7 +193,7 @@ def spoil(tree: Any, draw: Callable[[Any], Any]) -> None:
 
 @given(st.data())
 def test_whatever_is_wrong_is_said_without_words_of_python(data: st.DataObject) -> None:
-    """What cannot be decoded always has a mistake that is found, with its line and in the file's own terms."""
+    """Every undecodable file has a mistake with a line, in the file's own terms."""
     tree = yaml.safe_load(FULL)
     for _ in range(data.draw(st.integers(1, 3))):
         spoil(tree, data.draw)
@@ -206,13 +206,13 @@ def test_whatever_is_wrong_is_said_without_words_of_python(data: st.DataObject) 
 
 
 def test_two_domains_cannot_share_a_target() -> None:
-    """Two controllers on one limit would fight."""
+    """Two controllers would fight over one limit."""
     with pytest.raises(ConfigError, match="target named twice: default/upload"):
         parse(GOOD + GOOD.replace("domains:\n", "").replace("line", "other"), "f", {})
 
 
 def test_addresses_and_credentials_come_from_the_environment() -> None:
-    """Where they are set, they win over the file; an empty variable does not count."""
+    """Variables override the file; an empty variable does not count."""
     environment = {
         "SLUICE_NATS_URL": "nats://a:1, tls://b:2",
         "SLUICE_NATS_USER": "decision",
@@ -228,7 +228,7 @@ def test_addresses_and_credentials_come_from_the_environment() -> None:
 
 
 def test_an_override_is_checked_like_the_file() -> None:
-    """And it does not hide that the file is wrong beside it."""
+    """It does not hide other mistakes of the file."""
     with pytest.raises(ConfigError, match="'a:1' is no address"):
         parse(GOOD, "f", {"SLUICE_NATS_URL": "a:1"})
     with pytest.raises(ConfigError, match="f:6:1: bus: expected a mapping, got 5"):
@@ -245,7 +245,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_is_what_was_parsed(tmp_path: Path) -> None:
-    """Moving a configuration to memory of its own loses nothing: units, free parameters, empty values."""
+    """Copying a configuration to its own memory loses nothing: units, free parameters, empty values."""
     text = f"""
 bus: {{servers: [nats://a:4222, nats://b:4222], user: x, keep: 90m, replicas: 3}}
 signal: {{period: 250ms, window: 1s, labels: {{workload: ""}}, matchers: {{direction: egress}}}}
@@ -266,7 +266,7 @@ domains:
 
 
 def test_a_person_need_not_name_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubectl's own file counts, unless the file or the environment says otherwise, or it runs in a Pod."""
+    """Kubectl's own file is the default, unless file or environment name another one, or it runs in a Pod."""
     monkeypatch.setenv("HOME", str(tmp_path))
     config = parse(GOOD, "f", {})
     assert with_default_kubeconfig(config, {}) == config, "there is no such file"
@@ -275,5 +275,5 @@ def test_a_person_need_not_name_the_cluster(tmp_path: Path, monkeypatch: pytest.
     usual.write_text("{}")
     assert with_default_kubeconfig(config, {}).kubernetes.kubeconfig == str(usual)
     assert with_default_kubeconfig(config, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) == config
-    for told in ({"KUBECONFIG": "/my/own"}, {"SLUICE_KUBERNETES_URL": "http://127.0.0.1:8001"}):
-        assert with_default_kubeconfig(parse(GOOD, "f", told), {}) == parse(GOOD, "f", told)
+    for variables in ({"KUBECONFIG": "/my/own"}, {"SLUICE_KUBERNETES_URL": "http://127.0.0.1:8001"}):
+        assert with_default_kubeconfig(parse(GOOD, "f", variables), {}) == parse(GOOD, "f", variables)

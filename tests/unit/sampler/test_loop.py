@@ -1,4 +1,4 @@
-"""The sampler's loop on a clock that the test turns: stalls, jumps and failures."""
+"""The sampler's loop on a clock that the test controls: stalls, jumps and failures."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class ManualClock:
     """A clock that advances only by sleeping or when a test sets it; planned events happen on the way."""
 
     def __init__(self) -> None:
-        """Begin between two windows."""
+        """Start between two windows."""
         self.time = START + 123 * MS
         self.plans: list[tuple[int, Callable[[], None]]] = []
 
@@ -45,7 +45,7 @@ class ManualClock:
         return self.time
 
     async def sleep(self, duration: int) -> None:
-        """Let time pass, and give others their turn."""
+        """Let time pass, and let other tasks run."""
         self.time += duration
         due = [plan for plan in self.plans if plan[0] <= self.time]
         self.plans = [plan for plan in self.plans if plan[0] > self.time]
@@ -54,7 +54,7 @@ class ManualClock:
         await asyncio.sleep(0)
 
     def set(self, time: int) -> None:
-        """Somebody sets the clock."""
+        """Set the clock, as an administrator would."""
         self.time = time
 
 
@@ -62,7 +62,7 @@ class ManualSource:
     """Returns the figures that the test sets, after the delay that the test sets."""
 
     def __init__(self, clock: ManualClock) -> None:
-        """Measure well and at once."""
+        """Succeed without delay."""
         self.clock = clock
         self.takes = 5 * MS
         self.observations = 400
@@ -72,7 +72,7 @@ class ManualSource:
         self.asked: list[int] = []
 
     async def measure(self, end: int) -> Measurements:
-        """Take so long, then answer.
+        """Wait for the delay, then answer.
 
         Raises:
             NoData: when it has been told a reason.
@@ -92,13 +92,13 @@ class Rig:
     """A sampler whose dependencies the test controls."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Prepare; ``run`` starts the sampler."""
         self.clock = ManualClock()
         self.source = ManualSource(self.clock)
         self.health = Health()
         self.samples: list[Sample] = []
         self.after: list[tuple[str, int]] = []
-        """Which domain's sample was handed over how long after its window's end, ns."""
+        """Each domain whose sample was published, and the delay after its window's end, ns."""
         self._enough = asyncio.Event()
         self._count = 0
 
@@ -108,10 +108,13 @@ class Rig:
         if len(self.samples) >= self._count:
             self._enough.set()
 
+    async def _sleep(self, seconds: float) -> None:
+        await self.clock.sleep(round(seconds * 1e9))
+
     async def run(self, windows: int) -> list[int]:
-        """Run for so many windows; gives the ends of the first domain's samples."""
+        """Run for so many windows; return the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
-        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock)
+        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock.now, self._sleep)
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
@@ -125,7 +128,7 @@ def ends(first: int, count: int) -> list[int]:
     return [START + (first + number) * PERIOD for number in range(count)]
 
 
-def skipped() -> float:
+def read_skipped() -> float:
     """The metric of skipped windows."""
     return REGISTRY.get_sample_value("sluice_sampler_skipped_windows_total") or 0.0
 
@@ -133,9 +136,9 @@ def skipped() -> float:
 async def test_every_window_gives_one_sample_per_domain() -> None:
     """Ends are whole periods; the very first window is not published."""
     rig = Rig()
-    before = skipped()
+    before = read_skipped()
     assert await rig.run(5) == ends(2, 5)
-    assert skipped() == before
+    assert read_skipped() == before
     assert rig.source.asked[0] == START + PERIOD
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
@@ -143,17 +146,17 @@ async def test_every_window_gives_one_sample_per_domain() -> None:
 
 
 async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:
-    """A measurement that takes 1.2 s: every third window is sampled, on time."""
+    """With a measurement of 1.2 s, every third window is sampled, on time."""
     rig = Rig()
     rig.source.takes = 1200 * MS
-    before = skipped()
+    before = read_skipped()
     assert await rig.run(3) == [START + (4 + 3 * number) * PERIOD for number in range(3)]
-    assert skipped() - before == 6
+    assert read_skipped() - before == 6
     assert rig.source.asked == sorted(set(rig.source.asked))
 
 
 async def test_a_stalled_process_goes_on_with_the_next_window() -> None:
-    """The machine slept for a minute: one sample then, not a hundred and twenty."""
+    """After a sleep of a minute there is one sample, not a hundred and twenty."""
     rig = Rig()
     rig.clock.plans = [(START + 3 * PERIOD, lambda: rig.clock.set(START + 60_000 * MS + 100 * MS))]
     found = await rig.run(4)
@@ -161,14 +164,14 @@ async def test_a_stalled_process_goes_on_with_the_next_window() -> None:
 
 
 async def test_a_small_delay_is_still_the_same_window() -> None:
-    """Waking up a little late is usual."""
+    """Waking up slightly late is normal."""
     rig = Rig()
     rig.clock.plans = [(START + 3 * PERIOD, lambda: rig.clock.set(START + 3 * PERIOD + 200 * MS))]
     assert await rig.run(4) == ends(2, 4)
 
 
 async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
-    """No window end repeats or goes back; /readyz says what the sampler waits for."""
+    """No window end repeats or goes back; /readyz shows what the sampler waits for."""
     rig = Rig()
     seen: list[dict[str, str]] = []
     rig.clock.plans = [
@@ -204,7 +207,7 @@ async def test_a_source_without_data_makes_samples_that_say_so() -> None:
 
 
 async def test_uninformative_samples_are_published_late() -> None:
-    """Half a period after its window's end: a sampler that sees more comes first, and no other domain waits."""
+    """They wait half a period: a sampler with more data comes first, and no other domain waits."""
     rig = Rig()
     rig.source.blind_to = ROBOT
     await rig.run(2)
@@ -229,7 +232,7 @@ async def test_a_loss_is_published_at_once() -> None:
 
 
 async def test_a_clock_set_back_while_a_sample_waits_holds_nothing_up() -> None:
-    """The sample goes out after half a period of waiting, whatever the clock says."""
+    """The sample is published after half a period, whatever the clock."""
     rig = Rig()
     rig.source.failure = "connection refused"
     rig.source.takes = 0
@@ -247,7 +250,7 @@ async def test_a_clock_set_back_while_a_sample_waits_holds_nothing_up() -> None:
 
 
 async def test_blindness_shows_on_readyz_with_its_number() -> None:
-    """The sample has the figures and the number; the condition says what is missing."""
+    """The sample has the figures and the number; the condition names what is missing."""
     rig = Rig()
     rig.source.observations = 12
     await rig.run(1)
@@ -257,7 +260,7 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
 
 
 async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
-    """Ready means that every domain is seen."""
+    """The service is ready only when every domain has data."""
     rig = Rig()
-    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health, rig.clock)
+    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health)
     assert rig.health.problems == {"domain press": "not yet", "domain paint": "not yet"}

@@ -1,4 +1,4 @@
-"""Samples on their way to a bus that is slow, away or well."""
+"""Samples for a bus that is slow, away or available."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,16 +16,16 @@ def sample(domain: str, end: int) -> Sample:
     return Sample(domain=domain, start=end - 1, end=end, period=1, source="test", no_data="test")
 
 
-def dropped(domain: str) -> float:
-    """What the metric says."""
+def read_dropped(domain: str) -> float:
+    """The value of the metric."""
     return REGISTRY.get_sample_value("sluice_sampler_dropped_total", {"domain": domain}) or 0.0
 
 
 class ManualBus:
-    """Takes samples while it is up."""
+    """Accepts samples while it is up."""
 
     def __init__(self) -> None:
-        """Begin up."""
+        """Start up."""
         self.up = asyncio.Event()
         self.up.set()
         self.offered = asyncio.Event()
@@ -33,7 +33,7 @@ class ManualBus:
         self.news = asyncio.Condition()
 
     async def publish(self, one: Sample) -> None:
-        """Wait until the bus is up, then take it."""
+        """Wait until the bus is up, then accept it."""
         self.offered.set()
         await self.up.wait()
         self.taken.append(one)
@@ -41,14 +41,14 @@ class ManualBus:
             self.news.notify_all()
 
     async def wait(self, count: int) -> None:
-        """Until so many were taken."""
+        """Wait until so many were accepted."""
         async with self.news:
             await self.news.wait_for(lambda: len(self.taken) >= count)
 
 
 @asynccontextmanager
 async def running(outbox: Outbox) -> AsyncIterator[None]:
-    """The outbox at work."""
+    """A running outbox."""
     task = asyncio.create_task(outbox.run())
     yield
     task.cancel()
@@ -57,7 +57,7 @@ async def running(outbox: Outbox) -> AsyncIterator[None]:
 
 
 async def test_samples_of_a_domain_go_out_in_order() -> None:
-    """One after the other, and each once."""
+    """One after another, and each once."""
     bus = ManualBus()
     outbox = Outbox(["order"], bus.publish, keep=10, timeout=60)
     async with running(outbox):
@@ -68,7 +68,7 @@ async def test_samples_of_a_domain_go_out_in_order() -> None:
 
 
 async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
-    """What is dropped is counted; what is kept goes out in order on its return."""
+    """Dropped samples are counted; the others are published in order when the bus returns."""
     bus = ManualBus()
     bus.up.clear()
     outbox = Outbox(["away", "other"], bus.publish, keep=3, timeout=60)
@@ -80,11 +80,11 @@ async def test_only_the_newest_are_kept_while_the_bus_is_away() -> None:
         bus.up.set()
         await bus.wait(4)
     assert [one.end for one in bus.taken] == [0, 8, 9, 10]
-    assert dropped("away") == 7
+    assert read_dropped("away") == 7
 
 
 async def test_an_unacknowledged_sample_is_dropped() -> None:
-    """It would be too old to be of use, and the newer one waits."""
+    """It would be outdated, and a newer one waits."""
     taken: list[int] = []
     done = asyncio.Event()
 
@@ -100,11 +100,11 @@ async def test_an_unacknowledged_sample_is_dropped() -> None:
         outbox.put(sample("late", 1))
         await done.wait()
     assert taken == [1]
-    assert dropped("late") == 1
+    assert read_dropped("late") == 1
 
 
 async def test_one_domain_does_not_hold_up_another() -> None:
-    """Order matters inside a domain only."""
+    """Order matters within a domain only."""
     held = asyncio.Event()
     taken: list[str] = []
     free = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Pages in the text format: what is taken from them, and what is refused."""
+"""Pages in the text format: what the parser reads, and what it refuses."""
 
 import pytest
 
@@ -41,20 +41,20 @@ def test_reads_histogram_loss_and_bytes_and_passes_over_the_rest() -> None:
 
 
 def test_series_of_one_workload_stay_apart() -> None:
-    """Two protocols are two series: each has resets of its own."""
+    """Two protocols are two series, each with resets of its own."""
     both = HISTOGRAM.replace(ROBOT, ROBOT + ',protocol="UDP"') + HISTOGRAM.replace(ROBOT, ROBOT + ',protocol="TCP"')
     assert len(reader().read(both.encode()).counters) == 2
 
 
 def test_matchers_leave_series_out() -> None:
-    """Only series that carry the configured labels count."""
+    """Only series with the configured labels count."""
     both = HISTOGRAM.replace(ROBOT, ROBOT + ',source="probe"') + HISTOGRAM
     page = reader(Signal(matchers={"source": "probe"})).read(both.encode())
     assert [dict(series.labels)["source"] for series in page.counters] == ["probe"]
 
 
 def test_labels_may_hold_what_they_like() -> None:
-    """Braces, quotes and line feeds in a label value are the library's business, and it knows them."""
+    """The library parses braces, quotes and line feeds in a label value."""
     odd = HISTOGRAM.replace(ROBOT, ROBOT + r',peer="a}\"b\n{"')
     (series,) = reader().read(odd.encode()).counters
     assert dict(series.labels)["peer"] == 'a}"b\n{'
@@ -69,7 +69,7 @@ def test_a_line_is_learned_once_and_its_number_read_each_time() -> None:
 
 
 def test_what_was_learned_of_gone_series_is_forgotten() -> None:
-    """Pods come and go for months, and memory does not grow with them."""
+    """Pods come and go for months, and memory does not grow."""
     one = reader()
     for number in range(5000):
         pod = f'{{namespace="factory",pod="upload-{number}-abcde"}}'
@@ -212,7 +212,7 @@ def test_a_line_without_end_is_refused() -> None:
     ],
 )
 def test_an_incomplete_histogram_is_a_fault_of_its_workload(text: str, fault: str) -> None:
-    """Quantiles of such a histogram would be wrong; the other workloads are none the worse."""
+    """Quantiles of such a histogram would be wrong; other workloads are not affected."""
     page = reader().read(text.encode())
     assert fault in page.faults["factory/robot"]
     assert not page.counters
@@ -248,12 +248,12 @@ def test_an_incomplete_histogram_is_a_fault_of_its_workload(text: str, fault: st
     ],
 )
 def test_malformed_pages_are_refused_with_the_line(text: str, why: str) -> None:
-    """Half a page could pass for a whole one with fewer series, so all of it is rejected."""
+    """Half a page could look like a whole one with fewer series, so all of it is rejected."""
     with pytest.raises(MalformedPage, match=why):
         reader().read(text.encode())
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
-    """A line that matters has to be UTF-8."""
+    """A relevant line must be UTF-8."""
     with pytest.raises(MalformedPage):
         reader().read(HISTOGRAM.encode().replace(b"robot", b"ro\xff\xfe"))

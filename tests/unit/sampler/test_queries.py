@@ -41,7 +41,7 @@ def test_presets_name_their_own_labels_and_matchers() -> None:
 
 
 def test_a_text_of_ones_own_uses_the_same_placeholders() -> None:
-    """Here for native histograms, which have no buckets."""
+    """This one is for native histograms, which have no buckets."""
     own = {"p95": "histogram_quantile(0.95, sum by ($by) (rate(${metric}{$select}[$window]))) # $$5", "buckets": ""}
     texts = queries(Signal(prometheus=Prometheus(queries=own)), critical=("a/b",))  # type: ignore[arg-type]
     assert texts["p95"] == (
@@ -52,7 +52,7 @@ def test_a_text_of_ones_own_uses_the_same_placeholders() -> None:
 
 
 def test_figures_that_nothing_measures_are_not_asked_for() -> None:
-    """Without a metric there is no query, unless one is given."""
+    """Without a metric there is no query, unless the configuration has one."""
     assert not {"lost", "throughput"} & set(queries(Signal(lost="", throughput="")))
     given = queries(Signal(lost="", prometheus=Prometheus(queries={"lost": "sum by ($by) (increase(x[$window]))"})))
     assert given["lost"] == "sum by (namespace, workload) (increase(x[2000ms]))"
@@ -63,6 +63,6 @@ def test_figures_that_nothing_measures_are_not_asked_for() -> None:
     [("rate(x[$windw])", "query 'p95': unknown placeholder: 'windw'"), ("", "query 'p95': cannot be empty")],
 )
 def test_texts_that_cannot_work_are_refused(text: str, why: str) -> None:
-    """A typing mistake is reported at the start, by figure."""
+    """A mistake is reported at the start, by figure."""
     with pytest.raises(ValueError, match=why):
         queries(Signal(prometheus=Prometheus(queries={"p95": text})))

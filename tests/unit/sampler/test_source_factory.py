@@ -1,4 +1,4 @@
-"""The registry of sources, and what every source answers without being asked to measure."""
+"""The registry of sources, and the properties that every source has without measuring."""
 
 from contextlib import closing
 from typing import get_args, get_type_hints
@@ -17,7 +17,7 @@ URLS = ("http://127.0.0.1:8080/metrics",)
 
 
 def settings(name: str) -> Signal:
-    """A signal by this source, with a window that suits all."""
+    """A signal with this source, and a window that suits all of them."""
     return replace(Signal(window=Duration(60 * S)), source=name)
 
 
@@ -42,7 +42,7 @@ def test_a_source_reads_the_addresses_that_it_is_given(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_old_data_adds_to_the_lag(name: str) -> None:
-    """The lag is a share of the window, the period, and how old the data can be."""
+    """The lag is a share of the window, the period, and the possible age of the data."""
     kind, signal = source_class(name), settings(name)
     lag = kind.lag(signal)
     assert lag.appears == pytest.approx(3 + 0.5 + kind.delay(signal))
@@ -50,7 +50,7 @@ def test_old_data_adds_to_the_lag(name: str) -> None:
 
 
 async def test_a_source_without_history_says_so() -> None:
-    """A page shows the present only."""
+    """A page has the present only."""
     kind = source_class("scrape")
     workloads = Workloads(metric_names(Signal()), ["factory/robot"], [])
     with closing(kind(settings("scrape"), workloads)) as source, pytest.raises(NoData, match="keeps no history"):

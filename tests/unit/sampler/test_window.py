@@ -49,30 +49,30 @@ def test_a_reset_is_one_of_the_whole_histogram() -> None:
 
 
 def test_a_new_series_counts_from_its_second_page() -> None:
-    """Its start is not known; Prometheus does the same."""
+    """Its first value is unknown; Prometheus does the same."""
     history = after(page({}), page({ROBOT: (5, 10)}), page({ROBOT: (6, 12)}))
     assert history.increases()[ROBOT].counts == [1, 2]
 
 
 def test_a_loss_that_appears_counts_from_zero() -> None:
-    """An exporter may name a workload only once it has lost something: that loss must not be hidden."""
+    """An exporter may create a series only at its first loss, which must not be hidden."""
     assert after(page({}), page({LOST: (3,)})).increases()[LOST].counts == [3]
 
 
 def test_a_loss_counter_on_the_very_first_page_counts_from_there() -> None:
-    """What was lost before the sampler began is no loss of this window."""
+    """Losses from before the sampler started are not in this window."""
     assert after(page({LOST: (3,)})).increases() == {}
     assert after(page({LOST: (3,)}), page({LOST: (3,)})).increases()[LOST].counts == [0]
 
 
 def test_a_series_that_was_missing_once_goes_on_where_it_was() -> None:
-    """A page without it says nothing about it, and above all not that it began anew."""
+    """A page without it shows nothing, above all not a restart of the counter."""
     history = after(page({LOST: (7,)}), page({}), page({LOST: (7,)}), page({LOST: (8,)}))
     assert history.increases()[LOST].counts == [1]
 
 
 def test_series_that_are_gone_are_forgotten() -> None:
-    """After a window without it nothing is kept of a series."""
+    """After a window without the series its history is dropped."""
     history = after(page({ROBOT: (1, 1)}), *(page({}) for _ in range(6)))
     assert history._last == {}
     assert history.increases() == {}
@@ -80,14 +80,14 @@ def test_series_that_are_gone_are_forgotten() -> None:
 
 
 def test_present_is_what_the_newest_page_shows() -> None:
-    """A workload that left the page is not being measured any more, whatever the window still holds."""
+    """A workload that left the page is not measured any more, whatever the window still holds."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}), page({}))
     assert history.workloads("latency") == {"f/robot"}
     assert history.present == set()
 
 
 def test_whom_the_newest_page_named_stays_known() -> None:
-    """However long no page comes: the exporter still holds what they did.  The next page ends it."""
+    """If no page arrives, the exporter still holds their counts.  The next page ends that."""
     history = after(page({ROBOT: (1, 1)}), page({SENT: (2,)}))
     history.drop_old(100, 100e-9)
     assert history.workloads("latency") == set()
@@ -97,21 +97,21 @@ def test_whom_the_newest_page_named_stays_known() -> None:
 
 
 def test_a_gap_longer_than_the_window_starts_anew() -> None:
-    """The counters before the gap say nothing about the window after it."""
+    """Counters from before the gap do not count in the window after it."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))
     history.add(100, 100e-9, page({ROBOT: (50, 50)}))
     assert history.increases() == {}
 
 
 def test_pages_that_only_look_recent_are_dropped() -> None:
-    """The wall clock was set back and an hour went by: the next window end is near, the last page is not."""
+    """The wall clock was set back and an hour passed: the next window end is near, the last page is not."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))
     history.add(3, 3600.0, page({ROBOT: (9000, 9000)}))
     assert history.increases() == {}
 
 
 def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
-    """The kubelet counts every ten seconds and says so: between two counts there is no rate."""
+    """The kubelet counts every ten seconds, with a timestamp: between two counts there is no rate."""
     history = after(page({SENT: (100,)}), page({SENT: (300,)}), page({SENT: (500,)}))
     assert abs(history.increases()[SENT].seconds - 2e-9) < 1e-15
     same = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (100,)}, {SENT: 5000}))
@@ -120,18 +120,18 @@ def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
     assert anew.increases()[SENT].seconds == 2.5
 
 
-def test_last_increases_are_those_of_the_newest_page() -> None:
+def test_increases_over_two_pages_are_those_of_the_newest_page() -> None:
     """The increase between the last two pages, over the time between them; none after a single page."""
     history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
-    gain = history.last_increases()[SENT]
+    gain = history.increases(2)[SENT]
     assert gain.counts == [7]
     assert round(gain.seconds * 1e9) == 1
-    assert after(page({SENT: (1,)})).last_increases() == {}
+    assert after(page({SENT: (1,)})).increases(2) == {}
 
 
-def test_last_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
+def test_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
     """Millisecond stamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
     )
-    assert history.last_increases()[SENT].seconds == 0.25
+    assert history.increases(2)[SENT].seconds == 0.25

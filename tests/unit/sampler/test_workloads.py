@@ -10,13 +10,13 @@ TARGETS = ("factory/telemetry-upload", "factory/telemetry", "factory/db", "facto
 
 
 def workloads(signal: Signal | None = None) -> Workloads:
-    """The workloads above, as series of this signal name them."""
+    """The workloads above, with the names of this signal's series."""
     return Workloads(metric_names(signal or Signal()), CRITICAL, TARGETS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_can_be_overridden(preset: str) -> None:
-    """What the configuration says goes before the preset's, and matchers add to its own."""
+    """The configuration overrides the preset, and matchers are added to the preset's."""
     signal = Signal(preset=preset, metric="m", labels={"workload": "w"}, matchers={"a": "b"}, lost="")  # type: ignore[arg-type]
     names = metric_names(signal)
     assert (names.metric, names.workload, names.lost) == ("m", "w", "")
@@ -25,7 +25,7 @@ def test_presets_can_be_overridden(preset: str) -> None:
 
 
 def test_a_series_is_known_by_namespace_and_workload() -> None:
-    """Another namespace's workload of the same name is not ours."""
+    """A workload of the same name in another namespace is ignored."""
     known = workloads()
     assert known.find_critical({"namespace": "factory", "workload": "robot-control"}) == "factory/robot-control"
     assert known.find_critical({"namespace": "other", "workload": "robot-control"}) is None
@@ -63,6 +63,6 @@ def test_two_workloads_of_one_name_need_namespaces() -> None:
     ],
 )
 def test_a_pod_is_known_by_its_owner(labels: dict[str, str], owner: str | None) -> None:
-    """Pods of Deployments, StatefulSets and DaemonSets are named after them; a label says it outright."""
+    """Pods of Deployments, StatefulSets and DaemonSets are named after them; a label names the owner directly."""
     assert workloads().find_sender({"namespace": "factory", **labels}) == owner
     assert workloads().find_sender({"namespace": "other", **labels}) is None

@@ -57,19 +57,19 @@ def sections(kind: type[Struct], path: str = "") -> list[tuple[str, Field]]:
     ],
 )
 def test_a_value_outside_its_range_is_refused(settings: dict[str, Any], message: str) -> None:
-    """In code as in a file, with the range in the notation of the file."""
+    """In code as in a file, with the range in the file's notation."""
     with pytest.raises(ValueError, match=message):
         Outer(**settings)
 
 
 def test_no_number_is_outside_of_every_range() -> None:
-    """YAML can write NaN, which compares with nothing."""
+    """YAML can contain NaN, which compares as false with everything."""
     with pytest.raises(ValueError, match="share nan is outside 0 to 1"):
         Inner(math.nan)
 
 
 def test_bounds_belong_to_the_range() -> None:
-    """Both ends are allowed, and so is None where a field is optional."""
+    """Both ends are allowed, and so is None for an optional field."""
     for share in (0, 1):
         assert Inner(share).share == share
     assert Outer(3, maybe=None).maybe is None
@@ -89,7 +89,7 @@ def test_a_description_holds_what_the_declaration_says() -> None:
 
 @pytest.mark.parametrize("kind", [Config, *(one.parameters_type for one in POLICIES.values())])
 def test_every_setting_has_a_meaning(kind: type[Struct]) -> None:
-    """Of the configuration file and of every policy."""
+    """In the configuration file and in every policy."""
     assert [path for path, one in sections(kind) if not one.meaning] == []
     if kind is not Config:
         assert [path for path, one in sections(kind) if one.kind in ("number", "integer") and not one.minimum] == []
@@ -108,7 +108,7 @@ def test_meanings_are_inherited() -> None:
 
 
 def test_the_committed_config_schema_is_the_types() -> None:
-    """A changed type without a changed schema file fails here; ``make schemas`` writes it."""
+    """The schema file matches the types; ``make schemas`` writes it."""
     committed = (generate.HOME / generate.CONFIG_FILE).read_text(encoding="utf-8")
     assert committed == generate.text(generate.config_schema())
     jsonschema.Draft202012Validator.check_schema(json.loads(committed))
@@ -125,7 +125,7 @@ domains:
 
 
 def test_the_config_schema_knows_right_from_wrong() -> None:
-    """As the editor will: notation of units, ranges, choices and names."""
+    """An editor uses it for notation of units, ranges, choices and names."""
     validator = jsonschema.Draft202012Validator(generate.config_schema())
     assert validator.is_valid(yaml.safe_load(GOOD))
     for right, wrong in (

@@ -1,4 +1,4 @@
-"""Rates and durations: what people write is read exactly, and what is no quantity is refused by name."""
+"""Rates and durations: quantities are read exactly, and anything else is refused with its text."""
 
 import pytest
 from hypothesis import given
@@ -31,14 +31,14 @@ def test_a_quantity_is_read_as_kubernetes_reads_it(text: str, kbit: int) -> None
     "text", ["", "M", "50MB", "50 M", "-5M", "+5M", "1e6", "0x10", "5m", "NaN", "Infinity", "\uff15M"]
 )
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    """Cilium takes such a value as unlimited: it may never get that far."""
+    """Cilium treats such a value as unlimited, so it must not reach an annotation."""
     with pytest.raises(ValueError, match="is not a rate"):
         Rate.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0", "999", "0.0001k", "2T", "1001G", "9" * 4000])
 def test_what_cannot_be_a_limit_is_refused(text: str) -> None:
-    """Below 1 kbit/s Cilium may not limit at all; above 1 Tbit/s it is a slip of the pen."""
+    """Below 1 kbit/s Cilium may not limit at all; above 1 Tbit/s it is a mistake."""
     with pytest.raises(ValueError, match=r"outside the rates|is not a rate"):
         Rate.parse(text)
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_a_limit_is_refused(text: str) -> None:
     ],
 )
 def test_an_annotation_is_read_as_cilium_reads_it(annotation: str | None, kbit: int | None) -> None:
-    """Every quantity of Kubernetes, rounded up to bit/s; what comes to less than a byte a second is no limit."""
+    """Every Kubernetes quantity, rounded up to bit/s; less than a byte a second is no limit."""
     assert Rate.enforced(annotation) == kbit
 
 
@@ -117,13 +117,13 @@ def test_an_annotation_that_is_no_quantity_is_no_limit(text: str) -> None:
 
 @given(st.integers(1, MAX_KBIT))
 def test_what_is_written_is_what_is_enforced(kbit: int) -> None:
-    """The configuration's notation is a part of Kubernetes' own."""
+    """The configuration's notation is a subset of Kubernetes'."""
     assert Rate.enforced(str(Rate(kbit))) == kbit
 
 
 @given(st.integers(1, MAX_KBIT))
 def test_a_rate_is_written_so_that_it_reads_back(kbit: int) -> None:
-    """No kbit/s is lost on the way to an annotation and back."""
+    """No kbit/s is lost in an annotation."""
     assert Rate.parse(str(Rate(kbit))) == kbit
 
 
@@ -151,7 +151,7 @@ def test_a_duration_is_read(text: str, ns: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 s", "1d", "0s", "0.1ns", "1s2", "1s,2s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    """Zero is none either: nothing here may last no time."""
+    """Zero is refused, because no setting may last no time."""
     with pytest.raises(ValueError, match="is not a duration"):
         Duration.parse(text)
 
@@ -164,7 +164,7 @@ def test_a_duration_is_written_so_that_it_reads_back(ns: int) -> None:
 
 @pytest.mark.parametrize("value", [50, 5.0, None, True])
 def test_a_number_without_a_unit_is_refused(value: object) -> None:
-    """``50`` could be anything: the error shows how it is written."""
+    """``50`` is ambiguous: the error shows the notation."""
     with pytest.raises(ValueError, match="expected a quoted rate such as 50M"):
         decode_unit(Rate, value)
     with pytest.raises(ValueError, match="expected a quoted duration such as 500ms"):

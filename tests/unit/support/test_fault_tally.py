@@ -1,4 +1,4 @@
-"""The table of the fault tests: what counts as broken, and what is shown beside it."""
+"""The table of the fault tests: which results count as broken, and what is shown beside them."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from tests.support.fault_tally import LATE_S, Broken, Tally
 
 
 def test_a_fail_safe_limit_is_late_after_the_dead_man_time() -> None:
-    """Not a moment before; the worst of all is shown beside the count."""
+    """A limit at exactly that time is not late; the largest delay is shown beside the count."""
     tally = Tally()
     for after in (-1.5, LATE_S, 0.25):
         tally.add("sampler silent", "1 kills", Broken(), after)
     with pytest.raises(AssertionError, match="bus away"):
-        tally.add("bus away", "1 outages", Broken(), 2.01)
+        tally.add("bus away", "1 outages", Broken(), LATE_S + 0.01)
     shown = [line.split() for line in tally.lines() if "not in this session" not in line][1:]
     assert shown == [
-        ["bus", "away", "-", "-", "-", "1", "+2.01", "s", "-", "1", "outages"],
-        ["sampler", "silent", "-", "-", "-", "0", "+2.00", "s", "-", "3", "kills"],
+        ["bus", "away", "-", "-", "-", "1", "+5.01", "s", "-", "1", "outages"],
+        ["sampler", "silent", "-", "-", "-", "0", "+5.00", "s", "-", "3", "kills"],
     ]

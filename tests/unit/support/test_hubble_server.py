@@ -4,24 +4,24 @@ import pytest
 
 from services.exporter.observer_pb2 import Flow, FlowFilter
 from tests.support.hubble.conntrack import ACK, FIN, SYN, Conntrack, Packet
-from tests.support.hubble.filters import InvalidMask, masked, passes
+from tests.support.hubble.filters import InvalidMask, apply_mask, passes
 from tests.support.hubble.flows import Talk
 
 MS, S = 1_000_000, 1_000_000_000
 
 
 def there(flags: int = 0, protocol: int = 6) -> Packet:
-    """From the client."""
+    """A packet from the client."""
     return Packet(protocol, "a", 1, "b", 2, flags)
 
 
 def back(flags: int = 0, protocol: int = 6) -> Packet:
-    """From the server."""
+    """A packet from the server."""
     return Packet(protocol, "b", 2, "a", 1, flags)
 
 
 def test_a_handshake_is_reported_once_in_each_direction() -> None:
-    """SYN and SYN-ACK are new flags; a SYN that is sent again within the interval is not reported."""
+    """SYN and SYN-ACK are new flags; a SYN that is retransmitted within the interval is not reported."""
     table = Conntrack()
     table.leaves(there(SYN), 0)
     assert table.passes(there(SYN)) == (True, False)
@@ -34,7 +34,7 @@ def test_a_handshake_is_reported_once_in_each_direction() -> None:
 
 
 def test_a_busy_conversation_is_reported_every_five_seconds() -> None:
-    """Of a UDP stream, the first packet and then one an interval; the first reply at once."""
+    """Of a UDP stream, the first packet and then one per interval; the first reply at once."""
     table = Conntrack()
     reports = []
     for number in range(1200):
@@ -48,7 +48,7 @@ def test_a_busy_conversation_is_reported_every_five_seconds() -> None:
 
 
 def test_the_servers_node_sees_the_reverse() -> None:
-    """A request arrives as no reply, its answer leaves as one; what no endpoint sent is not tracked."""
+    """A request arrives as no reply, its answer leaves as one; a packet without an endpoint is not tracked."""
     table = Conntrack()
     assert table.arrives(there(SYN), 0) == (True, False)
     table.leaves(back(SYN | ACK), MS)
@@ -59,13 +59,13 @@ def test_the_servers_node_sees_the_reverse() -> None:
 def test_masks_follow_hubble() -> None:
     """Nested paths appear, leaves do not; both members of a oneof cannot be named; unknown paths are refused."""
     flow = Talk("udp").ask(1, 11, reply="unknown")
-    assert not masked(["is_reply"], flow).HasField("is_reply")
-    assert masked(["is_reply.value"], flow).HasField("is_reply")
-    assert masked(["l4"], flow).l4.HasField("UDP")
-    assert not masked(["l4.UDP.source_port", "l4.TCP.source_port"], flow).l4.HasField("UDP")
+    assert not apply_mask(["is_reply"], flow).HasField("is_reply")
+    assert apply_mask(["is_reply.value"], flow).HasField("is_reply")
+    assert apply_mask(["l4"], flow).l4.HasField("UDP")
+    assert not apply_mask(["l4.UDP.source_port", "l4.TCP.source_port"], flow).l4.HasField("UDP")
     for path in ("nothing", "time.nothing", "source.workloads.name"):
         with pytest.raises(InvalidMask):
-            masked([path], Flow())
+            apply_mask([path], Flow())
 
 
 def test_filters_follow_hubble() -> None:

@@ -34,7 +34,7 @@ def test_fences_hold_in_every_order_of_events() -> None:
 
 
 def test_a_fence_on_epoch_and_sequence_alone_fails() -> None:
-    """After a wipe, a sample still on its way would bring an older answer into force."""
+    """After a wipe, a sample in flight would bring an older answer into force."""
     with pytest.raises(Overtaken):
         explore(2, lambda held, new: held is None or (new.epoch, new.seq) > held[1:])
 

@@ -1,4 +1,4 @@
-"""What `sluice check` says about a configuration without any request."""
+"""The advice of `sluice check` on a configuration without any request."""
 
 import pytest
 
@@ -10,8 +10,8 @@ from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
 from services.sampler.source import LatencyStats, Measurements
 from services.sampler.source_factory import source_class
-from services.tools.check.advice import advice
-from services.tools.check.connectivity import _of_workload
+from services.tools.check.advice import advise
+from services.tools.check.connectivity import check_workload
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -19,14 +19,14 @@ PROBED = Exporter(probes=(Probe(workload="robot", address="robot.default.svc"),)
 
 
 def config(signal: Signal | None = None, domain: Domain | None = None, exporter: Exporter = PROBED) -> Config:
-    """A configuration with nothing to say about, but for the part that is given."""
+    """A configuration without findings, except for the given part."""
     usual = Domain(name="cell", critical=(Critical(workload="robot"),), targets=(TARGET,))
     return Config(domains=(domain or usual,), signal=signal or Signal(), exporter=exporter)
 
 
 def test_a_sound_configuration_has_nothing_to_say_about() -> None:
-    """No warning without a cause."""
-    assert advice(config(), seen=False) == []
+    """There is no warning without a cause."""
+    assert advise(config(), measured=False) == []
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,21 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
     ],
 )
 def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
-    """By the setting, and with what it costs."""
-    told = {finding.where: finding for finding in advice(config(signal), seen=False)}
-    assert what in told[where].what
-    assert told[where].level == "warning"
+    """The warning names the setting and its cost."""
+    findings = {finding.where: finding for finding in advise(config(signal), measured=False)}
+    assert what in findings[where].what
+    assert findings[where].level == "warning"
 
 
 def test_what_the_source_shows_is_not_guessed_about() -> None:
-    """Where every workload is measured, nobody needs to be told to switch something on."""
+    """If every workload is measured, no advice to enable a feature is needed."""
     blind = config(exporter=Exporter())
-    assert "blind unless it is probed" in advice(blind, seen=False)[0].what
-    assert advice(blind, seen=True) == []
+    assert "blind unless it is probed" in advise(blind, measured=False)[0].what
+    assert advise(blind, measured=True) == []
 
 
 def test_what_is_unwise_in_a_domain_is_told() -> None:
-    """Too few observations for a P95, a dead man who is too quick."""
+    """Too few observations for a P95, and a dead-man time that is too short."""
     domain = Domain(
         name="cell",
         critical=(Critical(workload="robot"),),
@@ -71,13 +71,13 @@ def test_what_is_unwise_in_a_domain_is_told() -> None:
         min_observations=20,
         dead_man=Duration(3 * S // 2),
     )
-    told = {finding.where.partition(": ")[2]: finding for finding in advice(config(domain=domain), seen=False)}
-    assert "1.4 to 2.8 ms" in told["min_observations"].what
-    assert "one slow answer" in told["dead_man"].what
+    findings = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
+    assert "1.4 to 2.8 ms" in findings["min_observations"].what
+    assert "one slow answer" in findings["dead_man"].what
 
 
 def test_lag_adds_up_what_a_step_waits_for() -> None:
-    """A twentieth of the window to show, the rest of it to vanish, and the waits in between."""
+    """A twentieth of the window to appear, the rest of it to disappear, and the waits in between."""
     scrape = source_class("scrape").lag(Signal(period=Duration(S // 4), window=Duration(2 * S)))
     assert (scrape.appears, scrape.vanishes) == pytest.approx((0.35, 2.15))
     prometheus = source_class("prometheus").lag(Signal(source="prometheus", period=Duration(S), window=Duration(4 * S)))
@@ -86,9 +86,9 @@ def test_lag_adds_up_what_a_step_waits_for() -> None:
 
 @pytest.mark.parametrize(("observations", "level"), [(99, "error"), (102, "warning"), (120, None)])
 def test_a_window_with_just_enough_says_that_others_have_too_few(observations: int, level: str | None) -> None:
-    """The one window that was looked at is no proof of the next."""
+    """One measured window does not prove the next."""
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)
     measured = Measurements(10, {robot.key: LatencyStats(bounds=BOUNDS)}, {})
-    found = [finding.level for finding in _of_workload(robot, measure, measured, 100)]
+    found = [finding.level for finding in check_workload(robot, measure, measured, 100)]
     assert found == [level] * (level is not None)

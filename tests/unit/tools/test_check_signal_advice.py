@@ -1,4 +1,4 @@
-"""Missing probes and coarse buckets are named before the install, with the remedy."""
+"""Missing probes and coarse buckets are reported before the install, with the remedy."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def config(more: str = "") -> Config:
 
 
 def test_without_a_probe_the_sidecar_is_advised() -> None:
-    """On long-lived flows nothing opens connections: the advice says what to run and at which rate."""
+    """Long-lived flows open no connections: the advice names the command and the rate."""
     [advice] = suggest_probes(config())
     assert "factory/robot-control" in advice
     assert "sluice echo" in advice
@@ -56,13 +56,13 @@ def test_probes_that_are_just_enough_on_average_are_too_slow() -> None:
     ],
 )
 def test_probes_that_the_signal_leaves_out_do_not_count(matchers: str, enough: bool) -> None:
-    """The sampler would not see them; labels that a Prometheus adds leave nothing out."""
+    """The sampler would not see them; labels that a Prometheus adds exclude nothing."""
     probed = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a}], relay: {}}\n"
     assert (suggest_probes(config(f"{probed}signal: {{matchers: {matchers}}}\n")) == []) == enough
 
 
 def test_the_advice_names_the_matchers_that_leave_probes_out() -> None:
-    """Nobody needs a second sidecar."""
+    """A second sidecar is not needed."""
     probed = "exporter: {probes: [{workload: robot-control, namespace: factory, address: a}], relay: {}}\n"
     [advice] = suggest_probes(config(f"{probed}signal: {{matchers: {{source: handshake}}}}\n"))
     assert "blind unless it opens at least that many connections" in advice
@@ -71,7 +71,7 @@ def test_the_advice_names_the_matchers_that_leave_probes_out() -> None:
 
 @pytest.mark.parametrize("preset", ["netobserv", "obi", "cilium-health"])
 def test_exporters_of_others_have_advice_of_their_own(preset: str) -> None:
-    """Each is blind in its own way."""
+    """Each has other blind spots."""
     [advice] = suggest_probes(config(f"signal: {{preset: {preset}}}\n"))
     assert preset in advice
 

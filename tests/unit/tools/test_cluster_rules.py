@@ -1,4 +1,4 @@
-"""What `sluice check --cluster` finds wrong, one thing at a time on a cluster that is otherwise right."""
+"""The findings of `sluice check --cluster`, one fault at a time on an otherwise sound cluster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.actuator.ownership import pause_reason
 from services.kube.objects import BANDWIDTH, Deployment
-from services.tools.check.cluster_rules import PRIORITY, Cluster, Finding, findings
+from services.tools.check.cluster_rules import PRIORITY, ClusterObjects, Finding, check_cluster_objects
 from tests.support.kube.objects import after, order, plan_of
 
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000), namespace="floor")
@@ -18,7 +18,7 @@ DOMAIN = Domain(name="floor", critical=(Critical(workload="robot", namespace="fl
 
 
 SEVEN = {"rules": {"http": [{"method": "GET"}]}}
-"""What sends a port's traffic through the proxy."""
+"""A rule that sends a port's traffic through the proxy."""
 
 
 def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def deployment(name: str, priority: str, **annotations: str) -> dict[str, Any]:
 
 
 def node(name: str) -> dict[str, Any]:
-    """A Node with a kernel that is new enough."""
+    """A Node with a recent enough kernel."""
     return {"metadata": {"name": name}, "status": {"nodeInfo": {"kernelVersion": "6.8.0-40-generic"}}}
 
 
@@ -75,8 +75,8 @@ def test_nothing_is_found_where_all_is_well() -> None:
     """Layer 4 rules, layer 7 rules of others (of the same name in another namespace, too), a second node."""
     tree = cluster()
     tree["policies"] += [policy("upload", SEVEN, namespace="elsewhere"), policy("other", SEVEN, namespace=None)]
-    assert findings([DOMAIN], Cluster(**tree)) == []
-    assert findings([DOMAIN], Cluster(**cluster())) == []
+    assert check_cluster_objects([DOMAIN], ClusterObjects(**tree)) == []
+    assert check_cluster_objects([DOMAIN], ClusterObjects(**cluster())) == []
 
 
 def manager_off(tree: dict[str, Any]) -> None:
@@ -90,12 +90,12 @@ def no_cilium(tree: dict[str, Any]) -> None:
 
 
 def ipsec(tree: dict[str, Any]) -> None:
-    """Encryption that the manager cannot work with."""
+    """Encryption that does not work with the manager."""
     tree["cilium"]["enable-ipsec"] = "true"
 
 
 def no_hubble(tree: dict[str, Any]) -> None:
-    """Nothing to follow."""
+    """No flows."""
     del tree["cilium"]["enable-hubble"]
 
 
@@ -105,22 +105,22 @@ def old_kernel(tree: dict[str, Any]) -> None:
 
 
 def no_target(tree: dict[str, Any]) -> None:
-    """A slip of the pen in the configuration."""
+    """A misspelt name in the configuration."""
     del tree["deployments"]["floor/upload"]
 
 
 def no_priority(tree: dict[str, Any]) -> None:
-    """A critical workload like any other."""
+    """A critical workload without priority."""
     tree["deployments"]["floor/robot"]["spec"]["template"]["metadata"]["annotations"] = {}
 
 
-def born_unlimited(tree: dict[str, Any]) -> None:
+def no_fail_safe(tree: dict[str, Any]) -> None:
     """A template without the fail-safe limit."""
     del tree["deployments"]["floor/upload"]["spec"]["template"]["metadata"]["annotations"][BANDWIDTH]
 
 
 def host_network(tree: dict[str, Any]) -> None:
-    """A pod without a network of its own."""
+    """A pod without its own network namespace."""
     tree["pods"][0]["spec"]["hostNetwork"] = True
 
 
@@ -131,18 +131,18 @@ def host_network_to_be(tree: dict[str, Any]) -> None:
 
 
 def unknown_peers(tree: dict[str, Any]) -> None:
-    """No policy says whom the target sends to: its store may be beside it, as it is here."""
+    """No policy names the target's peers: its store may be on the same node, as it is here."""
     tree["policies"] = []
     tree["pods"][2]["spec"]["nodeName"] = "w1"
 
 
 def beside_its_peer(tree: dict[str, Any]) -> None:
-    """The target runs where its store does; others run elsewhere."""
+    """The target runs on the node of its store; others run elsewhere."""
     tree["pods"][2]["spec"]["nodeName"] = "w1"
 
 
 def only_node(tree: dict[str, Any]) -> None:
-    """A cluster on a laptop, nothing runs yet."""
+    """A cluster on a laptop, without pods yet."""
     del tree["nodes"][1]
     tree["pods"] = []
 
@@ -181,12 +181,12 @@ def no_relay(tree: dict[str, Any]) -> None:
 
 
 def no_prometheus(tree: dict[str, Any]) -> None:
-    """A source that is not there."""
+    """A source that does not exist."""
     tree["absent"] = {"signal.prometheus.url": ("monitoring/prometheus", "nothing is measured")}
 
 
 def foreign_owner(tree: dict[str, Any]) -> None:
-    """Somebody's own limit."""
+    """A limit that another client set."""
     metadata = tree["deployments"]["floor/upload"]["metadata"]
     metadata["annotations"][BANDWIDTH] = "7M"
     fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{BANDWIDTH}": {}}}}
@@ -194,7 +194,7 @@ def foreign_owner(tree: dict[str, Any]) -> None:
 
 
 def no_volumes(tree: dict[str, Any]) -> None:
-    """A cluster as kubeadm leaves it."""
+    """A cluster as kubeadm creates it."""
     tree["volumes"] = False
 
 
@@ -208,7 +208,7 @@ def no_volumes(tree: dict[str, Any]) -> None:
         (old_kernel, "warning", "kernel 6.1.0-28-amd64 is below 6.7"),
         (no_target, "error", "the configuration names it as a target"),
         (no_priority, "warning", "guaranteed protects"),
-        (born_unlimited, "warning", "set 2M there once"),
+        (no_fail_safe, "warning", "set 2M there once"),
         (host_network, "error", "host's network"),
         (host_network_to_be, "error", "host's network"),
         (unknown_peers, "warning", "peers unknown: no policy names them; should one of them run on w1 too"),
@@ -231,20 +231,20 @@ def test_each_thing_that_is_wrong_is_found_alone(
     """One finding, of the right level, that names the object and the remedy."""
     tree = cluster()
     broken(tree)
-    found = findings([DOMAIN], Cluster(**tree))
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert [(one.level, words in one.what) for one in found] == [(level, True)], found
     assert msgspec.json.encode(found[0])
 
 
 def of_upload(tree: dict[str, Any]) -> list[Finding]:
     """The findings, all of which are about the target."""
-    found = findings([DOMAIN], Cluster(**tree))
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert {one.where for one in found} <= {"deployment floor/upload"}
     return found
 
 
 def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
-    """A value from before Sluice is taken over and kept for ``restore``; set again it pauses; handed back it does not.
+    """A value from before Sluice is kept for ``restore``.  Set again it pauses; removed it resumes.
 
     The actuator's own plan and judgement, on the very object that the check reads.
     """
@@ -256,7 +256,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
         return msgspec.convert(raw, type=Deployment)
 
     (before,) = of_upload(tree)
-    assert (before.level, "whoever sets it again meanwhile pauses" in before.what) == ("warning", True)
+    assert (before.level, "a client that sets it again pauses" in before.what) == ("warning", True)
     assert pause_reason(seen(), managed=False) is None
     (write,) = plan_of(order(5000), seen()).writes
     assert (write.record.found, write.record.value) == ("7M", "5M")
@@ -279,7 +279,7 @@ def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
-    """Before the first write and after it: who manages the Deployment, and where the value must go."""
+    """Before the first write and after it: the manager of the Deployment, and where to move the value."""
     tree = cluster()
     foreign_owner(tree)
     raw = tree["deployments"]["floor/upload"]
@@ -295,7 +295,7 @@ def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
 
 @pytest.mark.parametrize(("others", "told"), [("store", False), ("upload", True)])
 def test_unknown_peers_that_something_is_kept_away_from(*, others: str, told: bool) -> None:
-    """The advice was taken already; replicas that keep away from each other only say nothing of peers."""
+    """The advice was already followed; replicas with anti-affinity among themselves only say nothing about peers."""
     tree = cluster()
     unknown_peers(tree)
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": others}}}
@@ -318,13 +318,18 @@ def test_what_redirects_to_a_proxy_without_rules(port: dict[str, Any]) -> None:
     """Cilium sends such a port's traffic through Envoy as well."""
     tree = cluster()
     tree["policies"][0] = policy("upload", {"ports": [{"port": "443"}], **port})
-    (found,) = findings([DOMAIN], Cluster(**tree))
+    (found,) = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
     assert (found.level, "L7 rule at egress of floor/upload" in found.what) == ("error", True)
 
 
 def test_errors_come_first() -> None:
-    """A person reads the top of the list."""
+    """Readers look at the top of the list."""
     tree = cluster()
     for broken in (old_kernel, no_priority, host_network, manager_off):
         broken(tree)
-    assert [one.level for one in findings([DOMAIN], Cluster(**tree))] == ["error", "error", "warning", "warning"]
+    assert [one.level for one in check_cluster_objects([DOMAIN], ClusterObjects(**tree))] == [
+        "error",
+        "error",
+        "warning",
+        "warning",
+    ]

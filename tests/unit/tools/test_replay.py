@@ -1,4 +1,4 @@
-"""``sluice replay`` as it is typed: policies and configurations side by side, and what it cannot tell."""
+"""``sluice replay`` on the command line: policies and configurations side by side, and its limits."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,14 @@ import pytest
 from msgspec import structs
 
 from schemas.config import BusConfig
-from services.tools.common.recording import Line, Reader, Writer, header_of, line_of
-from services.tools.replay.decision_process import configuration
+from services.tools.common.recording import (
+    RecordedMessage,
+    RecordingReader,
+    RecordingWriter,
+    build_header,
+    build_message,
+)
+from services.tools.replay.decision_process import build_configuration
 from tests.support.bus_stream import BEGIN, config, record, stream
 from tests.support.commands import sluice
 
@@ -21,9 +27,9 @@ def recording(tmp_path: Path) -> Path:
     return record(tmp_path / "run.jsonl.zst", config(), stream(config(), COUNT))
 
 
-def written(recording: Path, file: str, **changes: object) -> Path:
+def write_config(recording: Path, file: str, **changes: object) -> Path:
     """The recorded configuration as a file, with other settings of its domain."""
-    tree = configuration(Reader(recording).header, BusConfig())
+    tree = build_configuration(RecordingReader(recording).header, BusConfig())
     tree["domains"] = [tree["domains"][0] | changes]
     path = recording.with_name(file)
     path.write_text(json.dumps(tree))
@@ -31,8 +37,8 @@ def written(recording: Path, file: str, **changes: object) -> Path:
 
 
 def test_policies_and_configurations_side_by_side(recording: Path) -> None:
-    """Each has its row; the recorded configuration and policy give what is on record, another gives something else."""
-    same, other = written(recording, "same.yaml"), written(recording, "other.yaml", policy="aimd")
+    """Each has its row; the recorded configuration and policy give the recorded result, another does not."""
+    same, other = write_config(recording, "same.yaml"), write_config(recording, "other.yaml", policy="aimd")
     done = sluice("replay", recording, "--policy", "aimd", "--policy", "static", "--config", same, "--config", other)
     assert done.returncode == 0, done.stderr
     for row in ("as recorded", "aimd", "static", "same.yaml", "other.yaml"):
@@ -46,23 +52,23 @@ def test_policies_and_configurations_side_by_side(recording: Path) -> None:
 
 
 def test_limits_for_each_pod_are_told(tmp_path: Path) -> None:
-    """Their sum over the targets is not what all replicas might send."""
+    """Their sum over the targets differs from the rate of all replicas."""
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
     each = structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),))
-    told = sluice("replay", record(tmp_path / "run", each, stream(of, COUNT)), "--policy", "aimd").stdout
-    assert "those for each pod counted once" in " ".join(told.split())
+    output = sluice("replay", record(tmp_path / "run", each, stream(of, COUNT)), "--policy", "aimd").stdout
+    assert "those for each pod counted once" in " ".join(output.split())
 
 
 def test_a_configuration_of_something_else(recording: Path) -> None:
-    """A configuration about none of the recorded domains has nothing to say, and that is an error."""
-    done = sluice("replay", recording, "--config", written(recording, "strange.yaml", name="elsewhere"))
-    assert done.returncode == 1
+    """A configuration with none of the recorded domains is an error."""
+    done = sluice("replay", recording, "--config", write_config(recording, "strange.yaml", name="elsewhere"))
+    assert done.returncode == 2
     assert "its domains are elsewhere, those of the recording cell-0" in done.stderr
 
 
 def test_policies_are_not_for_a_bus(recording: Path) -> None:
-    """What runs on the bus has its own policy: the two do not go together."""
+    """A service on the bus has its own policy, so the two options exclude each other."""
     done = sluice("replay", recording, "--policy", "aimd", "--nats", "nats://127.0.0.1:1")
     assert done.returncode == 2
     assert "replay in this process" in done.stderr
@@ -70,7 +76,7 @@ def test_policies_are_not_for_a_bus(recording: Path) -> None:
 
 @pytest.mark.parametrize("command", [("replay",), ("replay", "--every-policy"), ("audit",)])
 def test_nothing_is_not_passed_off_as_success(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A recording without a message, a typo in a name or a prefix: nobody is told that all is well."""
+    """A recording without a message, a misspelt name or a prefix never ends with success."""
     done = sluice(*command, record(tmp_path / "empty", config(), iter([])))
     assert done.returncode == 1
     assert "there is no " in done.stdout + done.stderr
@@ -96,7 +102,7 @@ def test_an_unknown_domain_is_an_error(recording: Path, command: tuple[str, ...]
     ],
 )
 def test_what_is_typed_wrong_is_told(recording: Path, command: str, why: str) -> None:
-    """In a sentence and with exit code 2, as the documentation says."""
+    """The error is a sentence with exit code 2, as documented."""
     done = sluice(*(str(recording) if word == "FILE" else word for word in command.split()))
     assert done.returncode == 2
     assert why in done.stderr
@@ -104,8 +110,8 @@ def test_what_is_typed_wrong_is_told(recording: Path, command: str, why: str) ->
 
 
 def test_a_recording_with_a_damaged_header(recording: Path) -> None:
-    """The configuration stands in for it: all messages are read, and the damage is an error."""
-    config_file = written(recording, "same.yaml")
+    """The configuration replaces it: all messages are read, and the damage is an error."""
+    config_file = write_config(recording, "same.yaml")
     hurt = bytearray(recording.read_bytes())
     hurt[100] ^= 1
     recording.write_bytes(hurt)
@@ -113,12 +119,12 @@ def test_a_recording_with_a_damaged_header(recording: Path) -> None:
     done = sluice("audit", recording, "--config", config_file)
     assert done.returncode == 1
     assert f"{COUNT} samples, {COUNT} decisions" in done.stdout
-    assert "all as it must be" in done.stdout
+    assert "all rules hold" in done.stdout
     assert "a damaged frame" in done.stderr
 
 
 def test_a_report_on_nothing(tmp_path: Path) -> None:
-    """Is a page that says so, and no success."""
+    """The page shows that there is nothing, and the command fails."""
     page = tmp_path / "x.html"
     done = sluice("report", record(tmp_path / "empty", config(), iter([])), "-o", page)
     assert done.returncode == 1
@@ -127,15 +133,15 @@ def test_a_report_on_nothing(tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written(recording: Path, tmp_path: Path) -> None:
-    """Where there is no such folder, the error names it."""
+    """If the folder does not exist, the error names it."""
     done = sluice("report", recording, "-o", tmp_path / "nowhere" / "x.html")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.startswith("Error: ")
     assert "nowhere" in done.stderr
 
 
-def altered(lines: list[Line], change: str) -> list[Line]:
-    """A recording that is not as it was made."""
+def alter(lines: list[RecordedMessage], change: str) -> list[RecordedMessage]:
+    """A damaged copy of a recording."""
     decisions = [line for line in lines if line.kind == "decision"]
     if change == "no decision":
         return [line for line in lines if line.kind != "decision"]
@@ -148,7 +154,7 @@ def altered(lines: list[Line], change: str) -> list[Line]:
     body = json.loads(decisions[30].payload)
     body["state"]["seq"] = 999
     old = decisions[30]
-    new = line_of("decision", old.subject, old.seq, old.time, old.headers, json.dumps(body).encode())
+    new = build_message("decision", old.subject, old.seq, old.time, old.headers, json.dumps(body).encode())
     return [new if line is old else line for line in lines]
 
 
@@ -156,8 +162,8 @@ def altered(lines: list[Line], change: str) -> list[Line]:
     "change", ["no decision", "decisions stop", "one is gone", "a sample is gone", "another number"]
 )
 def test_a_recording_that_is_not_whole_is_no_success(tmp_path: Path, change: str) -> None:
-    """What is missing or has no cause is listed, and the exit code is not 0; nor is the audit's."""
-    lines = altered(list(stream(config(), COUNT)), change)
+    """Missing messages and causes are listed, and the exit code is not 0; nor is the audit's."""
+    lines = alter(list(stream(config(), COUNT)), change)
     file = record(tmp_path / "run", config(), iter(lines))
     done = sluice("replay", file)
     assert done.returncode == 1
@@ -166,10 +172,10 @@ def test_a_recording_that_is_not_whole_is_no_success(tmp_path: Path, change: str
 
 
 def test_samples_alone_have_nothing_to_compare(tmp_path: Path) -> None:
-    """A recording of past metrics says in its header that it keeps no decisions, and nothing is missing from it."""
+    """Its header declares that it has no decisions, so none is missing."""
     file = tmp_path / "run"
-    header = structs.replace(header_of(config(), "prometheus", "0.1.0", BEGIN), kinds=("sample",))
-    with file.open("wb") as out, Writer(out, header) as writer:
+    header = structs.replace(build_header(config(), "prometheus", "0.1.0", BEGIN), kinds=("sample",))
+    with file.open("wb") as out, RecordingWriter(out, header) as writer:
         for line in stream(config(), COUNT):
             if line.kind == "sample":
                 writer.write(line)

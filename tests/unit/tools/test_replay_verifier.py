@@ -1,4 +1,4 @@
-"""Replay of one domain: the same stream gives the same decisions, and where it cannot, it says why."""
+"""Replay of one domain: the same stream gives the same decisions, or the reason for a difference."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,22 +9,22 @@ from msgspec import structs
 
 from schemas.messages import Decision, Sample, decode, encode
 from services.control import Controller, FutureSample
-from services.tools.common.recording import Line, Reader, line_of
-from services.tools.replay.offline import again, what_if
-from services.tools.replay.verifier import Tally
+from services.tools.common.recording import RecordedMessage, RecordingReader, build_message
+from services.tools.replay.offline import compare_policies, verify
+from services.tools.replay.verifier import ReplayTally
 from tests.support.bus_stream import BEGIN, PERIOD, config, decision_line, record, sample_line, samples, stream
 
 COUNT = 300
-Replay = Callable[[Iterator[Line]], Tally]
+Replay = Callable[[Iterator[RecordedMessage]], ReplayTally]
 
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Replay:
     """Record lines of one domain, and replay them."""
 
-    def run(lines: Iterator[Line]) -> Tally:
-        reader = Reader(record(tmp_path / "x.jsonl.zst", config(), lines))
-        tally = again(reader, lambda _: None)["cell-0"]
+    def run(lines: Iterator[RecordedMessage]) -> ReplayTally:
+        reader = RecordingReader(record(tmp_path / "x.jsonl.zst", config(), lines))
+        tally = verify(reader, lambda _: None)["cell-0"]
         assert reader.problems == []
         return tally
 
@@ -32,7 +32,7 @@ def replay(tmp_path: Path) -> Replay:
 
 
 def test_the_same_stream_gives_the_same_decisions(replay: Replay) -> None:
-    """Every decision is made again byte for byte, windows without data included."""
+    """Every decision is made again byte for byte, including windows without data."""
     tally = replay(stream(config(), COUNT))
     assert (tally.samples, tally.identical, tally.different, tally.given) == (COUNT, COUNT, 0, 0)
     assert tally.notes == []
@@ -40,7 +40,7 @@ def test_the_same_stream_gives_the_same_decisions(replay: Replay) -> None:
 
 def test_domains_do_not_mix(tmp_path: Path) -> None:
     """Interleaved domains are each replayed from their own state."""
-    tallies = again(Reader(record(tmp_path / "x", config(7), stream(config(7), 50))), lambda _: None)
+    tallies = verify(RecordingReader(record(tmp_path / "x", config(7), stream(config(7), 50))), lambda _: None)
     assert {name: (tally.identical, tally.different) for name, tally in tallies.items()} == {
         f"cell-{i}": (50, 0) for i in range(7)
     }
@@ -55,7 +55,7 @@ def test_decisions_that_come_late_or_early(replay: Replay, first: str) -> None:
 
 
 def test_a_recording_that_begins_in_the_middle_with_a_state(replay: Replay) -> None:
-    """With the decision before the first sample on record, all that follow are checked."""
+    """With the decision before the first recorded sample, all later ones are checked."""
     lines = list(stream(config(), COUNT))
     tally = replay(iter(lines[201:]))
     assert lines[201].kind == "decision"
@@ -64,18 +64,25 @@ def test_a_recording_that_begins_in_the_middle_with_a_state(replay: Replay) -> N
 
 
 def test_a_recording_that_begins_in_the_middle_without_a_state(replay: Replay) -> None:
-    """Without it the first decision is taken as given, which is said, and the rest is checked."""
+    """The first decision is taken as given, which the output says, and the rest is checked."""
     tally = replay(iter(list(stream(config(), COUNT))[200:]))
     assert (tally.given, tally.identical, tally.different) == (1, COUNT - 101, 0)
     assert "begins in the middle" in tally.notes[0]
 
 
+def test_a_recording_that_begins_between_a_sample_and_its_decision(replay: Replay) -> None:
+    """A decision in the range on a sample from before it is a state, and nothing is missing."""
+    _, first, sample, *rest = stream(config(), COUNT)
+    tally = replay(iter([sample, structs.replace(first, time=sample.time + 1), *rest]))
+    assert (tally.given, tally.missing, tally.identical, tally.different) == (1, 0, COUNT - 1, 0)
+
+
 def test_a_new_epoch(replay: Replay) -> None:
-    """After the bus was wiped the decision service begins anew, and so does the replay."""
+    """After the bus was wiped the decision service starts a new epoch, and so does the replay."""
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def wiped() -> Iterator[Line]:
+    def wiped() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 100), 1):
             yield sample_line(sample, i)
@@ -88,11 +95,11 @@ def test_a_new_epoch(replay: Replay) -> None:
 
 
 def test_a_fault_is_an_input(replay: Replay) -> None:
-    """A step that took too long took the fallback's branch; the replay takes it too."""
+    """A step that took too long used the fallback; the replay does, too."""
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def hurried() -> Iterator[Line]:
+    def hurried() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 100), 1):
             yield sample_line(sample, i)
@@ -106,13 +113,13 @@ def test_a_fault_is_an_input(replay: Replay) -> None:
 
 
 def test_a_changed_decision_is_found_and_stands_for_itself(replay: Replay) -> None:
-    """A decision that does not follow from its sample is listed with what differs; later ones are not blamed."""
+    """A decision that does not follow from its sample is listed with the difference; later ones are not affected."""
     lines = list(stream(config(), COUNT))
     at = 101
     body = msgspec.json.decode(lines[at].payload)
     body["targets"][0]["limit"] += 1
     old = lines[at]
-    lines[at] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    lines[at] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
     tally = replay(iter(lines))
     assert (tally.different, tally.identical) == (1, COUNT - 1)
     limit = decode(Decision, old.payload).targets[0].limit
@@ -120,11 +127,11 @@ def test_a_changed_decision_is_found_and_stands_for_itself(replay: Replay) -> No
 
 
 def test_a_decision_that_is_only_written_otherwise_is_a_difference(replay: Replay) -> None:
-    """Bit for bit means bytes: the same content with a space in it is not the same."""
+    """Bit for bit means bytes: the same content with another space differs."""
     lines = list(stream(config(), 10))
     old = lines[11]
     spaced = old.payload.replace(b'","', b'", "', 1)
-    lines[11] = line_of("decision", old.subject, old.seq, old.time, old.headers, spaced)
+    lines[11] = build_message("decision", old.subject, old.seq, old.time, old.headers, spaced)
     tally = replay(iter(lines))
     assert tally.different == 1
     assert "written otherwise" in tally.differences[0].what
@@ -132,7 +139,7 @@ def test_a_decision_that_is_only_written_otherwise_is_a_difference(replay: Repla
 
 @pytest.mark.parametrize(("gone", "given"), [(1, 0), (5, 0)])
 def test_missing_decisions(replay: Replay, gone: int, given: int) -> None:
-    """Decisions that were lost from the record are stepped over: the samples are still there."""
+    """Missing decisions are stepped over, because the samples are there."""
     lines = list(stream(config(), 60))
     left = [line for line in lines if not (line.kind == "decision" and 20 <= line.seq < 20 + gone)]
     tally = replay(iter(left))
@@ -141,7 +148,7 @@ def test_missing_decisions(replay: Replay, gone: int, given: int) -> None:
 
 
 def test_missing_samples(replay: Replay) -> None:
-    """A decision whose sample was lost is taken as given, which is said, and the rest is checked."""
+    """A decision whose sample was lost is taken as given, which the output says, and the rest is checked."""
     lines = list(stream(config(), 60))
     left = [line for line in lines if not (line.kind == "sample" and 20 <= line.seq < 23)]
     tally = replay(iter(left))
@@ -151,7 +158,7 @@ def test_missing_samples(replay: Replay) -> None:
 
 
 def test_a_missing_stretch(replay: Replay) -> None:
-    """After a hole in the record the first decision is taken as given, and the rest is checked."""
+    """After a gap in the record the first decision is taken as given, and the rest is checked."""
     lines = list(stream(config(), 60))
     tally = replay(iter(lines[:40] + lines[80:]))
     assert (tally.identical, tally.different, tally.given) == (39, 0, 1)
@@ -160,12 +167,12 @@ def test_a_missing_stretch(replay: Replay) -> None:
 
 
 def test_a_decision_that_nothing_gives(replay: Replay) -> None:
-    """Its number says that others are missing before it, and no sample is: it differs, as the one after it may."""
+    """Its number implies missing decisions, but no sample is missing: it differs, and the next one may."""
     lines = list(stream(config(), 60))
     old = lines[41]
     body = msgspec.json.decode(old.payload)
     body["state"]["seq"] = 999
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
     tally = replay(iter(lines))
     assert (tally.different, tally.given) == (2, 0)
     assert [one.sample for one in tally.differences] == [read_sample(lines[40]), read_sample(lines[42])]
@@ -173,13 +180,13 @@ def test_a_decision_that_nothing_gives(replay: Replay) -> None:
     assert tally.differences[0].time == old.time
 
 
-def read_sample(line: Line) -> str:
+def read_sample(line: RecordedMessage) -> str:
     """The id of a line's sample."""
     return decode(Sample, line.payload).id
 
 
 def test_samples_at_the_end(replay: Replay) -> None:
-    """One that just came may still be decided on; one that is older than a decision is good for will not be."""
+    """A recent sample may still get a decision; one older than a decision's lifetime will not."""
     lines = list(stream(config(), 60))
     left = [line for line in lines if line.kind == "sample" or line.seq <= 30]
     tally = replay(iter(left))
@@ -190,11 +197,11 @@ def test_samples_at_the_end(replay: Replay) -> None:
 
 
 def test_stale_samples(replay: Replay) -> None:
-    """Samples that came twice or too late were not stepped on, and are not now."""
+    """Repeated and late samples were not stepped on, and are not in the replay."""
     domain = config().domains[0]
     controller = Controller(domain)
 
-    def untidy() -> Iterator[Line]:
+    def untidy() -> Iterator[RecordedMessage]:
         state = None
         history: list[Sample] = []
         for i, sample in enumerate(samples(domain, 50), 1):
@@ -210,7 +217,7 @@ def test_stale_samples(replay: Replay) -> None:
 
 
 def test_clocks_that_jump(replay: Replay) -> None:
-    """A sample from the future is refused, and a bus whose clock was set back begins a new epoch: so on replay."""
+    """A sample from the future is refused, and a bus whose clock was set back starts a new epoch, in replay as well."""
     domain = config().domains[0]
     controller = Controller(domain)
     hour = 3600 * 10**9
@@ -218,9 +225,9 @@ def test_clocks_that_jump(replay: Replay) -> None:
     def moved(sample: Sample, by: int) -> Sample:
         return structs.replace(sample, start=sample.start + by, end=sample.end + by)
 
-    def jumping() -> Iterator[Line]:
+    def jumping() -> Iterator[RecordedMessage]:
         state = None
-        # An hour ahead together with the bus, then both are set right; in between a sampler alone is ahead.
+        # An hour ahead together with the bus, then both are corrected; in between the sampler alone is ahead.
         for i, sample in enumerate(samples(domain, 60), 1):
             one = moved(sample, hour if i <= 20 or i % 10 == 0 else 0)
             published = sample.end + 5_000_000 + (hour if i <= 20 else 0)
@@ -238,12 +245,12 @@ def test_clocks_that_jump(replay: Replay) -> None:
 
 
 def test_a_gap_in_the_samples(replay: Replay) -> None:
-    """After a gap longer than a decision is good for, the replay goes on as the live service did."""
+    """After a gap longer than a decision's lifetime, the replay continues as the live service did."""
     domain = config().domains[0]
     controller = Controller(domain)
     gap = domain.dead_man // PERIOD + 1
 
-    def interrupted() -> Iterator[Line]:
+    def interrupted() -> Iterator[RecordedMessage]:
         state = None
         for i, sample in enumerate(samples(domain, 40 + gap), 1):
             if not 20 <= i < 20 + gap:
@@ -258,36 +265,36 @@ def test_a_gap_in_the_samples(replay: Replay) -> None:
 
 
 def test_another_policy_on_record(replay: Replay) -> None:
-    """A decision by a policy that the configuration does not name cannot be made again, and says so."""
+    """A decision by an unconfigured policy cannot be made again, and the output says so."""
     lines = list(stream(config(), 3))
     old = lines[1]
     foreign = old.payload.replace(b"proportional/1", b"proportional/0")
-    lines[1] = line_of("decision", old.subject, old.seq, old.time, old.headers, foreign)
+    lines[1] = build_message("decision", old.subject, old.seq, old.time, old.headers, foreign)
     tally = replay(iter(lines))
     assert tally.differences[0].what == "recorded under proportional/0, replayed under proportional/1"
 
 
 def test_a_domain_that_is_not_configured(tmp_path: Path) -> None:
-    """Samples of a domain that the header does not know are counted and named."""
+    """Samples of a domain that is not in the header are counted and named."""
     lines = stream(config(2), 5)
-    tallies = again(Reader(record(tmp_path / "x", config(1), lines)), lambda _: None)
+    tallies = verify(RecordingReader(record(tmp_path / "x", config(1), lines)), lambda _: None)
     assert tallies["cell-1"].samples == 5
     assert "does not have this domain" in tallies["cell-1"].notes[0]
     assert tallies["cell-0"].identical == 5
 
 
 def test_a_sample_that_is_none(tmp_path: Path) -> None:
-    """A sample that nobody could read is named with its line, and nothing else is lost."""
+    """An unreadable sample is named with its line, and nothing else is lost."""
     lines = list(stream(config(), 5))
-    lines.insert(4, line_of("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b'{"domain":"cell-0"}'))
-    lines.insert(6, line_of("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b"\x00"))
-    reader = Reader(record(tmp_path / "x", config(1), iter(lines)))
-    assert again(reader, lambda _: None)["cell-0"].identical == 5
+    lines.insert(4, build_message("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b'{"domain":"cell-0"}'))
+    lines.insert(6, build_message("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b"\x00"))
+    reader = RecordingReader(record(tmp_path / "x", config(1), iter(lines)))
+    assert verify(reader, lambda _: None)["cell-0"].identical == 5
     assert [problem.line for problem in reader.problems] == [6, 8]
 
 
 def test_the_first_of_all_is_encoded_as_the_service_does() -> None:
-    """The comparison is with the bytes that ``encode`` writes: a guard on this file's own premise."""
+    """The comparison is with the bytes that ``encode`` writes; this checks the premise of the file."""
     line = next(line for line in stream(config(), 1) if line.kind == "decision")
     assert encode(decode(Decision, line.payload)) == line.payload
 
@@ -297,29 +304,29 @@ def test_the_first_of_all_is_encoded_as_the_service_does() -> None:
     [(b"{}", "not a message of its kind"), (b'{"domain":"cell-0"}', "not a message of its kind"), (b"x", "not JSON")],
 )
 def test_what_is_no_decision_is_named_with_its_line(tmp_path: Path, body: bytes, why: str) -> None:
-    """A line whose message cannot be read costs that decision, and neither replay nor comparison stumbles."""
+    """A line with an unreadable message loses that decision, and neither replay nor comparison fails."""
     lines = list(stream(config(), 40))
     old = lines[41]
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, body)
-    reader = Reader(record(tmp_path / "x", config(), iter(lines)))
-    tally = again(reader, lambda _: None)["cell-0"]
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, body)
+    reader = RecordingReader(record(tmp_path / "x", config(), iter(lines)))
+    tally = verify(reader, lambda _: None)["cell-0"]
     assert [problem.line for problem in reader.problems] == [43]
     assert why in reader.problems[0].what
     assert (tally.identical, tally.different, tally.unanswered) == (39, 0, 1)
-    found = what_if(reader, {"same": config().domains}, lambda _: None)
+    found = compare_policies(reader, {"same": config().domains}, lambda _: None)
     assert [problem.line for problem in reader.problems] == [43]
     assert found["same"]["cell-0"].samples == 40
     assert found["as recorded"]["cell-0"].samples == 39
 
 
 def test_half_a_decision_differs(tmp_path: Path) -> None:
-    """A decision that only tells its place is a difference, and the next one begins anew."""
+    """A decision with its position only is a difference, and the next one starts a new epoch."""
     lines = list(stream(config(), 40))
     old = lines[41]
     body = msgspec.json.decode(old.payload)
     body["targets"] = 3
-    lines[41] = line_of("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
-    tally = again(Reader(record(tmp_path / "x", config(), iter(lines))), lambda _: None)["cell-0"]
+    lines[41] = build_message("decision", old.subject, old.seq, old.time, old.headers, msgspec.json.encode(body))
+    tally = verify(RecordingReader(record(tmp_path / "x", config(), iter(lines))), lambda _: None)["cell-0"]
     assert "cannot be read" in tally.differences[0].what
     assert tally.different == 1
     assert tally.identical + tally.given == 39
@@ -327,9 +334,9 @@ def test_half_a_decision_differs(tmp_path: Path) -> None:
 
 def test_another_version_of_the_policy_is_said(tmp_path: Path) -> None:
     """Differences from a recording under another version of the policy are explained beforehand."""
-    reader = Reader(record(tmp_path / "x", config(), stream(config(), 5)))
+    reader = RecordingReader(record(tmp_path / "x", config(), stream(config(), 5)))
     reader.header = structs.replace(reader.header, policies={"cell-0": "proportional/0"})
-    notes = again(reader, lambda _: None)["cell-0"].notes
+    notes = verify(reader, lambda _: None)["cell-0"].notes
     assert notes == [
         "recorded under proportional/0, and this build has proportional/1: other decisions are to be expected"
     ]

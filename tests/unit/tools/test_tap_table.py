@@ -1,51 +1,51 @@
-"""The live table: what it shows of each domain, and which domains it shows when there is not room for all."""
+"""The live table: its figures for each domain, and its choice of domains if there is not room for all."""
 
 from io import StringIO
 
 from msgspec import structs
-from rich.console import Console
 
 from schemas.config import Config
 from schemas.messages import Action, DeadLetter, Decision, PodOutcome, Sample
-from services.tools.common.formatting import read
-from services.tools.tap.state import View
-from services.tools.tap.table import table
+from services.tools.common.formatting import decode_message
+from services.tools.common.output import TerminalConsole
+from services.tools.tap.state import BusStatus
+from services.tools.tap.table import build_table
 from tests.support.bus_stream import config, stream
 
 
-def shown(view: View, size: tuple[int, int] = (150, 60), now: float = 1.0, trouble: str | None = None) -> str:
+def render(status: BusStatus, size: tuple[int, int] = (150, 60), now: float = 1.0, failure: str | None = None) -> str:
     """The table as text."""
     screen = StringIO()
-    Console(width=size[0], height=size[1], file=screen).print(table(view, now, size, trouble))
+    TerminalConsole(width=size[0], height=size[1], file=screen).print(build_table(status, now, size, failure))
     return screen.getvalue()
 
 
-def filled(of: Config, count: int = 30) -> View:
-    """A view that has seen a made-up stream."""
-    view = View(of.domains)
+def fill_status(of: Config, count: int = 30) -> BusStatus:
+    """A status after a generated stream."""
+    status = BusStatus(of.domains)
     for line in stream(of, count):
-        view.take(line.kind, read(line), 1.0)
-    return view
+        status.add(line.kind, decode_message(line), 1.0)
+    return status
 
 
-def last(view: View, domain: str = "cell-0") -> tuple[Sample, Decision]:
+def last(status: BusStatus, domain: str = "cell-0") -> tuple[Sample, Decision]:
     """The last sample and decision of a domain."""
-    found = view.domains[domain]
+    found = status.domains[domain]
     assert found.sample is not None
     assert found.decision is not None
     return found.sample, found.decision
 
 
 def test_latency_stands_beside_its_slo_and_limits_beside_goodput() -> None:
-    """Jitter, P95 and SLO, limit and goodput, the last action and the last reason are there."""
-    view = filled(config())
-    sample, decision = last(view)
+    """Jitter, P95 and SLO, limit and goodput, the last action and the last reason are shown."""
+    status = fill_status(config())
+    sample, decision = last(status)
     sample = structs.replace(sample, no_data=None)
-    view.take("sample", sample, 1.0)
+    status.add("sample", sample, 1.0)
     pods = tuple(PodOutcome(f"telemetry-{i}", f"{i}", "applied", 9_000) for i in range(3))
     target = decision.targets[0]
-    view.take("action", Action("a", "cell-0", target.target, "drift", "applied", target.limit, "x", pods=pods), 1.0)
-    text = shown(view, (180, 60))
+    status.add("action", Action("a", "cell-0", target.target, "drift", "applied", target.limit, "x", pods=pods), 1.0)
+    text = render(status, (180, 60))
     measure = sample.critical[0]
     assert measure.jitter is not None
     assert f"{measure.jitter * 1000:.3g} / 2" in text
@@ -53,19 +53,19 @@ def test_latency_stands_beside_its_slo_and_limits_beside_goodput() -> None:
     assert f"{(sample.targets[0].throughput or 0) / 1000:.1f}M" in text
     assert "drift: applied on 3 pods" in text
     assert decision.reason in text
-    broken = sum(read(line).violated for line in stream(config(), 30) if line.kind == "decision")  # type: ignore[union-attr]
+    broken = sum(decode_message(line).violated for line in stream(config(), 30) if line.kind == "decision")  # type: ignore[union-attr]
     assert f"{broken} of 30 windows broke an SLO" in text
 
 
 def test_a_broken_slo_comes_first() -> None:
-    """Where there is room for few domains, those that stand worst are shown, and the others are counted."""
-    view = filled(config(30))
-    for name, one in view.domains.items():
+    """If there is room for few domains, the worst are shown, and the others are counted."""
+    status = fill_status(config(30))
+    for name, one in status.domains.items():
         assert one.decision is not None
         one.decision = structs.replace(
             one.decision, violated=name == "cell-17", stress=3.0 if name == "cell-17" else 0.2
         )
-    text = shown(view, (150, 12))
+    text = render(status, (150, 12))
     assert "cell-17" in text.splitlines()[3]
     assert "SLO broken" in text.splitlines()[3]
     assert "and 24 more domains" in text
@@ -74,54 +74,54 @@ def test_a_broken_slo_comes_first() -> None:
 
 def test_it_fits_narrow_and_low_screens() -> None:
     """Whatever the size, no line is longer and the table is no higher than the screen."""
-    view = filled(config(3))
+    status = fill_status(config(3))
     for size in ((60, 20), (80, 24), (110, 40), (129, 60), (130, 60), (200, 16)):
-        lines = shown(view, size).splitlines()
+        lines = render(status, size).splitlines()
         assert max(map(len, lines)) <= size[0]
         assert len(lines) <= size[1]
 
 
 def test_silence_blindness_and_trouble_are_said() -> None:
     """No decision yet, no message for a while, no data, dead letters and a lost bus each show."""
-    view = View(config(2).domains)
-    assert "nothing decided yet" in shown(view)
-    view = filled(config())
-    assert "silent for 9 s" in shown(view, now=10.0)
-    one = view.domains["cell-0"]
+    status = BusStatus(config(2).domains)
+    assert "nothing decided yet" in render(status)
+    status = fill_status(config())
+    assert "silent for 9 s" in render(status, now=10.0)
+    one = status.domains["cell-0"]
     assert one.decision is not None
     one.decision = structs.replace(one.decision, stress=None, violated=False)
-    assert "blind" in shown(view)
-    view.take("dead", DeadLetter("sluice.sample.v1.x", "decision", "not JSON", ""), 1.0)
-    text = shown(view, trouble="connection refused")
+    assert "blind" in render(status)
+    status.add("dead", DeadLetter("sluice.sample.v1.x", "decision", "not JSON", ""), 1.0)
+    text = render(status, failure="connection refused")
     assert "1 put aside, last: not JSON" in text
     assert "connection refused" in text
 
 
 def test_domains_that_are_not_configured_are_shown_without_slos() -> None:
-    """A tap without a configuration still shows what the messages say."""
-    view = View(())
+    """A tap without a configuration still shows the messages' figures."""
+    status = BusStatus(())
     for line in stream(config(), 5):
-        view.take(line.kind, read(line), 1.0)
-    text = shown(view)
+        status.add(line.kind, decode_message(line), 1.0)
+    text = render(status)
     assert "robot-control" in text
     assert " / 2" not in text
 
 
 def test_domains_that_stand_alike_keep_their_places() -> None:
-    """A table that is watched does not shuffle its rows whenever a latency changes a little."""
-    view = filled(config(4))
-    for name, stress in zip(view.domains, (0.3, 0.7, 0.1, 0.9), strict=True):
-        one = view.domains[name]
+    """A table does not reorder its rows whenever a latency changes a little."""
+    status = fill_status(config(4))
+    for name, stress in zip(status.domains, (0.3, 0.7, 0.1, 0.9), strict=True):
+        one = status.domains[name]
         assert one.decision is not None
         one.decision = structs.replace(one.decision, violated=False, stress=stress)
-    assert [one.name for one in view.worst_first()] == ["cell-3", "cell-0", "cell-1", "cell-2"]
+    assert [one.name for one in status.sort_worst_first()] == ["cell-3", "cell-0", "cell-1", "cell-2"]
 
 
 def test_limits_for_each_pod_are_shown_as_such() -> None:
-    """In full and in short: they do not add up to what all replicas may send."""
+    """In full and in short: they do not add up to the rate of all replicas."""
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
-    view = filled(structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),)))
-    assert f"{last(view)[1].targets[0].limit / 1000:.1f}M/pod" in shown(view, (180, 60))
-    assert "per pod" in shown(view, (180, 5))
-    assert "/pod" not in shown(filled(of), (180, 60))
+    status = fill_status(structs.replace(of, domains=(structs.replace(of.domains[0], targets=targets),)))
+    assert f"{last(status)[1].targets[0].limit / 1000:.1f}M/pod" in render(status, (180, 60))
+    assert "per pod" in render(status, (180, 5))
+    assert "/pod" not in render(fill_status(of), (180, 60))

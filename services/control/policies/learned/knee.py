@@ -1,4 +1,4 @@
-"""What ``learned`` knows of the knee: the largest total load under which no queue stands.
+"""What ``learned`` knows of the knee: the largest total load without a queue.
 
 Below the knee nothing can be measured; above it the queue grows by 10 ms a second for each per cent too
 much.  So the policy *touches* the knee and does not cross it: a load raised by a quarter of a per cent
@@ -28,7 +28,7 @@ _GROSS = 0.05
 _ROUGH_REST = 10.0
 """Seconds until a rough estimate is probed again."""
 _AGAIN = 60.0
-"""Seconds within which a second touch at rest means that the knee is falling."""
+"""Seconds within which a second touch at rest shows that the knee is falling."""
 _SLOWEST, _FASTEST = 0.0025, 0.01
 """Shares of the capacity between which the speed of a fall is believed, per second."""
 _MET = 0.005
@@ -89,7 +89,7 @@ class KneeEstimator:
         return min(self._capacity, knee.total) if knee.met else self._capacity
 
     def on_touch(self, knee: Knee, total: float, excess: float, end: int, *, harder: bool) -> Knee:
-        """A queue began to stand under ``total``, which was about ``excess`` (a share) too much.
+        """A queue began to form under ``total``, which was about ``excess`` (a share) too much.
 
         ``harder``: the queue is more than a probe's own step builds up.
         """

@@ -1,4 +1,4 @@
-"""The parameters of ``learned``, and what it remembers."""
+"""The parameters of ``learned``, what it remembers, and what a sample shows beside that."""
 
 from typing import Annotated
 
@@ -6,8 +6,7 @@ from msgspec import Struct, field
 
 from schemas.settings import Settings, Share, between
 from services.control.policies.learned.knee import Knee, KneeSettings
-from services.control.policies.learned.load_forecast import ForecastSettings, LoadHistory
-from services.control.policies.learned.seasonality import Season
+from services.control.policies.learned.load_forecast import ForecastSettings, LoadHistory, Season
 
 _Ratio = Annotated[float, between(0, 10)]
 
@@ -82,3 +81,49 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     doubt: Doubt = Doubt()
     pods: float = 1.0
     """How many times its limits best effort could last send; see ``Bounds.pods``."""
+
+
+class Evidence(Struct, frozen=True, gc=False):
+    """What one sample shows, compared with the memory.
+
+    Rates are kbit/s over the last period; latencies are ratios to the P95's SLO.
+    """
+
+    seconds: float
+    """Length of the period."""
+    critical_load: float
+    """Critical throughput, as far as it can be trusted."""
+    total_load: float
+    """Critical and best effort together."""
+    allowed_load: float
+    """The total load if best effort had filled its limits."""
+    throughput: float | None
+    """What was measured in all; None where not everything is measured."""
+    full: bool
+    """Whether best effort filled its limits: only then does the load show anything about the knee."""
+    hungry: bool
+    """Whether best effort would use more than its limits."""
+    recent_p50: float
+    """Median latency over the last period."""
+    rise: float
+    """By how much that is above its usual value."""
+    rise_before: float
+    """The same a period ago."""
+    queued: bool
+    """There is a queue: the median rose by as much as a touch does."""
+    queue_persists: bool
+    """There is a queue, as a period ago, and it does not shrink."""
+    surge: bool
+    """The critical load is above its forecast."""
+    load_rises: bool
+    """The critical load is well above that of the period before."""
+    load_rose: bool
+    """The critical load rose by much, this period or last, within what was forecast or not."""
+    new_violation: bool
+    """An SLO is broken, and not by traffic that a cut has ended already."""
+    near_violation: bool
+    """The stress is high enough to show that the margin was too small."""
+    settling: bool
+    """The window still sees traffic from before the last cut."""
+    clean: bool
+    """No SLO is broken, and nothing is settling."""

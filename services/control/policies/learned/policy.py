@@ -2,8 +2,8 @@
 
     u = B - F - lambda
 
-B is the largest total load under which no queue stands (``knee.py``), F the critical load to come
-(``load_forecast.py``, ``seasonality.py``), and lambda a margin.  The margin grows with each burst that was
+B is the largest total load without a queue (``knee.py``), F the critical load to come
+(``load_forecast.py``), and lambda a margin.  The margin grows with each burst that was
 too short to be followed, by as much as it was too small for it.  The sum of the limits is u; the shield
 has the last word.
 
@@ -12,7 +12,7 @@ What the evidence shows decides what is learned from it:
     queue       the median latency of the last period rose by ``touch`` of the SLO: the knee was touched
     surge       the critical load is above its forecast: that explains the violation, B stays
     persistent  a queue stays after a cut: the capacity dropped to the measured throughput
-    spike       the P95 is above its SLO, but no queue stands and nothing was being raised: the host
+    spike       the P95 is above its SLO, but there is no queue and nothing was being raised: the host
                 stalled.  Nothing is learned, and the limit comes back as fast as the shield allows.  If a
                 queue shows in the next periods, the knee fell.  The third spike in a row is the load's
                 doing: its bursts are too large
@@ -20,26 +20,33 @@ What the evidence shows decides what is learned from it:
 
 If the critical throughput is never measured, F is 0 and B is the largest safe best-effort load; if it is
 not measured for a while, it is taken to be at its peak.  If the last period's median is not measured, the
-window's stress stands in for it.  Limits of one pod each count as many times as their pods send.
+window's stress replaces it.  Limits of one pod each count as many times as their pods send.
 """
 
 from schemas.domain import Domain
 from services.control.observation import Observation
-from services.control.policies.learned.evidence import Evidence, EvidenceBuilder
 from services.control.policies.learned.knee import Knee, KneeEstimator
-from services.control.policies.learned.load_forecast import LoadForecaster, LoadHistory
-from services.control.policies.learned.memory import Doubt, LearnedMemory, LearnedParameters
-from services.control.policies.learned.seasonality import Season, byte_to_load, follow_season, forecast_season
+from services.control.policies.learned.load_forecast import (
+    LoadForecaster,
+    LoadHistory,
+    Season,
+    byte_to_load,
+    follow_season,
+    forecast_season,
+)
+from services.control.policies.learned.memory import Doubt, Evidence, LearnedMemory, LearnedParameters
 from services.control.policies.parameters import nameplate, read_parameters
 from services.control.policy import Bounds, Proposal
 
 _SECOND = 1e9
+_BLURRED = 2.5
+"""How much larger a rise must be where the window's stress replaces the last period's median."""
 _HARDER = 0.625
 """A probe's step builds up at most SLO / 1.6 within a period; the period's median shows half of it."""
 _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
-"""After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue stands."""
+"""After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue forms."""
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
@@ -64,7 +71,6 @@ class Learned:
         self._slo = min(one.p95 for one in domain.critical) / _SECOND
         self._knee = KneeEstimator(self._parameters.knee, self._capacity)
         self._load = LoadForecaster(self._parameters.load, self._capacity)
-        self._evidence = EvidenceBuilder(self._parameters, self._load)
 
     def propose(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """Learn from the sample, then leave room for the load to come."""
@@ -73,13 +79,12 @@ class Learned:
         pods = memory.pods if bounds.pods is None else bounds.pods
         if pods > 1:
             bounds = bounds.for_all_pods(pods)
-        evidence = self._evidence.build(memory, seen, bounds)
+        evidence = self._gather_evidence(memory, seen, bounds)
         load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
         knee, lesson, doubt = self._learn_knee(memory, evidence, end)
         latency_rose = lesson == "latency rose"
         margin, load = self._learn_margin(memory.margin, load, evidence, seen, knee)
-        rising = evidence.new_violation and self._load.is_rising(memory.load, load.last)
-        if rising or (evidence.surge and evidence.near_violation):
+        if (evidence.load_rises and evidence.new_violation) or (evidence.surge and evidence.near_violation):
             load = self._load.on_surge(load, memory.load.last, end, expected=not evidence.surge)
         settles = end + seen.period + int(_SECOND / 2) if evidence.new_violation else memory.settles
         waits = end + 2 * seen.period if lesson == "touched" else memory.waits
@@ -107,6 +112,49 @@ class Learned:
             last_spike, doubt, pods,
         )  # fmt: skip
         return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
+
+    def _gather_evidence(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
+        """Compare a sample with the memory; ``bounds`` are those of all pods together."""
+        seconds, stress = seen.period / _SECOND, seen.stress or 0.0
+        # How much was sent.  While a queue throttles the critical load it is at least the last one, and while it
+        # is not measured, at its peak.
+        if seen.critical_recent is None:
+            # Never the default itself: it is left out of the JSON, and is another object when it comes back.
+            critical_load = max(memory.load.last, memory.load.peak, 0.0) or 0.0
+        else:
+            critical_load = float(seen.critical_recent)
+            if (seen.recent_p50 or 0.0) > 1 or memory.recent_p50 > 1:
+                critical_load = max(critical_load, memory.load.last, 0.0)
+        best_effort = seen.target_recent
+        sent = bounds.limit if best_effort is None or seen.violated else min(best_effort, bounds.limit)
+        throughput = None
+        if (
+            best_effort is not None
+            and seen.recent_p50 is not None
+            and (seen.critical_recent is not None or critical_load == 0)
+        ):
+            throughput = float(seen.critical_recent or 0) + best_effort
+        surge, rises, rose = self._load.compare(memory.load, critical_load, seen.end - 2 * seen.period)
+        # Whether there is a queue.
+        # A knee that was seen falling is expected to be met again: a smaller rise will do.
+        touch = self._parameters.hesitate if memory.knee.falls else self._parameters.touch
+        recent_p50 = seen.recent_p50
+        if recent_p50 is None:
+            recent_p50, touch = stress, touch * _BLURRED
+        rise = recent_p50 - memory.usual if memory.usual else 0.0
+        queue_persists = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
+        # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
+        # only shrinks, with no queue left.
+        settling = seen.end - seen.window < memory.settles
+        ended = stress <= memory.stress and memory.stress > 1 >= max(recent_p50, memory.recent_p50) and seen.lost <= 0
+        current = not settling and not ended
+        # By position, in the order of the fields: names would cost a tenth of the whole proposal.
+        return Evidence(
+            seconds, critical_load, critical_load + sent, critical_load + bounds.level, throughput, bounds.full,
+            bounds.hungry, recent_p50, rise, memory.recent_p50 - memory.usual, rise > touch, queue_persists,
+            surge and seen.critical_recent is not None, rises, rose, seen.violated and current,
+            stress > self._parameters.shaken and current, settling, not seen.violated and not settling,
+        )  # fmt: skip
 
     def _learn_knee(self, memory: LearnedMemory, evidence: Evidence, end: int) -> tuple[Knee, str, Doubt]:
         """What the sample teaches about the knee, the name of the lesson, and whether to doubt such lessons."""
@@ -157,16 +205,13 @@ class Learned:
         excess = min(2 * evidence.rise * self._slo / evidence.seconds, 0.5)
         return self._knee.on_touch(knee, total, excess, end, harder=evidence.new_violation or evidence.rise > _HARDER)
 
-    def _least_margin(self, knee: Knee) -> float:
-        """The least margin, kbit/s."""
-        return self._parameters.margin * self._knee.reference_of(knee)
-
     def _learn_margin(
         self, margin: float, load: LoadHistory, evidence: Evidence, seen: Observation, knee: Knee
     ) -> tuple[float, LoadHistory]:
         """The margin, and the load with a burst that was answered."""
         if not self._load.is_past_burst(load, seen.end):
-            return max(self._least_margin(knee), margin * (1 - evidence.seconds / self._parameters.forget)), load
+            least = self._parameters.margin * self._knee.reference_of(knee)
+            return max(least, margin * (1 - evidence.seconds / self._parameters.forget)), load
         # By how much the margin was too small, as if the burst's queue had grown within half a period.  A burst
         # that lasted longer than two periods, or that no margin covers, adds the least.
         shortfall = seen.p95 * self._slo / (seen.period / _SECOND / 2) * knee.total
@@ -181,10 +226,11 @@ class Learned:
         """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
         if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
             return self._knee.pause_probe(knee), lesson
+        margin = self._parameters.margin * self._knee.reference_of(knee)
         if knee.met and not knee.step:
             # A probe begins when it is due and nothing moves, or the knee was met far from where it may be.  A
             # candidate for a season is heeded before it is trusted.
-            room = load.last + self._least_margin(knee)
+            room = load.last + margin
             if not self._knee.is_due(knee, end) or not (
                 knee.rough
                 or self._knee.is_overdue(knee, end)
@@ -200,12 +246,13 @@ class Learned:
         step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
         if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
             step = self._parameters.explore * self._capacity * evidence.seconds
-        probed = self._knee.step_probe(knee, evidence.allowed_load, self._least_margin(knee), step)
+        probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step)
         return probed, "probes" if knee.met else "explores"
 
     def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
         """Room under the knee, kbit/s; small changes are not made unless the knee is being sought."""
-        room = knee.total - coming - (self._least_margin(knee) if knee.step or not knee.met else margin)
+        reference = self._knee.reference_of(knee)
+        room = knee.total - coming - (self._parameters.margin * reference if knee.step or not knee.met else margin)
         # The rate at which the queue has to shrink to be drained in time.
         drain = evidence.recent_p50 * self._slo * knee.total / self._parameters.drain
         if evidence.new_violation:
@@ -213,7 +260,6 @@ class Learned:
             return min(room - (drain if evidence.surge else 0.0), bounds.limit / 2)
         if not evidence.clean or evidence.queued:
             return min(room - (drain if evidence.recent_p50 > 1 else 0.0), bounds.limit)
-        reference = self._knee.reference_of(knee)
         up = 0.0 if knee.step else self._parameters.up * reference
         if knee.met and -self._parameters.down * reference < room - bounds.limit < up:
             return bounds.limit

@@ -1,12 +1,13 @@
-"""What the runs of a scenario came to: a table for people, JSON for programs.
+"""The results of a scenario's runs: a table for people, JSON for programs, and the option that names its file.
 
-The last station of demo and factory.  In the JSON, rates are kbit/s and durations seconds.
+In the JSON, rates are kbit/s and durations seconds.
 """
 
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 from msgspec import Struct
 from rich import box
@@ -16,19 +17,36 @@ from services.plant.scenario import Scenario
 from services.plant.score import Score, Spread
 
 
-class Report(Struct, frozen=True):
-    """All runs of one scenario."""
+class ResultFile(click.Path):
+    """The type of an option that names a file to write, whether or not it exists; gives an absolute ``Path``."""
+
+    def __init__(self) -> None:
+        """Accept files only."""
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Make the path absolute, and check that its folder can be written to."""
+        path = Path(str(super().convert(str(value), param, ctx))).absolute()
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}", param, ctx)
+        if not path.exists() and not os.access(path.parent, os.W_OK):
+            self.fail(f"{path}: no file can be made in {path.parent}", param, ctx)
+        return path
+
+
+class ScenarioResults(Struct, frozen=True):
+    """The scores of all runs of one scenario."""
 
     scenario: str
     plant: str
     """``simulated`` or ``real``."""
     seconds: float
-    """How long the scenario is."""
+    """The scenario's length."""
     runs: dict[str, Score]
-    """By what controlled them."""
+    """By the runs' titles."""
 
     def as_json(self) -> dict[str, Any]:
-        """Named keys; ``violation`` and ``share`` are added to each run's own."""
+        """Return builtin types; each run also has its ``violation`` and ``share``."""
         tree: dict[str, Any] = msgspec.to_builtins(self)
         for title, run in self.runs.items():
             tree["runs"][title] |= {"violation": round(run.violation, 4), "share": round(run.share, 4)}
@@ -43,20 +61,14 @@ class Report(Struct, frozen=True):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self.as_json()), indent=2) + b"\n")
 
 
-def table(report: Report, scenario: Scenario) -> Table:
-    """One column a run; with three of them it fits a terminal of 80 columns."""
+def build_table(results: ScenarioResults, scenario: Scenario) -> Table:
+    """Build a table with a column for each run; three of them fit a terminal of 80 columns."""
     title = f"{scenario.name}: {scenario.text}"
-    shown = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("", no_wrap=True)
-    for title in report.runs:
-        shown.add_column(title, justify="right", overflow="fold")
-    for name, row in _rows(report.runs).items():
-        shown.add_row(name, *row)
-    return shown
-
-
-def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
-    scores = list(runs.values())
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for title in results.runs:
+        table.add_column(title, justify="right", overflow="fold")
+    scores = list(results.runs.values())
     rows = {
         "seconds with an SLO broken": [f"{one.violation_seconds} of {one.seconds}" for one in scores],
         "  of all": [f"{one.violation:.1%}" for one in scores],
@@ -66,10 +78,10 @@ def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
     rows["best-effort goodput, Mbit/s"] = [f"{one.goodput / 1000:.1f}" for one in scores]
     rows["  with the best safe limits"] = [f"{one.oracle / 1000:.1f}" for one in scores]
     rows["  as a share of that"] = [f"{one.share:.0%}" for one in scores]
-    for workload in scores[0].critical_throughput if scores else ():
+    # Each run has the same workloads, in the same order, in a namespace of its own.
+    for number, workload in enumerate(scores[0].critical_throughput if scores else ()):
         name = workload.partition("/")[2]
-        got = [_named(one.critical_throughput, name) for one in scores]
-        rows[f"{name} got"] = [f"{share:.0%}" for share in got]
+        rows[f"{name} got"] = [f"{list(one.critical_throughput.values())[number]:.0%}" for one in scores]
     rows["reaction, s: median/worst"] = [
         "-" if one.reaction is None else f"{one.reaction.p50:.2f}/{one.reaction.max:.2f}" for one in scores
     ]
@@ -79,9 +91,6 @@ def _rows(runs: Mapping[str, Score]) -> dict[str, list[str]]:
     rows["patches of a pod"] = [str(one.patches) for one in scores]
     rows["pod restarts"] = [str(one.restarts) for one in scores]
     rows["seconds left out (disturbed)"] = [str(one.invalid_windows) for one in scores]
-    return rows
-
-
-def _named(shares: Mapping[str, float], name: str) -> float:
-    """A workload's share, in whichever namespace the run has it."""
-    return next(share for workload, share in shares.items() if workload.partition("/")[2] == name)
+    for name, row in rows.items():
+        table.add_row(name, *row)
+    return table

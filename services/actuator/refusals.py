@@ -1,0 +1,108 @@
+"""When to ask the API server again after it refused a patch: one rule for every refusal, whatever its kind.
+
+An object that was not refused yet is patched at once.  Those that were refused are tried one at a time, with growing
+delays that neither a new decision nor a change of the objects shortens: at most ten requests a minute.  A limit lower
+than the refused one is another question, and may be asked in between.  After a success twice as many are tried.
+Times are seconds by a steady clock.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from services.actuator.plan import Plan, Write
+from services.kube.objects import Unavailable
+
+_REFUSED_S = (3.0, 20.0)
+"""First and longest delay where the API server answers, and refuses."""
+_SILENT_S = (0.2, 5.0)
+"""The same if the server is unreachable, so that retries add no load."""
+_TOLD_S = 60.0
+"""A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
+_LOWER_S = 10.0
+"""Between two lower limits that are tried in between."""
+_FORGET_S = 60.0
+"""A refusal no longer counts so long after the next try was due."""
+_MOST_KEPT = 10_000
+"""Of more objects the first are forgotten: Pods come and go."""
+
+
+class Refusals:
+    """One target's objects whose patches failed."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._failed: dict[str, int] = {}
+        """By uid, the bandwidth that was refused, kbit/s; the longest ago first."""
+        self._not_before = 0.0
+        self._delay_s = 0.0
+        self._at_once = 1
+        self._lower_at = float("-inf")
+        self._kind: object = None
+        self.reason: str | None = None
+        """Why patches fail; None while they do not."""
+
+    def select(self, plan: Plan, now: float) -> tuple[Plan, float]:
+        """The writes of a plan that may be sent now, and after how many seconds to ask for the others."""
+        if not self._failed:
+            return plan, 0.0
+        writes = {write.obj.uid: write for write in plan.writes}
+        held = sorted((writes[uid] for uid in self._failed if uid in writes), key=lambda write: not write.is_cut)
+        chosen = [write for write in plan.writes if write.obj.uid not in self._failed]
+        lower = [write for write in held if write.rate < self._failed[write.obj.uid]]
+        if now >= self._not_before:
+            chosen += held[: self._at_once]
+        elif lower and now - self._lower_at >= _LOWER_S:
+            self._lower_at = now
+            chosen.append(lower[0])
+        sent = {write.obj.uid for write in chosen}
+        part = Plan(tuple(write for write in plan.writes if write.obj.uid in sent), plan.reasons)
+        if any(write.is_cut and write.obj.uid not in sent for write in held):
+            part = part.without_raises()  # what these would take is not released yet
+        waits = [self._not_before - now, *([self._lower_at + _LOWER_S - now] if lower else [])]
+        return part, max(min(waits), 0.0)
+
+    def count(self, writes: Sequence[Write], failures: Mapping[str, Exception], now: float) -> bool:
+        """Take note of how a round of writes ended.
+
+        Args:
+            writes: those that were answered.
+            failures: by uid, why a write failed.
+            now: by the steady clock.
+
+        Returns:
+            Whether a failure is news: of another kind than the last.
+        """
+        was_failing = bool(self._failed)
+        for write in writes:
+            self._failed.pop(write.obj.uid, None)
+        if not failures:
+            self._at_once *= 2
+            self._delay_s = 0.0
+            self._not_before = now
+            return False
+        self._failed |= {write.obj.uid: write.rate for write in writes if write.obj.uid in failures}
+        for uid in list(self._failed)[: max(len(self._failed) - _MOST_KEPT, 0)]:
+            del self._failed[uid]
+        error = next(iter(failures.values()))
+        self.reason = str(error)
+        self._at_once = 1
+        self._wait(error, now)
+        kind = (type(error), getattr(error, "status", None))
+        is_news = not was_failing or kind != self._kind
+        self._kind = kind
+        return is_news
+
+    def settle(self, now: float) -> None:
+        """Nothing is left to write.  What was refused a short time ago may be wanted again with the next decision."""
+        self.reason = None
+        if self._failed and now - self._not_before > _FORGET_S:
+            self._failed.clear()
+            self._delay_s, self._at_once = 0.0, 1
+
+    def _wait(self, error: Exception, now: float) -> None:
+        is_silent = isinstance(error, Unavailable) and error.status is None
+        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
+        self._delay_s = min(max(2 * self._delay_s, first_s), most_s)
+        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
+        self._not_before = now + max(delay_s, told_s)

@@ -1,0 +1,57 @@
+"""``make install`` and ``make uninstall`` in a fresh checkout."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from services.cli import COMMANDS
+from tests.support.readme import ROOT
+
+WHOLE_S = 600.0
+"""Dependencies may come from a slow registry."""
+RECORDING = ROOT / "tests" / "golden" / "factory-learned.jsonl.zst"
+
+
+def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a target with this PREFIX; ``path`` precedes PATH."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    environment["PATH"] = f"{path}:{environment['PATH']}"
+    command = ["make", "-C", str(ROOT), target, f"PREFIX={prefix}"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WHOLE_S, check=False)
+
+
+def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
+    """From any folder, without the checkout on Python's path and without test tools; uninstall removes everything."""
+    prefix = tmp_path / "prefix"
+    done = make("install", prefix)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{prefix}/bin is not on PATH" in done.stdout
+    sluice = prefix / "bin" / "sluice"
+    for command in COMMANDS:
+        shown = subprocess.run([sluice, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert shown.returncode == 0, shown.stderr
+    page = tmp_path / "run.html"
+    for arguments in (("replay", RECORDING), ("report", RECORDING, "-o", page)):
+        run = subprocess.run([sluice, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert page.stat().st_size > 10**6
+    packages = {entry.name for entry in prefix.glob("share/sluice/lib/python*/site-packages/*")}
+    assert "kubernetes" in packages
+    assert not packages & {"z3", "mypy", "grpc_tools", "pytest", "hypothesis", "matplotlib"}
+    assert not (prefix / "share" / "sluice" / "bin" / "uv").exists()
+    again = make("uninstall", prefix)
+    assert again.returncode == 0, again.stderr
+    assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
+
+
+def test_what_it_did_not_install_stays(tmp_path: Path) -> None:
+    """An existing program of that name is neither overwritten nor removed."""
+    program = tmp_path / "bin" / "sluice"
+    program.parent.mkdir()
+    shutil.copy("/bin/true", program)
+    done = make("install", tmp_path)
+    assert done.returncode != 0
+    assert f"{program} was not installed from here" in done.stdout
+    assert make("uninstall", tmp_path).returncode == 0
+    assert program.read_bytes() == Path("/bin/true").read_bytes()
