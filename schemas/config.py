@@ -227,6 +227,10 @@ class Signal(Settings, frozen=True):
     """The counter of lost packets or probes, with the histogram's labels; empty where nothing measures loss."""
     throughput: str = "container_network_transmit_bytes_total"
     """The counter of bytes sent, by namespace and pod (or workload); empty where nothing measures throughput."""
+    interface: str = "eth0"
+    """The network interface whose bytes count, where the counter has a label ``interface``; empty: all together."""
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+    """The unit of the latency histogram's buckets."""
     http: Http = Http()
     """How the source is asked."""
     scrape: Scrape = Scrape()

@@ -223,8 +223,8 @@ class PrometheusSource(Source):
             missing = self._explain_missing(end, figures)
             observations, lost = figures.get("observations", 0.0), figures.get("lost")
             latency[key] = LatencyStats(
-                jitter=None if missing else figures["jitter"],
-                p95=None if missing else figures["p95"],
+                jitter=None if missing else figures["jitter"] * workloads.names.unit,
+                p95=None if missing else figures["p95"] * workloads.names.unit,
                 observations=round(observations) if isfinite(observations) else 0,
                 lost=lost if lost is not None and isfinite(lost) else None,
                 bounds=self._bounds.get(key),
@@ -287,7 +287,7 @@ def collect_bounds(vector: Vector, workloads: Workloads) -> dict[str, tuple[floa
         key = workloads.find_critical(labels)
         if key is not None:
             try:
-                bound = float(labels.get("le", ""))
+                bound = float(labels.get("le", "")) * workloads.names.unit
             except ValueError:
                 bound = nan
             bounds.setdefault(key, set()).add(bound)

@@ -186,7 +186,7 @@ class PageReader:
         bound = None
         if kind == "latency":
             text = labels.pop("le", "")
-            bound = parse_bound(text)
+            bound = parse_bound(text) * self._workloads.names.unit
             if isnan(bound):
                 raise MalformedPage(f"bucket with the bound {text!r}: {_show(line)}")
         series = CounterSeries(kind, key, tuple(sorted(labels.items())))
