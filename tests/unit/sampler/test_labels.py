@@ -69,7 +69,7 @@ def test_no_matcher_is_without_a_label() -> None:
     no_namespace = Signal(labels={"namespace": ""})
     assert "{workload=~" in build_queries(no_namespace, workloads(signal=no_namespace))["p95"]
     for wrong in (Signal(labels={"workload": ""}), Signal(matchers={"": "a"})):
-        with pytest.raises(ValueError, match="empty|without a name"):
+        with pytest.raises(ValueError, match=r"empty|without a name"):
             workloads(signal=wrong)
 
 
