@@ -82,8 +82,8 @@ async def test_tls_of_every_kind(name: Name, tmp_path: Path) -> None:
     body, kind = (b"up 1\n", "text/plain") if name == "scrape" else (BODY, "application/json")
     with served(tmp_path, "DNS:metrics.example", body, kind, mutual=True) as url:
         certificate, key = issue(tmp_path, "client", "DNS:sluice")
-        known = {"ca": str(tmp_path / "ca.crt"), "server_name": "metrics.example"}
-        mine = {"certificate": str(certificate), "key": str(key)}
+        known: dict[str, Any] = {"ca": str(tmp_path / "ca.crt"), "server_name": "metrics.example"}
+        mine: dict[str, Any] = {"certificate": str(certificate), "key": str(key)}
         for http_, why in (
             (Http(server_name="metrics.example", **mine), "certificate verify failed|CERTIFICATE_VERIFY_FAILED"),
             (Http(ca=known["ca"], **mine), "(?i)certificate.*(127.0.0.1|mismatch)|match"),
