@@ -163,7 +163,15 @@ class HttpClient:
         # A name may have an address that does not answer, of IPv6 say: leave time for its next one.
         timeout = (self._timeout / 2, self._timeout)
         response = self._session.request(
-            method, url + self._query, params=params, data=data, timeout=timeout, stream=True, allow_redirects=False
+            method,
+            url + self._query,
+            params=params,
+            data=data,
+            timeout=timeout,
+            stream=True,
+            allow_redirects=False,
+            # Otherwise an authority that the environment names would take the place of the configured one.
+            verify=self._session.verify,
         )
         try:
             _refuse_redirect(response, url)
