@@ -188,7 +188,7 @@ def watch_of(text: str) -> Answer:
         '{"type": "ERROR", "object": {"kind": "Status", "code": 410}}\n',
     ],
 )
-async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
+async def test_invalid_watches(nats: NatsServer, tmp_path: Path, text: str) -> None:
     """Watches that end at once, or are something else, are begun again with delays; nothing ends."""
     async with (
         servers.emulate(Emulator(starts_after=None)) as server,
@@ -211,7 +211,7 @@ async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("text", ["null", "[]", PAGE, '{"kind": "PodList"}', '{"metadata": {}, "items": [null, 3]}'])
-async def test_lists_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
+async def test_invalid_lists(nats: NatsServer, tmp_path: Path, text: str) -> None:
     """An actuator that starts behind a sign-in page waits, and works when it is gone."""
     async with (
         servers.emulate(Emulator(starts_after=None)) as server,

@@ -63,9 +63,7 @@ async def test_a_deposed_actuator_resumes_when_the_later_one_is_gone(
         assert not old.ready()[1].get("notes")
 
 
-async def test_the_fail_safe_limit_comes_from_the_one_that_stands_by(
-    scene: Scene, nats: NatsServer, tmp_path: Path
-) -> None:
+async def test_the_fail_safe_limit_comes_from_the_standby(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """The later actuator is stopped, and decisions end with it."""
     decider = Decider(scene.bus, scene.server.namespace)
     with (

@@ -141,11 +141,11 @@ async def test_a_reader_cannot_touch_a_services_consumer(
             async with intrude(guarded_nats, "reader") as (reader, violations):
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 config = json.loads(answer.data)["config"]
-                config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
+                config["filter_subject"] = unused = "sluice.sample.v1.nobody"
                 request = json.dumps({"stream_name": "SLUICE_SAMPLE", "config": config, "action": "update"}).encode()
                 refused = [
                     "CONSUMER.CREATE.SLUICE_SAMPLE.decision",
-                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{nobody}",
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{unused}",
                     "CONSUMER.CREATE.SLUICE_SAMPLE",
                     "CONSUMER.DURABLE.CREATE.SLUICE_SAMPLE.decision",
                     "CONSUMER.MSG.NEXT.SLUICE_SAMPLE.decision",
@@ -158,7 +158,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(
                 await until(lambda: len(violations) == len(refused), lambda: violations)
                 assert all("permissions violation for publish" in text.lower() for text in violations), violations
                 # A different name in the subject than in the request does not circumvent it.
-                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
+                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{unused}", request)
                 assert "error" in json.loads(answer.data)
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 found = json.loads(answer.data)
@@ -166,7 +166,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
 
 
-async def test_junk_among_the_decisions_changes_no_state(
+async def test_invalid_messages_among_the_decisions_change_no_state(
     guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's replies can be redirected to the decisions' subject, but are not decisions: control continues."""
@@ -195,7 +195,7 @@ async def test_junk_among_the_decisions_changes_no_state(
             )
 
 
-async def test_who_has_no_password_is_not_let_in(guarded_nats: NatsServer) -> None:
+async def test_a_client_without_a_password_is_refused(guarded_nats: NatsServer) -> None:
     """Neither without a user nor with a wrong password."""
     refusals: list[str] = []
 

@@ -197,7 +197,7 @@ def test_small_rises_add_up_under_the_deadband() -> None:
     assert len(rises) < 60
 
 
-def test_shadow_policies_tell_what_they_would_do() -> None:
+def test_shadow_policies_are_recorded() -> None:
     """Their proposals and limits are recorded beside the live ones, and change nothing."""
     shadowed = Controller(replace(DOMAIN, shadow=("aimd",)))
     with_shadow = run(shadowed, *(sample(i) for i in range(10, 20)))
