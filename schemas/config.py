@@ -4,7 +4,9 @@ Every field with a default may be left out.  Rates are quantities of bit/s (``50
 written ``500ms``.  ``services.runtime.config_loader`` reads the file.
 """
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import field
 
@@ -24,7 +26,11 @@ def _check_url(what: str, url: str) -> None:
     Raises:
         ValueError: it is not.
     """
-    if not url.startswith(("http://", "https://")) or url.endswith("//"):
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        # Not shown: it would be in a log.
+        raise ValueError(f"{what}: an address must not hold credentials: see signal.http")
+    if not url.startswith(("http://", "https://")) or not parts.hostname or parts.fragment:
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
@@ -77,18 +83,75 @@ Figure = Literal["jitter", "p95", "observations", "scraped", "buckets", "lost", 
 """What Prometheus is asked for, one query each."""
 
 
-class Scrape(Settings, frozen=True):
-    """Read the exporter's ``/metrics`` directly: the shortest signal lag."""
+class Http(Settings, frozen=True):
+    """How every source of measurements is asked, and ``check`` with it.
 
-    urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
-    """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
+    Proxies come from the environment: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+    """
+
+    ca: str | None = None
+    """Path of the certificate authorities that sign servers' certificates; without it the public ones."""
+    certificate: str | None = None
+    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read anew for every connection."""
+    key: str | None = None
+    """Path of the key of ``certificate``."""
+    server_name: str | None = None
+    """Name in the server's certificate, where the address has another."""
+    token_file: str | None = None
+    """Path of a bearer token.  Read anew for every request."""
+    username: str | None = None
+    """User name of basic authentication; ``password_file`` goes with it."""
+    password_file: str | None = None
+    """Path of the password of ``username``.  Read anew for every request."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """HTTP headers of every request, such as a tenant's ``X-Scope-OrgID``."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
 
         Raises:
-            ValueError: no page, or an address of another kind.
+            ValueError: settings that do not go together, or no HTTP header; never shows its value.
         """
+        super().__post_init__()
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate, key: both are needed")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username, password_file: both are needed")
+        if self.token_file is not None and self.username is not None:
+            raise ValueError("token_file and username: only one of the two")
+        _check_headers(self.headers)
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    """Check that headers can be sent.
+
+    Raises:
+        ValueError: a name or a value is none; does not show the value.
+    """
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"headers: {name!r} is no name of a header")
+        if value != value.strip() or not value.isprintable() or not value.isascii():
+            raise ValueError(f"headers: the value of {name} is not one line of ASCII")
+
+
+class Scrape(Settings, frozen=True):
+    """Read the exporter's ``/metrics`` directly: the shortest signal lag."""
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
+    """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
+    max_bytes: Annotated[int, between(1024, unit="bytes")] = 64 * 1024 * 1024
+    """The largest page that is read.  Pages are filtered while they stream: memory does not grow with this."""
+    max_lines: Annotated[int, between(1, 1_000_000)] = 20_000
+    """How many lines of the configured workloads all pages together may have; memory grows by about 1 KiB a line."""
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: no page, an address of another kind, or a number out of range.
+        """
+        super().__post_init__()
         if not self.urls:
             raise ValueError("urls: at least one is needed")
         for url in self.urls:
@@ -106,7 +169,9 @@ class Prometheus(Settings, frozen=True):
     scrape_interval: Duration = Duration(1 * _S)
     """How often Prometheus scrapes the exporter; the signal window must be at least four of these."""
     headers: dict[str, str] = field(default_factory=dict)
-    """HTTP headers of every query, for a gateway that wants a token or a tenant."""
+    """Further HTTP headers of every query; those of ``signal.http`` are sent to every source."""
+    max_bytes: Annotated[int, between(1024, unit="bytes")] = 4 * 1024 * 1024
+    """The largest answer that is read."""
     queries: dict[Figure, str] = field(default_factory=dict)
     """PromQL by figure, where the built-in query does not fit; an empty query is not asked.  See docs/signals.md."""
 
@@ -114,9 +179,11 @@ class Prometheus(Settings, frozen=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: an address of another kind.
+            ValueError: an address of another kind, no HTTP header, or a number out of range.
         """
+        super().__post_init__()
         _check_url("url", self.url)
+        _check_headers(self.headers)
 
     @property
     def shortest_window(self) -> Duration:
@@ -160,6 +227,8 @@ class Signal(Settings, frozen=True):
     """The counter of lost packets or probes, with the histogram's labels; empty where nothing measures loss."""
     throughput: str = "container_network_transmit_bytes_total"
     """The counter of bytes sent, by namespace and pod (or workload); empty where nothing measures throughput."""
+    http: Http = Http()
+    """How the source is asked."""
     scrape: Scrape = Scrape()
     """For the source ``scrape``."""
     prometheus: Prometheus = Prometheus()

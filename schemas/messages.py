@@ -347,24 +347,6 @@ def _version(body: bytes) -> int:
         return 1
 
 
-def _explain_disorder(message: Message) -> str | None:
-    """Why the message's times contradict each other; None where they do not."""
-    if isinstance(message, Sample) and message.start >= message.end:
-        return f"its window ends at {message.end}, before it starts at {message.start}"
-    if isinstance(message, Decision) and message.expires <= message.end:
-        return f"it expires at {message.expires}, before its sample's end at {message.end}"
-    return None
-
-
-def check_readable(message: Message, body: bytes) -> None:
-    """Check that every reader will be able to read a message that was written as ``body``.
-
-    Raises:
-        InvalidMessage: a number is out of range, or times contradict each other.
-    """
-    decode(type(message), body)  # type: ignore[type-var]
-
-
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
@@ -381,7 +363,10 @@ def decode(kind: type[M], body: bytes) -> M:
             raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
-    disorder = _explain_disorder(message)
-    if disorder is not None:
-        raise InvalidMessage(f"not a {kind.__name__}: {disorder}")
+    if isinstance(message, Sample) and message.start >= message.end:
+        raise InvalidMessage(f"not a Sample: its window ends at {message.end}, before it starts at {message.start}")
+    if isinstance(message, Decision) and message.expires <= message.end:
+        raise InvalidMessage(
+            f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
     return message

@@ -16,7 +16,7 @@ import click
 COMMANDS = {
     "sampler": "services.sampler.main",
     "decision": "services.decision.service",
-    "actuator": "services.actuator.main",
+    "actuator": "services.actuator.service",
     "exporter": "services.exporter.main",
     "echo": "services.exporter.echo_server",
     "demo": "services.plant.commands.demo",

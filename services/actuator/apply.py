@@ -58,6 +58,7 @@ async def apply_plan(
     is_stale = False
     for phase in plan.phases:
         errors = await asyncio.gather(*(_patch(client, observed, write, is_wanted) for write in phase))
+        errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
         stale = [write for write, error in zip(phase, errors, strict=True) if isinstance(error, StaleObject)]
         has_changed = bool(stale) and await _have_changed(client, observed, stale, tolerate_stale=tolerate_stale)
         is_stale = is_stale or has_changed
@@ -81,9 +82,7 @@ async def _patch(
     obj = write.obj
     try:
         after = await client.patch(obj, write.operations, lambda: is_wanted(write))
-    except NotFound as gone:
-        return await _confirm_gone(client, observed, obj, gone)
-    except (Superseded, StaleObject, Rejected, Unavailable) as error:
+    except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
         return error
     failpoints.point("actuator.patched")
     if after.uid != obj.uid:
@@ -140,13 +139,35 @@ async def _has_changed(client: Patcher, observed: ObservedState, obj: Workload |
     return found.annotations != obj.annotations or not observed.has(obj)
 
 
-async def _confirm_gone(client: Patcher, observed: ObservedState, obj: Workload | Pod, gone: NotFound) -> Exception:
-    """Whether an object is gone, or only reported so by a proxy that answers patches."""
+async def _confirm_gone(
+    client: Patcher, observed: ObservedState, phase: Sequence[Write], errors: Sequence[Exception | None], *, looks: bool
+) -> list[Exception | None]:
+    """Replace each ``NotFound`` of an object that still exists: a proxy that answers patches may report it as missing.
+
+    Args:
+        client: reads objects again until one of them is there.
+        observed: objects that are gone are removed.
+        phase: the writes.
+        errors: theirs.
+        looks: whether to ask at all; otherwise the watch will show it.
+    """
+    judged = list(errors)
+    for place, (write, error) in enumerate(zip(phase, errors, strict=True)):
+        if not isinstance(error, NotFound) or not observed.has(write.obj):
+            continue
+        if looks and await _is_gone(client, write.obj):
+            observed.remove(write.obj)
+            continue
+        looks = False
+        judged[place] = Rejected(f"is there, and cannot be patched: {error}")
+    return judged
+
+
+async def _is_gone(client: Patcher, obj: Workload | Pod) -> bool:
     try:
         found = await client.read(type(obj), obj.metadata.namespace, obj.metadata.name)
-        if found.uid == obj.uid:
-            return Rejected(f"is there, and cannot be patched: {gone}")
-    except (NotFound, Rejected, Unavailable):
-        pass
-    observed.remove(obj)
-    return gone
+    except NotFound:
+        return True
+    except (Rejected, Unavailable):
+        return False
+    return found.uid != obj.uid

@@ -135,7 +135,7 @@ class DesiredLimit:
         self._target = target
         self._dead_man = dead_man
         self._grace_ends = grace_ends
-        self._lapses = Lapses(dead_man.seconds)
+        self.lapses = Lapses(dead_man.seconds)
 
     def is_ready(self, instant: Instant) -> bool:
         """Whether the bus has supplied what it holds, or has had its time to."""
@@ -172,7 +172,7 @@ class DesiredLimit:
             before = min((one.limit for one in known), default=None)
             order = build_order(self._target, decision, part, published)
             left_s = self._hold(order, instant)
-            late = self._lapses.why_too_late(left_s, instant.steady)
+            late = self.lapses.why_too_late(left_s, instant.steady)
             if late is not None and order.why_no_raise is None:
                 self.order = replace(order, why_no_raise=late)
             self.cap(before)
@@ -221,15 +221,10 @@ class DesiredLimit:
             return None
         expired, self.order = self.order, None
         self.deadline = None
-        is_repeated = self._lapses.count(instant.steady)
+        is_repeated = self.lapses.count(instant.steady)
         if is_observed:
             self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired, is_repeated=is_repeated)
         return expired
-
-    @property
-    def why_late(self) -> str | None:
-        """Why decisions that arrive raise nothing; None where they may."""
-        return self._lapses.why
 
     def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> None:
         """Without an order, continue the one that a record shows, or desire the fail-safe limit.

@@ -21,7 +21,7 @@ _LAG_S = 5.0
 """A watch shows a change at most so long after the answer to the request that made it."""
 _SILENT_S = (0.2, 5.0)
 """First and longest delay before an API server is asked again that does not answer."""
-_ENDED_S = (0.2, 12.0)
+_ENDED_S = (1.0, 12.0)
 """The same if the server no longer has the changes."""
 _REFUSED_S = (3.0, 20.0)
 """The same where it answers, and refuses."""

@@ -25,7 +25,6 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import (
     VERSION,
-    OwnershipRecord,
     find_record,
     newest_record,
     pause_reason,
@@ -191,8 +190,10 @@ class Reconciler:
         """
         instant, workload = self._instant(), self.observed.workload
         record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
-        self._shared.set_note(f"{self.target.key} decisions", self._desired.why_late)
-        limit = self._limit_in_force(record)
+        self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
+        # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
+        limits = [one.limit for one in (workload, record) if one is not None]
+        limit = min((one for one in limits if one is not None), default=None)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
             if self._desired.order is None or not self._desired.order.is_repeated:
@@ -216,12 +217,6 @@ class Reconciler:
             self._finish_pending()
         self._desired.cap(limit)
         return await self._bring_about(self._desired.order, workload, limit)
-
-    def _limit_in_force(self, record: OwnershipRecord | None) -> int | None:
-        """The lowest limit that may be in force, kbit/s; None: there is none.  ``record`` is the newest one."""
-        # A cut may have reached Pods and not the workload.
-        limits = [one.limit for one in (self.observed.workload, record) if one is not None]
-        return min((one for one in limits if one is not None), default=None)
 
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""

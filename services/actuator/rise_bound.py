@@ -64,8 +64,7 @@ class RiseBound:
 
     def _count(self, in_force: int | None, now: float) -> None:
         """Take note of what is in force: a rise uses up what was saved."""
-        self._saved = min(self._saved + self._rise * max(now - self._now, 0.0), self._rise * _MOST_S)
-        self._now = now
         if in_force is not None and self._in_force is not None and in_force > self._in_force:
             self._saved = max(self._saved - (in_force - self._in_force), 0.0)
-        self._in_force = in_force
+        self._saved = min(self._saved + self._rise * max(now - self._now, 0.0), self._rise * _MOST_S)
+        self._now, self._in_force = now, in_force

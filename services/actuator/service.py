@@ -1,4 +1,4 @@
-"""The actuator: consumes decisions and offers each one to the reconcilers of its targets.
+"""``sluice actuator``: consumes decisions and offers each one to the reconcilers of its targets.
 
 Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
 or that runs dry, keeps no decision from the one that is.
@@ -9,10 +9,13 @@ was done is reported when the bus is there.
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
+from pathlib import Path
 
+import click
 import structlog
 
 from schemas.config import Config
@@ -26,12 +29,17 @@ from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
-from services.kube.client import KubeClient
+from services.kube.client import KubeClient, KubeConfigError
 from services.kube.objects import workload_kind
-from services.runtime.health import Health
+from services.runtime import logging_setup
+from services.runtime.config_loader import ConfigError, load
+from services.runtime.health import Health, serve
+from services.runtime.service import join_bus, run
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
+_LOOK_S, _STOPPED_S = 0.5, 2.0
+"""How often to look whether this process was stopped, and after which time it counts as that."""
 _DECISIONS = "decisions"
 """The health condition that the bus has supplied what is in force."""
 
@@ -83,10 +91,8 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    await self._fetch_decisions(bus)
                     for domain in self._domains:
-                        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
-                        if decision is not None and decision.message.domain == domain.name:
-                            self._dispatch(decision)
                         for target in domain.targets:
                             subject = bus.subjects.action(domain.name, target.key)
                             action = await self._fetch_last(bus, Action, subject)
@@ -95,12 +101,32 @@ class Actuator:
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
+                    group.create_task(self._catch_up(bus))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and retried
                 # The dead-man works without the bus, and must not end with it.
                 _log.exception("the bus side failed and begins again")
                 self._health.set_failed(_DECISIONS, f"{type(error).__name__}: {error}")
             await back_off.wait()
+
+    async def _fetch_decisions(self, bus: Bus) -> None:
+        """Offer the latest decision of every domain."""
+        for domain in self._domains:
+            decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
+            if decision is not None and decision.message.domain == domain.name:
+                self._dispatch(decision)
+
+    async def _catch_up(self, bus: Bus) -> None:
+        """Fetch the latest decisions whenever this process was stopped for a while.
+
+        What the server sent meanwhile may be lost, and comes again only after ``_ACK_WAIT_S``: too late for a cut.
+        """
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LOOK_S)
+            if time.monotonic() - before > _STOPPED_S:
+                _log.warning("was stopped for a while", seconds=round(time.monotonic() - before, 1))
+                await self._fetch_decisions(bus)
 
     async def _fetch_last(self, bus: Bus, kind: type[M], subject: str) -> Received[M] | None:
         """Fetch the last message on a subject; tries until the bus answers."""
@@ -122,11 +148,12 @@ class Actuator:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
             Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
+        subjects = {domain.name: bus.subjects.decision(domain.name) for domain in self._domains}
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
-                if bus.subjects.decision(domain) != received.subject:
+                if (subjects.get(domain) or bus.subjects.decision(domain)) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
                     continue
@@ -149,3 +176,25 @@ class Actuator:
         for reconciler, part in known:
             reconciler.offer(decision, part, received.published, pending)
         return bool(known)
+
+
+async def act(config: Config) -> None:
+    """Act until cancelled."""
+    health = Health("bus", "streams", *(target.key for domain in config.domains for target in domain.targets))
+    async with (
+        KubeClient.connect(config.kubernetes) as client,
+        serve(health, config.listen.host, config.listen.actuator),
+    ):
+        await Actuator(config, client, health).run(partial(join_bus, config, NAME, health))
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+def command(path: Path) -> None:
+    """Act: put the limits in force on the cluster."""
+    try:
+        config = load(path)
+        logging_setup.configure(NAME, config.log)
+        run(act(config))
+    except (ConfigError, KubeConfigError) as error:
+        raise click.ClickException(str(error)) from None

@@ -84,16 +84,37 @@ class EchoServer:
         listener.setblocking(False)
         if kind == socket.SOCK_DGRAM:
             listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            self._selector.register(listener, selectors.EVENT_READ, self._answer_datagrams)
         else:
             listener.listen(_MOST_CONNECTIONS)
-            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(listener, selectors.EVENT_READ, kind)
         return int(listener.getsockname()[1])
 
     def serve_once(self, timeout: float = 1.0) -> None:
         """Serve pending packets and connections, or wait for some for ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
-            key.data(key.fileobj)
+            link = key.fileobj
+            assert isinstance(link, socket.socket)
+            if key.data == socket.SOCK_DGRAM:
+                self._answer_datagrams(link)
+            elif key.data == socket.SOCK_STREAM:
+                # The client may be gone again.
+                with contextlib.suppress(OSError):
+                    connection, _ = link.accept()
+                    if len(self._connections) >= _MOST_CONNECTIONS:
+                        connection.close()
+                        continue
+                    connection.setblocking(False)
+                    self._connections[connection] = time.monotonic()
+                    self._selector.register(connection, selectors.EVENT_READ)
+            else:
+                whole = False
+                with contextlib.suppress(OSError):
+                    data = link.recv(_LONGEST)
+                    whole = _is_probe(data) and link.send(data) == len(data)
+                if whole:
+                    self._connections[link] = time.monotonic()
+                else:
+                    self._close(link)
         now = time.monotonic()
         for connection in [one for one, heard in self._connections.items() if now - heard > _IDLE_S]:
             self._close(connection)
@@ -116,30 +137,6 @@ class EchoServer:
                     # The prober counts the missing answer as lost.
                     with contextlib.suppress(OSError):
                         listener.sendto(reply, sender)
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            # The client is gone again.
-            return
-        if len(self._connections) >= _MOST_CONNECTIONS:
-            connection.close()
-            return
-        connection.setblocking(False)
-        self._connections[connection] = time.monotonic()
-        self._selector.register(connection, selectors.EVENT_READ, self._answer_bytes)
-
-    def _answer_bytes(self, connection: socket.socket) -> None:
-        try:
-            data = connection.recv(_LONGEST)
-            whole = _is_probe(data) and connection.send(data) == len(data)
-        except OSError:
-            whole = False
-        if whole:
-            self._connections[connection] = time.monotonic()
-        else:
-            self._close(connection)
 
     def _close(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)

@@ -20,10 +20,8 @@ from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
     GetFlowsRequest,
     GetFlowsResponse,
-    LostEvent,
     LostEventSource,
     NodeState,
-    NodeStatusEvent,
 )
 from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import RelayError
@@ -169,9 +167,28 @@ class FlowFollower:
         if what == "flow":
             self._process_flow(message, now)
         elif what == "node_status":
-            self._record_nodes(message.node_status)
+            event = message.node_status
+            known = event.state_change in NodeState.values()
+            state = NodeState.Name(event.state_change) if known else "UNKNOWN_NODE_STATE"
+            nodes = self.status.nodes
+            for node in event.node_names:
+                if node in nodes or len(nodes) < _MOST_NODES:
+                    nodes[node[:253]] = state.removeprefix("NODE_").lower()
+            names = list(event.node_names)[:20]
+            self._log.info("nodes changed", state=state, nodes=names, message=event.message[:200])
         elif what == "lost_events":
-            self._record_loss(message.node_name, message.lost_events, message)
+            loss = message.lost_events
+            stamp = message.time.SerializeToString() + loss.SerializeToString(deterministic=True)
+            identity = (message.node_name, stamp)
+            if identity in self._losses:
+                return
+            self._losses[identity] = None
+            if len(self._losses) > _LOSSES:
+                self._losses.popitem(last=False)
+            known = loss.source in LostEventSource.values()
+            where = LostEventSource.Name(loss.source).lower() if known else "unknown_lost_event_source"
+            self.status.lost[where] = self.status.lost.get(where, 0) + loss.num_events_lost
+            self._pairing.mark_interrupted()
         else:
             self._count_unusable("other-message")
 
@@ -194,27 +211,6 @@ class FlowFollower:
             pair = self._pairing.step(flow, now)
         if pair is not None:
             self._latencies.count_pair(pair)
-
-    def _record_nodes(self, event: NodeStatusEvent) -> None:
-        known = NodeState.values()
-        state = NodeState.Name(event.state_change) if event.state_change in known else "UNKNOWN_NODE_STATE"
-        nodes = self.status.nodes
-        for node in event.node_names:
-            if node in nodes or len(nodes) < _MOST_NODES:
-                nodes[node[:253]] = state.removeprefix("NODE_").lower()
-        self._log.info("nodes changed", state=state, nodes=list(event.node_names)[:20], message=event.message[:200])
-
-    def _record_loss(self, node: str, event: LostEvent, message: GetFlowsResponse) -> None:
-        identity = (node, message.time.SerializeToString() + event.SerializeToString(deterministic=True))
-        if identity in self._losses:
-            return
-        self._losses[identity] = None
-        if len(self._losses) > _LOSSES:
-            self._losses.popitem(last=False)
-        known = LostEventSource.values()
-        where = LostEventSource.Name(event.source) if event.source in known else "UNKNOWN_LOST_EVENT_SOURCE"
-        self.status.lost[where.lower()] = self.status.lost.get(where.lower(), 0) + event.num_events_lost
-        self._pairing.mark_interrupted()
 
     def _count_unusable(self, reason: str) -> None:
         self.status.unusable[reason] = self.status.unusable.get(reason, 0) + 1

@@ -158,11 +158,21 @@ class PairingTable:
         pending = flow.time << _FLAGS | (_LOCAL if flow.point == TO_ENDPOINT else 0)
         for generation in self._generations:
             before = generation.requests.get(flow.conversation)
-            if before is not None:
-                merged = self._merge_repeat(flow, before, pending, fresh=fresh)
-                if merged != before:
-                    generation.requests[flow.conversation] = merged
-                return
+            if before is None:
+                continue
+            # It is pending already, and was seen again.
+            if abs(flow.time - (before >> _FLAGS)) > self._limits[flow.protocol]:
+                # The port was reused by another conversation.  Or, for UDP, the same one goes on.
+                self.counts["unanswered" if fresh else "sampled"] += 1
+                if fresh:
+                    generation.requests[flow.conversation] = pending
+            elif pending & _LOCAL and not before & _LOCAL:
+                # On its way out it reached an endpoint of the same node.
+                generation.requests[flow.conversation] = pending | before & _LEFT
+            elif pending & _LOCAL == before & _LOCAL:
+                self.counts["repeated"] += 1
+                generation.requests[flow.conversation] = min(pending | before & _LEFT, before)
+            return
         if not fresh:
             self.counts["sampled"] += 1
             return
@@ -174,20 +184,6 @@ class PairingTable:
             young = self._generations[0]
         young.requests[flow.conversation] = pending
         young.bytes += size
-
-    def _merge_repeat(self, flow: Flow, before: int, pending: int, *, fresh: bool) -> int:
-        """What to keep of a request that is pending already and was seen again."""
-        if abs(flow.time - (before >> _FLAGS)) > self._limits[flow.protocol]:
-            # The port was reused by another conversation.  Or, for UDP, the same one goes on.
-            self.counts["unanswered" if fresh else "sampled"] += 1
-            return pending if fresh else before
-        if pending & _LOCAL and not before & _LOCAL:
-            # On its way out it reached an endpoint of the same node.
-            return pending | before & _LEFT
-        if pending & _LOCAL == before & _LOCAL:
-            self.counts["repeated"] += 1
-            return min(pending | before & _LEFT, before)
-        return before
 
     def _match_answer(self, flow: Flow) -> Pair | None:
         for generation in self._generations:

@@ -59,34 +59,31 @@ class ProbeManager:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._unanswered.clear()
-                await self._resolve(group)
+                try:
+                    found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
+                except OSError as error:
+                    problem = f"{self._probe.address}: {error}"
+                    if problem != self._resolve_error:
+                        self._log.warning("name is not resolved", why=problem)
+                    self._resolve_error = problem
+                    # The addresses found before are still the best guess.
+                    self.problem = None if self._running else problem
+                else:
+                    self.problem = None
+                    addresses = sorted({(int(family), str(place[0])) for family, _, _, _, place in found})
+                    self.reconcile(set(addresses[:_MOST_ADDRESSES]), group)
                 await asyncio.sleep(_RETRY_S)
                 if self._running:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_RESOLVE_S):
                             await self._unanswered.wait()
 
-    async def _resolve(self, group: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
-        except OSError as error:
-            problem = f"{self._probe.address}: {error}"
-            if problem != self._resolve_error:
-                self._log.warning("name is not resolved", why=problem)
-            self._resolve_error = problem
-            # The addresses found before are still the best guess.
-            self.problem = None if self._running else problem
-            return
-        self.problem = None
-        addresses = {(int(family), str(place[0])) for family, _, _, _, place in found}
-        self._reconcile(set(sorted(addresses)[:_MOST_ADDRESSES]), group)
-
-    def _reconcile(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
-        """Probe exactly these; on a change all probers restart, because they share the rate."""
+    def reconcile(self, addresses: set[Address], group: asyncio.TaskGroup) -> None:
+        """Probe exactly these addresses; on a change all probers restart, because they share the rate."""
         if addresses == set(self._running):
             return
         for task in self._running.values():

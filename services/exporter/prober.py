@@ -168,18 +168,18 @@ class UdpProbe:
         Raises:
             OSError: the address cannot be reached.
         """
-        self._link = self._connect()
+        self.connect()
         self._silent_since, self._disconnected = None, False
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._link.fileno(), self._read)
+        loop.add_reader(self._link.fileno(), self.read)
         due = loop.time() + interval * random.random()
         try:
             while True:
                 await asyncio.sleep(due - loop.time())
                 self._echoes.expire(time.time_ns())
-                if self._disconnected or self._is_silent(time.monotonic_ns()):
+                if self._disconnected or self.is_silent(time.monotonic_ns()):
                     return
-                self._send()
+                self.send()
                 # Irregular, so as not to be in phase with periodic traffic (RFC 2330); overdue probes are
                 # skipped, because a burst would measure itself.
                 due = max(due + interval * random.uniform(0.5, 1.5), loop.time())
@@ -187,7 +187,12 @@ class UdpProbe:
             loop.remove_reader(self._link.fileno())
             self._link.close()
 
-    def _connect(self) -> socket.socket:
+    def connect(self) -> None:
+        """Open a socket to the address.
+
+        Raises:
+            OSError: the address cannot be reached.
+        """
         link = socket.socket(self._family, socket.SOCK_DGRAM)
         link.setblocking(False)
         try:
@@ -198,12 +203,14 @@ class UdpProbe:
         with contextlib.suppress(OSError):
             # Without kernel timestamps this process's clock is used.
             link.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _STAMP_WHEN)
-        return link
+        self._link = link
 
-    def _is_silent(self, now: int) -> bool:
+    def is_silent(self, now: int) -> bool:
+        """Whether echoes on this socket have been unanswered for too long at ``now`` (monotonic, ns)."""
         return self._silent_since is not None and now - self._silent_since > self._silent_ns
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Send the next echo."""
         sequence, packet = self._echoes.next_packet()
         if self._silent_since is None:
             self._silent_since = time.monotonic_ns()
@@ -232,7 +239,8 @@ class UdpProbe:
                 reports.append((data, parse_stamp(ancillary, _SO_TIMESTAMPING)))
         return reports
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Receive the answers that have arrived."""
         while True:
             try:
                 data, ancillary, _, _ = self._link.recvmsg(_LONGEST, 512)

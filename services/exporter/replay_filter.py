@@ -100,22 +100,21 @@ class ReplayFilter:
         if time > mark.time:
             mark.move(time, flow)
             return True
-        repeated = self._is_replay(mark, time, flow, now) if time < mark.time else flow in mark.seen
-        if repeated:
-            self.repeated += 1
-        elif time == mark.time and len(mark.seen) < _AT_ONCE:
-            mark.seen.append(flow)
-        return not repeated
-
-    def _is_replay(self, mark: _NodeMark, time: int, flow: Hashable, now: int) -> bool:
-        """Whether a flow that is older than the last one is part of a replay."""
-        if now >= mark.until:
-            if mark.dropping:
-                # All flows were old for half a minute: the clock was set back.
-                mark.move(time, flow)
-                return False
-            if self._since is None or not self._since <= time < mark.time - _BACK_NS:
-                return False
-            mark.expect(now + _REPLAY_NS)
-        mark.dropping = True
-        return True
+        if time == mark.time:
+            if flow not in mark.seen:
+                if len(mark.seen) < _AT_ONCE:
+                    mark.seen.append(flow)
+                return True
+        else:
+            # A flow that is older than the last one may be part of a replay.
+            if now >= mark.until:
+                if mark.dropping:
+                    # All flows were old for half a minute: the clock was set back.
+                    mark.move(time, flow)
+                    return True
+                if self._since is None or not self._since <= time < mark.time - _BACK_NS:
+                    return True
+                mark.expect(now + _REPLAY_NS)
+            mark.dropping = True
+        self.repeated += 1
+        return False

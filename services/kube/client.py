@@ -5,11 +5,14 @@ would cost a pod 25 MiB.
 """
 
 import asyncio
+import os
 import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 import aiohttp
@@ -17,7 +20,6 @@ import msgspec
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.incluster_config import load_incluster_config
 from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct
 
@@ -36,6 +38,8 @@ _ENDED_S = (0.5, 12.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
 S = TypeVar("S")
@@ -111,14 +115,19 @@ class KubeClient:
             if config.server is not None:
                 settings.host = config.server.rstrip("/")
             elif config.kubeconfig is not None:
-                await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+                loaded = await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
+                token_file = loaded._user.safe_get("tokenFile")  # noqa: SLF001 - read once otherwise, and it rotates
+                if token_file is not None:
+                    _use_token_file(settings, Path(config.kubeconfig).parent / token_file)
             else:
-                load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+                _use_service_account(settings)
         except (ConfigException, OSError) as error:
             if config.kubeconfig is not None:
                 raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
             remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
             raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
+        # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
+        settings.disable_strict_ssl_verification = True
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             yield cls(client, config.timeout.seconds)
@@ -302,6 +311,43 @@ class KubeClient:
             raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
+
+
+def _use_service_account(settings: Configuration) -> None:
+    """Use the Pod's service account, whose token may be missing for a while.
+
+    Raises:
+        ConfigException: this is no Pod, or it has no service account.
+    """
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise ConfigException("Service host/port is not set.")
+    authority = SERVICE_ACCOUNT / "ca.crt"
+    if not authority.is_file() or not authority.stat().st_size:
+        raise ConfigException(f"{authority} is missing or empty.")
+    settings.host = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    settings.ssl_ca_cert = str(authority)
+    _use_token_file(settings, SERVICE_ACCOUNT / "token")
+
+
+def _use_token_file(settings: Configuration, path: Path) -> None:
+    settings.api_key["BearerToken"] = ""  # without it the hook is not called
+    settings.refresh_api_key_hook = partial(_read_token, path)  # type: ignore[assignment]
+
+
+def _read_token(path: Path, settings: Configuration) -> None:
+    """Read the token for one request: it is replaced from time to time.
+
+    Raises:
+        ConfigException: there is none now.
+    """
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigException(f"{path} cannot be read: {error}") from None
+    if not token:
+        raise ConfigException(f"{path} is empty")
+    settings.api_key["BearerToken"] = f"Bearer {token}"
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

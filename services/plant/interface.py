@@ -60,7 +60,7 @@ class Second(Struct, frozen=True):
     capacity: int
     """Of the bottleneck, kbit/s."""
     invalid: str | None = None
-    """Why this second is invalid (CPU steal); it is left out and counted."""
+    """Why this second cannot be judged, such as CPU steal; it is left out and counted."""
 
 
 class Histogram(Struct, frozen=True):
@@ -75,7 +75,7 @@ class Histogram(Struct, frozen=True):
 
 
 class Counters(Struct, frozen=True):
-    """What an exporter publishes; everything only grows."""
+    """What an exporter publishes; no value ever falls."""
 
     latency: dict[str, Histogram]
     """By critical workload."""

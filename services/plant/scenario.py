@@ -2,7 +2,7 @@
 
 A scenario is a list of events in time.  Demo, factory and benches play the same ones on whichever
 plant they have, and the score compares what was delivered with the *oracle*: the best safe limit of
-each phase, known in advance and set at once.  Numbers are for a bottleneck of 100 Mbit/s; ``scaled``
+each phase, known in advance and set at once.  Numbers are for a bottleneck of 100 Mbit/s; ``scale``
 fits them to another.
 """
 
@@ -31,7 +31,7 @@ class Event(Struct, frozen=True, kw_only=True):
     blind: str | None = None
     """From now on nothing can be measured, for this reason; the empty text ends it."""
     unpredicted: bool = False
-    """Unpredictable: bad seconds right after it are counted apart."""
+    """Nothing announces it; bad seconds right after it are counted apart."""
     phase: bool = True
     """Whether a new phase begins, so that the oracle may change its limit.  A burst begins none."""
 
@@ -56,7 +56,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     seconds: float
     events: tuple[Event, ...] = ()
     apps: Apps = Apps()
-    """Who is there at the start."""
+    """The workloads at the start."""
     learning: float = 60.0
     """Until then a policy may still be learning, seconds."""
 
@@ -64,20 +64,20 @@ class Scenario(Struct, frozen=True, kw_only=True):
         """The oracle's limits: for each phase the largest budget that no load in it makes unsafe."""
         starts = [0.0, *(event.at for event in self.events if event.phase and event.at > 0), self.seconds]
         edges = sorted(set(starts))
-        return [self._phase(start, end) for start, end in pairwise(edges)]
-
-    def _phase(self, start: float, end: float) -> Phase:
-        apps = self.apps
-        for event in self.events:
-            if event.at <= start:
-                apps = apps.with_loads(event.loads, event.capacity)
-        budget, goodput = apps.safe_budget(), apps.goodput(apps.safe_budget())
-        for event in self.events:
-            if start < event.at < end:
-                apps = apps.with_loads(event.loads, event.capacity)
-                budget = min(budget, apps.safe_budget())
-                goodput = min(goodput, apps.goodput(budget))
-        return Phase(start, end, budget, goodput)
+        phases = []
+        for start, end in pairwise(edges):
+            apps = self.apps
+            for event in self.events:
+                if event.at <= start:
+                    apps = apps.with_loads(event.loads, event.capacity)
+            budget, goodput = apps.safe_budget(), apps.goodput(apps.safe_budget())
+            for event in self.events:
+                if start < event.at < end:
+                    apps = apps.with_loads(event.loads, event.capacity)
+                    budget = min(budget, apps.safe_budget())
+                    goodput = min(goodput, apps.goodput(budget))
+            phases.append(Phase(start, end, budget, goodput))
+        return phases
 
     def domain(self, policy: str = "learned", parameters: dict[str, Any] | None = None, name: str = "floor") -> Domain:
         """The configuration that a user would write for this factory: default SLOs, the knee unknown.
@@ -87,7 +87,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
         capacity = self.apps.capacity
         targets = []
         for one in self.apps.targets:
-            # A target that wants little needs no more than that; all others may have the whole link.
+            # A target with a small load may have twice as much; all others may have the whole link.
             most = min(2 * one.load, capacity) if one.load else capacity
             least = max(most // 100, 1)
             targets.append(
@@ -164,39 +164,42 @@ def _scanner(at: float, load: int, *, unpredicted: bool = False, phase: bool = T
     return Event(at=at, loads={SCANNER: load}, unpredicted=unpredicted, phase=phase)
 
 
-def _steps() -> tuple[Event, ...]:
-    """The scanner doubles three times, at moments and for times that repeat nowhere."""
-    events = []
-    for up, down in ((75.3, 118.1), (167.7, 226.4), (271.2, 297.9)):
-        events += [_scanner(up, 2 * NOMINAL, unpredicted=True), _scanner(down, NOMINAL)]
-    return tuple(events)
+_STEPS = tuple(
+    event
+    for up, down in ((75.3, 118.1), (167.7, 226.4), (271.2, 297.9))
+    for event in (_scanner(up, 2 * NOMINAL, unpredicted=True), _scanner(down, NOMINAL))
+)
+"""The scanner's load doubles three times, at irregular moments and for different times."""
 
+_SHIFTS = (
+    _scanner(0.0, NOMINAL - 5_000),
+    *(
+        event
+        for start in (0.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0, 280.0, 320.0)
+        for event in (
+            *(_scanner(start + 12 + step, NOMINAL - 5_000 + 3_000 * (step + 1)) for step in range(5)),
+            *(
+                _scanner(start + burst + late, load, phase=False)
+                for burst in (19.6, 23.3, 28.8)
+                for late, load in ((0.0, 43_000), (0.25, 35_000))
+            ),
+            *(_scanner(start + 32 + step, 35_000 - 3_000 * (step + 1)) for step in range(5)),
+        )
+    ),
+)
+"""Each 40 s: low load, a ramp up, high load with bursts shorter than the control loop, and a ramp down."""
 
-def _shifts() -> tuple[Event, ...]:
-    """Every 40 s the same: calm, a ramp up, a busy time with bursts shorter than any loop, a ramp down."""
-    events = []
-    for cycle in range(9):
-        start = 40.0 * cycle
-        events += [_scanner(start + 12 + step, NOMINAL - 5_000 + 3_000 * (step + 1)) for step in range(5)]
-        for burst in (19.6, 23.3, 28.8):
-            events += [
-                _scanner(start + burst, 43_000, phase=False),
-                _scanner(start + burst + 0.25, 35_000, phase=False),
-            ]
-        events += [_scanner(start + 32 + step, 35_000 - 3_000 * (step + 1)) for step in range(5)]
-    return (_scanner(0.0, NOMINAL - 5_000), *events)
-
-
-def _drop() -> tuple[Event, ...]:
-    """Half of the capacity is gone at once, comes back within 40 s; later it drifts down and up again."""
-    back = [Event(at=130.0 + second, capacity=50_000 + 1_250 * (second + 1)) for second in range(40)]
-    drift = [Event(at=220.0 + second, capacity=100_000 - 500 * (second + 1)) for second in range(40)]
-    again = [Event(at=280.0 + second, capacity=80_000 + 500 * (second + 1)) for second in range(40)]
-    return (Event(at=80.4, capacity=50_000, unpredicted=True), *back, *drift, *again)
+_CAPACITY = (
+    Event(at=80.4, capacity=50_000, unpredicted=True),
+    *(Event(at=130.0 + second, capacity=50_000 + 1_250 * (second + 1)) for second in range(40)),
+    *(Event(at=220.0 + second, capacity=100_000 - 500 * (second + 1)) for second in range(40)),
+    *(Event(at=280.0 + second, capacity=80_000 + 500 * (second + 1)) for second in range(40)),
+)
+"""Capacity halves at once and recovers within 40 s; later it drifts down and up again."""
 
 
 def _flaps(seconds: float) -> tuple[Event, ...]:
-    """The scanner jumps up and down after 1 to 8 s each, drawn once and for all."""
+    """The scanner jumps up and down after 1 to 8 s each, drawn from a fixed seed."""
     draw = Random(7)  # noqa: S311 - a fixed sequence of events
     events = []
     at, high = 60.0, False
@@ -211,15 +214,15 @@ SCENARIOS: dict[str, Scenario] = {
     one.name: one
     for one in (
         Scenario(name="steady", text="Nothing changes.", seconds=300),
-        Scenario(name="step", text="The scanner's load doubles without warning.", seconds=330, events=_steps()),
+        Scenario(name="step", text="The scanner's load doubles without warning.", seconds=330, events=_STEPS),
         Scenario(
             name="shift",
             text="Load comes and goes every 40 s, with bursts.",
             seconds=360,
-            events=_shifts(),
+            events=_SHIFTS,
             learning=120,
         ),
-        Scenario(name="capacity", text="Capacity halves and recovers, then drifts.", seconds=340, events=_drop()),
+        Scenario(name="capacity", text="Capacity halves and recovers, then drifts.", seconds=340, events=_CAPACITY),
         Scenario(
             name="join",
             text="A second greedy target joins, leaves and joins again.",

@@ -1,8 +1,9 @@
 """Scores a run: violations and goodput, from the plant's ground truth and never from the controller's signal.
 
 A second is *bad* when a critical workload's jitter or P95 is above its SLO, when it lost something, or
-when nothing of it came back at all.  Goodput is compared with the scenario's oracle over the same
-seconds.  Demo, factory and benches judge with this module.
+when none of its probes came back.  Goodput is compared with the scenario's oracle over the same seconds.
+A *reaction* runs from the true crossing of the SLO to a safe limit in force; whoever plays the scenario
+reports the plant's events to a ``ReactionTimer`` in order.  Demo, factory and benches use this module.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +13,55 @@ from msgspec import Struct
 
 from schemas.domain import Domain
 from services.plant.interface import Second
-from services.plant.reaction_time import Reaction
-from services.plant.scenario import Phase, Scenario
+from services.plant.scenario import Event, Scenario
+from services.plant.workloads import Apps
 
 _NS = 10**9
 AFTERMATH = 5.0
 """Bad seconds within this many seconds after an unpredicted event are attributed to it."""
+
+
+class Reaction(Struct, frozen=True):
+    """One crossing of the SLO that needed a change of the limits; UTC ns."""
+
+    crossed: int
+    sampled: int
+    """End of the window on which the decision that made the limits safe was taken."""
+    decided: int
+    """When that decision was taken."""
+    in_force: int
+
+
+class ReactionTimer:
+    """Tracks whether the limits are safe, and since when they have not been."""
+
+    def __init__(self, apps: Apps) -> None:
+        """Begin with these apps."""
+        self.reactions: list[Reaction] = []
+        self._apps = apps
+        self._crossed: int | None = None
+
+    def is_safe(self, limits: Iterable[int | None]) -> bool:
+        """Whether limits (kbit/s a pod) keep the queue empty, whatever the targets send."""
+        most = self._apps.capacity
+        return sum(most if limit is None else limit for limit in limits) <= self._apps.safe_budget()
+
+    def on_event(self, event: Event, limits: Iterable[int | None]) -> None:
+        """Record a change of load or capacity; if the limits are safe after it, no reaction is due any more."""
+        self._apps = self._apps.with_loads(event.loads, event.capacity)
+        if self.is_safe(limits):
+            self._crossed = None
+
+    def on_crossings(self, times: Sequence[int], limits: Iterable[int | None]) -> None:
+        """Record when the latency rose above the SLO; bursts under safe limits need no reaction."""
+        if times and self._crossed is None and not self.is_safe(limits):
+            self._crossed = times[0]
+
+    def on_limit(self, at: int, sampled: int, decided: int, limits: Iterable[int | None]) -> None:
+        """Record a limit in force since ``at``, decided at ``decided`` on a window that ended at ``sampled``."""
+        if self._crossed is not None and self.is_safe(limits):
+            self.reactions.append(Reaction(self._crossed, sampled, decided, at))
+            self._crossed = None
 
 
 class ControlEffort(Struct, frozen=True):
@@ -121,11 +165,16 @@ def score(
             invalid += 1
             continue
         judged.append(second)
-        best += _oracle_goodput(phases, at)
+        best += sum(phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0) for phase in phases)
         if is_bad(second, domain):
             bad += 1
             excused += any(step - 1 < at < step + AFTERMATH for step in surprises)
     count = len(judged)
+    delivered = {}
+    for workload in judged[0].critical if judged else ():
+        load = sum(second.critical[workload].load for second in judged)
+        got = sum(second.critical[workload].throughput for second in judged)
+        delivered[workload] = got / load if load else 1.0
     return Score(
         seconds=count,
         invalid_windows=invalid,
@@ -134,7 +183,7 @@ def score(
         step_violation_seconds=excused,
         goodput=round(sum(sum(second.goodput.values()) for second in judged) / count) if count else 0,
         oracle=round(best / count) if count else 0,
-        critical_throughput=_delivered_shares(judged),
+        critical_throughput=delivered,
         patches=effort.patches,
         restarts=effort.restarts,
         reaction=spread([(one.in_force - one.crossed) / _NS for one in effort.reactions]),
@@ -145,29 +194,10 @@ def score(
 
 
 def spread(durations: Sequence[float]) -> Spread | None:
-    """Median, 95th percentile and maximum; None of nothing."""
+    """Median, 95th percentile and maximum; None if there are no durations."""
     if not durations:
         return None
     if len(durations) == 1:
         return Spread(durations[0], durations[0], durations[0])
     cuts = quantiles(durations, n=20, method="inclusive")
     return Spread(cuts[9], cuts[18], max(durations))
-
-
-def _oracle_goodput(phases: Sequence[Phase], at: float) -> float:
-    """Its mean goodput over the second that begins at ``at``, kbit/s."""
-    return sum(
-        phase.goodput * max(min(phase.end, at + 1) - max(phase.start, at), 0.0)
-        for phase in phases
-        if phase.start < at + 1 and phase.end > at
-    )
-
-
-def _delivered_shares(judged: Sequence[Second]) -> dict[str, float]:
-    wanted: dict[str, int] = {}
-    got: dict[str, int] = {}
-    for second in judged:
-        for workload, truth in second.critical.items():
-            wanted[workload] = wanted.get(workload, 0) + truth.load
-            got[workload] = got.get(workload, 0) + truth.throughput
-    return {workload: got[workload] / load if load else 1.0 for workload, load in wanted.items()}

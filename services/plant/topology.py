@@ -1,14 +1,14 @@
 """The testbed's topology: namespaces, links, queues, and the commands that build them.
 
-It only builds text, which ``real/testbed.py`` runs.  Three routed nodes hang on one fabric bridge; each
-pod is a namespace of its own behind a veth pair of its node.
+This module only builds text, which ``real/testbed.py`` runs.  One bridge, the fabric, connects three
+routed nodes.  Each pod is a namespace of its own, connected to its node by a veth pair.
 
     n1: robot-control, telemetry-upload ──┐
     n2: safety-scanner, erp-dashboard   ──┤ fabric ══ bottleneck ══► n3: robot-cell, safety-plc,
                                           └──────────────────────────    telemetry-store, office
 
 Everything that floor pods send leaves through the fabric's port toward n3: a token bucket with a
-deep FIFO, outside of any node's control.  What comes back is not limited.
+deep FIFO, outside of any node's control.  The opposite direction is not limited.
 """
 
 from typing import Literal
@@ -31,12 +31,12 @@ UPLINK = "eth0"
 """A node's device toward the fabric, and a pod's toward its node."""
 
 Bands = Literal["off", "uplink", "bottleneck"]
-"""Where priority bands are, if anywhere."""
+"""Where priority bands are in force, if anywhere."""
 
 BURST = 4000
-"""Bytes that a token bucket may send at once: larger ones make latency of their own."""
+"""Bytes that a token bucket may send at once; larger bursts add latency themselves."""
 POD_QUEUE = 200_000
-"""Bytes that wait at a pod's limit."""
+"""Bytes that can wait at a pod's limit."""
 
 
 class PodPlace(Struct, frozen=True):
@@ -63,7 +63,7 @@ class PodPlace(Struct, frozen=True):
 
 
 class Parameters(Struct, frozen=True):
-    """What a bed is built from."""
+    """The parameters of a bed."""
 
     capacity: int = 100_000
     """Of the bottleneck, kbit/s."""
@@ -105,17 +105,32 @@ def build_setup_script(parameters: Parameters) -> str:
     places = pods(parameters)
     names = [FABRIC, *NODES, *(place.name for place in places)]
     lines = [
-        # The names of the namespaces live on a file system that dies with the bed.
+        # The names of the namespaces are kept in a file system that ends with the bed.
         "mount -t tmpfs none /run",
         "mkdir /run/netns",
         "ip link set lo up",
         *_batch("ip -batch -", [f"netns add {name}" for name in names]),
-        *_fabric(),
     ]
+    fabric = ["link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up"]
+    for node in NODES:
+        fabric += [
+            f"link add {node} type veth peer name {UPLINK} netns {node}",
+            f"link set {node} master br0 gso_max_segs 1 up",
+        ]
+    lines += _batch(f"ip -n {FABRIC} -batch -", fabric)
     for node in NODES:
         lines += _node(node, [place for place in places if place.node == node])
     for place in places:
-        lines += _pod(place)
+        gateway = f"10.77.{place.node[1:]}.254"
+        pod = [
+            "link set lo up",
+            f"link set {UPLINK} gso_max_segs 1 up",
+            f"addr add {place.address}/32 dev {UPLINK}",
+            f"route add {gateway}/32 dev {UPLINK}",
+            # The kernel's default may be bbr, which hardly queues: there would be no noisy neighbour.
+            f"route add default via {gateway} congctl cubic",
+        ]
+        lines += _batch(f"ip -n {place.name} -batch -", pod)
     if parameters.bands == "uplink":
         for node in NODES:
             lines += _tc(node, build_bands(UPLINK, parameters.uplink, parameters.fifo_bytes, places))
@@ -137,7 +152,7 @@ def build_bands(device: str, rate: int, queue: int, places: tuple[PodPlace, ...]
         f"class replace dev {device} parent 1: classid 1:1 htb rate {rate}kbit burst {BURST} cburst {BURST}",
     ]
     for band in range(3):
-        # All of the rate is lent by the parent, in the order of priority; each class owns next to nothing.
+        # Each class owns almost no rate and borrows the rest from its parent, in order of priority.
         share = f"rate 8kbit ceil {rate}kbit burst {BURST} cburst {BURST} quantum 1514 prio {band}"
         lines += [
             f"class replace dev {device} parent 1:1 classid 1:1{band} htb {share}",
@@ -160,16 +175,6 @@ def build_pod_limit(kbit: int | None) -> list[str]:
 
 def _bucket(device: str, kbit: int, queue: int) -> str:
     return f"qdisc replace dev {device} root handle 1: tbf rate {kbit}kbit burst {BURST} limit {queue}"
-
-
-def _fabric() -> list[str]:
-    lines = ["link add br0 type bridge stp_state 0 mcast_snooping 0", "link set br0 up"]
-    for node in NODES:
-        lines += [
-            f"link add {node} type veth peer name {UPLINK} netns {node}",
-            f"link set {node} master br0 gso_max_segs 1 up",
-        ]
-    return _batch(f"ip -n {FABRIC} -batch -", lines)
 
 
 def _node(node: str, places: list[PodPlace]) -> list[str]:
@@ -196,21 +201,6 @@ def _node(node: str, places: list[PodPlace]) -> list[str]:
         f"ip netns exec {node} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'",
         *_batch(f"ip -n {node} -batch -", lines),
     ]
-
-
-def _pod(place: PodPlace) -> list[str]:
-    gateway = f"10.77.{place.node[1:]}.254"
-    return _batch(
-        f"ip -n {place.name} -batch -",
-        [
-            "link set lo up",
-            f"link set {UPLINK} gso_max_segs 1 up",
-            f"addr add {place.address}/32 dev {UPLINK}",
-            f"route add {gateway}/32 dev {UPLINK}",
-            # The kernel's default may be bbr, which hardly queues: no noisy neighbour at all.
-            f"route add default via {gateway} congctl cubic",
-        ],
-    )
 
 
 def _tc(namespace: str, commands: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The workloads on one bottleneck and their sizes, shared by plant, scenario and oracle.
 
-LoadControl are kbit/s of payload, as applications count them; limits and the capacity count the wire.
+Loads are kbit/s of payload, as applications count them; limits and the capacity count bytes on the wire.
 """
 
 from typing import Literal
@@ -26,7 +26,7 @@ class CriticalApp(Struct, frozen=True):
     """``namespace/name``."""
     protocol: Literal["udp", "tcp"]
     load: int
-    """What it sends."""
+    """What it sends, kbit/s of payload."""
     packet: int = MSS
     """Payload bytes of a packet."""
     probe_hz: int = 250
@@ -45,12 +45,12 @@ class TargetApp(Struct, frozen=True):
     target: str
     """``namespace/deployment``."""
     load: int | None = None
-    """What each replica wants to send; None is as much as it can get."""
+    """What each replica wants to send, kbit/s of payload; None is as much as it can get."""
     replicas: int = 1
     flows: int = 4
     """TCP connections of each replica."""
     limit: int | None = None
-    """In force on each pod at the start; None until it is annotated."""
+    """In force on each pod at the start, kbit/s on the wire; None: no limit."""
 
 
 class Apps(Struct, frozen=True):
@@ -72,11 +72,11 @@ class Apps(Struct, frozen=True):
         return sum(one.wire() for one in self.critical) + probes
 
     def safe_budget(self) -> int:
-        """The best safe sum of all best-effort limits, kbit/s on the wire: just no queue builds up."""
+        """The largest sum of all best-effort limits that builds up no queue, kbit/s on the wire."""
         return max(int(self.capacity - self.critical_wire()), 0)
 
     def goodput(self, budget: int) -> int:
-        """What the targets deliver under that sum of limits, kbit/s of payload, if they want it."""
+        """What the targets deliver under that sum of limits, kbit/s of payload, up to their loads."""
         most = round(budget * TCP_SHARE)
         if any(one.load is None for one in self.targets):
             return most

@@ -5,9 +5,9 @@ windows and give their samples the same ids.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import structlog
 
@@ -22,28 +22,6 @@ from services.sampler.source import Measurements, NoData
 _log = structlog.get_logger()
 
 
-class Clock(Protocol):
-    """What the sampler needs of time."""
-
-    def now(self) -> int:
-        """UTC ns; may jump either way."""
-
-    async def sleep(self, duration: int) -> None:
-        """Wait for that many ns."""
-
-
-class WallClock:
-    """The machine's clock."""
-
-    def now(self) -> int:
-        """UTC ns."""
-        return time.time_ns()
-
-    async def sleep(self, duration: int) -> None:
-        """Wait for that many ns."""
-        await asyncio.sleep(duration / 1e9)
-
-
 class Sampler:
     """Measures every window once, and passes one sample per domain to ``put``."""
 
@@ -53,7 +31,8 @@ class Sampler:
         measure: Callable[[int], Awaitable[Measurements]],
         put: Callable[[Sample], None],
         health: Health,
-        clock: Clock,
+        now: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Prepare the loop.
 
@@ -62,14 +41,16 @@ class Sampler:
             measure: measures the window that ends at a time, UTC ns; raises NoData.
             put: takes each sample, and never blocks.
             health: has the conditions ``clock``, ``source`` and one per domain.
-            clock: the time.
+            now: the time, UTC ns; may jump either way.
+            sleep: waits for that many seconds.
         """
         self._domains = config.domains
         self._signal = config.signal
         self._measure = measure
         self._put = put
         self._health = health
-        self._clock = clock
+        self._now = now
+        self._sleep = sleep
         self._failed: dict[str, bool] = {}
         for domain in config.domains:
             health.set_failed(f"domain {domain.name}", "not yet")
@@ -101,7 +82,7 @@ class Sampler:
             # The bus keeps the first sample of a window, and failing is quicker than measuring: published at
             # once, a blind sampler's sample would displace that of one that sees.
             if uninformative:
-                await self._clock.sleep(min(max(end + period // 2 - self._clock.now(), 0), period // 2))
+                await self._sleep(min(max(end + period // 2 - self._now(), 0), period // 2) / 1e9)
             for sample in uninformative:
                 self._put(sample)
 
@@ -112,12 +93,12 @@ class Sampler:
         """
         period = self._signal.period
         while True:
-            end = (max(self._clock.now(), last) // period + 1) * period
-            while (remaining := end - self._clock.now()) > 0:
+            end = (max(self._now(), last) // period + 1) * period
+            while (remaining := end - self._now()) > 0:
                 behind = remaining - period
                 reason = f"set back: {behind / 1e9:.1f} s behind the last window" if behind > period else None
                 self._report("clock", reason)
-                await self._clock.sleep(min(remaining, period))
+                await self._sleep(min(remaining, period) / 1e9)
             if -remaining <= period // 2:  # later, the measurement would belong to the next window
                 return end
 
@@ -145,12 +126,19 @@ class Sampler:
                     domain=domain.name,
                     start=end - signal.window,
                     end=end,
-                    period=signal.period,
+                    period=int(signal.period),
                     source=signal.source,
                     no_data=no_data,
                 )
             blind = explain_blindness(domain, sample)
-            metrics.record_sample(domain, sample, blind)
+            metrics.samples.labels(domain.name, "data" if blind is None else "blind").inc()
+            measures = {measure.workload: measure for measure in sample.critical}
+            for critical in domain.critical:
+                measure = measures.get(critical.key)
+                metrics.observations.labels(critical.key).set(measure.observations if measure else 0)
+                for figure in ("jitter", "p95"):
+                    value = getattr(measure, figure, None)
+                    metrics.latency.labels(critical.key, figure).set(math.nan if value is None else value)
             self._report(f"domain {domain.name}", blind)
             results.append((sample, blind is None or any(measure.lost for measure in sample.critical)))
         return results

@@ -2,9 +2,6 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from schemas.domain import Domain
-from schemas.messages import Sample
-
 samples = Counter(
     "sluice_sampler_samples", "Windows sampled, by whether control can act on them: data, blind.", ["domain", "outcome"]
 )
@@ -23,15 +20,3 @@ delay = Histogram(
 acknowledged = Gauge("sluice_sampler_window_end_seconds", "End of the last window acknowledged by the bus.", ["domain"])
 observations = Gauge("sluice_sampler_observations", "Latencies in the last window.", ["workload"])
 latency = Gauge("sluice_sampler_latency_seconds", "In the last window; NaN without data.", ["workload", "figure"])
-
-
-def record_sample(domain: Domain, sample: Sample, blind: str | None) -> None:
-    """Count a sample, and show its figures; ``blind`` is why control cannot act on it."""
-    samples.labels(domain.name, "data" if blind is None else "blind").inc()
-    measures = {measure.workload: measure for measure in sample.critical}
-    for critical in domain.critical:
-        measure = measures.get(critical.key)
-        observations.labels(critical.key).set(measure.observations if measure else 0)
-        for figure in ("jitter", "p95"):
-            value = getattr(measure, figure, None)
-            latency.labels(critical.key, figure).set(float("nan") if value is None else value)

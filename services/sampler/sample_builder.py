@@ -35,7 +35,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         domain=domain.name,
         start=measured.start,
         end=end,
-        period=signal.period,
+        period=int(signal.period),
         source=signal.source,
         critical=tuple(_build_critical(critical, measured) for critical in domain.critical),
         targets=targets,
@@ -47,7 +47,7 @@ def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasu
     missing = stats.missing
     if missing is None and stats.bounds is not None:
         for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-            coarse = explain_coarseness(stats.bounds, slo.seconds, WIDEST_BUCKET)
+            coarse = explain_coarseness(stats.bounds, slo / 1e9, WIDEST_BUCKET)
             if coarse is not None:
                 missing = f"buckets too coarse for {figure}: {coarse}"
                 break

@@ -28,6 +28,12 @@ class MetricNames(Struct, frozen=True):
     throughput: str = ""
     matchers: dict[str, str] = {}
 
+    @property
+    def are_plain(self) -> bool:
+        """Whether none of the names needs quotation marks."""
+        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, *self.matchers)
+        return all(re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", name) for name in names if name)
+
 
 class Preset(Struct, frozen=True):
     """A known exporter of latencies."""

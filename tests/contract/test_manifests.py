@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.bus.subjects import Subjects
+from services.bus.subjects import KINDS, Subjects
 from services.runtime.config_loader import load
 from services.tools.check.cluster_rules import ClusterObjects, check_cluster_objects
 from tests.support.kube.manifests import MANIFESTS, builtin, kubectl, objects
@@ -81,7 +81,7 @@ def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
     streams = {subjects.stream(kind) for kind in ("sample", "decision", "action", "dead")}
     assert set(re.findall(r"SLUICE_[A-Z]+", text)) == streams
     assert set(re.findall(r"sluice\.[a-z]+\.v1\.(?:>|[a-z]+)", text)) == {
-        *(subjects.every(kind) for kind in ("sample", "decision", "action")),
+        *(subjects.every(kind) for kind in KINDS),
         *(subjects.dead(service) for service in ("decision", "actuator")),
     }
 

@@ -98,7 +98,7 @@ def test_a_registry_is_named_in_one_place(tmp_path: Path) -> None:
     images = {container["image"] for spec in templates for container in spec["containers"]}
     ours = {image for image in images if "sluice" in image}
     assert ours == {"registry.example/sluice:0.1.0", "registry.example/sluice-factory:0.1.0"}
-    assert images - ours == {"nats:2.12.1-alpine", "nginx:1.28.0-alpine"}
+    assert images - ours == {"nats:2.15.1-alpine", "nginx:1.28.0-alpine"}
 
 
 def test_a_bus_without_a_volume(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
 
 async def test_the_bus_on_a_nats_container() -> None:
     """Publish, deduplicate, read and look up on the NATS image of the manifests."""
-    image = os.environ.get("NATS_IMAGE", "nats:2.12.1")
+    image = os.environ.get("NATS_IMAGE", "nats:2.15.1")
     nats = NatsContainer(image, jetstream=True).with_kwargs(labels={guard.LABEL: guard.label()})
     with nats as container:
         settings = BusConfig(servers=(container.nats_uri(),))

@@ -13,12 +13,15 @@ class BrokenServer:
     """Answers every request in one way; ``fault`` may be changed while it runs.
 
     stall: accepts and sends nothing.  dribble: sends a header byte by byte, without end.  reset: resets
-    the connection.  garbage: sends no HTTP.  cut: sends less than announced.  body: sends ``body`` with ``status``.
+    the connection.  garbage: sends no HTTP.  cut: sends less than announced.  body: sends ``body`` with
+    ``status`` and the lines of ``headers``.
     """
 
-    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK") -> None:
+    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
         """Listen on a free port."""
-        self.fault, self.body, self.status = fault, body, status
+        self.fault, self.body, self.status, self.headers = fault, body, status, headers
+        self.requests: list[bytes] = []
+        """The received requests, with their headers."""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
@@ -39,7 +42,8 @@ class BrokenServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             try:
-                while not self._over.is_set() and connection.recv(65536):
+                while not self._over.is_set() and (request := connection.recv(65536)):
+                    self.requests.append(request)
                     if not self._answer(connection):
                         return
             except OSError:
@@ -65,7 +69,7 @@ class BrokenServer:
             case "cut":
                 connection.sendall(_OK + b"Content-Length: 1000\r\n\r\n" + self.body)
                 return False
-        head = f"HTTP/1.1 {self.status}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(self.body)}\r\n\r\n"
         connection.sendall(head.encode() + self.body)
         return True
 

@@ -9,9 +9,8 @@ from statistics import mean, median
 
 from msgspec import Struct
 
-from services.plant.reaction_time import Reaction
 from services.plant.scenario import Scenario
-from services.plant.score import Score, spread
+from services.plant.score import Reaction, Score, spread
 
 UNCONTROLLED = "no control"
 """The contender without a controller."""

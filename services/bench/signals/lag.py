@@ -30,13 +30,13 @@ from services.bench.policies.results import Summary
 from services.bench.signals.cost import COST_SCENARIOS, measure_costs
 from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
+from services.plant.harness.pipeline import build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import Processes
-from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.plant.scenario import SCENARIOS
 from services.runtime import logging_setup
 from services.runtime.health import Health
-from services.sampler.loop import Sampler, WallClock
+from services.sampler.loop import Sampler
 from services.sampler.source import Lag
 from services.sampler.source_factory import open_source, source_class
 
@@ -180,7 +180,7 @@ async def _watch_sources(steps: int, slow: bool) -> dict[str, StepLags]:
 
         config = Config(domains=(_DOMAIN,), signal=signal)
         with open_source(config) as source:
-            await Sampler(config, source.measure, put, Health(), WallClock()).run()
+            await Sampler(config, source.measure, put, Health()).run()
 
     async with AsyncExitStack() as stack:
         page = stack.enter_context(MetricsPage([plant]))

@@ -36,7 +36,7 @@ from services.plant.commands.open_loop import (
     TimedPlant,
     measure,
 )
-from services.plant.harness.result_file import ResultFile
+from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
 from services.plant.real.testbed import Bed

@@ -21,8 +21,7 @@ from services.control import POLICIES
 from services.plant.harness.orchestrator import PipelineOptions, RecordingFailed, play_scenario, run_until_signal
 from services.plant.harness.pipeline import NotReady, find_program
 from services.plant.harness.processes import ProcessDied
-from services.plant.harness.result_file import ResultFile
-from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.results import ResultFile, ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.scenario import SCENARIOS, Scenario

@@ -18,7 +18,7 @@ from schemas.units import Duration, Rate
 from services.control import POLICIES
 from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
-from services.plant.harness.result_file import ResultFile
+from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS

@@ -23,10 +23,9 @@ from services.plant.harness.orchestrator import (
     run_until_signal,
     start_scraping,
 )
-from services.plant.harness.pipeline import NotReady
+from services.plant.harness.pipeline import NotReady, build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import ProcessDied, Processes
-from services.plant.harness.prometheus import build_prometheus_signal, start_prometheus
-from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.real import priority_bands

@@ -71,7 +71,7 @@ class MetricsPage:
         registry.register(_PlantCollector(plants))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
-        self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _UnloggedRequest)
+        self._server = make_server(host, port, self, ThreadingWSGIServer, _UnloggedRequest)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """If not empty, the page answers with status 503 and this reason."""
@@ -81,7 +81,8 @@ class MetricsPage:
         """The page's address."""
         return f"http://{self._host}:{self._server.server_port}/metrics"
 
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request, as a WSGI application."""
         if self.blind:
             start("503 Service Unavailable", [("Content-Type", "text/plain")])
             return [self.blind.encode() + b"\n"]

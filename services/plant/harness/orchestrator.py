@@ -9,19 +9,19 @@ watches it while the scenario plays, and stops it in reverse order.
 import asyncio
 import signal
 import time
-from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from msgspec import Struct
 
-from schemas.config import Config, Kubernetes, Signal
+from schemas.config import Kubernetes, Signal
 from schemas.messages import Action, Decision
-from services.bus.bus import Bus
+from services.bus.bus import Bus, Received
 from services.plant.harness.bandwidth_agent import BandwidthAgent, EnforcedLimit
 from services.plant.harness.manifests import build_manifests
 from services.plant.harness.metrics_page import MetricsPage
@@ -43,6 +43,8 @@ _REFRESH_S = 0.25
 _FIRST_LIMITS_S = 30.0
 _LAST_SECOND_S = 2.5
 """The plant reports its last second once the fate of that second's last packet is known."""
+
+M = TypeVar("M", Decision, Action)
 
 
 async def start_scraping(_: Processes, page: str) -> Signal:
@@ -93,7 +95,14 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
                 run.restarts = sum(agent.count_restarts(target.key) for target in run.domain.targets)
             if options.record is not None:
                 view.say("Recording ...")
-                await _record(processes, controlled[0].domain.name, options.record)
+                selection = ("--since", "1h", "--domain", controlled[0].domain.name)
+                words = ("record", "--config", processes.home / "sluice.yaml", *selection, "--force")
+                command = (find_program("sluice"), *words, "--output", options.record)
+                recorder = await create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+                printed, _ = await recorder.communicate()
+                if recorder.returncode:
+                    why = f"exit code {recorder.returncode}: {printed.decode().strip()}"
+                    raise RecordingFailed(f"sluice record ended with {why}")
         view.say("Stopping ...")
 
 
@@ -135,7 +144,11 @@ async def _start_pipeline(
     source = await options.signal(processes, page.url)
     config = build_config([run.domain for run in runs], nats, Kubernetes(server=api), source)
     await start_services(config, processes)
-    await stack.enter_async_context(_following_bus(config, runs))
+    bus = await stack.enter_async_context(Bus.connect(config.bus, "demo", lambda _: None))
+    by_domain = {run.domain.name: run for run in runs}
+    decisions = _follow(bus, Decision, by_domain, ScenarioRun.on_decision)
+    actions = _follow(bus, Action, by_domain, ScenarioRun.on_action)
+    await stack.enter_async_context(_running(decisions, actions))
     try:
         async with asyncio.timeout(_FIRST_LIMITS_S):
             await agent.wait_until_enforced()
@@ -156,26 +169,13 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@asynccontextmanager
-async def _following_bus(config: Config, runs: Sequence[ScenarioRun]) -> AsyncIterator[None]:
-    """Pass the bus's decisions and actions on to the runs while the context lasts."""
-    by_domain = {run.domain.name: run for run in runs}
-
-    async def follow_decisions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Decision, None, "demo", start="new")) as messages:
-            async for received in messages:
-                by_domain[received.message.domain].on_decision(received)
-
-    async def follow_actions(bus: Bus) -> None:
-        async with aclosing(bus.consume(Action, None, "demo", start="new")) as messages:
-            async for received in messages:
-                by_domain[received.message.domain].action = received.message
-
-    async with (
-        Bus.connect(config.bus, "demo", lambda _: None) as bus,
-        _running(follow_decisions(bus), follow_actions(bus)),
-    ):
-        yield
+async def _follow(
+    bus: Bus, kind: type[M], runs: Mapping[str, ScenarioRun], handle: Callable[[ScenarioRun, Received[M]], None]
+) -> None:
+    """Pass every new message of a kind on to the run of its domain."""
+    async with aclosing(bus.consume(kind, None, "demo", start="new")) as messages:
+        async for received in messages:
+            handle(runs[received.message.domain], received)
 
 
 async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes) -> None:
@@ -202,13 +202,3 @@ async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: Metr
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _record(processes: Processes, domain: str, output: Path) -> None:
-    """Write what the bus has stored of a domain to a file."""
-    config = processes.home / "sluice.yaml"
-    command = ("record", "--config", config, "--since", "1h", "--domain", domain, "--force", "--output", output)
-    recorder = await asyncio.create_subprocess_exec(find_program("sluice"), *command, stdout=PIPE, stderr=STDOUT)
-    printed, _ = await recorder.communicate()
-    if recorder.returncode:
-        raise RecordingFailed(f"sluice record ended with exit code {recorder.returncode}: {printed.decode().strip()}")

@@ -15,9 +15,8 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import EnforcedLimit
 from services.plant.interface import Plant, Second
-from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, Score, is_bad, score
+from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, is_bad, score
 
 _NS = 10**9
 
@@ -84,6 +83,10 @@ class ScenarioRun:
         self.decision = received.message
         if any(target.limit != target.was for target in received.message.targets):
             self._changed = received.message.end, received.published
+
+    def on_action(self, received: Received[Action]) -> None:
+        """Note what the actuator did to one of the domain's targets."""
+        self.action = received.message
 
     def count_bad_seconds(self) -> int:
         """Count the seconds so far in which an SLO was broken."""

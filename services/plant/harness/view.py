@@ -85,7 +85,7 @@ class TerminalView:
         self._note = ""
         self._at = 0.0
         self._margin = max(len(run.title) for run in runs) + 1
-        self._screen = Screen(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._screen = Screen(self, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "TerminalView":
         """Start the live display."""
@@ -104,8 +104,17 @@ class TerminalView:
         """Move the clock; the display is drawn from the runs themselves."""
         self._at = at
 
-    def _render(self) -> RenderableType:
-        parts: list[RenderableType] = [self._render_heading(), self._render_table(), Text()]
+    def __rich__(self) -> RenderableType:
+        """Draw the display; rich calls it at each refresh."""
+        slo = self._runs[0].domain.critical[0]
+        table = Table(box=None, expand=True, header_style="bold", pad_edge=False)
+        table.add_column("", no_wrap=True)
+        p95_slo, jitter_slo = f"p95\n<{slo.p95.seconds * 1e3:g} ms", f"jitter\n<{slo.jitter.seconds * 1e3:g} ms"
+        for name in (p95_slo, jitter_slo, "\nlost", "\nscanner", "\nlimit", "best\neffort", "bad\ns"):
+            table.add_column(name, justify="right")
+        for run in self._runs:
+            table.add_row(Text(run.title, style="bold"), *_render_cells(run))
+        parts: list[RenderableType] = [self._render_heading(), table, Text()]
         legend = "each second's p95 (log, 0.3 to 100 ms), below it best effort"
         parts.append(Text(" " * self._margin + legend, style="dim", no_wrap=True, overflow="ellipsis"))
         for run in self._runs:
@@ -132,17 +141,6 @@ class TerminalView:
         grid.add_column(ratio=1)
         grid.add_row(Text(text, style="bold"), ProgressBar(total=scenario.seconds, completed=at))
         return grid
-
-    def _render_table(self) -> Table:
-        slo = self._runs[0].domain.critical[0]
-        table = Table(box=None, expand=True, header_style="bold", pad_edge=False)
-        table.add_column("", no_wrap=True)
-        p95_slo, jitter_slo = f"p95\n<{slo.p95.seconds * 1e3:g} ms", f"jitter\n<{slo.jitter.seconds * 1e3:g} ms"
-        for name in (p95_slo, jitter_slo, "\nlost", "\nscanner", "\nlimit", "best\neffort", "bad\ns"):
-            table.add_column(name, justify="right")
-        for run in self._runs:
-            table.add_row(Text(run.title, style="bold"), *_render_cells(run))
-        return table
 
     def _render_history(self, run: ScenarioRun) -> list[Text]:
         """A bar for each second's latency, coloured by whether an SLO was broken; below it one for best effort."""

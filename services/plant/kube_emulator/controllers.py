@@ -1,4 +1,4 @@
-"""The emulator's controllers: the part of a controller-manager and of kubelets that the pipeline sees.
+"""The emulator's controllers: what the pipeline sees of a controller-manager and of kubelets.
 
 Deployments make ReplicaSets, ReplicaSets make Pods with the template's labels and annotations; a
 Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A changed template
@@ -11,8 +11,10 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from services.plant.kube_emulator.patch import merge
 from services.plant.kube_emulator.store import Key, ObjectStore, Tree, now
 
 NODES = ("node-1", "node-2")
@@ -26,7 +28,13 @@ async def run(objects: ObjectStore) -> None:
     """Keep Deployments, ReplicaSets and Pods in step until cancelled."""
     while True:
         seen = objects.version
-        _collect_garbage(objects)
+        # Delete objects whose owner is gone, as the garbage collector does.
+        for resource, owners in (("replicasets.apps", "deployments.apps"), ("pods", "replicasets.apps")):
+            alive = {tree["metadata"]["uid"] for _, tree in objects.list_objects(owners)}
+            for key, tree in objects.list_objects(resource):
+                reference = _controller_reference(tree)
+                if reference is not None and reference["uid"] not in alive:
+                    remove(objects, key)
         for key, deployment in objects.list_objects("deployments.apps"):
             _reconcile_deployment(objects, key, deployment)
         for key, replica_set in objects.list_objects("replicasets.apps"):
@@ -50,24 +58,10 @@ def iter_owned(objects: ObjectStore, resource: str, owner: Tree) -> Iterator[tup
             yield key, tree
 
 
-def _collect_garbage(objects: ObjectStore) -> None:
-    """Delete objects whose owner is gone, as the garbage collector does."""
-    for resource, owners in (("replicasets.apps", "deployments.apps"), ("pods", "replicasets.apps")):
-        alive = {tree["metadata"]["uid"] for _, tree in objects.list_objects(owners)}
-        for key, tree in objects.list_objects(resource):
-            reference = _controller_reference(tree)
-            if reference is None or reference["uid"] in alive:
-                continue
-            if resource == "pods":
-                remove_pod(objects, key)
-            else:
-                objects.delete(key)
-
-
-def remove_pod(objects: ObjectStore, key: Key) -> Tree:
-    """Delete a Pod as the API does: at once if it is on no node, otherwise when the kubelet has ended it."""
+def remove(objects: ObjectStore, key: Key) -> Tree:
+    """Delete an object as the API does: a Pod that is on a node once the kubelet has ended it, all else at once."""
     tree = objects.get(key)
-    return objects.delete(key, grace=bool(tree and tree.get("spec", {}).get("nodeName")))
+    return objects.delete(key, grace=key[0] == "pods" and bool(tree and tree.get("spec", {}).get("nodeName")))
 
 
 def _build_owner_references(kind: str, owner: Tree) -> list[dict[str, Any]]:
@@ -91,42 +85,32 @@ def _reconcile_deployment(objects: ObjectStore, key: Key, deployment: Tree) -> N
     current: Key = ("replicasets.apps", key[1], f"{meta['name']}-{digest}")
     if objects.get(current) is None:
         revision = str(1 + sum(1 for _ in iter_owned(objects, "replicasets.apps", deployment)))
-        objects.create(current, _build_replica_set(deployment, digest, copied | {_REVISION: revision}))
+        template = spec["template"]
+        labels = {**(template["metadata"].get("labels") or {}), _HASH: digest}
+        replica_set = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {
+                "labels": labels,
+                "annotations": copied | {_REVISION: revision},
+                "ownerReferences": _build_owner_references("Deployment", deployment),
+            },
+            "spec": {
+                "replicas": spec.get("replicas", 1),
+                "selector": {"matchLabels": {**spec["selector"].get("matchLabels", {}), _HASH: digest}},
+                "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
+            },
+        }
+        objects.create(current, replica_set)
     sets = []
     for one, tree in iter_owned(objects, "replicasets.apps", deployment):
         replicas = spec.get("replicas", 1) if one == current else 0
         annotations = (tree["metadata"].get("annotations") or {}) | (copied if one == current else {})
-        sets.append(_update_replica_set(objects, one, replicas, annotations))
+        patch = {"metadata": {"annotations": annotations}, "spec": {"replicas": replicas}}
+        sets.append(objects.update(one, partial(merge, patch=patch)))
         if one == current:
             revision = annotations[_REVISION]
     _update_status(objects, key, deployment, sets, {_REVISION: revision})
-
-
-def _build_replica_set(deployment: Tree, digest: str, annotations: dict[str, str]) -> Tree:
-    spec, template = deployment["spec"], deployment["spec"]["template"]
-    labels = {**(template["metadata"].get("labels") or {}), _HASH: digest}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "ReplicaSet",
-        "metadata": {
-            "labels": labels,
-            "annotations": annotations,
-            "ownerReferences": _build_owner_references("Deployment", deployment),
-        },
-        "spec": {
-            "replicas": spec.get("replicas", 1),
-            "selector": {"matchLabels": {**spec["selector"].get("matchLabels", {}), _HASH: digest}},
-            "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
-        },
-    }
-
-
-def _update_replica_set(objects: ObjectStore, key: Key, replicas: int, annotations: dict[str, str]) -> Tree:
-    def change(tree: Tree) -> Tree:
-        meta = tree["metadata"] | {"annotations": annotations}
-        return tree | {"metadata": meta, "spec": tree["spec"] | {"replicas": replicas}}
-
-    return objects.update(key, change)
 
 
 def _reconcile_replica_set(objects: ObjectStore, key: Key, replica_set: Tree) -> None:
@@ -147,7 +131,7 @@ def _reconcile_replica_set(objects: ObjectStore, key: Key, replica_set: Tree) ->
     pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
     pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
     for one, _ in pods[: max(0, len(pods) - desired)]:
-        remove_pod(objects, one)
+        remove(objects, one)
     _update_status(objects, key, replica_set, [replica_set], {})
 
 

@@ -42,6 +42,7 @@ class Emulator:
         self._listen = (host, port)
         self._server = KubeApi(self.objects)
         self._running = contextlib.AsyncExitStack()
+        self._controllers: list[asyncio.Task[None]] = []
         for namespace in ("default", "kube-system"):
             self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
 
@@ -50,18 +51,20 @@ class Emulator:
         self._server.closing.clear()
         await self._running.enter_async_context(self._server)
         server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
-        controllers = [asyncio.create_task(run(self.objects))]
+        self._controllers = [asyncio.create_task(run(self.objects))]
         if self._delay is not None:
-            controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
-        for controller in controllers:
-            self._running.push_async_callback(_cancel, controller)
+            self._controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
         self._listen = (self._listen[0], server.port)
         return str(server.url).rstrip("/")
 
     async def __aexit__(self, *_: object) -> None:
         """Stop; watches end."""
         self._server.closing.set()
-        await self._running.aclose()
+        async with self._running:
+            for controller in self._controllers:
+                controller.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await controller
 
     def apply(self, manifests: Iterable[Tree]) -> None:
         """Create each object, or merge it into the one that is there.
@@ -94,9 +97,3 @@ class Emulator:
             return []
         owned = iter_owned(self.objects, "replicasets.apps", owner)
         return [pod for _, replica_set in owned for _, pod in iter_owned(self.objects, "pods", replica_set)]
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -1,4 +1,4 @@
-"""The emulator's HTTP half: it maps requests to changes of objects.
+"""The emulator's HTTP API: it maps requests to changes of objects.
 
     clients --HTTP--> kmock (server, request parsing) --> here --> ObjectStore
 
@@ -15,12 +15,11 @@ from typing import Any
 
 import kmock
 
-from services.plant.kube_emulator.controllers import bind, remove_pod
-from services.plant.kube_emulator.errors import StatusError
+from services.plant.kube_emulator.controllers import bind, remove
 from services.plant.kube_emulator.patch import apply_patch, merge
 from services.plant.kube_emulator.resources import KINDS, Kind, kind_at
 from services.plant.kube_emulator.selectors import build_filter
-from services.plant.kube_emulator.store import Change, Key, ObjectStore, Tree
+from services.plant.kube_emulator.store import Change, Key, ObjectStore, StatusError, Tree
 
 _WATCH_S = 300.0
 _BOOKMARK_S = 10.0
@@ -45,17 +44,17 @@ class KubeApi(kmock.KubernetesScaffold):
         for kind in KINDS:
             self.resources[f"{kind.version}/{kind.plural}"].kind = kind.name
         serving: dict[kmock.action, Callable[[kmock.Request], Any]] = {
-            kmock.action.LIST: self._list,
+            kmock.action.LIST: self._get,
             kmock.action.WATCH: self._watch,
-            kmock.action.FETCH: self._read,
+            kmock.action.FETCH: self._get,
             kmock.action.CREATE: self._create,
-            kmock.action.UPDATE: self._patch,
+            kmock.action.UPDATE: self._update,
             kmock.action.DELETE: self._delete,
         }
         for action, serve in serving.items():
             self.fallback[action] << serve << kmock.headers({"Content-Type": "application/json"})
-        self.fallback["post"] << self._create_under
-        self.fallback["put"] << self._replace
+        self.fallback["post"] << self._create
+        self.fallback["put"] << self._update
         self["get", re.compile(r"/api/v1|/apis/[^/]+/v[^/]+")] << _discover
 
     async def __call__(self, raw_request: Any) -> Any:
@@ -91,7 +90,14 @@ class KubeApi(kmock.KubernetesScaffold):
             for payload in self._payloads:
                 payload._requests[:] = [one for one in payload._requests if one is not request]  # noqa: SLF001
 
-    async def _list(self, request: kmock.Request) -> Any:
+    async def _get(self, request: kmock.Request) -> Any:
+        """Return an object or its scale, list the objects of a kind, or watch them."""
+        if request.name:
+            key = _key(request)
+            tree = self.store.get(key)
+            if tree is None:
+                raise StatusError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
+            return _scale_of(tree) if request.subresource == "scale" else tree
         if request.params.get("watch", "").lower() in ("1", "t", "true"):
             return self._watch(request)
         kind = _kind(request)
@@ -142,24 +148,17 @@ class KubeApi(kmock.KubernetesScaffold):
                 wait.cancel()
         return bool(done)
 
-    async def _read(self, request: kmock.Request) -> Tree:
-        key = _key(request)
-        tree = self.store.get(key)
-        if tree is None:
-            raise StatusError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
-        return _scale_of(tree) if request.subresource == "scale" else tree
-
     async def _create(self, request: kmock.Request) -> Tree:
-        if not isinstance(request.data, dict):
-            raise StatusError(400, "BadRequest", "the body is not a JSON object")
-        return self.create(_key(request), request.data, keep=not _is_dry_run(request))
-
-    async def _create_under(self, request: kmock.Request) -> Tree:
+        """Store a new object, or bind a Pod to a node."""
         key = _key(request)
         if key[0] == "pods" and request.subresource == "binding" and request.data:
             bind(self.store, key, request.data["target"]["name"])
             return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-        raise StatusError(404, "NotFound", f"there is no {key[0]}/{request.subresource} to create")
+        if request.name:
+            raise StatusError(404, "NotFound", f"there is no {key[0]}/{request.subresource} to create")
+        if not isinstance(request.data, dict):
+            raise StatusError(400, "BadRequest", "the body is not a JSON object")
+        return self.create(key, request.data, keep=not _is_dry_run(request))
 
     def create(self, key: Key, tree: Tree, *, keep: bool = True) -> Tree:
         """Store a new object as a request would.
@@ -176,31 +175,29 @@ class KubeApi(kmock.KubernetesScaffold):
             tree = tree | {"status": {"phase": "Pending"}}
         return self.store.create((key[0], key[1], meta.get("name") or ""), tree, keep=keep)
 
-    async def _patch(self, request: kmock.Request) -> Tree:
-        key = _key(request)
-        content = request.headers.get("Content-Type", "").partition(";")[0]
-        if request.subresource == "scale":
-            return _scale_of(self.store.update(key, lambda tree: _apply_scale(tree, content, request.data)))
-        return self.store.update(
-            key,
-            lambda tree: apply_patch(content, tree, request.data),
-            status=request.subresource == "status",
-            keep=not _is_dry_run(request),
-        )
-
-    async def _replace(self, request: kmock.Request) -> Tree:
-        if not isinstance(request.data, dict):
+    async def _update(self, request: kmock.Request) -> Tree:
+        """Patch an object, its status or its scale, or replace it by the body of a PUT."""
+        key, replaces = _key(request), request.method == kmock.method.PUT
+        if replaces and not isinstance(request.data, dict):
             raise StatusError(400, "BadRequest", "the body is not a JSON object")
-        return self.store.update(
-            _key(request), lambda _: request.data, status=request.subresource == "status", keep=not _is_dry_run(request)
-        )
+        content = request.headers.get("Content-Type", "").partition(";")[0]
+
+        def change(tree: Tree) -> Tree:
+            before = _scale_of(tree) if request.subresource == "scale" else tree
+            after: Tree = request.data if replaces else apply_patch(content, before, request.data)
+            if request.subresource == "scale":
+                return merge(tree, {"spec": {"replicas": after["spec"]["replicas"]}})
+            return after
+
+        tree = self.store.update(key, change, status=request.subresource == "status", keep=not _is_dry_run(request))
+        return _scale_of(tree) if request.subresource == "scale" else tree
 
     async def _delete(self, request: kmock.Request) -> Tree:
         key = _key(request)
         options = request.data if isinstance(request.data, dict) else {}
         grace = request.params.get("gracePeriodSeconds", options.get("gracePeriodSeconds"))
         if key[0] == "pods" and str(grace) != "0" and not _is_dry_run(request):
-            return remove_pod(self.store, key)
+            return remove(self.store, key)
         gone = self.store.delete(key, keep=not _is_dry_run(request))
         if key[0] == "namespaces" and not _is_dry_run(request):
             for inner in self.store.keys_in(key[2]):
@@ -229,13 +226,8 @@ def _scale_of(tree: Tree) -> Tree:
     return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": spec}
 
 
-def _apply_scale(tree: Tree, content: str, patch: Any) -> Tree:
-    replicas = apply_patch(content, _scale_of(tree), patch)["spec"]["replicas"]
-    return merge(tree, {"spec": {"replicas": replicas}})
-
-
 def _event(change: Change, request: kmock.Request, kind: Kind, matches: Callable[[Tree], bool]) -> Tree | None:
-    """The change as a watcher sees it, for whom an object that no longer fits its selector is deleted."""
+    """The change as a watcher sees it: an object that no longer matches the selector counts as deleted."""
     resource, namespace, name = change.key
     if resource != kind.resource or request.namespace not in (None, namespace) or request.name not in (None, name):
         return None

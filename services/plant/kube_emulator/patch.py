@@ -5,8 +5,7 @@ from typing import Any
 
 import jsonpatch
 
-from services.plant.kube_emulator.errors import StatusError
-from services.plant.kube_emulator.store import Tree
+from services.plant.kube_emulator.store import StatusError, Tree
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"

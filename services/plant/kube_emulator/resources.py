@@ -2,8 +2,7 @@
 
 from msgspec import Struct
 
-from services.plant.kube_emulator.errors import StatusError
-from services.plant.kube_emulator.store import Key, Tree
+from services.plant.kube_emulator.store import Key, StatusError, Tree
 
 
 class Kind(Struct, frozen=True):

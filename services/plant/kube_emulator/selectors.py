@@ -3,8 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from services.kube.selectors import parse_selector
-from services.plant.kube_emulator.errors import StatusError
-from services.plant.kube_emulator.store import Tree
+from services.plant.kube_emulator.store import StatusError, Tree
 
 
 def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:
@@ -19,20 +18,16 @@ def build_filter(params: Mapping[str, str]) -> Callable[[Tree], bool]:
         raise StatusError(400, "BadRequest", str(error)) from None
 
     def matches(tree: Tree) -> bool:
-        own = tree["metadata"].get("labels") or {}
-        return all(one.matches(own) for one in labels) and (
-            not fields or all(one.matches(_fields(tree)) for one in fields)
-        )
+        meta, involved = tree["metadata"], tree.get("involvedObject") or {}
+        own_fields = {
+            "metadata.name": meta["name"],
+            "metadata.namespace": meta.get("namespace", ""),
+            "spec.nodeName": (tree.get("spec") or {}).get("nodeName", ""),
+            "status.phase": (tree.get("status") or {}).get("phase", ""),
+            "involvedObject.name": involved.get("name", ""),
+            "involvedObject.uid": involved.get("uid", ""),
+        }
+        own_labels = meta.get("labels") or {}
+        return all(one.matches(own_labels) for one in labels) and all(one.matches(own_fields) for one in fields)
 
     return matches
-
-
-def _fields(tree: Tree) -> dict[str, str]:
-    return {
-        "metadata.name": tree["metadata"]["name"],
-        "metadata.namespace": tree["metadata"].get("namespace", ""),
-        "spec.nodeName": (tree.get("spec") or {}).get("nodeName", ""),
-        "status.phase": (tree.get("status") or {}).get("phase", ""),
-        "involvedObject.name": (tree.get("involvedObject") or {}).get("name", ""),
-        "involvedObject.uid": (tree.get("involvedObject") or {}).get("uid", ""),
-    }

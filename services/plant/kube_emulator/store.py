@@ -17,8 +17,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from services.plant.kube_emulator.errors import StatusError
-
 Tree = dict[str, Any]
 """An object as JSON."""
 Key = tuple[str, str | None, str]
@@ -26,6 +24,34 @@ Key = tuple[str, str | None, str]
 
 HISTORY = 1000
 """How many changes watches are served from; a watch that starts before them gets 410."""
+
+
+class StatusError(Exception):
+    """A refused request: the HTTP status code, the machine-readable reason, and a message for people."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        """Say why."""
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+    @classmethod
+    def invalid(cls, message: str) -> "StatusError":
+        """422: the object that would result is not allowed."""
+        return cls(422, "Invalid", message)
+
+    def body(self) -> dict[str, Any]:
+        """The refusal as a ``Status`` object."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Status",
+            "metadata": {},
+            "status": "Failure",
+            "reason": self.reason,
+            "message": self.message,
+            "code": self.status,
+        }
 
 
 class Change(Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Ground truth: every packet's round trip, binned into seconds.
 
 The controller's windows end at whole multiples of the signal period.  These seconds begin ``OFFSET``
-later, so that a controller that looks good at its own sampling instants gains nothing here.  A second
-that the machine disturbed (CPU steal, a starved probe, a late clock) is marked and not judged.
+later, so that a controller cannot look better than it is at its own sampling times.  A second
+that the machine disturbed (CPU steal, too few probes, counters read late) is marked and not judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ OFFSET = 370_000_000
 TCP_HEADERS = MTU_WIRE - MSS
 """Ethernet, IPv4, and TCP with timestamps: bytes that each packet carries besides its payload."""
 STEAL = 0.05
-"""Share of processor time used by others above which a second is invalid."""
+"""A second is invalid if a larger share of the processors' time was stolen."""
 _SLOW = 2_000_000
 """The usual SLO, ns."""
 _IN_A_ROW = 5
-"""Slow packets in a row that make a queue; a single one is noise of the machine."""
+"""Slow packets in a row that indicate a queue; a single one is noise of the machine."""
 _LATE = 100_000_000
 _PROBES = 0.9
 """Share of its packets that the probe must have sent."""
@@ -38,7 +38,7 @@ class Delivered(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """All counters at one time, close to a bound between two seconds."""
+    """Counters and settings at one moment, close to the boundary between two seconds."""
 
     time: int
     """UTC ns."""
@@ -65,7 +65,7 @@ def processor_ticks(stat: str) -> tuple[int, int]:
 
 
 def read_processor() -> tuple[int, int]:
-    """The same, now."""
+    """Read the same figures of this machine now."""
     return processor_ticks(Path("/proc/stat").read_text(encoding="ascii"))
 
 
@@ -78,7 +78,7 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def find_disturbance(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
-    """Why a second is invalid; None if it is valid.
+    """Say why a second is invalid; None if it is valid.
 
     Args:
         start: of the second.
@@ -154,7 +154,7 @@ class SecondBuilder:
         self._trips.setdefault(bin_of(sent), {}).setdefault(workload, []).append(trip)
 
     def mark(self, mark: Mark) -> Second | None:
-        """Take the mark of a second's start; gives the youngest second whose packets are all accounted for.
+        """Take the mark of a second's start; return the newest second whose packets are all accounted for.
 
         A packet's fate is known half a second after it was sent, so a second is closed one second
         after its end.
@@ -163,10 +163,9 @@ class SecondBuilder:
         if len(self._marks) < 3:
             return None
         before = self._marks.pop(0)
+        after = self._marks[0]
         start = bin_of(before.time)
-        return self._second(start, before, self._marks[0], self._trips.pop(start, {}))
-
-    def _second(self, start: int, before: Mark, after: Mark, trips: dict[str, list[int]]) -> Second:
+        trips = self._trips.pop(start, {})
         critical = {}
         for app in self._apps.critical:
             name, mine = app.workload, trips.get(app.workload, [])

@@ -40,7 +40,7 @@ from services.plant.topology import (
     bottleneck,
     build_pod_limit,
 )
-from services.plant.workloads import Apps, CriticalApp, TargetApp
+from services.plant.workloads import Apps
 
 PEERS = {
     ROBOT: f"{NAMESPACE}/robot-cell",
@@ -50,7 +50,7 @@ PEERS = {
 }
 """Who each workload sends to."""
 TRAFFIC = ("iperf3", "nginx")
-"""Programs that the apps are made of."""
+"""Programs that send the apps' traffic."""
 _ECHO_PORT = "7007"
 
 
@@ -61,7 +61,7 @@ def parameters(apps: Apps, fifo: float = 0.1, bands: Bands = "off") -> Parameter
 
 
 class LatencyTally:
-    """A histogram that grows."""
+    """Counts round trips into a histogram."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -88,7 +88,7 @@ class LatencyTally:
 
 
 class RealPlant:
-    """See the module's text."""
+    """A testbed with traffic, probes and ground truth.  Implements ``Plant``."""
 
     def __init__(self, bed: Bed, apps: Apps, absent: Collection[str] = ()) -> None:
         """Take a bed that was entered; nothing runs before the context is entered.
@@ -117,11 +117,25 @@ class RealPlant:
         """Start instruments, then traffic, then the first second."""
         self._devices = {node: self._bed.devices(node) for node in NODES}
         for critical in self._apps.critical:
-            self._watch(critical)
-            self._generators[critical.workload] = [self._critical(critical)]
+            source, sink = self._bed.pod(critical.workload), self._bed.pod(PEERS[critical.workload])
+            self._bed.instrument(sink.name, "services.plant.real.echo", sink.address, _ECHO_PORT).stdout.readline()
+            arguments = (sink.address, _ECHO_PORT, str(critical.probe_hz), str(self._apps.probe))
+            probe = self._bed.instrument(source.name, "services.plant.real.probe", *arguments)
+            threading.Thread(target=self._read, args=(critical.workload, probe.stdout), daemon=True).start()
+            if critical.protocol == "tcp":
+                self._generators[critical.workload] = [TcpTraffic(self._bed, source, sink, flows=1)]
+            else:
+                self._generators[critical.workload] = [UdpTraffic(self._bed, source, sink, critical.packet)]
             self.set_load(critical.workload, critical.load)
         for target in self._apps.targets:
-            self._generators[target.target] = self._best_effort(target)
+            sources = [one for one in self._bed.pods if one.workload == target.target and one.name not in self._absent]
+            sink = self._bed.pod(PEERS[target.target])
+            self._generators[target.target] = [
+                HttpTraffic(self._bed, source, sink)
+                if target.target == ERP
+                else TcpTraffic(self._bed, source, sink, target.flows)
+                for source in sources
+            ]
             for pod in self.pods:
                 if pod.target == target.target:
                     self.set_limit(pod.name, target.limit)
@@ -129,23 +143,10 @@ class RealPlant:
         self._recorder.start()
         return self
 
-    def _critical(self, app: CriticalApp) -> Generator:
-        source, sink = self._bed.pod(app.workload), self._bed.pod(PEERS[app.workload])
-        if app.protocol == "tcp":
-            return TcpTraffic(self._bed, source, sink, flows=1)
-        return UdpTraffic(self._bed, source, sink, app.packet)
-
-    def _best_effort(self, app: TargetApp) -> list[Generator]:
-        sources = [one for one in self._bed.pods if one.workload == app.target and one.name not in self._absent]
-        sink = self._bed.pod(PEERS[app.target])
-        if app.target == ERP:
-            return [HttpTraffic(self._bed, source, sink) for source in sources]
-        return [TcpTraffic(self._bed, source, sink, app.flows) for source in sources]
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop what runs."""
+        """Stop the traffic and the instruments."""
         self._stop.set()
         self._recorder.join()
         for generators in self._generators.values():
@@ -232,14 +233,8 @@ class RealPlant:
     def _datagrams_lost(self, workload: str) -> int:
         return sum(one.lost for one in self._generators.get(workload, ()) if isinstance(one, UdpTraffic))
 
-    def _watch(self, app: CriticalApp) -> None:
-        workload, peer = app.workload, self._bed.pod(PEERS[app.workload])
-        self._bed.instrument(peer.name, "services.plant.real.echo", peer.address, _ECHO_PORT).stdout.readline()
-        arguments = (peer.address, _ECHO_PORT, str(app.probe_hz), str(self._apps.probe))
-        probe = self._bed.instrument(self._bed.pod(workload).name, "services.plant.real.probe", *arguments)
-        threading.Thread(target=self._read, args=(workload, probe.stdout), daemon=True).start()
-
     def _read(self, workload: str, records: IO[bytes]) -> None:
+        """Count a probe's round trips until it ends."""
         tally = self._tallies[workload]
         while len(record := records.read(RECORD.size)) == RECORD.size:
             sent, trip = RECORD.unpack(record)
@@ -250,28 +245,26 @@ class RealPlant:
                     self._crossings.trip(sent, trip)
 
     def _record(self) -> None:
+        """Mark the counters at the start of each second, and collect the seconds that are complete."""
         due = bin_of(time.time_ns()) + SECOND
         while not self._stop.wait(max(due - time.time_ns(), 0) / 1e9):
-            mark = self._mark()
+            peers = self._devices[BOTTLENECK].read()
+            delivered = {}
+            for workload in self._generators:
+                # A node's device sends what its pod receives.
+                device = peers[self._bed.pod(PEERS[workload]).device]
+                delivered[workload] = Delivered(device.sent, device.sent_packets)
+            mark = Mark(
+                time=time.time_ns(),
+                delivered=delivered,
+                datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},
+                processor=read_processor(),
+                limits=self.limits,
+                loads={workload: kbit or 0 for workload, kbit in self._loads.items()},
+                capacity=self._capacity,
+            )
             with self._lock:
                 second = self._ledger.mark(mark)
                 if second is not None:
                     self._seconds.append(second)
             due += SECOND
-
-    def _mark(self) -> Mark:
-        peers = self._devices[BOTTLENECK].read()
-        delivered = {}
-        for workload in self._generators:
-            # A node's device sends what its pod receives.
-            device = peers[self._bed.pod(PEERS[workload]).device]
-            delivered[workload] = Delivered(device.sent, device.sent_packets)
-        return Mark(
-            time=time.time_ns(),
-            delivered=delivered,
-            datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},
-            processor=read_processor(),
-            limits=self.limits,
-            loads={workload: kbit or 0 for workload, kbit in self._loads.items()},
-            capacity=self._capacity,
-        )

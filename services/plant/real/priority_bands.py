@@ -23,7 +23,7 @@ from services.plant.workloads import Apps
 PLACES: tuple[Bands, ...] = get_args(Bands)
 _WARM_UP_S = 3.0
 _CLOSING_S = 2.5
-"""A second is known one second after its end, and does not begin with the measurement."""
+"""Seconds do not begin when the measurement does, and are reported one second after their end."""
 
 
 class Row(Struct, frozen=True):
@@ -34,9 +34,9 @@ class Row(Struct, frozen=True):
     """Seconds, as is the jitter; None when nothing came back."""
     jitter: float | None
     lost: int
-    """Packets and probes in all seconds together."""
+    """Packets and probes lost in all seconds together."""
     sent: int
-    """How many there were."""
+    """Packets and probes sent in all seconds together."""
     scanner: float
     """What safety-scanner got, as a share of what it wanted."""
     goodput: int
@@ -83,7 +83,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line a place."""
+    """Build a table with one row for each place."""
     title = "Priority bands alone, telemetry-upload unlimited: robot-control's packets"
     shown = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("bands on", no_wrap=True)

@@ -18,7 +18,7 @@ RECORD = struct.Struct("=qq")
 """When a packet was sent (UTC ns) and how long it took there and back (ns), ``LOST`` if it never came."""
 LOST = -1
 GIVE_UP_NS = 500_000_000
-"""A packet that has not come back after this long is lost: no queue on the way is half as long."""
+"""A packet that has not come back after this long is lost: no queue on the path delays half as much."""
 _HEADER = struct.Struct("=Q")
 
 
@@ -40,20 +40,22 @@ class Probe:
         while True:
             now = time.monotonic_ns()
             if now >= due:
-                self._send(now)
-                self._give_up(now)
-                # A late sender skips what it missed: a burst would measure itself.
+                self._waiting[self._number] = (time.time_ns(), now)
+                # A packet that cannot be sent counts as lost once its time is up.
+                with contextlib.suppress(OSError):
+                    self._link.send(_HEADER.pack(self._number) + self._padding)
+                self._number += 1
+                while self._waiting:
+                    number, (stamp, started) = next(iter(self._waiting.items()))
+                    if now - started < GIVE_UP_NS:
+                        break
+                    del self._waiting[number]
+                    os.write(self._out, RECORD.pack(stamp, LOST))
+                # After a delay, skip the packets that were due: sent at once, they would delay each other.
                 due += self._interval * ((now - due) // self._interval + 1)
             readable, _, _ = select.select([self._link], [], [], max(due - time.monotonic_ns(), 0) / 1e9)
             if readable:
                 self._receive()
-
-    def _send(self, now: int) -> None:
-        self._waiting[self._number] = (time.time_ns(), now)
-        # A packet that cannot be sent counts as lost once its time is up.
-        with contextlib.suppress(OSError):
-            self._link.send(_HEADER.pack(self._number) + self._padding)
-        self._number += 1
 
     def _receive(self) -> None:
         try:
@@ -64,14 +66,6 @@ class Probe:
         sent = self._waiting.pop(_HEADER.unpack_from(data)[0], None)
         if sent is not None:
             os.write(self._out, RECORD.pack(sent[0], now - sent[1]))
-
-    def _give_up(self, now: int) -> None:
-        while self._waiting:
-            number, (stamp, started) = next(iter(self._waiting.items()))
-            if now - started < GIVE_UP_NS:
-                return
-            del self._waiting[number]
-            os.write(self._out, RECORD.pack(stamp, LOST))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The bed: the namespaces of ``topology.py`` made real, and commands run inside of them.
+"""The testbed: builds the namespaces of ``topology.py`` and runs commands in them.
 
     with Bed(Parameters()) as bed:
         bed.run("robot-control-0", "ip", "route")
@@ -9,6 +9,7 @@ a loopback only.  The bed needs root, touches nothing outside, and disappears wi
 that ends.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -58,7 +59,9 @@ class BedProcess:
         """End it: SIGTERM, and after two seconds SIGKILL.  Stopping twice is no error."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._entered.poll() is None:
-                self._signal(number)
+                # Signal the child, since nsenter passes no signal on; if the child is gone, nsenter ends by itself.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid or self._entered.pid, number)
             try:
                 self._entered.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
@@ -67,13 +70,6 @@ class BedProcess:
         for stream in (self._entered.stdout, self._entered.stderr):
             if stream is not None:
                 stream.close()
-
-    def _signal(self, number: signal.Signals) -> None:
-        # nsenter waits outside and passes no signal on; a child that is gone has nsenter end by itself.
-        try:
-            os.kill(self.pid or self._entered.pid, number)
-        except ProcessLookupError:
-            return
 
 
 class Bed:

@@ -42,7 +42,7 @@ exec nginx -p /run/erp -c nginx.conf
 def parse_losses(line: bytes) -> int | None:
     """The datagrams that one of an iperf3 server's interval lines reports lost; None for other lines.
 
-    The summary at the end, which repeats all intervals, ends in ``receiver`` and is none.
+    The summary at the end, which repeats all intervals, ends in ``receiver`` and does not count.
     """
     found = _REPORT.search(line)
     return int(found[1]) if found else None
@@ -64,23 +64,22 @@ class TcpTraffic:
         if kbit is None or any(rate is None for rate, _ in self._running):
             self._shrink(0)
         has = self._shrink(kbit or 0)
-        if kbit is None or kbit > has:
-            self._add(None if kbit is None else kbit - has)
+        if kbit is not None and kbit <= has:
+            return
+        rate = None if kbit is None else kbit - has
+        # A server takes one client at a time, so each stream has its own, which ends with it.
+        port = str(next(_PORTS))
+        start_iperf_server(self._bed, self._sink, port)
+        # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
+        pace = [] if rate is None else ["--fq-rate", f"{rate // self._flows}k"]
+        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
+        stream = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
+        self._running.append((rate, stream))
 
     def _shrink(self, kbit: int) -> int:
         while (has := sum(rate or 0 for rate, _ in self._running)) > kbit or (self._running and not kbit):
             self._running.pop()[1].stop()
         return has
-
-    def _add(self, kbit: int | None) -> None:
-        # A server takes one client at a time, so each stream has its own, which ends with it.
-        port = str(next(_PORTS))
-        start_iperf_server(self._bed, self._sink, port)
-        # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
-        pace = [] if kbit is None else ["--fq-rate", f"{kbit // self._flows}k"]
-        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
-        inside = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
-        self._running.append((kbit, inside))
 
 
 class UdpTraffic:
@@ -109,7 +108,7 @@ class UdpTraffic:
             self._client = None
         if kbit:
             port = str(next(_PORTS))
-            # Both ends run with priority: a datagram that a descheduled receiver drops is no loss of the network.
+            # Both ends run with priority: datagrams that a descheduled receiver drops were not lost in the network.
             server = start_iperf_server(self._bed, self._sink, port, _INTERVAL, _FIRST)
             threading.Thread(target=self._count, args=(server,), daemon=True).start()
             client = [*_FIRST, "iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-u"]

@@ -20,9 +20,8 @@ from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMea
 from services.common.histogram import increase, quantile, summarize
 from services.control import Controller
 from services.plant.interface import BUCKETS, Counters, Second
-from services.plant.reaction_time import Reaction, ReactionTimer
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, Score, score
+from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, score
 from services.plant.simulated.plant import Parameters, SimulatedPlant
 
 _NS = 10**9
@@ -31,7 +30,7 @@ _START = 1_800_000_000 * _NS
 
 
 class Delays(Struct, frozen=True):
-    """The loop's own time, seconds."""
+    """The delays of the loop, seconds."""
 
     period: float = 0.5
     """From one sample to the next."""
@@ -44,11 +43,11 @@ class Delays(Struct, frozen=True):
     actuation: float = 0.05
     """From the decision to the limit in force, at least."""
     actuation_jitter: float = 0.05
-    """And at most this much more."""
+    """Largest random addition to it."""
 
 
 class Run(Struct, frozen=True):
-    """What happened."""
+    """The course of one run."""
 
     scenario: Scenario
     domain: Domain
@@ -85,12 +84,12 @@ def play(
     Args:
         scenario: what happens.
         domain: SLOs, targets and bounds.
-        controller: decides; None: no control.
+        controller: takes the decisions; None: no control.
         delays: of the loop.
         seed: of plant and actuation.
-        limits: in force at the start by target, kbit/s a pod; by default the fail-safe limits with a
-            controller, and none without.
-        parameters: of the model, but for the apps, which are the scenario's; None: the defaults.
+        limits: in force at the start by target, kbit/s a pod; None: the fail-safe limits with a
+            controller, no limits without one.
+        parameters: of the model, with the scenario's apps in place of theirs; None: the defaults.
     """
     loop = _Loop(
         scenario, domain, controller, delays, SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START), seed
@@ -132,7 +131,7 @@ class _Loop:
     def reactions(self) -> list[Reaction]:
         return self._watch.reactions
 
-    # -- the simulation over time
+    # -- time
 
     def start(self, limits: dict[str, int]) -> None:
         for pod in self._model.pods:
@@ -163,7 +162,7 @@ class _Loop:
             self.seconds += model.take_seconds()
             self._watch.on_crossings(model.take_crossings(), model.limits.values())
 
-    # -- what happens
+    # -- actions
 
     def _apply_event(self, event: Event) -> None:
         for workload, kbit in event.loads.items():

@@ -1,10 +1,10 @@
 """The simulated plant: a bottleneck's queue and its senders, in plain steps of time.
 
-Takes the place of the real packets: limits come in as from the agent, latencies go out as to the
-exporter, and each second's truth goes to the score.  It has a FIFO of fixed size in front of a fixed
+It replaces the real packets: the agent sets its limits, the exporter reads its latencies, and the score
+reads the ground truth of each second.  It has a FIFO of fixed size in front of a fixed
 rate, best-effort pods whose CUBIC streams fill their limits, a paced critical TCP stream that a full FIFO
-crushes, and datagrams that a full FIFO drops.  ``senders.py`` moves bytes tick by tick, ``bursts.py``
-turns them into round trips, and ``critical_workload.py`` counts those.
+crushes, and datagrams that a full FIFO drops.  ``senders.py`` moves bytes tick by tick, and ``probes.py``
+turns them into round trips and counts those.
 
 The caller drives time: nothing happens outside ``advance``.  The same parameters, seed and calls give the
 same numbers.  ``commands/compare_plants.py`` compares it with the real plant.
@@ -18,8 +18,7 @@ import numpy as np
 from msgspec import Struct
 
 from services.plant.interface import Counters, Pod, Second
-from services.plant.simulated.bursts import Bursts, Noise, TickSeries
-from services.plant.simulated.critical_workload import SimulatedWorkload
+from services.plant.simulated.probes import Bursts, Noise, SimulatedWorkload, TickSeries
 from services.plant.simulated.senders import Limiter, Path, TcpSender, UdpMix, UdpSender
 from services.plant.workloads import UDP_HEADERS, Apps
 
@@ -43,26 +42,26 @@ class Parameters(Struct, frozen=True):
     pod_burst: int = 1514
     """Bytes that leave a busy pod at once: a packet."""
     critical_burst: int = 4542
-    """Bytes that a paced critical stream lets go at once."""
+    """Bytes that a paced critical stream sends at once."""
     exposure: float = 2.3
     """How much likelier than a best-effort packet one of a critical stream is dropped by a full queue."""
     forgiving: bool = False
-    """Whether a changed limit forgives the backlog, as Cilium's does, or keeps it, as TBF does."""
+    """Whether queued bytes keep their old times when a limit changes, as with Cilium, or not, as with TBF."""
     jitter: float = 0.0001
-    """How far from its time a burst may come, seconds: the hosts' timers."""
+    """How late a burst may be, seconds, because the hosts' timers are inexact."""
     noise: Noise = Noise()
     tick: float = 0.005
-    """One step while there is a queue, seconds."""
+    """Length of a step while there is a queue, seconds."""
     calm_tick: float = 0.02
-    """One step while none does, seconds."""
+    """Length of a step while there is none, seconds."""
     watch: float = 0.002
     """Queueing delay whose crossings are reported, seconds: the usual SLO."""
     bin_offset: float = 0.37
-    """Where the truth's seconds begin, seconds after the start: not where samples do."""
+    """When the first second of the ground truth begins, seconds after the start; no sample ends then."""
 
 
 class ByteCount(Struct, frozen=True):
-    """A sender's bytes on the wire: what it offered is the sum of the others."""
+    """A sender's bytes on the wire; ``offered`` is the sum of the other three."""
 
     offered: float
     delivered: float
@@ -71,7 +70,7 @@ class ByteCount(Struct, frozen=True):
 
 
 class SimulatedPlant:
-    """See the module's text.  Implements ``Plant``."""
+    """The model of one bottleneck.  Implements ``Plant``."""
 
     def __init__(self, parameters: Parameters = Parameters(), seed: int = 0, start: int = 0) -> None:  # noqa: B008 - frozen
         """Begin with empty queues.
@@ -184,7 +183,7 @@ class SimulatedPlant:
         return done
 
     def ledger(self) -> dict[str, ByteCount]:
-        """Where every sender's bytes are; all datagrams together are under ``udp``."""
+        """Account for every sender's bytes; all datagrams together are under ``udp``."""
         self._measure()
         names = [one.app.workload for one in self._probed if isinstance(one.sender, TcpSender)] + list(self._pods)
         books = {
@@ -219,7 +218,22 @@ class SimulatedPlant:
                 self._tick(min(tick if self._queue else calm, stop - self._time))
             if stop == self._bin_end:
                 self._measure()
-                self._close_second()
+                goodput: dict[str, float] = {}
+                for name, (pod, stream) in self._pods.items():
+                    got = (stream.delivered - self._marks[name]) * stream.payload
+                    self._marks[name] = stream.delivered
+                    goodput[pod.target] = goodput.get(pod.target, 0.0) + got
+                second = Second(
+                    start=self.now - _NS,
+                    critical={one.app.workload: one.close_second() for one in self._probed},
+                    goodput={target: round(got / 125) for target, got in goodput.items()},
+                    limits=dict(self.limits),
+                    capacity=round(self._rate / 125),
+                )
+                # The stretch before the first whole second is left out.
+                if self._bin_end > 1:
+                    self._seconds.append(second)
+                self._bin_end += 1.0
 
     def _open(self) -> None:
         """Begin a stretch."""
@@ -245,7 +259,7 @@ class SimulatedPlant:
             losing = self._drop_chance(over, outs, exposed)
             udp_dropped = losing * exposed
             total -= over
-        # What leaves is a fair mixture of what is queued.
+        # Each sender's share of what leaves is its share of the queue.
         share = served / total if total else 0.0
         held = mix.in_fifo + datagrams - udp_dropped
         mix.in_fifo = held - held * share
@@ -264,7 +278,10 @@ class SimulatedPlant:
         self._losing.append(losing)
 
     def _drop_chance(self, over: float, outs: list[float], exposed: float) -> float:
-        """A full-size packet's chance to be dropped, such that ``over`` bytes are; the most exposed go first."""
+        """The chance of a full-size packet to be dropped, so that ``over`` bytes are dropped in all.
+
+        Streams that are so exposed that their chance would exceed 1 lose everything first.
+        """
         by_exposure = sorted(zip(self._streams, outs, strict=True), key=lambda pair: -pair[0].exposure)
         weight = exposed + sum(stream.exposure * out for stream, out in by_exposure)
         for stream, out in by_exposure:
@@ -274,12 +291,12 @@ class SimulatedPlant:
             weight -= out * stream.exposure
         return over / weight if weight > 0 else 1.0
 
-    # -- what is seen of it
+    # -- measurements
 
     def _measure(self) -> None:
-        """End the stretch: send its probes through its packets.
+        """End a stretch of time: let its probes wait behind its bursts, and record their round trips.
 
-        Several limits may have changed within one, but no load and not the capacity.
+        Limits may change within a stretch; loads and the capacity may not.
         """
         if len(self._times) < 2:
             return
@@ -302,25 +319,6 @@ class SimulatedPlant:
             one.take(times, trips[mine], arrived[mine])
             one.advance(end, end - begin)
         self._open()
-
-    def _close_second(self) -> None:
-        goodput: dict[str, float] = {}
-        for name, (pod, stream) in self._pods.items():
-            got = (stream.delivered - self._marks[name]) * stream.payload
-            self._marks[name] = stream.delivered
-            goodput[pod.target] = goodput.get(pod.target, 0.0) + got
-        critical = {one.app.workload: one.close_second() for one in self._probed}
-        if self._bin_end > 1:  # what lies before the first whole second is left out
-            self._seconds.append(
-                Second(
-                    start=self.now - _NS,
-                    critical=critical,
-                    goodput={target: round(got / 125) for target, got in goodput.items()},
-                    limits=dict(self.limits),
-                    capacity=round(self._rate / 125),
-                )
-            )
-        self._bin_end += 1.0
 
 
 def _pods(parameters: Parameters, path: Path) -> Iterator[tuple[str, tuple[Pod, TcpSender]]]:

@@ -1,7 +1,7 @@
 """Senders through the simulated bottleneck: the part of the model that reacts to loss and delay.
 
 At every tick the plant (``plant.py``) asks each sender what reaches the bottleneck, and reports what was
-dropped and what arrived.  Senders are fluid: bytes, not packets.  ``bursts.py`` cuts them into packets
+dropped and what arrived.  Senders are fluid: bytes, not packets.  ``probes.py`` cuts them into packets
 again for the latencies.  Rates are bytes per second, times seconds, all bytes on the wire (L2).
 """
 
@@ -19,11 +19,11 @@ _CUBIC = 0.4
 _FRIENDLY = 3 * (1 - _BETA) / (1 + _BETA)
 """Growth in segments per round trip that keeps CUBIC as fast as Reno."""
 _TOGETHER = 3.0
-"""Packets that a full queue hits for each one that the fluid loses: arrivals come in bunches.  Fitted."""
+"""Packets that a full queue drops for each one that the model loses, since packets come in bunches.  Fitted."""
 _HYSTART = 0.004
 """Slow start ends when the round trip has grown by this much, seconds."""
 _SMALL_QUEUE = 4 * MTU_WIRE
-"""What a connection may have waiting at its pod's limit: TCP small queues.  Seen on the bed."""
+"""Bytes that a connection may have queued at its pod's limit (TCP small queues); measured on the testbed."""
 _LEAST = 2 * MTU_WIRE
 """A window never falls below two segments."""
 
@@ -62,7 +62,7 @@ class Limiter:
 
     @property
     def queued(self) -> float:
-        """Bytes that wait, on whatever schedule."""
+        """Bytes that wait, on the old and on the new schedule."""
         return self.backlog + self._forgiven
 
     def set_rate(self, rate: float | None) -> None:
@@ -75,7 +75,7 @@ class Limiter:
         self._tokens = self._burst
 
     def delay(self) -> float:
-        """How long a byte that comes now will wait."""
+        """How long a byte that arrives now would wait, seconds."""
         return self.backlog / self.rate if self.rate else 0.0
 
     def pass_bytes(self, arrived: float, dt: float) -> tuple[float, float]:
@@ -101,14 +101,14 @@ class Limiter:
 
 
 class UdpSender:
-    """UDP at a constant rate, whatever happens to it."""
+    """UDP at a constant rate, regardless of losses."""
 
     __slots__ = ("delivered", "dropped", "exposure", "offered", "pace", "wire")
 
     def __init__(self, payload: int, kbit: float) -> None:
         """Send packets of ``payload`` bytes at ``kbit`` of payload."""
         self.wire = payload + UDP_HEADERS
-        # A full FIFO that counts bytes still has room for a small packet, more often the smaller it is.
+        # A full FIFO that counts bytes may still have room for a small packet: the smaller, the likelier.
         self.exposure = min(self.wire / MTU_WIRE, 1.0)
         self.offered = self.delivered = self.dropped = 0.0
         self.pace = 0.0
@@ -125,7 +125,7 @@ class UdpSender:
 
 
 class UdpMix:
-    """All UDP senders as one: what each of them lost follows from its rate and the size of its packets."""
+    """All UDP senders as one; what each of them lost is computed from its rate and the size of its packets."""
 
     __slots__ = ("_accepted", "_duration", "_exposure", "_losing", "_pace", "_passed", "flows", "in_fifo")
 
@@ -164,7 +164,7 @@ class UdpMix:
 
 
 class Path(NamedTuple):
-    """What a stream meets."""
+    """The path of a stream."""
 
     base: float
     """Round trip without queues, seconds."""
@@ -176,10 +176,10 @@ class Path(NamedTuple):
 class TcpSender:
     """TCP with CUBIC: ``flows`` alike connections as one window, paced or greedy, behind a limiter.
 
-    The window holds what is in the limiter's queue and in the bottleneck's, so that it is clocked by
-    what arrives.  It grows only while it is what holds the sender back.  A loss is noticed a round trip
-    later; each connection that lost something by then goes down to 0.7 of its share, and no further
-    until what was on its way has arrived.  Which connections lose is drawn.
+    The window counts the bytes in the limiter's queue and in the bottleneck's, so that deliveries clock
+    the sender.  It grows only while it limits the sender.  A loss is noticed one round trip later.  Each
+    connection that has lost packets by then reduces its share of the window to 0.7, and not again until
+    the bytes in flight have arrived.  Which connections lose packets is random.
     """
 
     __slots__ = (
@@ -189,7 +189,7 @@ class TcpSender:
     )
 
     def __init__(self, flows: int, kbit: int | None, limiter: Limiter, path: Path) -> None:
-        """Send ``kbit`` of payload, or as much as goes with None."""
+        """Send ``kbit`` of payload, or with None as much as it can."""
         self.payload = TCP_SHARE
         self.exposure = path.exposure
         self._random = path.random
@@ -225,7 +225,7 @@ class TcpSender:
             self._shrink(now)
         if self._full and not self._hit:
             self._grow(dt, trip)
-        # Acknowledgements within the tick let a window pass several times when the way is short.
+        # If the round trip is shorter than the tick, the window can be sent several times within it.
         free = (
             self._window * dt / trip
             if trip < dt
@@ -237,7 +237,7 @@ class TcpSender:
             free = min(free, _BETA * self._acked * dt + _LEAST)
         wanted = self.pace * dt
         if limiter.rate is not None:
-            # A connection keeps few packets below itself in its own host; the window is not what holds it back.
+            # Behind a limit, TCP small queues hold a connection back, not its window.
             wanted = min(wanted, max(self._below - limiter.backlog, 0.0) + limiter.rate * dt)
         self._full = free < wanted
         arrived = free if self._full else wanted
@@ -261,7 +261,7 @@ class TcpSender:
         return self.limiter.queued
 
     def _grow(self, dt: float, trip: float) -> None:
-        """Follow CUBIC's curve, whose clock runs on while something else holds the sender back."""
+        """Follow CUBIC's curve, whose clock keeps running while something else limits the sender."""
         turns = min(dt / trip, 1.0)
         if self._slow_start:
             if trip < self._base + _HYSTART:

@@ -11,22 +11,20 @@ from datetime import UTC, datetime
 from math import inf, isfinite, nan
 from typing import Any
 
-import requests
 import structlog
 from msgspec.structs import replace
 from prometheus_api_client import PrometheusConnect
-from prometheus_api_client.exceptions import PrometheusApiClientException
-from urllib3.util.retry import Retry
 
 from schemas.config import Signal
+from services.sampler.http_client import show_url
 from services.sampler.http_worker import HttpWorker, RequestFailed
+from services.sampler.prometheus.api_session import ApiSession
 from services.sampler.prometheus.queries import build_queries
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
 _log = structlog.get_logger()
 
-_NO_RETRIES = Retry(total=0, redirect=0, raise_on_status=False)
 _LAYOUT_S = 60.0
 """How often bucket bounds are requested; they hardly ever change."""
 _STALE_INTERVALS = 2.5
@@ -43,50 +41,41 @@ class Query:
     def __init__(self, name: str, text: str, signal: Signal) -> None:
         """Prepare the connection; ``name`` shows in a debugger."""
         self._text = text
-        settings, timeout = signal.prometheus, signal.timeout.seconds
-        self._client = PrometheusConnect(
-            url=settings.url.rstrip("/"), headers=dict(settings.headers), retry=_NO_RETRIES, timeout=timeout
-        )
-        self._worker = HttpWorker(f"query {name}", timeout)
+        self._session = ApiSession(signal)
+        self._client = PrometheusConnect(url=self._session.url, session=self._session)
+        self._worker = HttpWorker(f"query {name}", signal.timeout.seconds)
 
     async def evaluate(self, end: int) -> Vector:
         """Evaluate the query at ``end``, UTC ns.
 
         Raises:
-            RequestFailed: no answer, an error, or not an instant vector.
+            RequestFailed: no answer, an error, an incomplete answer, or not an instant vector.
         """
         time_ = {"time": _format_seconds(end)}
-        return parse_vector(
-            await self._worker.run(lambda: _request(self._client.custom_query, self._text, params=time_))
-        )
+        return parse_vector(await self._run(lambda: self._client.custom_query(self._text, params=time_)))
 
     async def evaluate_range(self, ends: range) -> dict[int, Vector]:
         """Evaluate the query at each of ``ends``, UTC ns; the vectors by end.
 
         Raises:
-            RequestFailed: no answer, an error, or not a range vector.
+            RequestFailed: no answer, an error, an incomplete answer, or not a range vector.
         """
         # The client rounds its own start and end to seconds.
         exact = {"start": _format_seconds(ends[0]), "end": _format_seconds(ends[-1])}
         now, step = datetime.now(UTC), f"{ends.step / 1e9:.3f}"
-        answer = await self._worker.run(
-            lambda: _request(self._client.custom_query_range, self._text, now, now, step, params=exact)
-        )
+        answer = await self._run(lambda: self._client.custom_query_range(self._text, now, now, step, params=exact))
         return parse_matrix(answer, ends)
+
+    async def _run(self, request: Callable[[], Any]) -> Any:
+        try:
+            return await self._worker.run(request)
+        except RequestFailed as error:
+            raise RequestFailed(self._session.hide(str(error))) from error
 
     def close(self) -> None:
         """Release the connection and the thread."""
         self._worker.close()
         self._client.close()
-
-
-def _request(query: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    try:
-        return query(*args, **options)
-    except PrometheusApiClientException as error:
-        raise RequestFailed(str(error)[:300]) from error
-    except (requests.JSONDecodeError, KeyError, TypeError) as error:
-        raise RequestFailed("the answer is not Prometheus's") from error
 
 
 def parse_vector(answer: Any) -> Vector:
@@ -193,7 +182,7 @@ class PrometheusSource(Source):
         for figure, answer in zip(figures, answers, strict=True):
             if isinstance(answer, RequestFailed):
                 if figure != "throughput":
-                    raise NoData(f"{self._signal.prometheus.url}: {figure}: {answer}")
+                    raise NoData(f"{show_url(self._signal.prometheus.url)}: {figure}: {answer}")
                 if not self._throughput_failed:
                     _log.warning("throughput is not measured", reason=str(answer))
                 self._throughput_failed = True

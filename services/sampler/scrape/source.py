@@ -9,20 +9,22 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import urllib3
 from msgspec.structs import replace
 
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
+from services.sampler.http_client import HttpClient, show_url
 from services.sampler.http_worker import HttpWorker, RequestFailed
 from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
-_MAX_BYTES = 8 * 1024 * 1024
 _ONE_PAGE = "seen on one page so far; a window needs two"
-_HEADERS = {"Accept": "text/plain;version=0.0.4", "User-Agent": "sluice-sampler"}
+_ACCEPT = "text/plain;version=0.0.4"
+_ACCEPT_ANY_NAME = f"text/plain;version=1.0.0;escaping=allow-utf-8,{_ACCEPT};q=0.5"
+"""Without it, exporters write underscores for what only names in quotation marks may hold."""
+_NO_PAGES = ("text/html", "application/json", "application/vnd.google.protobuf")
 
 
 class Scraper:
@@ -34,15 +36,16 @@ class Scraper:
         Raises:
             ValueError: it is not the address of a page.
         """
-        self.url = url
+        self.url = show_url(url)
         self.window = PageWindow(signal.window)
-        self.faults: dict[str, str] = {}
-        """Why its series cannot be used, by workload, of the newest page."""
-        self._timeout = signal.timeout.seconds
-        self._reader = PageReader(workloads)
-        self._http = urllib3.connection_from_url(url, maxsize=1, retries=False)
-        self._path = urllib3.util.parse_url(url).request_uri
-        self._worker = HttpWorker(f"scrape {url}", self._timeout)
+        self.page = ScrapedPage({}, {}, {})
+        """The newest page."""
+        self._max_bytes = signal.scrape.max_bytes
+        self._reader = PageReader(workloads, signal.scrape.max_lines // len(signal.scrape.urls))
+        timeout = signal.timeout.seconds
+        accept = _ACCEPT if workloads.names.are_plain else _ACCEPT_ANY_NAME
+        self._http = HttpClient(url, signal.http, timeout, {"Accept": accept})
+        self._worker = HttpWorker(f"scrape {self.url}", timeout)
 
     async def scrape(self, end: int) -> str | None:
         """Add the page for the window that ends at ``end``.
@@ -54,8 +57,8 @@ class Scraper:
             page, at = await self._worker.run(self._fetch)
         except (RequestFailed, MalformedPage) as error:
             self.window.drop_old(end, time.monotonic())
-            return f"{self.url}: {error}"
-        self.faults = page.faults
+            return f"{self.url}: {self._http.hide(str(error))}"
+        self.page = page
         self.window.add(end, at, page)
         return None
 
@@ -70,37 +73,19 @@ class Scraper:
             MalformedPage: the page cannot be parsed.
             OSError, HTTPError: the connection failed.
         """
-        deadline = time.monotonic() + self._timeout
-        response = self._http.request(
-            "GET", self._path, headers=_HEADERS, timeout=self._timeout, preload_content=False, redirect=False
-        )
-        at = time.monotonic()
-        try:
-            body = _read_body(response, deadline)
-        except BaseException:
-            response.close()
-            raise
-        response.release_conn()
-        if response.status != 200:
-            raise RequestFailed(f"HTTP status {response.status}")
-        return self._reader.read(body), at
+        with self._http.request("GET", self._http.base) as answer:
+            at = time.monotonic()
+            if answer.status != 200:
+                raise RequestFailed(f"HTTP status {answer.status}")
+            if answer.content_type in _NO_PAGES:
+                raise RequestFailed(f"not a metrics page: {answer.content_type}")
+            openmetrics = answer.content_type == "application/openmetrics-text"
+            return self._reader.read_chunks(answer.chunks(self._max_bytes), openmetrics=openmetrics), at
 
     def close(self) -> None:
         """Release the connection and the thread."""
         self._http.close()
         self._worker.close()
-
-
-def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    chunks, size = [], 0
-    for chunk in response.stream(65536):
-        size += len(chunk)
-        if size > _MAX_BYTES:
-            raise RequestFailed(f"the page is larger than {_MAX_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise RequestFailed("the page came too slowly")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 class ScrapeSource(Source):
@@ -147,19 +132,36 @@ class ScrapeSource(Source):
         if not answered:
             raise NoData("; ".join(unknown.values()))
         increases = [item for scraper in answered for item in scraper.window.increases().items()]
-        last = [item for scraper in answered for item in scraper.window.last_increases().items()]
+        last = [item for scraper in answered for item in scraper.window.increases(2).items()]
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         partly = {key for scraper in unknown for key in scraper.window.workloads("throughput")}
+        partly |= {key for scraper in answered for key in scraper.page.unsettled}
+        senders = self._workloads.senders
+        partly |= {k for one in answered for k in senders if one.window.explain_unreliable("throughput", k, end)}
+        unreliable = self._explain_unreliable(answered, end)
+        increases = [item for item in increases if item[0].kind == "throughput" or item[0].workload not in unreliable]
         throughput, pods = measure_throughput(increases, partly)
+        missing = self._explain_missing(answered, unknown) | unreliable
         medians = {key: quantile(0.5, *histogram) for key, histogram in _sum_histograms(last).items()}
         return Measurements(
             start=min(starts, default=end - self._window),
-            latency=measure_latency(increases, self._workloads.critical, self._explain_missing(answered, unknown)),
+            latency=measure_latency(increases, self._workloads.critical, missing),
             throughput=throughput,
             recent=measure_throughput(last, partly)[0],
             recent_p50={key: median for key, median in medians.items() if median is not None},
             pods=pods,
         )
+
+    def _explain_unreliable(self, answered: Iterable[Scraper], end: int) -> dict[str, str]:
+        """Why latencies and losses are not believed, by critical workload."""
+        reasons = {}
+        for scraper in answered:
+            for key in self._workloads.critical:
+                for kind in ("latency", "lost"):
+                    why = scraper.window.explain_unreliable(kind, key, end)
+                    if why is not None and key in scraper.window.workloads(kind):
+                        reasons[key] = f"{scraper.url}: {why}"
+        return reasons
 
     def _explain_missing(self, answered: Iterable[Scraper], unknown: Mapping[Scraper, str]) -> dict[str, str]:
         """Why workloads are not measured: no page shows them, or an exporter that shows them cannot be read.
@@ -173,7 +175,7 @@ class ScrapeSource(Source):
         for scraper, why in unknown.items():
             missing |= dict.fromkeys(scraper.window.workloads("latency"), why)
         for scraper in answered:
-            missing |= scraper.faults
+            missing |= scraper.page.faults
         return missing
 
     def close(self) -> None:

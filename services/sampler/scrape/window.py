@@ -1,17 +1,19 @@
 """The last pages of one exporter, and how much every counter increased over a window of them.
 
 Increases are those of PromQL's ``increase`` before it extrapolates: from the first page in the window that
-has the series to the last, and across every reset in between, bucket by bucket.  There is one difference: a
-loss counter that appears inside the window counts from zero, because an exporter that names a workload only
-at its first loss would otherwise hide that loss.
+has the series to the last, and across every reset in between.  There are two differences.  A loss counter that
+appears inside the window counts from zero, because an exporter that names a workload only at its first loss would
+otherwise hide that loss.  A histogram is reset as a whole, where PromQL looks at each bucket alone: a bucket that
+has already counted more than before the restart would be cut.
+
+Counters that one process cannot have counted are not believed: ``counter_trail`` has the rule.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple
 
-from services.common.histogram import increase
+from services.sampler.scrape.counter_trail import CounterTrail, Verdict
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage, SeriesKind
 
 
@@ -29,6 +31,16 @@ class _Snapshot(NamedTuple):
     increases: dict[CounterSeries, list[float]]
     """Since the page before."""
     stamps: dict[CounterSeries, int]
+    heights: dict[CounterSeries, float]
+    """What each counter showed; of a histogram all observations."""
+
+
+_HELD = 10
+"""Windows for which an address is not believed after several processes have answered at it."""
+_SEVERAL = "several processes answer at one address: a counter fell to {after:g} from {before:g}, or came back above it"
+_DOUBTFUL = (
+    "several processes answer at one address, or the counter jumped: from {before:g} to {after:g} between two pages"
+)
 
 
 class PageWindow:
@@ -40,6 +52,9 @@ class PageWindow:
         self._snapshots: deque[_Snapshot] = deque()
         self._last: dict[CounterSeries, tuple[int, tuple[float, ...]]] = {}
         self._newest: set[tuple[SeriesKind, str]] = set()
+        self._trails: dict[CounterSeries, CounterTrail] = {}
+        self._unreliable: dict[tuple[SeriesKind, str], tuple[int, str]] = {}
+        self._several: tuple[int, str] | None = None
 
     def add(self, end: int, at: float, page: ScrapedPage) -> None:
         """Add the page that was read for the window ending at ``end``.
@@ -51,15 +66,52 @@ class PageWindow:
         """
         self.drop_old(end, at)
         increases = {}
+        heights = {series: counts[-1] for series, counts in page.counters.items()}
         for series, counts in page.counters.items():
             if series in self._last:
-                increases[series] = increase(self._last[series][1], counts)
+                before = self._last[series][1]
+                self._judge(series, before, counts, end, at)
+                reset = counts[-1] < before[-1]
+                increases[series] = (
+                    list(counts) if reset else [max(b - a, 0.0) for a, b in zip(before, counts, strict=True)]
+                )
             elif series.kind == "lost" and self._snapshots:
                 increases[series] = list(counts)
             self._last[series] = (end, counts)
-        self._snapshots.append(_Snapshot(end, at, increases, page.stamps))
+        self._snapshots.append(_Snapshot(end, at, increases, page.stamps, heights))
         self._newest = {(series.kind, series.workload) for series in page.counters}
         self._newest |= {("latency", workload) for workload in page.faults}
+
+    def _judge(
+        self, series: CounterSeries, before: Sequence[float], after: Sequence[float], end: int, at: float
+    ) -> None:
+        """Remember when a step cannot have been counted by one process."""
+        trail = self._trails.setdefault(series, CounterTrail())
+        # A page may have been without the series.
+        last = next(one for one in reversed(self._snapshots) if series in one.heights)
+        heights = (one.heights[series] for one in self._snapshots if series in one.heights)
+        verdict = trail.judge(before, after, at - last.at, heights, steady=series.kind != "throughput")
+        if verdict is Verdict.ONE:
+            return
+        several = verdict is Verdict.SEVERAL
+        why = (_SEVERAL if several else _DOUBTFUL).format(before=before[-1], after=after[-1])
+        until = end + self._window * (_HELD if several else 1)
+        if several and series.kind != "throughput":
+            self._several = until, why
+        key = (series.kind, series.workload)
+        self._unreliable[key] = max(self._unreliable.get(key, (0, "")), (until, why))
+
+    def explain_unreliable(self, kind: SeriesKind, workload: str, end: int) -> str | None:
+        """Why the counters of a workload are not believed in the window that ends at ``end``; None where they are.
+
+        Several processes at the address spoil all latencies and losses; bytes are counted by others.
+        """
+        until, why = self._unreliable.get((kind, workload), (0, ""))
+        if end < until:
+            return why
+        if kind != "throughput" and self._several is not None and end < self._several[0]:
+            return self._several[1]
+        return None
 
     def drop_old(self, end: int, at: float) -> None:
         """Drop pages from before the window that ends at ``end``, by either clock.
@@ -72,8 +124,10 @@ class PageWindow:
             self._snapshots.popleft()
         if not self._snapshots:
             self._last.clear()
+            self._trails.clear()
         elif any(seen < self._snapshots[0].end for seen, _ in self._last.values()):
             self._last = {series: last for series, last in self._last.items() if last[0] >= self._snapshots[0].end}
+            self._trails = {series: trail for series, trail in self._trails.items() if series in self._last}
 
     @property
     def start(self) -> int | None:
@@ -93,28 +147,22 @@ class PageWindow:
         """The workloads with a latency histogram, usable or not, on the newest page."""
         return {workload for kind, workload in self._newest if kind == "latency"}
 
-    def increases(self) -> dict[CounterSeries, Increase]:
-        """The increase of each series over the window; a series that is on one page only is left out."""
+    def increases(self, pages: int | None = None) -> dict[CounterSeries, Increase]:
+        """The increase of each series over the window; a series that is on one page only is left out.
+
+        Args:
+            pages: look at this many of the newest pages, instead of all.
+        """
+        chosen = list(self._snapshots)[-pages if pages else 0 :]
         sums: dict[CounterSeries, list[float]] = {}
-        for page in islice(self._snapshots, 1, None):
+        for page in chosen[1:]:
             for series, added in page.increases.items():
                 so_far = sums.get(series)
                 sums[series] = added if so_far is None else [a + b for a, b in zip(so_far, added, strict=True)]
-        return {series: Increase(counts, _seconds_between(self._snapshots, series)) for series, counts in sums.items()}
-
-    def last_increases(self) -> dict[CounterSeries, Increase]:
-        """The increase of each series between the last two pages; nothing before there are two."""
-        if len(self._snapshots) < 2:
-            return {}
-        pages = (self._snapshots[-2], self._snapshots[-1])
-        return {
-            series: Increase(counts, _seconds_between(pages, series)) for series, counts in pages[1].increases.items()
-        }
-
-
-def _seconds_between(pages: Sequence[_Snapshot], series: CounterSeries) -> float:
-    """Seconds from the first to the last count of a series, by the page's own timestamps where it has them."""
-    stamps = [page.stamps[series] for page in pages if series in page.stamps]
-    if stamps:
-        return (stamps[-1] - stamps[0]) / 1000
-    return pages[-1].at - pages[0].at
+        increases = {}
+        for series, counts in sums.items():
+            # Between the first and the last count, by the page's own timestamps where it has them.
+            stamps = [page.stamps[series] for page in chosen if series in page.stamps]
+            seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else chosen[-1].at - chosen[0].at
+            increases[series] = Increase(counts, seconds)
+        return increases

@@ -6,7 +6,7 @@ import click
 import msgspec
 from rich.text import Text
 
-from services.tools.audit.auditor import Auditor, Findings
+from services.tools.audit.auditor import Auditor
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.message_source import MessageSource, require_domains, source_options
 from services.tools.common.output import TerminalConsole, escape_line, print_json, print_warning
@@ -35,16 +35,12 @@ def command(
     auditor = Auditor.open(source, scope)
     source.process(scope, auditor.check)
     found = auditor.finish()
-    if as_json:
-        print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
-    else:
-        _show(found)
+    ok = not found.breaches and not found.empty
     if found.empty:
         print_warning(source.describe_empty())
-    source.exit(ok=not found.breaches and not found.empty)
-
-
-def _show(found: Findings) -> None:
+    if as_json:
+        print_json(msgspec.json.encode({"findings": found, "problems": source.problems}))
+        source.exit(ok=ok)
     console = TerminalConsole(soft_wrap=True)
     for one in found.breaches[:_MOST_SHOWN]:
         when = f"{format_time(one.time)}  " if one.time else ""
@@ -54,14 +50,12 @@ def _show(found: Findings) -> None:
         console.print(f"and {len(found.breaches) - _MOST_SHOWN:,} more; --json has them all")
     for note in found.notes[:_MOST_SHOWN]:
         console.print(escape_line(note), style="yellow")
-    if found.empty:
-        return
-    summary = (
-        f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions "
-        f"({found.remade:,} decisions made again)"
-    )
-    if not found.breaches:
+    summary = f"{found.samples:,} samples, {found.decisions:,} decisions, {found.actions:,} actions"
+    summary += f" ({found.remade:,} decisions made again)"
+    if found.breaches:
+        rules = Counter(one.rule for one in found.breaches).most_common()
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
+        console.print(f"{summary}: {len(found.breaches):,} breaches ({counts})", style="bold red")
+    elif ok:
         console.print(f"{summary}: all rules hold", style="green")
-        return
-    counts = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in found.breaches).most_common())
-    console.print(f"{summary}: {len(found.breaches):,} breaches ({counts})", style="bold red")
+    source.exit(ok=ok)

@@ -77,17 +77,12 @@ class LimitAudit:
             yield "bounds", text
             return
         self._last.append(one)
-        yield from self._check_outlier()
-
-    def _check_outlier(self) -> Iterator[tuple[str, str]]:
-        """Check the last action but one against its neighbours, which must be divided among the same number of Pods."""
+        # The last action but one must be divided among the same number of Pods as its neighbours.
         if len(self._last) < 3 or any(one.action.cause not in _MOVING for one in self._last):
             return
         before, one, after = self._last
-        if not before.pods == one.pods == after.pods:
-            return
         same = _intersect(before.counts, after.counts)
-        if same and not _intersect(same, one.counts):
+        if before.pods == one.pods == after.pods and same and not _intersect(same, one.counts):
             text = f"action {one.action.id}: its pods were given {one.share} kbit/s each of {one.action.limit}"
             yield "bounds", f"{text}, and those around it were divided among {same[0]} to {same[-1]} pods"
 

@@ -68,11 +68,23 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
     if not cluster.volumes:
         text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
         found.append(Finding("error", "storageclasses", text))
+    level: Literal["error", "warning"]
     for who, (service, why) in cluster.absent.items():
-        level: Literal["error", "warning"] = "error" if who == "signal.prometheus.url" else "warning"
+        level = "error" if who == "signal.prometheus.url" else "warning"
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     for domain in domains:
-        found += _check_workloads(domain, cluster)
+        for kind, wanted, keys in (
+            ("target", "bestEffort", [target.key for target in domain.targets]),
+            ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
+        ):
+            for key in keys:
+                where, deployment = f"deployment {key}", cluster.deployments.get(key)
+                if deployment is None:
+                    level = "error" if kind == "target" else "warning"
+                    found.append(Finding(level, where, f"not found: the configuration names it as a {kind}"))
+                elif (priority := annotations(deployment["spec"]["template"]).get(PRIORITY)) != wanted:
+                    text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
+                    found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
             found += _check_target(target, cluster)
     return sorted(found, key=lambda one: one.level != "error")
@@ -106,23 +118,6 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
             text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
             yield Finding("warning", f"node {node['metadata']['name']}", text)
-
-
-def _check_workloads(domain: Domain, cluster: ClusterObjects) -> Iterator[Finding]:
-    for kind, wanted, workloads in (
-        ("target", "bestEffort", [target.key for target in domain.targets]),
-        ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
-    ):
-        for key in workloads:
-            deployment = cluster.deployments.get(key)
-            if deployment is None:
-                level: Literal["error", "warning"] = "error" if kind == "target" else "warning"
-                yield Finding(level, f"deployment {key}", f"not found: the configuration names it as a {kind}")
-                continue
-            priority = annotations(deployment["spec"]["template"]).get(PRIORITY)
-            if priority != wanted:
-                text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
-                yield Finding("warning", f"deployment {key}", f"{text}, and must be set when a pod is created")
 
 
 def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:

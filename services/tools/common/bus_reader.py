@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from schemas.config import BusConfig
 from services.bus.bus import Bus, Denied
@@ -113,7 +114,7 @@ class BusReader:
                 undecided[domain].append(sample)
                 if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
                     undecided[domain].clear()
-        waiting = [sample for samples_of_one in undecided.values() for sample in samples_of_one]
+        waiting = chain.from_iterable(undecided.values())
         return [*sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
 
     async def find_sample_time(self, seq: int) -> int | None:

@@ -12,7 +12,6 @@ from schemas.messages import (
     InvalidMessage,
     Message,
     Sample,
-    TargetDecision,
     decode,
 )
 from services.tools.common.decode_errors import describe_decode_error
@@ -46,10 +45,19 @@ def decode_message(recorded: RecordedMessage) -> Message:
 def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
     """Describe a message; ``domains`` gives the SLOs that are known."""
     if isinstance(message, Sample):
-        return _describe_sample(message, domains.get(message.domain))
+        domain = domains.get(message.domain)
+        slos = {critical.key: critical for critical in domain.critical} if domain is not None else {}
+        measures = "; ".join(describe_measure(one, slos.get(one.workload)) for one in message.critical)
+        return measures if message.no_data is None else f"no data: {message.no_data}"
     if isinstance(message, Decision):
-        targets = ", ".join(map(_describe_target, message.targets))
-        return f"{targets}: {message.reason}{f' [{message.fault}]' if message.fault else ''}"
+        targets = []
+        for one in message.targets:
+            change = f"stays {format_rate(one.limit)}"
+            if one.limit != one.was:
+                change = f"{format_rate(one.was)} -> {format_rate(one.limit)}"
+            shield = "" if one.rule == "none" else f" ({one.rule}, {format_rate(one.proposal)} asked)"
+            targets.append(f"{short_name(one.target)} {change}{shield}")
+        return f"{', '.join(targets)}: {message.reason}{f' [{message.fault}]' if message.fault else ''}"
     if isinstance(message, Action):
         cause = "" if message.cause == "decision" else f" ({message.cause})"
         after = ""
@@ -58,13 +66,6 @@ def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
         change = f"{short_name(message.target)} {format_rate(message.limit)} {describe_outcome(message)}"
         return f"{change}{cause}{after}: {message.reason}"
     return f"{message.service} put aside {message.subject} {message.seq or ''}: {message.reason}"
-
-
-def _describe_sample(sample: Sample, domain: Domain | None) -> str:
-    if sample.no_data is not None:
-        return f"no data: {sample.no_data}"
-    slos = {} if domain is None else {critical.key: critical for critical in domain.critical}
-    return "; ".join(describe_measure(measure, slos.get(measure.workload)) for measure in sample.critical)
 
 
 def describe_measure(measure: CriticalMeasure, slo: Critical | None) -> str:
@@ -76,15 +77,6 @@ def describe_measure(measure: CriticalMeasure, slo: Critical | None) -> str:
     jitter = format_ms(measure.jitter) + (f" of {format_ms(slo.jitter / 1e9)}" if slo else "")
     p95 = format_ms(measure.p95) + (f" of {format_ms(slo.p95 / 1e9)}" if slo else "")
     return f"{name} jitter {jitter} ms, P95 {p95} ms{lost}"
-
-
-def _describe_target(target: TargetDecision) -> str:
-    name = short_name(target.target)
-    if target.limit == target.was:
-        change = f"{name} stays {format_rate(target.limit)}"
-    else:
-        change = f"{name} {format_rate(target.was)} -> {format_rate(target.limit)}"
-    return change if target.rule == "none" else f"{change} ({target.rule}, {format_rate(target.proposal)} asked)"
 
 
 def describe_outcome(action: Action) -> str:

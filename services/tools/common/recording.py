@@ -243,7 +243,11 @@ class RecordingReader:
         self._numbers: Sequence[int] = ()
         self._ended = False
         with self.path.open("rb") as file:
-            for number, block in _skip_header(_LineReader(file, self.problems)):
+            for at, (number, block) in enumerate(_LineReader(file, self.problems).read_blocks()):
+                first, _, rest = block.partition(b"\n") if at == 0 else (b"", b"", b"")
+                # Where the header is damaged, the first line that can be read is a message.
+                if _HEADER in first:
+                    number, block = number + 1, rest  # noqa: PLW2901
                 self.offset = file.tell()
                 if self._ended:
                     return
@@ -269,25 +273,23 @@ class RecordingReader:
             try:
                 yield number, decoder.decode(line)
             except DECODE_ERRORS as error:
-                if _HEADER in line:
-                    self._check_second_header(number, line)
-                elif b'"raw":"' in line:
+                if b'"raw":"' in line and _HEADER not in line:
                     self._report(number, "a message that is not JSON")
-                else:
+                    continue
+                if _HEADER not in line:
                     self._report(number, f"not a message: {describe_decode_error(error)}")
-
-    def _check_second_header(self, number: int, line: bytes) -> None:
-        """Go on where another recording of the same configuration follows in the file; end otherwise."""
-        try:
-            other = parse_header(line)
-        except ValueError as reason:
-            why = f": {reason}"
-        else:
-            if (other.domains, other.prefix) == (self.header.domains, self.header.prefix):
-                return
-            why = ", of another configuration"
-        self._ended = True
-        self._report(number, f"another recording begins{why}; left out from here on")
+                    continue
+                # Go on where another recording of the same configuration follows in the file.
+                try:
+                    other = parse_header(line)
+                except ValueError as reason:
+                    why = f": {reason}"
+                else:
+                    if (other.domains, other.prefix) == (self.header.domains, self.header.prefix):
+                        continue
+                    why = ", of another configuration"
+                self._ended = True
+                self._report(number, f"another recording begins{why}; left out from here on")
 
     def _report(self, number: int, what: str) -> None:
         if len(self.problems) == _MOST_PROBLEMS:
@@ -372,13 +374,3 @@ class _LineReader:
     def _report(self, what: str) -> None:
         if len(self._problems) < _MOST_PROBLEMS:
             self._problems.append(ReadProblem(self._number, what))
-
-
-def _skip_header(lines: _LineReader) -> Iterator[tuple[int, bytes]]:
-    blocks = lines.read_blocks()
-    for number, block in blocks:
-        first, _, rest = block.partition(b"\n")
-        # Where the header is damaged, the first line that can be read is a message.
-        yield (number + 1, rest) if _HEADER in first else (number, block)
-        break
-    yield from blocks

@@ -63,7 +63,18 @@ class _FrameReader:
                     yield text
             except zstandard.ZstdError as error:
                 yield None
-                self._skip_damage(str(error))
+                # Go to where the next frame seems to begin.
+                lost = 1
+                self._data = self._data[1:]
+                while (found := self._data.find(_MAGIC)) < 0:
+                    # The magic number may lie across two chunks.
+                    lost += max(len(self._data) - len(_MAGIC) + 1, 0)
+                    self._data = self._data[-len(_MAGIC) + 1 :]
+                    if not self._fill():
+                        found = len(self._data)
+                        break
+                self._data = self._data[found:]
+                self._report(f"a damaged frame: {lost + found} compressed bytes are lost ({error})")
 
     def _fill(self) -> bytes:
         chunk = self._file.read(_CHUNK)
@@ -88,20 +99,3 @@ class _FrameReader:
                 pieces, size, position = [], 0, 0
         self._data = decoder.unused_data + self._data[position:]
         yield b"".join(pieces)
-
-    def _skip_damage(self, why: str) -> None:
-        """Go to where the next frame seems to begin."""
-        lost = 1
-        self._data = self._data[1:]
-        while (found := self._data.find(_MAGIC)) < 0:
-            # The magic number may lie across two chunks.
-            lost += max(len(self._data) - len(_MAGIC) + 1, 0)
-            self._data = self._data[-len(_MAGIC) + 1 :]
-            if not self._fill():
-                lost += len(self._data)
-                self._data = b""
-                break
-        else:
-            lost += found
-            self._data = self._data[found:]
-        self._report(f"a damaged frame: {lost} compressed bytes are lost ({why})")

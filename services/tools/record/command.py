@@ -1,7 +1,8 @@
 """``sluice record``: write a range of the bus to a file; or past metrics, as the samples they would have been.
 
 Stored messages are selected by time or by sequence; arriving ones are recorded until the command is
-stopped.  Each domain's last decision before the range goes in too: a replay begins in its state.
+stopped.  Each domain's last decision before the range goes in too, with the samples that were not yet
+decided on: a replay begins in its state.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ _SETTLE_NS = 10**9
 
 @dataclass(frozen=True)
 class RecordRequest:
-    """What the command line asks for.  Times are UTC ns."""
+    """What the command line asks for, free of contradictions.  Times are UTC ns."""
 
     since: int | None
     until: int | None
@@ -52,6 +53,37 @@ class RecordRequest:
     """How long to go on recording, ns."""
     follow: bool
     domains: tuple[str, ...]
+    url: str | None
+    """Of the Prometheus to ask; None for the bus."""
+    step: int | None
+    """From one sample of Prometheus to the next, ns."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            click.UsageError: it says which.
+        """
+        since, until, first, last = self.since, self.until, self.first, self.last
+        if self.url is not None:
+            if self.follow or self.lasting is not None or first is not None or last is not None:
+                text = "--from-prometheus asks for the past: without --follow, --for, --from-seq and --to-seq"
+                raise click.UsageError(text)
+            if since is None:
+                raise click.UsageError("--from-prometheus needs --start")
+        begins = since is not None or first is not None
+        contradictions = {
+            "--since and --from-seq are two beginnings": since is not None and first is not None,
+            "--until and --to-seq are two ends": until is not None and last is not None,
+            "an end needs a beginning: --since or --from-seq": not begins and (until is not None or last is not None),
+            f"--to-seq {last} is before --from-seq {first}": first is not None and last is not None and last < first,
+            "--step goes with --from-prometheus": self.url is None and self.step is not None,
+            "--follow goes on after --until, which is over": self.follow and (until or 2**63) <= time.time_ns(),
+        }
+        for text, found in contradictions.items():
+            if found:
+                raise click.UsageError(text)
+        require_order(since, until)
 
 
 class Recorder:
@@ -91,14 +123,13 @@ class Recorder:
 @click.option("--from-prometheus", "url", help="Take the samples that past metrics of this Prometheus give.")
 @click.option("--step", type=DurationParam(), help="With --from-prometheus: from one sample to the next.")
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
-def command(path: Path, output: Path | None, url: str | None, step: int | None, force: bool, **asked: object) -> None:
+def command(path: Path, output: Path | None, force: bool, **asked: object) -> None:
     """Record the bus to a file: what arrives, or what is stored.
 
     Without --since or --from-seq everything that arrives is recorded, until Ctrl-C.
     Exit code 1: there is no sample with the sequence that was asked for, or no sample of Prometheus has data.
     """
     request = RecordRequest(**asked)  # type: ignore[arg-type]
-    _check_options(request, url, step)
     output = output or Path(f"sluice-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst")
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists; --force overwrites it")
@@ -106,10 +137,10 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
     try:
         config = load(path)
         require_domains(config.domains, request.domains)
-        if url is not None:
-            problem = _record_from_prometheus(config, url, step, request, output)
+        problem = None
+        if request.url is not None:
+            problem = _record_from_prometheus(config, request.url, request, output)
         else:
-            problem = None
             service.run(_record_from_bus(config, request, output))
     except (BusError, Denied) as error:
         raise CommandError(error, ExitCode.UNAVAILABLE) from None
@@ -119,38 +150,21 @@ def command(path: Path, output: Path | None, url: str | None, step: int | None, 
         raise CommandError(problem, ExitCode.FINDING)
 
 
-def _check_options(request: RecordRequest, url: str | None, step: int | None) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        click.UsageError: the text names them.
-    """
-    since, until, first, last = request.since, request.until, request.first, request.last
-    if url is not None and (request.follow or request.lasting is not None or first is not None or last is not None):
-        raise click.UsageError("--from-prometheus asks for the past: without --follow, --for, --from-seq and --to-seq")
-    if url is not None and since is None:
-        raise click.UsageError("--from-prometheus needs --start")
-    if since is not None and first is not None:
-        raise click.UsageError("--since and --from-seq are two beginnings")
-    if until is not None and last is not None:
-        raise click.UsageError("--until and --to-seq are two ends")
-    if since is None and first is None and (until is not None or last is not None):
-        raise click.UsageError("an end needs a beginning: --since or --from-seq")
-    require_order(since, until)
-    if first is not None and last is not None and last < first:
-        raise click.UsageError(f"--to-seq {last} is before --from-seq {first}")
-    if url is None and step is not None:
-        raise click.UsageError("--step goes with --from-prometheus")
-    if request.follow and until is not None and until <= time.time_ns():
-        raise click.UsageError("--follow goes on after --until, which is over")
-
-
 async def _record_from_bus(config: Config, request: RecordRequest, output: Path) -> None:
     async with connect_reader(config.bus, "reader") as reader:
-        live = request.since is None and request.first is None
-        scope = await _resolve_range(reader, request)
+        since, until = request.since, request.until
+        if request.first is not None:
+            since = await reader.find_sample_time(request.first)
+            if since is None:
+                raise CommandError(f"there is no sample with sequence {request.first} or above", ExitCode.FINDING)
+        if request.last is not None:
+            # The decision on the last sample comes before the next sample, and belongs to it.
+            following = await reader.find_sample_time(request.last + 1)
+            until = None if following is None else following - 1
+        live = since is None or request.follow or request.lasting is not None
         ends_later = request.until is not None and request.until > time.time_ns()
-        since = scope.since or 0
+        since = time.time_ns() if since is None else since
+        scope = MessageRange(since=since, until=until, domains=request.domains)
         states = await reader.read_states_before(since, scope.domains)
         with _open_recording(config, output, "bus", since, request.domains) as recorder:
             for message in states:
@@ -160,26 +174,8 @@ async def _record_from_bus(config: Config, request: RecordRequest, output: Path)
                     async for message in messages:
                         recorder.write(message)
                         update(message.time - since)
-            if live or request.follow or request.lasting is not None or ends_later:
+            if live or ends_later:
                 await _record_arriving(reader, scope, recorder, request)
-
-
-async def _resolve_range(reader: BusReader, request: RecordRequest) -> MessageRange:
-    """Turn sequences of samples into times.
-
-    Raises:
-        CommandError: there is no such sample.
-    """
-    since, until = request.since, request.until
-    if request.first is not None:
-        since = await reader.find_sample_time(request.first)
-        if since is None:
-            raise CommandError(f"there is no sample with sequence {request.first} or above", ExitCode.FINDING)
-    if request.last is not None:
-        # The decision on the last sample comes before the next sample, and belongs to it.
-        following = await reader.find_sample_time(request.last + 1)
-        until = None if following is None else following - 1
-    return MessageRange(since=time.time_ns() if since is None else since, until=until, domains=request.domains)
 
 
 @contextmanager
@@ -226,16 +222,14 @@ async def _record_arriving(reader: BusReader, scope: MessageRange, recorder: Rec
         flushing.cancel()
 
 
-def _record_from_prometheus(
-    config: Config, url: str, step: int | None, request: RecordRequest, output: Path
-) -> str | None:
+def _record_from_prometheus(config: Config, url: str, request: RecordRequest, output: Path) -> str | None:
     """Record past metrics; gives what is wrong with them where not one sample has data."""
     # Prometheus's client is heavy, and only this needs it.
     from services.tools.record import backfill
 
     assert request.since is not None
     until = time.time_ns() if request.until is None else request.until
-    adapted = backfill.adapt_config(config, url, step)
+    adapted = backfill.adapt_config(config, url, request.step)
     if (changes := backfill.describe_adaptation(config, adapted)) is not None:
         print_warning(changes)
     subjects = Subjects(config.bus.prefix)

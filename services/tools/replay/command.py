@@ -29,7 +29,7 @@ from services.tools.common.formatting import per_pod_targets
 from services.tools.common.message_source import build_bus_settings
 from services.tools.common.output import CommandError, TerminalConsole, print_json, print_warning
 from services.tools.common.progress import show_progress
-from services.tools.common.recording import InvalidRecording, RecordingHeader, RecordingReader
+from services.tools.common.recording import InvalidRecording, RecordingReader
 from services.tools.replay import on_bus
 from services.tools.replay.comparison import CAVEAT, PolicyStatistics
 from services.tools.replay.decision_process import run_decision_service
@@ -71,12 +71,10 @@ def command(
     try:
         reader = RecordingReader(file)
         variants = build_variants(reader, sorted(POLICIES) if every_policy else policies, configs)
-        if bus["server"] is not None:
-            ok = _replay_on_bus(console, reader, as_json, **bus)
-        elif variants:
+        if variants:
             ok = _compare_policies(console, reader, variants, as_json)
         else:
-            ok = _verify(console, reader, as_json)
+            ok = _verify(console, reader, as_json, **bus)
     except (InvalidRecording, ConfigError) as error:
         raise CommandError(error, ExitCode.UNREADABLE) from None
     except on_bus.UnsuitablePrefix as error:
@@ -131,40 +129,48 @@ def build_variants(
     return variants
 
 
-def _verify(console: TerminalConsole, reader: RecordingReader, as_json: bool) -> bool:
-    began = time.perf_counter()
-    with show_progress(f"reading {reader.path.name}", reader.size) as update:
-        tallies = verify(reader, update)
-    took = time.perf_counter() - began
-    _show_result(console, reader, tallies, took, as_json, "Replayed under the recorded configuration")
-    return _has_samples(tallies) and _is_verified(reader.header, tallies)
-
-
-def _replay_on_bus(
+def _verify(
     console: TerminalConsole,
     reader: RecordingReader,
     as_json: bool,
-    server: str,
+    server: str | None,
     prefix: str | None,
     serve: bool,
     speed: str | None,
 ) -> bool:
-    logging_setup.configure("replay", "error")
-    user = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
-    settings = build_bus_settings(user, server, _PREFIX if prefix is None else prefix)
-    factor = None if speed in (None, "max") else float(speed)
+    """Decide again, in this process or on a bus; return whether all that is on record came out the same."""
 
-    async def run() -> tuple[dict[str, ReplayTally], float]:
+    async def replay_on_bus(server: str) -> tuple[dict[str, ReplayTally], float]:
+        logging_setup.configure("replay", "error")
+        user = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
+        settings = build_bus_settings(user, server, _PREFIX if prefix is None else prefix)
         async with AsyncExitStack() as stack:
-            service = run_decision_service(reader.header, settings)
-            own = await stack.enter_async_context(service) if serve else settings
+            if serve:
+                service = run_decision_service(reader.header, settings)
+                settings = await stack.enter_async_context(service)
             began = time.perf_counter()
-            return await on_bus.replay(reader, own, factor, update), time.perf_counter() - began
+            factor = None if speed in (None, "max") else float(speed)
+            return await on_bus.replay(reader, settings, factor, update), time.perf_counter() - began
 
     with show_progress(f"reading {reader.path.name}", reader.size) as update:
-        tallies, took = asyncio.run(run())
-    _show_result(console, reader, tallies, took, as_json, f"Replayed on {server}")
-    return _has_samples(tallies) and _is_verified(reader.header, tallies)
+        if server is not None:
+            title = f"Replayed on {server}"
+            tallies, took = asyncio.run(replay_on_bus(server))
+        else:
+            title, began = "Replayed under the recorded configuration", time.perf_counter()
+            tallies = verify(reader, update)
+            took = time.perf_counter() - began
+    if as_json:
+        print_json(msgspec.json.encode({"seconds": took, "domains": tallies, "problems": reader.problems}))
+    else:
+        show_verification(console, title, tallies, took)
+    if not _has_samples(tallies):
+        return False
+    compared = any(one.identical or one.different for one in tallies.values())
+    if not compared and "decision" in reader.header.kinds:
+        print_warning("there is no decision to compare, though decisions were recorded")
+        return False
+    return not any(one.different or one.unanswered or one.missing for one in tallies.values())
 
 
 def _compare_policies(
@@ -183,32 +189,9 @@ def _compare_policies(
     return _has_samples({name: figures for of in found.values() for name, figures in of.items() if figures.samples})
 
 
-def _show_result(
-    console: TerminalConsole,
-    reader: RecordingReader,
-    tallies: dict[str, ReplayTally],
-    took: float,
-    as_json: bool,
-    title: str,
-) -> None:
-    if as_json:
-        print_json(msgspec.json.encode({"seconds": took, "domains": tallies, "problems": reader.problems}))
-    else:
-        show_verification(console, title, tallies, took)
-
-
 def _has_samples(found: Mapping[str, ReplayTally | PolicyStatistics]) -> bool:
     """Return whether there was any sample in any domain; say so where there was not."""
     some = any(one.samples for one in found.values())
     if not some:
         print_warning("there is no sample to replay")
     return some
-
-
-def _is_verified(header: RecordingHeader, tallies: Mapping[str, ReplayTally]) -> bool:
-    """Return whether all that is on record came out the same, and nothing is missing from it."""
-    compared = any(one.identical or one.different for one in tallies.values())
-    if not compared and "decision" in header.kinds:
-        print_warning("there is no decision to compare, though decisions were recorded")
-        return False
-    return not any(one.different or one.unanswered or one.missing for one in tallies.values())

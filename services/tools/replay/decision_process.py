@@ -41,32 +41,25 @@ async def run_decision_service(header: RecordingHeader, settings: BusConfig) -> 
         try:
             yield own
         finally:
-            await _stop(process)
+            if process.returncode is None:
+                process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
             async with connect_reader(own, "replay") as reader:
                 await reader.bus.delete_streams()
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
 def build_configuration(header: RecordingHeader, settings: BusConfig) -> dict[str, Any]:
     """The configuration file of a decision service, as a tree."""
-    tree: dict[str, Any] = msgspec.to_builtins(
-        {
-            "domains": header.domains,
-            "bus": settings,
-            "signal": {"period": header.period, "window": header.window},
-            "listen": {"host": "127.0.0.1", "decision": 0},
-            "log": "error",
-        },
-        enc_hook=encode_unit,
-    )
-    return tree
+    tree: dict[str, Any] = {
+        "domains": header.domains,
+        "bus": settings,
+        "signal": {"period": header.period, "window": header.window},
+        "listen": {"host": "127.0.0.1", "decision": 0},
+        "log": "error",
+    }
+    return msgspec.to_builtins(tree, enc_hook=encode_unit)  # type: ignore[no-any-return]

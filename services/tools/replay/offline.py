@@ -10,7 +10,7 @@ from schemas.messages import Decision, Integer, Sample
 from services.bus.subjects import Subjects
 from services.tools.common.decode_errors import DECODE_ERRORS
 from services.tools.common.progress import ProgressCallback
-from services.tools.common.recording import RecordingHeader, RecordingReader
+from services.tools.common.recording import RecordingReader
 from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics
 from services.tools.replay.verifier import RECORDED, RecordedDecision, ReplayTally, ReplayVerifier
 
@@ -49,6 +49,7 @@ Lines = SampleLine | DecisionLine | ActionLine | DeadLetterLine
 
 _MOST_UNKNOWN = 1000
 _UNKNOWN_VERSION = "of a version that this build does not read"
+_UNKNOWN_DOMAIN = "the recording's configuration does not have this domain: not replayed"
 _view = msgspec.json.Decoder(DecisionView)
 _decision = msgspec.json.Decoder(Decision)
 
@@ -63,8 +64,13 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
     Returns:
         A tally by domain.
     """
-    runs = _build_verifiers(reader.header)
-    subjects = Subjects(reader.header.prefix)
+    header = reader.header
+    answered, policies = "decision" in header.kinds, header.policies
+    runs = {
+        domain.name: ReplayVerifier(domain, answered=answered, recorded_policy=policies.get(domain.name))
+        for domain in header.domains
+    }
+    subjects = Subjects(header.prefix)
     by_subject = {subjects.decision(name): run for name, run in runs.items()}
     unknown: dict[str, ReplayTally] = {}
     last = 0
@@ -78,7 +84,8 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
                 elif run is not None:
                     run.add_sample(sample, line.time)
                 else:
-                    _count_unknown(unknown, sample.domain)
+                    name = next(iter(unknown)) if len(unknown) >= _MOST_UNKNOWN else sample.domain
+                    unknown.setdefault(name, ReplayTally(notes=[_UNKNOWN_DOMAIN])).samples += 1
             elif type(line) is DecisionLine:
                 run = by_subject.get(line.subject)
                 if run is not None and run.matches_recorded(line.body):
@@ -105,28 +112,6 @@ def _decode_recorded(
         reader.add_problem(batch, line, _UNKNOWN_VERSION)
         return None
     return recorded
-
-
-def _build_verifiers(header: RecordingHeader) -> dict[str, ReplayVerifier]:
-    """Build a verifier for every recorded domain; note where this build has another version of its policy."""
-    answered = "decision" in header.kinds
-    runs = {domain.name: ReplayVerifier(domain, answered=answered) for domain in header.domains}
-    for name, run in runs.items():
-        then = header.policies.get(name, run.policy)
-        if then != run.policy:
-            run.tally.note(
-                f"recorded under {then}, and this build has {run.policy}: other decisions are to be expected"
-            )
-    return runs
-
-
-def _count_unknown(unknown: dict[str, ReplayTally], domain: str) -> None:
-    if len(unknown) >= _MOST_UNKNOWN:
-        domain = next(iter(unknown))
-    tally = unknown.setdefault(domain, ReplayTally())
-    if not tally.samples:
-        tally.note("the recording's configuration does not have this domain: not replayed")
-    tally.samples += 1
 
 
 def compare_policies(
@@ -158,20 +143,15 @@ def compare_policies(
                     run.step(line.body, line.time)
             elif type(line) is DecisionLine:
                 try:
-                    _compare(line.body, recorded, by_domain)
+                    view = _view.decode(line.body)
+                    total = recorded[view.domain].add(view) if view.domain in recorded else 0
+                    for run in by_domain.get(view.domain, ()):
+                        if run.statistics.samples:
+                            run.compare_limits(view.end, total)
+                        else:
+                            run.restore(_decision.decode(line.body).state)
                 except DECODE_ERRORS as error:
                     reader.add_problem(batch, line, error)
         progress(reader.offset)
     statistics = {name: {domain: run.statistics for domain, run in of.items()} for name, of in runs.items()}
     return {AS_RECORDED: recorded} | statistics
-
-
-def _compare(body: Raw, recorded: Mapping[str, PolicyStatistics], runs: Mapping[str, Sequence[PolicyRun]]) -> None:
-    """Compare a recorded decision with those of the variants; it gives a variant that has none its state."""
-    view = _view.decode(body)
-    total = recorded[view.domain].add(view) if view.domain in recorded else 0
-    for run in runs.get(view.domain, ()):
-        if run.statistics.samples:
-            run.compare_limits(view.end, total)
-        else:
-            run.restore(_decision.decode(body).state)

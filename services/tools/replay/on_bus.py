@@ -152,34 +152,35 @@ async def replay(
         reason = "is the recorded or the live one: a replay needs one of its own"
         raise UnsuitablePrefix(f"prefix {settings.prefix!r} {reason}")
     async with connect_reader(settings, "replay") as connection:
-        await _check_unused(connection, reader.header)
+        bus = connection.bus
+        for name in [domain.name for domain in reader.header.domains]:
+            for kind, subject in (("sample", bus.subjects.sample(name)), ("decision", bus.subjects.decision(name))):
+                async with aclosing(bus.read(kind, subject=subject)) as messages:
+                    if await anext(messages, None) is not None:
+                        reason = "was used before: a replay needs an unused prefix, and --serve makes one"
+                        raise UnsuitablePrefix(f"{subject} {reason}")
         # Streams that are created by the first message would let samples overtake each other.
-        reports = await connection.bus.ensure_streams()
+        reports = await bus.ensure_streams()
         if reports:
             raise BusError("; ".join(reports))
         expected = ExpectedAnswers(reader.header)
-        listening = asyncio.create_task(_listen(connection, expected))
+
+        async def listen() -> None:
+            async with aclosing(bus.read("decision", start="all", follow=True)) as messages:
+                async for raw in messages:
+                    if raw.headers.get(envelope.SAMPLE_SEQ) != _BEFORE_ALL:
+                        expected.receive(raw.body)
+
+        listening = asyncio.create_task(listen())
         try:
             async with asyncio.TaskGroup() as group:
-                await _publish(connection.bus, reader, expected, ReplayPacer(speed), group, update)
+                await _publish(bus, reader, expected, ReplayPacer(speed), group, update)
             await _await_answers(expected, connection)
         except ExceptionGroup as error:
             raise error.exceptions[0] from None
         finally:
             listening.cancel()
         return expected.end()
-
-
-async def _check_unused(connection: BusReader, header: RecordingHeader) -> None:
-    for domain in header.domains:
-        for kind, subject in (
-            ("sample", connection.bus.subjects.sample),
-            ("decision", connection.bus.subjects.decision),
-        ):
-            async with aclosing(connection.bus.read(kind, subject=subject(domain.name))) as messages:
-                if await anext(messages, None) is not None:
-                    reason = "was used before: a replay needs an unused prefix, and --serve makes one"
-                    raise UnsuitablePrefix(f"{subject(domain.name)} {reason}")
 
 
 class ReplayPacer:
@@ -222,13 +223,20 @@ async def _publish(
         if sample.domain not in expected.tallies:
             continue
         await pace.wait(line.time)
-        await _await_room(expected)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await expected.room.wait()
+        except TimeoutError:
+            raise BusError(_describe_silence(expected)) from None
         started.add(sample.domain)
         expected.tallies[sample.domain].samples += 1
         if predictor is not None and (decision := predictor.decide(sample)) is not None:
             expected.expect(DecisionHead(sample.domain, sample.id), encode(decision))
         # Tasks begin in the order in which they were made, so a domain's samples stay in order.
-        group.create_task(_send(bus, sample, line, run))
+        headers = {envelope.TRACE: trace} if (trace := line.headers.get(envelope.TRACE)) else {}
+        # The server must not take the sample for a repetition of another run's copy.
+        sending = bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=f"{run}:{sample.id}", headers=headers)
+        group.create_task(sending)
         sent += 1
         if sent % _TOGETHER == 0:
             await asyncio.sleep(0)
@@ -246,12 +254,6 @@ def _read_messages(reader: RecordingReader) -> Iterator[tuple[RecordedMessage, S
                     yield line, None
             except DECODE_ERRORS as error:
                 reader.add_problem(batch, line, error)
-
-
-async def _send(bus: Bus, sample: Sample, line: RecordedMessage, run: str) -> None:
-    headers = {envelope.TRACE: trace} if (trace := line.headers.get(envelope.TRACE)) else {}
-    # The server must not take the sample for a repetition of another run's copy.
-    await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=f"{run}:{sample.id}", headers=headers)
 
 
 async def _handle_decision(
@@ -272,25 +274,10 @@ async def _handle_decision(
     await bus.publish(subject, recorded, msg_id=f"{run}:{recorded.id}", headers=headers)
 
 
-async def _await_room(expected: ExpectedAnswers) -> None:
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            await expected.room.wait()
-    except TimeoutError:
-        raise BusError(_describe_silence(expected)) from None
-
-
 def _describe_silence(expected: ExpectedAnswers) -> str:
     if expected.received:
         return f"the decision service stopped answering after {expected.received:,} decisions"
     return "no decision service answers under this prefix; --serve starts one"
-
-
-async def _listen(connection: BusReader, expected: ExpectedAnswers) -> None:
-    async with aclosing(connection.bus.read("decision", start="all", follow=True)) as messages:
-        async for raw in messages:
-            if raw.headers.get(envelope.SAMPLE_SEQ) != _BEFORE_ALL:
-                expected.receive(raw.body)
 
 
 async def _await_answers(expected: ExpectedAnswers, connection: BusReader) -> None:

@@ -29,7 +29,16 @@ def show_verification(console: TerminalConsole, title: str, tallies: Mapping[str
     samples = sum(tally.samples for tally in tallies.values())
     console.print(f"{samples:,} samples in {took:.2f} s: {samples / max(took, 1e-9):,.0f} a second")
     for name, tally in tallies.items():
-        _show_remarks(console, name, tally)
+        for remarks, style, count in (
+            (tally.notes, "yellow", len(tally.notes)),
+            (_format_remarks(tally.holes), "red", tally.missing),
+            (_format_remarks(tally.silent), "red", tally.unanswered),
+            (_format_remarks(tally.differences), "red", tally.different),
+        ):
+            for remark in remarks[:_MOST_REMARKS]:
+                console.print(f"{name}: {remark}", style=style, soft_wrap=True)
+            if count > _MOST_REMARKS:
+                console.print(f"{name}: and {count - _MOST_REMARKS:,} more", style=style)
 
 
 def _count_wrong(tally: ReplayTally) -> int:
@@ -40,19 +49,6 @@ def _format_counts(tallies: list[ReplayTally]) -> list[str]:
     names = ("samples", "identical", "different", "given")
     unanswered = sum(tally.unanswered + tally.waiting for tally in tallies)
     return [*(f"{sum(getattr(tally, name) for tally in tallies):,}" for name in names), f"{unanswered:,}"]
-
-
-def _show_remarks(console: TerminalConsole, name: str, tally: ReplayTally) -> None:
-    for remarks, style, count in (
-        (tally.notes, "yellow", len(tally.notes)),
-        (_format_remarks(tally.holes), "red", tally.missing),
-        (_format_remarks(tally.silent), "red", tally.unanswered),
-        (_format_remarks(tally.differences), "red", tally.different),
-    ):
-        for remark in remarks[:_MOST_REMARKS]:
-            console.print(f"{name}: {remark}", style=style, soft_wrap=True)
-        if count > _MOST_REMARKS:
-            console.print(f"{name}: and {count - _MOST_REMARKS:,} more", style=style)
 
 
 def _format_remarks(remarks: Sequence[Remark]) -> list[str]:
@@ -70,8 +66,13 @@ def show_comparison(
         for column in ("mean", "min", "max", "above", "below", "moves", "cuts", "shield"):
             table.add_column(column, justify="right", no_wrap=True)
         for variant, of in found.items():
-            if domain in of and of[domain].samples:
-                table.add_row(variant, *_format_cells(of[domain]))
+            if domain not in of or not (count := of[domain].samples):
+                continue
+            one = of[domain]
+            rates = (_format_mbit(rate) for rate in (one.mean, one.lowest, one.highest))
+            moves = "-" if one.changes_per_minute is None else f"{one.changes_per_minute:.1f}"
+            above, below, shield = (f"{part / count:.0%}" for part in (one.above, one.below, one.shielded))
+            table.add_row(variant, *rates, above, below, moves, f"{one.cuts:,}", shield)
         console.print(table)
     if len(domains) > _MOST_ROWS:
         console.print(f"and {len(domains) - _MOST_ROWS} more domains; --json has them all")
@@ -88,22 +89,6 @@ def show_comparison(
             console.print(f"In {violated:,} of {samples:,} windows an SLO was broken, {blind:,} had no data.")
             break
     console.print(CAVEAT, style="italic")
-
-
-def _format_cells(figures: PolicyStatistics) -> list[str]:
-    def format_share(count: int) -> str:
-        return f"{count / figures.samples:.0%}"
-
-    return [
-        _format_mbit(figures.mean),
-        _format_mbit(figures.lowest),
-        _format_mbit(figures.highest),
-        format_share(figures.above),
-        format_share(figures.below),
-        "-" if figures.changes_per_minute is None else f"{figures.changes_per_minute:.1f}",
-        f"{figures.cuts:,}",
-        format_share(figures.shielded),
-    ]
 
 
 def _format_mbit(kbit: float | None) -> str:

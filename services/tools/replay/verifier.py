@@ -1,6 +1,6 @@
 """The core of a replay: a recorded domain stepped through again, without clock or bus.
 
-``Again`` steps under the recorded configuration, with the live service's ``Controller``, and
+``ReplayVerifier`` steps under the recorded configuration, with the live service's ``Controller``, and
 compares each decision, byte for byte, with the recorded one.
 """
 
@@ -104,20 +104,26 @@ class ReplayVerifier:
     used, so that each difference stands for itself.
     """
 
-    def __init__(self, domain: Domain, *, answered: bool = True, listed: int = _MOST_LISTED) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        answered: bool = True,
+        listed: int = _MOST_LISTED,
+        recorded_policy: str | None = None,
+    ) -> None:
         """Begin before the first message.
 
         Args:
             domain: the configuration.
             answered: whether the recording has decisions at all.
             listed: how many remarks of each kind to keep.
+            recorded_policy: name and version of the policy that decided, where they are known.
         """
         self._domain = domain
         self._answered = answered
         self._listed = listed
         self._controller = Controller(domain)
-        self.policy = self._controller.policy.version
-        """Name and version of the policy as this build has it."""
         self._state: State | None = None
         self._buffer = bytearray()
         self._first = _FOREVER
@@ -130,6 +136,10 @@ class ReplayVerifier:
         """Those that wait for their samples: each with when the bus stored it and its bytes."""
         self._waiting_bytes = 0
         self.tally = ReplayTally()
+        ours = self._controller.policy.version
+        if recorded_policy not in (None, ours):
+            text = f"recorded under {recorded_policy}, and this build has {ours}: other decisions are to be expected"
+            self.tally.note(text)
 
     def add_sample(self, sample: Sample, published: int) -> None:
         """Add the next sample of the stream, and when the bus stored it, UTC ns."""
@@ -215,7 +225,7 @@ class ReplayVerifier:
     def _judge(self, recorded: RecordedDecision, published: int, body: bytes) -> None:
         if recorded.sample not in self._samples:
             # Decisions on samples from before the recording are there for their state alone.
-            hole = "its sample is not in the recording" if recorded.end > self._first else None
+            hole = "its sample is not in the recording" if recorded.end >= self._first else None
             self._accept_recorded(recorded, body, published, hole)
             return
         skipped: list[Arrival] = []
@@ -244,7 +254,15 @@ class ReplayVerifier:
         The service may have stepped on samples whose decisions are lost, may never have seen some samples,
         or may have restarted on a bus that was wiped.
         """
-        through = self._step_over(skipped, self._state)
+        # Step on the samples that have no recorded decision.
+        through = self._state
+        for before in skipped:
+            replayed = self._decide(through, before, None)
+            if replayed is None:
+                self.tally.refused += 1
+                continue
+            self._count_unanswered(before)
+            through = replayed.state if through is not None else None
         best: Decision | None = None
         for state in (through, self._state, None):
             replayed = self._decide(state, arrival, recorded.fault)
@@ -258,21 +276,17 @@ class ReplayVerifier:
             # No sample lies between that state and this one: nothing is missing that could explain it.
             best = self._decide(through, arrival, recorded.fault)
         elif best is None:
-            self._accept_recorded(recorded, body, published, self._describe_gap(recorded))
+            hole = None
+            if self._state is None:
+                text = f"the recording begins in the middle: the decision on {recorded.sample} is taken as it is"
+                self.tally.note(f"{text}, and the ones after it are checked")
+            else:
+                place = f"its decision is number {recorded.state.seq} of epoch {recorded.state.epoch}"
+                hole = f"{place}, the one before it number {self._state.seq} of epoch {self._state.epoch}"
+                hole += ": decisions are missing"
+            self._accept_recorded(recorded, body, published, hole)
             return
         self._count_difference(best, recorded, published, body)
-
-    def _step_over(self, skipped: list[Arrival], state: State | None) -> State | None:
-        """Step on samples that have no recorded decision; return the state after them."""
-        for arrival in skipped:
-            replayed = self._decide(state, arrival, None)
-            if replayed is None:
-                self.tally.refused += 1
-                continue
-            self._count_unanswered(arrival)
-            if state is not None:
-                state = replayed.state
-        return state
 
     def _count_unanswered(self, arrival: Arrival) -> None:
         if not self._answered:
@@ -284,18 +298,6 @@ class ReplayVerifier:
     def _add_remark(self, remarks: list[Remark], sample: str, what: str, time: int) -> None:
         if len(remarks) < self._listed:
             remarks.append(Remark(sample, what, time))
-
-    def _describe_gap(self, recorded: RecordedDecision) -> str | None:
-        if self._state is None:
-            self.tally.note(
-                f"the recording begins in the middle: the decision on {recorded.sample} is taken as it is, "
-                "and the ones after it are checked"
-            )
-            return None
-        return (
-            f"its decision is number {recorded.state.seq} of epoch {recorded.state.epoch}, "
-            f"the one before it number {self._state.seq} of epoch {self._state.epoch}: decisions are missing"
-        )
 
     def _accept_recorded(self, recorded: RecordedDecision, body: bytes, published: int, hole: str | None) -> None:
         """Go on from the recorded state; ``hole`` describes what is missing before it, if anything."""

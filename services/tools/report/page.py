@@ -83,8 +83,18 @@ def judge(domains: Sequence[DomainStatistics]) -> tuple[str, str]:
 
 
 def summarize(one: DomainStatistics) -> Iterator[str]:
-    """Summarize one domain in sentences for an operator of a plant."""
-    yield _describe_latency(one)
+    """Summarize one domain in sentences for somebody who runs a plant."""
+    fared = "The critical applications were within their latency limits in"
+    if one.share_within is None:
+        yield "No window had data, so nobody can say how the critical applications fared."
+    elif not one.violated:
+        yield f"{fared} all {one.windows - one.blind:,} windows."
+    else:
+        worst = one.broken.worst
+        assert worst is not None
+        often = f"{one.broken.count} time{'s' if one.broken.count > 1 else ''}"
+        much = f", at worst {worst.worst:.1f} times the limit ({worst.what}, {format_time(worst.begin)[11:19]})"
+        yield f"{fared} {one.share_within:.1%} of the windows; {often} they were not{much if worst.worst > 1 else ''}."
     if times := sorted(one.response_times):
         at_worst = f" (at worst {format_duration(times[-1])})" if len(times) > 1 else ""
         response = format_duration(round(median(times)))
@@ -104,21 +114,6 @@ def summarize(one: DomainStatistics) -> Iterator[str]:
         yield f"Limits moved {one.changed:,} times{pace}; {one.pods:,} pod annotations were written, and {patches}."
     if one.blind:
         yield f"In {one.blind:,} of {one.windows:,} windows there was no data; not knowing never raises a limit."
-
-
-def _describe_latency(one: DomainStatistics) -> str:
-    if one.share_within is None:
-        return "No window had data, so the latency of the critical applications is unknown."
-    if not one.violated:
-        return f"The critical applications were within their latency limits in all {one.windows - one.blind:,} windows."
-    worst = one.broken.worst
-    assert worst is not None
-    times = f"{one.broken.count} time{'s' if one.broken.count > 1 else ''}"
-    much = f", at worst {worst.worst:.1f} times the limit ({worst.what}, {format_time(worst.begin)[11:19]})"
-    return (
-        f"The critical applications were within their latency limits in {one.share_within:.1%} of the windows; "
-        f"{times} they were not{much if worst.worst > 1 else ''}."
-    )
 
 
 def mean_sent(one: DomainStatistics) -> float | None:

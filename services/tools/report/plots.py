@@ -44,9 +44,12 @@ def build_figure(statistics: DomainStatistics) -> str:
     for row, curves, name in ((1, statistics.p95, "P95"), (2, statistics.jitter, "jitter")):
         shown.add_traces(list(_plot_latencies(curves, name)), rows=row, cols=1)
         for slo in sorted({getattr(one, name.lower()) / 1e6 for one in critical}):
-            line, label = _build_slo_line(row, slo)
-            shapes.append(line)
-            labels.append(label)
+            axes = {"xref": f"x{_AXES[row]} domain", "yref": f"y{_AXES[row]}"}
+            line = {"color": _FAILED, "width": 1.5, "dash": "dash"}
+            shapes.append({"type": "line", **axes, "x0": 0, "x1": 1, "y0": slo, "y1": slo, "line": line})
+            label = {"text": f"SLO {slo:g} ms", **axes, "x": 0.002, "xanchor": "left", "yanchor": "bottom"}
+            # On a logarithmic axis shapes are placed by value, and texts by its logarithm.
+            labels.append(label | {"y": log10(slo), "showarrow": False, "font": {"size": 11}})
     shown.add_traces(list(_plot_rates(statistics)), rows=3, cols=1)
     for row, name in ((1, "P95"), (2, "jitter")):
         shown.update_yaxes(type="log", row=row, col=1, title=f"{name}, ms", tickvals=_TICKS, ticktext=_TICK_TEXTS)
@@ -67,16 +70,6 @@ def build_figure(statistics: DomainStatistics) -> str:
     # Whatever is in it, the JSON is inside a script element.
     text: str = shown.to_json()
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _build_slo_line(row: int, slo: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Build an SLO's line over a plot, and its label."""
-    axes = {"xref": f"x{_AXES[row]} domain", "yref": f"y{_AXES[row]}"}
-    line = {"type": "line", **axes, "x0": 0, "x1": 1, "y0": slo, "y1": slo}
-    label = {"text": f"SLO {slo:g} ms", **axes, "x": 0.002, "xanchor": "left", "yanchor": "bottom"}
-    # On a logarithmic axis shapes are placed by value, and texts by its logarithm.
-    label |= {"y": log10(slo), "showarrow": False, "font": {"size": 11}}
-    return line | {"line": {"color": _FAILED, "width": 1.5, "dash": "dash"}}, label
 
 
 def _plot_latencies(curves: Mapping[str, Curve], name: str) -> Iterator[go.Scatter]:
@@ -118,10 +111,6 @@ def _plot_rates(statistics: DomainStatistics) -> Iterator[go.Scatter]:
                 line={"color": colour, "width": 1.2, "dash": "dot"},
                 hovertemplate="%{y:.1f} Mbit/s sent",
             )
-    yield from _plot_patches(statistics)
-
-
-def _plot_patches(statistics: DomainStatistics) -> Iterator[go.Scatter]:
     for outcome, symbol, colour in (("applied", "circle", COLOURS[5]), ("failed", "x", _FAILED)):
         found = [patch for patch in statistics.patches if patch.outcome == outcome]
         if found:

@@ -72,7 +72,13 @@ def command(
         raise click.UsageError(
             "--live follows all of the bus: without FILE, --json, --no-follow, --workload, --outcome"
         )
-    _check_filters(source, chosen)
+    require_domains(source.domains, chosen.domains)
+    source.require_workloads(chosen.workloads)
+    if chosen.outcomes and chosen.kinds and "action" not in chosen.kinds:
+        raise click.UsageError("--outcome is about actions; --kind leaves them out")
+    for kind in chosen.kinds:
+        if kind not in source.kinds:
+            raise click.UsageError(f"{source.name} was recorded without {kind}s; it has {', '.join(source.kinds)}")
     require_order(since, None)
     follow = source.reader is None and not no_follow
     scope = MessageRange(chosen.kinds or KINDS, since, None, chosen.domains)
@@ -85,21 +91,6 @@ def command(
     if not shown:
         print_warning(source.describe_empty())
     source.exit(ok=shown)
-
-
-def _check_filters(source: MessageSource, chosen: MessageFilter) -> None:
-    """Refuse filters that no message can pass.
-
-    Raises:
-        click.UsageError: the text lists what there is.
-    """
-    require_domains(source.domains, chosen.domains)
-    source.require_workloads(chosen.workloads)
-    if chosen.outcomes and chosen.kinds and "action" not in chosen.kinds:
-        raise click.UsageError("--outcome is about actions; --kind leaves them out")
-    for kind in chosen.kinds:
-        if kind not in source.kinds:
-            raise click.UsageError(f"{source.name} was recorded without {kind}s; it has {', '.join(source.kinds)}")
 
 
 async def _print_messages(source: MessageSource, scope: MessageRange, printer: "_Printer", *, follow: bool) -> None:

@@ -38,16 +38,12 @@ def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: s
         body = [_build_compact_table(domains[:shown], now)]
         if len(domains) > shown:
             body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
-    return Group(*body, _build_footer(status, failure))
-
-
-def _build_footer(status: BusStatus, failure: str | None) -> Text:
     counts = ", ".join(f"{count:,} {kind}s" for kind, count in status.counts.items() if kind != "dead")
     foot = Text(f"{counts}   ", style="dim")
     if status.dead is not None:
         foot.append(f"{status.counts['dead']:,} put aside, last: {status.dead.reason}   ", style="yellow")
     foot.append(failure or "Ctrl-C ends", style="bold red" if failure else "dim")
-    return foot
+    return Group(*body, foot)
 
 
 def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:

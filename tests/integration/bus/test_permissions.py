@@ -18,8 +18,6 @@ from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.bus import Bus
 from services.control import Controller
-from services.decision.domain_log import BusDecisionLog
-from tests.support.decision_services import wait_for_stored
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S, until
 
@@ -166,33 +164,78 @@ async def test_a_reader_cannot_touch_a_services_consumer(
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
 
 
-async def test_invalid_messages_among_the_decisions_change_no_state(
-    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+REPLIES = (
+    "sluice.sample.v1.line",
+    "sluice.decision.v1.line",
+    "sluice.action.v1.line.default.upload",
+    "sluice.dead.v1.decision",
+    "sluice.dead.v1.actuator",
+    "$JS.API.STREAM.PURGE.SLUICE_ACTION",
+    "$JS.API.STREAM.DELETE.SLUICE_DECISION",
+    "$JS.API.CONSUMER.DELETE.SLUICE_SAMPLE.decision",
+    "$JS.ACK.SLUICE_SAMPLE.decision.1.1.1.1.0",
+)
+"""Reply subjects that an attacker chooses."""
+
+
+def permitted(user: str) -> list[str]:
+    """The subjects that a user may publish to, with names in place of wildcards."""
+    mine = MANIFEST.read_text().partition(f"user: {user}\n")[2].partition("imports:")[0].partition("deny:")[0]
+    subjects = re.findall(r'"((?:sluice|\$JS)\.[^"]+)"', mine)
+    named = [subject.replace("API.STREAM.INFO.*", "API.STREAM.INFO.SLUICE_SAMPLE") for subject in subjects]
+    named = [re.sub(r"(GET|CREATE|INFO|NEXT)\.\*", r"\1.SLUICE_SAMPLE", subject) for subject in named]
+    return [subject.replace("*", "mine").replace(">", "mine") for subject in named]
+
+
+def requests_on(subject: str, reply: str) -> list[bytes]:
+    """An attacker's requests on a subject, which send the reply or a stored message to ``reply``."""
+    stream = next((part for part in subject.split(".") if part.startswith("SLUICE_")), "")
+    config = {"name": "mine", "deliver_subject": reply, "ack_policy": "none", "deliver_policy": "all"}
+    push = {"stream_name": stream, "config": config}
+    return [b"", b"+NXT", *(json.dumps(one).encode() for one in ({"seq": 1}, {"batch": 10}, push))]
+
+
+async def count_stored(bus: Bus) -> dict[str, int]:
+    """The last sequence of every stream; no message is missing."""
+    found = {}
+    for kind in STREAMS:
+        info = await bus._session.request(f"STREAM.INFO.{bus.subjects.stream(kind)}")
+        found[kind] = info["state"]["last_seq"]
+        assert info["state"]["messages"] == found[kind], "no message is missing"
+    return found
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_no_answer_of_the_server_is_stored(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
-    """The server's replies can be redirected to the decisions' subject, but are not decisions: control continues."""
+    """A permitted request with a harmful reply subject neither stores nor deletes a message."""
+    tried = 0
     async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
+        async with join(guarded_nats, "sampler", monkeypatch) as sampler:
+            for end in range(3, 23):
+                one = replace(SAMPLE, end=end * S)
+                await sampler.publish(sampler.subjects.sample("line"), one, msg_id=one.id)
         async with join(guarded_nats, "decision", monkeypatch) as decision:
-            subject = decision.subjects.decision("line")
-            ledger = BusDecisionLog(decision, "line")
-            await decision.publish(subject, DECISION, msg_id=DECISION.id, expect_last=0)
-            async with intrude(guarded_nats, "reader") as (reader, _), intrude(guarded_nats, "sampler") as (sampler, _):
-                await reader.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=subject)
-                await sampler.publish("sluice.sample.v1.line", encode(SAMPLE), reply=subject)
-                await reader.flush()
-                await sampler.flush()
-                await wait_for_stored(actuator, Decision, 3)
-            position = await ledger.find_position()
-            assert position.state is not None
-            assert (position.state.epoch, position.state.seq, position.decision_seq) == (
-                DECISION.epoch,
-                DECISION.seq,
-                3,
-            )
-            following = replace(DECISION, sample="line:next")
-            assert (
-                await decision.publish(subject, following, msg_id=following.id, expect_last=position.decision_seq) == 4
-            )
+            async with aclosing(decision.consume(Sample, "decision", "decision")) as samples:
+                await (await anext(samples)).ack()
+            await decision.publish(decision.subjects.decision("line"), DECISION, msg_id=DECISION.id, expect_last=0)
+        wanted = await count_stored(actuator)
+        async with intrude(guarded_nats, user) as (attacker, _):
+            for subject in permitted(user):
+                for reply in REPLIES:
+                    for body in requests_on(subject, reply):
+                        if subject.startswith("sluice.") and not reply.startswith("$JS.ACK"):
+                            # What a user may publish is stored, once; with an acknowledgement's subject it is refused.
+                            wanted[subject.split(".")[1]] += 1
+                        await attacker.publish(subject, body, reply=reply)
+                        tried += 1
+            await attacker.flush()
+            await asyncio.sleep(1)
+        assert await count_stored(actuator) == wanted
+    print(f"{user}: {tried} requests on {len(permitted(user))} subjects, 0 answers stored")
+    assert tried > 50
 
 
 async def test_a_client_without_a_password_is_refused(guarded_nats: NatsServer) -> None:

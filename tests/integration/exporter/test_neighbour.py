@@ -20,7 +20,7 @@ address, node, device = sys.argv[1:]
 gateway = address.rpartition(".")[0] + ".254"
 trips, stamps, found = [], [], []
 probe = UdpProbe((address, 7007), 2, 64, 10**12, ProbeReport(trips.append, int, str))
-probe._link = probe._connect()
+probe.connect()
 record = probe._echoes.record_sent
 probe._echoes.record_sent = lambda sequence, when: (stamps.append(when), record(sequence, when))
 find = probe._find_sent_time
@@ -30,13 +30,13 @@ def send(number):
     called = []
     for _ in range(number):
         called.append(time.time_ns())
-        probe._send()
+        probe.send()
     return called
 
 def answered(number):
     while len(trips) < number:
         assert select.select([probe._link], [], [], 20)[0], "no answer"
-        probe._read()
+        probe.read()
 
 def ip(*words):
     subprocess.run(["ip", *words], check=True)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from services.plant.kube_emulator.emulator import Emulator
-from services.plant.kube_emulator.errors import StatusError
+from services.plant.kube_emulator.store import StatusError
 from tests.support.kube.servers import deployment, eventually
 from tests.support.waiting import PATIENCE_S
 

@@ -30,7 +30,7 @@ OURS_ALONE = re.compile(
     r"cut off|expected a counter|bucket with the bound|# HELP|# TYPE"
     # A line feed or a quotation mark too many inside a value, a comma too few.
     r"|^[^\"]*(?:\"[^\"]*\"[^\"]*)*\"[^\"]*$"
-    r"|\"[ \t]*[a-z]+[ \t]*="
+    r"|\"[ \t]*[a-zA-Z_]+[ \t]*="
 )
 """What is refused though Prometheus reads it: it could be mistaken."""
 

@@ -73,7 +73,7 @@ async def test_all_addresses_of_a_name_share_the_rate() -> None:
     probing._probe_address = probe_address  # type: ignore[method-assign]
     async with asyncio.TaskGroup() as group:
         for addresses in ({(2, "a")}, {(2, "a")}, {(2, "a"), (2, "b")}):
-            probing._reconcile(set(addresses), group)
+            probing.reconcile(set(addresses), group)
             await asyncio.sleep(0)
         for running in probing._running.values():
             running.cancel()

@@ -235,14 +235,14 @@ async def test_a_long_interval_is_not_silence() -> None:
     later = time.monotonic_ns() + 3600_000 * MS
     with serving() as ports:
         probe = UdpProbe(("127.0.0.1", ports["udp"]), socket.AF_INET, 64, 1000 * MS, fate.report)
-        probe._link = probe._connect()
-        probe._send()
-        assert probe._is_silent(later)
+        probe.connect()
+        probe.send()
+        assert probe.is_silent(later)
         assert select.select([probe._link], [], [], 20)[0]
-        probe._read()
+        probe.read()
         probe._link.close()
     assert fate.outcomes == {"sent": 1, "answered": 1}
-    assert not probe._is_silent(later)
+    assert not probe.is_silent(later)
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n" * 4, MAGIC])

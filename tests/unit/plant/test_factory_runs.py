@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from services.plant.commands.factory import CANNOT, command
 from services.plant.commands.factory_runs import FactoryOptions
-from services.plant.harness.prometheus import build_prometheus_config, build_prometheus_signal
+from services.plant.harness.pipeline import build_prometheus_config, build_prometheus_signal
 from services.plant.real.namespaces import PROGRAMS, find_missing
 
 

@@ -4,9 +4,8 @@ import msgspec
 import pytest
 
 from services.plant.interface import CriticalSecond, Second
-from services.plant.reaction_time import Reaction
 from services.plant.scenario import Event, Scenario
-from services.plant.score import ControlEffort, is_bad, score, spread
+from services.plant.score import ControlEffort, Reaction, is_bad, score, spread
 from services.plant.topology import ROBOT, SCANNER, TELEMETRY
 
 S = 10**9

@@ -9,7 +9,7 @@ from schemas.messages import Action, Decision, State, TargetDecision
 from services.bus.bus import Received
 from services.bus.envelope import RawMessage
 from services.plant.harness.bandwidth_agent import EnforcedLimit
-from services.plant.harness.results_table import ScenarioResults, build_table
+from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import LogView, TerminalView, select_view
 from services.plant.scenario import SCENARIOS, Event

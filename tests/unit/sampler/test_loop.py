@@ -108,10 +108,13 @@ class Rig:
         if len(self.samples) >= self._count:
             self._enough.set()
 
+    async def _sleep(self, seconds: float) -> None:
+        await self.clock.sleep(round(seconds * 1e9))
+
     async def run(self, windows: int) -> list[int]:
         """Run for so many windows; return the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
-        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock)
+        sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock.now, self._sleep)
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
@@ -259,5 +262,5 @@ async def test_blindness_shows_on_readyz_with_its_number() -> None:
 async def test_a_domain_that_has_not_been_sampled_is_not_ready() -> None:
     """The service is ready only when every domain has data."""
     rig = Rig()
-    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health, rig.clock)
+    Sampler(CONFIG, rig.source.measure, rig.samples.append, rig.health)
     assert rig.health.problems == {"domain press": "not yet", "domain paint": "not yet"}

@@ -36,10 +36,16 @@ def test_increase_is_from_the_first_page_of_the_window_to_the_last() -> None:
     assert history.start == 10 - WINDOW
 
 
-def test_a_reset_counts_from_zero_bucket_by_bucket() -> None:
+def test_a_reset_counts_from_zero() -> None:
     """The exporter restarted: counts from before and after the restart are both in the window."""
-    history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (8, 3)}))
-    assert history.increases()[ROBOT].counts == [3, 8]
+    history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (2, 3)}))
+    assert history.increases()[ROBOT].counts == [4, 8]
+
+
+def test_a_reset_is_one_of_the_whole_histogram() -> None:
+    """A bucket with more counts than before the restart also counts from zero, as the others do."""
+    history = after(page({ROBOT: (5, 90)}), page({ROBOT: (5, 100)}), page({ROBOT: (10, 10)}))
+    assert history.increases()[ROBOT].counts == [10, 20]
 
 
 def test_a_new_series_counts_from_its_second_page() -> None:
@@ -114,18 +120,18 @@ def test_time_is_the_clocks_unless_the_page_has_timestamps() -> None:
     assert recounted.increases()[SENT].seconds == 2.5
 
 
-def test_last_increases_are_those_of_the_newest_page() -> None:
+def test_increases_over_two_pages_are_those_of_the_newest_page() -> None:
     """The increase between the last two pages, over the time between them; none after a single page."""
     history = after(page({SENT: (1,)}), page({SENT: (5,)}), page({SENT: (12,)}))
-    gain = history.last_increases()[SENT]
+    gain = history.increases(2)[SENT]
     assert gain.counts == [7]
     assert round(gain.seconds * 1e9) == 1
-    assert after(page({SENT: (1,)})).last_increases() == {}
+    assert after(page({SENT: (1,)})).increases(2) == {}
 
 
-def test_last_increases_use_the_pages_timestamps() -> None:
+def test_increases_use_the_pages_timestamps() -> None:
     """Millisecond timestamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
     )
-    assert history.last_increases()[SENT].seconds == 0.25
+    assert history.increases(2)[SENT].seconds == 0.25

@@ -70,6 +70,13 @@ def test_a_recording_that_begins_in_the_middle_without_a_state(replay: Replay) -
     assert "begins in the middle" in tally.notes[0]
 
 
+def test_a_recording_that_begins_between_a_sample_and_its_decision(replay: Replay) -> None:
+    """A decision in the range on a sample from before it is a state, and nothing is missing."""
+    _, first, sample, *rest = stream(config(), COUNT)
+    tally = replay(iter([sample, structs.replace(first, time=sample.time + 1), *rest]))
+    assert (tally.given, tally.missing, tally.identical, tally.different) == (1, 0, COUNT - 1, 0)
+
+
 def test_a_new_epoch(replay: Replay) -> None:
     """After the bus was wiped the decision service starts a new epoch, and so does the replay."""
     domain = config().domains[0]

@@ -1,0 +1,197 @@
+"""The one HTTP layer of all sources: TLS, credentials, proxies, bounded reads, and nothing that leaks.
+
+Credentials are read from their files for every request, because they rotate; certificates for every connection.
+No redirect is followed: it would carry the headers to another host.  What an error says never holds a credential
+or a query string.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from schemas.config import Http
+from services.sampler.http_worker import RequestFailed
+
+_CHUNK = 65536
+_SHORTEST_SECRET = 6
+
+
+def show_url(url: str) -> str:
+    """An address as it may be shown: without user, password, query string and fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+class _Credentials(AuthBase):
+    """Adds the credentials as their files hold them now.  Also keeps requests from reading ``.netrc``."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self.sent = ""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._http.token_file is not None:
+            self.sent = _read_secret("token_file", self._http.token_file)
+            request.headers["Authorization"] = f"Bearer {self.sent}"
+        elif self._http.username is not None and self._http.password_file is not None:
+            self.sent = _read_secret("password_file", self._http.password_file)
+            HTTPBasicAuth(self._http.username.encode(), self.sent.encode())(request)
+        return request
+
+
+def _read_secret(name: str, path: str) -> str:
+    """The one line in a file.
+
+    Raises:
+        RequestFailed: it cannot be read, is empty, or is no line of text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise RequestFailed(f"{name}: {path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError:
+        raise RequestFailed(f"{name}: {path}: not text") from None
+    if not text:
+        raise RequestFailed(f"{name}: {path}: empty")
+    if not text.isprintable():
+        raise RequestFailed(f"{name}: {path}: more than one line")
+    return text
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that expect another name in the server's certificate than the address has."""
+
+    def __init__(self, server_name: str | None) -> None:
+        # Before the base class, which makes the first pool.
+        self._tls: dict[str, Any] = (
+            {} if server_name is None else {"server_hostname": server_name, "assert_hostname": server_name}
+        )
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=urllib3.Retry(0, read=False))
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options, **self._tls)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options, **self._tls)
+        return manager
+
+
+class Answer:
+    """What a server sent: the status and the head at once, the body as it comes."""
+
+    def __init__(self, response: requests.Response, deadline: float) -> None:
+        """Read ``response`` until ``deadline``, by the monotonic clock."""
+        self._response = response
+        self._deadline = deadline
+        self.status = response.status_code
+        self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    def chunks(self, max_bytes: int) -> Iterator[bytes]:
+        """The body in pieces, unpacked.
+
+        Raises:
+            RequestFailed: it is longer than ``max_bytes``, or comes too slowly.
+        """
+        size = 0
+        for chunk in self._response.raw.stream(_CHUNK, decode_content=True):
+            size += len(chunk)
+            if size > max_bytes:
+                raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
+            if time.monotonic() > self._deadline:
+                raise RequestFailed("the answer came too slowly")
+            yield chunk
+
+    def text(self) -> str:
+        """A short text that explains an error; empty where there is none."""
+        if self.content_type not in ("text/plain", "application/json", ""):
+            return ""
+        try:
+            text = next(self.chunks(_CHUNK), b"").decode(errors="replace")
+        except (RequestFailed, OSError, urllib3.exceptions.HTTPError):
+            return ""
+        return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+class HttpClient:
+    """Requests to one server."""
+
+    def __init__(self, url: str, http: Http, timeout: float, headers: Mapping[str, str]) -> None:
+        """Prepare; nothing is requested yet.
+
+        Args:
+            url: its address; a query string becomes part of every request.
+            http: how to reach it.
+            timeout: of each request, seconds.
+            headers: of every request; those of ``http`` come first.
+        """
+        parts = urlsplit(url)
+        self.base = parts._replace(query="", fragment="").geturl()
+        self._timeout = timeout
+        self._credentials = _Credentials(http)
+        self._session = requests.Session()
+        self._session.headers.clear()
+        self._session.headers.update({"User-Agent": "sluice-sampler", "Accept-Encoding": "identity", **headers})
+        self._session.headers.update(http.headers)
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._session.auth = self._credentials
+        self._session.verify = http.ca or True
+        self._session.cert = (http.certificate, http.key) if http.certificate and http.key else None
+        self._session.mount("http://", _Adapter(None))
+        self._session.mount("https://", _Adapter(http.server_name))
+        self._secrets = [value for name, value in self._session.headers.items() if _is_secret(name, str(value))]
+        self._secrets += [value for _, value in parse_qsl(parts.query) if len(value) >= _SHORTEST_SECRET]
+
+    @contextmanager
+    def request(
+        self, method: str, url: str, params: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None
+    ) -> Iterator[Answer]:
+        """Send one request; its connection is released when the context ends.
+
+        Raises:
+            RequestFailed: the server redirects, or a credential cannot be read.
+            OSError, HTTPError: the connection failed.
+        """
+        deadline = time.monotonic() + self._timeout
+        # A name may have an address that does not answer, of IPv6 say: leave time for its next one.
+        timeout = (self._timeout / 2, self._timeout)
+        response = self._session.request(
+            method, url + self._query, params=params, data=data, timeout=timeout, stream=True, allow_redirects=False
+        )
+        try:
+            _refuse_redirect(response, url)
+            yield Answer(response, deadline)
+        except BaseException:
+            response.raw.close()
+            raise
+        finally:
+            response.close()
+
+    def hide(self, text: str) -> str:
+        """A text without the credentials that it may repeat."""
+        for secret in (*self._secrets, self._credentials.sent):
+            if len(str(secret)) >= _SHORTEST_SECRET:
+                text = text.replace(str(secret), "***")
+        return text
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._session.close()
+
+
+def _refuse_redirect(response: requests.Response, url: str) -> None:
+    if 300 <= response.status_code < 400:
+        host = urlsplit(urljoin(url, response.headers.get("Location", ""))).netloc.rpartition("@")[2]
+        raise RequestFailed(f"HTTP status {response.status_code} to {host}: redirects are not followed")
+
+
+def _is_secret(name: str, value: str) -> bool:
+    words = ("auth", "key", "token", "cookie", "secret", "password")
+    return len(value) >= _SHORTEST_SECRET and any(word in name.lower() for word in words)

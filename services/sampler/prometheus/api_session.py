@@ -1,0 +1,143 @@
+"""What an HTTP API of Prometheus's kind answers: errors in its own words, and never a part for the whole.
+
+``prometheus_api_client`` sends its requests through a session like ``requests.Session``, and looks at the result
+of a query alone.  This session looks at the rest first.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.config import Signal
+from services.sampler.http_client import Answer, HttpClient
+from services.sampler.http_worker import RequestFailed
+
+_LONGEST_URL = 4096
+"""Bytes of a query that every gateway takes in an address; nginx refuses more than 8 kB of request line."""
+_RANGE = 64
+"""How many times larger than an instant's the answer over a range may be."""
+_SHOWN = 300
+_JSON = ("application/json", "text/plain", "application/octet-stream", "")
+"""Content types that may hold JSON; some gateways name no better one."""
+
+
+class ApiResponse:
+    """A complete and successful answer, as ``prometheus_api_client`` wants it."""
+
+    status_code = 200
+
+    def __init__(self, result: list[Any]) -> None:
+        """Hold the result of a query."""
+        self._result = result
+
+    def json(self) -> dict[str, Any]:
+        """The answer's envelope."""
+        return {"data": {"result": self._result}}
+
+
+class ApiSession:
+    """The session of one ``PrometheusConnect``."""
+
+    verify: Any = None
+    cert: Any = None
+
+    def __init__(self, signal: Signal) -> None:
+        """Prepare; nothing is requested yet."""
+        settings = signal.prometheus
+        headers = {"Accept": "application/json", **settings.headers}
+        self._http = HttpClient(settings.url, signal.http, signal.timeout.seconds, headers)
+        self._max_bytes = settings.max_bytes
+        self.url = self._http.base.rstrip("/")
+
+    def mount(self, prefix: str, adapter: object) -> None:
+        """Ignore the client's own adapter: it follows redirects and tries again."""
+
+    def request(self, method: str, url: str, params: Mapping[str, Any], **options: object) -> ApiResponse:
+        """Send a query, by POST where it is long.
+
+        Raises:
+            RequestFailed: no answer, an error, or an incomplete answer; in the server's own words.
+            OSError, HTTPError: the connection failed.
+        """
+        long = len(str(params["query"]).encode()) > _LONGEST_URL
+        limit = self._max_bytes * (_RANGE if "step" in params else 1)
+        with (
+            self._http.request("POST", url, data=params) if long else self._http.request("GET", url, params=params)
+        ) as answer:
+            if answer.status == 200:
+                return ApiResponse(_read_result(answer, limit))
+            reason = _explain_status(answer)
+        if long and answer.status in (403, 404, 405):
+            reason += "; the query is too long for GET: give it fewer workloads, or allow POST"
+        raise RequestFailed(reason)
+
+    def hide(self, text: str) -> str:
+        """A text without the credentials that it may repeat."""
+        return self._http.hide(text)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._http.close()
+
+
+def _read_result(answer: Answer, limit: int) -> list[Any]:
+    """The result of a successful query; nothing in it is the empty result.
+
+    Raises:
+        RequestFailed: it is an error, incomplete, or not of this API.
+    """
+    foreign = f"not a Prometheus answer: {answer.content_type or 'no content type'}"
+    if answer.content_type not in _JSON:
+        raise RequestFailed(foreign)
+    try:
+        body = json.loads(b"".join(answer.chunks(limit)))
+    except (ValueError, RecursionError):
+        raise RequestFailed(foreign) from None
+    if not isinstance(body, dict):
+        raise RequestFailed(foreign)
+    if body.get("status") == "error" or (body.get("error") and not body.get("data")):
+        raise RequestFailed(_explain_error(body))
+    data = body.get("data", ...)
+    if body.get("status") not in ("success", None) or (data is not None and not isinstance(data, dict)):
+        raise RequestFailed(foreign)
+    incomplete = find_incompleteness(body)
+    if incomplete is not None:
+        raise RequestFailed(f"incomplete answer: {incomplete}")
+    result = data.get("result", ...) if data is not None else None
+    if result is not None and not isinstance(result, list):
+        raise RequestFailed(foreign)
+    return result or []
+
+
+def find_incompleteness(body: Mapping[str, Any]) -> str | None:
+    """Why an answer does not cover all series; None where it does.
+
+    Thanos, Prometheus and promxy warn where a store did not answer, VictoriaMetrics says ``isPartial``.  Notes on
+    the query, which Prometheus before 3.0 puts among its warnings, are harmless.
+    """
+    warnings = body.get("warnings") or []
+    if not isinstance(warnings, list):
+        warnings = [warnings]
+    told = [str(warning) for warning in warnings if not str(warning).startswith("PromQL info:")]
+    if told:
+        return "; ".join(told)[:_SHOWN]
+    partial = next((name for name in ("isPartial", "partial") if body.get(name) not in (None, False, "false")), None)
+    return None if partial is None else f"{partial}: some of the storage did not answer"
+
+
+def _explain_status(answer: Answer) -> str:
+    """An error status, with the server's own text where it has one."""
+    text = answer.text()
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and ("error" in body or "message" in body):
+        text = _explain_error(body)
+    return f"HTTP status {answer.status}" + (f": {text[:_SHOWN]}" if text else "")
+
+
+def _explain_error(body: Mapping[str, Any]) -> str:
+    """The server's own words."""
+    kind, text = body.get("errorType"), body.get("error") or body.get("message") or "an error without a text"
+    return (f"{kind}: {text}" if kind else str(text))[:_SHOWN]
