@@ -40,7 +40,7 @@ def test_on_iperf3_alone_the_pipeline_is_blind(tmp_path: Path) -> None:
         start_bus(factory)
         for service in ("exporter", "sampler", "decision"):
             factory.start(service)
-        until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is told")
+        until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is reported")
         # Passive measurement sees a new stream only.
         factory.plant.set_load(ROBOT, 2_100)
         until(lambda: len(decisions(factory)) >= 20, "20 decisions")

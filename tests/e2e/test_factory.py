@@ -115,7 +115,7 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
     with _factory("--runs", "scrape", "--scenario", "steady", "--seconds", "600") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any(line.startswith("Playing ") for line in lines), "the run has not begun"
+        assert any(line.startswith("Playing ") for line in lines), "the run has not started"
         below = inside(process.pid)
         assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)

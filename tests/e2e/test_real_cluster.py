@@ -79,7 +79,7 @@ async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
         assert "Forbidden" not in stage.services["actuator"].log
         assert len(stage.kubelets.now()) == 8, "seven Pods and the one that scale-up added: none was replaced"
         seen = [one for one in stage.kubelets.history if one.app in TARGETS.values()]
-        assert None not in {one.bandwidth for one in seen}, "no Pod was without a limit at any moment"
+        assert None not in {one.bandwidth for one in seen}, "no Pod was ever without a limit"
         print(f"{len(seen)} states of best-effort Pods seen, unlimited 0; all in {time.monotonic() - began:.0f} s")
 
 
@@ -169,7 +169,7 @@ async def check_foreign_value_is_kept(stage: Stage, decider: Decider) -> None:
     note = stage.ready("actuator")["notes"]["factory/telemetry-upload"]
     stage.kubectl(*note.partition("kubectl ")[2].split())
     await stage.until(lambda: [bandwidth(pod) for pod in stage.pods()] == ["7500k", "7500k"], "Sluice's again")
-    await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event that says so")
+    await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event about it")
 
 
 async def wait_for_report(stage: Stage, outcome: str, reason: str) -> None:

@@ -75,7 +75,7 @@ class ManualSource:
         """Wait for the delay, then answer.
 
         Raises:
-            NoData: when it has been told a reason.
+            NoData: when it has a reason.
         """
         self.asked.append(end)
         await self.clock.sleep(self.takes)
