@@ -65,7 +65,13 @@ def _iter_sections(kind: type[Struct], path: str = "") -> Iterator[tuple[str, ty
 
 
 def _format_row(field: Field, name: str, kind: str) -> str:
-    default = "**required**" if field.default is None else "" if field.default in ("none", "", "[]", "{}") else f"`{field.default}`"
+    default = (
+        "**required**"
+        if field.default is None
+        else ""
+        if field.default in ("none", "", "[]", "{}")
+        else f"`{field.default}`"
+    )
     if field.section is not None and field.default is not None:
         default = ""
     if field.choices:
@@ -133,7 +139,9 @@ def _describe_command(command: click.Command, context: click.Context) -> Iterato
     title = context.command_path
     if title != "sluice":
         yield from (f"{'#' * (title.count(' ') + 1)} `{title}`", "", inspect.cleandoc(command.help or ""), "")
-        options = [one for one in command.get_params(context) if isinstance(one, click.Option) and "--help" not in one.opts]
+        options = [
+            one for one in command.get_params(context) if isinstance(one, click.Option) and "--help" not in one.opts
+        ]
         if options:
             yield from ("| option | meaning |", "|---|---|")
             for one in options:
