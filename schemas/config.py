@@ -92,17 +92,17 @@ class Http(Settings, frozen=True):
     ca: str | None = None
     """Path of the certificate authorities that sign servers' certificates; without it the public ones."""
     certificate: str | None = None
-    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read anew for every connection."""
+    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read again for every connection."""
     key: str | None = None
     """Path of the key of ``certificate``."""
     server_name: str | None = None
     """Name in the server's certificate, where the address has another."""
     token_file: str | None = None
-    """Path of a bearer token.  Read anew for every request."""
+    """Path of a bearer token.  Read again for every request."""
     username: str | None = None
     """User name of basic authentication; ``password_file`` goes with it."""
     password_file: str | None = None
-    """Path of the password of ``username``.  Read anew for every request."""
+    """Path of the password of ``username``.  Read again for every request."""
     headers: dict[str, str] = field(default_factory=dict)
     """HTTP headers of every request, such as a tenant's ``X-Scope-OrgID``."""
 

@@ -1,7 +1,7 @@
 """The one HTTP layer of all sources: TLS, credentials, proxies, bounded reads, and nothing that leaks.
 
 Credentials are read from their files for every request, because they rotate; certificates for every connection.
-No redirect is followed: it would carry the headers to another host.  What an error says never holds a credential
+No redirect is followed: it would carry the headers to another host.  An error text never contains a credential
 or a query string.
 """
 
