@@ -57,7 +57,7 @@ def test_an_interrupted_run_leaves_nothing_and_prints_its_goals(tmp_path: Path) 
         os.kill(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=5 * PATIENCE_S)
     assert process.returncode == 130, output
-    assert "not played" in output
+    assert "not measured" in output
     deadline = time.monotonic() + PATIENCE_S
     while left := {path for path in within if path.exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"

@@ -130,8 +130,10 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["openssl", *arguments], cwd=home, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
+    signs = ("-addext", "keyUsage=critical,keyCertSign")
     for authority in ("ca", "other"):
-        openssl("req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.crt", "-subj", "/CN=a")
+        files = ("-keyout", f"{authority}.key", "-out", f"{authority}.crt")
+        openssl("req", "-x509", *key, *files, "-subj", "/CN=a", *signs)
     (home / "names").write_text("subjectAltName=IP:127.0.0.1")
     for owner in ("server", "client"):
         openssl("req", *key, "-keyout", f"{owner}.key", "-out", f"{owner}.csr", "-subj", f"/CN={owner}")
