@@ -78,9 +78,11 @@ class Health:
         """The current notes, by what they are about."""
         return dict(self._notes)
 
-    def beat(self) -> None:
-        """Record that the event loop runs."""
-        self._beat = time.monotonic()
+    async def beat(self) -> None:
+        """Record every second that the event loop runs, until cancelled."""
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(1)
 
     @property
     def is_stuck(self) -> bool:
@@ -174,7 +176,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
     serving = loop.run_in_executor(None, server.serve_forever, 0.1)
-    beating = asyncio.create_task(_beat_every_second(health))
+    beating = asyncio.create_task(health.beat())
     try:
         yield int(server.server_port)
     finally:
@@ -191,9 +193,3 @@ def _listen(host: str, port: int) -> _Server:
         if host != _EVERYWHERE or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
         return _Server("0.0.0.0", port)  # noqa: S104 - a Pod's probes and Prometheus come from outside of it
-
-
-async def _beat_every_second(health: Health) -> None:
-    while True:
-        health.beat()
-        await asyncio.sleep(1)
