@@ -283,8 +283,8 @@ class Kubernetes(Settings, frozen=True):
 class Listen(Settings, frozen=True):
     """Ports of /metrics, /healthz and /readyz; 0 picks a free one."""
 
-    host: str = ""
-    """Address to listen on; empty: all, of IPv4 and IPv6 where there are both."""
+    host: str = "::"
+    """Address to listen on; ``::`` is every address, IPv4 and IPv6."""
     sampler: Port = 9101
     """Port of the sampler."""
     decision: Port = 9102

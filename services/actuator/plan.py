@@ -7,7 +7,7 @@ share until it is gone, and a replica that is still to come already has one, so 
 send never adds up to more than the limit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -30,6 +30,9 @@ from services.actuator.ownership import (
 )
 from services.kube.objects import BANDWIDTH, Pod, Workload
 
+MOST_WRITES = 500
+"""A plan has no more, the deepest cuts first, so that its patches and its report stay small; another plan follows."""
+
 
 class WriterTerm(Struct, frozen=True):
     """The actuator process that writes, and its term in charge of the target."""
@@ -39,6 +42,8 @@ class WriterTerm(Struct, frozen=True):
     """Larger than that of every process before it."""
     renews: bool = False
     """Whether to write the workload's record again although nothing has changed, for another actuator to see."""
+    refused: Collection[str] = ()
+    """Uids of objects whose patches were refused: the others come first."""
 
 
 class Mismatch(Struct, frozen=True):
@@ -49,6 +54,12 @@ class Mismatch(Struct, frozen=True):
     """Its desired bandwidth, kbit/s."""
     cause: Cause
     why: str
+
+    @property
+    def drop(self) -> float:
+        """By how much its desired bandwidth lowers what it may send, kbit/s; negative for a raise."""
+        limit = self.obj.limit
+        return inf if limit is None else limit - self.rate
 
 
 class Write(Struct, frozen=True):
@@ -138,6 +149,9 @@ def build_plan(
     mismatches = _find_mismatches(target, order, workload, pods)
     if writer.renews and not mismatches:
         mismatches = [Mismatch(workload, order.limit, order.cause, order.reason)]
+    if len(mismatches) > MOST_WRITES:
+        mismatches.sort(key=lambda one: (one.drop < 0, one.obj.uid in writer.refused, -one.drop))
+        del mismatches[MOST_WRITES:]
     actions: dict[Cause, str] = {}
     for cause in {one.cause for one in mismatches}:
         # The same action of one process on the same state has the same id.  Two processes that act at
@@ -164,9 +178,7 @@ def build_plan(
             **provenance,
         )
         operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: msgspec.json.encode(record).decode()})
-        limit = one.obj.limit
-        drop = inf if limit is None else limit - one.rate
-        writes.append(Write(obj=one.obj, rate=one.rate, drop=drop, record=record, operations=operations))
+        writes.append(Write(obj=one.obj, rate=one.rate, drop=one.drop, record=record, operations=operations))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 

@@ -264,7 +264,7 @@ class Reconciler:
     def _plan(self, order: LimitOrder, workload: Workload, *, renews: bool = False) -> Plan:
         record = find_record(workload)
         term = self._succession.term or 1 + (record.term if record is not None else 0)
-        writer = WriterTerm(self._shared.process, term, renews)
+        writer = WriterTerm(self._shared.process, term, renews, self._refusals.refused)
         return build_plan(
             self.target, order, workload, self.observed.pods, writer, self._outbox.owes, self._shared.clock()
         )

@@ -7,7 +7,7 @@ Times are seconds by a steady clock.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from services.actuator.plan import Plan, Write
 from services.kube.objects import Unavailable
@@ -40,6 +40,11 @@ class Refusals:
         self._kind: object = None
         self.reason: str | None = None
         """Why patches fail; None while they do not."""
+
+    @property
+    def refused(self) -> Collection[str]:
+        """Uids of the objects whose patches failed."""
+        return self._failed.keys()
 
     def select(self, plan: Plan, now: float) -> tuple[Plan, float]:
         """The writes of a plan that may be sent now, and after how many seconds to ask for the others."""

@@ -22,6 +22,7 @@ from schemas.config import Config
 from schemas.messages import Action, Decision, M
 from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
+from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.bus.bus import Bus, Received, Unreadable
@@ -83,6 +84,8 @@ class Actuator:
                 group.create_task(informer.run())
                 group.create_task(one.run())
             group.create_task(self._events.run())
+            targets = [one.target for one in self._reconcilers.values()]
+            group.create_task(report_leftovers(self._client, targets, self._events, self._health.set_note))
             await self._use_bus(join)
 
     async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
@@ -172,7 +175,7 @@ class Actuator:
         decision = received.message
         parts = [(self._reconcilers.get((decision.domain, part.target)), part) for part in decision.targets]
         known = [(reconciler, part) for reconciler, part in parts if reconciler is not None]
-        pending = PendingAck(received.ack, received.headers, len(known))
+        pending = PendingAck(received.acknowledgement, received.headers, len(known))
         for reconciler, part in known:
             reconciler.offer(decision, part, received.published, pending)
         return bool(known)

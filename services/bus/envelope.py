@@ -121,8 +121,18 @@ class Received(Generic[M]):
 
     async def ack(self) -> None:
         """Confirm that its effect is done.  The confirmation may be lost: the message is then redelivered."""
-        if self._reply is not None:
-            await self._reply(b"+ACK")
+        await self.acknowledgement()
+
+    @property
+    def acknowledgement(self) -> Callable[[], Awaitable[None]]:
+        """Does what ``ack`` does, without keeping the message in memory."""
+        reply = self._reply
+
+        async def acknowledge() -> None:
+            if reply is not None:
+                await reply(b"+ACK")
+
+        return acknowledge
 
     async def nak(self, delay: float | None = None) -> None:
         """Request redelivery, after ``delay`` seconds."""

@@ -75,7 +75,7 @@ class DecisionService:
     async def run(self) -> None:
         """Answer samples until cancelled."""
         messages = self._bus.consume(
-            Sample, NAME, NAME, start=self._find_start, batch=_MAX_PENDING, ack_wait=_ACK_WAIT_S
+            Sample, NAME, NAME, start=self._find_start, batch=_MAX_PENDING, ack_wait=_ACK_WAIT_S, once=True
         )
         async with asyncio.TaskGroup() as group, aclosing(messages):
             group.create_task(self._watch())

@@ -3,7 +3,8 @@
     prober --> *echo_server*
 
 It answers only the prober's packets, and never with more bytes than it received, so it cannot amplify an
-attack.  A connection with any other data is closed.  A UDP answer reports how long the packet was kept, and
+attack.  A question carries no stamps and an answer always does, so no answer is ever answered, and the rate of
+answers is bounded.  A connection with any other data is closed.  A UDP answer reports how long the packet was kept, and
 the prober subtracts that: a busy processor is not network latency.  This module imports little, because it
 runs beside every critical pod.
 """
@@ -22,11 +23,16 @@ PACKET = struct.Struct("!4sIIIQQ")
 """Magic, session, sequence, padding, and when the echo was received and answered (ns, the sidecar's clock)."""
 MAGIC = b"SLE1"
 _STAMPS = PACKET.size - 16
+_UNSTAMPED = bytes(16)
 _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@qq")
 _MOST_CONNECTIONS = 64
 _IDLE_S = 5.0
 _LONGEST = 2048
+_BYTES_PER_S = 256 * 1024
+"""Most bytes of datagrams answered in a second: many times what probers ask."""
+_LEAST_COST = 256
+"""What a datagram counts for at least, bytes: a small one costs a processor as much."""
 
 
 def build_answer(data: bytes, received: int, now: int) -> bytes | None:
@@ -43,8 +49,8 @@ def build_answer(data: bytes, received: int, now: int) -> bytes | None:
 
 
 def _is_probe(data: bytes) -> bool:
-    """Whether this is a packet of the prober."""
-    return len(data) >= PACKET.size and data.startswith(MAGIC)
+    """Whether this is a question of the prober."""
+    return len(data) >= PACKET.size and data.startswith(MAGIC) and data[_STAMPS : PACKET.size] == _UNSTAMPED
 
 
 class EchoServer:
@@ -63,6 +69,8 @@ class EchoServer:
         """
         self._selector = selectors.DefaultSelector()
         self._connections: dict[socket.socket, float] = {}
+        self._budget = float(_BYTES_PER_S)
+        self._budgeted_at = time.monotonic()
         self.ports: dict[str, int] = {}
         for name, port, kind in (("udp", udp, socket.SOCK_DGRAM), ("tcp", tcp, socket.SOCK_STREAM)):
             if port is not None:
@@ -101,8 +109,8 @@ class EchoServer:
                 with contextlib.suppress(OSError):
                     connection, _ = link.accept()
                     if len(self._connections) >= _MOST_CONNECTIONS:
-                        connection.close()
-                        continue
+                        # Whoever holds all of them must not lock an honest prober out.
+                        self._close(min(self._connections, key=self._connections.__getitem__))
                     connection.setblocking(False)
                     self._connections[connection] = time.monotonic()
                     self._selector.register(connection, selectors.EVENT_READ)
@@ -110,7 +118,8 @@ class EchoServer:
                 whole = False
                 with contextlib.suppress(OSError):
                     data = link.recv(_LONGEST)
-                    whole = _is_probe(data) and link.send(data) == len(data)
+                    reply = build_answer(data, time.time_ns(), time.time_ns())
+                    whole = reply is not None and link.send(reply) == len(data)
                 if whole:
                     self._connections[link] = time.monotonic()
                 else:
@@ -133,14 +142,25 @@ class EchoServer:
                 stamp = parse_stamp(ancillary, _SO_TIMESTAMPNS)
                 now = time.time_ns()
                 reply = build_answer(data, stamp or now, now)
-                if reply is not None:
+                if reply is not None and self._spend(max(len(reply), _LEAST_COST)):
                     # The prober counts the missing answer as lost.
                     with contextlib.suppress(OSError):
                         listener.sendto(reply, sender)
 
+    def _spend(self, cost: int) -> bool:
+        """Whether an answer of so many bytes is within the rate."""
+        now = time.monotonic()
+        self._budget = min(self._budget + (now - self._budgeted_at) * _BYTES_PER_S, _BYTES_PER_S)
+        self._budgeted_at = now
+        if self._budget < cost:
+            return False
+        self._budget -= cost
+        return True
+
     def _close(self, connection: socket.socket) -> None:
+        if self._connections.pop(connection, None) is None:
+            return  # displaced since it became readable
         self._selector.unregister(connection)
-        del self._connections[connection]
         connection.close()
 
 

@@ -21,7 +21,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.kube_config import load_kube_config
-from msgspec import Struct
+from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from services.common.backoff import BackOff
@@ -29,6 +29,10 @@ from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, S
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
+_PAGE = 100
+"""Objects of one page of a list: pages of large objects must fit into the memory."""
+_MOST_BYTES = 4 * 1024 * 1024
+"""No object of the API is larger; etcd takes 1.5 MiB."""
 _WATCH_S = (40, 60)
 """A watch ends after a time in this range, so that a connection that died silently is noticed."""
 _WATCH_SLACK_S = 10
@@ -70,6 +74,8 @@ class Deleted(Struct, Generic[T], frozen=True):
 
 class _ListMeta(Struct, frozen=True, rename="camel"):
     resource_version: str = ""
+    following: str = field(default="", name="continue")
+    """Where the next page begins; empty on the last one."""
 
 
 class _List(Struct, frozen=True):
@@ -261,7 +267,7 @@ class KubeClient:
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
             options.append(("timeoutSeconds", str(seconds)))
             async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
-                async for line in response.content:
+                async for line in _read_lines(response.content):
                     event = msgspec.json.decode(line, type=_WatchEvent)
                     if event.type == "ERROR":
                         status = _decode_as(_Status, event.object)
@@ -279,8 +285,15 @@ class KubeClient:
                 await back_off.wait()
 
     async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
-        answer = _decode_as(_List, await self.fetch(kind.path(namespace), query))
-        return tuple(_decode(kind, item) for item in answer.items), answer.metadata.resource_version
+        objects: list[T] = []
+        following = ""
+        while True:
+            page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
+            answer = _decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
+            objects += (_decode(kind, item) for item in answer.items)
+            following = answer.metadata.following
+            if not following:
+                return tuple(objects), answer.metadata.resource_version
 
     @asynccontextmanager
     async def _request(
@@ -311,6 +324,26 @@ class KubeClient:
             raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
+
+
+async def _read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Read lines of any length that an object may have; the library stops at 128 KiB.
+
+    Raises:
+        Unavailable: a line has no end.
+    """
+    rest = bytearray()
+    async for chunk in content.iter_any():
+        rest += chunk
+        *lines, last = rest.split(b"\n") if b"\n" in chunk else [rest]
+        rest = bytearray(last)
+        for line in lines:
+            if line:
+                yield bytes(line)
+        if len(rest) > _MOST_BYTES:
+            raise Unavailable("a watch event is larger than any object", status=200)
+    if rest:
+        yield bytes(rest)
 
 
 def _use_service_account(settings: Configuration) -> None:
@@ -351,7 +384,7 @@ def _read_token(path: Path, settings: Configuration) -> None:
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
-    return _decode_as(kind, body, f"no {kind.kind}")
+    return _decode_as(kind, body, f"no {kind.kind}").trim()
 
 
 def _decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what was asked for") -> S:

@@ -4,9 +4,9 @@ A workload kind is a subclass of ``Workload``, which has its API path and select
 line in ``WORKLOADS``.  Nothing outside of this module depends on which kind a workload is.
 """
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from schemas.domain import Target
 from schemas.units import Rate
@@ -14,6 +14,9 @@ from services.kube.selectors import Selector
 
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
 """The limit that Cilium enforces on a Pod, as a quantity of bit/s; on a workload it declares the intent."""
+
+_KEPT = (BANDWIDTH, "sluice.dev/")
+K = TypeVar("K", bound="KubeObject")
 
 
 class Owner(Struct, frozen=True):
@@ -47,6 +50,23 @@ class KubeObject(Struct, frozen=True):
     api_version: ClassVar[str]
     plural: ClassVar[str]
     """The resource's name in a path."""
+
+    kept_labels: ClassVar[tuple[str, ...]] = ()
+    """The labels that tell whose object it is."""
+
+    def trim(self: K) -> K:
+        """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
+        meta = self.metadata
+        noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
+        labels = {key: value for key, value in (meta.labels or {}).items() if key in self.kept_labels}
+        owners = tuple(owner for owner in meta.owner_references if owner.controller)
+        trimmed = structs.replace(
+            meta,
+            annotations=None if meta.annotations is None else noted,
+            labels=labels or None,
+            owner_references=owners,
+        )
+        return structs.replace(self, metadata=trimmed)
 
     @classmethod
     def path(cls, namespace: str, name: str | None = None) -> str:
@@ -102,6 +122,7 @@ class Pod(KubeObject, frozen=True):
 
     status: PodStatus = PodStatus()
 
+    kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
     kind: ClassVar[str] = "Pod"
     api_version: ClassVar[str] = "v1"
     plural: ClassVar[str] = "pods"

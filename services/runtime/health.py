@@ -8,16 +8,25 @@ import asyncio
 import errno
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from socketserver import TCPServer
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import REGISTRY, disable_created_metrics, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from services.common.redaction import hide_passwords
+
 _STUCK_S = 10.0
+_SILENT_S = 5.0
+"""A connection on which nothing moves for this long is closed."""
+_MOST_CONNECTIONS = 16
+"""Each costs a thread and a descriptor, of which the service's own work must not run out."""
+_EVERYWHERE = "::"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter would get a series with nothing but its start time
 
@@ -42,22 +51,22 @@ class Health:
         if text is None:
             self._notes.pop(about, None)
         else:
-            self._notes[about] = text
+            self._notes[about] = hide_passwords(text)
 
     def set_ok(self, condition: str) -> None:
         """The condition holds."""
         self._problems.pop(condition, None)
 
     def set_failed(self, condition: str, reason: str) -> None:
-        """The condition does not hold; ``/readyz`` shows the reason."""
-        self._problems[condition] = reason
+        """The condition does not hold; ``/readyz`` shows the reason, but for passwords in it."""
+        self._problems[condition] = hide_passwords(reason)
 
     def set_condition(self, condition: str, reason: str | None) -> None:
         """The condition holds if ``reason`` is None."""
         if reason is None:
             self._problems.pop(condition, None)
         else:
-            self._problems[condition] = reason
+            self.set_failed(condition, reason)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -69,9 +78,11 @@ class Health:
         """The current notes, by what they are about."""
         return dict(self._notes)
 
-    def beat(self) -> None:
-        """Record that the event loop runs."""
-        self._beat = time.monotonic()
+    async def beat(self) -> None:
+        """Record every second that the event loop runs, until cancelled."""
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(1)
 
     @property
     def is_stuck(self) -> bool:
@@ -103,48 +114,69 @@ def _build_application(health: Health) -> Callable[[dict[str, Any], StartRespons
     return answer
 
 
+class _Server(ThreadingWSGIServer):
+    """Serves a bounded number of connections; a new one displaces the oldest, so that nobody can hold all of them."""
+
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}
+        super().__init__((host, port), _QuietHandler)
+
+    def server_bind(self) -> None:
+        if self.server_address[0] == _EVERYWHERE:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # HTTPServer would look its own name up, which takes as long as DNS takes.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        while not self._free.acquire(blocking=False):
+            with suppress(OSError, StopIteration, RuntimeError):
+                next(iter(self._open)).shutdown(socket.SHUT_RDWR)
+            if self._free.acquire(timeout=0.1):
+                break
+        self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        try:
+            super().shutdown_request(request)
+        finally:
+            if self._open.pop(request, self) is None:
+                self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing where a client is gone or silent."""
+
+
 class _QuietHandler(WSGIRequestHandler):
+    timeout = _SILENT_S
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Log no probes and scrapes."""
 
 
-class _DualStackServer(ThreadingWSGIServer):
-    """Listens on IPv6, and on IPv4 too where it listens on all addresses."""
-
-    address_family = socket.AF_INET6
-
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-def _listen(host: str, port: int, app: Callable[..., Any]) -> WSGIServer:
-    """Listen; without a host on all addresses, of both families where there are both."""
-    if host and ":" not in host:
-        return make_server(host, port, app, ThreadingWSGIServer, _QuietHandler)
-    try:
-        return make_server(host or "::", port, app, _DualStackServer, _QuietHandler)
-    except OSError as error:
-        if host not in ("", "::") or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            raise
-        # A kernel without IPv6.
-        return make_server("0.0.0.0", port, app, ThreadingWSGIServer, _QuietHandler)  # noqa: S104 - see Listen.host
-
-
 @asynccontextmanager
 async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
-    """Serve on ``host:port`` (0: a free port; no host: all addresses) while the context lasts; gives the port.
+    """Serve on ``host:port`` (0: a free port) while the context lasts; gives the port.
+
+    ``::`` is every address of both families, or of IPv4 alone where the kernel has no other.
 
     Raises:
         CannotListen: the port is taken, or the address does not belong to this machine.
     """
     try:
-        server = _listen(host, port, _build_application(health))
+        server = _listen(host, port)
+        server.set_app(_build_application(health))
     except OSError as error:
         raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
     serving = loop.run_in_executor(None, server.serve_forever, 0.1)
-    beating = asyncio.create_task(_beat_every_second(health))
+    beating = asyncio.create_task(health.beat())
     try:
         yield int(server.server_port)
     finally:
@@ -154,7 +186,10 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         server.server_close()
 
 
-async def _beat_every_second(health: Health) -> None:
-    while True:
-        health.beat()
-        await asyncio.sleep(1)
+def _listen(host: str, port: int) -> _Server:
+    try:
+        return _Server(host, port)
+    except OSError as error:
+        if host != _EVERYWHERE or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _Server("0.0.0.0", port)  # noqa: S104 - a Pod's probes and Prometheus come from outside of it

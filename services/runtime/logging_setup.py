@@ -6,6 +6,15 @@ from typing import Any
 
 import structlog
 
+from services.common.redaction import hide_passwords
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Writes no password, whoever logs it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_passwords(super().format(record))
+
 
 def configure(service: str, level: str) -> None:
     """Send this process's logs, the libraries' included, to standard error.
@@ -27,7 +36,7 @@ def configure(service: str, level: str) -> None:
         if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
+    formatter = _Formatter(
         foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
     )
     handler = logging.StreamHandler(sys.stderr)

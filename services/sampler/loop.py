@@ -1,7 +1,8 @@
 """The sampler's loop: wait for the end of a window, measure it, publish one sample per domain.
 
-Window ends are whole multiples of the period on UTC, and never repeat.  So two samplers measure the same
-windows and give their samples the same ids.
+Window ends are whole multiples of the period on UTC, so two samplers measure the same windows and give
+their samples the same ids.  They never repeat, unless a clock that had leapt ahead is put right: the samples
+from the future were refused, and waiting for the clock to get there would silence the sampler.
 """
 
 import asyncio
@@ -14,11 +15,14 @@ import structlog
 from schemas.config import Config
 from schemas.messages import Sample
 from services.common import failpoints
+from services.common.redaction import hide_passwords
 from services.runtime.health import Health
 from services.sampler import metrics
 from services.sampler.sample_builder import build_sample, explain_blindness
 from services.sampler.source import Measurements, NoData
 
+_MOST_BEHIND = 10 * 10**9
+"""A clock that was set back by more, ns, was wrong before: sampling starts over."""
 _log = structlog.get_logger()
 
 
@@ -66,15 +70,23 @@ class Sampler:
         period = self._signal.period
         last = await self._wait_for_window(0)
         await self._sample(last)
+        settled = last
         while True:
             end = await self._wait_for_window(last)
             skipped = (end - last) // period - 1
-            if skipped:
+            if end < last:
+                _log.warning("clock set back: sampling starts over", seconds=(last - end) / 1e9)
+                # A source keeps pages for a window and a quarter; until then it has some from the future.
+                settled = end + 3 * self._signal.window // 2
+            elif skipped:
                 metrics.skipped.inc(skipped)
                 _log.warning("windows skipped", windows=skipped)
             last = end
+            results = await self._sample(end)
+            if end < settled:
+                continue
             uninformative = []
-            for sample, informative in await self._sample(end):
+            for sample, informative in results:
                 if informative:
                     self._put(sample)
                 else:
@@ -89,17 +101,21 @@ class Sampler:
     async def _wait_for_window(self, last: int) -> int:
         """Wait for the end of the next window after ``last``; return that end, UTC ns.
 
-        Windows that a stall ran over are skipped; a clock that was set back is waited for.
+        Windows that a stall ran over are skipped.  A clock that was set back a little is waited for; one that
+        was set back by much gives the end of its own next window.
         """
         period = self._signal.period
         while True:
             end = (max(self._now(), last) // period + 1) * period
             while (remaining := end - self._now()) > 0:
                 behind = remaining - period
+                if behind > _MOST_BEHIND:
+                    last = 0
+                    break
                 reason = f"set back: {behind / 1e9:.1f} s behind the last window" if behind > period else None
                 self._report("clock", reason)
                 await self._sleep(min(remaining, period) / 1e9)
-            if -remaining <= period // 2:  # later, the measurement would belong to the next window
+            if -period // 2 <= remaining <= 0:  # later, the measurement would belong to the next window
                 return end
 
     async def _sample(self, end: int) -> list[tuple[Sample, bool]]:
@@ -114,7 +130,7 @@ class Sampler:
             with metrics.measuring.time():
                 measured = await self._measure(end)
         except NoData as error:
-            no_data = str(error)
+            no_data = hide_passwords(str(error))
         self._report("source", no_data)
         failpoints.point("sampler.measured")
         results = []

@@ -7,6 +7,7 @@ from schemas.config import Signal
 from schemas.domain import Critical, Domain
 from schemas.messages import CriticalMeasure, Sample, TargetMeasure
 from services.common.histogram import explain_coarseness
+from services.common.redaction import hide_passwords
 from services.sampler.source import LatencyStats, Measurements
 
 WIDEST_BUCKET = 0.5
@@ -46,7 +47,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
 
 def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
     stats = measured.latency.get(critical.key, LatencyStats(missing="not measured"))
-    missing = stats.missing
+    missing = None if stats.missing is None else hide_passwords(stats.missing)
     if missing is None and stats.bounds is not None:
         for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
             coarse = explain_coarseness(stats.bounds, slo / 1e9, WIDEST_BUCKET)

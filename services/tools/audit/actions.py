@@ -194,7 +194,9 @@ class TargetAudit:
         asked = self._clamp(decided.limit)
         before = self._in_force
         keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
-        may_be_lower = decided.blind or keeps or _is_held_back(action)
+        # A report that was read back after a crash may be of a step of a rise, too.
+        held_back = _HELD_BACK in action.reason or action.reason.startswith(_READ_BACK)
+        may_be_lower = decided.blind or keeps or held_back
         if action.limit != asked and not (may_be_lower and action.limit < asked):
             text = f"action {action.id} set {action.limit} kbit/s, and decision {decided.id} {decided.limit}"
             self._add_breach("cause", text, recorded.time)
@@ -242,11 +244,6 @@ class TargetAudit:
         )
         self._add_breach("chain", text, recorded.time)
         self._missing = before.limit, found, self.breaches[-1]
-
-
-def _is_held_back(action: Action) -> bool:
-    """Return whether an action is a step of a rise, or was read back after a crash and may be one."""
-    return _HELD_BACK in action.reason or action.reason.startswith(_READ_BACK)
 
 
 def _get_order(action: Action) -> tuple[str, str | None, int]:

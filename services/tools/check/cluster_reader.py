@@ -6,7 +6,7 @@ kubeconfig of the installing user.
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cl
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.selectors import annotations
 
+_RECORD = "sluice.dev/limit"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\..*)?$")
 """A name that the cluster's own DNS gives."""
@@ -64,7 +65,18 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
         volumes=volumes,
         absent=await _find_absent_services(api, config),
+        left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
     )
+
+
+def _find_left_over(deployments: Mapping[str, Any], targets: Collection[str]) -> dict[str, str]:
+    """Find Deployments that carry Sluice's record and are no target; returns their limits."""
+    noted = {key: annotations(one) for key, one in deployments.items() if key not in targets}
+    return {
+        key: str(found.get("kubernetes.io/egress-bandwidth"))
+        for key, found in noted.items()
+        if found.get(_RECORD, "{}").strip() != "{}"
+    }
 
 
 async def _find_absent_services(api: KubeClient, config: Config) -> dict[str, tuple[str, str]]:

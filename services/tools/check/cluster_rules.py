@@ -60,6 +60,8 @@ class ClusterObjects(Struct, frozen=True):
     """Whether there is a default StorageClass, or the bus needs none."""
     absent: Mapping[str, tuple[str, str]] = {}
     """Services that the configuration names and that do not exist: ``namespace/name``, by who needs them and why."""
+    left_over: Mapping[str, str] = {}
+    """By ``namespace/name``, the limits of workloads that carry Sluice's record and that nobody is configured for."""
 
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
@@ -72,6 +74,8 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
     for who, (service, why) in cluster.absent.items():
         level = "error" if who == "signal.prometheus.url" else "warning"
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
+    text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
+    found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
     for domain in domains:
         for kind, wanted, keys in (
             ("target", "bestEffort", [target.key for target in domain.targets]),

@@ -1,11 +1,13 @@
 """An API server that refuses, in every way there is: few requests, one report, not ready, and well afterwards."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -34,6 +36,8 @@ class Proxy:
         """Pass everything on to ``url``."""
         self._url, self._session = url, session
         self.answer: Answer = lambda _request, _body: None
+        self.stamp: dict[str, Any] | None = None
+        """What a webhook puts on every object that is patched."""
         self.requests: list[tuple[float, str, str]] = []
         """When, by what method, at what path."""
 
@@ -49,6 +53,11 @@ class Proxy:
         own = self.answer(request, body)
         if own is not None:
             return own
+        if request.method == "PATCH" and self.stamp is not None:
+            number = {"company.example/count": str(len(self.requests))}
+            stamp = {"metadata": {**self.stamp, "annotations": self.stamp["annotations"] | number}}
+            merge = {"Content-Type": servers.MERGE_PATCH}
+            await self._session.patch(f"{self._url}{request.path}", data=json.dumps(stamp), headers=merge)
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         url = f"{self._url}{request.path_qs}"
         async with self._session.request(request.method, url, data=body or None, headers=headers) as there:
@@ -167,6 +176,20 @@ async def test_a_policy_that_denies_high_limits_of_pods(refusing: Refusing) -> N
     await one.scene.wait_for_limits("12M", ["6M"] * 2)
     assert time.monotonic() - began < 20
     await one.process.is_ready()
+
+
+async def test_webhooks_that_stamp_every_update(refusing: Refusing) -> None:
+    """Others' annotations and labels that come with each patch stop nothing, and stay."""
+    one = refusing
+    one.proxy.stamp = {"annotations": {"company.example/touched-by": "me"}, "labels": {"company.example/seen": "yes"}}
+    for limit, share in (("60M", "30M"), ("20M", "10M"), ("50M", "25M")):
+        await one.decider.publish_limit(limit)
+        await one.scene.wait_for_limits(limit, [share] * 2)
+    await one.process.is_ready()
+    assert one.proxy.count("PATCH") < 25
+    assert not [action for action in await one.scene.actions() if action.outcome == "failed"]
+    tree = await one.scene.server.must("GET", f"{one.scene.server.deployments}/app")
+    assert tree["metadata"]["annotations"]["company.example/touched-by"] == "me"
 
 
 def watch_of(text: str) -> Answer:

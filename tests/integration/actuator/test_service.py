@@ -285,7 +285,7 @@ async def test_a_running_actuator_leaves_a_restored_target_alone(
 
 async def test_an_unreadable_record_is_not_overrun(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """A record that this build cannot read pauses the target; restore reports it and fails."""
-    await scene.server.deploy(replicas=0, own={KEY: '{"v": 2}', BANDWIDTH: "44M"})
+    await scene.server.deploy(replicas=0, own={KEY: '{"v": 1}', BANDWIDTH: "44M"})
     with ActuatorProcess(tmp_path, nats.url, scene.server):
         (skipped,) = await scene.wait_for_reports(outcome="skipped")
         assert "cannot be read" in skipped.reason

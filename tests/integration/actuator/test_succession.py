@@ -53,11 +53,11 @@ async def test_a_deposed_actuator_resumes_when_the_later_one_is_gone(
             new.kill()
         cut = await decider.publish_limit("8M", good_for=DEAD_MAN_S * S)
         await scene.wait_for_limits("8M", ["4M"] * 2)
-        (action,) = await scene.wait_for_reports(decision=cut.id, outcome="applied")
+        (*_, action) = await scene.wait_for_reports(decision=cut.id, outcome="applied")
         assert (action.applied or 0) - cut.end < DEAD_MAN_S * S
         raised = await decider.publish_limit("45M", good_for=DEAD_MAN_S * S)
         await scene.wait_for_limits("45M", ["22500k"] * 2)
-        (action,) = await scene.wait_for_reports(cause="dead-man", outcome="applied")
+        (*_, action) = await scene.wait_for_reports(cause="dead-man", outcome="applied")
         assert (action.applied or 0) - raised.end < (DEAD_MAN_S + 1) * S
         await scene.wait_for_limits("10M", ["5M"] * 2)
         assert not old.ready()[1].get("notes")

@@ -10,7 +10,7 @@ import requests
 from msgspec.structs import replace
 
 from schemas.messages import DeadLetter, Decision, Sample, encode
-from services.bus.bus import Bus
+from services.bus.bus import Bus, Received
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import DecisionProcess, config_text, join, read_stream, sample, send
@@ -120,6 +120,29 @@ async def test_what_is_delivered_again_and_again_becomes_a_dead_letter(nats: Nat
         reading.cancel()
         assert seen == [poison.id] * 8 + [honest.id]
         assert "delivered 9 times" in letters[0].message.reason
+
+
+async def test_a_message_that_is_held_is_not_delivered_again(nats: NatsServer) -> None:
+    """While its reader cannot acknowledge, redeliveries do not pile up; what it refuses comes again."""
+    async with join(nats.url, "sluice") as bus:
+        await send(bus, [sample("press", number, S) for number in (1, 2, 3)])
+        held: list[Received[Sample]] = []
+
+        async def read() -> None:
+            async for one in bus.consume(Sample, "reader", "test", ack_wait=0.4, once=True):
+                held.append(one)  # noqa: PERF401 - seen as it grows
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(1.5)
+        assert [one.seq for one in held] == [1, 2, 3]
+        await held[0].ack()
+        await held[1].nak()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(held) < 4:  # noqa: ASYNC110 - another task's doing
+                await asyncio.sleep(0.02)
+        reading.cancel()
+        assert held[3].seq == 2
+        assert held[3].deliveries > 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_the_sidecar_answers_probes_only_and_never_with_more() -> None:
     assert len(reply) == len(packet)
     assert PACKET.unpack_from(reply) == (MAGIC, 1, 2, 3, 4, 5)
     assert reply.endswith(b"padding")
-    for other in (b"", b"hello", b"x" * 500, packet[:20]):
+    for other in (b"", b"hello", b"x" * 500, packet[:20], reply):
         assert build_answer(other, 4, 5) is None
 
 
@@ -253,20 +254,44 @@ def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
         assert link.recv(100) == b""
 
 
-async def test_the_sidecar_bounds_its_connections() -> None:
-    """Connections beyond the maximum are closed at once; probes still get through afterwards."""
+async def test_held_connections_lock_no_prober_out() -> None:
+    """More connections than it keeps displace the oldest, and a probe is answered while all are held."""
     fate = Fate()
-    with serving() as ports:
-        many = [socket.create_connection(("127.0.0.1", ports["tcp"])) for _ in range(80)]
-        refused = 0
-        for link in many[64:]:
-            link.settimeout(20)
-            refused += link.recv(1) == b""
-        for link in many:
-            link.close()
-        assert refused == 16
-        async with asyncio.timeout(PATIENCE_S):
-            # Once the sidecar has noticed that the others are closed.
-            while not fate.outcomes["answered"]:
-                await probe_tcp(("127.0.0.1", ports["tcp"]), socket.AF_INET, 2.0, fate.report)
-    assert fate.outcomes["answered"] == 1
+    with serving() as ports, ExitStack() as stack:
+        address = ("127.0.0.1", ports["tcp"])
+        many = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(80)]
+        closed = [await asyncio.to_thread(link.recv, 1) for link in many[:16]]
+        assert closed == [b""] * 16
+        for _ in range(10):
+            await probe_tcp(address, socket.AF_INET, PATIENCE_S, fate.report)
+    assert (fate.outcomes["answered"], fate.lost) == (10, 0)
+
+
+def test_two_sidecars_do_not_talk_to_each_other() -> None:
+    """A datagram that claims to come from another sidecar is answered once, and that answer never."""
+    packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0)
+    with serving() as ports, serving() as others, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as between:
+        first, second = ("127.0.0.1", ports["udp"]), ("127.0.0.1", others["udp"])
+        between.settimeout(0.5)
+        between.sendto(packet, first)
+        reply = between.recv(2048)
+        between.sendto(reply, second)
+        with pytest.raises(TimeoutError):
+            between.recv(2048)
+
+
+def test_the_rate_of_answers_is_bounded() -> None:
+    """A flood of large questions gets at most what a second and the time that it took allow."""
+    packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + bytes(1360)
+    echo = EchoServer("127.0.0.1", 0, None)
+    received = 0
+    with closing(echo), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.setblocking(False)
+        began = time.monotonic()
+        for _ in range(2000):
+            link.sendto(packet, ("127.0.0.1", echo.ports["udp"]))
+            echo.serve_once(0.1)
+            with suppress(BlockingIOError):
+                received += len(link.recv(2048))
+        took = time.monotonic() - began
+    assert 0 < received <= 256 * 1024 * (1 + took)

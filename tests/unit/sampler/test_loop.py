@@ -192,6 +192,22 @@ async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
     assert "clock" not in rig.health.problems
 
 
+async def test_a_clock_that_leaps_ahead_and_back_silences_nothing() -> None:
+    """One hour ahead for two seconds: soon after it is put right, every window is sampled again."""
+    rig = Rig()
+    hour = 3600_000 * MS
+    rig.clock.plans = [
+        (START + 4 * PERIOD, lambda: rig.clock.set(rig.clock.now() + hour)),
+        (START + hour + 4 * PERIOD + 2000 * MS, lambda: rig.clock.set(rig.clock.now() - hour)),
+    ]
+    found = await rig.run(20)
+    after = [end for end in found if START + 4 * PERIOD < end < START + hour]
+    assert len(after) > 8
+    assert after == list(range(after[0], after[-1] + 1, PERIOD))
+    assert after[0] <= START + 4 * PERIOD + 2000 * MS + 8 * PERIOD
+    assert "clock" not in rig.health.problems
+
+
 async def test_a_source_without_data_makes_samples_that_say_so() -> None:
     """Every domain gets one, with the reason; /readyz has it too; recovery clears both."""
     rig = Rig()

@@ -70,11 +70,6 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     until: int = 0
     """Until when that is expected to go on."""
 
-    @property
-    def rough(self) -> bool:
-        """Whether it was met far from where it is: worth probing again even under a load that moves."""
-        return 0 < self.rest <= _ROUGH_REST
-
 
 class KneeEstimator:
     """Estimates the knee from what happens under a known load."""
@@ -150,9 +145,12 @@ class KneeEstimator:
         """Whether it is time to probe again."""
         return end - knee.met > knee.rest * _SECOND and end > knee.until
 
-    def is_overdue(self, knee: Knee, end: int) -> bool:
-        """Whether it is time to probe even under an unsteady load."""
-        return end - knee.met > self._settings.rest_max * _SECOND
+    def is_urgent(self, knee: Knee, end: int) -> bool:
+        """Whether a probe that is due is worth it even under a load that moves.
+
+        The knee was met far from where it is, or not for the longest time between two probes.
+        """
+        return 0 < knee.rest <= _ROUGH_REST or end - knee.met > self._settings.rest_max * _SECOND
 
     def step_probe(self, knee: Knee, allowed_load: float, margin: float, step: float) -> Knee:
         """Begin a probe, or raise it one step: at most ``margin`` and a step beyond the load that was allowed."""

@@ -232,8 +232,7 @@ class Learned:
             # candidate for a season is heeded before it is trusted.
             room = load.last + margin
             if not self._knee.is_due(knee, end) or not (
-                knee.rough
-                or self._knee.is_overdue(knee, end)
+                self._knee.is_urgent(knee, end)
                 or (
                     self._load.is_calm(load, end)
                     and not (season.period and byte_to_load(forecast_season(season), self._capacity) > room)

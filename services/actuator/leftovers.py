@@ -1,0 +1,68 @@
+"""Workloads that carry Sluice's record and are no longer in the configuration: nobody raises their last limit.
+
+A target that is taken out of the file, or renamed, keeps the limit that was in force, and its new Pods have none.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import structlog
+
+from schemas.domain import Target
+from services.actuator import metrics
+from services.actuator.kube_events import EventRecorder
+from services.actuator.ownership import HAND_BACK, KEY
+from services.kube.client import T
+from services.kube.objects import BANDWIDTH, NotFound, Rejected, Unavailable, Workload, workload_kind
+
+_EVERY_S = 600.0
+
+_log = structlog.get_logger()
+
+
+class Lister(Protocol):
+    """What the search needs of the API client."""
+
+    async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
+        """List the objects that a label selector matches."""
+
+
+async def find_leftovers(client: Lister, targets: Iterable[Target]) -> list[Workload]:
+    """Find the workloads with Sluice's record, in the targets' namespaces, that are no target.
+
+    Raises:
+        NotFound, Rejected or Unavailable: they cannot be listed.
+    """
+    known = {(workload_kind(one), one.key) for one in targets}
+    found: list[Workload] = []
+    for kind, namespace in sorted({(kind, key.partition("/")[0]) for kind, key in known}, key=str):
+        for obj in await client.list_by_labels(kind, namespace, ""):
+            key = f"{namespace}/{obj.metadata.name}"
+            if obj.annotations.get(KEY, HAND_BACK).strip() != HAND_BACK and (kind, key) not in known:
+                found.append(obj)
+    return found
+
+
+async def report_leftovers(
+    client: Lister, targets: Iterable[Target], events: EventRecorder, set_note: Callable[[str, str | None], None]
+) -> None:
+    """Look for leftovers now and then, for ever; they show in the log, as a metric, a note and an Event on each."""
+    targets, known = tuple(targets), set[str]()
+    while True:
+        try:
+            found = await find_leftovers(client, targets)
+        except (NotFound, Rejected, Unavailable) as error:
+            _log.warning("cannot look for limits left over", reason=str(error))
+        else:
+            metrics.leftovers.set(len(found))
+            keys = sorted(f"{one.metadata.namespace}/{one.metadata.name}" for one in found)
+            text = f"no target, and still limited by Sluice: {', '.join(keys)[:1000]}; see docs/actuator.md"
+            set_note("not configured", text if found else None)
+            for one in found:
+                if one.uid not in known:
+                    what = f"it is in no configuration, and keeps its last limit, {one.bandwidth}"
+                    events.record(one, "LimitLeftOver", what, is_warning=True)
+                    _log.warning("limit left over", object=one.metadata.name, limit=one.annotations.get(BANDWIDTH))
+            known = {one.uid for one in found}
+        await asyncio.sleep(_EVERY_S)

@@ -1,0 +1,101 @@
+"""Clients that hold a health port's connections: neither the service's work nor its probes stop."""
+
+import asyncio
+import os
+import resource
+import socket
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from services.plant.kube_emulator.emulator import Emulator
+from services.runtime.health import Health, serve
+from tests.support.actuators import ActuatorProcess, Decider, Scene
+from tests.support.decision_services import join
+from tests.support.kube import servers
+from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
+
+HELD = 1000
+DESCRIPTORS = 128
+"""What the service may open: far fewer than the clients do."""
+
+
+def hold(port: int, count: int, stack: ExitStack, sent: bytes = b"") -> None:
+    """Open connections, send part of a request on each, and leave them open."""
+    for _ in range(count):
+        link = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+        # Whoever is displaced hears of it.
+        try:
+            link.sendall(sent)
+        except OSError:
+            continue
+
+
+def status(pid: int, field: str) -> int:
+    """A number from the kernel's status of a process."""
+    return int(Path(f"/proc/{pid}/status").read_text(encoding="utf-8").partition(f"{field}:")[2].split()[0])
+
+
+async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_path: Path) -> None:
+    """A thousand silent connections, and few descriptors: memory stays, probes are answered, the fail-safe comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
+    async with servers.emulate(Emulator(starts_after=None)) as server, join(nats.url, "sluice") as bus:
+        scene = Scene(server, bus)
+        await server.deploy("app", replicas=1)
+        await server.pods_of("app", 1)
+        with ActuatorProcess(tmp_path, nats.url, server, dead_man="5s") as process, ExitStack() as stack:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+            await process.is_ready()
+            await Decider(bus, server.namespace).publish_limit("60M")
+            await scene.wait_for_limits("60M", ["60M"])
+            decided = time.monotonic()
+            before = status(process.pid, "VmRSS")
+            for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):
+                await asyncio.to_thread(hold, process.port, HELD // 3, stack, part)
+            await scene.wait_for_limits("10M", ["10M"])
+            assert time.monotonic() - decided < 5 + 3
+            began = time.monotonic()
+            assert (await asyncio.to_thread(process.ready))[0]
+            assert time.monotonic() - began < 5
+            assert status(process.pid, "Threads") < 40
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) < DESCRIPTORS // 2  # noqa: PTH208 - asynchronous code
+            assert status(process.pid, "VmRSS") - before < 6 * 1024
+            assert "Traceback" not in process.log
+
+
+async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while, whatever was sent on it."""
+    monkeypatch.setattr("services.runtime.health._QuietHandler.timeout", 0.2)
+    async with serve(Health(), "127.0.0.1", 0) as port:
+        with ExitStack() as stack:
+            for sent in (b"", b"GET /hea", b"GET /healthz HTTP/1.1\r\n"):
+                link = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+                link.sendall(sent)
+                assert await asyncio.to_thread(link.recv, 1) == b""
+
+
+async def test_both_families_are_served() -> None:
+    """The default address answers on IPv4 and on IPv6."""
+    async with serve(Health(), "::", 0) as port:
+        for host in ("127.0.0.1", "[::1]"):
+            with await asyncio.to_thread(urllib.request.urlopen, f"http://{host}:{port}/readyz") as answer:
+                assert answer.status == 200
+
+
+async def test_without_ipv6_the_default_is_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that has no IPv6 refuses the family."""
+    made = socket.socket.__init__
+
+    def refuse(self: socket.socket, family: int = -1, *more: int, **named: object) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        made(self, family, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "__init__", refuse)
+    async with serve(Health(), "::", 0) as port:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
