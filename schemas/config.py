@@ -92,17 +92,17 @@ class Http(Settings, frozen=True):
     ca: str | None = None
     """Path of the certificate authorities that sign servers' certificates; without it the public ones."""
     certificate: str | None = None
-    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read anew for every connection."""
+    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read again for every connection."""
     key: str | None = None
     """Path of the key of ``certificate``."""
     server_name: str | None = None
     """Name in the server's certificate, where the address has another."""
     token_file: str | None = None
-    """Path of a bearer token.  Read anew for every request."""
+    """Path of a bearer token.  Read again for every request."""
     username: str | None = None
     """User name of basic authentication; ``password_file`` goes with it."""
     password_file: str | None = None
-    """Path of the password of ``username``.  Read anew for every request."""
+    """Path of the password of ``username``.  Read again for every request."""
     headers: dict[str, str] = field(default_factory=dict)
     """HTTP headers of every request, such as a tenant's ``X-Scope-OrgID``."""
 
@@ -142,7 +142,7 @@ class Scrape(Settings, frozen=True):
     """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
     max_bytes: Annotated[int, between(1024, unit="bytes")] = 64 * 1024 * 1024
     """The largest page that is read.  Pages are filtered while they stream: memory does not grow with this."""
-    max_lines: Annotated[int, between(1, 1_000_000)] = 20_000
+    max_lines: Annotated[int, between(1, 1_000_000)] = 10_000
     """How many lines of the configured workloads all pages together may have; memory grows by about 1 KiB a line."""
 
     def __post_init__(self) -> None:
@@ -227,6 +227,10 @@ class Signal(Settings, frozen=True):
     """The counter of lost packets or probes, with the histogram's labels; empty where nothing measures loss."""
     throughput: str = "container_network_transmit_bytes_total"
     """The counter of bytes sent, by namespace and pod (or workload); empty where nothing measures throughput."""
+    interface: str = "eth0"
+    """The network interface whose bytes count, where the counter has a label ``interface``; empty: all together."""
+    unit: Literal["s", "ms", "us", "ns"] = "s"
+    """The unit of the latency histogram's buckets."""
     http: Http = Http()
     """How the source is asked."""
     scrape: Scrape = Scrape()

@@ -142,14 +142,14 @@ async def _has_changed(client: Patcher, observed: ObservedState, obj: Workload |
 async def _confirm_gone(
     client: Patcher, observed: ObservedState, phase: Sequence[Write], errors: Sequence[Exception | None], *, looks: bool
 ) -> list[Exception | None]:
-    """Replace each ``NotFound`` of an object that is there all the same: whoever answers patches only says so.
+    """Replace each ``NotFound`` of an object that still exists: a proxy that answers patches may report it as missing.
 
     Args:
         client: reads objects again until one of them is there.
         observed: objects that are gone are removed.
         phase: the writes.
         errors: theirs.
-        looks: whether to ask at all; otherwise the watch will tell.
+        looks: whether to ask at all; otherwise the watch will show it.
     """
     judged = list(errors)
     for place, (write, error) in enumerate(zip(phase, errors, strict=True)):

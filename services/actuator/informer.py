@@ -22,7 +22,7 @@ _LAG_S = 5.0
 _SILENT_S = (0.2, 5.0)
 """First and longest delay before an API server is asked again that does not answer."""
 _ENDED_S = (1.0, 12.0)
-"""The same where the server no longer tells what changed."""
+"""The same if the server no longer has the changes."""
 _REFUSED_S = (3.0, 20.0)
 """The same where it answers, and refuses."""
 _TOLD_S = 60.0

@@ -200,7 +200,7 @@ _CAPACITY = (
 
 def _flaps(seconds: float) -> tuple[Event, ...]:
     """The scanner jumps up and down after 1 to 8 s each, drawn from a fixed seed."""
-    draw = Random(7)  # noqa: S311 - a fixed course of events
+    draw = Random(7)  # noqa: S311 - a fixed sequence of events
     events = []
     at, high = 60.0, False
     while at < seconds - 8:

@@ -2,7 +2,7 @@
 
 A second is *bad* when a critical workload's jitter or P95 is above its SLO, when it lost something, or
 when none of its probes came back.  Goodput is compared with the scenario's oracle over the same seconds.
-A *reaction* runs from the true crossing of the SLO to a safe limit in force; whoever plays the scenario
+A *reaction* runs from the true crossing of the SLO to a safe limit in force; the runner of the scenario
 reports the plant's events to a ``ReactionTimer`` in order.  Demo, factory and benches use this module.
 """
 

@@ -1,7 +1,7 @@
 """The one HTTP layer of all sources: TLS, credentials, proxies, bounded reads, and nothing that leaks.
 
 Credentials are read from their files for every request, because they rotate; certificates for every connection.
-No redirect is followed: it would carry the headers to another host.  What an error says never holds a credential
+No redirect is followed: it would carry the headers to another host.  An error text never contains a credential
 or a query string.
 """
 
@@ -163,7 +163,15 @@ class HttpClient:
         # A name may have an address that does not answer, of IPv6 say: leave time for its next one.
         timeout = (self._timeout / 2, self._timeout)
         response = self._session.request(
-            method, url + self._query, params=params, data=data, timeout=timeout, stream=True, allow_redirects=False
+            method,
+            url + self._query,
+            params=params,
+            data=data,
+            timeout=timeout,
+            stream=True,
+            allow_redirects=False,
+            # Otherwise an authority that the environment names would take the place of the configured one.
+            verify=self._session.verify,
         )
         try:
             _refuse_redirect(response, url)

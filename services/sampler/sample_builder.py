@@ -12,6 +12,8 @@ from services.sampler.source import LatencyStats, Measurements
 
 WIDEST_BUCKET = 0.5
 """A histogram cannot judge an SLO that lies inside a bucket wider than this share of it."""
+_LONGEST_S = 50.0
+"""No histogram of network latency in seconds has a bound like that."""
 
 
 def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurements) -> Sample:
@@ -50,7 +52,7 @@ def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasu
         for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
             coarse = explain_coarseness(stats.bounds, slo / 1e9, WIDEST_BUCKET)
             if coarse is not None:
-                missing = f"buckets too coarse for {figure}: {coarse}"
+                missing = f"buckets too coarse for {figure}: {coarse}{_suggest_unit(stats.bounds, slo.seconds)}"
                 break
     return CriticalMeasure(
         workload=critical.key,
@@ -63,6 +65,20 @@ def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasu
         recent_p50=None if missing else measured.recent_p50.get(critical.key),
         missing=missing,
     )
+
+
+def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:
+    """The unit in which the buckets would fit the SLO; empty where there is none."""
+    if bounds[-1] < _LONGEST_S:
+        return ""
+    for unit, name, seconds in (
+        ("ms", "milliseconds", 1e-3),
+        ("us", "microseconds", 1e-6),
+        ("ns", "nanoseconds", 1e-9),
+    ):
+        if explain_coarseness(tuple(bound * seconds for bound in bounds), slo, WIDEST_BUCKET) is None:
+            return f"; they look like {name}: set signal.unit: {unit}"
+    return ""
 
 
 def explain_blindness(domain: Domain, sample: Sample) -> str | None:

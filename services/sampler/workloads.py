@@ -13,6 +13,8 @@ _OWNERS = (
     re.compile(r"(.+)-(?:[0-9]+|[a-z0-9]{5})"),  # of a StatefulSet or a DaemonSet
     re.compile(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}"),  # of a Deployment
 )
+_LONGEST_POD, _RANDOM = 63, 5
+"""Characters of a generated pod's name at most, and those of them that are random: what comes before is cut."""
 
 
 class MetricNames(Struct, frozen=True):
@@ -27,12 +29,21 @@ class MetricNames(Struct, frozen=True):
     lost: str = ""
     throughput: str = ""
     matchers: dict[str, str] = {}
+    interface: str = ""
+    """The network interface whose bytes count, where a series names one; empty: all."""
+    unit: float = 1.0
+    """Seconds in the histogram's unit."""
 
     @property
     def are_plain(self) -> bool:
         """Whether none of the names needs quotation marks."""
         names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, *self.matchers)
-        return all(re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", name) for name in names if name)
+        return all(is_plain(name) for name in names if name)
+
+
+def is_plain(name: str) -> bool:
+    """Whether the name of a metric or a label needs no quotation marks."""
+    return re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", name) is not None
 
 
 class Preset(Struct, frozen=True):
@@ -85,6 +96,8 @@ def metric_names(signal: Signal) -> MetricNames:
         namespace=signal.labels.get("namespace", names.namespace),
         workload=signal.labels.get("workload", names.workload),
         matchers={**names.matchers, **signal.matchers},
+        interface=signal.interface,
+        unit={"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[signal.unit],
     )
 
 
@@ -95,8 +108,13 @@ class Workloads:
         """Take the workloads as ``namespace/name``.
 
         Raises:
-            ValueError: the histogram has no namespace label, and two critical workloads share a name.
+            ValueError: a label that is needed has no name, or the histogram has no namespace label and two
+                critical workloads share a name.
         """
+        if not names.workload:
+            raise ValueError("signal.labels: workload cannot be empty: without it nobody's latency is known")
+        if "" in names.matchers:
+            raise ValueError("signal.matchers: a label without a name")
         self.names = names
         self.critical = tuple(dict.fromkeys(critical))
         self.senders = tuple(dict.fromkeys([*self.critical, *targets]))
@@ -139,7 +157,11 @@ class Workloads:
 
         The series names it by a label ``workload``, or by ``pod``, whose name begins with its owner's:
         ``<deployment>-<hash>-<random>``, ``<daemonset>-<random>`` or ``<statefulset>-<ordinal>``.
+        Interfaces other than the configured one belong to nobody: a Pod on the host's network shows all of
+        the host's.
         """
+        if self.names.interface and labels.get("interface", self.names.interface) != self.names.interface:
+            return None
         namespace = labels.get("namespace", "")
         workload = labels.get("workload")
         if workload is not None:
@@ -150,4 +172,18 @@ class Workloads:
             match = pattern.fullmatch(labels.get("pod", ""))
             if match and (key := f"{namespace}/{match[1]}") in self._senders:
                 return key
-        return None
+        return self._find_cut(namespace, labels.get("pod", ""))
+
+    def _find_cut(self, namespace: str, pod: str) -> str | None:
+        """The sender with a name so long that Kubernetes cut it in the pod's; None where two could be meant."""
+        if len(pod) != _LONGEST_POD:
+            return None
+        base = pod[:-_RANDOM]
+        found = []
+        for key in self._senders:
+            where, _, name = key.partition("/")
+            rest = base.removeprefix(f"{name}-")
+            hash_ = rest != base and re.fullmatch("[a-z0-9]{0,10}-?", rest)
+            if where == namespace and (hash_ or name.startswith(base)):
+                found.append(key)
+        return found[0] if len(found) == 1 else None

@@ -69,9 +69,9 @@ def find_refusals(policy: dict[str, Any], old: dict[str, Any], new: dict[str, An
     return [one["message"] for one in policy["validations"] if not evaluate(one["expression"], given)]
 
 
-def change_pod(change: Change, thing: dict[str, Any] = POD) -> dict[str, Any]:
+def change_pod(change: Change, obj: dict[str, Any] = POD) -> dict[str, Any]:
     """A copy of a Pod with a change."""
-    new = deepcopy(thing)
+    new = deepcopy(obj)
     change(new)
     return new
 
@@ -80,8 +80,8 @@ def set_annotations(**more: str | None) -> Change:
     """Sets annotations, or removes them; ``bandwidth`` and ``limit`` are Sluice's own two."""
     keys = {"bandwidth": BANDWIDTH, "limit": KEY}
 
-    def change(thing: dict[str, Any]) -> None:
-        kept = thing["metadata"].setdefault("annotations", {})
+    def change(obj: dict[str, Any]) -> None:
+        kept = obj["metadata"].setdefault("annotations", {})
         for name, value in more.items():
             kept.pop(keys.get(name, name), None)
             if value is not None:
@@ -107,7 +107,7 @@ def make_pod_of(name: str, kind: str = "ReplicaSet", namespace: str = "factory")
 BAD_VALUES = ("banana", "", "0", "7", "-5M", "0M", "5", "5m", "5Mi", "5E", "1e9", "5M ", "5M\n", "\u0665M")
 """What Cilium reads as no limit, or what Sluice never writes."""
 
-BARE = change_pod(lambda thing: thing["metadata"].pop("annotations"))
+BARE = change_pod(lambda obj: obj["metadata"].pop("annotations"))
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ BARE = change_pod(lambda thing: thing["metadata"].pop("annotations"))
         (POD, set_annotations(bandwidth="5M", limit="{}")),
         (POD, set_annotations(bandwidth=None)),
         (BARE, set_annotations(bandwidth="5M", limit="{}")),
-        (change_pod(set_annotations(limit="{}", team=None)), lambda thing: thing["metadata"].pop("annotations")),
-        (POD, lambda thing: thing.update(status={"phase": "Running"})),
+        (change_pod(set_annotations(limit="{}", team=None)), lambda obj: obj["metadata"].pop("annotations")),
+        (POD, lambda obj: obj.update(status={"phase": "Running"})),
         (DEPLOYMENT, set_annotations(bandwidth="2500k", limit="{}")),
         (change_pod(set_annotations(bandwidth="1e7")), set_annotations(limit="{}")),
     ],
@@ -131,23 +131,23 @@ def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda thing: thing["spec"]["containers"][0].update(image="evil:1"), "change a spec"),
+        (lambda obj: obj["spec"]["containers"][0].update(image="evil:1"), "change a spec"),
         (set_annotations(team="y"), "add or change its own two"),
         (set_annotations(more="y"), "add or change its own two"),
         (set_annotations(team=None, limit="{}"), "remove its own two"),
-        (lambda thing: thing["metadata"].pop("annotations"), "remove its own two"),
-        (lambda thing: thing["metadata"]["labels"].update(app="other"), "change labels"),
-        (lambda thing: thing["metadata"].pop("labels"), "change labels"),
-        (lambda thing: thing["metadata"].pop("finalizers"), "change finalizers"),
-        (lambda thing: thing["metadata"].pop("ownerReferences"), "change owners"),
+        (lambda obj: obj["metadata"].pop("annotations"), "remove its own two"),
+        (lambda obj: obj["metadata"]["labels"].update(app="other"), "change labels"),
+        (lambda obj: obj["metadata"].pop("labels"), "change labels"),
+        (lambda obj: obj["metadata"].pop("finalizers"), "change finalizers"),
+        (lambda obj: obj["metadata"].pop("ownerReferences"), "change owners"),
         (
-            lambda thing: thing["metadata"]["ownerReferences"].append({"kind": "Job", "name": "j", "uid": "2"}),
+            lambda obj: obj["metadata"]["ownerReferences"].append({"kind": "Job", "name": "j", "uid": "2"}),
             "change owners",
         ),
-        (lambda thing: thing["metadata"].update(generateName="other-"), "generateName"),
-        (lambda thing: thing["metadata"].pop("generateName"), "generateName"),
-        (lambda thing: thing["metadata"].update(managedFields=[]), "managedFields"),
-        (lambda thing: thing["metadata"].pop("managedFields"), "managedFields"),
+        (lambda obj: obj["metadata"].update(generateName="other-"), "generateName"),
+        (lambda obj: obj["metadata"].pop("generateName"), "generateName"),
+        (lambda obj: obj["metadata"].update(managedFields=[]), "managedFields"),
+        (lambda obj: obj["metadata"].pop("managedFields"), "managedFields"),
         *((set_annotations(bandwidth=value), "in k, M or G only") for value in BAD_VALUES),
     ],
 )
@@ -165,9 +165,9 @@ def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: s
         make_pod_of("telemetry-upload"),
         make_pod_of("telemetry-upload-5d5x2", kind="Job"),
         make_pod_of("telemetry-upload-5d5x2", namespace="kube-system"),
-        change_pod(lambda thing: thing["metadata"].pop("ownerReferences")),
-        change_pod(lambda thing: thing["metadata"].update(name="robot-control"), DEPLOYMENT),
-        change_pod(lambda thing: thing["metadata"].update(namespace="other"), DEPLOYMENT),
+        change_pod(lambda obj: obj["metadata"].pop("ownerReferences")),
+        change_pod(lambda obj: obj["metadata"].update(name="robot-control"), DEPLOYMENT),
+        change_pod(lambda obj: obj["metadata"].update(namespace="other"), DEPLOYMENT),
     ],
 )
 def test_only_configured_targets_may_be_changed(policy: dict[str, Any], old: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ async def test_patches_run_at_once(server: Server, client: KubeClient) -> None:
     assert [pod.bandwidth for pod in await asyncio.gather(*patches)] == [f"{n + 1}M" for n in range(30)]
 
 
-async def test_what_is_gone(server: Server, client: KubeClient) -> None:
+async def test_a_deleted_object(server: Server, client: KubeClient) -> None:
     """Reading and patching a deleted object."""
     await server.deploy(replicas=0)
     deployment = await client.read(Deployment, server.namespace, "app")
@@ -160,7 +160,7 @@ async def test_invalid_values_are_not_accepted(server: Server, client: KubeClien
     assert (await client.read(Deployment, server.namespace, "app")).bandwidth == "20M"
 
 
-async def test_nobody_there() -> None:
+async def test_an_unreachable_server() -> None:
     """Without a server every request fails as unavailable."""
     async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:1")) as client:
         with pytest.raises(Unavailable):

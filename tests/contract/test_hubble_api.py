@@ -49,7 +49,7 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sort", [False, True])
-def test_a_client_of_somebody_else_reads_the_server(tmp_path: Path, sort: bool) -> None:
+def test_a_client_with_another_proto_reads_the_server(tmp_path: Path, sort: bool) -> None:
     """A client with stubs from its own .proto gets the nodes, and the flows that pass its filters."""
     here = str(Path(__file__).parents[1] / "support" / "hubble")
     protoc(f"-I{here}", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", f"{here}/other.proto")

@@ -163,7 +163,7 @@ async def test_deployment_annotation_counts_as_a_generation(server: Server) -> N
     assert patched["metadata"].get("generation", 1) == 1
 
 
-async def test_pods_are_born_with_the_templates_annotations(server: Server) -> None:
+async def test_pods_are_created_with_the_templates_annotations(server: Server) -> None:
     """Pods get labels and annotations of the template, an owner and the phase Pending; none of the Deployment's."""
     await server.deploy(replicas=2, own={BANDWIDTH: "50M"}, template={BANDWIDTH: "20M"})
     for pod in await server.pods_of("app", 2):
@@ -232,7 +232,7 @@ async def test_deleting_a_deployment_removes_its_pods(server: Server) -> None:
     await server.pods_of("app", 0)
 
 
-async def test_bound_pods_end_when_their_node_says_so(server: Server) -> None:
+async def test_bound_pods_end_when_their_node_deletes_them(server: Server) -> None:
     """The plant binds a Pod and sets it Running.  A deleted Pod stays until it is deleted without grace."""
     await server.deploy(replicas=1)
     (pod,) = await server.pods_of("app", 1)

@@ -102,7 +102,7 @@ def services() -> dict[str, set[int]]:
     }
 
 
-def test_every_service_leads_to_a_port_that_somebody_opens() -> None:
+def test_every_service_leads_to_an_open_port() -> None:
     """Each port of a Service leads to exactly one workload, with the same number and protocol."""
     count = 0
     for service in (one for one in objects() if one["kind"] == "Service"):
@@ -124,7 +124,7 @@ def test_every_service_leads_to_a_port_that_somebody_opens() -> None:
     assert count >= 10
 
 
-def test_whom_the_apps_and_the_configuration_name_is_there() -> None:
+def test_every_named_address_belongs_to_a_service() -> None:
     """Each ``iperf3 -c NAME -p PORT``, the bus, the scraped page and each probe's address belongs to a Service."""
     known = services()
     text = json.dumps(list(templates().values()))
@@ -164,7 +164,7 @@ def test_probed_services_show_their_pods() -> None:
     assert {found[name] for name in probed} == {"None"}
 
 
-def test_no_sender_shares_a_node_with_whom_it_sends_to() -> None:
+def test_no_sender_shares_a_node_with_its_peer() -> None:
     """Traffic inside a node is not limited, so anti-affinity keeps each side of the factory off the other's nodes."""
     side = "factory.example/side"
     other = {"floor": "office", "office": "floor"}

@@ -32,7 +32,7 @@ def test_promtool_finds_the_rules_valid_and_the_alerts_right() -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_rules_speak_of_metrics_that_the_services_have() -> None:
+def test_rules_use_existing_metrics() -> None:
     """Every metric in a rule exists: a renamed metric would silently disable its alert."""
     # A metric with labels has no sample before its first use, but its family always has a name.
     families = [*REGISTRY.collect(), *LastDecisions(lambda: iter(())).collect()]

@@ -24,7 +24,7 @@ def of(installed: Installed, beginning: str) -> Typed:
     return one
 
 
-def test_every_command_does_what_it_says(installed: Installed) -> None:
+def test_every_command_succeeds(installed: Installed) -> None:
     """All commands succeed, except the check before the install, and except the kinds that only Cilium defines.
 
     kubectl continues after kinds that the server does not know, and ends with 1.

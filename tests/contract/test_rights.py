@@ -104,7 +104,7 @@ def authoriser(installed: Installed) -> Iterator[Authoriser]:
     one.close()
 
 
-def test_nobody_may_do_more_than_the_table_says(installed: Installed, authoriser: Authoriser) -> None:
+def test_no_account_may_do_more_than_the_table_lists(installed: Installed, authoriser: Authoriser) -> None:
     """Every account, in its workloads' namespace and in the whole cluster, every resource and verb.
 
     Prints the table.

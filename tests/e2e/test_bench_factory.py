@@ -22,7 +22,7 @@ def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.root
-def test_a_quick_run_is_judged_kept_and_not_played_twice(tmp_path: Path) -> None:
+def test_a_quick_run_is_measured_saved_and_not_repeated(tmp_path: Path) -> None:
     """The table has the run, the JSON has its figures, and --continue finds no run left."""
     path = tmp_path / "bench.json"
     quick = ("--quick", "--policies", "learned", "--scenarios", "demo", "--json", str(path))
@@ -45,7 +45,7 @@ def test_a_quick_run_is_judged_kept_and_not_played_twice(tmp_path: Path) -> None
 
 
 @pytest.mark.root
-def test_interrupted_it_leaves_nothing_and_says_what_it_has(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_nothing_and_prints_its_goals(tmp_path: Path) -> None:
     """SIGINT in a run gives exit code 130 and the goals so far, and leaves no process of a testbed."""
     command = [str(SLUICE), "bench", "factory", "--quick", "--policies", "learned", "--seconds", "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -64,14 +64,14 @@ def test_interrupted_it_leaves_nothing_and_says_what_it_has(tmp_path: Path) -> N
         time.sleep(0.05)
 
 
-def test_going_on_needs_a_file_of_the_same_conditions(tmp_path: Path) -> None:
+def test_continue_needs_a_file_of_the_same_conditions(tmp_path: Path) -> None:
     """--continue without a file is an error that says that the file is missing."""
     done = _bench("--continue")
     assert done.returncode == 2
     assert "--json" in done.stderr
 
 
-def test_a_machine_that_lacks_something_is_told_what() -> None:
+def test_missing_requirements_are_named() -> None:
     """Without iperf3 on PATH, or without root, exit code 2 and a line that names what is missing."""
     done = subprocess.run(
         [SLUICE, "bench", "factory"], env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False

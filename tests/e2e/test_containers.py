@@ -75,7 +75,7 @@ def test_the_bus_of_the_containers_passes_the_audit(running: None) -> None:
     print(compose("exec", "-T", *user, "sampler", "sluice", "audit", "--config", "/etc/sluice/config.yaml"))
 
 
-def test_prometheus_sees_everybody(running: None) -> None:
+def test_prometheus_scrapes_all_services(running: None) -> None:
     """All four pages are scraped, and the rules compute P95 and jitter of both critical workloads."""
     deadline = time.monotonic() + PATIENCE_S
     for query, count in (("up == 1", 4), ("namespace_workload:hubble_flow_latency_seconds:p95_1m", 2)):
@@ -117,17 +117,17 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
         sizes[name] = float(found[1]) / 2**20
         assert sizes[name] <= MOST_MIB[name]
     images = json.loads(subprocess.check_output(["docker", "image", "inspect", "sluice:0.1.0"]))
-    told = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
+    sizes_text = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
     base = os.environ.get("PYTHON_IMAGE", "python:3.11-slim-bookworm")
     below = json.loads(subprocess.check_output(["docker", "image", "inspect", base]))[0]["Size"]
-    print(f"{told}; image {images[0]['Size'] / 2**20:.0f} MiB, of it {base} {below / 2**20:.0f} MiB")
+    print(f"{sizes_text}; image {images[0]['Size'] / 2**20:.0f} MiB, of it {base} {below / 2**20:.0f} MiB")
     names = [compose("ps", "-q", name).strip() for name in (*SERVICES, "plant", "nats", "prometheus")]
     print(subprocess.check_output(["docker", "stats", "--no-stream", "--format", STATS, *names], text=True))
     assert images[0]["Config"]["User"] == "65532:65532"
 
 
 async def test_the_bus_on_a_nats_container() -> None:
-    """Publish, deduplicate, read and look up on the NATS image that the manifests name."""
+    """Publish, deduplicate, read and look up on the NATS image of the manifests."""
     image = os.environ.get("NATS_IMAGE", "nats:2.15.1")
     nats = NatsContainer(image, jetstream=True).with_kwargs(labels={guard.LABEL: guard.label()})
     with nats as container:

@@ -116,11 +116,11 @@ def test_an_interrupt_stops_everything_in_order(tmp_path: Path) -> None:
     wait_until_clean(tmp_path)
 
 
-@pytest.mark.parametrize("moment", ["Starting", "no control"])
-def test_sigkill_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize("phase", ["Starting", "no control"])
+def test_sigkill_leaves_nothing_behind(tmp_path: Path, phase: str) -> None:
     """Killed at its start or while it plays, the demo leaves no process and no file."""
     with start("--seconds", "60", home=tmp_path) as process:
-        output_until(process, moment)
+        output_until(process, phase)
         os.kill(process.pid, signal.SIGKILL)
     wait_until_clean(tmp_path)
 

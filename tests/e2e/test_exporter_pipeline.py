@@ -35,14 +35,14 @@ def decisions(factory: Factory) -> list[dict[str, Any]]:
     return [json.loads(line)["body"] for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def test_on_iperf3_alone_the_pipeline_says_that_it_is_blind(tmp_path: Path) -> None:
+def test_on_iperf3_alone_the_pipeline_is_blind(tmp_path: Path) -> None:
     """One long UDP stream opens hardly any connections: blind, fail-safe, and the advice names the remedy."""
     with running(tmp_path) as factory:
         factory.configure(probe=False)
         start_bus(factory)
         for service in ("exporter", "sampler", "decision"):
             factory.start(service)
-        until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is told")
+        until(lambda: "blind: factory/robot-control" in factory.get("exporter", "/readyz"), "blindness is reported")
         # Passive measurement sees a new stream only.
         factory.plant.set_load(ROBOT, 2_100)
         until(lambda: len(decisions(factory)) >= 20, "20 decisions")
@@ -54,9 +54,9 @@ def test_on_iperf3_alone_the_pipeline_says_that_it_is_blind(tmp_path: Path) -> N
         assert (target["target"], target["limit"], target["rule"]) == (TARGET, FAIL_SAFE, "no-data")
         assert decision["reason"].startswith(f"no data: {ROBOT}")
     command = [SLUICE, "check", "--offline", str(tmp_path / "sluice.yaml")]
-    told = " ".join(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
-    assert "factory/robot-control: blind unless it opens at least that many connections" in told
-    assert "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007)" in told
+    output = " ".join(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
+    assert "factory/robot-control: blind unless it opens at least that many connections" in output
+    assert "run the echo sidecar beside it (sluice echo --udp 7007 --tcp 7007)" in output
 
 
 PROMETHEUS = """

@@ -115,7 +115,7 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
     with _factory("--runs", "scrape", "--scenario", "steady", "--seconds", "600") as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        assert any(line.startswith("Playing ") for line in lines), "the run has not begun"
+        assert any(line.startswith("Playing ") for line in lines), "the run has not started"
         below = inside(process.pid)
         assert len(below) > 10, "services, servers, traffic and instruments"
         os.kill(process.pid, end)
@@ -128,7 +128,7 @@ def test_nothing_is_left_behind(end: signal.Signals) -> None:
     assert _folders() <= folders
 
 
-def test_a_machine_that_lacks_something_is_told_what() -> None:
+def test_missing_requirements_are_named() -> None:
     """Without iperf3 on PATH, or without root, exit code 2 and a line that names what is missing."""
     done = subprocess.run(
         [SLUICE, "factory"], env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False

@@ -62,9 +62,9 @@ async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
     The limit follows latency.  Nothing restarts.  A new pod is limited before it runs.  A foreign value is not
     overwritten.  Restore leaves no trace.
     """
-    begun = time.monotonic()
+    began = time.monotonic()
     async with start_stage(tmp_path) as stage:
-        print(f"up after {time.monotonic() - begun:.1f} s")
+        print(f"up after {time.monotonic() - began:.1f} s")
         identities = {name: Identity.of(stage, name) for name in TARGETS.values()}
         await check_limit_follows_latency(stage)
         stage.services["decision"].stop()
@@ -79,8 +79,8 @@ async def test_the_product_on_a_real_cluster(tmp_path: Path) -> None:
         assert "Forbidden" not in stage.services["actuator"].log
         assert len(stage.kubelets.now()) == 8, "seven Pods and the one that scale-up added: none was replaced"
         seen = [one for one in stage.kubelets.history if one.app in TARGETS.values()]
-        assert None not in {one.bandwidth for one in seen}, "no Pod was without a limit at any moment"
-        print(f"{len(seen)} states of best-effort Pods seen, unlimited 0; all in {time.monotonic() - begun:.0f} s")
+        assert None not in {one.bandwidth for one in seen}, "no Pod was ever without a limit"
+        print(f"{len(seen)} states of best-effort Pods seen, unlimited 0; all in {time.monotonic() - began:.0f} s")
 
 
 async def check_limit_follows_latency(stage: Stage) -> None:
@@ -120,10 +120,10 @@ async def check_hundred_changes(stage: Stage, decider: Decider) -> None:
     """A hundred decisions in a row, each followed from the bus to the qdisc."""
     took = []
     for limit in islice(cycle((22_000, 9_000, 16_000, 12_500, 19_000)), CHANGES):
-        begun = time.monotonic()
+        began = time.monotonic()
         await decider.publish(decider.decision({"telemetry-upload": limit, "erp-dashboard": 5_000}))
         await stage.until(partial(in_force, stage, limit), f"{limit} kbit/s in force")
-        took.append(time.monotonic() - begun)
+        took.append(time.monotonic() - began)
     assert stage.qdisc() == 19_000
     applied = [one for one in await stage.actions() if one.outcome == "applied" and one.cause == "decision"]
     assert len(applied) >= CHANGES
@@ -169,7 +169,7 @@ async def check_foreign_value_is_kept(stage: Stage, decider: Decider) -> None:
     note = stage.ready("actuator")["notes"]["factory/telemetry-upload"]
     stage.kubectl(*note.partition("kubectl ")[2].split())
     await stage.until(lambda: [bandwidth(pod) for pod in stage.pods()] == ["7500k", "7500k"], "Sluice's again")
-    await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event that says so")
+    await stage.until(lambda: "LimitResumed" in reasons(stage), "an Event about it")
 
 
 async def wait_for_report(stage: Stage, outcome: str, reason: str) -> None:

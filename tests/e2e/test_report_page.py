@@ -30,7 +30,7 @@ async def colour(page: Page, selector: str, attribute: str = "color") -> str:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-async def test_it_draws_and_complains_of_nothing(report: Path, dark: bool) -> None:
+async def test_it_renders_without_errors(report: Path, dark: bool) -> None:
     """Every plot is drawn, the console is empty, and the file's own address is the only request."""
     async with open_page(report, dark=dark) as page:
         assert await page.value("document.querySelectorAll('.plot .main-svg').length") >= DOMAINS
@@ -70,7 +70,7 @@ async def test_it_fits_a_narrow_screen(report: Path) -> None:
         assert await page.value("document.documentElement.scrollWidth") <= 420
 
 
-async def test_hovering_tells_the_figures(report: Path) -> None:
+async def test_hovering_shows_the_figures(report: Path) -> None:
     """Hovering over a plot shows the measured values."""
     async with open_page(report) as page:
         await page.value("document.querySelector('.plot').scrollIntoView()")
@@ -78,10 +78,10 @@ async def test_hovering_tells_the_figures(report: Path) -> None:
             "(r => [r.x + r.width / 2, r.y + 120])(document.querySelector('.plot').getBoundingClientRect())"
         )
         await page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
-        told = ""
+        tooltip = ""
         for _ in range(100):
-            told = str(await page.value("document.querySelector('.plot .hoverlayer').textContent"))
-            if told:
+            tooltip = str(await page.value("document.querySelector('.plot .hoverlayer').textContent"))
+            if tooltip:
                 break
-        assert "ms P95" in told
+        assert "ms P95" in tooltip
         assert page.complaints == []

@@ -165,7 +165,7 @@ def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
     image = os.environ.get("NATS_IMAGE")
     with run_container(specs, "nats", 0, *more, image=image) as bus:
         deadline = time.monotonic() + PATIENCE_S
-        while "Server is ready" not in (said := read_logs(bus)):
-            assert time.monotonic() < deadline, said
+        while "Server is ready" not in (log := read_logs(bus)):
+            assert time.monotonic() < deadline, log
             time.sleep(0.2)
-    assert "Starting JetStream" in said
+    assert "Starting JetStream" in log

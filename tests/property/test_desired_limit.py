@@ -131,7 +131,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def never_held_for_longer(self) -> None:
-        """No decision holds longer than the dead-man time, whatever it says and whatever the clocks do."""
+        """No decision holds longer than the dead-man time, whatever its expiry and whatever the clocks do."""
         desired = getattr(self, "desired", None)
         if desired is None or desired.order is None or desired.order.cause != "decision":
             return

@@ -95,7 +95,7 @@ def _sums(measures: list[CriticalMeasure | TargetMeasure | None]) -> tuple[int |
 
 @given(_samples)
 @example(Sample("cell", 0, 2 * S, S // 2, "test", no_data=""))
-def test_every_figure_is_what_it_is_said_to_be(sample: Sample) -> None:
+def test_every_figure_equals_its_definition(sample: Sample) -> None:
     """Worst ratios, sums and reasons, whatever the sampler's order, and whatever is missing."""
     seen = Observer(_DOMAIN).observe(sample)
     critical = _find(_WORKLOADS, sample.critical, [one.workload for one in sample.critical])

@@ -140,7 +140,7 @@ class Decider:
             end=end,
             expires=end + good_for,
             targets=targets,
-            reason="as the test says",
+            reason="set by the test",
             state=state,
             policy="test/1",
             stress=0.5,

@@ -12,16 +12,16 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 class BrokenServer:
     """Answers every request in one way; ``fault`` may be changed while it runs.
 
-    stall: accepts and says nothing.  dribble: one byte of a header at a time, for ever.  reset: cuts
-    the connection.  garbage: no HTTP.  cut: less than announced.  body: ``body`` with ``status`` and the
-    lines of ``headers``.
+    stall: accepts and sends nothing.  dribble: sends a header byte by byte, without end.  reset: resets
+    the connection.  garbage: sends no HTTP.  cut: sends less than announced.  body: sends ``body`` with
+    ``status`` and the lines of ``headers``.
     """
 
     def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
         """Listen on a free port."""
         self.fault, self.body, self.status, self.headers = fault, body, status, headers
         self.requests: list[bytes] = []
-        """What was asked, head and all."""
+        """The received requests, with their headers."""
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()

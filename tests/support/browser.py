@@ -76,17 +76,17 @@ class Page:
         self._note(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, event: str, told: dict[str, Any]) -> None:
+    def _note(self, event: str, details: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(told["exceptionDetails"])[:500])
-        elif event == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.complaints.append(json.dumps(told["args"])[:500])
-        elif event == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(told["entry"]["text"])
+            self.complaints.append(json.dumps(details["exceptionDetails"])[:500])
+        elif event == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
+            self.complaints.append(json.dumps(details["args"])[:500])
+        elif event == "Log.entryAdded" and details["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(details["entry"]["text"])
         elif event == "Network.requestWillBeSent":
-            self.fetched.append(told["request"]["url"][:200])
+            self.fetched.append(details["request"]["url"][:200])
         elif event == "Network.loadingFailed":
-            self.complaints.append(f"could not load: {told['errorText']}")
+            self.complaints.append(f"could not load: {details['errorText']}")
 
     async def value(self, script: str) -> Any:
         """The value of a JavaScript expression on the page."""

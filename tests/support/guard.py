@@ -48,8 +48,8 @@ class Run:
         """Let the guard clean up; return a line for each process that it had to end."""
         tempfile.tempdir = None
         os.environ.pop("TMPDIR", None)
-        said, _ = self._guard.communicate()
-        return said
+        text, _ = self._guard.communicate()
+        return text
 
 
 def label() -> str:
@@ -74,8 +74,8 @@ def find_marked(folder: Path, besides: frozenset[int] = frozenset()) -> Iterator
     for pid in pids() - besides - {os.getpid()}:
         with contextlib.suppress(OSError):
             place = Path("/proc") / str(pid)
-            said = (place / "environ").read_bytes() + b"\0" + (place / "cmdline").read_bytes()
-            if (name + b"\0" in said or name + b"/" in said) and not has_ended(pid):
+            text = (place / "environ").read_bytes() + b"\0" + (place / "cmdline").read_bytes()
+            if (name + b"\0" in text or name + b"/" in text) and not has_ended(pid):
                 yield pid
 
 
@@ -113,15 +113,15 @@ def _main(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
-    told: set[int] = set()
+    known: set[int] = set()
     deadline = time.monotonic() + _GIVE_UP_S
     # Repeat until nothing is found: a process that is being killed may start others, or still write.
     while time.monotonic() < deadline:
         # The guard of a run within this one finishes its own clean-up and ends.
         left = [pid for pid in find_marked(folder) if __spec__.name not in command(pid)]
         for pid in left:
-            if pid not in told:
-                told.add(pid)
+            if pid not in known:
+                known.add(pid)
                 with contextlib.suppress(OSError):
                     print(f"{pid}: {command(pid)}", flush=True)
             kill(pid)

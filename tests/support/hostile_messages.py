@@ -1,4 +1,4 @@
-"""A grammar of messages made to harm their reader: a sound one, and what can be done to it.
+"""A grammar of hostile messages: a valid message, and mutations of it.
 
 Everything is drawn as text, because no JSON library writes all of it.
 """

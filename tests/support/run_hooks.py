@@ -157,11 +157,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             deadline = time.monotonic() + (0 if item.stash.get(_FAILED, False) else PATIENCE_S)
             while (left := list(guard.find_marked(home, before))) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            told = "\n".join(guard.command(pid) for pid in left)
+            commands = "\n".join(guard.command(pid) for pid in left)
             for pid in left:
                 guard.kill(pid)
             if left and not item.stash.get(_FAILED, False):
-                pytest.fail(f"left running:\n{told}", pytrace=False)
+                pytest.fail(f"left running:\n{commands}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

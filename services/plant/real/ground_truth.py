@@ -38,7 +38,7 @@ class Delivered(Struct, frozen=True):
 
 
 class Mark(Struct, frozen=True):
-    """Counters and settings at one moment, close to the boundary between two seconds."""
+    """Counters and settings at one time, close to the boundary between two seconds."""
 
     time: int
     """UTC ns."""

@@ -47,7 +47,7 @@ class Delays(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """The course of one run."""
+    """The state of one run."""
 
     scenario: Scenario
     domain: Domain

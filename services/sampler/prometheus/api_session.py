@@ -118,9 +118,9 @@ def find_incompleteness(body: Mapping[str, Any]) -> str | None:
     warnings = body.get("warnings") or []
     if not isinstance(warnings, list):
         warnings = [warnings]
-    told = [str(warning) for warning in warnings if not str(warning).startswith("PromQL info:")]
-    if told:
-        return "; ".join(told)[:_SHOWN]
+    warnings_shown = [str(warning) for warning in warnings if not str(warning).startswith("PromQL info:")]
+    if warnings_shown:
+        return "; ".join(warnings_shown)[:_SHOWN]
     partial = next((name for name in ("isPartial", "partial") if body.get(name) not in (None, False, "false")), None)
     return None if partial is None else f"{partial}: some of the storage did not answer"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from string import Template
 
 from schemas.config import Figure, Signal
-from services.sampler.workloads import Workloads
+from services.sampler.workloads import Workloads, is_plain
 
 _BUCKETS = "sum by ($by, le) (rate(${metric}_bucket{$select}[$window]))"
 
@@ -42,7 +42,9 @@ def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
         texts["throughput"] = ""
     # Only the critical workloads' series: a cluster may have thousands of others.
     keys = [key.partition("/") for key in workloads.critical]
-    matchers = [f"{label}={_quote(value)}" for label, value in names.matchers.items()]
+    if not is_plain(names.metric) and any(figure not in signal.prometheus.queries for figure in texts if texts[figure]):
+        raise ValueError(f"signal.metric: {names.metric!r} needs quotation marks: give signal.prometheus.queries")
+    matchers = [f"{_name(label)}={_quote(value)}" for label, value in names.matchers.items()]
     if names.namespace:
         matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
     matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
@@ -51,9 +53,9 @@ def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
         "lost": names.lost,
         "throughput": names.throughput,
         "window": f"{signal.window // 1_000_000}ms",
-        "by": ", ".join(filter(None, (names.namespace, names.workload))),
+        "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
         "select": ",".join(matchers),
-        "senders": _match_any("namespace", (key.partition("/")[0] for key in workloads.senders)),
+        "senders": _match_senders(workloads),
     }
     queries: dict[Figure, str] = {}
     for figure, text in texts.items():
@@ -68,7 +70,19 @@ def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
 
 
 def _match_any(label: str, values: Iterable[str]) -> str:
-    return f"{label}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
+    return f"{_name(label)}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
+
+
+def _match_senders(workloads: Workloads) -> str:
+    matcher = _match_any("namespace", (key.partition("/")[0] for key in workloads.senders))
+    interface = workloads.names.interface
+    # A counter without interfaces has none of another name.
+    return f"{matcher},interface=~{_quote(re.escape(interface) + '|')}" if interface else matcher
+
+
+def _name(label: str) -> str:
+    """A label's name; in quotation marks where it needs them, as Prometheus 3 takes them."""
+    return label if is_plain(label) and ":" not in label else _quote(label)
 
 
 def _quote(text: str) -> str:

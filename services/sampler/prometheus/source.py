@@ -6,6 +6,7 @@ a thread of its own, so that all are sent together.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import inf, isfinite, nan
@@ -29,6 +30,9 @@ _LAYOUT_S = 60.0
 """How often bucket bounds are requested; they hardly ever change."""
 _STALE_INTERVALS = 2.5
 """Scrape intervals without a scrape after which a series is stale."""
+_HELD_BACK_S = 5.0
+"""A backend that never shows anything newer holds it back."""
+_HINT_S = 20.0
 _SLOW_INTERVAL_S = 5.0
 
 Vector = list[tuple[dict[str, str], float]]
@@ -133,6 +137,7 @@ class PrometheusSource(Source):
         self._bounds: dict[str, tuple[float, ...]] = {}
         self._layout_due = 0.0
         self._throughput_failed = False
+        self._ages: dict[str, deque[tuple[int, float]]] = {}
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:
@@ -220,11 +225,11 @@ class PrometheusSource(Source):
         latency = {}
         for key in workloads.critical:
             figures = {figure: values[key] for figure, values in sums.items() if key in values}
-            missing = self._explain_missing(end, figures)
+            missing = self._explain_missing(key, end, figures)
             observations, lost = figures.get("observations", 0.0), figures.get("lost")
             latency[key] = LatencyStats(
-                jitter=None if missing else figures["jitter"],
-                p95=None if missing else figures["p95"],
+                jitter=None if missing else figures["jitter"] * workloads.names.unit,
+                p95=None if missing else figures["p95"] * workloads.names.unit,
                 observations=round(observations) if isfinite(observations) else 0,
                 lost=lost if lost is not None and isfinite(lost) else None,
                 bounds=self._bounds.get(key),
@@ -245,16 +250,15 @@ class PrometheusSource(Source):
             pods={key: len(names) for key, names in pods.items()},
         )
 
-    def _explain_missing(self, end: int, figures: Mapping[str, float]) -> str | None:
+    def _explain_missing(self, key: str, end: int, figures: Mapping[str, float]) -> str | None:
         """Why the figures of one workload cannot be used; None when they can."""
         if "scraped" in self._queries:
             scraped = figures.get("scraped")
             if scraped is None:
                 return "not measured: no series for it is being scraped"
-            # Its exporter may have died: then the range still holds rates from before.
-            age, interval = end / 1e9 - scraped, self._signal.prometheus.scrape_interval.seconds
-            if age > _STALE_INTERVALS * interval:
-                return f"stale: last scraped {age:.1f} s before the window's end, with an interval of {interval:g} s"
+            stale = self._explain_age(key, end, end / 1e9 - scraped)
+            if stale is not None:
+                return stale
         observations = figures.get("observations")
         if observations is None:
             return "no rate: scraped less than twice within the window"
@@ -263,6 +267,27 @@ class PrometheusSource(Source):
         if not all(isfinite(figures.get(figure, inf)) for figure in ("jitter", "p95")):
             return f"{observations:.0f} observations but no quantile: buckets, or the +Inf bucket, are missing"
         return None
+
+    def _explain_age(self, key: str, end: int, age: float) -> str | None:
+        """Why the newest scrape of a workload, ``age`` seconds old, is too old; None where it is not.
+
+        Its exporter may have died: then the range still holds rates from before.  Or the backend holds back what is
+        new, and with rare scrapes its age comes and goes: so the least of some intervals counts.
+        """
+        interval, period = self._signal.prometheus.scrape_interval.seconds, self._signal.period.seconds
+        ages = self._ages.setdefault(key, deque())
+        if ages and end <= ages[-1][0]:
+            ages.clear()
+        ages.append((end, age))
+        while ages[0][0] < end - _STALE_INTERVALS * interval * 1e9 - self._signal.period:
+            ages.popleft()
+        known = end - ages[0][0] >= interval * 1e9
+        least = min(one for _, one in ages) if known else age - interval
+        if age <= _STALE_INTERVALS * interval and least <= period + _HELD_BACK_S:
+            return None
+        hint = "; VictoriaMetrics holds back the newest 30 s: set its -search.latencyOffset to the scrape interval"
+        hint = hint if age > _HINT_S else ""
+        return f"stale: last scraped {age:.1f} s before the window's end, with an interval of {interval:g} s{hint}"
 
     def close(self) -> None:
         """Release connections and threads."""
@@ -287,7 +312,7 @@ def collect_bounds(vector: Vector, workloads: Workloads) -> dict[str, tuple[floa
         key = workloads.find_critical(labels)
         if key is not None:
             try:
-                bound = float(labels.get("le", ""))
+                bound = float(labels.get("le", "")) * workloads.names.unit
             except ValueError:
                 bound = nan
             bounds.setdefault(key, set()).add(bound)

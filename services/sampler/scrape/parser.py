@@ -66,7 +66,7 @@ class _Draft(NamedTuple):
 class PageReader:
     """Reads the pages of one exporter."""
 
-    def __init__(self, workloads: Workloads, max_lines: int = 20_000) -> None:
+    def __init__(self, workloads: Workloads, max_lines: int = 10_000) -> None:
         """Read the series of these workloads and skip all others.
 
         Args:
@@ -186,7 +186,7 @@ class PageReader:
         bound = None
         if kind == "latency":
             text = labels.pop("le", "")
-            bound = parse_bound(text)
+            bound = parse_bound(text) * self._workloads.names.unit
             if isnan(bound):
                 raise MalformedPage(f"bucket with the bound {text!r}: {_show(line)}")
         series = CounterSeries(kind, key, tuple(sorted(labels.items())))

@@ -16,6 +16,7 @@ from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.bus import Denied
 from services.bus.session import ApiError
 from services.common.histogram import explain_coarseness
+from services.sampler.http_client import show_url
 from services.sampler.sample_builder import build_sample
 from services.sampler.source import Measurements, NoData
 from services.sampler.source_factory import open_source, source_class
@@ -86,7 +87,7 @@ async def _check_bus(config: Config) -> CheckResult:
 async def _check_signal(config: Config) -> CheckResult:
     signal = config.signal
     addresses = source_class(signal.source).addresses(signal)
-    where = ", ".join(addresses)
+    where = ", ".join(show_url(address) for address in addresses)
     reason = await _find_obstacle(addresses)
     if reason is not None:
         return CheckResult(signal.source, where, reason, reached=False)

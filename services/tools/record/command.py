@@ -62,7 +62,7 @@ class RecordRequest:
         """Refuse options that contradict each other.
 
         Raises:
-            click.UsageError: it says which.
+            click.UsageError: the text names them.
         """
         since, until, first, last = self.since, self.until, self.first, self.last
         if self.url is not None:

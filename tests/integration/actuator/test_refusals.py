@@ -1,4 +1,4 @@
-"""An API server that refuses, in every way there is: few requests, one report, not ready, and well afterwards."""
+"""An API server that refuses in every way: few requests, one report, not ready, and recovery afterwards."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ Answer = Callable[[web.Request, bytes], web.Response | None]
 
 
 class Proxy:
-    """A load balancer before an API server, with answers of its own."""
+    """A load balancer in front of an API server, with answers of its own."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         """Pass everything on to ``url``."""
@@ -42,11 +42,11 @@ class Proxy:
         """When, by what method, at what path."""
 
     def count(self, *methods: str, since: float = 0.0) -> int:
-        """How many requests there were."""
+        """The number of requests."""
         return sum(method in methods and at >= since for at, method, _ in self.requests)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer, or pass on."""
+        """Answer, or forward."""
         body = await request.read()
         is_watch = "watch" in request.query
         self.requests.append((time.monotonic(), "WATCH" if is_watch else request.method, request.path))
@@ -122,7 +122,7 @@ def refusal(status: int, text: str = "no", headers: dict[str, str] | None = None
 
 
 def always(response: Callable[[], web.Response]) -> Answer:
-    """Answer every patch so."""
+    """Give every patch this answer."""
     return lambda request, _body: response() if request.method == "PATCH" else None
 
 
@@ -140,7 +140,7 @@ REFUSALS: dict[str, Callable[[], web.Response]] = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 async def test_patches_that_are_refused(refusing: Refusing, kind: str) -> None:
-    """Few requests while decisions go on, one report, not ready; a cut and all else well when it is over."""
+    """Few requests while decisions continue, one report, not ready; cuts and everything else work afterwards."""
     one = refusing
     one.proxy.answer = always(REFUSALS[kind])
     began = time.monotonic()
@@ -160,7 +160,7 @@ async def test_patches_that_are_refused(refusing: Refusing, kind: str) -> None:
 
 
 async def test_a_policy_that_denies_high_limits_of_pods(refusing: Refusing) -> None:
-    """The Deployment takes 60M, no Pod takes 30M; a lower limit passes at once."""
+    """The Deployment accepts 60M, no Pod accepts 30M; a lower limit passes at once."""
     one = refusing
 
     def deny(request: web.Request, body: bytes) -> web.Response | None:
@@ -193,7 +193,7 @@ async def test_webhooks_that_stamp_every_update(refusing: Refusing) -> None:
 
 
 def watch_of(text: str) -> Answer:
-    """Answer every watch so."""
+    """Give every watch this answer."""
     return lambda request, _body: (
         web.Response(text=text, content_type="application/json") if "watch" in request.query else None
     )
@@ -211,8 +211,8 @@ def watch_of(text: str) -> Answer:
         '{"type": "ERROR", "object": {"kind": "Status", "code": 410}}\n',
     ],
 )
-async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
-    """Watches that end at once, or are something else, are begun again with delays; nothing ends."""
+async def test_invalid_watches(nats: NatsServer, tmp_path: Path, text: str) -> None:
+    """Watches that end at once, or are no watches, are restarted with delays; the actuator does not end."""
     async with (
         servers.emulate(Emulator(starts_after=None)) as server,
         join(nats.url, "sluice") as bus,
@@ -234,8 +234,8 @@ async def test_watches_that_are_none(nats: NatsServer, tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("text", ["null", "[]", PAGE, '{"kind": "PodList"}', '{"metadata": {}, "items": [null, 3]}'])
-async def test_lists_that_are_none(nats: NatsServer, tmp_path: Path, text: str) -> None:
-    """An actuator that starts behind a sign-in page waits, and works when it is gone."""
+async def test_invalid_lists(nats: NatsServer, tmp_path: Path, text: str) -> None:
+    """An actuator that starts behind a sign-in page waits, and works when the page is gone."""
     async with (
         servers.emulate(Emulator(starts_after=None)) as server,
         join(nats.url, "sluice") as bus,

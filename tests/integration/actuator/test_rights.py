@@ -74,7 +74,7 @@ async def test_the_manifests_rights_are_enough(
 
 
 @pytest.mark.parametrize("account", ["sluice-decision", "sluice-sampler"])
-async def test_without_rights_it_says_so(
+async def test_missing_rights_are_reported(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path, account: str
 ) -> None:
     """Another service's account may not read: the actuator is not ready, shows the reason, and keeps trying."""

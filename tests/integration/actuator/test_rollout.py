@@ -73,7 +73,7 @@ async def test_a_rollback_does_not_bring_an_old_limit_back(
             assert actuator.ready()[1].get("notes", {}) == {}
 
 
-async def test_a_rollback_to_before_sluice_is_told(
+async def test_a_rollback_to_before_sluice_is_reported(
     server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
 ) -> None:
     """The old ReplicaSet has no record: the target is paused, and the note shows how to resume."""

@@ -70,15 +70,15 @@ async def test_limits_are_clamped_and_divided(scene: Scene, nats: NatsServer, tm
     await scene.server.pods_of("each", 2)
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, aims):
-        for limit, stands, share in (
+        for limit, limits, share in (
             (10**15, "80M", "26666k"),
             (-5, "5M", "1666k"),
             (0, "5M", "1666k"),
             (40_000, "40M", "13333k"),
         ):
             await decider.publish(decider.decision({"app": limit, "each": limit}))
-            await scene.wait_for_limits(stands, [share] * 3)
-            await scene.wait_for_limits(stands, [stands] * 2, "each")
+            await scene.wait_for_limits(limits, [share] * 3)
+            await scene.wait_for_limits(limits, [limits] * 2, "each")
     for action in await scene.actions():
         assert 5_000 <= action.limit <= 80_000
         assert sum(pod.limit or 0 for pod in action.pods) <= action.limit
@@ -134,9 +134,7 @@ async def test_drift_is_put_back(scene: Scene, nats: NatsServer, tmp_path: Path)
     assert "500M" in drifts[0].reason
 
 
-async def test_somebody_elses_value_pauses_the_target(
-    scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally
-) -> None:
+async def test_a_foreign_value_pauses_the_target(scene: Scene, nats: NatsServer, tmp_path: Path, tally: Tally) -> None:
     """A foreign value on the Deployment stays, is reported in every way, and its removal resumes the target."""
     await scene.server.deploy(replicas=1, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 1)
@@ -170,7 +168,7 @@ async def test_somebody_elses_value_pauses_the_target(
     tally.add("foreign owner", f"1 foreign values, {verdict.writes} writes", judge(verdict))
 
 
-async def test_what_was_there_first_is_remembered(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+async def test_the_original_value_is_remembered(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """A value from before Sluice does not pause the target, and restore puts it back."""
     await scene.server.deploy(replicas=2, own={BANDWIDTH: "44M", "team": "x"}, template={BANDWIDTH: "10M"})
     pods = await scene.server.pods_of("app", 2)
@@ -253,11 +251,11 @@ async def test_a_restore_that_was_cut_short_is_finished_by_the_next(
         assert process.stop() == 0
     (domain,) = load(tmp_path / "config.yaml", {}).domains
     async with KubeClient.connect(scene.server.config) as client:
-        for stands in (["20M"] * 3, ["10M", "20M", "20M"]):
+        for limits in (["20M"] * 3, ["10M", "20M", "20M"]):
             results = await restore_target(CutShort(client, 1), domain.targets[0], dry_run=False)
             assert sum(one.outcome == "applied" for one in results) == 1
             assert any(one.outcome == "failed" for one in results)
-            await scene.wait_for_limits("44M", stands)
+            await scene.wait_for_limits("44M", limits)
     done = await restore(tmp_path)
     assert done.returncode == 0, done.stderr
     await scene.wait_for_limits("44M", ["10M"] * 3)
@@ -345,7 +343,7 @@ async def test_a_paused_or_missing_target_holds_up_no_other(scene: Scene, nats: 
         await process.is_ready()
 
 
-async def test_what_the_record_says(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
+async def test_the_content_of_the_record(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """Our own annotation names the action, the decision and the original value, in a few hundred bytes."""
     await scene.server.deploy(replicas=1, own={BANDWIDTH: "44M"}, template={BANDWIDTH: "10M"})
     await scene.server.pods_of("app", 1)

@@ -186,7 +186,7 @@ async def test_cut_after_cut_reaches_every_pod(bench: Bench) -> None:
     assert {name for name, _ in first} & {name for name, _ in second} <= {"app"}
 
 
-async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: Bench) -> None:
+async def test_a_cut_is_not_restarted_by_a_decision_that_goes_no_deeper(bench: Bench) -> None:
     """Otherwise, with a decision a second, a slow API server would never reach the last Pod."""
     await bench.begin(10_000)
     bench.decide(2, 10_000)
@@ -199,7 +199,7 @@ async def test_a_cut_is_not_begun_anew_by_a_decision_that_goes_no_deeper(bench: 
 
 
 @pytest.mark.parametrize("bench", ["2M"], indirect=True)
-async def test_a_report_says_where_the_deployment_still_waits(bench: Bench) -> None:
+async def test_a_report_shows_that_the_deployment_still_waits(bench: Bench) -> None:
     """If a newer order arrives after the Pods were cut and before the Deployment is raised, the report shows it."""
     await bench.begin(30_000)
     bench.decide(2, 24_000)

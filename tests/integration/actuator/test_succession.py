@@ -1,4 +1,4 @@
-"""Two actuators and what becomes of their target when the one in charge is gone; records of a later version."""
+"""Two actuators, and their target after the active one ends; records of a later version."""
 
 import json
 import time
@@ -26,7 +26,7 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
 
 
 async def depose(scene: Scene, decider: Decider, old: ActuatorProcess) -> None:
-    """Decide until the earlier actuator stands by."""
+    """Decide until the earlier actuator is on standby."""
     number = 0
 
     async def stands_by() -> bool:
@@ -41,7 +41,7 @@ async def depose(scene: Scene, decider: Decider, old: ActuatorProcess) -> None:
 async def test_a_deposed_actuator_resumes_when_the_later_one_is_gone(
     scene: Scene, nats: NatsServer, tmp_path: Path
 ) -> None:
-    """Cuts are in force within the dead-man time, and the fail-safe limit comes when decisions end."""
+    """Cuts are in force within the dead-man time, and the fail-safe limit applies when decisions end."""
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man=f"{DEAD_MAN_S}s") as old:
         await old.is_ready()
@@ -63,9 +63,7 @@ async def test_a_deposed_actuator_resumes_when_the_later_one_is_gone(
         assert not old.ready()[1].get("notes")
 
 
-async def test_the_fail_safe_limit_comes_from_the_one_that_stands_by(
-    scene: Scene, nats: NatsServer, tmp_path: Path
-) -> None:
+async def test_the_fail_safe_limit_comes_from_the_standby(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """The later actuator is stopped, and decisions end with it."""
     decider = Decider(scene.bus, scene.server.namespace)
     with (
@@ -97,7 +95,7 @@ async def test_the_fail_safe_limit_comes_from_the_one_that_stands_by(
 async def test_a_record_of_a_later_version_freezes_nothing(
     scene: Scene, nats: NatsServer, tmp_path: Path, complete: bool
 ) -> None:
-    """After a downgrade decisions and the fail-safe limit come in force, and what was found first is kept."""
+    """After a downgrade decisions and the fail-safe limit apply, and the original value is kept."""
     decider = Decider(scene.bus, scene.server.namespace)
     record = {"action": "a", "cause": "decision", "value": "60M", "limit": 60_000, "at": time.time_ns(), "term": 7}
     record |= {"by": "gone", "found": "44M", "v": 2}

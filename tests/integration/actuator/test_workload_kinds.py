@@ -110,7 +110,7 @@ def decide(target: str, limit: int) -> tuple[Decision, TargetDecision, int, Pend
         end=end,
         expires=end + 60 * S,
         targets=(part,),
-        reason="as the test says",
+        reason="set by the test",
         state=State(1, 1, end, {}, "test/1"),
         policy="test/1",
         stress=0.5,

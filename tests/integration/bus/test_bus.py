@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S
 
 
-async def test_a_published_message_is_read_with_what_the_bus_says_of_it(nats: NatsServer) -> None:
+async def test_a_published_message_is_read_with_its_metadata(nats: NatsServer) -> None:
     """Message, headers, sequence, time and number of deliveries arrive."""
     async with join(nats) as (bus, states):
         assert await publish(bus, sample(1), sample(2)) == [1, 2]

@@ -103,7 +103,7 @@ async def test_a_reader_of_its_own_passes_over_what_it_cannot_read(nats: NatsSer
         assert letters.last == 0
 
 
-async def test_an_unreadable_message_that_is_looked_up_says_where_it_is(nats: NatsServer) -> None:
+async def test_looking_up_an_unreadable_message_gives_its_position(nats: NatsServer) -> None:
     """The caller can make it a dead letter and continue after it."""
     async with join(nats) as (bus, _):
         await publish(bus, sample(1))
@@ -237,7 +237,7 @@ async def test_nothing_is_lost_over_a_fault(nats: NatsServer, tally: Tally, faul
     tally.add("nats-server killed and restarted", f"3 faults, {total} samples", Broken(lost=len(lost)))
 
 
-async def test_a_deleted_stream_is_made_anew_by_publisher_and_reader(nats: NatsServer) -> None:
+async def test_a_deleted_stream_is_recreated_by_publisher_and_reader(nats: NatsServer) -> None:
     """Its old messages are lost; later ones are read."""
     async with join(nats) as (bus, states), stranger(nats) as client:
         async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, "reader", "test")) as messages:
@@ -392,13 +392,13 @@ async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServ
         await publish(bus, sample(1))
         await take(bus, 1)
         config = (await send_request(client, "CONSUMER.INFO.SLUICE_SAMPLE.reader"))["config"]
-        nobody = "sluice.sample.v1.nobody"
+        unused = "sluice.sample.v1.nobody"
         request: dict[str, object] = {"stream_name": "SLUICE_SAMPLE", "action": "update"}
-        request["config"] = {**config, "filter_subject": nobody}  # type: ignore[dict-item]
-        await send_request(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{nobody}", request)
+        request["config"] = {**config, "filter_subject": unused}  # type: ignore[dict-item]
+        await send_request(client, f"CONSUMER.CREATE.SLUICE_SAMPLE.reader.{unused}", request)
         await publish(bus, sample(2), sample(3))
         assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
-        assert states[-2:] == [f"consumer reader reads {nobody} instead of sluice.sample.v1.>: it is corrected", None]
+        assert states[-2:] == [f"consumer reader reads {unused} instead of sluice.sample.v1.>: it is corrected", None]
 
 
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:
@@ -432,16 +432,14 @@ async def test_a_full_server_is_reported_until_it_takes_messages_again(nats: Nat
         assert states[-1] is None
 
 
-async def test_an_api_error_that_waiting_does_not_help_is_raised(nats: NatsServer) -> None:
+async def test_a_permanent_api_error_is_raised(nats: NatsServer) -> None:
     """A wrong request is a programming error, not a reason to wait."""
     async with join(nats) as (bus, _):
         with pytest.raises(ApiError):
             await bus._session.request("CONSUMER.CREATE.SLUICE_SAMPLE.x", {"stream_name": "OTHER", "config": {}})
 
 
-async def test_what_was_given_up_or_answered_with_an_error_is_wrong_no_more(
-    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_problems_of_finished_requests_are_cleared(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hangs is reported only while a caller waits for it: a dead letter, a request, a late writer."""
     monkeypatch.setattr("services.bus.bus._DEAD_LETTER_S", 4.0)
     async with join(nats) as (bus, states), asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""Messages made to harm: no service ends, hangs or grows for one, and none comes again and again."""
+"""Hostile messages: no service ends, hangs or grows because of one, and none is redelivered without end."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ PERIODS = 3600
 
 
 async def flood(bus: Bus, subject: str, bodies: Sequence[bytes]) -> None:
-    """Send whatever it is."""
+    """Send all of them."""
     for body in bodies:
         if len(body) <= LARGEST:
             await bus._session.send(subject, body)
@@ -44,13 +44,13 @@ async def wait_for_decision(bus: Bus, wanted: str) -> None:
 
 
 def resident_mib(pid: int) -> float:
-    """The most memory that a process has used."""
+    """The peak memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 async def test_no_sample_stops_the_decision_service(nats: NatsServer, tmp_path: Path) -> None:
-    """Each hostile sample is answered or becomes a dead letter; the honest one behind them all is answered."""
+    """Each hostile sample is answered or becomes a dead letter; the valid one after them is answered."""
     now = time.time_ns()
     port = free_port()
     text = config_text(nats.url, "sluice", ("press",)).replace("decision: 0", f"decision: {port}")
@@ -76,7 +76,7 @@ async def test_no_sample_stops_the_decision_service(nats: NatsServer, tmp_path: 
 
 
 async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path) -> None:
-    """Each hostile decision is held to the actuator's bounds or becomes a dead letter; the next one is put in force."""
+    """Each hostile decision is bounded or becomes a dead letter; the next valid one is applied."""
     async with servers.emulate(Emulator(starts_after=None)) as server, join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
         await server.deploy("app", replicas=1)
@@ -98,7 +98,7 @@ async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path) 
 
 
 async def test_what_is_delivered_again_and_again_becomes_a_dead_letter(nats: NatsServer) -> None:
-    """A message that nobody ever acknowledges is given up after eight deliveries."""
+    """A message that is never acknowledged becomes a dead letter after eight deliveries."""
     async with join(nats.url, "sluice") as bus:
         poison, honest = sample("press", 1, S), sample("press", 2, S)
         await send(bus, [poison])
@@ -156,7 +156,7 @@ async def test_a_message_that_is_held_is_not_delivered_again(nats: NatsServer) -
     ],
 )
 async def test_no_reader_gets_what_contradicts_itself(nats: NatsServer, wrong: dict[str, int]) -> None:
-    """Neither written through the bus, nor read from it."""
+    """It can neither be written through the bus, nor read from it."""
     async with join(nats.url, "sluice") as bus:
         bad = replace(sample("press", 1, S), **wrong)
         with pytest.raises(ValueError, match="not a Sample"):

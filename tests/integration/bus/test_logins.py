@@ -88,7 +88,7 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert REFUSED.search(await get_refusal(at, BusConfig()))
 
 
-async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_denied_publish_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service reports the subject, and waits for the permission; it reports streams that it may not create."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     states: list[str | None] = []
@@ -105,7 +105,7 @@ async def test_who_may_not_publish_is_told_so(tmp_path: Path, monkeypatch: pytes
             waiting.cancel()
 
 
-async def test_who_may_not_ask_for_messages_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_denied_pull_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader reports the subject instead of a silent server, as long as it fails."""
     monkeypatch.setenv("SLUICE_NATS_PASSWORD", "right")
     with server(tmp_path, USERS) as at:
@@ -167,7 +167,7 @@ async def test_mutual_tls(tmp_path: Path, tls: Path) -> None:
 
 @pytest.mark.openssl
 @pytest.mark.parametrize("field", ["ca", "certificate", "key"])
-async def test_a_certificate_that_is_missing_or_none_is_named(tmp_path: Path, tls: Path, field: str) -> None:
+async def test_a_missing_or_invalid_certificate_is_named(tmp_path: Path, tls: Path, field: str) -> None:
     """The reason names the file."""
     good = BusConfig(ca=str(tls / "ca.crt"), certificate=str(tls / "client.crt"), key=str(tls / "client.key"))
     wrong = tmp_path / "wrong.pem"

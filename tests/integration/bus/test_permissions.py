@@ -139,11 +139,11 @@ async def test_a_reader_cannot_touch_a_services_consumer(
             async with intrude(guarded_nats, "reader") as (reader, violations):
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 config = json.loads(answer.data)["config"]
-                config["filter_subject"] = nobody = "sluice.sample.v1.nobody"
+                config["filter_subject"] = unused = "sluice.sample.v1.nobody"
                 request = json.dumps({"stream_name": "SLUICE_SAMPLE", "config": config, "action": "update"}).encode()
                 refused = [
                     "CONSUMER.CREATE.SLUICE_SAMPLE.decision",
-                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{nobody}",
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.decision.{unused}",
                     "CONSUMER.CREATE.SLUICE_SAMPLE",
                     "CONSUMER.DURABLE.CREATE.SLUICE_SAMPLE.decision",
                     "CONSUMER.MSG.NEXT.SLUICE_SAMPLE.decision",
@@ -156,7 +156,7 @@ async def test_a_reader_cannot_touch_a_services_consumer(
                 await until(lambda: len(violations) == len(refused), lambda: violations)
                 assert all("permissions violation for publish" in text.lower() for text in violations), violations
                 # A different name in the subject than in the request does not circumvent it.
-                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{nobody}", request)
+                answer = await reader.request(f"$JS.API.CONSUMER.CREATE.SLUICE_SAMPLE.mine.{unused}", request)
                 assert "error" in json.loads(answer.data)
                 answer = await reader.request("$JS.API.CONSUMER.INFO.SLUICE_SAMPLE.decision", b"")
                 found = json.loads(answer.data)
@@ -175,7 +175,7 @@ REPLIES = (
     "$JS.API.CONSUMER.DELETE.SLUICE_SAMPLE.decision",
     "$JS.ACK.SLUICE_SAMPLE.decision.1.1.1.1.0",
 )
-"""Where an attacker asks the server to send its answers."""
+"""Reply subjects that an attacker chooses."""
 
 
 def permitted(user: str) -> list[str]:
@@ -188,7 +188,7 @@ def permitted(user: str) -> list[str]:
 
 
 def requests_on(subject: str, reply: str) -> list[bytes]:
-    """What an attacker asks for on a subject, so that the answer or a stored message goes to ``reply``."""
+    """An attacker's requests on a subject, which send the reply or a stored message to ``reply``."""
     stream = next((part for part in subject.split(".") if part.startswith("SLUICE_")), "")
     config = {"name": "mine", "deliver_subject": reply, "ack_policy": "none", "deliver_policy": "all"}
     push = {"stream_name": stream, "config": config}
@@ -196,12 +196,12 @@ def requests_on(subject: str, reply: str) -> list[bytes]:
 
 
 async def count_stored(bus: Bus) -> dict[str, int]:
-    """The last sequence of every stream, and how many messages it has."""
+    """The last sequence of every stream; no message is missing."""
     found = {}
     for kind in STREAMS:
         info = await bus._session.request(f"STREAM.INFO.{bus.subjects.stream(kind)}")
         found[kind] = info["state"]["last_seq"]
-        assert info["state"]["messages"] == found[kind], "none is gone"
+        assert info["state"]["messages"] == found[kind], "no message is missing"
     return found
 
 
@@ -209,7 +209,7 @@ async def count_stored(bus: Bus) -> dict[str, int]:
 async def test_no_answer_of_the_server_is_stored(
     guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
-    """Every permitted request of a user, with every reply subject that would do harm, stores and deletes nothing."""
+    """A permitted request with a harmful reply subject neither stores nor deletes a message."""
     tried = 0
     async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
@@ -238,7 +238,7 @@ async def test_no_answer_of_the_server_is_stored(
     assert tried > 50
 
 
-async def test_who_has_no_password_is_not_let_in(guarded_nats: NatsServer) -> None:
+async def test_a_client_without_a_password_is_refused(guarded_nats: NatsServer) -> None:
     """Neither without a user nor with a wrong password."""
     refusals: list[str] = []
 

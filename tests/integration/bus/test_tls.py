@@ -100,7 +100,7 @@ def test_the_component_gives_each_pod_what_it_needs_and_no_more(overlay_objects:
     assert any(NAME in command for command in find_documented("openssl"))
 
 
-async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Path, certificates: Path) -> None:
+async def test_a_service_uses_tls(nats_with_tls: NatsServer, tmp_path: Path, certificates: Path) -> None:
     """The decision service gets the authority from its environment, and answers a sample over TLS."""
     environment = {"SLUICE_NATS_URL": nats_with_tls.url, "SLUICE_NATS_CA": str(certificates / "ca.crt")}
     text = DOMAINS + "listen: {host: 127.0.0.1, decision: 0}\n"
@@ -118,7 +118,7 @@ async def test_a_service_speaks_over_tls(nats_with_tls: NatsServer, tmp_path: Pa
 @pytest.mark.parametrize(
     ("authority", "why"), [("other/ca.crt", "certificate verify failed"), ("missing.crt", "missing.crt")]
 )
-async def test_a_wrong_authority_is_refused_and_said(
+async def test_a_wrong_authority_is_refused_and_reported(
     nats_with_tls: NatsServer, tmp_path: Path, certificates: Path, authority: str, why: str
 ) -> None:
     """The bus's entry on /readyz has the reason; nothing is sent."""

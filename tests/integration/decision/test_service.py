@@ -255,7 +255,7 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
     assert read_counter("decision_faults") == faults + 4
 
 
-async def test_the_service_says_what_is_wrong(nats: NatsServer) -> None:
+async def test_readyz_reports_problems_of_domains(nats: NatsServer) -> None:
     """It reports a missing, blind or silent domain; and nothing when every domain has data."""
     text = config_text(nats.url, "health", DOMAINS) + "\nsignal: {period: 100ms, window: 2s}"
     async with join(nats.url, "health") as bus, run_service(bus, text) as health:

@@ -227,7 +227,7 @@ def test_a_node_that_relay_asks_again_counts_once(sort: bool) -> None:
         assert followed.follower._replay_filter.repeated > 300
 
 
-def test_a_silent_stream_is_opened_anew() -> None:
+def test_a_silent_stream_is_reopened() -> None:
     """A stalled server looks like a quiet one, so the stream is replaced after a while."""
     with HubbleServer() as server, follow(Relay(address=server.address, silence=Duration(S // 5))) as followed:
         wait(lambda: followed.follower.status.connected, "connection")

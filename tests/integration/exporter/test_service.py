@@ -49,7 +49,7 @@ def sidecar() -> tuple["subprocess.Popen[str]", dict[str, str]]:
     return process, dict(zip(words[1::2], words[2::2], strict=True))
 
 
-def test_the_service_measures_flows_and_probes_and_says_when_it_is_blind(tmp_path: Path) -> None:
+def test_the_service_measures_flows_and_probes_and_reports_blindness(tmp_path: Path) -> None:
     """Blind at first, ready once both sources have data; SIGTERM ends it in order."""
     echo, ports = sidecar()
     listen = free_port()

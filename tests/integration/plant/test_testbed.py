@@ -47,7 +47,7 @@ def test_packets_cross_the_bed(bands: str) -> None:
     assert after - before >= 50
 
 
-def test_a_command_that_fails_says_where_and_why() -> None:
+def test_a_failed_command_is_reported_with_its_place_and_output() -> None:
     """The error names the place, the command and its output."""
     with Bed() as bed, pytest.raises(BedError, match=r"n1: ip link set nothing up: exit code 1: .*nothing"):
         bed.run("n1", "ip", "link", "set", "nothing", "up")

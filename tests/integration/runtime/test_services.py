@@ -177,13 +177,13 @@ def test_other_points_do_nothing(setting: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["here", "here:", "here:x", "here:0", ":"])
-def test_a_setting_that_is_none_is_refused(setting: str) -> None:
+def test_an_invalid_setting_is_refused(setting: str) -> None:
     """A crash test that never crashes would prove nothing."""
     with pytest.raises(ValueError, match="expected NAME:COUNT"):
         failpoints.arm(setting)
 
 
-def test_the_command_says_what_is_wrong_with_its_file() -> None:
+def test_a_mistake_in_the_file_is_reported() -> None:
     """One line, no trace, exit code 1."""
     ended = run(
         """

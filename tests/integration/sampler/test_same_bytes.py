@@ -49,7 +49,7 @@ def pages_served(pages: list[bytes]) -> Iterator[int]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 1024
@@ -66,14 +66,14 @@ def pages_served(pages: list[bytes]) -> Iterator[int]:
 
 
 def ask(server: PrometheusServer, query: str) -> list[dict[str, Any]]:
-    """An instant query over all that was scraped."""
+    """An instant query over all scraped series."""
     with urllib.request.urlopen(f"{server.url}/api/v1/query?query={urllib.parse.quote(query)}") as answer:
         found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
     return found
 
 
 def read_by_prometheus(pages: list[bytes], home: Path) -> list[Samples | None]:
-    """What Prometheus stored of each page; None where it refused it."""
+    """The samples that Prometheus stored of each page; None if it refused the page."""
     with pages_served(pages) as port:
         targets = "".join(
             f'    - {{targets: ["127.0.0.1:{port}"], labels: {{__metrics_path__: /{number}, page: "{number}"}}}}\n'
@@ -100,7 +100,7 @@ def read_by_prometheus(pages: list[bytes], home: Path) -> list[Samples | None]:
 
 
 def read_by_us(text: bytes) -> ScrapedPage | MalformedPage:
-    """The page, or why it is refused."""
+    """The page, or the reason for its refusal."""
     try:
         return PageReader(WORKLOADS).read(text)
     except MalformedPage as error:
@@ -109,7 +109,7 @@ def read_by_us(text: bytes) -> ScrapedPage | MalformedPage:
 
 @pytest.mark.prometheus
 def test_prometheus_reads_the_same_or_refuses_too(tmp_path: Path) -> None:
-    """Half of the pages are well formed; never is a page read otherwise than by Prometheus."""
+    """Half of the pages are well formed; no page is read differently from Prometheus."""
     chance = Random(11)
     pages = [write_page(chance, faults=2 * (number % 2)).encode() for number in range(PAGES)]
     tally: Counter[str] = Counter()

@@ -173,7 +173,7 @@ async def test_two_samplers_publish_each_window_once(nats: NatsServer, tmp_path:
     assert any(measure.p95 for sample in samples for measure in sample.critical)
 
 
-async def test_a_blind_sampler_does_not_speak_for_one_that_sees(nats: NatsServer, tmp_path: Path) -> None:
+async def test_a_blind_sampler_does_not_displace_good_samples(nats: NatsServer, tmp_path: Path) -> None:
     """The second sampler's address refuses connections, which is faster than reading a page."""
     signal = "period: 500ms, window: 1s"
     with (

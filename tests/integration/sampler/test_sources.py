@@ -107,8 +107,8 @@ async def test_requests_do_not_pile_up_behind_a_stuck_one(name: Name) -> None:
 @pytest.mark.parametrize("name", ["scrape", "prometheus"])
 async def test_a_closed_port_is_no_data(name: Name) -> None:
     """The reason names the error."""
-    nobody = f"http://127.0.0.1:{free_port()}"
-    with source_for(settings(name, nobody)) as source, pytest.raises(NoData, match="connection refused"):
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    with source_for(settings(name, unreachable)) as source, pytest.raises(NoData, match="connection refused"):
         await source.measure(now())
 
 
@@ -372,7 +372,7 @@ def history(seconds: int, bounds: tuple[str, ...] = ("0.001", "0.002", "+Inf"), 
 
 
 @pytest.mark.prometheus
-async def test_what_prometheus_cannot_say_is_missing_with_its_reason(tmp_path: Path) -> None:
+async def test_unanswered_queries_are_missing_with_their_reason(tmp_path: Path) -> None:
     """A real Prometheus is queried at times with an empty, NaN or stale answer, or too few scrapes."""
     with (
         PrometheusServer(tmp_path, history=history(60)) as server,

@@ -119,7 +119,7 @@ def test_waits(tmp_path, number):
     (tmp_path / "large").write_bytes(bytes(1_000_000))
     child = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, start_new_session=True)
     pids = f"{child.pid} {child.stdout.readline().decode().strip()} {tmp_path}"
-    pathlib.Path(__file__).with_name(f"begun-{number}").write_text(pids)
+    pathlib.Path(__file__).with_name(f"started-{number}").write_text(pids)
     time.sleep(600)
 """
 
@@ -129,15 +129,15 @@ def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
     """Killed while two workers wait, it leaves no process, not even one in another session, and no file."""
     command = _command(tmp_path, FOR_EVER, "-n", "2")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        wait_until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
-        wait_until(lambda: all(len(path.read_text().split()) == 3 for path in tmp_path.glob("begun-*")))
-        begun = [path.read_text().split() for path in tmp_path.glob("begun-*")]
-        pids = [int(pid) for *both, _ in begun for pid in both]
+        wait_until(lambda: len(list(tmp_path.glob("started-*"))) == 2)
+        wait_until(lambda: all(len(path.read_text().split()) == 3 for path in tmp_path.glob("started-*")))
+        lines = [path.read_text().split() for path in tmp_path.glob("started-*")]
+        pids = [int(pid) for *both, _ in lines for pid in both]
         assert not any(guard.has_ended(pid) for pid in pids)
         run.send_signal(end)
         run.wait(PATIENCE_S)
     wait_until(lambda: all(guard.has_ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
-    folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in begun}
+    folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in lines}
     wait_until(lambda: not any(folder.exists() for folder in folders), lambda: f"there: {folders}")
 
 

@@ -47,7 +47,7 @@ def test_the_manifests_configuration_is_sound() -> None:
         assert word in ended.stdout
 
 
-def test_an_invalid_file_ends_with_1_and_says_where(tmp_path: Path) -> None:
+def test_an_invalid_file_ends_with_1_and_its_place(tmp_path: Path) -> None:
     """One line, with the place in the file."""
     config = write_config(tmp_path, signal="period: 300ms, window: 1s")
     ended = sluice("check", config)
@@ -85,15 +85,15 @@ def test_blindness_is_an_error(tmp_path: Path) -> None:
     with LiveExporter() as exporter:
         exporter.traffic(20)
         few = sluice("check", write_config(tmp_path, page=exporter.url))
-        nobody = sluice("check", write_config(tmp_path, page=exporter.url, robots="nobody"))
-    assert few.returncode == nobody.returncode == 1
+        missing = sluice("check", write_config(tmp_path, page=exporter.url, robots="nobody"))
+    assert few.returncode == missing.returncode == 1
     assert "blind: " in few.stdout
     assert "observations in a window, 100 needed" in few.stdout
-    assert "no series of hubble_flow_latency_seconds for it" in nobody.stdout
+    assert "no series of hubble_flow_latency_seconds for it" in missing.stdout
 
 
 @pytest.mark.parametrize(("bounds", "code"), [((0.0008, 0.0015, 0.0021, 0.01), 0), ((0.005, 0.01, 0.1), 1)])
-def test_coarse_buckets_are_told(tmp_path: Path, bounds: tuple[float, ...], code: int) -> None:
+def test_coarse_buckets_are_reported(tmp_path: Path, bounds: tuple[float, ...], code: int) -> None:
     """A warning if a figure is imprecise, an error if it would be invented."""
     with LiveExporter(bounds=bounds) as exporter:
         exporter.traffic(500)
@@ -102,7 +102,7 @@ def test_coarse_buckets_are_told(tmp_path: Path, bounds: tuple[float, ...], code
     assert ("too coarse" if code else "can be off by 30% of the SLO") in ended.stdout
 
 
-def test_a_page_that_is_none_is_an_error(tmp_path: Path) -> None:
+def test_an_invalid_page_is_an_error(tmp_path: Path) -> None:
     """The server exists, but is not an exporter."""
     with BrokenServer("body", b"busy", "503 Busy") as server:
         ended = sluice("check", write_config(tmp_path, page=server.url))
@@ -110,7 +110,7 @@ def test_a_page_that_is_none_is_an_error(tmp_path: Path) -> None:
     assert "HTTP status 503" in ended.stdout
 
 
-def test_a_bus_that_is_none_is_an_error(tmp_path: Path) -> None:
+def test_another_program_instead_of_the_bus_is_an_error(tmp_path: Path) -> None:
     """Another program listens there."""
     with BrokenServer("garbage") as server:
         ended = sluice("check", write_config(tmp_path, bus=server.url.replace("http", "nats")))

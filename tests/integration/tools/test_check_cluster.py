@@ -53,16 +53,16 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 def cilium(api: ApiServer, **data: str) -> Iterator[None]:
     """Cilium's settings, agent and Relay, as its chart creates them; and volumes for the bus."""
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
-    things: dict[str, dict[str, Any]] = {
+    objects: dict[str, dict[str, Any]] = {
         CLASSES: {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.org/x"},
         SETTINGS: {"metadata": {"name": "cilium-config"}, "data": data},
         SERVICES.format("kube-system"): service("hubble-relay"),
         AGENTS: agent("quay.io/cilium/cilium:v1.18.3"),
     }
-    for path, body in things.items():
+    for path, body in objects.items():
         api.request("POST", path, body)
     yield
-    for path, body in things.items():
+    for path, body in objects.items():
         api.request("DELETE", f"{path}/{body['metadata']['name']}")
 
 
@@ -111,11 +111,11 @@ def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) ->
         assert text in ended.stdout
 
 
-def test_who_may_not_read_is_told_so(apiserver: ApiServer, tmp_path: Path) -> None:
+def test_refused_and_failed_requests_are_reported(apiserver: ApiServer, tmp_path: Path) -> None:
     """A kubeconfig that the server does not accept, and no server at all."""
     refused = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", apiserver.kubeconfig("nobody")))
-    nobody = f"http://127.0.0.1:{free_port()}"
-    away = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", server=nobody))
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    away = sluice("check", "--offline", "--cluster", write_config(tmp_path, "x", server=unreachable))
     assert refused.returncode == away.returncode == 1
     assert "error kubernetes: 401 Unauthorized" in refused.stdout
     assert "error kubernetes: " in away.stdout
@@ -144,10 +144,10 @@ def put_behind_a_service(api: ApiServer, home: str, name: str, port: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("hertz", "told"), [(500, "factory/robot-control jitter "), (20, "observations in a window, 100 needed")]
+    ("hertz", "expected"), [(500, "factory/robot-control jitter "), (20, "observations in a window, 100 needed")]
 )
 def test_what_only_the_cluster_reaches_is_asked_through_its_api(
-    apiserver: ApiServer, tmp_path: Path, hertz: int, told: str
+    apiserver: ApiServer, tmp_path: Path, hertz: int, expected: str
 ) -> None:
     """The exporter's page is behind a Service whose name does not resolve here: enough observations, or too few."""
     home = f"check-through-{hertz}"
@@ -166,7 +166,7 @@ def test_what_only_the_cluster_reaches_is_asked_through_its_api(
         )
         ended = sluice("check", "--cluster", config)
     assert f"Scrape {page} (through the API server): " in ended.stdout, ended.stdout + ended.stderr
-    assert told in ended.stdout, ended.stdout
+    assert expected in ended.stdout, ended.stdout
 
 
 @pytest.mark.prometheus
@@ -193,7 +193,7 @@ def test_a_prometheus_of_the_cluster_is_asked_through_its_api(apiserver: ApiServ
     )
 
 
-def test_a_service_without_anybody_behind_it_is_told_by_its_own_name(apiserver: ApiServer, tmp_path: Path) -> None:
+def test_a_service_without_pods_is_reported_by_its_own_name(apiserver: ApiServer, tmp_path: Path) -> None:
     """The exporter is down: the error names the configured page, not the proxied address."""
     home = "check-nobody"
     with namespace(apiserver, home):

@@ -98,7 +98,7 @@ async def test_at_the_recorded_pace(nats: NatsServer, tmp_path: Path) -> None:
     assert result["seconds"] >= 0.55
 
 
-async def test_nobody_answers(nats: NatsServer, tmp_path: Path) -> None:
+async def test_a_replay_without_answers(nats: NatsServer, tmp_path: Path) -> None:
     """Without a decision service, under the live prefix, or without a bus: a sentence names the problem."""
     file = record(tmp_path / "x", config(), stream(config(), 3))
     code, _, errors = await replay(file, "--nats", nats.url, "--prefix", "sluice")

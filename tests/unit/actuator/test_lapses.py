@@ -32,7 +32,7 @@ def changes(ages: list[float], *, seconds: float = 12.0) -> tuple[int, DesiredLi
     "ages", [[4.6], [4.8], [4.6, 4.7, 4.8], [4.9, 4.55], [4.0, 4.8], [3.2, 4.9, 4.9], [2.0, 4.9, 4.9, 4.9]]
 )
 def test_skew_just_under_the_dead_man_does_not_flap(ages: list[float]) -> None:
-    """Twelve seconds see a few changes at most, where every decision used to make two."""
+    """In twelve seconds there are few changes, not two for every decision."""
     count, desired = changes(ages)
     assert count <= 6
     if min(ages) > 4.5:
@@ -42,7 +42,7 @@ def test_skew_just_under_the_dead_man_does_not_flap(ages: list[float]) -> None:
 
 
 def test_decisions_in_time_are_not_held_back() -> None:
-    """One second of delay is none; after a lapse the first decision in time raises the limit."""
+    """A delay of one second has no effect; after a lapse the first decision in time raises the limit."""
     assert changes([1.0])[0] == 1
     count, desired = changes([1.0] * 6 + [9.0] * 12 + [1.0] * 6)
     assert count == 3
@@ -50,8 +50,8 @@ def test_decisions_in_time_are_not_held_back() -> None:
     assert (desired.order.limit, desired.lapses.why) == (60_000, None)
 
 
-def test_the_reason_says_what_was_decided() -> None:
-    """Reports name the decided limit, and why it is not in force."""
+def test_the_reason_has_the_decided_limit() -> None:
+    """Reports have the decided limit, and the reason why it is not in force."""
     _, desired = changes([4.7])
     reasons = desired.order.reason if desired.order is not None else ""
     assert HELD_BACK in reasons or "no decision for" in reasons

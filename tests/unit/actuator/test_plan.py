@@ -108,7 +108,7 @@ def test_one_action_for_each_cause() -> None:
     assert {write.record.cause for write in plan.writes} == {"rescale", "new-pod"}
 
 
-def test_ids_are_stable_and_tell_actions_apart() -> None:
+def test_ids_are_stable_and_distinguish_actions() -> None:
     """The same plan on the same objects has the same id; another state or another limit has another."""
     first = plan_of(order(60_000), deployment(), pod(1))
     assert first.reasons == plan_of(order(60_000), deployment(), pod(1)).reasons

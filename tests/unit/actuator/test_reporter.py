@@ -73,7 +73,7 @@ async def test_reports_that_name_a_patch_are_all_kept() -> None:
     assert not outbox.owes("a0")
 
 
-async def test_reports_that_name_none_collapse() -> None:
+async def test_reports_without_a_patch_collapse() -> None:
     """For each target and kind only the newest is kept, and the first, which may be in flight."""
     outbox = ActionOutbox()
     for number in range(6):

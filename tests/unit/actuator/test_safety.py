@@ -98,7 +98,7 @@ class Faulty:
         (Unavailable("503"), ["applied", "failed", "applied"]),
     ],
 )
-async def test_restore_says_what_became_of_each_object(error: Exception, outcomes: list[str]) -> None:
+async def test_restore_reports_the_result_for_each_object(error: Exception, outcomes: list[str]) -> None:
     """A deleted Pod is omitted; one that cannot be patched is reported as failed beside the others."""
     assert [back.outcome for back in await restore(Faulty(error), TARGET, dry_run=False)] == outcomes
 

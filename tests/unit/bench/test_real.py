@@ -150,15 +150,15 @@ def test_a_reaction_may_take_two_periods_and_the_drain() -> None:
     assert goal["step, 500 ms signal: reaction, P95"].met is False
 
 
-def test_tables_say_what_was_seen_and_what_was_not_played() -> None:
+def test_tables_show_results_and_missing_runs() -> None:
     """A missed goal is marked; a goal without a run is not met."""
     outcomes = [run(violation_seconds=3), run("demo", contender="proportional", goodput=0.5)]
     lines = summarize_scenarios(outcomes)
-    told = render(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
-    assert "3.00%" in told
-    assert "50.0%" in told
-    assert "NO" in told
-    assert "not measured" in told
+    output = render(scenarios_table(lines), goals_table("Goals", judge_real(lines)))
+    assert "3.00%" in output
+    assert "50.0%" in output
+    assert "NO" in output
+    assert "not measured" in output
 
 
 def test_the_json_has_runs_summary_and_goals_and_can_be_gone_on_from() -> None:

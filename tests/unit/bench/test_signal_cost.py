@@ -21,6 +21,6 @@ def test_the_command_plays_every_source(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     result = CliRunner().invoke(command, ["--steps", "0", "--seeds", "1", "--scenario", "demo", "--json", str(path)])
     assert result.exit_code == 0, result.output
-    told = json.loads(path.read_text(encoding="utf-8"))["signals"]
-    assert set(told) == set(SOURCES)
-    assert all(0 <= one["violation"] <= 1 and one["goodput"] > 0 for one in told.values())
+    costs = json.loads(path.read_text(encoding="utf-8"))["signals"]
+    assert set(costs) == set(SOURCES)
+    assert all(0 <= one["violation"] <= 1 and one["goodput"] > 0 for one in costs.values())

@@ -34,8 +34,8 @@ def test_steps_do_not_overlap_and_meet_every_part_of_a_second() -> None:
 def test_a_lag_is_from_an_edge_to_the_first_sample_that_shows_it() -> None:
     """Samples without data show nothing; an unseen step has no lag."""
     steps = [LatencyStep(10 * S, 20 * S), LatencyStep(30 * S, 40 * S)]
-    told = [(5, False), (11, False), (12, None), (13, True), (20, True), (22, None), (24, False), (29, False)]
-    seen = [ShownSample(at * S, violated, "away" if violated is None else None) for at, violated in told]
+    shown = [(5, False), (11, False), (12, None), (13, True), (20, True), (22, None), (24, False), (29, False)]
+    seen = [ShownSample(at * S, violated, "away" if violated is None else None) for at, violated in shown]
     found = measure_lags(Signal(), steps, seen)
     assert (found.appears, found.vanishes, found.steps) == ([3.0], [4.0], 2)
     assert found.blind == {"away": 2}

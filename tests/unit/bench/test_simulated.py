@@ -33,7 +33,7 @@ def test_learned_is_safe_and_uses_the_bandwidth() -> None:
     assert (learned.per_step or 0) <= 2.0
 
 
-def test_a_learner_that_wants_everything_does_no_more_harm_than_rising_at_the_bound() -> None:
+def test_a_greedy_policy_does_no_more_harm_than_rising_at_the_bound() -> None:
     """The shield bounds the harm, whatever is proposed."""
     greedy, riser = (run(Cell(name, "steady")).steady for name in ("greedy", "riser"))
     assert greedy is not None
@@ -69,10 +69,10 @@ def test_the_command_writes_the_same_file_for_the_same_seeds(tmp_path: Path) -> 
         assert result.exit_code == 0, result.output
     assert "Goals of learned" in result.output
     assert files[0].read_bytes() == files[1].read_bytes()
-    told = json.loads(files[0].read_text(encoding="utf-8"))
-    assert [one["contender"] for one in told["summary"]] == ["learned", "static 20 %"]
-    assert len(told["runs"]) == 4
-    assert told["goals"]["policies as safe that deliver more"]["met"]
+    results = json.loads(files[0].read_text(encoding="utf-8"))
+    assert [one["contender"] for one in results["summary"]] == ["learned", "static 20 %"]
+    assert len(results["runs"]) == 4
+    assert results["goals"]["policies as safe that deliver more"]["met"]
 
 
 def test_other_seeds_give_other_figures() -> None:
@@ -80,7 +80,7 @@ def test_other_seeds_give_other_figures() -> None:
     assert run(Cell("learned", "demo", 3)).steady != run(Cell("learned", "demo", 4)).steady
 
 
-def test_another_pace_is_another_course() -> None:
+def test_another_pace_changes_all_times() -> None:
     """It has another length, and all events have other times."""
     cell = Cell("static 20 %", "demo")
     usual, faster = run(cell).steady, run(cell, pace=1.5).steady
@@ -108,7 +108,7 @@ def test_the_picture_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
     assert "learned" in (tmp_path / "one.svg").read_text(encoding="utf-8")
 
 
-def test_speed_is_told() -> None:
+def test_speed_is_printed() -> None:
     """Three figures are printed, whatever their values on this machine."""
     result = CliRunner().invoke(command, ["--policy", "static 20 %", "--scenario", "demo", "--seeds", "1"])
     assert result.exit_code == 0, result.output

@@ -84,7 +84,7 @@ def test_one_violation_cuts_once() -> None:
     """The shield does not repeat a policy's own cut while the window still contains the violation."""
     controller = Controller(DOMAIN)
     rise = [sample(i) for i in range(10, 20)]
-    late = [sample(20 + i, 0.05) for i in range(4)]  # windows of four periods, all begun before the cut took effect
+    late = [sample(20 + i, 0.05) for i in range(4)]  # windows of four periods, all started before the cut took effect
     decisions = run(controller, *rise, *late)
     assert len({tuple(limits(one)) for one in decisions[-4:]}) == 1
     again = run(controller, *rise, *late, sample(25, 0.05))
@@ -197,7 +197,7 @@ def test_small_rises_add_up_under_the_deadband() -> None:
     assert len(rises) < 60
 
 
-def test_shadow_policies_tell_what_they_would_do() -> None:
+def test_shadow_policies_are_recorded() -> None:
     """Their proposals and limits are recorded beside the live ones, and change nothing."""
     shadowed = Controller(replace(DOMAIN, shadow=("aimd",)))
     with_shadow = run(shadowed, *(sample(i) for i in range(10, 20)))

@@ -136,7 +136,7 @@ def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
     assert max(steps) * 0.5 < 0.002
 
 
-def test_load_to_come_is_left_room() -> None:
+def test_expected_load_is_reserved() -> None:
     """When the critical load rises, best effort falls by as much, and a little more while the rise continues."""
     loop = Loop()
     loop.explore_until_touch()
@@ -147,7 +147,7 @@ def test_load_to_come_is_left_room() -> None:
     assert before - 3_500 < risen <= before - 2_500
 
 
-def test_room_comes_back_only_after_the_peak_was_held() -> None:
+def test_limits_rise_only_after_the_peak_was_held() -> None:
     """A fall of the load is ignored for two seconds."""
     loop = Loop()
     loop.explore_until_touch()
@@ -159,7 +159,7 @@ def test_room_comes_back_only_after_the_peak_was_held() -> None:
     assert [loop.step().budget for _ in range(20)][-1] == pytest.approx(calm, rel=0.02)
 
 
-def test_a_surge_teaches_nothing_about_the_knee() -> None:
+def test_a_surge_does_not_change_the_knee() -> None:
     """The load is higher than expected, which explains the violation."""
     loop = Loop()
     loop.explore_until_touch()
@@ -170,7 +170,7 @@ def test_a_surge_teaches_nothing_about_the_knee() -> None:
     assert loop.memory.knee.total == knee
 
 
-def test_a_host_that_stumbles_teaches_nothing() -> None:
+def test_a_stalled_host_is_ignored() -> None:
     """P95 is above its SLO, but there is no queue and no raise: the limit returns to its former value."""
     loop = Loop()
     loop.explore_until_touch()
@@ -266,7 +266,7 @@ def test_a_burst_that_could_be_followed_adds_the_least() -> None:
 
 
 @pytest.mark.parametrize("end", ["a touch", "a minute"])
-def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
+def test_unrelated_spikes_are_ignored(end: str) -> None:
     """A touch of the knee in between explains them, and after a minute they are forgotten."""
     loop = Loop()
     loop.explore_until_touch()
@@ -284,7 +284,7 @@ def test_spikes_that_do_not_belong_together_teach_nothing(end: str) -> None:
     assert loop.step(violated=True, stress=1.5).reason.startswith("spike")
 
 
-def test_a_stumble_while_the_knee_is_unknown_is_not_the_knee() -> None:
+def test_a_stall_while_the_knee_is_unknown_is_not_the_knee() -> None:
     """Without a queue the knee was not crossed: the search continues."""
     loop = Loop()
     loop.step()
@@ -331,7 +331,7 @@ def test_a_queue_while_the_critical_load_is_not_seen_is_no_measure_of_the_capaci
     assert not [reason for reason in reasons if reason.startswith("a queue stays")]
 
 
-def test_idle_best_effort_teaches_nothing() -> None:
+def test_idle_best_effort_is_ignored() -> None:
     """Without traffic, the limit neither explores nor probes."""
     loop = Loop()
     limits = {loop.step(effort=100).budget for _ in range(200)}
@@ -347,7 +347,7 @@ def test_without_throughput_the_safe_limit_itself_is_learned() -> None:
     assert 65_000 < loop.limit <= 70_000
 
 
-def test_without_the_last_periods_median_the_stress_stands_in() -> None:
+def test_without_the_last_periods_median_the_stress_replaces_it() -> None:
     """A source such as Prometheus measures no median: the knee is still touched, by the P95."""
     loop = Loop()
     for _ in range(100):
@@ -401,7 +401,7 @@ def test_a_queue_just_after_a_rise_of_the_load_is_no_touch() -> None:
     assert loop.memory.knee.total == knee
 
 
-def test_a_rise_to_a_load_that_is_known_teaches_nothing_about_the_knee() -> None:
+def test_a_rise_to_a_known_load_does_not_change_the_knee() -> None:
     """A load that returns within the held peak and breaks an SLO explains the queue by its rise."""
     loop = Loop()
     loop.explore_until_touch()

@@ -110,8 +110,8 @@ def test_a_target_that_nearly_fills_its_limit_keeps_no_other_down(load: int) -> 
 def test_limits_of_one_pod_count_for_all_pods(seed: int) -> None:
     """Three replicas with a limit each, which idle for a while, are as safe as with one limit for all."""
     idle = (Event(at=100.3, loads={TELEMETRY: 0}), Event(at=250.7, loads={TELEMETRY: None}))
-    for course in (SCENARIOS["step"], replace(CALM, seconds=330, events=idle)):
-        scenario = replace(course, apps=Apps(targets=(TargetApp(TELEMETRY, replicas=3),))).shift(seed)
+    for base in (SCENARIOS["step"], replace(CALM, seconds=330, events=idle)):
+        scenario = replace(base, apps=Apps(targets=(TargetApp(TELEMETRY, replicas=3),))).shift(seed)
         domain = scenario.domain()
         each = (replace(domain.targets[0], scope="per-pod", max=Rate(40_000), fail_safe=Rate(13_000)),)
         domain = replace(domain, targets=each)

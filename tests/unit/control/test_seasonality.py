@@ -54,7 +54,7 @@ def test_a_cycle_that_ends_is_no_longer_trusted() -> None:
     assert not play(loads, peak=70_000.0).trusted
 
 
-def test_a_long_gap_begins_anew() -> None:
+def test_a_long_gap_resets_the_season() -> None:
     """After an outage of minutes the earlier phase is unreliable."""
     season = play([cycle(second) for second in range(200)])
     assert len(follow_season(season, 1.0, 1.0, 5_000 * SECOND, SCALE).bins) == 1

@@ -193,7 +193,7 @@ def test_udp_that_relay_held_back_was_not_silent() -> None:
         assert (pair is None) == (number > 0)
 
 
-def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
+def test_udp_is_not_trusted_before_its_node_was_observed_for_long_enough() -> None:
     """A new stream's flows may be late: events before a node's first one are unknown."""
     pairing = table()
     pairing.mark_interrupted()
@@ -205,7 +205,7 @@ def test_udp_is_not_trusted_before_its_node_was_heard_for_long_enough() -> None:
     assert feed(pairing, udp(TO_NETWORK, 7 * S), udp(TO_ENDPOINT, 7 * S + MS, answer=True))
 
 
-def test_udp_of_a_node_whose_clock_was_set_back_is_heard_anew() -> None:
+def test_udp_of_a_node_whose_clock_was_set_back_is_observed_again() -> None:
     """Trust restarts at once, not only when the old time is reached again."""
     pairing = table()
     pairing.mark_interrupted()

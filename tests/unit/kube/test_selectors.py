@@ -20,7 +20,7 @@ REQUIREMENTS = st.one_of(
 
 
 @given(equal=st.dictionaries(NAMES, VALUES), others=st.lists(REQUIREMENTS), labels=st.dictionaries(NAMES, VALUES))
-def test_a_query_means_what_the_selector_says(
+def test_a_query_matches_as_its_selector(
     equal: dict[str, str], others: list[Requirement], labels: dict[str, str]
 ) -> None:
     """Query and selector match the same objects, whatever their labels."""

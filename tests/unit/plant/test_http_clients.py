@@ -35,7 +35,7 @@ class _Page(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def test_a_server_that_is_slower_than_the_pace_is_asked_on() -> None:
+def test_a_server_slower_than_the_pace_still_gets_requests() -> None:
     """A late page is followed by the next one; the reader does not stop."""
     with _Slow() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

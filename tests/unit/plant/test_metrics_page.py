@@ -37,7 +37,7 @@ def test_the_sampler_finds_every_workload_on_the_page() -> None:
     assert counts[-1] > 200
 
 
-def test_a_blind_page_says_why() -> None:
+def test_a_blind_page_has_a_reason() -> None:
     """A scenario's outage is an error with a reason for the scraper."""
     with MetricsPage([]) as page:
         page.blind = "the exporter does not answer"

@@ -37,7 +37,7 @@ def test_the_script_makes_every_namespace() -> None:
     assert script.count("congctl cubic") == len(pods(Parameters()))
 
 
-def test_the_queue_holds_as_many_bytes_as_its_delay_says() -> None:
+def test_the_queue_size_matches_its_delay() -> None:
     """100 ms at 100 Mbit/s are 1.25 MB, which stay when the capacity changes."""
     parameters = Parameters(capacity=100_000, fifo=0.1)
     assert bottleneck(parameters, 50_000) == [

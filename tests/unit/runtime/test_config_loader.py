@@ -192,7 +192,7 @@ def spoil(tree: Any, draw: Callable[[Any], Any]) -> None:
 
 
 @given(st.data())
-def test_whatever_is_wrong_is_said_without_words_of_python(data: st.DataObject) -> None:
+def test_mistakes_are_reported_without_words_of_python(data: st.DataObject) -> None:
     """Every undecodable file has a mistake with a line, in the file's own terms."""
     tree = yaml.safe_load(FULL)
     for _ in range(data.draw(st.integers(1, 3))):

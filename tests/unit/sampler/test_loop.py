@@ -75,7 +75,7 @@ class ManualSource:
         """Wait for the delay, then answer.
 
         Raises:
-            NoData: when it has been told a reason.
+            NoData: when it has a reason.
         """
         self.asked.append(end)
         await self.clock.sleep(self.takes)
@@ -170,7 +170,7 @@ async def test_a_small_delay_is_still_the_same_window() -> None:
     assert await rig.run(4) == ends(2, 4)
 
 
-async def test_a_clock_that_is_set_back_waits_and_says_so() -> None:
+async def test_a_clock_that_is_set_back_is_awaited_and_reported() -> None:
     """No window end repeats or goes back; /readyz shows what the sampler waits for."""
     rig = Rig()
     seen: list[dict[str, str]] = []
@@ -208,7 +208,7 @@ async def test_a_clock_that_leaps_ahead_and_back_silences_nothing() -> None:
     assert "clock" not in rig.health.problems
 
 
-async def test_a_source_without_data_makes_samples_that_say_so() -> None:
+async def test_a_source_without_data_makes_samples_with_the_reason() -> None:
     """Every domain gets one, with the reason; /readyz has it too; recovery clears both."""
     rig = Rig()
     rig.source.failure = "connection refused"

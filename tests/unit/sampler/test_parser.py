@@ -105,7 +105,7 @@ OPEN = f"{HISTOGRAM}# EOF\n"
     ],
 )
 def test_a_page_may_be_written_in_many_ways(text: str) -> None:
-    """Spaces, tabs, commas, notations of a number, quoted names: the same series, with the same counts."""
+    """Spaces, tabs, commas, number notations and quoted names give the same series with the same counts."""
     assert reader().read(text.encode()).counters == {
         CounterSeries("latency", "factory/robot", NAMED, (0.001, 0.002)): THREE
     }
@@ -124,7 +124,7 @@ def test_a_page_may_be_written_in_many_ways(text: str) -> None:
     ],
 )
 def test_openmetrics_has_exemplars(text: str) -> None:
-    """An exemplar's value is never the bucket's."""
+    """An exemplar's value is never read as the bucket's."""
     counters = reader().read(text.encode(), openmetrics=True).counters
     assert list(counters.values()) == [THREE]
 
@@ -144,14 +144,14 @@ def test_openmetrics_has_exemplars(text: str) -> None:
     ],
 )
 def test_openmetrics_is_strict(text: str, why: str) -> None:
-    """One space, an end, and no comments of one's own."""
+    """It requires single spaces and an end, and allows no other comments."""
     with pytest.raises(MalformedPage, match=why):
         reader().read(text.encode(), openmetrics=True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1000])
 def test_a_page_may_come_in_pieces(size: int) -> None:
-    """Wherever the network cuts it."""
+    """The network may cut it anywhere."""
     for text, openmetrics in ((HISTOGRAM, False), (OPEN, True)):
         data = text.encode()
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -168,13 +168,13 @@ def test_a_page_may_come_in_pieces(size: int) -> None:
     ],
 )
 def test_a_series_that_is_shown_twice_differently_is_a_fault(series: str, again: str) -> None:
-    """Nobody knows which of the two is meant."""
+    """It is unknown which of the two is meant."""
     text = f"{HISTOGRAM}hubble_flow_lost_total{{{ROBOT}}} 2\n{series} {again}\n"
     assert "twice" in reader().read(text.encode()).faults["factory/robot"]
 
 
 def test_bytes_that_are_shown_twice_differently_are_unsettled() -> None:
-    """The latency beside them is none the worse."""
+    """The latency beside them is not affected."""
     sent = 'container_network_transmit_bytes_total{namespace="factory",pod="upload-5d4-abcde"} '
     page = reader().read(f"{HISTOGRAM}{sent}1\n{sent}2\n".encode())
     assert page.unsettled == {"factory/upload"}
@@ -182,7 +182,7 @@ def test_bytes_that_are_shown_twice_differently_are_unsettled() -> None:
 
 
 def test_names_in_quotation_marks_may_hold_anything() -> None:
-    """As the names of OpenTelemetry do."""
+    """OpenTelemetry has such names."""
     signal = Signal(metric="k8s.rtt", labels={"namespace": "k8s.namespace.name", "workload": "k8s.deployment.name"})
     text = "".join(
         f'{{"k8s.rtt_bucket","k8s.namespace.name"="factory","k8s.deployment.name"="robot",le="{le}"}} {count}\n'
@@ -192,14 +192,14 @@ def test_names_in_quotation_marks_may_hold_anything() -> None:
 
 
 def test_lines_to_keep_are_bounded() -> None:
-    """A page with more series of the workloads than agreed is refused, not kept."""
+    """A page with more series of the workloads than configured is refused."""
     small = PageReader(Workloads(metric_names(Signal()), ("factory/robot",), ()), max_lines=2)
     with pytest.raises(MalformedPage, match="more than 2 lines"):
         small.read(HISTOGRAM.encode())
 
 
 def test_a_line_without_end_is_refused() -> None:
-    """Memory is bounded whatever comes."""
+    """Memory is bounded for any input."""
     with pytest.raises(MalformedPage, match="a line of more than"):
         reader().read_chunks(b"x" * 65536 for _ in range(100))
 

@@ -26,7 +26,7 @@ def test_one_query_asks_for_all_workloads() -> None:
     assert texts["lost"] == f"sum by (namespace, workload) (increase(hubble_flow_lost_total{{{select}}}[5000ms]))"
     assert texts["throughput"] == (
         "sum by (namespace, pod, workload) "
-        '(rate(container_network_transmit_bytes_total{namespace=~"batch|factory|other"}[5000ms]))'
+        '(rate(container_network_transmit_bytes_total{namespace=~"batch|factory|other",interface=~"eth0|"}[5000ms]))'
     )
 
 

@@ -49,7 +49,7 @@ def test_old_data_adds_to_the_lag(name: str) -> None:
     assert lag.vanishes == pytest.approx(57 + 0.5 + kind.delay(signal))
 
 
-async def test_a_source_without_history_says_so() -> None:
+async def test_a_source_without_history_is_declared() -> None:
     """A page has the present only."""
     kind = source_class("scrape")
     workloads = Workloads(metric_names(Signal()), ["factory/robot"], [])

@@ -24,7 +24,7 @@ def after(*pages: ScrapedPage) -> PageWindow:
     return history
 
 
-def test_one_page_says_nothing() -> None:
+def test_one_page_gives_no_increase() -> None:
     """A counter's value alone is no rate."""
     assert after(page({ROBOT: (5, 9)})).increases() == {}
 
@@ -37,13 +37,13 @@ def test_increase_is_from_the_first_page_of_the_window_to_the_last() -> None:
 
 
 def test_a_reset_counts_from_zero() -> None:
-    """The exporter restarted: what was counted before and what was counted since are both in the window."""
+    """The exporter restarted: counts from before and after the restart are both in the window."""
     history = after(page({ROBOT: (5, 10)}), page({ROBOT: (7, 15)}), page({ROBOT: (2, 3)}))
     assert history.increases()[ROBOT].counts == [4, 8]
 
 
 def test_a_reset_is_one_of_the_whole_histogram() -> None:
-    """A bucket that has already counted more than before the restart counts from zero, as the others do."""
+    """A bucket with more counts than before the restart also counts from zero, as the others do."""
     history = after(page({ROBOT: (5, 90)}), page({ROBOT: (5, 100)}), page({ROBOT: (10, 10)}))
     assert history.increases()[ROBOT].counts == [10, 20]
 
@@ -96,7 +96,7 @@ def test_whom_the_newest_page_named_stays_known() -> None:
     assert history.workloads("throughput") == set()
 
 
-def test_a_gap_longer_than_the_window_starts_anew() -> None:
+def test_a_gap_longer_than_the_window_resets_it() -> None:
     """Counters from before the gap do not count in the window after it."""
     history = after(page({ROBOT: (1, 1)}), page({ROBOT: (2, 2)}))
     history.add(100, 100e-9, page({ROBOT: (50, 50)}))
@@ -110,14 +110,14 @@ def test_pages_that_only_look_recent_are_dropped() -> None:
     assert history.increases() == {}
 
 
-def test_time_is_the_clocks_unless_the_page_says_when_it_counted() -> None:
+def test_time_is_the_clocks_unless_the_page_has_timestamps() -> None:
     """The kubelet counts every ten seconds, with a timestamp: between two counts there is no rate."""
     history = after(page({SENT: (100,)}), page({SENT: (300,)}), page({SENT: (500,)}))
     assert abs(history.increases()[SENT].seconds - 2e-9) < 1e-15
     same = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (100,)}, {SENT: 5000}))
     assert same.increases()[SENT].seconds == 0
-    anew = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (300,)}, {SENT: 7500}))
-    assert anew.increases()[SENT].seconds == 2.5
+    recounted = after(page({SENT: (100,)}, {SENT: 5000}), page({SENT: (300,)}, {SENT: 7500}))
+    assert recounted.increases()[SENT].seconds == 2.5
 
 
 def test_increases_over_two_pages_are_those_of_the_newest_page() -> None:
@@ -129,8 +129,8 @@ def test_increases_over_two_pages_are_those_of_the_newest_page() -> None:
     assert after(page({SENT: (1,)})).increases(2) == {}
 
 
-def test_increases_take_the_time_from_the_page_where_it_says_when_it_counted() -> None:
-    """Millisecond stamps of the last two pages."""
+def test_increases_use_the_pages_timestamps() -> None:
+    """Millisecond timestamps of the last two pages."""
     history = after(
         page({SENT: (1,)}, {SENT: 1000}), page({SENT: (5,)}, {SENT: 1500}), page({SENT: (9,)}, {SENT: 1750})
     )

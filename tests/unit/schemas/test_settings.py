@@ -75,7 +75,7 @@ def test_bounds_belong_to_the_range() -> None:
     assert Outer(3, maybe=None).maybe is None
 
 
-def test_a_description_holds_what_the_declaration_says() -> None:
+def test_a_description_matches_the_declaration() -> None:
     """Type, unit, default, range and meaning, each as text."""
     required, wait, maybe, inner, names = describe(Outer)
     assert (required.kind, required.unit, required.default, required.minimum, required.maximum, required.meaning) == (

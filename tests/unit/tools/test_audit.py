@@ -88,7 +88,7 @@ def test_a_dropped_message(sound: Lines, kind: str) -> None:
 
 
 @pytest.mark.parametrize("n", [10, 100, 200])
-def test_a_dropped_action_leaves_a_limit_that_nobody_set(sound: Lines, n: int) -> None:
+def test_a_dropped_action_leaves_a_limit_without_a_cause(sound: Lines, n: int) -> None:
     """This works without a gap in the sequences: the next action finds a limit that no action left."""
     at = nth(sound, "action", n)
     lost = decode_message(sound.pop(at))
@@ -439,7 +439,7 @@ def test_a_configuration_of_something_else(sound: Lines) -> None:
     assert [one.rule for one in audit.finish().breaches] == ["decision"]
 
 
-def test_a_restored_target_is_told(sound: Lines) -> None:
+def test_a_restored_target_is_noted(sound: Lines) -> None:
     """Afterwards nothing is due on the target, and any limit is valid until Sluice sets one again."""
     at = nth(sound, "action", 100)
     target = getattr(decode_message(sound[at]), "target", "")

@@ -24,7 +24,7 @@ def config(signal: Signal | None = None, domain: Domain | None = None, exporter:
     return Config(domains=(domain or usual,), signal=signal or Signal(), exporter=exporter)
 
 
-def test_a_sound_configuration_has_nothing_to_say_about() -> None:
+def test_a_sound_configuration_gives_no_advice() -> None:
     """There is no warning without a cause."""
     assert advise(config(), measured=False) == []
 
@@ -48,21 +48,21 @@ def test_a_sound_configuration_has_nothing_to_say_about() -> None:
         (Signal(preset="netobserv", lost="x"), "buckets", "netobserv comes with, the SLO of 2 ms"),
     ],
 )
-def test_what_is_unwise_in_a_signal_is_told(signal: Signal, where: str, what: str) -> None:
+def test_unwise_signals_are_reported(signal: Signal, where: str, what: str) -> None:
     """The warning names the setting and its cost."""
     findings = {finding.where: finding for finding in advise(config(signal), measured=False)}
     assert what in findings[where].what
     assert findings[where].level == "warning"
 
 
-def test_what_the_source_shows_is_not_guessed_about() -> None:
+def test_measured_workloads_get_no_advice() -> None:
     """If every workload is measured, no advice to enable a feature is needed."""
     blind = config(exporter=Exporter())
     assert "blind unless it is probed" in advise(blind, measured=False)[0].what
     assert advise(blind, measured=True) == []
 
 
-def test_what_is_unwise_in_a_domain_is_told() -> None:
+def test_unwise_domains_are_reported() -> None:
     """Too few observations for a P95, and a dead-man time that is too short."""
     domain = Domain(
         name="cell",
@@ -85,7 +85,7 @@ def test_lag_adds_up_what_a_step_waits_for() -> None:
 
 
 @pytest.mark.parametrize(("observations", "level"), [(99, "error"), (102, "warning"), (120, None)])
-def test_a_window_with_just_enough_says_that_others_have_too_few(observations: int, level: str | None) -> None:
+def test_a_window_with_just_enough_is_reported(observations: int, level: str | None) -> None:
     """One measured window does not prove the next."""
     robot = Critical(workload="robot")
     measure = CriticalMeasure(robot.key, jitter=0.001, p95=0.0015, observations=observations, lost=0.0, throughput=1)

@@ -225,9 +225,7 @@ def no_volumes(tree: dict[str, Any]) -> None:
         (foreign_owner, "warning", "is 7M already, set by kubectl-edit: Sluice takes it over and remembers it"),
     ],
 )
-def test_each_thing_that_is_wrong_is_found_alone(
-    broken: Callable[[dict[str, Any]], None], level: str, words: str
-) -> None:
+def test_each_fault_is_found_alone(broken: Callable[[dict[str, Any]], None], level: str, words: str) -> None:
     """One finding, of the right level, that names the object and the remedy."""
     tree = cluster()
     broken(tree)
@@ -243,7 +241,7 @@ def of_upload(tree: dict[str, Any]) -> list[Finding]:
     return found
 
 
-def test_what_is_said_of_a_value_is_what_the_actuator_does() -> None:
+def test_advice_on_a_value_matches_the_actuator() -> None:
     """A value from before Sluice is kept for ``restore``.  Set again it pauses; removed it resumes.
 
     The actuator's own plan and judgement, on the very object that the check reads.
@@ -293,15 +291,15 @@ def test_a_tool_that_would_set_the_value_again_is_named(*, again: bool) -> None:
     assert found.what.endswith(f"Flux manages it: take {BANDWIDTH} out of its source, or it is set again")
 
 
-@pytest.mark.parametrize(("others", "told"), [("store", False), ("upload", True)])
-def test_unknown_peers_that_something_is_kept_away_from(*, others: str, told: bool) -> None:
+@pytest.mark.parametrize(("others", "reported"), [("store", False), ("upload", True)])
+def test_unknown_peers_with_anti_affinity(*, others: str, reported: bool) -> None:
     """The advice was already followed; replicas with anti-affinity among themselves only say nothing about peers."""
     tree = cluster()
     unknown_peers(tree)
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": others}}}
     anti = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     tree["deployments"]["floor/upload"]["spec"]["template"]["spec"]["affinity"] = anti
-    assert ["peers unknown" in one.what for one in of_upload(tree)] == [True] * told
+    assert ["peers unknown" in one.what for one in of_upload(tree)] == [True] * reported
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why
         ("check nowhere.yaml", ExitCode.FINDING, "nowhere.yaml"),
     ],
 )
-def test_the_exit_code_says_how_a_command_ended(
+def test_exit_codes_of_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: ExitCode, why: str
 ) -> None:
     """All commands share one table, which the documentation shows."""

@@ -35,7 +35,7 @@ def find_violation() -> Decision:
     return next(one for one in decisions if one.violated and one.targets[0].rule == "cut")
 
 
-def test_it_tells_measurement_proposal_rule_patch_and_times() -> None:
+def test_it_shows_measurement_proposal_rule_patch_and_times() -> None:
     """Measurement and SLO, proposal, rule, patch, and the duration of each."""
     decision = find_violation()
     sample = next(
@@ -70,7 +70,7 @@ def test_it_is_found_by_its_sample_or_its_domain() -> None:
     assert last[0] == changes[-1]
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_missing_messages_are_reported() -> None:
     """It reports a missing sample, earlier decision, action or configuration instead of guessing."""
     decision = find_violation()
     at = next(i for i, line in enumerate(LINES) if decode_message(line) == decision)
@@ -91,7 +91,7 @@ def test_a_tampered_decision_is_not_confirmed() -> None:
     assert "another one; see sluice audit" in explain_text(decision.id, [*LINES[:at], line, *LINES[at + 1 :]])
 
 
-def test_a_fault_is_told() -> None:
+def test_a_fault_is_shown() -> None:
     """A policy that was skipped is named with the reason."""
     decision = find_violation()
     at = next(i for i, line in enumerate(LINES) if decode_message(line) == decision)
@@ -119,7 +119,7 @@ def test_the_command_reads_a_recording(tmp_path: Path) -> None:
     assert done.stdout == explain_text(decision.id) + "\n"
 
 
-def test_what_was_set_without_a_decision_is_told() -> None:
+def test_a_limit_set_without_a_decision_is_shown() -> None:
     """A fail-safe limit after the last decision is shown."""
     old = next(line for line in reversed(LINES) if line.kind == "action")
     action = decode_message(old)

@@ -51,7 +51,7 @@ def test_policies_and_configurations_side_by_side(recording: Path) -> None:
     assert "cannot tell" in json.loads(done.stdout)["note"]
 
 
-def test_limits_for_each_pod_are_told(tmp_path: Path) -> None:
+def test_limits_for_each_pod_are_marked(tmp_path: Path) -> None:
     """Their sum over the targets differs from the rate of all replicas."""
     of = config()
     targets = tuple(structs.replace(target, scope="per-pod") for target in of.domains[0].targets)
@@ -75,7 +75,7 @@ def test_policies_are_not_for_a_bus(recording: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("replay",), ("replay", "--every-policy"), ("audit",)])
-def test_nothing_is_not_passed_off_as_success(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_an_empty_replay_is_no_success(tmp_path: Path, command: tuple[str, ...]) -> None:
     """A recording without a message, a misspelt name or a prefix never ends with success."""
     done = sluice(*command, record(tmp_path / "empty", config(), iter([])))
     assert done.returncode == 1
@@ -101,7 +101,7 @@ def test_an_unknown_domain_is_an_error(recording: Path, command: tuple[str, ...]
         ("audit --since 1860-01-01T00:00Z", "is before 1970"),
     ],
 )
-def test_what_is_typed_wrong_is_told(recording: Path, command: str, why: str) -> None:
+def test_wrong_arguments_are_reported(recording: Path, command: str, why: str) -> None:
     """The error is a sentence with exit code 2, as documented."""
     done = sluice(*(str(recording) if word == "FILE" else word for word in command.split()))
     assert done.returncode == 2

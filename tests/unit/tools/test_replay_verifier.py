@@ -112,7 +112,7 @@ def test_a_fault_is_an_input(replay: Replay) -> None:
     assert (tally.identical, tally.different) == (100, 0)
 
 
-def test_a_changed_decision_is_found_and_stands_for_itself(replay: Replay) -> None:
+def test_a_changed_decision_is_found_without_affecting_others(replay: Replay) -> None:
     """A decision that does not follow from its sample is listed with the difference; later ones are not affected."""
     lines = list(stream(config(), COUNT))
     at = 101
@@ -283,7 +283,7 @@ def test_a_domain_that_is_not_configured(tmp_path: Path) -> None:
     assert tallies["cell-0"].identical == 5
 
 
-def test_a_sample_that_is_none(tmp_path: Path) -> None:
+def test_an_unreadable_sample(tmp_path: Path) -> None:
     """An unreadable sample is named with its line, and nothing else is lost."""
     lines = list(stream(config(), 5))
     lines.insert(4, build_message("sample", "sluice.sample.v1.cell-0", 99, BEGIN, {}, b'{"domain":"cell-0"}'))
@@ -332,7 +332,7 @@ def test_half_a_decision_differs(tmp_path: Path) -> None:
     assert tally.identical + tally.given == 39
 
 
-def test_another_version_of_the_policy_is_said(tmp_path: Path) -> None:
+def test_another_version_of_the_policy_is_reported(tmp_path: Path) -> None:
     """Differences from a recording under another version of the policy are explained beforehand."""
     reader = RecordingReader(record(tmp_path / "x", config(), stream(config(), 5)))
     reader.header = structs.replace(reader.header, policies={"cell-0": "proportional/0"})

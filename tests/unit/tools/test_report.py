@@ -91,17 +91,17 @@ def test_how_long_an_answer_took() -> None:
     """From the end of the first window over an SLO to the patch that lowers a limit."""
     lines = list(stream(config(), COUNT, actions=True))
     facts, _ = gather(lines, config())
-    spells = [spell for spell in facts.domains[0].broken.kept if spell.response is not None]
-    assert spells
-    assert all(26_000_000 <= (spell.response or 0) < 27_000_000 for spell in spells)
+    violations = [one for one in facts.domains[0].broken.kept if one.response is not None]
+    assert violations
+    assert all(26_000_000 <= (one.response or 0) < 27_000_000 for one in violations)
 
 
 def test_a_single_window_lasts_as_long_as_a_period() -> None:
     """Several windows last from the beginning of the first to the end of the last."""
     facts, _ = gather(list(stream(config(), COUNT, actions=True)), config())
     kept = list(facts.domains[0].broken.kept)
-    assert {spell.duration for spell in kept if spell.windows == 1} == {PERIOD}
-    assert all(spell.duration >= spell.windows * PERIOD for spell in kept)
+    assert {one.duration for one in kept if one.windows == 1} == {PERIOD}
+    assert all(one.duration >= one.windows * PERIOD for one in kept)
     assert "0 ms" not in re.findall(r'class="n">([^<]*)</td>', make_page(list(stream(config(), COUNT)), config()))
 
 
@@ -143,7 +143,7 @@ def test_verdicts(violated: int, blind: int, mood: str) -> None:
     assert judge([one])[0] == mood
 
 
-def test_the_page_says_it() -> None:
+def test_the_content_of_the_page() -> None:
     """Summary, tables of violations and of gaps, reasons and the audit are on the page, in words."""
     lines = list(stream(config(), COUNT, actions=True))
     text = words(make_page(lines, config(), ("line 7: cut",)))

@@ -36,7 +36,7 @@ def last(status: BusStatus, domain: str = "cell-0") -> tuple[Sample, Decision]:
     return found.sample, found.decision
 
 
-def test_latency_stands_beside_its_slo_and_limits_beside_goodput() -> None:
+def test_latency_is_beside_its_slo_and_limits_beside_goodput() -> None:
     """Jitter, P95 and SLO, limit and goodput, the last action and the last reason are shown."""
     status = fill_status(config())
     sample, decision = last(status)
@@ -81,7 +81,7 @@ def test_it_fits_narrow_and_low_screens() -> None:
         assert len(lines) <= size[1]
 
 
-def test_silence_blindness_and_trouble_are_said() -> None:
+def test_silence_blindness_and_trouble_are_shown() -> None:
     """No decision yet, no message for a while, no data, dead letters and a lost bus each show."""
     status = BusStatus(config(2).domains)
     assert "nothing decided yet" in render(status)
