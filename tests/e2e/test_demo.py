@@ -96,7 +96,7 @@ def test_the_demo_keeps_the_slo_and_its_last_commands_work(tmp_path: Path) -> No
     assert free["violation"] > 0.8
     assert learned["violation"] < 0.15
     # On a starved machine data comes late, and never raises a limit; `make bench-policies` measures the goodput.
-    assert learned["share"] > 0.25
+    assert learned["share"] > 0.1
     assert min(learned["critical_throughput"].values()) > 0.9
     assert proportional["violation"] < 0.4
     assert proportional["share"] > 0.25
