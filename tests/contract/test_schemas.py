@@ -62,9 +62,11 @@ def in_order(message: Any) -> Any:
     """The same message in this version, with times that do not contradict each other."""
     message = msgspec.structs.replace(message, v=1)
     if isinstance(message, messages.Sample):
-        return msgspec.structs.replace(message, start=min(message.start, message.end - 1))
+        end = max(message.end, 1 - 2**62)
+        return msgspec.structs.replace(message, start=min(message.start, end - 1), end=end)
     if isinstance(message, messages.Decision):
-        return msgspec.structs.replace(message, expires=max(message.expires, message.end + 1))
+        end = min(message.end, 2**62 - 1)
+        return msgspec.structs.replace(message, expires=max(message.expires, end + 1), end=end)
     return message
 
 
