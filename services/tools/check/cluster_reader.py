@@ -7,6 +7,7 @@ kubeconfig of the installing user.
 import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,8 +44,15 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     keys = {critical.key for domain in config.domains for critical in domain.critical}
     keys |= {target.key for domain in config.domains for target in domain.targets}
     namespaces = sorted({key.partition("/")[0] for key in keys})
-    cilium = await _fetch(api, "/api/v1/namespaces/kube-system/configmaps/cilium-config")
-    agent = await _fetch(api, "/apis/apps/v1/namespaces/kube-system/daemonsets/cilium")
+    home = "kube-system"
+    cilium = await _fetch(api, f"/api/v1/namespaces/{home}/configmaps/cilium-config")
+    if cilium is None:
+        # Cilium may be installed into any namespace; who may not look into all of them sees the usual one only.
+        with suppress(Rejected):
+            found = (await _fetch(api, "/api/v1/configmaps?fieldSelector=metadata.name%3Dcilium-config"))["items"]
+            if found:
+                cilium, home = found[0], found[0]["metadata"]["namespace"]
+    agent = await _fetch(api, f"/apis/apps/v1/namespaces/{home}/daemonsets/cilium")
     deployments = await _list_items(api, "apis/apps/v1", namespaces, "deployments")
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
     wide = await _fetch(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
@@ -63,6 +71,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         pods=await _list_items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
+        cilium_namespace=home,
         volumes=volumes,
         absent=await _find_absent_services(api, config),
         left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),

@@ -46,7 +46,7 @@ class ClusterObjects(Struct, frozen=True):
     """The objects that the findings rest on."""
 
     cilium: Mapping[str, str] | None
-    """Data of the ConfigMap ``kube-system/cilium-config``; None where there is none."""
+    """Data of the ConfigMap ``cilium-config``; None where there is none."""
     nodes: Sequence[Object]
     deployments: Mapping[str, Object]
     """By ``namespace/name``, those that the configuration names and that exist."""
@@ -56,6 +56,8 @@ class ClusterObjects(Struct, frozen=True):
     """CiliumNetworkPolicies of those namespaces, and the clusterwide ones."""
     agent: str | None = None
     """The image of Cilium's agent, where it runs as its chart has it."""
+    cilium_namespace: str = "kube-system"
+    """Where Cilium is installed."""
     volumes: bool = True
     """Whether there is a default StorageClass, or the bus needs none."""
     absent: Mapping[str, tuple[str, str]] = {}
@@ -95,21 +97,32 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
 
 
 def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
-    where = "kube-system/cilium-config"
-    if cluster.cilium is None:
-        yield Finding("error", where, "not found: without Cilium nothing enforces the annotation")
+    """Check Cilium's settings, and every known combination of them in which limits silently do nothing."""
+    where, settings = f"{cluster.cilium_namespace}/cilium-config", cluster.cilium
+    if settings is None:
+        yield Finding("error", where, "not found in any namespace: without Cilium nothing enforces the annotation")
         return
-    if cluster.cilium.get("enable-bandwidth-manager") != "true":
+    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
+    release = (int(version[1]), int(version[2])) if version is not None else None
+    if settings.get("enable-bandwidth-manager") != "true":
         text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
         yield Finding("error", where, text)
-    if cluster.cilium.get("enable-ipsec") == "true":
+    if settings.get("enable-ipsec") == "true":
         yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
-    if cluster.cilium.get("enable-hubble") != "true":
+    if settings.get("enable-wireguard") == "true":
+        text = "WireGuard is on: some versions of Cilium do not limit its traffic (cilium#22203), so measure one pod"
+        yield Finding("warning", where, text)
+    if settings.get("kube-proxy-replacement") in ("false", "disabled") and release in (None, (1, 17)):
+        text = "kube-proxy replacement is off: with Cilium 1.17 limits may silently do nothing (cilium#39167)"
+        yield Finding("warning", where, f"{text}; Helm value kubeProxyReplacement=true")
+    if devices := settings.get("devices"):
+        text = f"only traffic that leaves by {devices} is limited: pods that use another device are not"
+        yield Finding("warning", where, text)
+    if settings.get("enable-hubble") != "true":
         yield Finding("warning", where, "Hubble is off: the exporter sees probes only (Helm value hubble.enabled=true)")
-    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
-    if version is not None and (int(version[1]), int(version[2])) < _PRIORITY_CILIUM:
+    if release is not None and release < _PRIORITY_CILIUM:
         text = f"{cluster.agent} is older than 1.17: limits work, packet priorities ({PRIORITY}) do not"
-        yield Finding("warning", "kube-system/cilium", text)
+        yield Finding("warning", f"{cluster.cilium_namespace}/cilium", text)
 
 
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:

@@ -17,10 +17,10 @@ from tests.support.prometheus_server import PrometheusServer
 
 pytestmark = pytest.mark.apiserver
 
-SETTINGS = "/api/v1/namespaces/kube-system/configmaps"
+SETTINGS = "/api/v1/namespaces/{}/configmaps"
 SERVICES = "/api/v1/namespaces/{}/services"
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
-AGENTS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+AGENTS = "/apis/apps/v1/namespaces/{}/daemonsets"
 LIMITED = {"kubernetes.io/egress-bandwidth": "2M", "bandwidth.cilium.io/priority": "bestEffort"}
 
 
@@ -50,14 +50,14 @@ def namespace(api: ApiServer, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def cilium(api: ApiServer, **data: str) -> Iterator[None]:
-    """Cilium's settings, agent and Relay, as its chart creates them; and volumes for the bus."""
+def cilium(api: ApiServer, home: str = "kube-system", **data: str) -> Iterator[None]:
+    """Cilium's settings, agent and Relay, as its chart creates them in a namespace; and volumes for the bus."""
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     objects: dict[str, dict[str, Any]] = {
         CLASSES: {"metadata": {"name": "standard", "annotations": default}, "provisioner": "example.org/x"},
-        SETTINGS: {"metadata": {"name": "cilium-config"}, "data": data},
+        SETTINGS.format(home): {"metadata": {"name": "cilium-config"}, "data": data},
         SERVICES.format("kube-system"): service("hubble-relay"),
-        AGENTS: agent("quay.io/cilium/cilium:v1.18.3"),
+        AGENTS.format(home): agent("quay.io/cilium/cilium:v1.18.3"),
     }
     for path, body in objects.items():
         api.request("POST", path, body)
@@ -90,6 +90,20 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of the configured workloads" in ended.stdout
     assert "nothing found" in ended.stdout
+
+
+def test_cilium_in_a_namespace_of_its_own_is_found(apiserver: ApiServer, tmp_path: Path) -> None:
+    """Its settings are read where it is: a fault in them is named with that namespace."""
+    off = {"enable-bandwidth-manager": "false", "enable-hubble": "true"}
+    path = write_config(tmp_path, "check-elsewhere", apiserver.kubeconfig())
+    with (
+        namespace(apiserver, "cilium-system"),
+        namespace(apiserver, "check-elsewhere"),
+        cilium(apiserver, "cilium-system", **off),
+    ):
+        ended = sluice("check", "--offline", "--cluster", path)
+    assert "cilium-system/cilium-config: the bandwidth manager is off" in ended.stdout
+    assert "without Cilium" not in ended.stdout
 
 
 def test_a_cluster_where_they_would_not(apiserver: ApiServer, tmp_path: Path) -> None:

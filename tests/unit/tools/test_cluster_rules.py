@@ -94,6 +94,22 @@ def ipsec(tree: dict[str, Any]) -> None:
     tree["cilium"]["enable-ipsec"] = "true"
 
 
+def wireguard(tree: dict[str, Any]) -> None:
+    """Encryption under which some versions limit nothing."""
+    tree["cilium"]["enable-wireguard"] = "true"
+
+
+def no_kube_proxy_replacement(tree: dict[str, Any]) -> None:
+    """The release that then limits nothing."""
+    tree["cilium"]["kube-proxy-replacement"] = "false"
+    tree["agent"] = "quay.io/cilium/cilium:v1.17.3"
+
+
+def one_device(tree: dict[str, Any]) -> None:
+    """Devices by name."""
+    tree["cilium"]["devices"] = "eth0"
+
+
 def no_hubble(tree: dict[str, Any]) -> None:
     """No flows."""
     del tree["cilium"]["enable-hubble"]
@@ -204,6 +220,9 @@ def no_volumes(tree: dict[str, Any]) -> None:
         (manager_off, "error", "bandwidthManager.enabled=true"),
         (no_cilium, "error", "without Cilium"),
         (ipsec, "error", "IPsec"),
+        (wireguard, "warning", "cilium#22203"),
+        (no_kube_proxy_replacement, "warning", "cilium#39167"),
+        (one_device, "warning", "by eth0 is limited"),
         (no_hubble, "warning", "hubble.enabled=true"),
         (old_kernel, "warning", "kernel 6.1.0-28-amd64 is below 6.7"),
         (no_target, "error", "the configuration names it as a target"),
