@@ -7,13 +7,12 @@ would cost a pod 25 MiB.
 import asyncio
 import os
 import random
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 import msgspec
@@ -25,14 +24,13 @@ from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from services.common.backoff import BackOff
-from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, Superseded, Unavailable
+from services.kube.answers import Status, decode_as, raise_for_status, read_lines
+from services.kube.objects import KubeObject, Superseded, Unavailable
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
 _PAGE = 100
 """Objects of one page of a list: pages of large objects must fit into the memory."""
-_MOST_BYTES = 4 * 1024 * 1024
-"""No object of the API is larger; etcd takes 1.5 MiB."""
 _WATCH_S = (40, 60)
 """A watch ends after a time in this range, so that a connection that died silently is noticed."""
 _WATCH_SLACK_S = 10
@@ -46,8 +44,6 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
-S = TypeVar("S")
-_SECONDS = re.compile(r"\d{1,6}")
 
 
 class KubeConfigError(Exception):
@@ -90,12 +86,6 @@ class _WatchEvent(Struct, frozen=True):
 
 class _EventObject(Struct, frozen=True):
     metadata: _ListMeta
-
-
-class _Status(Struct, frozen=True):
-    message: str = ""
-    reason: str = ""
-    code: int = 0
 
 
 class KubeClient:
@@ -156,7 +146,7 @@ class KubeClient:
             Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        return _decode_as(dict, await self.fetch(path))
+        return decode_as(dict, await self.fetch(path))
 
     async def fetch(self, path: str, query: Query | None = None) -> bytes:
         """Read whatever the API server has at a path, including what it relays from a Service.
@@ -267,10 +257,10 @@ class KubeClient:
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
             options.append(("timeoutSeconds", str(seconds)))
             async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
-                async for line in _read_lines(response.content):
+                async for line in read_lines(response.content):
                     event = msgspec.json.decode(line, type=_WatchEvent)
                     if event.type == "ERROR":
-                        status = _decode_as(_Status, event.object)
+                        status = decode_as(Status, event.object)
                         if status.code != _GONE:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
@@ -289,7 +279,7 @@ class KubeClient:
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
-            answer = _decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
+            answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
             objects += (_decode(kind, item) for item in answer.items)
             following = answer.metadata.following
             if not following:
@@ -316,7 +306,7 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    _raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
+                    raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
@@ -324,26 +314,6 @@ class KubeClient:
             raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
-
-
-async def _read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Read lines of any length that an object may have; the library stops at 128 KiB.
-
-    Raises:
-        Unavailable: a line has no end.
-    """
-    rest = bytearray()
-    async for chunk in content.iter_any():
-        rest += chunk
-        *lines, last = rest.split(b"\n") if b"\n" in chunk else [rest]
-        rest = bytearray(last)
-        for line in lines:
-            if line:
-                yield bytes(line)
-        if len(rest) > _MOST_BYTES:
-            raise Unavailable("a watch event is larger than any object", status=200)
-    if rest:
-        yield bytes(rest)
 
 
 def _use_service_account(settings: Configuration) -> None:
@@ -384,37 +354,4 @@ def _read_token(path: Path, settings: Configuration) -> None:
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
-    return _decode_as(kind, body, f"no {kind.kind}").trim()
-
-
-def _decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what was asked for") -> S:
-    """Decode an answer.
-
-    Raises:
-        Unavailable: it is something else: a page of a proxy, say.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unavailable(f"the server's answer is {text}: {error}", status=200) from None
-
-
-def _raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
-    """Raise the error for an HTTP status.
-
-    Raises:
-        NotFound, StaleObject, Rejected or Unavailable.
-    """
-    try:
-        status = msgspec.json.decode(body, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        status = _Status(message=body[:200].decode("utf-8", "replace"))
-    text = f"{code} {status.reason}: {status.message}"[:500]
-    if code in (404, 410):
-        raise NotFound(text)
-    if code in (409, 422):
-        raise StaleObject(text)
-    if code in (400, 401, 403, 405, 415):
-        raise Rejected(text)
-    seconds = float(retry_after) if retry_after is not None and _SECONDS.fullmatch(retry_after) else None
-    raise Unavailable(text, status=code, retry_after_s=seconds)
+    return decode_as(kind, body, f"no {kind.kind}").trim()

@@ -8,8 +8,9 @@ import pytest
 
 from schemas.config import Http, Prometheus, Scrape, Signal
 from services.sampler.source import NoData
-from tests.integration.sampler.test_sources import ROBOT, Name, now, robot, settings, source_for
+from tests.integration.sampler.test_sources import EPOCH, ROBOT, Name, history, now, robot, settings, source_for
 from tests.support.broken_server import BrokenServer
+from tests.support.prometheus_server import PrometheusServer
 
 JSON = "Content-Type: application/json\r\n"
 EMPTY: dict[str, Any] = {"status": "success", "data": {"resultType": "vector", "result": []}}
@@ -36,6 +37,21 @@ async def test_a_part_is_never_taken_for_the_whole(extra: dict[str, Any], why: s
         pytest.raises(NoData, match=f"incomplete answer: .*{why}"),
     ):
         await source.measure(now())
+
+
+@pytest.mark.prometheus
+async def test_a_remote_store_that_is_gone_is_no_data(tmp_path: Path) -> None:
+    """Prometheus answers with what it has itself, and a warning: the remote store may have the slow half."""
+    with PrometheusServer(tmp_path / "b", history=history(60)) as remote:
+        read = f'remote_read: [{{url: "{remote.url}/api/v1/read", read_recent: true}}]\n'
+        with (
+            PrometheusServer(tmp_path / "a", history=history(60), jobs=read) as local,
+            source_for(settings("prometheus", local.url)) as source,
+        ):
+            assert (await robot(source, (EPOCH + 30) * 10**9)).missing is None
+            remote.__exit__(None, None, None)
+            with pytest.raises(NoData, match=r"incomplete answer: .*remote"):
+                await source.measure((EPOCH + 31) * 10**9)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ async def test_tls_of_every_kind(name: Name, tmp_path: Path) -> None:
         for http_, why in (
             (Http(server_name="metrics.example", **mine), "certificate verify failed|CERTIFICATE_VERIFY_FAILED"),
             (Http(ca=known["ca"], **mine), "(?i)certificate.*(127.0.0.1|mismatch)|match"),
-            (Http(**known), "(?i)certificate required|alert|reset|aborted|broken"),
+            (Http(**known), "(?i)certificate required|alert|reset|aborted|broken|eof"),
             (Http(ca=str(tmp_path / "nothing"), **mine), "(?i)invalid path|no such file"),
         ):
             with source_for(with_http(settings(name, url), http_)) as source, pytest.raises(NoData, match=why):

@@ -11,7 +11,6 @@ from services.runtime.health import Health, serve
 @pytest.mark.parametrize(
     ("host", "answering"),
     [
-        ("", ("127.0.0.1", "[::1]")),
         ("::", ("127.0.0.1", "[::1]")),
         ("::1", ("[::1]",)),
         ("127.0.0.1", ("127.0.0.1",)),
