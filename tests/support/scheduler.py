@@ -34,7 +34,9 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def add_node_collection(self, node: WorkerController, collection: list[str]) -> None:
         """Note that a worker has collected."""
-        self._groups = json.loads((self._folder / "groups.json").read_text(encoding="utf-8"))
+        told = self._folder / "groups.json"
+        # Missing where a path was mistyped: nothing was collected.
+        self._groups = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
         super().add_node_collection(node, collection)
 
     def _split_scope(self, nodeid: str) -> str:
