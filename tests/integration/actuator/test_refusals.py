@@ -22,7 +22,7 @@ from tests.support.kube import servers
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.nats_server import NatsServer
 
-WATCHED_S = 20
+WATCHED_S = 8
 """How long requests are counted."""
 PAGE = "<html><body>Sign in</body></html>"
 Answer = Callable[[web.Request, bytes], web.Response | None]
