@@ -27,6 +27,8 @@ factory: $(RUN)/ready
 
 # Installs `sluice` and the dependencies of its commands, without test tools: make install PREFIX=/usr/local.
 install:
+	@test $(words $(PREFIX)) = 1 || { echo "PREFIX must not contain spaces: $(PREFIX)"; exit 1; }
+	@test ! -e $(INSTALLED) -o -e $(INSTALLED)/pyvenv.cfg || { echo "$(INSTALLED) is not from here"; exit 1; }
 	@test "$(PREFIX)" != /.local || { echo "HOME is not set; choose a folder: make install PREFIX=FOLDER"; exit 1; }
 	@test ! -e $(LINK) -o "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice || \
 	  { echo "$(LINK) was not installed from here; remove it first, or choose another PREFIX"; exit 1; }
@@ -131,4 +133,4 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-run .venv-docs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-run .venv-docs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

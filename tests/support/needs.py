@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -109,8 +110,9 @@ def lacking(marker: str) -> tuple[Requirement, ...]:
     """The requirements of a part that this machine lacks."""
     missing: list[Requirement] = []
     for one in PARTS[marker]:
-        # A missing program explains why later requirements fail.
-        if (one.install.startswith("apt ") or not missing) and not one.here():
+        # The images cannot be looked up without the engine's client, nor the engine without it.
+        is_hidden = one.here in (_engine, _images) and bool(missing)
+        if not is_hidden and not one.here():
             missing.append(one)
     return tuple(missing)
 
@@ -120,10 +122,11 @@ def _executables() -> dict[str, Path]:
     """Every program on PATH; of two with one name, the first."""
     found: dict[str, Path] = {}
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        with_name = Path(folder).iterdir() if Path(folder).is_dir() else ()
-        for path in with_name:
-            if os.access(path, os.X_OK) and path.is_file():
-                found.setdefault(path.name, path)
+        # A folder on PATH need not exist, and this user need not be allowed to read it.
+        with suppress(OSError):
+            for path in Path(folder).absolute().iterdir():
+                if os.access(path, os.X_OK) and path.is_file():
+                    found.setdefault(path.name, path)
     return found
 
 

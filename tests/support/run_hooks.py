@@ -172,7 +172,6 @@ def pytest_runtest_makereport(
     """Make a report in any case; a skip is a failure if this machine claims to have every part."""
     # The parser of syntax trees in CPython 3.11.2, which shows tracebacks, fails if a finaliser enters it again: "AST
     # constructor recursion depth mismatch" (python/cpython#106905).
-    # a finaliser: "AST constructor recursion depth mismatch" (python/cpython#106905).
     collecting = gc.isenabled()
     gc.disable()
     try:

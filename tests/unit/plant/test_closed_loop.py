@@ -28,6 +28,18 @@ def test_without_control_nearly_every_second_is_bad_and_with_it_few_are() -> Non
     assert held.critical_throughput[SCANNER] > free.critical_throughput[SCANNER]
 
 
+def test_learned_keeps_the_slo_and_the_goodput_in_the_demo() -> None:
+    """In simulated time, whatever the machine's load: better than the plain rule in both."""
+    scenario = SCENARIOS["demo"]
+    learned = run_scenario(scenario).score()
+    domain = scenario.domain("proportional")
+    plain = play(scenario, domain, Controller(domain), seed=1).score()
+    assert learned.violation_seconds <= 3
+    assert learned.share > 0.85
+    assert learned.share > plain.share + 0.1
+    assert learned.violation_seconds < plain.violation_seconds
+
+
 def test_the_oracle_is_safe_and_little_more_is_not() -> None:
     """A sweep of the limit finds the analytic optimum: 1 % below is clean, 2 % above is not."""
     (phase,) = SHORT.phases()
