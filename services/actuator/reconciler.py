@@ -123,6 +123,7 @@ class Reconciler:
         """Whether Sluice's record was seen on the workload."""
         self._succession = Succession(shared.process, domain.dead_man.seconds)
         self._pause: str | None = None
+        self._note: str | None = None
         self._announced: LimitOrder | None = None
         self._last_late_report = float("-inf")
         self._rise = RiseBound(Limits.from_target(target, domain).rise)
@@ -328,11 +329,14 @@ class Reconciler:
         """Whether the target is paused; reports when that changes."""
         paused = pause_reason(workload, managed=self._is_managed)
         why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
-        if why is None and self._is_deposed(workload):
-            why = "another actuator that started later is in charge of it; this one stands by"
         if why != self._pause:
             self._pause = why
             self._reporter.report_pause(workload, why)
+        if why is None and self._is_deposed(workload):
+            why = "another actuator that started later is in charge of it; this one stands by"
+        if why != self._note:
+            self._note = why
+            self._reporter.set_note(why)
             if why is not None and self._desired.order is not None:
                 self._reporter.report_unwritten(self._desired.order, "skipped", f"paused: {why}", self._headers)
         if paused is not None:

@@ -175,11 +175,15 @@ class Reporter:
         self._outbox.put(action, {})
         _log.info("report recovered", target=self._target.key, action=action.id)
 
+    def set_note(self, why: str | None) -> None:
+        """Show on ``/readyz`` why the target is left alone; None removes the note."""
+        self._set_note(self._target.key, why)
+        _log.info("note", target=self._target.key, text=why)
+
     def report_pause(self, workload: Workload, why: str | None) -> None:
         """Tell people that the target is left alone, and why; None: that Sluice sets its limit again."""
         key = self._target.key
         metrics.paused.labels(key).set(why is not None)
-        self._set_note(key, why)
         if why is None:
             self._events.record(workload, "LimitResumed", "Sluice sets the bandwidth again")
             _log.warning("resumed", target=key)

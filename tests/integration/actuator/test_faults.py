@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.messages import Decision, State, TargetDecision
+from schemas.messages import Decision, State, TargetDecision, encode
 from schemas.units import Rate
 from services.actuator.ownership import RAISE_BACKLOG
+from services.bus import envelope
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import DOMAIN, ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import join
@@ -249,14 +250,21 @@ async def test_adversarial_decisions(scene: Scene, nats: NatsServer, tmp_path: P
     decider = Decider(scene.bus, scene.server.namespace)
     chance = random.Random(11)
     target = f"{scene.server.namespace}/app"
-    subject = scene.bus.subjects.decision(DOMAIN)
+    subject, stream = scene.bus.subjects.decision(DOMAIN), scene.bus.subjects.stream("decision")
     async with follow_trail(scene.server) as trail:
         with ActuatorProcess(tmp_path, nats.url, scene.server) as process:
             await process.is_ready()
             for block in range(0, FORGED, 100):
                 forged = [forgery(chance, target, block + number) for number in range(100)]
-                saying = [scene.bus.publish(subject, one, msg_id=one.sample) for one in forged]
-                await asyncio.gather(*saying)
+                # As a forger would: without the checks that a service's own messages pass.
+                await asyncio.gather(
+                    *(
+                        scene.bus._store(
+                            subject, encode(one), {envelope.MSG_ID: one.sample, envelope.EXPECTED_STREAM: stream}
+                        )
+                        for one in forged
+                    )
+                )
             await decider.publish_limit("42M", end=time.time_ns() + 8 * S)
             await scene.wait_for_limits("42M", ["21M"] * 2)
         verdict = trail.verdict(await scene.actions(), "5M", "80M")
