@@ -4,7 +4,9 @@ The types, the policies, the metrics and the commands are the truth.  A test com
 (``tests/contract/test_reference_docs.py``).
 """
 
+import ast
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +33,8 @@ _METRICS = (
     "services.sampler.metrics",
 )
 """Modules that register metrics when they are imported."""
+_COLLECTORS = ("services.decision.metrics", "services.exporter.metrics")
+"""Modules whose collectors build metrics at each scrape."""
 
 
 def render_configuration() -> str:
@@ -122,9 +126,38 @@ def render_metrics() -> str:
                 name = f"{family.name}_total" if family.type == "counter" else family.name
                 labels = ", ".join(f"`{label}`" for label in collector._labelnames)  # noqa: SLF001
                 rows[name] = f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+    for module in _COLLECTORS:
+        for name, kind, labels, text in _read_families(module):
+            rows[name] = f"| `{name}` | {kind} | {', '.join(f'`{one}`' for one in labels)} | {text} |"
     lines = ["# Metrics", "", "Every service exposes its metrics on `/metrics` of its own port (`listen`).", ""]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|", *(rows[name] for name in sorted(rows))]
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def _read_families(module: str) -> Iterator[tuple[str, str, list[str], str]]:
+    """The metrics that a collector builds at each scrape, from its source: name, type, labels and meaning."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    constants = {
+        node.targets[0].id: node.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or len(node.args) < 2:
+            continue
+        kind, is_family, _ = node.func.id.partition("MetricFamily")
+        if is_family:
+            name = eval(ast.unparse(node.args[0]), {}, constants)  # noqa: S307 - our own source
+            labels = [ast.literal_eval(one.value) for one in node.keywords if one.arg == "labels"]
+            text = ast.literal_eval(node.args[1])
+            yield f"{name}_total" if kind == "Counter" else name, kind.lower(), [*labels, []][0], text
 
 
 def render_commands() -> str:

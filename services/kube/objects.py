@@ -1,7 +1,7 @@
 """The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
 
 A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
-line in ``WORKLOADS``.  Nothing outside of this module depends on which kind a workload is.
+line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUTING.md lists what else does.
 """
 
 from typing import ClassVar, TypeVar
