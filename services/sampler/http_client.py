@@ -5,6 +5,7 @@ No redirect is followed: it would carry the headers to another host.  An error t
 or a query string.
 """
 
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,13 +68,16 @@ def _read_secret(name: str, path: str) -> str:
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that expect another name in the server's certificate than the address has."""
+    """Connections that may expect another name in the server's certificate than the address has."""
 
     def __init__(self, server_name: str | None) -> None:
+        context = urllib3.util.create_urllib3_context()
+        # Python 3.13 refuses authorities without key identifiers or key usage, which other clients accept.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         # Before the base class, which makes the first pool.
-        self._tls: dict[str, Any] = (
-            {} if server_name is None else {"server_hostname": server_name, "assert_hostname": server_name}
-        )
+        self._tls: dict[str, Any] = {"ssl_context": context}
+        if server_name is not None:
+            self._tls |= {"server_hostname": server_name, "assert_hostname": server_name}
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=urllib3.Retry(0, read=False))
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:

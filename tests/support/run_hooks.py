@@ -160,6 +160,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             commands = "\n".join(guard.command(pid) for pid in left)
             for pid in left:
                 guard.kill(pid)
+            deadline = time.monotonic() + PATIENCE_S
+            while not all(map(guard.has_ended, left)) and time.monotonic() < deadline:
+                time.sleep(0.02)
             if left and not item.stash.get(_FAILED, False):
                 pytest.fail(f"left running:\n{commands}", pytrace=False)
 
