@@ -14,53 +14,66 @@ import re
 from math import nan
 from typing import NamedTuple
 
+
+def _repeat(item: bytes) -> bytes:
+    """As many items as there are, and never fewer, without a group of its own.
+
+    An atomic group, because a possessive quantifier behind a group matches wrongly before Python 3.11.5
+    (github.com/python/cpython/issues/106052).
+    """
+    return b"(?>(?:" + item + b")*)"
+
+
+def _optional(item: bytes) -> bytes:
+    """The item if it is there; see `_repeat`."""
+    return b"(?>(?:" + item + b")?)"
+
+
 _NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = rb"[a-zA-Z_][a-zA-Z0-9_]*+"
-_QUOTED = rb'"(?:[^"\\\n\0]++|\\[^\n\0])*+"'
+_QUOTED = b'"' + _repeat(rb'[^"\\\n\0]++|\\[^\n\0]') + b'"'
 _GAP = rb"[ \t]*+"
 # Go's decimal floats.  Python also knows digits in groups, Go also knows hexadecimal; Prometheus takes neither.
-_NUMBER = (
-    rb"(?:[+-]?+(?:(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?+)"
-    rb"|[nN][aA][nN])"
-)
+_FLOAT = rb"(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)" + _optional(rb"[eE][+-]?+[0-9]++")
+_INFINITY = b"[iI][nN][fF]" + _optional(b"[iI][nN][iI][tT][yY]")
+_NUMBER = b"(?:[+-]?+(?:" + _FLOAT + b"|" + _INFINITY + b")|[nN][aA][nN])"
 
 
 def _labels(gap: bytes) -> bytes:
     """Labels in braces.  A name in quotes without a value is the metric's."""
     pair = gap + b"=" + gap + _QUOTED
-    item = b"(?:" + _LABEL + pair + b"|" + _QUOTED + b"(?:" + pair + b")?+)"
-    more = b"(?:," + gap + item + gap + b")*+(?:," + gap + b")?+"
-    return rb"\{" + gap + b"(?:" + item + gap + more + b")?+" + rb"\}"
+    item = b"(?:" + _LABEL + pair + b"|" + _QUOTED + _optional(pair) + b")"
+    more = _repeat(b"," + gap + item + gap) + _optional(b"," + gap)
+    return rb"\{" + gap + _optional(item + gap + more) + rb"\}"
 
 
 _TEXT_LABELS = _labels(_GAP)
 _TEXT_HEAD = _NAME + _GAP + _TEXT_LABELS + _GAP + b"|" + _NAME + rb"[ \t]++|" + _TEXT_LABELS + _GAP
+_TEXT_NAME = b"(?:" + _NAME + b"|" + _QUOTED + b")"
 _TEXT_COMMENT = (
     rb"#(?![ \t]+(?:HELP|TYPE)[ \t])[^\n]*+"
-    rb"|#[ \t]++HELP[ \t]++(?:" + _NAME + b"|" + _QUOTED + rb")(?:[ \t][^\n]*+)?+"
-    rb"|#[ \t]++TYPE[ \t]++(?:" + _NAME + b"|" + _QUOTED + rb")[ \t](?:counter|gauge|histogram|summary|untyped)"
+    rb"|#[ \t]++HELP[ \t]++" + _TEXT_NAME + _optional(rb"[ \t][^\n]*+") + b"|"
+    rb"#[ \t]++TYPE[ \t]++" + _TEXT_NAME + rb"[ \t](?:counter|gauge|histogram|summary|untyped)"
 )
-_TEXT_TAIL = rb"(?:[ \t]++[0-9]++)?+" + _GAP
 # Nearly every line, three times as fast.
 _PLAIN_PAIR = rb'[a-zA-Z_]\w*+="[ !#-\[\]-~]*+"'
-_PLAIN_NUMBER = rb"[0-9]++(?:\.[0-9]++)?+(?:e[+-]?+[0-9]++)?+"
+_PLAIN_NUMBER = rb"[0-9]++" + _optional(rb"\.[0-9]++") + _optional(b"e[+-]?+[0-9]++")
 _TEXT_LINE = (
-    _NAME + rb"\{" + _PLAIN_PAIR + b"(?:," + _PLAIN_PAIR + rb")*+\} " + _PLAIN_NUMBER + rb"\n"
-    rb"|(?:" + _TEXT_HEAD + b")" + _NUMBER + _TEXT_TAIL + rb"\n"
-    rb"|" + _GAP + b"(?:" + _TEXT_COMMENT + rb")?+\n"
+    _NAME + rb"\{" + _PLAIN_PAIR + _repeat(b"," + _PLAIN_PAIR) + rb"\} " + _PLAIN_NUMBER + rb"\n"
+    rb"|(?:" + _TEXT_HEAD + b")" + _NUMBER + _optional(rb"[ \t]++[0-9]++") + _GAP + rb"\n"
+    rb"|" + _GAP + _optional(_TEXT_COMMENT) + rb"\n"
 )
 
 _OPEN_LABELS = _labels(b"")
-_OPEN_STAMP = rb"[+-]?+(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
-_OPEN_HEAD = b"(?:" + _NAME + b"(?:" + _OPEN_LABELS + b")?+|" + _OPEN_LABELS + b") "
-_OPEN_EXEMPLAR = rb"(?: # " + _OPEN_LABELS + b" " + _NUMBER + b"(?: " + _OPEN_STAMP + b")?+)?+"
-_OPEN_NAME = b"(?:" + _NAME + b"|" + _QUOTED + b")"
+_OPEN_STAMP = rb"[+-]?+" + _FLOAT
+_OPEN_HEAD = b"(?:" + _NAME + _optional(_OPEN_LABELS) + b"|" + _OPEN_LABELS + b") "
+_OPEN_EXEMPLAR = _optional(b" # " + _OPEN_LABELS + b" " + _NUMBER + _optional(b" " + _OPEN_STAMP))
 _OPEN_TYPES = b"counter|gauge|histogram|gaugehistogram|summary|info|stateset|unknown"
 _OPEN_LINE = (
-    _OPEN_HEAD + _NUMBER + b"(?: " + _OPEN_STAMP + b")?+" + _OPEN_EXEMPLAR + rb"\n"
-    rb"|# (?:HELP " + _OPEN_NAME + rb" [^\n]*+|TYPE " + _OPEN_NAME + b" (?:" + _OPEN_TYPES + b")"
+    _OPEN_HEAD + _NUMBER + _optional(b" " + _OPEN_STAMP) + _OPEN_EXEMPLAR + rb"\n"
+    rb"|# (?:HELP " + _TEXT_NAME + rb" [^\n]*+|TYPE " + _TEXT_NAME + b" (?:" + _OPEN_TYPES + b")"
     # The unit ends the name.
-    rb"|UNIT (?:(?=[a-zA-Z_:][\w:]*_([\w:]+) \1\n)[\w:]++ [\w:]++|" + _OPEN_NAME + rb" ))\n"
+    rb"|UNIT (?:(?=[a-zA-Z_:][\w:]*_([\w:]+) \1\n)[\w:]++ [\w:]++|" + _TEXT_NAME + rb" ))\n"
 )
 
 
@@ -76,18 +89,29 @@ class Grammar(NamedTuple):
 
 
 TEXT = Grammar(
-    re.compile(b"(?:" + _TEXT_LINE + b")*+"),
-    re.compile(b"(" + _TEXT_HEAD + b")(" + _NUMBER + rb")(?:[ \t]++([0-9]++))?+" + _GAP + rb"\n?"),
+    re.compile(_repeat(_TEXT_LINE)),
+    re.compile(b"(" + _TEXT_HEAD + b")(" + _NUMBER + b")" + _optional(rb"[ \t]++([0-9]++)") + _GAP + rb"\n?"),
     1,
 )
 OPENMETRICS = Grammar(
-    re.compile(b"(?:" + _OPEN_LINE + b")*"),
-    re.compile(b"(" + _OPEN_HEAD + b")(" + _NUMBER + b")(?: (" + _OPEN_STAMP + b"))?+" + _OPEN_EXEMPLAR + rb"\n?"),
+    re.compile(_repeat(_OPEN_LINE)),
+    re.compile(
+        b"(" + _OPEN_HEAD + b")(" + _NUMBER + b")" + _optional(b" (" + _OPEN_STAMP + b")") + _OPEN_EXEMPLAR + rb"\n?"
+    ),
     1000,
 )
 
 _ITEM = re.compile(
-    rb"(" + _LABEL + b"|" + _QUOTED + b")" + _GAP + b"(?:=" + _GAP + b"(" + _QUOTED + b"))?+" + _GAP + b",?+" + _GAP
+    rb"("
+    + _LABEL
+    + b"|"
+    + _QUOTED
+    + b")"
+    + _GAP
+    + _optional(b"=" + _GAP + b"(" + _QUOTED + b")")
+    + _GAP
+    + b",?+"
+    + _GAP
 )
 _ESCAPES = {rb"\"": b'"', rb"\\": b"\\", rb"\n": b"\n"}
 
