@@ -50,7 +50,7 @@ uninstall:
 	@if [ "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice ]; then rm $(LINK); echo "Removed $(LINK)"; fi
 	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
 
-# WORKERS=0 runs the tests one after another, in this process.
+# Two workers for each processor.  WORKERS=0 runs the tests one after another, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
@@ -116,8 +116,8 @@ pins: $(VENV)/ready
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/$(PIP) --require-hashes -r requirements/dev.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-run/ready: requirements/cli.txt pyproject.toml
