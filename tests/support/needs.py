@@ -125,6 +125,14 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
         ),
     ),
     "kubectl": (program("kubectl", "kubernetes-client"), _KUSTOMIZE),
+    "helm": (
+        program("kubectl", "kubernetes-client"),
+        Requirement(
+            "helm",
+            "install helm 3.14 or later: https://helm.sh/docs/intro/install",
+            lambda: shutil.which("helm") is not None,
+        ),
+    ),
     "openssl": (program("openssl", "openssl"),),
     "docker": (
         program("docker", "docker.io"),
@@ -151,7 +159,7 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
 
 OPTIONAL = frozenset(
     {one.name for part in PARTS.values() for one in part if one.install.startswith("apt ")}
-    | {"chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
+    | {"helm", "chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
 )
 """Programs that a test finds on PATH only if its own marker names them."""
 

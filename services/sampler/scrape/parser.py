@@ -92,16 +92,17 @@ class PageReader:
         self._known: dict[bytes, _KnownLine | None] = {}
         self._series: dict[CounterSeries, CounterSeries] = {}
 
-    def read(self, text: bytes, *, openmetrics: bool = False) -> ScrapedPage:
-        """Read one whole page; see ``read_chunks``."""
-        return self.read_chunks([text], openmetrics=openmetrics)
+    def read(self, text: bytes, *, openmetrics: bool = False, is_whole: bool = False) -> ScrapedPage:
+        """Read one page; see ``read_chunks``."""
+        return self.read_chunks([text], openmetrics=openmetrics, is_whole=is_whole)
 
-    def read_chunks(self, chunks: Iterable[bytes], *, openmetrics: bool = False) -> ScrapedPage:
+    def read_chunks(self, chunks: Iterable[bytes], *, openmetrics: bool = False, is_whole: bool = False) -> ScrapedPage:
         """Read one page, given in pieces of any size.
 
         Args:
             chunks: the page.
             openmetrics: it is in OpenMetrics, not in the text format.
+            is_whole: its server told its length, so that its last line needs no line feed.
 
         Raises:
             MalformedPage: it is cut off, not in its format, or has too many lines of the configured workloads.
@@ -109,7 +110,7 @@ class PageReader:
         grammar = OPENMETRICS if openmetrics else TEXT
         draft = _Draft(ScrapedPage({}, {}, {}), {}, set())
         count = 0
-        for lines in _split_lines(chunks, grammar):
+        for lines in _split_lines(chunks, grammar, is_whole=is_whole):
             for line in self._select(lines):
                 count += 1
                 if count > self._max_lines:
@@ -193,7 +194,7 @@ class PageReader:
         return _KnownLine(self._series.setdefault(series, series), bound)
 
 
-def _split_lines(chunks: Iterable[bytes], grammar: Grammar) -> Iterator[bytes]:
+def _split_lines(chunks: Iterable[bytes], grammar: Grammar, *, is_whole: bool) -> Iterator[bytes]:
     """Whole, well-formed lines, many at a time.
 
     Raises:
@@ -217,6 +218,9 @@ def _split_lines(chunks: Iterable[bytes], grammar: Grammar) -> Iterator[bytes]:
     if grammar is OPENMETRICS:
         if not ended and rest != b"# EOF":
             raise MalformedPage("the page does not end with # EOF: it was cut off")
+    elif rest and is_whole and grammar.lines.fullmatch(rest + b"\n"):
+        _check(rest + b"\n", grammar)
+        yield rest + b"\n"
     elif rest:
         raise MalformedPage("the page does not end with a line feed: it was cut off")
 

@@ -80,7 +80,8 @@ class Scraper:
             if answer.content_type in _NO_PAGES:
                 raise RequestFailed(f"not a metrics page: {answer.content_type}")
             openmetrics = answer.content_type == "application/openmetrics-text"
-            return self._reader.read_chunks(answer.chunks(self._max_bytes), openmetrics=openmetrics), at
+            chunks, is_whole = answer.chunks(self._max_bytes), answer.has_length
+            return self._reader.read_chunks(chunks, openmetrics=openmetrics, is_whole=is_whole), at
 
     def close(self) -> None:
         """Release the connection and the thread."""
