@@ -267,7 +267,7 @@ class Reconciler:
         term = self._succession.term or 1 + (record.term if record is not None else 0)
         writer = WriterTerm(self._shared.process, term, renews, self._refusals.refused)
         return build_plan(
-            self.target, order, workload, self.observed.pods, writer, self._outbox.owes, self._shared.clock()
+            self.target, order, workload, self.observed.pods, writer, self._outbox.owed, self._shared.clock()
         )
 
     def _select(self, plan: Plan) -> tuple[Plan, float]:

@@ -6,8 +6,7 @@ from schemas.config import Config
 from services.bus.bus import Bus
 from services.runtime.health import Health
 from services.runtime.service import service_command
-from services.sampler.loop import Sampler
-from services.sampler.outbox import Outbox
+from services.sampler.loop import Outbox, Sampler
 from services.sampler.source_factory import check_source, open_source
 
 
