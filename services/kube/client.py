@@ -24,8 +24,15 @@ from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from services.common.backoff import BackOff
-from services.kube.answers import Status, decode_as, raise_for_status, read_lines
-from services.kube.objects import KubeObject, Superseded, Unavailable
+from services.kube.objects import (
+    KubeObject,
+    Status,
+    Superseded,
+    Unavailable,
+    decode_as,
+    raise_for_status,
+    read_lines,
+)
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""

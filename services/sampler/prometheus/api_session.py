@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.config import Signal
-from services.sampler.http_client import Answer, HttpClient
-from services.sampler.http_worker import RequestFailed
+from services.sampler.http_client import Answer, HttpClient, RequestFailed
 
 _LONGEST_URL = 4096
 """Bytes of a query that every gateway takes in an address; nginx refuses more than 8 kB of request line."""

@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from prometheus_api_client import PrometheusConnect
 
 from schemas.config import Signal
-from services.sampler.http_client import show_url
-from services.sampler.http_worker import HttpWorker, RequestFailed
+from services.sampler.http_client import HttpWorker, RequestFailed, show_url
 from services.sampler.prometheus.api_session import ApiSession
 from services.sampler.prometheus.queries import build_queries
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
