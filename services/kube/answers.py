@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
+
+if TYPE_CHECKING:
+    # The meter decodes answers, too, and cannot afford the library.
+    import aiohttp
 
 S = TypeVar("S")
 _SECONDS = re.compile(r"\d{1,6}")
@@ -24,7 +27,7 @@ class Status(Struct, frozen=True):
     code: int = 0
 
 
-async def read_lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def read_lines(content: "aiohttp.StreamReader") -> AsyncIterator[bytes]:
     """Read lines of any length that an object may have; the library stops at 128 KiB.
 
     Raises:
