@@ -12,6 +12,7 @@ from msgspec import field
 
 from schemas.domain import Domain
 from schemas.exporter import Exporter
+from schemas.meter import Meter
 from schemas.settings import Settings, between
 from schemas.units import Duration
 
@@ -293,6 +294,8 @@ class Listen(Settings, frozen=True):
     """Port of the actuator."""
     exporter: Port = 9965
     """Port of the exporter."""
+    meter: Port = 9968
+    """Port of the meter, on the node's own network."""
 
 
 class Config(Settings, frozen=True):
@@ -308,6 +311,8 @@ class Config(Settings, frozen=True):
     """How the actuator reaches the API server."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
+    meter: Meter = Meter()
+    """What the meter reads."""
     listen: Listen = Listen()
     """Where the services' health and metrics are served."""
     log: Literal["debug", "info", "warning", "error"] = "info"

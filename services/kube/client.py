@@ -24,6 +24,7 @@ from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from services.common.backoff import BackOff
+from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
 from services.kube.objects import (
     KubeObject,
     Status,
@@ -47,14 +48,8 @@ _ENDED_S = (0.5, 12.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
-
-
-class KubeConfigError(Exception):
-    """The API server's address or credentials cannot be used."""
 
 
 class Listed(Struct, Generic[T], frozen=True):
