@@ -180,8 +180,8 @@ def workload_kind(target: Target) -> type[Workload]:
     return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
 
 
-class Unavailable(Exception):
-    """The API server does not answer, or not now; the request may or may not have taken effect."""
+class ApiFailure(Exception):
+    """The API server did not do what was asked."""
 
     def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
         """Say why.
@@ -196,11 +196,15 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Rejected(Exception):
+class Unavailable(ApiFailure):
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+
+class Rejected(ApiFailure):
     """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class StaleObject(Exception):
+class StaleObject(ApiFailure):
     """The object has changed since it was read: a precondition failed."""
 
 
@@ -208,5 +212,5 @@ class Superseded(Exception):
     """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class NotFound(Exception):
+class NotFound(ApiFailure):
     """There is no such object."""
