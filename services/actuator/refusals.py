@@ -37,7 +37,8 @@ class Refusals:
         self._delay_s = 0.0
         self._at_once = 1
         self._lower_at = float("-inf")
-        self._kind: object = None
+        self._kinds: set[object] = set()
+        """Of the failures since the last success: each is news once, however they alternate."""
         self.reason: str | None = None
         """Why patches fail; None while they do not."""
 
@@ -75,7 +76,7 @@ class Refusals:
             now: by the steady clock.
 
         Returns:
-            Whether a failure is news: of another kind than the last.
+            Whether a failure is news: of a kind that was not seen since the last success.
         """
         was_failing = bool(self._failed)
         for write in writes:
@@ -98,8 +99,10 @@ class Refusals:
         delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
         self._not_before = now + max(delay_s, told_s)
         kind = (type(error), getattr(error, "status", None))
-        is_news = not was_failing or kind != self._kind
-        self._kind = kind
+        if not was_failing:
+            self._kinds.clear()
+        is_news = kind not in self._kinds
+        self._kinds.add(kind)
         return is_news
 
     def settle(self, now: float) -> None:

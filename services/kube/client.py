@@ -32,6 +32,7 @@ from services.kube.objects import (
     Unavailable,
     decode_as,
     raise_for_status,
+    read_body,
     read_lines,
 )
 
@@ -159,7 +160,7 @@ class KubeClient:
             Unavailable: no answer.
         """
         async with self._request("GET", path, query=query) as response:
-            return await response.read()
+            return await read_body(response.content)
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
@@ -181,7 +182,7 @@ class KubeClient:
             if not is_wanted():
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await response.read())
+                return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -220,7 +221,7 @@ class KubeClient:
             "count": 1,
         }
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
-            await response.read()
+            await read_body(response.content)
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
@@ -308,7 +309,9 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
+                    raise_for_status(
+                        response.status, await read_body(response.content), response.headers.get("Retry-After")
+                    )
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept

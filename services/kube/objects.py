@@ -5,7 +5,9 @@ line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUT
 """
 
 import re
+import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 import msgspec
@@ -27,6 +29,14 @@ S = TypeVar("S")
 _SECONDS = re.compile(r"\d{1,6}")
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
+_LONGEST_BODY = 32 * 1024 * 1024
+"""No page of a list is larger; a proxy may send anything."""
+
+
+class StatusDetails(Struct, frozen=True, rename="camel"):
+    """More about an error."""
+
+    retry_after_seconds: int = 0
 
 
 class Owner(Struct, frozen=True):
@@ -190,8 +200,8 @@ def workload_kind(target: Target) -> type[Workload]:
     return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
 
 
-class Unavailable(Exception):
-    """The API server does not answer, or not now; the request may or may not have taken effect."""
+class ApiFailure(Exception):
+    """The API server did not do what was asked."""
 
     def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
         """Say why.
@@ -206,11 +216,15 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Rejected(Exception):
+class Unavailable(ApiFailure):
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+
+class Rejected(ApiFailure):
     """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class StaleObject(Exception):
+class StaleObject(ApiFailure):
     """The object has changed since it was read: a precondition failed."""
 
 
@@ -218,7 +232,7 @@ class Superseded(Exception):
     """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class NotFound(Exception):
+class NotFound(ApiFailure):
     """There is no such object."""
 
 
@@ -228,6 +242,21 @@ class Status(Struct, frozen=True):
     message: str = ""
     reason: str = ""
     code: int = 0
+    details: StatusDetails | None = None
+
+
+async def read_body(content: aiohttp.StreamReader) -> bytes:
+    """Read an answer that is no watch.
+
+    Raises:
+        Unavailable: it is larger than any list that was asked for.
+    """
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise Unavailable(f"the server's answer is larger than {_LONGEST_BODY} bytes", status=200)
+    return bytes(body)
 
 
 async def read_lines(content: "aiohttp.StreamReader") -> AsyncIterator[bytes]:
@@ -273,11 +302,24 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         status = Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
+    seconds = _parse_retry_after(retry_after)
+    if seconds is None and status.details is not None and status.details.retry_after_seconds > 0:
+        seconds = float(status.details.retry_after_seconds)
     if code in (404, 410):
-        raise NotFound(text)
+        raise NotFound(text, retry_after_s=seconds)
     if code in (409, 422):
-        raise StaleObject(text)
+        raise StaleObject(text, retry_after_s=seconds)
     if code in (400, 401, 403, 405, 415):
-        raise Rejected(text)
-    seconds = float(retry_after) if retry_after is not None and _SECONDS.fullmatch(retry_after) else None
+        raise Rejected(text, retry_after_s=seconds)
     raise Unavailable(text, status=code, retry_after_s=seconds)
+
+
+def _parse_retry_after(text: str | None) -> float | None:
+    """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
+    text = (text or "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None
