@@ -13,7 +13,7 @@ from msgspec import field
 from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
-from schemas.settings import Settings, between
+from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration
 
 _S = 10**9
@@ -328,7 +328,7 @@ class Config(Settings, frozen=True):
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            twice = find_repeated(keys)
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
         problems += [

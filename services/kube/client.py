@@ -108,7 +108,7 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        # Every namespace holds two watches open: patches must not wait for one of a limited number of connections.
         settings = Configuration(connection_pool_maxsize=0)
         try:
             if config.server is not None:
@@ -233,13 +233,21 @@ class KubeClient:
         return (await self._list(kind, namespace, [("labelSelector", selector)]))[0]
 
     async def list_and_watch(
-        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
         Args:
             kind: of the objects.
             namespace: where.
+            is_wanted: asked about each object with all its labels; others are dropped as they are read, and one that
+                is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
 
@@ -250,7 +258,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query)
+        objects, version = await self._list(kind, namespace, query, is_wanted)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -268,22 +276,25 @@ class KubeClient:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
                     version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
-                    if event.type == "DELETED":
-                        yield Deleted(_decode(kind, event.object))
-                    elif event.type != "BOOKMARK":
-                        yield Updated(_decode(kind, event.object))
+                    if event.type != "BOOKMARK":
+                        seen = decode_as(kind, event.object, f"no {kind.kind}")
+                        is_there = event.type != "DELETED" and is_wanted(seen)
+                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
-    async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
+    async def _list(
+        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+    ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            objects += (_decode(kind, item) for item in answer.items)
+            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items)
+            objects += (one.trim() for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version

@@ -170,6 +170,13 @@ class Workload(KubeObject, frozen=True):
 
     spec: WorkloadSpec
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the workload of this kind that made the Pod, as far as the Pod tells."""
+        return next(
+            (one.name for one in pod.metadata.owner_references if one.controller and one.kind == cls.kind), None
+        )
+
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod: another workload's Pod may carry the same labels."""
         return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
@@ -182,13 +189,18 @@ class Deployment(Workload, frozen=True):
     api_version: ClassVar[str] = "apps/v1"
     plural: ClassVar[str] = "deployments"
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the Deployment whose ReplicaSet made the Pod; the Pod's labels tell which."""
+        suffix = f"-{(pod.metadata.labels or {}).get('pod-template-hash')}"
+        for owner in pod.metadata.owner_references:
+            if owner.controller and owner.kind == "ReplicaSet" and owner.name.endswith(suffix):
+                return owner.name.removesuffix(suffix)
+        return None
+
     def owns(self, pod: Pod) -> bool:
-        """Whether one of its ReplicaSets made the Pod; the Pod's labels tell which."""
-        replica_set = f"{self.metadata.name}-{(pod.metadata.labels or {}).get('pod-template-hash')}"
-        return any(
-            owner.controller and owner.kind == "ReplicaSet" and owner.name == replica_set
-            for owner in pod.metadata.owner_references
-        )
+        """Whether one of its ReplicaSets made the Pod."""
+        return self.find_owner(pod) == self.metadata.name
 
 
 WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
