@@ -184,6 +184,8 @@ class DomainWorker:
             failpoints.point("decision.written")
             metrics.steps.inc()
             metrics.faults.inc(decision.fault is not None)
+            if decision.link is not None and decision.link.lesson not in metrics.NOTHING_NEW:
+                metrics.lessons.labels(decision.domain, decision.link.lesson).inc()
             for target in decision.targets:
                 if target.limit != target.proposal:
                     metrics.overruled.labels(decision.domain, target.rule).inc()
