@@ -54,7 +54,7 @@ uninstall:
 	  rm $$link; echo "Removed $$link"; fi; done
 	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
 
-# WORKERS=0 runs the tests one after another, in this process.
+# Two workers for each processor.  WORKERS=0 runs the tests one after another, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
@@ -121,8 +121,8 @@ pins: $(VENV)/ready
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/$(PIP) --require-hashes -r requirements/dev.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-run/ready: requirements/cli.txt pyproject.toml
