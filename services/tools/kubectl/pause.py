@@ -20,7 +20,8 @@ from services.actuator.ownership import (
     is_paused_by_hand,
     pause_reason,
 )
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, NotFound, Rejected, StaleObject, Unavailable, Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
