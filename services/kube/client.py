@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -162,13 +162,21 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
+    async def patch(
+        self,
+        obj: T,
+        operations: list[dict[str, Any]],
+        is_wanted: Callable[[], bool] = lambda: True,
+        *,
+        is_urgent: bool = False,
+    ) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
 
         Args:
             obj: the object as it was seen.
             operations: the patch.
             is_wanted: asked right before the patch is sent, which may be long after the call.
+            is_urgent: send it beside the others, of which only some are sent at a time.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -178,7 +186,7 @@ class KubeClient:
             Unavailable: no answer; the patch may have been applied.
         """
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
-        async with self._patch_slots:
+        async with nullcontext() if is_urgent else self._patch_slots:
             if not is_wanted():
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:

@@ -64,6 +64,11 @@ def _split(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _number(text: str) -> int | str:
+    """An integer; other text stays, and is reported with the variable's name."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_URL": (("bus", "servers"), _split),
     "SLUICE_NATS_USER": (("bus", "user"), str),
@@ -71,10 +76,12 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_CERTIFICATE": (("bus", "certificate"), str),
     "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
+    "SLUICE_BUS_REPLICAS": (("bus", "replicas"), _number),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _split),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
+    "SLUICE_LEASE": (("kubernetes", "lease"), str),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_LOG": (("log",), str),
 }
