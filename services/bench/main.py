@@ -14,6 +14,7 @@ BENCHES = {
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
     "signals": "services.bench.signals.lag",
+    "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
 }
 

@@ -48,6 +48,7 @@ async def new_holder(scene: Scene, before: str | None) -> str:
     return await eventually(changed)
 
 
+@pytest.mark.parametrize("server", [pytest.param("apiserver", marks=pytest.mark.apiserver)], indirect=True)
 async def test_the_standby_takes_over_when_the_holder_is_killed(scene: Scene, nats: NatsServer, tmp_path: Path) -> None:
     """It does not act before; then it follows decisions under a later term.  An orderly end hands the Lease over."""
     lease = f"{scene.server.namespace}/sluice-actuator"
