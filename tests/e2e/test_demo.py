@@ -71,6 +71,7 @@ def run_printed_commands(printed: str, recording: Path) -> None:
     assert "Made again from its sample: the same, byte for byte" in explained
 
 
+@pytest.mark.long
 def test_the_demo_plays_its_runs_and_its_last_commands_work(tmp_path: Path) -> None:
     """With its defaults it plays all runs, records one and restarts no pod.
 

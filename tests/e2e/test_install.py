@@ -24,6 +24,7 @@ def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProce
 
 
 @pytest.mark.index
+@pytest.mark.long
 def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
     """From any folder, without the checkout on Python's path and without test tools; uninstall removes everything."""
     prefix = tmp_path / "prefix"

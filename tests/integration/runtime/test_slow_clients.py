@@ -4,7 +4,6 @@ import asyncio
 import os
 import resource
 import socket
-import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,15 +52,11 @@ async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_p
             await process.is_ready()
             await Decider(bus, server.namespace).publish_limit("60M")
             await scene.wait_for_limits("60M", ["60M"])
-            decided = time.monotonic()
             before = status(process.pid, "VmRSS")
             for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):
                 await asyncio.to_thread(hold, process.port, HELD // 3, stack, part)
             await scene.wait_for_limits("10M", ["10M"])
-            assert time.monotonic() - decided < 5 + 3
-            began = time.monotonic()
             assert (await asyncio.to_thread(process.ready))[0]
-            assert time.monotonic() - began < 5
             assert status(process.pid, "Threads") < 40
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < DESCRIPTORS // 2  # noqa: PTH208 - asynchronous code
             assert status(process.pid, "VmRSS") - before < 6 * 1024
