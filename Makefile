@@ -88,11 +88,12 @@ golden: $(VENV)/ready
 	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
 	done
 
-# Generates schemas/*.json and docs/reference/*.md from the code.
+# Generates schemas/*.json, docs/reference/*.md and the dashboards from the code.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
 	$(BIN)/python docs/generate.py
+	$(BIN)/python manifests/components/dashboards/generate.py
 
 # Builds the documentation as a site in build/docs; a dead link or an unlinked page is an error.
 docs: .venv-docs/ready

@@ -165,6 +165,23 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """In words; why it gave no answer, where it raised an error."""
 
 
+class LinkEstimate(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a policy knows of the bottleneck: the figures from which its proposal comes.  Rates are kbit/s."""
+
+    safe: Rate
+    """B: the largest total load, critical and best effort, that builds up no queue, as far as is known."""
+    expected: Rate
+    """F: the critical load to come."""
+    margin: Rate
+    """lambda: what is kept free for bursts."""
+    headroom: Rate
+    """What that leaves for best effort; negative where even the critical load is too much."""
+    lesson: str
+    """What this sample taught, in a word or three: ``steady``, ``probes``, ``touched``."""
+    met: Time = 0
+    """When a queue last showed where the safe load ends, UTC ns; 0 before it ever did."""
+
+
 class Provenance(Struct, frozen=True, gc=False):
     """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
 
@@ -222,6 +239,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
     """What the policies in the shadow would have done."""
+    link: LinkEstimate | None = None
+    """What the policy knows of the bottleneck; None where it keeps no such estimate, or was not asked."""
     v: Integer = 1
 
     @property

@@ -108,7 +108,7 @@ class Controller:
         return Decision(
             self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
             State(state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand),
-            self._version, seen.stress, seen.violated, fault, shadow,
+            self._version, seen.stress, seen.violated, fault, shadow, proposal.link,
         )  # fmt: skip
 
     def _find_bounds(self, state: State, seen: Observation) -> tuple[list[ShieldMemory], Bounds]:

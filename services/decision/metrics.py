@@ -25,6 +25,13 @@ lag = Histogram(
     "From the end of a sample's window to its decision on the bus",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+lessons = Counter(
+    "sluice_link_lessons",
+    "What samples taught about the bottleneck, but for those that taught nothing",
+    ["domain", "lesson"],
+)
+NOTHING_NEW = frozenset({"steady", "settles", "waits"})
+"""Lessons that are not counted."""
 
 
 class LastDecisions(Collector):
@@ -46,3 +53,31 @@ class LastDecisions(Collector):
             stress.add_metric([decision.domain], float("nan") if decision.stress is None else decision.stress)
         yield limit
         yield stress
+        yield from self._collect_links()
+
+    def _collect_links(self) -> Iterator[Metric]:
+        """What the policies know of their bottlenecks; of a domain whose policy was not asked, nothing."""
+        safe = GaugeMetricFamily(
+            "sluice_link_safe_load_kbit",
+            "Largest total load that builds up no queue, as far as is known",
+            labels=["domain"],
+        )
+        expected = GaugeMetricFamily("sluice_link_expected_load_kbit", "Critical load to come", labels=["domain"])
+        margin = GaugeMetricFamily("sluice_link_margin_kbit", "Load that is kept free for bursts", labels=["domain"])
+        headroom = GaugeMetricFamily(
+            "sluice_link_headroom_kbit", "What the safe load leaves for best effort", labels=["domain"]
+        )
+        met = GaugeMetricFamily(
+            "sluice_link_met_seconds", "When a queue last showed where the safe load ends, Unix time", labels=["domain"]
+        )
+        for decision in self._last():
+            link, labels = decision.link, [decision.domain]
+            if link is None:
+                continue
+            safe.add_metric(labels, link.safe)
+            expected.add_metric(labels, link.expected)
+            margin.add_metric(labels, link.margin)
+            headroom.add_metric(labels, link.headroom)
+            if link.met:
+                met.add_metric(labels, link.met / 1e9)
+        yield from (safe, expected, margin, headroom, met)

@@ -75,6 +75,7 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("volatile-bus", "bus.volatile=true"),
         ("tls", "bus.tls=true"),
         ("admission", "admission.enabled=true"),
+        ("dashboards", "monitoring.dashboards.enabled=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )
@@ -201,11 +202,13 @@ def test_the_operators_objects(own: tuple[str, ...]) -> None:
     """The monitors find what prometheus-scrape.yaml finds; the rule has the file's groups; labels are added."""
     names = ("serviceMonitor", "podMonitor", "prometheusRule")
     values = ",".join(f"monitoring.{one}.enabled=true,monitoring.{one}.labels.release=prom" for one in names)
+    values += ",monitoring.prometheusRule.runbooks=https://docs.example/"
     found = by_name(render(*own, "--set", values, namespace="net"))
     rule = found["PrometheusRule", "net", "sluice"]
     service, pod = found["ServiceMonitor", "net", "sluice-exporter"], found["PodMonitor", "net", "sluice"]
     assert all(one["metadata"]["labels"]["release"] == "prom" for one in (rule, service, pod))
-    assert rule["spec"] == yaml.safe_load((MANIFESTS / "prometheus-rules.yaml").read_text(encoding="utf-8"))
+    text = (MANIFESTS / "prometheus-rules.yaml").read_text(encoding="utf-8")
+    assert rule["spec"] == yaml.safe_load(text.replace(": docs/", ": https://docs.example/docs/"))
     jobs = yaml.safe_load((MANIFESTS / "prometheus-scrape.yaml").read_text(encoding="utf-8"))["scrape_configs"]
     exporter, services = jobs
     (endpoint,) = service["spec"]["endpoints"]

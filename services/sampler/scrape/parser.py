@@ -121,7 +121,14 @@ class PageReader:
             self._known.clear()
             self._series.clear()
         for series, buckets in draft.histograms.items():
-            _add_histogram(draft.page, series, buckets)
+            bounds = sorted(buckets)
+            if bounds[-1] != inf:
+                draft.page.faults[series.workload] = "histogram without a +Inf bucket"
+            elif len(bounds) < 2:
+                draft.page.faults[series.workload] = "histogram without a finite bucket"
+            else:
+                counts = tuple(buckets[bound] for bound in bounds)
+                draft.page.counters[series._replace(bounds=tuple(bounds[:-1]))] = counts
         return draft.page._replace(unsettled=draft.unsettled)
 
     def _select(self, lines: bytes) -> Iterator[bytes]:
@@ -129,7 +136,7 @@ class PageReader:
         taken = 0
         for match in self._critical_label.finditer(lines):
             if match[1] in self._critical and match.start() >= taken:
-                start, taken = _line_around(lines, match)
+                start, taken = lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
                 if lines.startswith(self._starts, start):
                     yield lines[start:taken]
         if self._throughput is None:
@@ -138,7 +145,7 @@ class PageReader:
         for match in self._throughput.finditer(lines):
             if match.start() < taken:
                 continue
-            start, taken = _line_around(lines, match)
+            start, taken = lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
             line = lines[start:taken]
             if line.startswith(self._starts) and any(namespace in line for namespace in self._namespaces):
                 yield line
@@ -260,22 +267,6 @@ def _check(lines: bytes, grammar: Grammar) -> None:
                     raise MalformedPage(f"not in the text format ({error}): {_show(line)}") from None
 
 
-def _line_around(lines: bytes, match: re.Match[bytes]) -> tuple[int, int]:
-    """Where the line with a match begins, and where the next one does."""
-    return lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
-
-
 def _show(line: bytes) -> str:
     text = line.decode(errors="replace").strip()
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _add_histogram(page: ScrapedPage, series: CounterSeries, buckets: dict[float, float]) -> None:
-    """Add a histogram with its buckets in order, or the reason why they are not usable."""
-    bounds = sorted(buckets)
-    if bounds[-1] != inf:
-        page.faults[series.workload] = "histogram without a +Inf bucket"
-    elif len(bounds) < 2:
-        page.faults[series.workload] = "histogram without a finite bucket"
-    else:
-        page.counters[series._replace(bounds=tuple(bounds[:-1]))] = tuple(buckets[bound] for bound in bounds)

@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
-from services.sampler.http_client import HttpClient, show_url
-from services.sampler.http_worker import HttpWorker, RequestFailed
+from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
 from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from schemas.config import Config
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cluster_objects

@@ -106,6 +106,11 @@ def summarize(one: DomainStatistics) -> Iterator[str]:
             targets = " and ".join(short_name(key) for key in sorted(one.per_pod))
             allowed = f"; the limit of {targets} holds for each pod"
         yield f"The best-effort applications sent {format_rate_with_unit(sent)} on average{allowed}."
+    if one.safe.points:
+        low, high = min(point.low for point in one.safe.points), max(point.high for point in one.safe.points)
+        now, met = one.safe.points[-1].last, sum(one.lessons[lesson] for lesson in ("touched", "crossed", "fell"))
+        text = f"The link was found to carry {format_rate_with_unit(now)} in all without a queue at the end"
+        yield f"{text} (from {format_rate(low)} to {format_rate(high)}); its end was met {met:,} times."
     if one.changed:
         failed = one.outcomes["failed"]
         minutes = (one.last - one.first) / 60e9

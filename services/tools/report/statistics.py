@@ -69,6 +69,9 @@ class DomainStatistics:
         self.limits: dict[str, Curve] = {}
         """By target, kbit/s; so is the next."""
         self.goodput: dict[str, Curve] = {}
+        self.safe, self.expected = Curve(), Curve()
+        """What the policy took to be the largest safe total load, and the critical load to come; kbit/s."""
+        self.lessons: Counter[str] = Counter()
         self.broken = IncidentLog(period)
         self.gaps = IncidentLog(period)
         self.rules: Counter[str] = Counter()
@@ -130,6 +133,10 @@ class DomainStatistics:
         if self._observer is None:
             missing = decision.reason if decision.stress is None else None
             self._add_window(decision.end, decision.stress, "latency", missing, decision.violated)
+        if decision.link is not None:
+            self.safe.add(decision.end, decision.link.safe)
+            self.expected.add(decision.end, decision.link.expected)
+            self.lessons[decision.link.lesson] += 1
         changes = []
         for target in decision.targets:
             self.limits.setdefault(target.target, Curve()).add(decision.end, target.limit)
