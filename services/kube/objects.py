@@ -257,7 +257,7 @@ class Status(Struct, frozen=True):
     details: StatusDetails | None = None
 
 
-async def read_body(content: aiohttp.StreamReader) -> bytes:
+async def read_body(content: "aiohttp.StreamReader") -> bytes:
     """Read an answer that is no watch.
 
     Raises:
