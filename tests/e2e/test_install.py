@@ -37,6 +37,9 @@ def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
         shown = subprocess.run([sluice, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert shown.returncode == 0, shown.stderr
     page = tmp_path / "run.html"
+    plugin = prefix / "bin" / "kubectl-sluice"
+    shown = subprocess.run([plugin, "tap", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
     for arguments in (("replay", RECORDING), ("report", RECORDING, "-o", page)):
         run = subprocess.run([sluice, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
