@@ -72,6 +72,12 @@ class BusConfig(Settings, frozen=True):
         if not self.servers:
             raise ValueError("servers: at least one is needed")
         for server in self.servers:
+            if "@" in server:
+                # The address stands in logs, on health pages and in error messages.
+                raise ValueError(
+                    "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
+                    " or bus.credentials"
+                )
             if not server.startswith(("nats://", "tls://")):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:

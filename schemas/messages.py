@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """No number needs more than 64 bits; a larger one could not even be divided."""
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -359,13 +361,6 @@ class _Versioned(Struct):
     v: Integer = 1
 
 
-def _version(body: bytes) -> int:
-    try:
-        return msgspec.json.decode(body, type=_Versioned).v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 1
-
-
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
@@ -376,10 +371,13 @@ def decode(kind: type[M], body: bytes) -> M:
     try:
         message: M = _decoders[kind].decode(body)
         version = message.v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        version = _version(body)
+    except DECODE_ERRORS as error:
+        try:
+            version = msgspec.json.decode(body, type=_Versioned).v
+        except DECODE_ERRORS:
+            version = 1
         if version == 1:
-            raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+            raise InvalidMessage(f"not a {kind.__name__}: {describe_decode_error(error)}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
     if isinstance(message, Sample) and message.start >= message.end:

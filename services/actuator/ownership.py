@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.messages import Cause, Provenance
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
@@ -91,11 +92,11 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
         if _ABSURD.search(text):
             raise msgspec.ValidationError("a number needs more than 64 bits")
         return _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         salvaged = _salvage_record(obj, text)
         if salvaged is not None:
             return salvaged
-        raise UnreadableRecord(f"{KEY} cannot be read: {error}") from None
+        raise UnreadableRecord(f"{KEY} cannot be read: {describe_decode_error(error)}") from None
 
 
 def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
@@ -106,7 +107,7 @@ def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
     try:
         version = msgspec.json.decode(text, type=_LaterRecord).v
         fields = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_ERRORS:
         return None
     if version <= VERSION:
         return None

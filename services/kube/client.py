@@ -23,6 +23,7 @@ from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct, field
 
 from schemas.config import Kubernetes
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
 from services.kube.objects import (
@@ -326,8 +327,9 @@ class KubeClient:
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except DECODE_ERRORS as error:
+            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
+            raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Target
 from schemas.units import Rate
 from services.kube.selectors import Selector
@@ -299,8 +300,8 @@ def decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what wa
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unavailable(f"the server's answer is {text}: {error}", status=200) from None
+    except DECODE_ERRORS as error:
+        raise Unavailable(f"the server's answer is {text}: {describe_decode_error(error)}", status=200) from None
 
 
 def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
@@ -311,7 +312,7 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     """
     try:
         status = msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         status = Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
     seconds = _parse_retry_after(retry_after)
