@@ -46,7 +46,7 @@ _WATCH_S = (40, 60)
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
 """A watch that ends sooner is restarted with a delay."""
-_ENDED_S = (0.5, 12.0)
+_ENDED_S = (8.0, 30.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
