@@ -145,8 +145,8 @@ async def test_no_request_of_any_user_changes_a_stream(
                             await attacker.publish(subject, body, reply=reply)
                             tried += 1
                     if number % 20 == 0:
-                        await attacker.flush(PATIENCE_S)
-                await attacker.flush(PATIENCE_S)
+                        await attacker.flush(int(PATIENCE_S))
+                await attacker.flush(int(PATIENCE_S))
                 answers["refused"] = len(violations)
             # Whatever the server does later, it has done before it answers these.
             after = await take_stock(keeper)
