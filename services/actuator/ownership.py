@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.messages import Cause, Provenance
+from schemas.units import Rate
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
@@ -88,12 +89,16 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     try:
         if _ABSURD.search(text):
             raise msgspec.ValidationError("a number needs more than 64 bits")
-        return _decoder.decode(text)
+        record = _decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         salvaged = _salvage_record(obj, text)
         if salvaged is not None:
             return salvaged
         raise UnreadableRecord(f"{KEY} cannot be read: {error}") from None
+    if record.v > VERSION and Rate.enforced(record.value) is None:
+        # What a later version writes there cannot be compared with the annotation.
+        return _salvage_record(obj, text)
+    return record
 
 
 def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
