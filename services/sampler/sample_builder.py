@@ -31,6 +31,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             throughput=measured.throughput.get(target.key),
             recent=measured.recent.get(target.key),
             pods=measured.pods.get(target.key),
+            throughput_missing=_explain_throughput(target.key, measured),
         )
         for target in domain.targets
     )
@@ -64,7 +65,13 @@ def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasu
         recent=measured.recent.get(critical.key),
         recent_p50=None if missing else measured.recent_p50.get(critical.key),
         missing=missing,
+        throughput_missing=_explain_throughput(critical.key, measured),
     )
+
+
+def _explain_throughput(key: str, measured: Measurements) -> str | None:
+    why = measured.throughput_missing.get(key)
+    return None if why is None or key in measured.throughput else hide_passwords(why)
 
 
 def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:
