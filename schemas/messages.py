@@ -53,6 +53,8 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
     """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
+    throughput_missing: str | None = None
+    """Why there is no throughput; None where there is, or where the source cannot tell why."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -79,6 +81,8 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """The same over the last signal period alone; None where the source cannot tell."""
     pods: Count | None = None
     """How many pods that is; None where the source cannot tell."""
+    throughput_missing: str | None = None
+    """Why there is no throughput; None where there is, or where the source cannot tell why."""
 
 
 class Sample(Struct, frozen=True, omit_defaults=True, gc=False):

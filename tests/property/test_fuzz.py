@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 from msgspec.structs import replace
-from services.kube.answers import decode_as
+from services.kube.objects import decode_as
 
 from schemas.config import Kubernetes
 from schemas.messages import KINDS, Decision, InvalidMessage, Sample, decode, encode
