@@ -156,6 +156,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """Memory of the policies in the shadow, by name and version."""
     demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
+    over: dict[str, Time] = {}
+    """By target that sends more than its limit, since when, ns."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -186,6 +188,19 @@ class LinkEstimate(Struct, frozen=True, omit_defaults=True, gc=False):
     """What this sample taught, in a word or three: ``steady``, ``probes``, ``touched``."""
     met: Time = 0
     """When a queue last showed where the safe load ends, UTC ns; 0 before it ever did."""
+
+
+class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A target that has sent more than its limit for longer than bursts explain: the limit is not enforced."""
+
+    target: str
+    """``namespace/deployment``."""
+    sent: Load
+    """In the last period, kbit/s, all replicas together."""
+    limit: Rate
+    """What all replicas together may send, kbit/s."""
+    since: Time
+    """Since when it has sent more than that, UTC ns."""
 
 
 class Provenance(Struct, frozen=True, gc=False):
@@ -247,6 +262,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the policies in the shadow would have done."""
     link: LinkEstimate | None = None
     """What the policy knows of the bottleneck; None where it keeps no such estimate, or was not asked."""
+    overruns: tuple[Overrun, ...] = ()
+    """The targets whose limits are not enforced."""
     v: Integer = 1
 
     @property

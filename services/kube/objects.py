@@ -153,9 +153,17 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
+class PodSpec(Struct, frozen=True, rename="camel"):
+    """A Pod's specification."""
+
+    host_network: bool = False
+    """Whether it has no network of its own."""
+
+
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
+    spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
