@@ -18,7 +18,7 @@ RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
+.PHONY: demo factory install uninstall test fuzz refusals prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
 
 demo: $(RUN)/ready
 	@mkdir -p out
@@ -58,6 +58,17 @@ uninstall:
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
+
+# Ten thousand pages, answers and API replies, about 15 minutes; EXAMPLES sets another number.
+EXAMPLES ?= 10000
+fuzz: $(VENV)/ready
+	SLUICE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -s tests/integration/sampler/test_same_bytes.py \
+	  tests/integration/sampler/test_answer_fuzz.py tests/integration/actuator/test_reply_fuzz.py \
+	  tests/property/test_parser.py tests/property/test_counter_trail.py $(ARGS)
+
+# How often a refusing API server is asked in an hour of simulated time, by kind of refusal; about 5 minutes.
+refusals: $(VENV)/ready
+	SLUICE_SIMULATED_S=3600 $(BIN)/python -m pytest -s tests/integration/actuator/test_refusal_rates.py $(ARGS)
 
 # Measures speed and memory, and compares them with the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.messages import Cause, Provenance
+from schemas.units import Rate
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
@@ -91,12 +92,16 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     try:
         if _ABSURD.search(text):
             raise msgspec.ValidationError("a number needs more than 64 bits")
-        return _decoder.decode(text)
+        record = _decoder.decode(text)
     except DECODE_ERRORS as error:
         salvaged = _salvage_record(obj, text)
         if salvaged is not None:
             return salvaged
         raise UnreadableRecord(f"{KEY} cannot be read: {describe_decode_error(error)}") from None
+    if record.v > VERSION and Rate.enforced(record.value) is None:
+        # What a later version writes there cannot be compared with the annotation.
+        return _salvage_record(obj, text)
+    return record
 
 
 def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from schemas.messages import Decision
+from schemas.domain import Domain
+from schemas.messages import Decision, Sample
+from services.control.enforcement import fills
 
 steps = Counter("sluice_decision_steps", "Samples answered with a decision")
 stale = Counter("sluice_decision_stale", "Samples that were dealt with before, or came too late")
@@ -20,6 +22,14 @@ overruled = Counter(
     ["domain", "rule"],
 )
 unknown = Counter("sluice_decision_unknown", "Samples of domains that are not configured")
+at_limit = Gauge(
+    "sluice_target_at_limit_seconds", "How long a target has filled its limit without a break", ["domain", "target"]
+)
+starved = Gauge(
+    "sluice_target_starved_seconds",
+    "How long a target has filled a limit that is its configured minimum",
+    ["domain", "target"],
+)
 lag = Histogram(
     "sluice_decision_lag_seconds",
     "From the end of a sample's window to its decision on the bus",
@@ -81,3 +91,33 @@ class LastDecisions(Collector):
             if link.met:
                 met.add_metric(labels, link.met / 1e9)
         yield from (safe, expected, margin, headroom, met)
+
+
+class PressureGauges:
+    """How long one domain's targets have filled their limits.
+
+    One that fills its configured minimum for long gets too little, and no agent is at fault.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        """Begin at zero."""
+        self._domain = domain
+        self._full: dict[str, int] = {}
+        self._starved: dict[str, int] = {}
+        """Since when a target has filled its limit, and one that is its minimum: ends of samples, UTC ns."""
+        self._gauges = [
+            (target, at_limit.labels(domain.name, target.key), starved.labels(domain.name, target.key))
+            for target in domain.targets
+        ]
+
+    def follow(self, sample: Sample, decision: Decision) -> None:
+        """Take the next sample, and the decision on it, which has the limits that were in force."""
+        for (target, full, starved), decided in zip(self._gauges, decision.targets, strict=True):
+            is_full = fills(target, sample, decided.was)
+            for since, gauge, holds in (
+                (self._full, full, is_full),
+                (self._starved, starved, is_full and decided.was <= target.min),
+            ):
+                if not holds:
+                    since.pop(target.key, None)
+                gauge.set((sample.end - since.setdefault(target.key, sample.end)) / 1e9 if holds else 0)

@@ -5,9 +5,11 @@ line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUT
 """
 
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 import msgspec
@@ -62,6 +64,14 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+@lru_cache(4096)
+def _share(
+    labels: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
+) -> tuple[dict[str, str] | None, tuple[Owner, ...]]:
+    """One copy of what all Pods of a ReplicaSet have in common."""
+    return dict(labels) or None, owners
+
+
 class KubeObject(Struct, frozen=True):
     """A namespaced object with annotations."""
 
@@ -79,12 +89,17 @@ class KubeObject(Struct, frozen=True):
         """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
         meta = self.metadata
         noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
-        labels = {key: value for key, value in (meta.labels or {}).items() if key in self.kept_labels}
-        owners = tuple(owner for owner in meta.owner_references if owner.controller)
+        if BANDWIDTH in noted:
+            noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
+        labels, owners = _share(
+            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels),
+            tuple(owner for owner in meta.owner_references if owner.controller),
+        )
         trimmed = structs.replace(
             meta,
+            namespace=sys.intern(meta.namespace),
             annotations=None if meta.annotations is None else noted,
-            labels=labels or None,
+            labels=labels,
             owner_references=owners,
         )
         return structs.replace(self, metadata=trimmed)
@@ -138,9 +153,17 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
+class PodSpec(Struct, frozen=True, rename="camel"):
+    """A Pod's specification."""
+
+    host_network: bool = False
+    """Whether it has no network of its own."""
+
+
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
+    spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)

@@ -8,8 +8,10 @@ from schemas.messages import Decision, encode
 def is_same_decision(remade: Decision, recorded: bytes) -> bool:
     """Whether a decision made again is the recorded one, byte for byte.
 
-    Builds before ``Decision.link`` did not write it: what they recorded is compared without it.
+    Older builds wrote neither ``link`` nor ``over`` and ``overruns``: what they recorded is compared without these.
     """
     if encode(remade) == recorded:
         return True
-    return remade.link is not None and encode(replace(remade, link=None)) == recorded
+    if remade.link is None and not remade.state.over:
+        return False
+    return encode(replace(remade, link=None, overruns=(), state=replace(remade.state, over={}))) == recorded

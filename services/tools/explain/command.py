@@ -12,6 +12,7 @@ from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage, LinkEstimate, Sample, State
 from services.bus import envelope
 from services.control import Controller, RejectedSample
+from services.control.enforcement import fills
 from services.runtime.exit_codes import ExitCode
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import (
@@ -129,6 +130,7 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]
         kept = "as proposed" if one.limit == one.proposal else f"{format_rate(one.proposal)} asked, {RULES[one.rule]}"
         move = "stays at" if one.limit == one.was else f"goes from {format_rate(one.was)} to"
         yield f"  {short_name(one.target)} {move} {format_rate(one.limit)}: {kept}"
+    yield from _describe_enforcement(trace, decision, domain)
     yield "Done"
     for action in trace.actions:
         cause = "" if action.cause == "decision" else f" ({action.cause})"
@@ -166,6 +168,23 @@ def _describe_sample(trace: DecisionTrace, decision: Decision, domain: Domain | 
             yield f"  {short_name(target.target)} sends {format_rate(target.throughput)}"
     if decision.stress is not None:
         yield f"  at worst {decision.stress:.2f} of an SLO{': broken' if decision.violated else ''}"
+
+
+def _describe_enforcement(trace: DecisionTrace, decision: Decision, domain: Domain | None) -> Iterator[str]:
+    """Which limits are not enforced, and which are filled."""
+    for one in decision.overruns:
+        seconds = format_duration(decision.end - one.since)
+        yield "Not enforced"
+        sent = f"{short_name(one.target)} sends {format_rate(one.sent)}, over its limit of {format_rate(one.limit)}"
+        yield f"  {sent} for {seconds}; sluice check --cluster names the likely cause"
+    if trace.sample is None or domain is None:
+        return
+    limits = {one.target: one.was for one in decision.targets}
+    for target in domain.targets:
+        limit = limits.get(target.key)
+        if limit is not None and fills(target, trace.sample[0], limit):
+            least = ", its minimum" if limit <= target.min else ""
+            yield f"  {short_name(target.key)} filled its limit of {format_rate(limit)}{least}"
 
 
 def _describe_link(link: LinkEstimate, end: int) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.support.nats_server import NatsServer
 WATCHED_S = 8
 """How long requests are counted."""
 PAGE = "<html><body>Sign in</body></html>"
-Answer = Callable[[web.Request, bytes], web.Response | None]
+Answer = Callable[[web.Request, bytes], web.Response | Awaitable[web.Response | None] | None]
 """What a proxy answers by itself; None: what the server behind it answers."""
 
 
@@ -51,6 +51,8 @@ class Proxy:
         is_watch = "watch" in request.query
         self.requests.append((time.monotonic(), "WATCH" if is_watch else request.method, request.path))
         own = self.answer(request, body)
+        if isinstance(own, Awaitable):
+            own = await own
         if own is not None:
             return own
         if request.method == "PATCH" and self.stamp is not None:

@@ -1,11 +1,11 @@
-"""What the policy knows of the bottleneck: in the decision, as gauges, explained, drawn; absent in older recordings."""
+"""What decisions say of the bottleneck and of limits that do not hold: as gauges, explained, drawn; absent before."""
 
 import json
 
 from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
-from schemas.messages import Decision, encode
+from schemas.messages import Decision, Overrun, encode
 from services.decision.metrics import LastDecisions
 from services.tools.common.formatting import decode_message, format_rate
 from services.tools.common.recording import RecordedMessage, build_message
@@ -98,3 +98,27 @@ def test_the_report_draws_it() -> None:
     old = gather([without_link(line) for line in LINES]).domains[0]
     assert "safe total load" not in build_figure(old)
     assert not any("link was found to carry" in sentence for sentence in summarize(old))
+
+
+def test_a_limit_that_is_not_enforced_is_explained_and_reported() -> None:
+    """Who sent how much, over which limit, for how long; and which limits were filled."""
+    decision = next(one for one in DECISIONS[20:] if one.link is not None)
+    key = decision.targets[0].target
+    over = Overrun(target=key, sent=60_000, limit=20_000, since=decision.end - 5 * 10**9)
+    changed = structs.replace(decision, overruns=(over,))
+    lines = [
+        build_message("decision", line.subject, line.seq, line.time, line.headers, encode(changed))
+        if decode_message(line) == decision
+        else line
+        for line in LINES
+    ]
+    trace = DecisionTrace(decision.id)
+    for line in lines:
+        trace.add(line)
+    text = "\n".join(describe_trace(trace, CONFIG.domains[0]))
+    assert "Not enforced" in text
+    assert f"telemetry-upload sends {format_rate(60_000)}, over its limit of {format_rate(20_000)} for 5" in text
+    sentences = list(summarize(gather(lines).domains[0]))
+    assert any("limit of telemetry-upload was not enforced: it sent 60" in one for one in sentences)
+    assert not any("not enforced" in one for one in summarize(gather(LINES).domains[0]))
+    assert any("filled its limit" in one for one in sentences)
