@@ -173,9 +173,7 @@ class Reconciler:
     def _watch_enforcement(self, decision: Decision) -> None:
         """Report whether the limits that this actuator sets are enforced."""
         workload = self.observed.workload
-        is_mine = workload is not None and not self._shared.dry_run and self._pause is None
-        if workload is not None and self._is_deposed(workload):
-            is_mine = False
+        is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
         self._reporter.report_enforcement(decision, workload if is_mine else None, self.observed.pods)
 
     async def run(self) -> None:
