@@ -117,6 +117,7 @@ class DomainWorker:
         self.last: Decision | None = None
         self._policy = TimedPolicy(make_policy(domain))
         self._controller = Controller(domain, self._policy)
+        self._pressure = metrics.PressureGauges(domain)
         self._decisions = decisions
         self._samples = samples
         self._position: DomainPosition | None = None
@@ -184,9 +185,12 @@ class DomainWorker:
             failpoints.point("decision.written")
             metrics.steps.inc()
             metrics.faults.inc(decision.fault is not None)
+            if decision.link is not None and decision.link.lesson not in metrics.NOTHING_NEW:
+                metrics.lessons.labels(decision.domain, decision.link.lesson).inc()
             for target in decision.targets:
                 if target.limit != target.proposal:
                     metrics.overruled.labels(decision.domain, target.rule).inc()
+            self._pressure.follow(sample.message, decision)
             self.last = decision
             position = DomainPosition(decision.state, sample.seq, seq)
         self._position = replace(position, sample_seq=sample.seq)

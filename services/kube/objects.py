@@ -5,7 +5,11 @@ line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUT
 """
 
 import re
+import sys
+import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 import msgspec
@@ -28,6 +32,14 @@ S = TypeVar("S")
 _SECONDS = re.compile(r"\d{1,6}")
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
+_LONGEST_BODY = 32 * 1024 * 1024
+"""No page of a list is larger; a proxy may send anything."""
+
+
+class StatusDetails(Struct, frozen=True, rename="camel"):
+    """More about an error."""
+
+    retry_after_seconds: int = 0
 
 
 class Owner(Struct, frozen=True):
@@ -52,6 +64,14 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+@lru_cache(4096)
+def _share(
+    labels: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
+) -> tuple[dict[str, str] | None, tuple[Owner, ...]]:
+    """One copy of what all Pods of a ReplicaSet have in common."""
+    return dict(labels) or None, owners
+
+
 class KubeObject(Struct, frozen=True):
     """A namespaced object with annotations."""
 
@@ -69,12 +89,17 @@ class KubeObject(Struct, frozen=True):
         """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
         meta = self.metadata
         noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
-        labels = {key: value for key, value in (meta.labels or {}).items() if key in self.kept_labels}
-        owners = tuple(owner for owner in meta.owner_references if owner.controller)
+        if BANDWIDTH in noted:
+            noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
+        labels, owners = _share(
+            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels),
+            tuple(owner for owner in meta.owner_references if owner.controller),
+        )
         trimmed = structs.replace(
             meta,
+            namespace=sys.intern(meta.namespace),
             annotations=None if meta.annotations is None else noted,
-            labels=labels or None,
+            labels=labels,
             owner_references=owners,
         )
         return structs.replace(self, metadata=trimmed)
@@ -128,9 +153,17 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
+class PodSpec(Struct, frozen=True, rename="camel"):
+    """A Pod's specification."""
+
+    host_network: bool = False
+    """Whether it has no network of its own."""
+
+
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
+    spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
@@ -161,6 +194,13 @@ class Workload(KubeObject, frozen=True):
 
     spec: WorkloadSpec
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the workload of this kind that made the Pod, as far as the Pod tells."""
+        return next(
+            (one.name for one in pod.metadata.owner_references if one.controller and one.kind == cls.kind), None
+        )
+
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod: another workload's Pod may carry the same labels."""
         return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
@@ -173,13 +213,18 @@ class Deployment(Workload, frozen=True):
     api_version: ClassVar[str] = "apps/v1"
     plural: ClassVar[str] = "deployments"
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the Deployment whose ReplicaSet made the Pod; the Pod's labels tell which."""
+        suffix = f"-{(pod.metadata.labels or {}).get('pod-template-hash')}"
+        for owner in pod.metadata.owner_references:
+            if owner.controller and owner.kind == "ReplicaSet" and owner.name.endswith(suffix):
+                return owner.name.removesuffix(suffix)
+        return None
+
     def owns(self, pod: Pod) -> bool:
-        """Whether one of its ReplicaSets made the Pod; the Pod's labels tell which."""
-        replica_set = f"{self.metadata.name}-{(pod.metadata.labels or {}).get('pod-template-hash')}"
-        return any(
-            owner.controller and owner.kind == "ReplicaSet" and owner.name == replica_set
-            for owner in pod.metadata.owner_references
-        )
+        """Whether one of its ReplicaSets made the Pod."""
+        return self.find_owner(pod) == self.metadata.name
 
 
 WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
@@ -191,8 +236,8 @@ def workload_kind(target: Target) -> type[Workload]:
     return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
 
 
-class Unavailable(Exception):
-    """The API server does not answer, or not now; the request may or may not have taken effect."""
+class ApiFailure(Exception):
+    """The API server did not do what was asked."""
 
     def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
         """Say why.
@@ -207,11 +252,15 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Rejected(Exception):
+class Unavailable(ApiFailure):
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+
+class Rejected(ApiFailure):
     """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class StaleObject(Exception):
+class StaleObject(ApiFailure):
     """The object has changed since it was read: a precondition failed."""
 
 
@@ -219,7 +268,7 @@ class Superseded(Exception):
     """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class NotFound(Exception):
+class NotFound(ApiFailure):
     """There is no such object."""
 
 
@@ -229,6 +278,21 @@ class Status(Struct, frozen=True):
     message: str = ""
     reason: str = ""
     code: int = 0
+    details: StatusDetails | None = None
+
+
+async def read_body(content: "aiohttp.StreamReader") -> bytes:
+    """Read an answer that is no watch.
+
+    Raises:
+        Unavailable: it is larger than any list that was asked for.
+    """
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise Unavailable(f"the server's answer is larger than {_LONGEST_BODY} bytes", status=200)
+    return bytes(body)
 
 
 async def read_lines(content: "aiohttp.StreamReader") -> AsyncIterator[bytes]:
@@ -274,11 +338,24 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     except DECODE_ERRORS:
         status = Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
+    seconds = _parse_retry_after(retry_after)
+    if seconds is None and status.details is not None and status.details.retry_after_seconds > 0:
+        seconds = float(status.details.retry_after_seconds)
     if code in (404, 410):
-        raise NotFound(text)
+        raise NotFound(text, retry_after_s=seconds)
     if code in (409, 422):
-        raise StaleObject(text)
+        raise StaleObject(text, retry_after_s=seconds)
     if code in (400, 401, 403, 405, 415):
-        raise Rejected(text)
-    seconds = float(retry_after) if retry_after is not None and _SECONDS.fullmatch(retry_after) else None
+        raise Rejected(text, retry_after_s=seconds)
     raise Unavailable(text, status=code, retry_after_s=seconds)
+
+
+def _parse_retry_after(text: str | None) -> float | None:
+    """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
+    text = (text or "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -5,14 +5,14 @@ the other.  A library would build an object a sample for each scrape: this page 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from schemas.meter import UNMETERED
 from services.meter.pods import NodePod
 from services.meter.reading import PodBytes, Reading
 
 TRANSMIT = "container_network_transmit_bytes_total"
 RECEIVE = "container_network_receive_bytes_total"
-UNMETERED = "sluice_meter_unmetered"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SOURCES = ("device", "kubelet")
 
@@ -25,23 +25,27 @@ class PageBuilder:
         self._node = node
         self._labels: dict[str, tuple[str, str]] = {}
 
-    def build(self, reading: Reading, *, watching: bool) -> bytes:
+    def build(self, reading: Reading, *, watching: bool, namespaces: Collection[str] = ()) -> bytes:
         """Build the page of a reading.
 
         Args:
             reading: its pods.
+            namespaces: leave the pods of others out; empty: of none.
             watching: whether the API tells of changes now; otherwise the pods are those that were known last.
         """
-        labels = {one.pod.metadata.uid: self._label(one) for one in reading.metered}
-        self._labels = {one.pod.metadata.uid: (one.source, labels[one.pod.metadata.uid]) for one in reading.metered}
+        self._labels = {one.pod.metadata.uid: (one.source, self._label(one)) for one in reading.metered}
+        metered = [
+            (one, self._labels[one.pod.metadata.uid][1]) for one in reading.metered if _is_in(one.pod, namespaces)
+        ]
         lines = [*_head(TRANSMIT, "counter", "Bytes that a pod sent, before its limit.")]
-        lines += [f"{TRANSMIT}{labels[one.pod.metadata.uid]} {one.sent} {one.stamp}\n" for one in reading.metered]
+        lines += [f"{TRANSMIT}{labels} {one.sent} {one.stamp}\n" for one, labels in metered]
         lines += _head(RECEIVE, "counter", "Bytes that a pod was sent.")
-        lines += [f"{RECEIVE}{labels[one.pod.metadata.uid]} {one.received} {one.stamp}\n" for one in reading.metered]
+        lines += [f"{RECEIVE}{labels} {one.received} {one.stamp}\n" for one, labels in metered]
         lines += _head(UNMETERED, "gauge", "Pods that may send and are not measured, with the reason.")
         lines += [
             f'{UNMETERED}{{{_describe(one.pod, self._node)},reason="{_escape(one.reason)}"}} 1\n'
             for one in reading.unmetered
+            if _is_in(one.pod, namespaces)
         ]
         counts = Counter(one.source for one in reading.metered)
         node = _escape(self._node)
@@ -57,6 +61,10 @@ class PageBuilder:
         if known is not None and known[0] == one.source:
             return known[1]
         return f'{{{_describe(one.pod, self._node)},source="{one.source}"}}'
+
+
+def _is_in(pod: NodePod, namespaces: Collection[str]) -> bool:
+    return not namespaces or pod.metadata.namespace in namespaces
 
 
 def _describe(pod: NodePod, node: str) -> str:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from services.kube.objects import Meta
 
-_HASH_LABELS = {"pod-template-hash": "Deployment", "rollouts-pod-template-hash": "Rollout"}
+HASH_LABELS = {"pod-template-hash": "Deployment", "rollouts-pod-template-hash": "Rollout"}
 """Labels with the end of a ReplicaSet's name, by what makes such ReplicaSets."""
 _CRON_JOB = re.compile(r"(.+)-([2-9][0-9]{7})")
 """A CronJob's Job ends with the minute it was due, counted from 1970: eight digits until the year 2160."""
@@ -79,7 +79,7 @@ class NodePod(Struct, frozen=True):
         if owner is None or owner.kind == "Node":
             return Workload("Pod", meta.name)
         if owner.kind == "ReplicaSet":
-            for label, kind in _HASH_LABELS.items():
+            for label, kind in HASH_LABELS.items():
                 suffix = f"-{(meta.labels or {}).get(label, '')}"
                 if len(suffix) > 1 and owner.name.endswith(suffix):
                     return Workload(kind, owner.name.removesuffix(suffix))

@@ -77,6 +77,7 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _split),
+    "SLUICE_SCRAPE_METERS": (("signal", "scrape", "meters"), _split),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),

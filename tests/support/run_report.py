@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support import needs
+from tests.support.attack_tally import ATTACK, Attacks
 from tests.support.fault_tally import FAULT, Tally
 
 LACKS = "lacks"
@@ -26,6 +27,7 @@ class Reporter:
         self._others: list[str] = []
         self._failed: dict[str, None] = {}
         self._tally = Tally()
+        self.attacks = Attacks()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -41,6 +43,8 @@ class Reporter:
             for name, value in report.user_properties:
                 if name == FAULT:
                     self._tally.merge(value)  # type: ignore[arg-type]
+                elif name == ATTACK:
+                    self.attacks.merge(value)  # type: ignore[arg-type]
 
     @pytest.hookimpl(trylast=True)
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -62,6 +66,7 @@ class Reporter:
         """Show the injected faults and broken promises, what to install for the skipped tests, and what failed."""
         sections = {
             "faults: promises broken": list(self._tally.lines()),
+            "attacks: promises broken": list(self.attacks.lines()),
             "skipped: what this machine lacks": list(needs.list_missing(self._skipped)),
             "skipped or expected to fail": self._others,
             "failed": list(self._failed),
@@ -73,12 +78,12 @@ class Reporter:
                 terminalreporter.write_line(line)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a whole run with every part if a fault was not injected: its test is missing."""
+        """Fail a whole run with every part if a fault or an attack was left out: its test is missing."""
         whole = self._config.args_source is pytest.Config.ArgsSource.TESTPATHS
         option = self._config.option
         chosen = option.keyword or option.markexpr or option.collectonly
-        if needs.all_parts() and whole and not chosen and self._tally.missing:
-            missing = ", ".join(self._tally.missing)
+        if needs.all_parts() and whole and not chosen and (absent := [*self._tally.missing, *self.attacks.missing]):
+            missing = ", ".join(absent)
             self._config.get_terminal_writer().line(f"\nno test brought about: {missing}", red=True)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -10,7 +10,7 @@ is, how late a sample is, and how long a decision takes to be in force.
 import heapq
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -120,6 +120,7 @@ class _Loop:
         self._watch = ReactionTimer(scenario.apps)
         self._state: State | None = None
         self._blind = ""
+        self._enforcement: Literal["on", "stuck", "off"] = "on"
         self._samples = SampleBuilder(domain, delays, model.pods, seed)
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()
@@ -175,6 +176,10 @@ class _Loop:
             self._model.set_capacity(event.capacity)
         if event.blind is not None:
             self._blind = event.blind
+        if event.enforcement is not None:
+            self._enforcement = event.enforcement
+            for pod, kbit in self._desired.items() if event.enforcement != "stuck" else ():
+                self._model.set_limit(pod, kbit if event.enforcement == "on" else None)
         self._watch.on_event(event, self._model.limits.values())
 
     def _count(self, sender: str) -> None:
@@ -214,6 +219,7 @@ class _Loop:
                 self._at(now + round(delay * _NS), self._enforce, pod, each, (sample.end, now))
 
     def _enforce(self, pod: str, kbit: int, decision: tuple[int, int]) -> None:
-        self._model.set_limit(pod, kbit)
+        if self._enforcement == "on":
+            self._model.set_limit(pod, kbit)
         self.patches.append(self._model.now)
         self._watch.on_limit(self._model.now, *decision, self._model.limits.values())

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from schemas.config import Signal
-from services.sampler.scrape.parser import MalformedPage, PageReader
+from services.sampler.scrape.parser import MalformedPage, PageReader, ScrapedPage
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.metric_pages import Samples, flatten, name_sample, write_open_page, write_page
 from tests.support.prometheus_server import PrometheusServer
@@ -113,16 +113,21 @@ def explain_alone(error: MalformedPage) -> str | None:
     return next((what for what, pattern in OURS_ALONE.items() if re.search(pattern, text)), None)
 
 
+def read_by_us(number: int, text: bytes) -> ScrapedPage | MalformedPage:
+    """The page, or the reason for its refusal."""
+    try:
+        return PageReader(WORKLOADS).read(text, openmetrics=number % 2 == 1, is_whole=True)
+    except MalformedPage as error:
+        return error
+
+
 def judge(number: int, text: bytes, stored: Samples | None) -> str:
     """How a page was read by both."""
-    try:
-        page = PageReader(WORKLOADS).read(text, openmetrics=number % 2 == 1, is_whole=True)
-    except MalformedPage as error:
-        if stored is None:
-            return "refused by both"
-        alone = explain_alone(error)
-        assert alone is not None, (text, error, stored)
-        return f"refused by us alone: {alone}"
+    page = read_by_us(number, text)
+    if isinstance(page, MalformedPage):
+        alone = explain_alone(page)
+        assert stored is None or alone is not None, (text, page, stored)
+        return "refused by both" if stored is None else f"refused by us alone: {alone}"
     if stored is None:
         assert number % 2, text
         assert THEIRS_ALONE.search(text), text

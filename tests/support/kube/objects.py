@@ -70,7 +70,7 @@ def pod(
         owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
         deletion_timestamp="2026-11-23T12:00:00Z" if going else None,
     )
-    return Pod(meta, PodStatus(phase))
+    return Pod(meta, status=PodStatus(phase))
 
 
 def record(value: str, limit: int, **fields: Any) -> OwnershipRecord:

@@ -1,5 +1,7 @@
 """The whole loop in one process: safe with a good limit, unsafe without, and every delay modelled."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -14,7 +16,7 @@ S = 10**9
 SHORT = msgspec.structs.replace(SCENARIOS["steady"], seconds=40)
 
 
-def run_scenario(scenario: Scenario, seed: int = 1, **delays: float) -> Run:
+def run_scenario(scenario: Scenario, seed: int = 1, **delays: Any) -> Run:
     """The scenario under the default policy."""
     domain = scenario.domain()
     return play(scenario, domain, Controller(domain), delays=Delays(**delays), seed=seed)

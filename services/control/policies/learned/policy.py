@@ -24,6 +24,7 @@ window's stress replaces it.  Limits of one pod each count as many times as thei
 """
 
 from schemas.domain import Domain
+from schemas.messages import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.knee import Knee, KneeEstimator
 from services.control.policies.learned.load_forecast import (
@@ -118,7 +119,9 @@ class Learned:
             knee, load, season, margin, usual, evidence.recent_p50, seen.stress or 0.0, settles, waits, spiked, spikes,
             last_spike, doubt, pods,
         )  # fmt: skip
-        return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
+        headroom = int(knee.total - coming - margin)
+        link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
+        return Proposal(int(max(budget, bounds.min / pods)), reason, kept, link)
 
     def _gather_evidence(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
         """Compare a sample with the memory; ``bounds`` are those of all pods together."""
