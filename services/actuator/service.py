@@ -36,6 +36,7 @@ from services.kube.client import KubeClient
 from services.kube.objects import Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.service import join_bus, run
 
@@ -212,4 +213,4 @@ def command(path: Path) -> None:
         logging_setup.configure(NAME, config.log)
         run(act(config))
     except (ConfigError, KubeConfigError) as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None

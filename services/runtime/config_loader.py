@@ -102,8 +102,10 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: not text in UTF-8") from None
     # Copied into memory of its own: the strings lie between those of the file's tree, and would keep the
     # memory of the whole tree from being freed (38 MiB with two thousand domains).
     compact = msgspec.msgpack.encode(parse(text, str(path), environment), enc_hook=encode_unit)
