@@ -54,11 +54,13 @@ _DOWN_S = (0.5, 3.0)
 _FROZEN = 1 / 3
 _SETTLE_S = 3.0
 """From the last kill to the audit."""
+_RULES = ("sequence", "decision", "bounds", "fence")
+"""The audit's rules about what was done; the others are about how it was reported."""
 _BOUNDS = {
     "parts that ended by themselves": "<= 0",
     "pods restarted": "<= 0",
     "limits out of bounds, or none": "<= 0",
-    "rules broken in the audit of the bus": "<= 0",
+    "decisions and limits that broke a rule of the audit": "<= 0",
     "actuator: worst take-over, s": "<= 3",
     "worst time from a decision to its limit in force, s": "<= 5",
 }
@@ -273,7 +275,10 @@ def summarize(observed: Observed, domain: Domain) -> dict[str, float]:
         "pods restarted": observed.restarted,
         "parts that ended by themselves": observed.ended,
         "limits out of bounds, or none": count_out_of_bounds(observed.limits, domain),
-        "rules broken in the audit of the bus": len(observed.findings.breaches),
+        "decisions and limits that broke a rule of the audit": sum(
+            one.rule in _RULES for one in observed.findings.breaches
+        ),
+        "messages missing, or reports out of order": sum(one.rule not in _RULES for one in observed.findings.breaches),
         "decisions": observed.findings.decisions,
         "limits put in force": len(observed.limits),
         "longest time without a decision, s": max(gaps, default=0.0),
