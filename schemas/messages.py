@@ -131,6 +131,15 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
+class InForce(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the actuator reported to be in force on one target."""
+
+    limit: Rate
+    """The lowest limit that may be in force, kbit/s."""
+    unsettled: bool = False
+    """Whether another limit is in force on a part of the target, or somebody else's value on the whole of it."""
+
+
 class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
@@ -150,6 +159,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """Memory of the policies in the shadow, by name and version."""
     demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
+    in_force: dict[str, InForce] = {}
+    """What is in force by target, as far as it was reported; without a report it is taken to be what was decided."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -222,6 +233,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
     """What the policies in the shadow would have done."""
+    reported: dict[str, InForce | None] = {}
+    """What was newly reported to be in force, by target; None: it is no longer known.  An input on replay."""
     v: Integer = 1
 
     @property
@@ -281,6 +294,10 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """When the decision was published, UTC ns."""
     applied: Time | None = None
     """When the last patch was acknowledged, UTC ns."""
+    partial: bool = False
+    """Whether some of the target's objects do not have this limit yet."""
+    paused: bool = False
+    """Whether somebody else's value is in force, so that the target is left alone."""
     v: Integer = 1
 
 

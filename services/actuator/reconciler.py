@@ -30,7 +30,7 @@ from services.actuator.ownership import (
     pause_reason,
     resume_command,
 )
-from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod, sum_of_limits
+from services.actuator.plan import Plan, Write, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
 from services.actuator.refusals import Refusals
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.rise_bound import RiseBound
@@ -125,6 +125,8 @@ class Reconciler:
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
+        self._told: int | None = None
+        """The limit that was reported last to be in force on all objects; None: no such report is the last."""
         self._last_late_report = float("-inf")
         self._rise = RiseBound(Limits.from_target(target, domain).rise)
         self._refusals = Refusals()
@@ -222,6 +224,7 @@ class Reconciler:
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
         self._finish_pending()
+        self._told = None
         if not plan.writes:
             self._note_refusal(None)
             self._succession.is_settled()
@@ -287,10 +290,14 @@ class Reconciler:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
+        is_told = self._told == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            if order.limit == workload.limit and not order.is_repeated:
-                self._reporter.report_unwritten(order, "unchanged", order.reason, {})
+            is_told = is_told and (order.limit != workload.limit or order.is_repeated)
+        if not is_told:
+            # Decisions rise only from what was reported to be in force.
+            self._told = order.limit
+            self._reporter.report_unwritten(order, "unchanged", order.reason, {})
         share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
         metrics.limit.labels(self.target.key).set(order.limit)
         metrics.pod_limit.labels(self.target.key).set(share)
@@ -338,7 +345,10 @@ class Reconciler:
             self._note = why
             self._reporter.set_note(why)
             if why is not None and self._desired.order is not None:
-                self._reporter.report_unwritten(self._desired.order, "skipped", f"paused: {why}", self._headers)
+                self._told = None
+                self._reporter.report_unwritten(
+                    self._desired.order, "skipped", f"paused: {why}", self._headers, paused=paused is not None
+                )
         if paused is not None:
             self._note_refusal(None)
             self._finish_pending()
@@ -364,7 +374,12 @@ class Reconciler:
         is_news = self._refusals.count(answered, result.failures, self._shared.steady())
         if result.failures:
             self._note_refusal(self._refusals.reason)
-        self._reporter.report_writes(order, plan, result.outcomes, workload, headers, is_news=is_news)
+        known = self.observed.workload
+        whole = known is not None and is_whole(self.target, order.limit, known, self.observed.pods)
+        self._reporter.report_writes(
+            order, plan, result.outcomes, workload, headers, is_news=is_news, partial=not whole
+        )
+        self._told = order.limit if whole else None
         self._was_stale = result.is_stale
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())

@@ -7,12 +7,12 @@ the samples that were delivered to other replicas.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args
 
 from schemas.domain import Domain
-from schemas.messages import Decision, InvalidMessage, Rule, Sample, State
+from schemas.messages import Decision, InForce, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
 from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
@@ -105,10 +105,17 @@ class TimedPolicy:
             self.fault = None
 
 
+class Reports(Protocol):
+    """What the actuator reports to be in force."""
+
+    def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
+        """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
+
+
 class DomainWorker:
     """Answers one domain's samples."""
 
-    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog) -> None:
+    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog, reports: Reports) -> None:
         """Prepare the domain's control; its position is read with the first sample.
 
         Raises:
@@ -119,6 +126,7 @@ class DomainWorker:
         self._controller = Controller(domain, self._policy)
         self._decisions = decisions
         self._samples = samples
+        self._reports = reports
         self._position: DomainPosition | None = None
         for rule in get_args(Rule):
             if rule != "none":
@@ -182,7 +190,9 @@ class DomainWorker:
     def _decide(self, state: State | None, sample: Received[Sample]) -> Decision:
         fault = self._policy.fault
         try:
-            decision = self._controller.answer(state, sample.message, sample.published, fault)
+            told = {} if state is None else state.in_force
+            reported = self._reports.find_news(self._controller.domain.name, told)
+            decision = self._controller.answer(state, sample.message, sample.published, fault, reported)
         except RejectedSample:
             raise
         except Exception as error:

@@ -21,6 +21,7 @@ from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
+from services.decision.enforcement import Enforcement
 from tests.support.decision_services import replay_samples
 
 S = 10**9
@@ -97,7 +98,7 @@ class Replica:
 
     def crash(self) -> None:
         """Lose all state."""
-        self._worker = DomainWorker(DOMAIN, self._world, self._world)
+        self._worker = DomainWorker(DOMAIN, self._world, self._world, Enforcement([DOMAIN]))
         self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample, State, encode, encode_into
+from schemas.messages import Decision, InForce, Integer, Sample, State, encode, encode_into
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
 from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
@@ -41,6 +41,8 @@ class RecordedDecision(Struct, frozen=True, gc=False):
     policy: str
     fault: str | None = None
     """An input: the policy was not asked."""
+    reported: dict[str, InForce | None] = {}
+    """An input: what was newly reported to be in force."""
     v: Integer = 1
 
 
@@ -99,7 +101,7 @@ class Arrival(Struct, frozen=True, gc=False):
 class ReplayVerifier:
     """Verifies one domain under its recorded configuration.
 
-    A sample waits for its recorded decision, because the decision contains the fault, which is an input;
+    A sample waits for its recorded decision, because that contains inputs: the fault, and what was in force;
     a decision that was read first waits for its sample.  After a difference the recorded state is
     used, so that each difference stands for itself.
     """
@@ -232,17 +234,20 @@ class ReplayVerifier:
         while (name := next(iter(self._samples))) != recorded.sample:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
-        replayed = self._decide(self._state, arrival, recorded.fault) if not skipped else None
+        replayed = self._decide(self._state, arrival, recorded) if not skipped else None
         if replayed is None or encode(replayed) != body:
             self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
         self._state = replayed.state
 
-    def _decide(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
-        """Decide as the service would; None where it would refuse the sample."""
+    def _decide(self, state: State | None, arrival: Arrival, recorded: RecordedDecision | None) -> Decision | None:
+        """Decide as the service would with the inputs on record; None where it would refuse the sample."""
+        sample, published = arrival.sample, arrival.published
         try:
-            return self._controller.answer(state, arrival.sample, arrival.published, fault)
+            if recorded is None:
+                return self._controller.answer(state, sample, published)
+            return self._controller.answer(state, sample, published, recorded.fault, recorded.reported)
         except RejectedSample:
             return None
 
@@ -265,7 +270,7 @@ class ReplayVerifier:
             through = replayed.state if through is not None else None
         best: Decision | None = None
         for state in (through, self._state, None):
-            replayed = self._decide(state, arrival, recorded.fault)
+            replayed = self._decide(state, arrival, recorded)
             if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
                 if encode(replayed) == body:
                     self.tally.identical += 1
@@ -274,7 +279,7 @@ class ReplayVerifier:
                 best = best or replayed
         if best is None and through is not None and arrival.sample.end - through.end <= arrival.sample.period:
             # No sample lies between that state and this one: nothing is missing that could explain it.
-            best = self._decide(through, arrival, recorded.fault)
+            best = self._decide(through, arrival, recorded)
         elif best is None:
             hole = None
             if self._state is None:
