@@ -91,7 +91,7 @@ def play(
             controller, no limits without one.
         parameters: of the model, with the scenario's apps in place of theirs; None: the defaults.
     """
-    loop = _Loop(
+    loop = ClosedLoop(
         scenario, domain, controller, delays, SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START), seed
     )
     if limits is None:
@@ -101,7 +101,9 @@ def play(
     return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions())
 
 
-class _Loop:
+class ClosedLoop:
+    """The loop's agenda: what happens at which time."""
+
     def __init__(
         self,
         scenario: Scenario,
@@ -111,6 +113,7 @@ class _Loop:
         model: SimulatedPlant,
         seed: int,
     ) -> None:
+        """See ``play``."""
         self._scenario = scenario
         self._domain = domain
         self._controller = controller
@@ -129,11 +132,13 @@ class _Loop:
         self.patches: list[int] = []
 
     def reactions(self) -> list[Reaction]:
+        """How fast the loop has reacted so far."""
         return self._watch.reactions
 
     # -- time
 
     def start(self, limits: dict[str, int]) -> None:
+        """Put limits in force by target, kbit/s a pod, and fill the agenda."""
         for pod in self._model.pods:
             if pod.target in limits:
                 self._model.set_limit(pod.name, limits[pod.target])
@@ -145,6 +150,7 @@ class _Loop:
             self._at(_START + round(self._delays.period * _NS), self._sample)
 
     def run(self) -> None:
+        """Run to the scenario's end."""
         end = _START + round(self._scenario.seconds * _NS)
         while self._agenda and self._agenda[0][0] <= end:
             at, _, (action, arguments) = heapq.heappop(self._agenda)
