@@ -5,13 +5,14 @@ plant -> sample -> decision core -> bus -> reconciler -> API server -> plant
 """
 
 import asyncio
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from schemas.domain import Critical
 from schemas.messages import Sample
 from services.control import Controller
+from services.plant.interface import CriticalSecond
 from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.simulated.closed_loop import ClosedLoop, Delays
 from services.plant.simulated.plant import SimulatedPlant
@@ -95,7 +96,7 @@ class OutageLoop(ClosedLoop):
         elif self._outage == "bus away":
             self.bus.is_up = is_well
         else:
-            self.actuator.is_stopped = not is_well
+            self.actuator.set_stopped(not is_well)
 
     def _tick(self) -> None:
         now = self._model.now
@@ -134,8 +135,8 @@ def run_outage(
     return Outcome(bad, worst, steps, loop.limits, loop)
 
 
-def _ratio(seen: Any, slo: Any) -> float:
+def _ratio(seen: CriticalSecond, slo: Critical) -> float:
     lost = float("inf") if seen.lost > 0 else 0.0
     if seen.p95 is None or seen.jitter is None:
         return float("inf")
-    return max(float(seen.p95) / (slo.p95 / 1e9), float(seen.jitter) / (slo.jitter / 1e9), lost)
+    return max(seen.p95 / slo.p95.seconds, seen.jitter / slo.jitter.seconds, lost)

@@ -120,7 +120,6 @@ class Actuator:
         self._runs = 0
         self._wake: float | None = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        self._down_at = float("-inf")
 
     def start(self) -> None:
         """Begin as a new process: list the objects, and fetch the last decision where there is a bus."""
@@ -139,11 +138,12 @@ class Actuator:
         )
         self.reconciler = Reconciler(self._domain, self._domain.targets[0], shared)
         self.reconciler.observed._clock = lambda: self.steady
-        self.is_alive, self._wake = True, 0.0
+        self.is_alive, self.is_stopped, self._wake = True, False, 0.0
         self._heard = max(len(self._bus.decisions) - 1, 0)
         self._joined = False
         if self not in self._cluster.watchers:
             self._cluster.watchers.append(self)
+        self._show_watch()
         self.list_objects()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self.outbox.run(self._publish)), loop.create_task(events.run())]
@@ -167,7 +167,20 @@ class Actuator:
     def set_api(self, has_api: bool) -> None:
         """Take the API server away from it, or give it back; its watches begin again after at most five seconds."""
         self.has_api = has_api
+        self._show_watch()
         self.list_objects()
+
+    def set_stopped(self, is_stopped: bool) -> None:
+        """Stop the process as it stands, or let it go on; then its watches show what it missed."""
+        self.is_stopped = is_stopped
+        self._show_watch()
+        self.list_objects()
+
+    def _show_watch(self) -> None:
+        """What the informer reports."""
+        if self.is_alive and not self.is_stopped:
+            why = None if self.has_api else "cannot watch deployments: connection refused"
+            self.health.set_condition(self._domain.targets[0].key, why)
 
     # -- what its reconciler uses
 
