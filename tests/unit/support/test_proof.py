@@ -88,7 +88,7 @@ def test_reconcilers_that_break_the_promise_are_noticed(monkeypatch: pytest.Monk
     silent: tuple[liveness.Event, ...] = (("decisions", 0),)
     assert find_breach(liveness.follow(*handed_over), handed_over) is None
     monkeypatch.setattr(Succession, "take_over", lambda _self, _now, **_: 1.0)
-    assert "stale" in str(find_breach(liveness.follow(*handed_over), handed_over))
+    assert "the model has" in str(find_breach(liveness.follow(*handed_over), handed_over))
     monkeypatch.undo()
     monkeypatch.setattr(DesiredLimit, "_fall_back", lambda *_, **__: None)
-    assert "stale" in str(find_breach(liveness.follow(*silent), silent))
+    assert "the model has" in str(find_breach(liveness.follow(*silent), silent))
