@@ -22,6 +22,7 @@ from schemas.messages import (
 )
 from services.control.admission import StaleSample, admit
 from services.control.allocation import FULL, Allocator, Start
+from services.control.enforcement import follow_overruns
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
@@ -133,15 +134,16 @@ class Controller:
         if self._several:
             recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
             demand = self._allocator.update_demand(demand, before, recent, seen)
+        over, overruns = follow_overruns(self.domain, state.over, before, sample, seen)
         targets, shield_memory = self._apply_budget(start, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, start, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
             State(
-                state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand,
+                state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand, over,
                 in_force,
             ),
-            self._version, seen.stress, seen.violated, fault, shadow, dict(reported),
+            self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns, dict(reported),
         )  # fmt: skip
 
     def _find_bounds(self, state: State, seen: Observation, in_force: Mapping[str, InForce]) -> tuple[Start, Bounds]:

@@ -1,6 +1,6 @@
 """``sluice decision``: consumes samples and gives each to the worker of its domain.
 
-What the actuator reports to be in force is an input of every decision (``enforcement.py``).
+What the actuator reports to be in force is an input of every decision (``reports.py``).
 
 One domain's samples wait for each other; domains do not.  A sample is acknowledged when there is
 nothing more to do for it, so that it is delivered again after a crash.
@@ -25,7 +25,7 @@ from services.common.backoff import BackOff
 from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
-from services.decision.enforcement import Enforcement
+from services.decision.reports import Enforcement
 from services.runtime.health import Health
 from services.runtime.service import service_command
 

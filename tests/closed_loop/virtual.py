@@ -18,7 +18,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.control import Controller, RejectedSample
-from services.decision.enforcement import Enforcement, ReportHead
+from services.decision.reports import Enforcement, ReportHead
 from services.kube.client import Listed, Updated
 from services.kube.objects import Deployment, Pod, StaleObject, Superseded, Unavailable
 from services.runtime.health import Health
@@ -199,9 +199,10 @@ class Actuator:
             raise Unavailable("connection refused")
         return next(one for one in self._cluster.objects.values() if type(one) is kind and one.metadata.name == name)
 
-    async def patch(self, obj: Any, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> Any:
+    async def patch_in_turn(self, obj: Any, build: Callable[[], list[dict[str, Any]] | None]) -> Any:
         """Patch an object."""
-        if not is_wanted():
+        operations = build()
+        if operations is None:
             raise Superseded
         if not self.has_api:
             raise Unavailable("connection refused")

@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.messages import ShieldMemory
-from services.actuator.rise_bound import RiseBound
+from services.actuator.desired_limit import RiseBound
 from services.control.shield import Limits, ShieldInput, shield, start_from
 from tests.support.kube.objects import order as build_order
 
@@ -89,7 +89,7 @@ def _act(state: LoopState, *, bounded: bool) -> LoopState:
 def _wait(state: LoopState, *, elapsed: int = _TICK) -> LoopState:
     bound = RiseBound(LIMITS.rise)
     bound._saved, bound._now, bound._in_force = state.saved, 0.0, state.in_force
-    bound._count(state.in_force, elapsed / _S)
+    bound.next_step(build_order(state.in_force), state.in_force, elapsed / _S)
     age, settles = min(state.age + elapsed, _S), max(state.settles - elapsed, 0)
     return replace(state, age=age, settles=settles, saved=bound._saved)
 

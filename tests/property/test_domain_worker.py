@@ -21,7 +21,7 @@ from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.decision.domain_worker import DomainPosition, DomainWorker
-from services.decision.enforcement import Enforcement
+from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
 
 S = 10**9

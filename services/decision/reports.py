@@ -16,7 +16,6 @@ from msgspec import Struct
 from schemas.domain import Domain
 from schemas.messages import Cause, InForce, Integer, Outcome, Rate, Time
 from services.bus.bus import Bus
-from services.bus.envelope import RawMessage
 
 _BATCH = 16
 """Reports that are requested at once: one names up to 500 Pods."""
@@ -87,16 +86,13 @@ class Enforcement:
         """Follow the reports on the bus, for ever; begins with the last one of each target."""
         async with aclosing(bus.read("action", start="latest", follow=True, batch=_BATCH)) as messages:
             async for raw in messages:
-                self._receive(bus, raw)
-
-    def _receive(self, bus: Bus, raw: RawMessage) -> None:
-        try:
-            report = _decoder.decode(raw.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            _log.warning("report cannot be read", subject=raw.subject, seq=raw.seq, reason=str(error)[:200])
-            return
-        if bus.subjects.action(report.domain, report.target) == raw.subject:
-            self.take(report, raw.published)
+                try:
+                    report = _decoder.decode(raw.body)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    _log.warning("report cannot be read", subject=raw.subject, seq=raw.seq, reason=str(error)[:200])
+                    continue
+                if bus.subjects.action(report.domain, report.target) == raw.subject:
+                    self.take(report, raw.published)
 
 
 def _read(report: ReportHead, before: InForce | None) -> InForce | None:
