@@ -15,6 +15,7 @@ from schemas.domain import Domain
 from schemas.messages import Decision, InForce, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
 from services.control.observation import Observation
 from services.control.policy import Bounds, Policy, Proposal
@@ -138,6 +139,7 @@ class DomainWorker:
 
         Returns when nothing more has to be done for it: its decision is on the bus, or it never gets one.
         """
+        back_off: BackOff | None = None
         while True:
             try:
                 position = self._position
@@ -158,6 +160,11 @@ class DomainWorker:
             except Conflict:
                 metrics.conflicts.inc()
                 self._position = None
+                # Another replica was faster: look at once.  A decision that was purged, and that the server still
+                # takes for a repetition, conflicts again and again.
+                if back_off is not None:
+                    await back_off.wait()
+                back_off = back_off or BackOff()
             else:
                 return
 
