@@ -27,7 +27,8 @@ def main() -> None:
 def _row(policy: str, outage: str, loop: str, runs: list[Outcome], since: float) -> str:
     figures = [run.since(since) for run in runs]
     bad, worst, rise = (max(one[place] for one in figures) for place in range(3))
-    return f"| {policy} | {outage} | {loop} | {rise / 1000:.1f}M | {worst:.1f} | {bad} |"
+    latency = "packets lost" if worst == float("inf") else f"{worst:.1f}"
+    return f"| {policy} | {outage} | {loop} | {rise / 1000:.1f}M | {latency} | {bad} |"
 
 
 def _print(text: str) -> None:

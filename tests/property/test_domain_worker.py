@@ -259,7 +259,9 @@ def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
     assert world.dead_letters == [2]
 
 
-def test_a_purged_decision_that_the_server_remembers_is_not_tried_in_a_tight_loop(waits: list[float]) -> None:
+def test_a_purged_decision_that_the_server_remembers_is_not_tried_in_a_tight_loop(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server takes the decision for a repetition for two minutes: attempts come with growing delays."""
     world = World([receive(1, NOW, NOW)])
     waits.clear()
@@ -273,7 +275,7 @@ def test_a_purged_decision_that_the_server_remembers_is_not_tried_in_a_tight_loo
             return 1
         raise Conflict("was published before")
 
-    world.write = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(world, "write", refuse)
     replica = Replica(world)
     replica.deliver(1)
     while replica.step():
