@@ -76,7 +76,8 @@ class _ListMeta(Struct, frozen=True, rename="camel"):
 
 class _List(Struct, frozen=True):
     metadata: _ListMeta
-    items: tuple[msgspec.Raw, ...] = ()
+    items: tuple[msgspec.Raw, ...] | None
+    """Required: an error with status 200 has metadata, too."""
 
 
 class _WatchEvent(Struct, frozen=True):
@@ -280,7 +281,7 @@ class KubeClient:
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            objects += (_decode(kind, item) for item in answer.items)
+            objects += (_decode(kind, item) for item in answer.items or ())
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -110,17 +111,20 @@ class Query:
         for part in parts:
             if time.monotonic() > deadline:
                 raise RequestFailed(f"no answer to {len(parts)} short queries within {self._signal.timeout}")
-            result += (series for series in request(part.text) if part.keys is None or self._is_in(part.keys, series))
+            self._session.keeps = partial(self._is_wanted, part.keys)
+            result += request(part.text)
         return result
 
-    def _is_in(self, keys: Collection[str], series: Any) -> bool:
-        """Whether a series is of a part's workloads: its matchers may let others of the same name through."""
+    def _is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
+        """Whether a series is of a configured workload, and of a part's own: matchers let others through."""
         if not isinstance(series, dict) or not isinstance(series.get("metric"), dict):
             return True  # refused with the whole
         labels = _parse_labels(series)
         if self._figure == "throughput":
-            return labels.get("namespace") in keys
-        return self._workloads.find_critical(labels) in keys
+            key = self._workloads.find_sender(labels)
+            return key is not None and (keys is None or labels.get("namespace") in keys)
+        key = self._workloads.find_critical(labels)
+        return key is not None and (keys is None or key in keys)
 
     def close(self) -> None:
         """Release the connection and the thread."""
@@ -135,7 +139,7 @@ def parse_vector(answer: Any) -> Vector:
         RequestFailed: it is not one.
     """
     try:
-        return [(_parse_labels(series), float(series["value"][1])) for series in answer]
+        return [(_parse_labels(series), _parse_number(series["value"][1])) for series in answer]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RequestFailed("the answer is not an instant vector") from None
 
@@ -152,7 +156,7 @@ def parse_matrix(answer: Any, ends: range) -> dict[int, Vector]:
             labels = _parse_labels(series)
             for at, value in series["values"]:
                 # A float of seconds is exact to well below a millisecond.
-                vectors[round(float(at) * 1000) * 1_000_000].append((labels, float(value)))
+                vectors[round(float(at) * 1000) * 1_000_000].append((labels, _parse_number(value)))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RequestFailed("the answer is not a range vector") from None
     return vectors
@@ -160,6 +164,17 @@ def parse_matrix(answer: Any, ends: range) -> dict[int, Vector]:
 
 def _parse_labels(series: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in series["metric"].items()}
+
+
+def _parse_number(value: Any) -> float:
+    """A sample's value; Python reads more as a number than Prometheus writes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()) or "_" in str(value):
+        raise ValueError(value)
+    return float(value)
 
 
 def _format_seconds(ns: int) -> str:
