@@ -117,9 +117,12 @@ class Query:
 
     def _is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
         """Whether a series is of a configured workload, and of a part's own: matchers let others through."""
-        if not isinstance(series, dict) or not isinstance(series.get("metric"), dict):
-            return True  # refused with the whole
-        labels = _parse_labels(series)
+        try:
+            labels = _parse_labels(series)
+            if keys is None:
+                parse_vector([series])
+        except (RequestFailed, KeyError, TypeError, AttributeError):
+            return True  # refused with the whole, or a part of a range
         if self._figure == "throughput":
             key = self._workloads.find_sender(labels)
             return key is not None and (keys is None or labels.get("namespace") in keys)

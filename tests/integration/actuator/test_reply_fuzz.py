@@ -24,7 +24,22 @@ from tests.support.kube.servers import BANDWIDTH
 
 EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "400"))
 GROWTH_KIB = 64 * 1024
-STRANGE: tuple[Any, ...] = (None, 0, -1, 1.5, "", "x", [], {}, [None], {"a": 1}, True, "9" * 50, [[]], {"annotations": []})
+STRANGE: tuple[Any, ...] = (
+    None,
+    0,
+    -1,
+    1.5,
+    "",
+    "x",
+    [],
+    {},
+    [None],
+    {"a": 1},
+    True,
+    "9" * 50,
+    [[]],
+    {"annotations": []},
+)
 KINDS = ("read", "patch", "list", "watch")
 
 
