@@ -322,13 +322,15 @@ class PrometheusSource(Source):
             scraped = figures.get("scraped")
             if scraped is None:
                 return "not measured: no series for it is being scraped"
+            if not isfinite(scraped):
+                return f"not measured: its last scrape was at {scraped}"
             stale = self._explain_age(key, end, end / 1e9 - scraped)
             if stale is not None:
                 return stale
         observations = figures.get("observations")
         if observations is None:
             return "no rate: scraped less than twice within the window"
-        if not observations > 0:
+        if not 0 < observations < inf:
             return "no observations in the window"
         if not all(isfinite(figures.get(figure, inf)) for figure in ("jitter", "p95")):
             return f"{observations:.0f} observations but no quantile: buckets, or the +Inf bucket, are missing"
