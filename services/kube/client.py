@@ -182,6 +182,24 @@ class KubeClient:
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
                 return _decode(type(obj), await read_body(response.content))
 
+    async def try_patch(self, obj: T, operations: list[dict[str, Any]], account: str | None) -> Any:
+        """What would become of an object by a JSON Patch, as the API writes it.  Nothing is changed.
+
+        Args:
+            obj: the object as it was seen.
+            operations: the patch.
+            account: a user in whose place to ask; None: as oneself.
+
+        Raises:
+            StaleObject, NotFound, Rejected, Unavailable: as `patch` would.
+        """
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        request = self._request(
+            "PATCH", path, operations, "application/json-patch+json", query=[("dryRun", "All")], account=account
+        )
+        async with request as response:
+            return decode_as(dict, await read_body(response.content))
+
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
 
@@ -296,9 +314,11 @@ class KubeClient:
         *,
         query: Query | None = None,
         limits: aiohttp.ClientTimeout | None = None,
+        account: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and raise the library's errors, up to the end of the context, as this module's."""
         headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers |= {"Impersonate-User": account} if account is not None else {}
         limits = limits or aiohttp.ClientTimeout(total=self._timeout_s)
         try:
             request = await self._client.param_serialize(

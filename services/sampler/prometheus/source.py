@@ -322,8 +322,6 @@ class PrometheusSource(Source):
             scraped = figures.get("scraped")
             if scraped is None:
                 return "not measured: no series for it is being scraped"
-            if not isfinite(scraped):
-                return f"not measured: its last scrape was at {scraped}"
             stale = self._explain_age(key, end, end / 1e9 - scraped)
             if stale is not None:
                 return stale
@@ -343,6 +341,8 @@ class PrometheusSource(Source):
         new, and with rare scrapes its age comes and goes: so the least of some intervals counts.
         """
         interval, period = self._signal.prometheus.scrape_interval.seconds, self._signal.period.seconds
+        if not isfinite(age):
+            return f"not measured: its last scrape was {age} s ago"
         ages = self._ages.setdefault(key, deque())
         if ages and end <= ages[-1][0]:
             ages.clear()
