@@ -42,7 +42,7 @@ async def trial() -> AsyncIterator[tuple[Proxy, Callable[[], Any]]]:
         assert servers.BANDWIDTH not in deployment["metadata"].get("annotations", {}), "nothing was changed"
 
 
-@pytest.mark.parametrize("kind", ("401", "403", "409", "422", "429", "503", "a page", "null"))
+@pytest.mark.parametrize("kind", ["401", "403", "409", "422", "429", "503", "a page", "null"])
 async def test_a_refusal_of_any_kind_is_an_error(kind: str) -> None:
     """Of the Deployment and of the Pod, with the server's own text."""
     async with trial() as (proxy, run):
