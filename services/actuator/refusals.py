@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from services.actuator.plan import Plan, Write
 from services.kube.objects import Unavailable
 
-_REFUSED_S = (5.0, 25.0)
+_REFUSED_S = (3.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
 _SILENT_S = (0.2, 10.0)
 """The same if the server is unreachable, so that retries add no load."""
@@ -94,7 +94,12 @@ class Refusals:
         error = next(iter(failures.values()))
         self.reason = str(error)
         self._at_once = 1
-        self._wait(error, now)
+        is_silent = isinstance(error, Unavailable) and error.status is None
+        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
+        self._delay_s = min(max((3 if is_silent else 2) * self._delay_s, first_s), most_s)
+        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
+        self._not_before = now + max(delay_s, told_s)
         kind = (type(error), getattr(error, "status", None))
         if not was_failing:
             self._kinds.clear()
@@ -108,11 +113,3 @@ class Refusals:
         if self._failed and now - self._not_before > _FORGET_S:
             self._failed.clear()
             self._delay_s, self._at_once = 0.0, 1
-
-    def _wait(self, error: Exception, now: float) -> None:
-        is_silent = isinstance(error, Unavailable) and error.status is None
-        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
-        self._delay_s = min(max((3 if is_silent else 2) * self._delay_s, first_s), most_s)
-        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
-        self._not_before = now + max(delay_s, told_s)

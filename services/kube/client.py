@@ -16,16 +16,23 @@ from typing import Any, Generic, TypeVar
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct, field
 
 from schemas.config import Kubernetes
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
-from services.kube.answers import Status, decode_as, raise_for_status, read_body, read_lines
-from services.kube.objects import KubeObject, Superseded, Unavailable
+from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
+from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
+from services.kube.objects import (
+    KubeObject,
+    Status,
+    Superseded,
+    Unavailable,
+    decode_as,
+    raise_for_status,
+    read_body,
+    read_lines,
+)
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -40,14 +47,8 @@ _ENDED_S = (8.0, 30.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
-
-
-class KubeConfigError(Exception):
-    """The API server's address or credentials cannot be used."""
 
 
 class Listed(Struct, Generic[T], frozen=True):
@@ -106,7 +107,7 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        # Every namespace holds two watches open: patches must not wait for one of a limited number of connections.
         settings = Configuration(connection_pool_maxsize=0)
         try:
             if config.server is not None:
@@ -160,13 +161,21 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
+
+        Raises:
+            StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
+        """
+        return await self.patch_in_turn(obj, lambda: operations)
+
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+        """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
         Args:
             obj: the object as it was seen.
-            operations: the patch.
-            is_wanted: asked right before the patch is sent, which may be long after the call.
+            build: gives the patch right before it is sent, which may be long after the call; None: it is no
+                longer wanted.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -177,18 +186,14 @@ class KubeClient:
         """
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
-            if not is_wanted():
+            operations = build()
+            if operations is None:
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
                 return _decode(type(obj), await read_body(response.content))
 
     async def try_patch(self, obj: T, operations: list[dict[str, Any]], account: str | None) -> Any:
-        """What would become of an object by a JSON Patch, as the API writes it.  Nothing is changed.
-
-        Args:
-            obj: the object as it was seen.
-            operations: the patch.
-            account: a user in whose place to ask; None: as oneself.
+        """What would become of an object by a JSON Patch, sent in the place of ``account``.  Nothing is changed.
 
         Raises:
             StaleObject, NotFound, Rejected, Unavailable: as `patch` would.
@@ -249,13 +254,21 @@ class KubeClient:
         return (await self._list(kind, namespace, [("labelSelector", selector)]))[0]
 
     async def list_and_watch(
-        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
         Args:
             kind: of the objects.
             namespace: where.
+            is_wanted: asked about each object with all its labels; others are dropped as they are read, and one that
+                is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
 
@@ -266,7 +279,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query)
+        objects, version = await self._list(kind, namespace, query, is_wanted)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -284,22 +297,25 @@ class KubeClient:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
                     version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
-                    if event.type == "DELETED":
-                        yield Deleted(_decode(kind, event.object))
-                    elif event.type != "BOOKMARK":
-                        yield Updated(_decode(kind, event.object))
+                    if event.type != "BOOKMARK":
+                        seen = decode_as(kind, event.object, f"no {kind.kind}")
+                        is_there = event.type != "DELETED" and is_wanted(seen)
+                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
-    async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
+    async def _list(
+        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+    ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            objects += (_decode(kind, item) for item in answer.items or ())
+            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
+            objects += (one.trim() for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
@@ -333,8 +349,9 @@ class KubeClient:
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except DECODE_ERRORS as error:
+            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
+            raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 

@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from schemas.config import Signal
-from services.sampler.http_client import Answer, HttpClient
-from services.sampler.http_worker import RequestFailed
+from services.sampler.http_client import Answer, HttpClient, RequestFailed
 
 _LONGEST_TARGET = 4096
 """Bytes of a request's path and query string that most gateways take; nginx refuses more than 8 kB of request line."""
@@ -136,11 +135,11 @@ def _read_result(answer: Answer, limit: int, keeps: Callable[[Any], bool]) -> li
         except (ValueError, RecursionError):
             raise RequestFailed(foreign) from None
         del text
-        result = _find_result(body, foreign)
+        result = find_result(body, foreign)
         return [series for series in result if keeps(series)]
 
 
-def _find_result(body: Any, foreign: str) -> list[Any]:
+def find_result(body: Any, foreign: str) -> list[Any]:
     """All series of an answer.
 
     Raises:

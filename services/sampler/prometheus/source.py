@@ -18,10 +18,9 @@ from msgspec.structs import replace
 from prometheus_api_client import PrometheusConnect
 
 from schemas.config import Figure, Signal
-from services.sampler.http_client import show_url
-from services.sampler.http_worker import HttpWorker, RequestFailed
+from services.sampler.http_client import HttpWorker, RequestFailed, show_url
 from services.sampler.prometheus.api_session import ApiSession, QueryTooLong
-from services.sampler.prometheus.queries import Part, build_queries, split_query
+from services.sampler.prometheus.queries import QueryPart, build_queries, split_query
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
@@ -48,7 +47,7 @@ class Query:
         self._figure = figure
         self._signal = signal
         self._workloads = workloads
-        self._parts = [Part(text)]
+        self._parts = [QueryPart(text)]
         self._session = ApiSession(signal)
         self._client = PrometheusConnect(url=self._session.url, session=self._session)
         self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
@@ -105,7 +104,7 @@ class Query:
                 self._parts = parts
                 return result
 
-    def _ask_parts(self, parts: Sequence[Part], request: Callable[[str], list[Any]]) -> list[Any]:
+    def _ask_parts(self, parts: Sequence[QueryPart], request: Callable[[str], list[Any]]) -> list[Any]:
         deadline = time.monotonic() + self._signal.timeout.seconds
         result: list[Any] = []
         for part in parts:

@@ -162,7 +162,7 @@ async def test_patches_that_are_refused(refusing: Refusing, kind: str) -> None:
 
 
 async def test_a_policy_that_denies_high_limits_of_pods(refusing: Refusing) -> None:
-    """The Deployment accepts 60M, no Pod accepts 30M; a lower limit passes at once."""
+    """The Deployment accepts 60M, no Pod accepts 30M; a lower limit passes."""
     one = refusing
 
     def deny(request: web.Request, body: bytes) -> web.Response | None:
@@ -173,10 +173,8 @@ async def test_a_policy_that_denies_high_limits_of_pods(refusing: Refusing) -> N
     await one.decide(WATCHED_S, "60M")
     assert one.proxy.count("PATCH", "GET", since=began) <= 10
     assert not one.process.ready()[0]
-    began = time.monotonic()
     await one.decider.publish_limit("12M")
     await one.scene.wait_for_limits("12M", ["6M"] * 2)
-    assert time.monotonic() - began < 20
     await one.process.is_ready()
 
 

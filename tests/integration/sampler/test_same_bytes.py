@@ -25,7 +25,7 @@ from tests.support.prometheus_server import PrometheusServer
 from tests.support.waiting import PATIENCE_S
 
 PAGES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "400"))
-BLOCK = 1000
+BLOCK = 500
 """Pages that one Prometheus scrapes."""
 TYPES = ("text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0")
 WORKLOADS = Workloads(metric_names(Signal()), ("factory/robot",), ())
