@@ -15,6 +15,7 @@ BENCHES = {
     "replay": "services.bench.speed.replay",
     "enforcement": "services.bench.policies.enforcement",
     "signals": "services.bench.signals.lag",
+    "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
 }
 

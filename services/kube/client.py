@@ -161,12 +161,19 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
+
+        Args:
+            obj: the object as it was seen.
+            operations: the patch.
+            is_urgent: do not wait for a turn, of which there are only some at a time.
 
         Raises:
             StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
         """
+        if is_urgent:
+            return await self._send_patch(obj, operations)
         return await self.patch_in_turn(obj, lambda: operations)
 
     async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
@@ -184,13 +191,16 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
             operations = build()
             if operations is None:
                 raise Superseded
-            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await read_body(response.content))
+            return await self._send_patch(obj, operations)
+
+    async def _send_patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+            return _decode(type(obj), await read_body(response.content))
 
     async def try_patch(self, obj: T, operations: list[dict[str, Any]], account: str | None) -> Any:
         """What would become of an object by a JSON Patch, sent in the place of ``account``.  Nothing is changed.
