@@ -148,6 +148,17 @@ def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any
         (lambda obj: obj["metadata"].pop("generateName"), "generateName"),
         (lambda obj: obj["metadata"].update(managedFields=[]), "managedFields"),
         (lambda obj: obj["metadata"].pop("managedFields"), "managedFields"),
+        (lambda obj: obj["metadata"].update(managedFields=[{}]), "managedFields"),
+        (lambda obj: obj["metadata"].update(managedFields=[{"manager": "x"}]), "managedFields"),
+        (lambda obj: obj["metadata"]["managedFields"].append({"manager": "x"}), "managedFields"),
+        (lambda obj: obj["metadata"]["managedFields"][0].update(fieldsV1={"f:spec": {}}), "managedFields"),
+        (
+            lambda obj: obj["metadata"]["managedFields"].append(
+                {"manager": "sluice-actuator", "fieldsV1": {"f:spec": {}}}
+            ),
+            "managedFields",
+        ),
+        *((set_annotations(limit=value), "record in JSON") for value in ("", "x", "{}\n", "[1]", "{\n}")),
         *((set_annotations(bandwidth=value), "in k, M or G only") for value in BAD_VALUES),
     ],
 )
@@ -165,6 +176,9 @@ def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: s
         make_pod_of("telemetry-upload"),
         make_pod_of("telemetry-upload-5d5x2", kind="Job"),
         make_pod_of("telemetry-upload-5d5x2", namespace="kube-system"),
+        make_pod_of("telemetryxupload-5d5x2"),
+        change_pod(lambda obj: obj["metadata"]["ownerReferences"][0].update(controller=False)),
+        change_pod(lambda obj: obj["metadata"]["ownerReferences"][0].update(apiVersion="example.org/v1")),
         change_pod(lambda obj: obj["metadata"].pop("ownerReferences")),
         change_pod(lambda obj: obj["metadata"].update(name="robot-control"), DEPLOYMENT),
         change_pod(lambda obj: obj["metadata"].update(namespace="other"), DEPLOYMENT),
@@ -181,6 +195,17 @@ def test_its_targets_are_those_of_the_shipped_configuration(policy: dict[str, An
     (targets,) = [one["expression"] for one in policy["variables"] if one["name"] == "targets"]
     config = load(MANIFESTS / "config.yaml", {})
     assert set(evaluate(targets, {})) == {target.key for domain in config.domains for target in domain.targets}
+
+
+def test_a_dot_in_a_targets_name_is_no_wildcard(policy: dict[str, Any]) -> None:
+    """A Deployment's name may hold dots."""
+    edited = deepcopy(policy)
+    for one in edited["variables"]:
+        if one["name"] == "targets":
+            one["expression"] = '["factory/a.b"]'
+    for owner, refused in (("a.b-5d5x2", False), ("axb-5d5x2", True)):
+        old = make_pod_of(owner)
+        assert bool(find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))) is refused
 
 
 def test_keys_that_webhooks_stamp_can_be_allowed(policy: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Reads from a cluster whether Sluice would work there.  Changes nothing.
+"""Reads from a cluster whether Sluice would work there, and tries patches.  Changes nothing.
 
 It needs more than the services may: nodes, Cilium's settings and policies, so it runs with the
 kubeconfig of the installing user.
@@ -20,6 +20,7 @@ from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.selectors import annotations
+from services.tools.check.trial_patches import try_patches
 
 _RECORD = "sluice.dev/limit"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -34,11 +35,13 @@ async def check_cluster(config: Config) -> CheckResult:
     try:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
+            targets = {target.key: target for domain in config.domains for target in domain.targets}
+            refused = await try_patches(api, targets)
     except (KubeConfigError, Rejected, Unavailable) as error:
         problem = Finding("error", "kubernetes", str(error))
         return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
-    findings = tuple(check_cluster_objects(config.domains, cluster))
+    findings = (*check_cluster_objects(config.domains, cluster), *refused)
     return CheckResult("kubernetes", where, state, reached=True, findings=findings)
 
 

@@ -27,6 +27,9 @@ from services.tools.check.selectors import (
 
 PRIORITY = "bandwidth.cilium.io/priority"
 _PRIORITY_KERNEL = (6, 7)
+_LIMIT_KERNEL = (5, 1)
+_NETWORKS = "k8s.v1.cni.cncf.io/networks"
+"""Names further networks of a pod."""
 _PRIORITY_CILIUM = (1, 17)
 _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
 
@@ -119,7 +122,7 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         text = "not found in any namespace: without Cilium nothing enforces the annotation"
         yield Finding("error", where, text, lifts="")
         return
-    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
+    version = re.search(r":v?(\d+)\.(\d+)", cluster.agent or "")
     release = (int(version[1]), int(version[2])) if version is not None else None
     if settings.get("enable-bandwidth-manager") != "true":
         text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
@@ -132,6 +135,9 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
     if settings.get("kube-proxy-replacement") in ("false", "disabled") and release in (None, (1, 17)):
         text = "kube-proxy replacement is off: with Cilium 1.17 limits may silently do nothing (cilium#39167)"
         yield Finding("warning", where, f"{text}; Helm value kubeProxyReplacement=true", lifts="")
+    if (chaining := settings.get("cni-chaining-mode", "none")) != "none":
+        text = f"Cilium is chained behind another CNI ({chaining}): limits may silently do nothing, so measure one pod"
+        yield Finding("warning", where, text, lifts="")
     if devices := settings.get("devices"):
         text = f"only traffic that leaves by {devices} is limited: pods that use another device are not"
         yield Finding("warning", where, text, lifts="")
@@ -149,6 +155,15 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
+        where = f"node {node['metadata']['name']}"
+        if node.get("spec", {}).get("providerID", "").startswith("kind:"):
+            text = "is a container of kind: in nested network namespaces limits silently do nothing"
+            yield Finding("error", where, text, lifts="")
+        if numbers is not None and (int(numbers[1]), int(numbers[2])) < _LIMIT_KERNEL:
+            yield Finding(
+                "error", where, f"kernel {version} is below 5.1: Cilium switches the bandwidth manager off", lifts=""
+            )
+            continue
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
             text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
             yield Finding("warning", f"node {node['metadata']['name']}", text)
@@ -164,6 +179,9 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
         text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
         yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
     pods = select_pods(deployment, cluster.pods)
+    if networks := annotations(deployment["spec"]["template"]).get(_NETWORKS):
+        text = f"its pods have further networks ({networks}): what they send there is not limited"
+        yield Finding("warning", where, text, lifts=target.key)
     hosted = [f"pod {_name_object(pod)}" for pod in pods if pod["spec"].get("hostNetwork")]
     if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
         hosted = [where]
