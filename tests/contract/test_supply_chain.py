@@ -1,4 +1,4 @@
-"""What is shipped: one wheel from the same sources, pins that agree and have hashes, and the versions that are tested."""
+"""What is shipped: one wheel from the same sources, pins that agree and have hashes, and the tested versions."""
 
 import hashlib
 import os
