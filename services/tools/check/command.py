@@ -24,7 +24,6 @@ from services.tools.check.cluster_rules import Finding
 from services.tools.check.connectivity import CheckResult, check_connectivity, is_measured
 from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json
 
-
 _SHOWN = 50
 """Domains of which tables are shown; more than a person reads take seconds to draw."""
 
