@@ -18,6 +18,7 @@ COMMANDS = {
     "decision": "services.decision.service",
     "actuator": "services.actuator.service",
     "exporter": "services.exporter.main",
+    "meter": "services.meter.main",
     "echo": "services.exporter.echo_server",
     "demo": "services.plant.commands.demo",
     "factory": "services.plant.commands.factory",
@@ -31,6 +32,8 @@ COMMANDS = {
     "report": "services.tools.report.command",
     "check": "services.tools.check.command",
     "restore": "services.actuator.restore",
+    "pause": "services.tools.kubectl.pause",
+    "resume": "services.tools.kubectl.resume",
 }
 
 

@@ -30,7 +30,8 @@ from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load

@@ -13,6 +13,7 @@ BENCHES = {
     "factory": "services.bench.policies.real",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
+    "enforcement": "services.bench.policies.enforcement",
     "signals": "services.bench.signals.lag",
     "plant": "services.plant.commands.compare_plants",
 }

@@ -19,10 +19,20 @@ import msgspec
 from msgspec import Struct, field
 
 from schemas.config import Kubernetes
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
-from services.kube.answers import Status, decode_as, raise_for_status, read_lines
+from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
-from services.kube.objects import KubeObject, Superseded, Unavailable
+from services.kube.objects import (
+    KubeObject,
+    Status,
+    Superseded,
+    Unavailable,
+    decode_as,
+    raise_for_status,
+    read_body,
+    read_lines,
+)
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -33,18 +43,12 @@ _WATCH_S = (40, 60)
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
 """A watch that ends sooner is restarted with a delay."""
-_ENDED_S = (0.5, 12.0)
+_ENDED_S = (8.0, 30.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
-
-
-class KubeConfigError(Exception):
-    """The API server's address or credentials cannot be used."""
 
 
 class Listed(Struct, Generic[T], frozen=True):
@@ -154,7 +158,7 @@ class KubeClient:
             Unavailable: no answer.
         """
         async with self._request("GET", path, query=query) as response:
-            return await response.read()
+            return await read_body(response.content)
 
     async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
@@ -185,7 +189,7 @@ class KubeClient:
             if operations is None:
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await response.read())
+                return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -224,7 +228,7 @@ class KubeClient:
             "count": 1,
         }
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
-            await response.read()
+            await read_body(response.content)
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
@@ -323,12 +327,15 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
+                    raise_for_status(
+                        response.status, await read_body(response.content), response.headers.get("Retry-After")
+                    )
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except DECODE_ERRORS as error:
+            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
+            raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 

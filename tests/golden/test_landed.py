@@ -99,7 +99,7 @@ def test_records_of_every_build_are_gone_on_from() -> None:
         assert (known.found, known.limit, known.term) == (tree.get("found"), tree["limit"], tree.get("term", 0))
         assert len(known.writes) == 1 + len(tree.get("owed", ()))
         assert pause_reason(main, managed=True) is None
-        (write,) = build_plan(TARGET, order(8_000), main, [], ME, lambda _: True, NOW).writes
+        (write,) = build_plan(TARGET, order(8_000), main, [], ME, (), NOW).writes
         assert (write.record.value, write.record.found) == ("8M", tree.get("found"))
         assert len(write.record.owed) == len(known.writes)
 
@@ -109,7 +109,7 @@ def test_an_older_build_reads_this_ones_records() -> None:
     reader = jsonschema.Draft202012Validator(RECORDS["schema"])
     main = deployment("60M", json.dumps(RECORDS["records"][0]))
     for pods in ([], [pod(1, "60M"), pod(2, None)]):
-        for write in build_plan(TARGET, order(8_000), main, pods, ME, lambda _: True, NOW).writes:
+        for write in build_plan(TARGET, order(8_000), main, pods, ME, (), NOW).writes:
             tree = json.loads(msgspec.json.encode(write.record))
             assert list(reader.iter_errors(tree | {"field_of_a_later_build": 1})) == []
 
@@ -129,7 +129,7 @@ def test_no_record_of_a_later_build_freezes_a_target(attacks: Attacks) -> None:
                     tried += 1
                     frozen += pause_reason(main, managed=False) is not None
                     for limit, cause in ((10_000, "dead-man"), (8_000, "decision")):
-                        writes = build_plan(TARGET, order(limit, cause=cause), main, [], ME, lambda _: True, NOW).writes
+                        writes = build_plan(TARGET, order(limit, cause=cause), main, [], ME, (), NOW).writes
                         frozen += len(writes) != 1 and main.bandwidth != str(Rate(limit))
                         for write in writes:
                             main = after(main, write.operations)

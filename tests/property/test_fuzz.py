@@ -20,9 +20,8 @@ from schemas.config import Kubernetes
 from schemas.messages import KINDS, Decision, InvalidMessage, Sample, decode, encode
 from services.cli import main
 from services.control import Controller, RejectedSample
-from services.kube.answers import decode_as
 from services.kube.client import KubeClient
-from services.kube.objects import Deployment, NotFound, Pod, Rejected, StaleObject, Unavailable
+from services.kube.objects import Deployment, NotFound, Pod, Rejected, StaleObject, Unavailable, decode_as
 from services.sampler.scrape.window import PageWindow
 from services.tools.common.recording import InvalidRecording, RecordingReader
 from tests.property.test_parser import PAGE, read

@@ -122,7 +122,9 @@ async def test_what_is_delivered_again_and_again_becomes_a_dead_letter(nats: Nat
             while await bus.ack_floor(Sample, "reader") < 2:  # noqa: ASYNC110 - the server's doing
                 await asyncio.sleep(0.02)
         reading.cancel()
-        assert seen == [poison.id] * 8 + [honest.id]
+        assert seen[:8] == [poison.id] * 8
+        # On a slow machine the acknowledgement comes later than the next delivery.
+        assert set(seen[8:]) == {honest.id}
         assert "delivered 9 times" in letters[0].message.reason
 
 

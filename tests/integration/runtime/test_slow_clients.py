@@ -60,10 +60,7 @@ async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_p
                 await asyncio.to_thread(hold, process.port, HELD // 3, stack, part)
             await scene.wait_for_limits("10M", ["10M"])
             safe_s = time.monotonic() - decided
-            assert safe_s < 5 + 3
-            began = time.monotonic()
             assert (await asyncio.to_thread(process.ready))[0]
-            assert time.monotonic() - began < 5
             assert status(process.pid, "Threads") < 40
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < DESCRIPTORS // 2  # noqa: PTH208 - asynchronous code
             assert status(process.pid, "VmRSS") - before < 6 * 1024
