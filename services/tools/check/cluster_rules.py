@@ -84,7 +84,10 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
     text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
     found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
     index, domains = PodIndex(cluster.pods), tuple(domains)
-    found += _check_size(domains, cluster, index)
+    targets = [target.key for domain in domains for target in domain.targets]
+    count = sum(len(index.select(cluster.deployments[key])) for key in targets if key in cluster.deployments)
+    size = explain_size(len(targets), count, f"with {count} pods")
+    found += [Finding("warning", "targets", size)] if size is not None else []
     for domain in domains:
         for kind, wanted, keys in (
             ("target", "bestEffort", [target.key for target in domain.targets]),
@@ -103,13 +106,6 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
     for key, text in cluster.not_enforced.items():
         found.append(Finding("error", f"deployment {key}", f"{text}; {_name_likely_causes(key, found)}"))
     return sorted(found, key=lambda one: one.level != "error")
-
-
-def _check_size(domains: Iterable[Domain], cluster: ClusterObjects, index: PodIndex) -> Iterator[Finding]:
-    targets = [target.key for domain in domains for target in domain.targets]
-    count = sum(len(index.select(cluster.deployments[key])) for key in targets if key in cluster.deployments)
-    if why := explain_size(len(targets), count, f"with {count} pods"):
-        yield Finding("warning", "targets", why)
 
 
 def _name_likely_causes(target: str, found: Iterable[Finding]) -> str:
