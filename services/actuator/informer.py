@@ -203,7 +203,7 @@ class Informer:
                     watching.cancel()
                     await asyncio.wait([watching])
                 for name, uid in self._uids.items():
-                    if watched.get(name, uid) != uid:
+                    if watched.get(name) != uid:
                         self._states[name].forget_pods()
                 watched = dict(self._uids)
                 workload = None if only is None else self._states[only].workload
@@ -265,6 +265,8 @@ class Informer:
                 workload = self._states[name].workload
                 if workload is not None and self._uids.get(name) != workload.uid:
                     self._uids[name] = workload.uid
+                    # The Pods that were listed so far were dropped, or are another's.
+                    self._states[name].forget_pods()
                     self._changed.set()
 
     def _name(self, obj: Workload | Pod) -> str | None:
