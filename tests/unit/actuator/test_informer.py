@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from services.actuator.informer import Informer, ObservedState
-from services.kube.client import Deleted, Listed, Updated
+from services.kube.client import Deleted, Listed, T, Updated
 from services.kube.objects import Deployment, Meta, Owner, Pod, WorkloadSpec
 from services.kube.selectors import Selector
 from tests.support.waiting import until
@@ -46,8 +46,14 @@ class Cluster:
                 queue.put_nowait((obj, is_gone))
 
     async def list_and_watch(
-        self, kind: type[Any], namespace: str, is_wanted: Callable[[Any], bool], **_: Any
-    ) -> AsyncGenerator[Any, None]:
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
+    ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """As the client does: objects are asked about with all their labels, and passed on without them."""
         self.lists.append(kind)
         queue: asyncio.Queue[Any] = asyncio.Queue()
