@@ -15,15 +15,16 @@ from services.actuator.ownership import parse_record, pause_reason, resume_comma
 from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.check.selectors import (
     Object,
+    PodIndex,
     annotations,
     build_template_pod,
     find_peers,
     find_rules,
     has_anti_affinity,
     labels,
-    select_pods,
     uses_proxy,
 )
+from services.tools.check.sizing import explain_size
 
 PRIORITY = "bandwidth.cilium.io/priority"
 _PRIORITY_KERNEL = (6, 7)
@@ -85,7 +86,11 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
     found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
-    domains = tuple(domains)
+    index, domains = PodIndex(cluster.pods), tuple(domains)
+    targets = [target.key for domain in domains for target in domain.targets]
+    count = sum(len(index.select(cluster.deployments[key])) for key in targets if key in cluster.deployments)
+    size = explain_size(len(targets), count, f"with {count} pods")
+    found += [Finding("warning", "targets", size)] if size is not None else []
     for domain in domains:
         for kind, wanted, keys in (
             ("target", "bestEffort", [target.key for target in domain.targets]),
@@ -100,7 +105,7 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
                     text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
                     found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
-            found += _check_target(target, cluster)
+            found += _check_target(target, cluster, index)
     for key, text in cluster.not_enforced.items():
         found.append(Finding("error", f"deployment {key}", f"{text}; {_name_likely_causes(key, found)}"))
     return sorted(found, key=lambda one: one.level != "error")
@@ -169,7 +174,7 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
             yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
-def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
+def _check_target(target: Target, cluster: ClusterObjects, index: PodIndex) -> Iterator[Finding]:
     where = f"deployment {target.key}"
     deployment = cluster.deployments.get(target.key)
     if deployment is None:
@@ -178,7 +183,7 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
     if BANDWIDTH not in annotations(deployment["spec"]["template"]):
         text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
         yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
-    pods = select_pods(deployment, cluster.pods)
+    pods = index.select(deployment)
     if networks := annotations(deployment["spec"]["template"]).get(_NETWORKS):
         text = f"its pods have further networks ({networks}): what they send there is not limited"
         yield Finding("warning", where, text, lifts=target.key)
@@ -236,13 +241,14 @@ def _check_placement(
 ) -> Iterator[Finding]:
     """Check whether pods run, or may run, on one node with those they send to, as far as policies name these."""
     where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
-    named = [
-        (pod, peer)
-        for policy in cluster.policies
-        for pod in pods
-        for rule in find_rules(policy, pod)
-        for peer in find_peers(policy, rule, cluster.pods)
-    ]
+    named, known = [], dict[int, list[Object]]()
+    for policy in cluster.policies:
+        for pod in pods:
+            for rule in find_rules(policy, pod):
+                # A policy's peers are the same for each of its pods.
+                if id(rule) not in known:
+                    known[id(rule)] = find_peers(policy, rule, cluster.pods)
+                named += [(pod, peer) for peer in known[id(rule)]]
     beside = sorted(
         {
             _name_object(peer)
