@@ -13,6 +13,7 @@ BENCHES = {
     "factory": "services.bench.policies.real",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
+    "meter": "services.bench.signals.meter",
     "signals": "services.bench.signals.lag",
     "plant": "services.plant.commands.compare_plants",
 }
