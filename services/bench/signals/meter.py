@@ -55,9 +55,10 @@ def command(mib: int, meters: int, path: Path | None) -> None:
     show("meter", figures, _GOALS, path)
 
 
-def measure_on_packets(mib: int) -> dict[str, Any]:
+def measure_on_packets(mib: int, *, brief: bool = False) -> dict[str, Any]:
     """Run the worker in namespaces of its own; gives its ``cases`` and ``figures``."""
-    worker = f"mount -t tmpfs none /run && exec {sys.executable} -m services.bench.signals.meter_truth {mib}"
+    words = f"{mib} {'brief' if brief else ''}"
+    worker = f"mount -t tmpfs none /run && exec {sys.executable} -m services.bench.signals.meter_truth {words}"
     done = subprocess.run(enclose(["sh", "-c", worker]), check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -95,7 +96,7 @@ async def _read_repeatedly(port: int, count: int, rounds: int) -> float:
     period = Duration(10**9)
     url = f"http://meters.example:{port}/metrics"
     signal = Signal(
-        period=period, window=Duration(60 * period), timeout=Duration(30 * period), scrape=Scrape(meters=(url,))
+        period=period, window=Duration(3600 * period), timeout=Duration(600 * period), scrape=Scrape(meters=(url,))
     )
     targets = [f"factory/app-{number}" for number in range(_OWN_PODS)]
     workloads = Workloads(metric_names(signal), ("factory/robot",), targets)

@@ -132,22 +132,22 @@ def send_udp(numbers: list[int], payload: int, kbit: int, seconds: float) -> int
     return sent
 
 
-async def measure_errors(bench: Bench, mib: int) -> dict[str, Any]:
-    """Every case of the table."""
+async def measure_errors(bench: Bench, mib: int, seconds: float) -> dict[str, Any]:
+    """One pod's cases; those over UDP send for ``seconds``."""
     bench.add(1)
     bench.add(2, segments=1)
     await bench.wait_for(2)
     found = {
         "TCP, segments joined by the pod's kernel": await bench.compare(lambda: send_tcp(1, mib << 20)),
         "TCP, every packet alone": await bench.compare(lambda: send_tcp(2, mib << 20)),
-        "UDP, full packets": await bench.compare(lambda: send_udp([1], _UDP_FULL, 50_000, 2)),
-        "UDP, 64-byte packets": await bench.compare(lambda: send_udp([1], _UDP_SMALL, 5_000, 2)),
+        "UDP, full packets": await bench.compare(lambda: send_udp([1], _UDP_FULL, 50_000, seconds)),
+        "UDP, 64-byte packets": await bench.compare(lambda: send_udp([1], _UDP_SMALL, 5_000, seconds)),
     }
     bed.set_limit(_LIMIT_KBIT)
     found |= {
         "TCP at a limit": await bench.compare(lambda: send_tcp(2, mib << 18)),
-        "UDP under the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, _LIMIT_KBIT // 2, 2)),
-        "UDP at twice the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, 2 * _LIMIT_KBIT, 2)),
+        "UDP under the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, _LIMIT_KBIT // 2, seconds)),
+        "UDP at twice the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, 2 * _LIMIT_KBIT, seconds)),
     }
     bed.set_limit(None)
     return {name: case.figures for name, case in found.items()}
@@ -268,8 +268,8 @@ def _is_ready() -> bool:
         return False
 
 
-async def measure(mib: int) -> dict[str, Any]:
-    """Everything."""
+async def measure(mib: int, *, brief: bool) -> dict[str, Any]:
+    """Everything, or briefly one pod's cases alone."""
     bed.build_wire()
     wire = bed.Wire()
     emulator = Emulator(starts_after=None)
@@ -279,13 +279,15 @@ async def measure(mib: int) -> dict[str, Any]:
         pid, ready = await asyncio.to_thread(starting.__enter__)
         bench = Bench(emulator, wire)
         try:
-            cases = await measure_errors(bench, mib)
-            cases |= await measure_pods(bench)
-            figures = {"ready after, s": ready, **await measure_lag(20), **await measure_cost(pid, 20)}
+            cases = await measure_errors(bench, mib, 0.3 if brief else 2.0)
+            figures = {"ready after, s": ready}
+            if not brief:
+                cases |= await measure_pods(bench)
+                figures |= {**await measure_lag(20), **await measure_cost(pid, 20)}
         finally:
             starting.__exit__(None, None, None)
     return {"cases": cases, "figures": figures}
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(int(sys.argv[1])))))  # noqa: T201 - its result
+    print(json.dumps(asyncio.run(measure(int(sys.argv[1]), brief="brief" in sys.argv))))  # noqa: T201 - its result
