@@ -48,6 +48,25 @@ class Finding(Struct, frozen=True):
     """Whose limits it may lift: a target's ``namespace/deployment``, or empty for all; None: nobody's."""
 
 
+class MeterObjects(Struct, frozen=True):
+    """The meter that the configuration names, as it is installed."""
+
+    service: str
+    """``namespace/name`` of its Service."""
+    daemon_set: Object | None
+    """The DaemonSet of the same name; None where there is none."""
+    endpoints: bool = False
+    """Whether the configuration finds devices by CiliumEndpoints."""
+    trusts_netkit: bool = False
+
+    def has_variable(self, name: str) -> bool:
+        """Whether its container has an environment variable that is not empty or ``off``."""
+        found = self.daemon_set or {"spec": {"template": {"spec": {"containers": []}}}}
+        containers = found["spec"]["template"]["spec"]["containers"]
+        values = [v.get("value") for one in containers for v in one.get("env", ()) if v["name"] == name]
+        return any(value not in (None, "", "off", "false") for value in values)
+
+
 class ClusterObjects(Struct, frozen=True):
     """The objects that the findings rest on."""
 
@@ -72,11 +91,13 @@ class ClusterObjects(Struct, frozen=True):
     """By ``namespace/name``, the limits of workloads that carry Sluice's record and that nobody is configured for."""
     not_enforced: Mapping[str, str] = {}
     """Targets whose last Event on enforcement says that they send more than their limits; its text, by target."""
+    meter: MeterObjects | None = None
+    """The meter; None where the configuration names none."""
 
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
     """Check all rules; return the findings, errors first."""
-    found = [*_check_cilium(cluster), *_check_nodes(cluster)]
+    found = [*_check_cilium(cluster), *_check_nodes(cluster), *check_meter(cluster)]
     if not cluster.volumes:
         text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
         found.append(Finding("error", "storageclasses", text))
@@ -151,6 +172,33 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
     if release is not None and release < _PRIORITY_CILIUM:
         text = f"{cluster.agent} is older than 1.17: limits work, packet priorities ({PRIORITY}) do not"
         yield Finding("warning", f"{cluster.cilium_namespace}/cilium", text)
+
+
+def check_meter(cluster: ClusterObjects) -> Iterator[Finding]:
+    """Check whether the meters run everywhere, and find the devices of the pods."""
+    meter = cluster.meter
+    if meter is None:
+        return
+    where = f"daemonset {meter.service}"
+    if meter.daemon_set is None:
+        yield Finding("warning", where, "not found: without it throughput is not known: manifests/meter.yaml")
+        return
+    status = meter.daemon_set.get("status") or {}
+    ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+    if ready < wanted:
+        text = f"{wanted - ready} of {wanted} are not ready: workloads with pods on those nodes have no throughput"
+        yield Finding("warning", where, text)
+    settings = cluster.cilium or {}
+    kubelet = meter.has_variable("SLUICE_METER_KUBELET")
+    if settings.get("datapath-mode") == "netkit" and not kubelet and not meter.trusts_netkit:
+        text = "netkit devices are not read: use components/meter-kubelet, or set meter.trust_netkit (docs/meter.md)"
+        yield Finding("warning", where, text)
+    elif settings.get("enable-endpoint-routes") != "true" and not kubelet and not meter.endpoints:
+        text = "endpoint routes are off, so it finds no device: Helm value endpointRoutes.enabled=true"
+        yield Finding("warning", where, f"{text}, or components/meter-endpoints")
+    if kubelet:
+        text = "it reads the kubelets, whose counters are 10 to 15 s apart: shorter windows mostly have no throughput"
+        yield Finding("warning", where, text)
 
 
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
