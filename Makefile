@@ -50,7 +50,7 @@ uninstall:
 	@if [ "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice ]; then rm $(LINK); echo "Removed $(LINK)"; fi
 	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
 
-# WORKERS=0 runs the tests one after another, in this process.
+# Two workers for each processor.  WORKERS=0 runs the tests one after another, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
@@ -88,11 +88,12 @@ golden: $(VENV)/ready
 	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
 	done
 
-# Generates schemas/*.json and docs/reference/*.md from the code.
+# Generates schemas/*.json, docs/reference/*.md and the dashboards from the code.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
 	$(BIN)/python docs/generate.py
+	$(BIN)/python manifests/components/dashboards/generate.py
 
 # Builds the documentation as a site in build/docs; a dead link or an unlinked page is an error.
 docs: .venv-docs/ready
@@ -116,8 +117,8 @@ pins: $(VENV)/ready
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/$(PIP) --require-hashes -r requirements/dev.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-run/ready: requirements/cli.txt pyproject.toml

@@ -12,7 +12,8 @@ from msgspec import field
 
 from schemas.domain import Domain
 from schemas.exporter import Exporter
-from schemas.settings import Settings, between
+from schemas.meter import Meter
+from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration
 
 _S = 10**9
@@ -293,6 +294,8 @@ class Listen(Settings, frozen=True):
     """Port of the actuator."""
     exporter: Port = 9965
     """Port of the exporter."""
+    meter: Port = 9968
+    """Port of the meter, on the node's own network."""
 
 
 class Config(Settings, frozen=True):
@@ -308,6 +311,8 @@ class Config(Settings, frozen=True):
     """How the actuator reaches the API server."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
+    meter: Meter = Meter()
+    """What the meter reads."""
     listen: Listen = Listen()
     """Where the services' health and metrics are served."""
     log: Literal["debug", "info", "warning", "error"] = "info"
@@ -323,7 +328,7 @@ class Config(Settings, frozen=True):
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            twice = find_repeated(keys)
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
         problems += [

@@ -222,13 +222,9 @@ class Provenance(Struct, frozen=True, gc=False):
     @property
     def in_action(self) -> dict[str, Any]:
         """The fields of an ``Action`` that say where its limit comes from."""
-        return {
-            "decision": self.decision,
-            "epoch": self.epoch,
-            "seq": self.seq,
-            "sampled": self.end if self.decision else None,
-            "decided": self.decided,
-        }
+        sampled = self.end if self.decision else None
+        names = ("decision", "epoch", "seq", "decided")
+        return {"sampled": sampled} | {name: getattr(self, name) for name in names}
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -335,12 +331,7 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
 
 Message = Sample | Decision | Action | DeadLetter
 M = TypeVar("M", Sample, Decision, Action, DeadLetter)
-KINDS: dict[str, type[Sample] | type[Decision] | type[Action] | type[DeadLetter]] = {
-    "sample": Sample,
-    "decision": Decision,
-    "action": Action,
-    "dead": DeadLetter,
-}
+KINDS: dict[str, type[Message]] = {"sample": Sample, "decision": Decision, "action": Action, "dead": DeadLetter}
 
 
 def _plain(value: Any) -> int:

@@ -18,6 +18,7 @@ COMMANDS = {
     "decision": "services.decision.service",
     "actuator": "services.actuator.service",
     "exporter": "services.exporter.main",
+    "meter": "services.meter.main",
     "echo": "services.exporter.echo_server",
     "demo": "services.plant.commands.demo",
     "factory": "services.plant.commands.factory",

@@ -58,7 +58,8 @@ async def apply_plan(
     is_stale = False
     for phase in plan.phases:
         errors = await asyncio.gather(*(_patch(client, observed, write, is_wanted) for write in phase))
-        errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
+        if any(isinstance(error, NotFound) for error in errors):
+            errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
         stale = [write for write, error in zip(phase, errors, strict=True) if isinstance(error, StaleObject)]
         has_changed = bool(stale) and await _have_changed(client, observed, stale, tolerate_stale=tolerate_stale)
         is_stale = is_stale or has_changed

@@ -37,7 +37,8 @@ class Refusals:
         self._delay_s = 0.0
         self._at_once = 1
         self._lower_at = float("-inf")
-        self._kind: object = None
+        self._kinds: set[object] = set()
+        """Of the failures since the last success: each is news once, however they alternate."""
         self.reason: str | None = None
         """Why patches fail; None while they do not."""
 
@@ -75,7 +76,7 @@ class Refusals:
             now: by the steady clock.
 
         Returns:
-            Whether a failure is news: of another kind than the last.
+            Whether a failure is news: of a kind that was not seen since the last success.
         """
         was_failing = bool(self._failed)
         for write in writes:
@@ -91,10 +92,17 @@ class Refusals:
         error = next(iter(failures.values()))
         self.reason = str(error)
         self._at_once = 1
-        self._wait(error, now)
+        is_silent = isinstance(error, Unavailable) and error.status is None
+        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
+        self._delay_s = min(max(2 * self._delay_s, first_s), most_s)
+        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
+        self._not_before = now + max(delay_s, told_s)
         kind = (type(error), getattr(error, "status", None))
-        is_news = not was_failing or kind != self._kind
-        self._kind = kind
+        if not was_failing:
+            self._kinds.clear()
+        is_news = kind not in self._kinds
+        self._kinds.add(kind)
         return is_news
 
     def settle(self, now: float) -> None:
@@ -103,11 +111,3 @@ class Refusals:
         if self._failed and now - self._not_before > _FORGET_S:
             self._failed.clear()
             self._delay_s, self._at_once = 0.0, 1
-
-    def _wait(self, error: Exception, now: float) -> None:
-        is_silent = isinstance(error, Unavailable) and error.status is None
-        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
-        self._delay_s = min(max(2 * self._delay_s, first_s), most_s)
-        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
-        self._not_before = now + max(delay_s, told_s)

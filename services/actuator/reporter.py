@@ -134,13 +134,20 @@ class Reporter:
         workload: Workload,
         headers: Mapping[str, str],
         *,
+        applied: int | None = None,
         is_news: bool = True,
     ) -> None:
         """Report the writes of a plan that were made, failed, or would have been made in a dry run.
 
-        ``is_news`` selects whether failures are reported that changed nothing.
+        Args:
+            order: what the plan brings about.
+            plan: its reasons, by action.
+            outcomes: of its writes.
+            workload: as it was before them.
+            headers: of the message that caused them.
+            applied: when the last one was answered, UTC ns; None: none was sent.
+            is_news: whether failures are reported that changed nothing.
         """
-        now = self._clock()
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
             if not done:
@@ -159,7 +166,7 @@ class Reporter:
                 reason="; ".join(reasons),
                 was=record.was,
                 pods=tuple(one for write, one in done if isinstance(write.obj, Pod)),
-                applied=now if "applied" in kinds else None,
+                applied=applied if "applied" in kinds else None,
             )
             attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
             # An attempt that changes nothing, and is the same as the last one, is no news.

@@ -21,7 +21,8 @@ from schemas.units import Rate
 from services.actuator.outbox import publish_action
 from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, parse_record
 from services.bus.bus import Bus
-from services.kube.client import KubeClient, KubeConfigError, T
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient, T
 from services.kube.objects import (
     BANDWIDTH,
     KubeObject,

@@ -1,6 +1,5 @@
 """Waits between attempts, for loops that never give up."""
 
-import asyncio
 import random
 from dataclasses import dataclass
 
@@ -22,4 +21,7 @@ class BackOff:
 
     async def wait(self) -> None:
         """Sleep for the next wait."""
+        # The meter waits by itself, and runs without an event loop.
+        import asyncio  # noqa: PLC0415
+
         await asyncio.sleep(self.next_s())

@@ -24,8 +24,17 @@ from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from services.common.backoff import BackOff
-from services.kube.answers import Status, decode_as, raise_for_status, read_lines
-from services.kube.objects import KubeObject, Superseded, Unavailable
+from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
+from services.kube.objects import (
+    KubeObject,
+    Status,
+    Superseded,
+    Unavailable,
+    decode_as,
+    raise_for_status,
+    read_body,
+    read_lines,
+)
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -40,14 +49,8 @@ _ENDED_S = (0.5, 12.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a Pod finds its account's token and the cluster's authority."""
 _GONE = 410
 T = TypeVar("T", bound=KubeObject)
-
-
-class KubeConfigError(Exception):
-    """The API server's address or credentials cannot be used."""
 
 
 class Listed(Struct, Generic[T], frozen=True):
@@ -105,7 +108,7 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        # Every namespace holds two watches open: patches must not wait for one of a limited number of connections.
         settings = Configuration(connection_pool_maxsize=0)
         try:
             if config.server is not None:
@@ -157,7 +160,7 @@ class KubeClient:
             Unavailable: no answer.
         """
         async with self._request("GET", path, query=query) as response:
-            return await response.read()
+            return await read_body(response.content)
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
@@ -179,7 +182,7 @@ class KubeClient:
             if not is_wanted():
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await response.read())
+                return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -218,7 +221,7 @@ class KubeClient:
             "count": 1,
         }
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
-            await response.read()
+            await read_body(response.content)
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
@@ -230,13 +233,21 @@ class KubeClient:
         return (await self._list(kind, namespace, [("labelSelector", selector)]))[0]
 
     async def list_and_watch(
-        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
         Args:
             kind: of the objects.
             namespace: where.
+            is_wanted: asked about each object with all its labels; others are dropped as they are read, and one that
+                is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
 
@@ -247,7 +258,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query)
+        objects, version = await self._list(kind, namespace, query, is_wanted)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -265,22 +276,25 @@ class KubeClient:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
                     version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
-                    if event.type == "DELETED":
-                        yield Deleted(_decode(kind, event.object))
-                    elif event.type != "BOOKMARK":
-                        yield Updated(_decode(kind, event.object))
+                    if event.type != "BOOKMARK":
+                        seen = decode_as(kind, event.object, f"no {kind.kind}")
+                        is_there = event.type != "DELETED" and is_wanted(seen)
+                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
-    async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
+    async def _list(
+        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+    ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            objects += (_decode(kind, item) for item in answer.items)
+            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items)
+            objects += (one.trim() for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
@@ -306,7 +320,9 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
+                    raise_for_status(
+                        response.status, await read_body(response.content), response.headers.get("Retry-After")
+                    )
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept

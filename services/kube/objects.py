@@ -1,22 +1,42 @@
-"""The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
+"""The cluster's objects as Sluice needs them, workloads and their Pods, and what the API server answers instead.
 
 A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
 line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUTING.md lists what else does.
 """
 
-from typing import ClassVar, TypeVar
+import re
+import time
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
+import msgspec
 from msgspec import Struct, structs
 
 from schemas.domain import Target
 from schemas.units import Rate
 from services.kube.selectors import Selector
 
+if TYPE_CHECKING:
+    import aiohttp
+
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
 """The limit that Cilium enforces on a Pod, as a quantity of bit/s; on a workload it declares the intent."""
 
 _KEPT = (BANDWIDTH, "sluice.dev/")
 K = TypeVar("K", bound="KubeObject")
+S = TypeVar("S")
+_SECONDS = re.compile(r"\d{1,6}")
+_MOST_BYTES = 4 * 1024 * 1024
+"""No object of the API is larger; etcd takes 1.5 MiB."""
+_LONGEST_BODY = 32 * 1024 * 1024
+"""No page of a list is larger; a proxy may send anything."""
+
+
+class StatusDetails(Struct, frozen=True, rename="camel"):
+    """More about an error."""
+
+    retry_after_seconds: int = 0
 
 
 class Owner(Struct, frozen=True):
@@ -117,8 +137,8 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
-class PodSpec(Struct, frozen=True, rename="camel"):
-    """A Pod's specification."""
+class PodNetwork(Struct, frozen=True, rename="camel"):
+    """What of a Pod's specification decides whether it can be limited."""
 
     host_network: bool = False
     """Whether it has no network of its own."""
@@ -127,7 +147,7 @@ class PodSpec(Struct, frozen=True, rename="camel"):
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
-    spec: PodSpec = PodSpec()
+    spec: PodNetwork = PodNetwork()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
@@ -158,6 +178,13 @@ class Workload(KubeObject, frozen=True):
 
     spec: WorkloadSpec
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the workload of this kind that made the Pod, as far as the Pod tells."""
+        return next(
+            (one.name for one in pod.metadata.owner_references if one.controller and one.kind == cls.kind), None
+        )
+
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod: another workload's Pod may carry the same labels."""
         return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
@@ -170,13 +197,18 @@ class Deployment(Workload, frozen=True):
     api_version: ClassVar[str] = "apps/v1"
     plural: ClassVar[str] = "deployments"
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the Deployment whose ReplicaSet made the Pod; the Pod's labels tell which."""
+        suffix = f"-{(pod.metadata.labels or {}).get('pod-template-hash')}"
+        for owner in pod.metadata.owner_references:
+            if owner.controller and owner.kind == "ReplicaSet" and owner.name.endswith(suffix):
+                return owner.name.removesuffix(suffix)
+        return None
+
     def owns(self, pod: Pod) -> bool:
-        """Whether one of its ReplicaSets made the Pod; the Pod's labels tell which."""
-        replica_set = f"{self.metadata.name}-{(pod.metadata.labels or {}).get('pod-template-hash')}"
-        return any(
-            owner.controller and owner.kind == "ReplicaSet" and owner.name == replica_set
-            for owner in pod.metadata.owner_references
-        )
+        """Whether one of its ReplicaSets made the Pod."""
+        return self.find_owner(pod) == self.metadata.name
 
 
 WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
@@ -188,8 +220,8 @@ def workload_kind(target: Target) -> type[Workload]:
     return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
 
 
-class Unavailable(Exception):
-    """The API server does not answer, or not now; the request may or may not have taken effect."""
+class ApiFailure(Exception):
+    """The API server did not do what was asked."""
 
     def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
         """Say why.
@@ -204,11 +236,15 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Rejected(Exception):
+class Unavailable(ApiFailure):
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+
+class Rejected(ApiFailure):
     """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class StaleObject(Exception):
+class StaleObject(ApiFailure):
     """The object has changed since it was read: a precondition failed."""
 
 
@@ -216,5 +252,94 @@ class Superseded(Exception):
     """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class NotFound(Exception):
+class NotFound(ApiFailure):
     """There is no such object."""
+
+
+class Status(Struct, frozen=True):
+    """An error, as the API writes it."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: StatusDetails | None = None
+
+
+async def read_body(content: "aiohttp.StreamReader") -> bytes:
+    """Read an answer that is no watch.
+
+    Raises:
+        Unavailable: it is larger than any list that was asked for.
+    """
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise Unavailable(f"the server's answer is larger than {_LONGEST_BODY} bytes", status=200)
+    return bytes(body)
+
+
+async def read_lines(content: "aiohttp.StreamReader") -> AsyncIterator[bytes]:
+    """Read lines of any length that an object may have; the library stops at 128 KiB.
+
+    Raises:
+        Unavailable: a line has no end.
+    """
+    rest = bytearray()
+    async for chunk in content.iter_any():
+        rest += chunk
+        *lines, last = rest.split(b"\n") if b"\n" in chunk else [rest]
+        rest = bytearray(last)
+        for line in lines:
+            if line:
+                yield bytes(line)
+        if len(rest) > _MOST_BYTES:
+            raise Unavailable("a watch event is larger than any object", status=200)
+    if rest:
+        yield bytes(rest)
+
+
+def decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what was asked for") -> S:
+    """Decode an answer.
+
+    Raises:
+        Unavailable: it is something else: a page of a proxy, say.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unavailable(f"the server's answer is {text}: {error}", status=200) from None
+
+
+def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
+    """Raise the error for an HTTP status.
+
+    Raises:
+        NotFound, StaleObject, Rejected or Unavailable.
+    """
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        status = Status(message=body[:200].decode("utf-8", "replace"))
+    text = f"{code} {status.reason}: {status.message}"[:500]
+    seconds = _parse_retry_after(retry_after)
+    if seconds is None and status.details is not None and status.details.retry_after_seconds > 0:
+        seconds = float(status.details.retry_after_seconds)
+    if code in (404, 410):
+        raise NotFound(text, retry_after_s=seconds)
+    if code in (409, 422):
+        raise StaleObject(text, retry_after_s=seconds)
+    if code in (400, 401, 403, 405, 415):
+        raise Rejected(text, retry_after_s=seconds)
+    raise Unavailable(text, status=code, retry_after_s=seconds)
+
+
+def _parse_retry_after(text: str | None) -> float | None:
+    """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
+    text = (text or "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None

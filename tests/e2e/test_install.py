@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from services.cli import COMMANDS
 from tests.support.readme import ROOT
 
@@ -21,6 +23,7 @@ def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WHOLE_S, check=False)
 
 
+@pytest.mark.index
 def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
     """From any folder, without the checkout on Python's path and without test tools; uninstall removes everything."""
     prefix = tmp_path / "prefix"

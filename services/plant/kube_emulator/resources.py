@@ -51,6 +51,7 @@ KINDS = (
     Kind("StatefulSet", "apps/v1"),
     Kind("ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1", namespaced=False),
     Kind("ValidatingAdmissionPolicyBinding", "admissionregistration.k8s.io/v1", namespaced=False),
+    Kind("CiliumEndpoint", "cilium.io/v2"),
     Kind("CiliumNetworkPolicy", "cilium.io/v2"),
     Kind("Lease", "coordination.k8s.io/v1"),
     Kind("PrometheusRule", "monitoring.coreos.com/v1"),

@@ -15,7 +15,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from schemas.config import Config
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_reader import parse_service

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from schemas.config import Config
 from services.actuator.reporter import ENFORCED, NOT_ENFORCED
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cluster_objects

@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestServer
 
 from schemas.config import Kubernetes
 from services.kube import client as kube_client
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Unavailable
 from tests.support.actuators import ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import join

@@ -89,7 +89,7 @@ def plan_of(
     wanted: LimitOrder, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
 ) -> Plan:
     """The writes of a plan."""
-    return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
+    return build_plan(TARGET, wanted, main, pods, ME, owed, NOW)
 
 
 def after(obj: Any, operations: list[dict[str, Any]]) -> Any:

@@ -16,7 +16,8 @@ from services.actuator.service import Actuator
 from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.bus.subjects import Subjects
-from services.kube.client import KubeClient, KubeConfigError
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
 from services.runtime.health import Health
 from tests.support.kube.objects import NOW, TARGET, after, deployment, order, pod, record

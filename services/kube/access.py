@@ -1,0 +1,112 @@
+"""Where the API server is, and with which credentials it is asked: for clients without Kubernetes's library.
+
+A pod's service account, a kubeconfig with a token, or an address that asks for no credentials.
+"""
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import yaml
+from msgspec import Struct
+
+from schemas.config import Kubernetes
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a Pod finds its account's token and the cluster's authority."""
+
+
+class KubeConfigError(Exception):
+    """The API server's address or credentials cannot be used."""
+
+
+class Access(Struct, frozen=True):
+    """How one server is reached."""
+
+    url: str
+    """``https://HOST:PORT``."""
+    authority: str | None = None
+    """Path of the authority that signed its certificate."""
+    token: str | None = None
+    token_file: str | None = None
+    """Path of a token that is replaced from time to time."""
+    is_verified: bool = True
+    """Whether the server's certificate has to be valid."""
+
+    def read_token(self) -> str | None:
+        """The token for one request; None where none is asked for.
+
+        Raises:
+            OSError: its file cannot be read, or is empty.
+        """
+        if self.token_file is None:
+            return self.token
+        token = Path(self.token_file).read_text(encoding="utf-8").strip()
+        if not token:
+            raise OSError(f"{self.token_file} is empty")
+        return token
+
+    def build_tls(self) -> ssl.SSLContext | None:
+        """The TLS settings; None for plain HTTP.
+
+        Raises:
+            OSError: the authority cannot be read, or is none.
+        """
+        if not self.url.startswith("https:"):
+            return None
+        context = ssl.create_default_context(cafile=self.authority)
+        # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if not self.is_verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def find_access(config: Kubernetes) -> Access:
+    """Find the configured API server; it need not be there yet.
+
+    Raises:
+        KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
+    """
+    if config.server is not None:
+        return Access(config.server.rstrip("/"))
+    if config.kubeconfig is not None:
+        return _read_kubeconfig(Path(config.kubeconfig))
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    authority = SERVICE_ACCOUNT / "ca.crt"
+    if not host or not port or not authority.is_file():
+        raise KubeConfigError(
+            "kubernetes: not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
+        )
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return Access(url, str(authority), token_file=str(SERVICE_ACCOUNT / "token"))
+
+
+def _read_kubeconfig(path: Path) -> Access:
+    """The current context's server and token."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        context = _named(tree, "context", tree["current-context"])
+        cluster, user = _named(tree, "cluster", context["cluster"]), _named(tree, "user", context["user"])
+        url = str(cluster["server"]).rstrip("/")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise KubeConfigError(f"kubernetes: {path}: {error}") from None
+    except (KeyError, TypeError, StopIteration) as error:
+        raise KubeConfigError(f"kubernetes: {path}: not a kubeconfig: {error}") from None
+    if not user.get("token") and not user.get("tokenFile"):
+        raise KubeConfigError(
+            f"kubernetes: {path}: the meter needs a token, or a file with one, and knows no other way"
+        )
+    if cluster.get("certificate-authority-data") or cluster.get("insecure-skip-tls-verify"):
+        raise KubeConfigError(f"kubernetes: {path}: the meter needs certificate-authority, a file")
+
+    def beside(name: str | None) -> str | None:
+        return None if name is None else str(path.parent / name)
+
+    return Access(url, beside(cluster.get("certificate-authority")), user.get("token"), beside(user.get("tokenFile")))
+
+
+def _named(tree: Any, kind: str, name: str) -> dict[str, Any]:
+    return dict(next(one[kind] for one in tree[f"{kind}s"] if one["name"] == name))

@@ -1,0 +1,149 @@
+"""``sluice meter``: wires the pod watch, the host's network and the page."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from schemas.config import Config
+from services.common.redaction import hide_passwords
+from services.kube.access import Access, KubeConfigError, find_access
+from services.kube.plain_client import PlainClient
+from services.meter.endpoints import EndpointDevices
+from services.meter.host_network import HostNetwork
+from services.meter.kubelet import KubeletCounters
+from services.meter.page import CONTENT_TYPE, PageBuilder
+from services.meter.pod_watch import PodWatch
+from services.meter.reading import NodeMeter
+from services.meter.server import Answer, PageServer, answer_json
+from services.runtime.config_loader import ConfigError, load
+
+_SOURCES_S = 1.0
+"""How often endpoints of new pods are asked for."""
+_KUBELET_S = 5.0
+"""How often the kubelet's page is read, which changes every 10 to 15 s."""
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--node", envvar="NODE_NAME", required=True, help="Name of the node whose pods are measured.")
+@click.option("--host", envvar="POD_IP", help="Address to listen on, instead of listen.host.")
+@click.option(
+    "--proc", type=click.Path(path_type=Path), default="/proc/self/net", help="Where the node's network is read."
+)
+def command(path: Path, node: str, host: str | None, proc: Path) -> None:
+    """Measure: export the bytes that each pod of this node sends and receives."""
+    try:
+        config = load(path)
+        access = find_access(config.kubernetes)
+        network = HostNetwork(proc)
+    except (ConfigError, KubeConfigError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    _configure_logs(config.log)
+    service = MeterService(config, access, network, node)
+    listen = host or config.listen.host
+    try:
+        server = PageServer(listen, config.listen.meter, service.answer)
+    except OSError as error:
+        raise click.ClickException(f"listen: {listen}:{config.listen.meter}: {error.strerror}") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    service.start()
+    server.serve_forever(poll_interval=5)
+
+
+class MeterService:
+    """The parts of one node's meter."""
+
+    def __init__(self, config: Config, access: Access, network: HostNetwork, node: str) -> None:
+        """Wire them; nothing is requested yet."""
+        timeout_s = config.kubernetes.timeout.seconds
+        api = PlainClient(access, timeout_s)
+        self._watch = PodWatch(api, node)
+        self._meter = NodeMeter(network, trust_netkit=config.meter.trust_netkit)
+        self._page = PageBuilder(node)
+        self._reading = threading.Lock()
+        self._endpoints = EndpointDevices(api) if config.meter.endpoints else None
+        self._kubelet = None
+        if config.meter.kubelet != "off":
+            host = os.environ.get("NODE_IP", "127.0.0.1")
+            url = f"https://{f'[{host}]' if ':' in host else host}:{config.meter.kubelet_port}"
+            kubelet = Access(
+                url,
+                access.authority,
+                access.token,
+                access.token_file,
+                is_verified=config.meter.kubelet == "verified",
+            )
+            self._kubelet = KubeletCounters(PlainClient(kubelet, timeout_s))
+
+    def start(self) -> None:
+        """Start the threads, which end with the process."""
+        threading.Thread(target=self._watch.run, name="pods", daemon=True).start()
+        if self._endpoints is not None or self._kubelet is not None:
+            threading.Thread(target=self._update_sources, name="sources", daemon=True).start()
+
+    def _update_sources(self) -> None:
+        due = 0.0
+        while True:
+            pods = self._watch.pods
+            if self._endpoints is not None:
+                self._endpoints.update(pods)
+            if self._kubelet is not None and time.monotonic() >= due:
+                due = time.monotonic() + _KUBELET_S
+                self._kubelet.update(pods)
+            time.sleep(_SOURCES_S)
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
+        """Answer a request; ``/metrics?namespace=NAME`` leaves other namespaces' pods out."""
+        if path == "/metrics":
+            return self._build_page(query.get("namespace", []))
+        if path == "/readyz":
+            wrong = {} if self._watch.listed.is_set() else {"pods": hide_passwords(self._watch.problem or "not yet")}
+            body: dict[str, object] = {"ready": not wrong, "wrong": wrong}
+            if self._watch.problem and not wrong:
+                body["notes"] = {"pods": hide_passwords(self._watch.problem)}
+            return answer_json(503 if wrong else 200, body)
+        if path == "/healthz":
+            return answer_json(200, {"healthy": True})
+        return Answer(404, "text/plain", b"there are /metrics, /healthz and /readyz\n")
+
+    def _build_page(self, namespaces: list[str]) -> Answer:
+        if not self._watch.listed.is_set():
+            # A page without pods would say that nothing is sent.
+            return Answer(503, "text/plain", f"pods: {hide_passwords(self._watch.problem or 'not yet')}\n".encode())
+        try:
+            with self._reading:
+                reading = self._meter.read(
+                    self._watch.pods,
+                    self._endpoints.names if self._endpoints else None,
+                    self._kubelet.counters if self._kubelet else None,
+                )
+                page = self._page.build(reading, watching=self._watch.problem is None, namespaces=frozenset(namespaces))
+        except OSError as error:
+            return Answer(503, "text/plain", f"the host's network: {error.strerror}\n".encode())
+        return Answer(200, CONTENT_TYPE, page)
+
+
+class _JsonLines(logging.Formatter):
+    """The other services' log format, without their library."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        text = hide_passwords(record.getMessage())
+        tree = {"event": text, "level": record.levelname.lower(), "timestamp": f"{at}Z", "service": "meter"}
+        if record.exc_info:
+            tree["exception"] = hide_passwords(self.formatException(record.exc_info))
+        return json.dumps(tree)
+
+
+def _configure_logs(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

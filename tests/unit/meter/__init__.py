@@ -1,0 +1,1 @@
+"""Tests of services.meter without a network."""
