@@ -8,11 +8,13 @@ ends, the kernel ends everything that it started.
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 
 from schemas.config import Signal
@@ -21,7 +23,6 @@ from services.plant.harness.orchestrator import (
     RecordingFailed,
     play_scenario,
     run_until_signal,
-    start_scraping,
 )
 from services.plant.harness.pipeline import NotReady, build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import ProcessDied, Processes
@@ -29,12 +30,13 @@ from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.real import priority_bands
+from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
 from services.plant.scenario import SCENARIOS, Scenario
 
-Kind = Literal["none", "scrape", "prometheus"]
-"""No control; the sampler scrapes; the sampler queries a Prometheus."""
+Kind = Literal["none", "scrape", "no-meter", "prometheus"]
+"""No control; the sampler reads exporter and meters; the exporter only; or it asks a Prometheus that reads all."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STOPPED = 130
 """Exit code after SIGINT or SIGTERM."""
@@ -83,6 +85,7 @@ class FactoryOptions(Struct, frozen=True):
         plan = {
             "none": [PlannedRun(None, "none")],
             "scrape": [PlannedRun(policy, "scrape") for policy in scraping],
+            "no-meter": [PlannedRun(self.policy, "no-meter")],
             "prometheus": [PlannedRun(self.policy, "prometheus")],
         }
         return [planned for kind in KINDS if kind in self.runs for planned in plan[kind]]
@@ -113,15 +116,16 @@ async def play_all(options: FactoryOptions, console: Console, results: FactoryRe
     plan = options.plan_runs()
     for planned in plan:
         console.rule(planned.title)
+        domain = scenario.domain(planned.policy or options.policy)
         pipeline = PipelineOptions(
-            signal=start_prometheus_signal if planned.kind == "prometheus" else start_scraping,
             delay=0.0,
             keep=None if options.keep is None else Path(options.keep) / planned.title.replace(", ", "-"),
             record=Path(options.record) if options.record is not None and planned == plan[-1] else None,
         )
-        domain = scenario.domain(planned.policy or options.policy)
         with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
             run = ScenarioRun(planned.title, scenario, domain, plant, controlled=planned.policy is not None)
+            parts = ClusterParts(bed, domain, meters=planned.kind != "no-meter")
+            pipeline = replace(pipeline, signal=partial(start_signal, parts, planned.kind), place=parts.place)
             with select_view(console, [run]) as view:
                 results.runs.append(run)
                 view.say("Building the bed, starting the parts ...")
@@ -132,9 +136,12 @@ async def play_all(options: FactoryOptions, console: Console, results: FactoryRe
             results.rows.append(await priority_bands.measure(scenario.apps, options.fifo, place, options.passive))
 
 
-async def start_prometheus_signal(processes: Processes, page: str) -> Signal:
-    """Start a Prometheus that scrapes the page, and have the sampler query it."""
-    return build_prometheus_signal(await start_prometheus(processes, page))
+async def start_signal(parts: ClusterParts, kind: Kind, processes: Processes, page: str, api: str) -> Signal:
+    """Start exporter and meters; the sampler reads them itself, or asks a Prometheus that does."""
+    signal = await parts.start(processes, page, api, Signal())
+    if kind != "prometheus":
+        return signal
+    return build_prometheus_signal(await start_prometheus(processes, signal.scrape.urls))
 
 
 def report_results(options: FactoryOptions, console: Console, results: FactoryResults) -> None:

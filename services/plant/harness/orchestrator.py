@@ -36,6 +36,7 @@ from services.plant.harness.pipeline import (
 from services.plant.harness.processes import Processes
 from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.harness.view import RunView
+from services.plant.kube_emulator.controllers import Placement
 from services.plant.kube_emulator.emulator import Emulator
 
 _WARM_UP_S = 2.0
@@ -47,7 +48,7 @@ _LAST_SECOND_S = 2.5
 M = TypeVar("M", Decision, Action)
 
 
-async def start_scraping(_: Processes, page: str) -> Signal:
+async def start_scraping(_: Processes, page: str, _api: str) -> Signal:
     """Have the sampler read the page itself; nothing needs to be started."""
     return build_scrape_signal([page])
 
@@ -59,8 +60,10 @@ class RecordingFailed(RuntimeError):
 class PipelineOptions(Struct, frozen=True):
     """How the pipeline between the plants is built."""
 
-    signal: Callable[[Processes, str], Awaitable[Signal]] = start_scraping
-    """Starts what the sampler needs beside the plants' page, whose address it gets, and returns the signal."""
+    signal: Callable[[Processes, str, str], Awaitable[Signal]] = start_scraping
+    """Starts what the sampler needs, and returns the signal; gets the addresses of the plants' page and of the API."""
+    place: Placement = lambda _: None
+    """Gives the API's Pods their nodes and addresses."""
     delay: float = 0.03
     """Seconds from an annotation to the limit in force."""
     keep: Path | None = None
@@ -127,7 +130,7 @@ async def _start_pipeline(
     options: PipelineOptions,
 ) -> BandwidthAgent:
     """Start everything between the plants' page and their limits, and wait until the first limits are in force."""
-    emulator = Emulator()
+    emulator = Emulator(place=options.place)
     api = await stack.enter_async_context(emulator)
     by_target = {target.key: run for run in runs for target in run.domain.targets}
     for run in runs:
@@ -141,7 +144,7 @@ async def _start_pipeline(
     # The services end while the API and the agent are still there.
     stack.push_async_callback(processes.stop)
     nats = await start_nats(processes)
-    source = await options.signal(processes, page.url)
+    source = await options.signal(processes, page.url, api)
     config = build_config([run.domain for run in runs], nats, Kubernetes(server=api), source)
     await start_services(config, processes)
     bus = await stack.enter_async_context(Bus.connect(config.bus, "demo", lambda _: None))
