@@ -10,6 +10,7 @@ Hubble on a cluster is not there: the probes alone are measured.
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -81,7 +82,12 @@ class ClusterParts:
         words = ("meter", "--config", path, "--node", node, "--proc", f"/proc/{keeper}/net")
         name = f"meter-{node}"
         await processes.start(name, find_program("sluice"), *words)
-        await _wait_until_ready(processes, name, f"http://127.0.0.1:{port}")
+
+        def runs() -> bool:
+            processes.check(name)
+            return True
+
+        await _wait_until_ready(name, f"http://127.0.0.1:{port}", runs)
         return f"http://127.0.0.1:{port}/metrics"
 
     async def _start_exporter(self, processes: Processes) -> str:
@@ -109,9 +115,9 @@ class ClusterParts:
         )
         path = processes.home / "exporter.yaml"
         path.write_text(format_config(config), encoding="utf-8")
-        enter = self._bed.command(place.name, *_PROMPT, str(find_program("sluice")), "exporter", "--config", str(path))
-        await processes.start("exporter", *enter)
-        await _wait_until_ready(processes, "exporter", f"http://{_THERE}:{_EXPORTER_PORT}")
+        # Not one of ``processes``: what is killed in a bed must be reaped by what entered it, or the bed never ends.
+        exporter = self._bed.start(place.name, *_PROMPT, str(find_program("sluice")), "exporter", "--config", str(path))
+        await _wait_until_ready("exporter", f"http://{_THERE}:{_EXPORTER_PORT}", lambda: exporter.ended is None)
         return f"http://{_THERE}:{_EXPORTER_PORT}/metrics"
 
 
@@ -132,12 +138,13 @@ async def _run(*command: str) -> None:
         raise NotReady(f"{' '.join(command)}: {wrong.decode().strip()}")
 
 
-async def _wait_until_ready(processes: Processes, name: str, url: str) -> None:
+async def _wait_until_ready(name: str, url: str, runs: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _READY_S
     why = "not asked yet"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while time.monotonic() < deadline:
-            processes.check(name)
+            if not runs():
+                raise NotReady(f"{name} ended: {why}")
             try:
                 async with session.get(f"{url}/readyz") as answer:
                     if answer.status == 200:
@@ -146,4 +153,4 @@ async def _wait_until_ready(processes: Processes, name: str, url: str) -> None:
             except (aiohttp.ClientError, TimeoutError) as error:
                 why = str(error)
             await asyncio.sleep(_POLL_S)
-    raise NotReady(f"{name} is not ready after {_READY_S:g} s: {why}\n{processes.tail(name)}")
+    raise NotReady(f"{name} is not ready after {_READY_S:g} s: {why}")
