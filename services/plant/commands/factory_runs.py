@@ -8,6 +8,7 @@ ends, the kernel ends everything that it started.
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,7 +34,7 @@ from services.plant.real import priority_bands
 from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
-from services.plant.scenario import SCENARIOS, Scenario
+from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
 
 Kind = Literal["none", "scrape", "no-meter", "prometheus"]
 """No control; the sampler reads exporter and meters; the exporter only; or it asks a Prometheus that reads all."""
@@ -71,6 +72,8 @@ class FactoryOptions(Struct, frozen=True):
     """The bottleneck's, kbit/s; loads scale with it."""
     fifo: float = 0.1
     """Depth of the bottleneck's queue, seconds."""
+    fault: Enforcement | None = None
+    """What becomes of limits after half of the time, silently."""
     passive: int = 8
     """Seconds on each bed with priority bands; 0: none."""
     json: str | None = None
@@ -93,7 +96,11 @@ class FactoryOptions(Struct, frozen=True):
     def build_scenario(self) -> Scenario:
         """Fit the scenario to the bottleneck and to the time."""
         scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
-        return scenario if self.seconds is None else scenario.stretch_to(self.seconds)
+        scenario = scenario if self.seconds is None else scenario.stretch_to(self.seconds)
+        if self.fault is None:
+            return scenario
+        fault = Event(at=scenario.seconds / 2, enforcement=self.fault, phase=False)
+        return replace(scenario, events=tuple(sorted((*scenario.events, fault), key=lambda one: one.at)))
 
 
 class FactoryResults(Struct):
@@ -155,11 +162,25 @@ def report_results(options: FactoryOptions, console: Console, results: FactoryRe
     scored = ScenarioResults(scenario.name, "real", scenario.seconds, scores)
     if scores:
         console.print(build_table(scored, scenario))
+    found = {} if options.fault is None else measure_finding(results.runs)
+    for title, seconds in found.items():
+        when = "never" if seconds is None else f"after {seconds:.1f} s"
+        console.print(f"{title}: the limit that is not enforced was found {when}", highlight=False)
     if results.rows:
         console.print(priority_bands.table(results.rows))
     if options.json is not None:
-        tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows)}
+        tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows), "found_s": found}
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
+
+
+def measure_finding(runs: Sequence[ScenarioRun]) -> dict[str, float | None]:
+    """Seconds from the fault until a decision named the limit that is not enforced, by run; None: never."""
+    found = {}
+    for run in runs:
+        if run.controlled and run.started is not None:
+            began = run.started + round(run.scenario.seconds / 2 * 1e9)
+            found[run.title] = None if run.overrun is None else (run.overrun - began) / 1e9
+    return found
 
 
 def main() -> None:

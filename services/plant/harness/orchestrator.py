@@ -92,7 +92,7 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
         for run in runs:
             run.begin(started)
         view.say(f"Playing {runs[0].scenario.seconds:.0f} s: {', '.join(run.title for run in runs)}")
-        await _play_and_watch(runs, view, page, processes)
+        await _play_and_watch(runs, view, page, processes, agent)
         if agent is not None:
             for run in controlled:
                 run.restarts = sum(agent.count_restarts(target.key) for target in run.domain.targets)
@@ -181,7 +181,9 @@ async def _follow(
             handle(runs[received.message.domain], received)
 
 
-async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes) -> None:
+async def _play_and_watch(
+    runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes, agent: BandwidthAgent | None
+) -> None:
     """Play the events until the scenario is over; raise when a process ends early."""
     started = runs[0].started or 0
 
@@ -192,7 +194,8 @@ async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: Metr
             view.show((time.time_ns() - started) / 1e9)
             await asyncio.sleep(_REFRESH_S)
 
-    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"))]
+    enforce = None if agent is None else agent.set_enforcement
+    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"), enforce)]
     if any(run.controlled for run in runs):
         work.append(processes.watch())
     tasks = [asyncio.create_task(one) for one in work]

@@ -62,7 +62,7 @@ class ClusterParts:
             NotReady: one does not answer in time.
             ProcessDied: one ended.
         """
-        urls = [await self._start_exporter(processes)] if self._exporter else [page]
+        urls = [await self._start_exporter()] if self._exporter else [page]
         if self._meters:
             nodes = sorted({one.node for one in self._bed.pods if one.workload in self._senders()})
             urls += [await self._start_meter(processes, node, api) for node in nodes]
@@ -90,7 +90,7 @@ class ClusterParts:
         await _wait_until_ready(name, f"http://127.0.0.1:{port}", runs)
         return f"http://127.0.0.1:{port}/metrics"
 
-    async def _start_exporter(self, processes: Processes) -> str:
+    async def _start_exporter(self) -> str:
         critical = [self._bed.pod(one.key) for one in self._domain.critical]
         for place in critical:
             echo = (*_PROMPT, str(find_program("sluice")), "echo", "--udp", _ECHO_PORT, "--tcp", _ECHO_PORT)
@@ -113,10 +113,10 @@ class ClusterParts:
             exporter=Exporter(probes=probes),
             listen=Listen("0.0.0.0", exporter=_EXPORTER_PORT),  # noqa: S104 - inside the bed
         )
-        path = processes.home / "exporter.yaml"
-        path.write_text(format_config(config), encoding="utf-8")
+        path = "/run/exporter.yaml"  # of the bed's own
+        self._bed.run(None, "sh", "-c", f"cat > {path}", text=format_config(config))
         # Not one of ``processes``: what is killed in a bed must be reaped by what entered it, or the bed never ends.
-        exporter = self._bed.start(place.name, *_PROMPT, str(find_program("sluice")), "exporter", "--config", str(path))
+        exporter = self._bed.start(place.name, *_PROMPT, str(find_program("sluice")), "exporter", "--config", path)
         await _wait_until_ready("exporter", f"http://{_THERE}:{_EXPORTER_PORT}", lambda: exporter.ended is None)
         return f"http://{_THERE}:{_EXPORTER_PORT}/metrics"
 
