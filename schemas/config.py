@@ -72,6 +72,12 @@ class BusConfig(Settings, frozen=True):
         if not self.servers:
             raise ValueError("servers: at least one is needed")
         for server in self.servers:
+            if "@" in server:
+                # The address stands in logs, on health pages and in error messages.
+                raise ValueError(
+                    "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
+                    " or bus.credentials"
+                )
             if not server.startswith(("nats://", "tls://")):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
@@ -141,6 +147,9 @@ class Scrape(Settings, frozen=True):
 
     urls: tuple[str, ...] = ("http://127.0.0.1:9965/metrics",)
     """The exporter's pages.  Overridden by SLUICE_SCRAPE_URLS (comma-separated)."""
+    meters: tuple[str, ...] = ()
+    """The meters' pages: every address that a name has is a meter, as with a headless Service.  Where there are
+    meters, throughput comes from them alone.  Overridden by SLUICE_SCRAPE_METERS (comma-separated)."""
     max_bytes: Annotated[int, between(1024, unit="bytes")] = 64 * 1024 * 1024
     """The largest page that is read.  Pages are filtered while they stream: memory does not grow with this."""
     max_lines: Annotated[int, between(1, 1_000_000)] = 10_000
@@ -157,6 +166,10 @@ class Scrape(Settings, frozen=True):
             raise ValueError("urls: at least one is needed")
         for url in self.urls:
             _check_url("urls", url)
+        for url in self.meters:
+            _check_url("meters", url)
+            if not url.startswith("http://"):
+                raise ValueError(f"meters: {url!r}: a meter answers at http:// only")
 
     def check_window(self, window: Duration) -> None:
         """Any window will do: two pages are enough."""

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """No number needs more than 64 bits; a larger one could not even be divided."""
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -51,6 +53,8 @@ class CriticalMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """``throughput`` over the last signal period alone; None where the source cannot tell."""
     recent_p50: float | None = None
     """Median of the L4 latency over the last signal period alone, seconds: shows whether there is a queue now."""
+    throughput_missing: str | None = None
+    """Why there is no throughput; None where there is, or where the source cannot tell why."""
 
     def why_unusable(self, min_observations: int) -> str | None:
         """Why the latency cannot be trusted, which makes the whole sample *no data*; None where it can."""
@@ -77,6 +81,8 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """The same over the last signal period alone; None where the source cannot tell."""
     pods: Count | None = None
     """How many pods that is; None where the source cannot tell."""
+    throughput_missing: str | None = None
+    """Why there is no throughput; None where there is, or where the source cannot tell why."""
 
 
 class Sample(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -367,13 +373,6 @@ class _Versioned(Struct):
     v: Integer = 1
 
 
-def _version(body: bytes) -> int:
-    try:
-        return msgspec.json.decode(body, type=_Versioned).v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 1
-
-
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
@@ -384,10 +383,13 @@ def decode(kind: type[M], body: bytes) -> M:
     try:
         message: M = _decoders[kind].decode(body)
         version = message.v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        version = _version(body)
+    except DECODE_ERRORS as error:
+        try:
+            version = msgspec.json.decode(body, type=_Versioned).v
+        except DECODE_ERRORS:
+            version = 1
         if version == 1:
-            raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+            raise InvalidMessage(f"not a {kind.__name__}: {describe_decode_error(error)}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
     if isinstance(message, Sample) and message.start >= message.end:

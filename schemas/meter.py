@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from schemas.settings import Settings, between
 
+UNMETERED = "sluice_meter_unmetered"
+"""On a meter's page: pods that may send and are not measured, with the label ``reason``."""
+
 
 class Meter(Settings, frozen=True):
     """What the meter reads besides routes and devices."""

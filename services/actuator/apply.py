@@ -21,8 +21,8 @@ _log = structlog.get_logger()
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
-        """Apply a JSON Patch to an object if it ``is_wanted`` when its turn comes; returns the result."""
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+        """Apply the JSON Patch that ``build`` gives when its turn comes, unless that is None; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object."""
@@ -82,7 +82,7 @@ async def _patch(
     """Patch one object; returns the exception that stopped it, or None."""
     obj = write.obj
     try:
-        after = await client.patch(obj, write.operations, lambda: is_wanted(write))
+        after = await client.patch_in_turn(obj, lambda: write.operations if is_wanted(write) else None)
     except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
         return error
     failpoints.point("actuator.patched")

@@ -25,7 +25,7 @@ _SILENT_S = (0.2, 5.0)
 """First and longest delay before an API server is asked again that does not answer."""
 _ENDED_S = (1.0, 12.0)
 """The same if the server no longer has the changes."""
-_REFUSED_S = (3.0, 20.0)
+_REFUSED_S = (8.0, 40.0)
 """The same where it answers, and refuses."""
 _RELIST_S = 0.5
 """New workloads have their Pods listed no more often than this: many may appear one after another."""

@@ -71,7 +71,12 @@ class Write(Struct, frozen=True):
     drop: float
     """By how much it lowers what the object may send, kbit/s; negative for a raise."""
     record: OwnershipRecord
-    operations: list[dict[str, Any]]
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """The JSON Patch; built when it is sent, since thousands of writes may wait for their turn."""
+        value = msgspec.json.encode(self.record).decode()
+        return build_patch(self.obj, {BANDWIDTH: self.record.value, KEY: value})
 
     @property
     def is_cut(self) -> bool:
@@ -177,8 +182,7 @@ def build_plan(
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in unreported[-MAX_BACKLOG:]),
             **provenance,
         )
-        operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: msgspec.json.encode(record).decode()})
-        writes.append(Write(obj=one.obj, rate=one.rate, drop=one.drop, record=record, operations=operations))
+        writes.append(Write(obj=one.obj, rate=one.rate, drop=one.drop, record=record))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 

@@ -173,7 +173,7 @@ class Reconciler:
     def _watch_enforcement(self, decision: Decision) -> None:
         """Report whether the limits that this actuator sets are enforced."""
         workload = self.observed.workload
-        is_mine = not (self._shared.dry_run or self._is_deposed or self._pause is not None)
+        is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
         self._reporter.report_enforcement(decision, workload if is_mine else None, self.observed.pods)
 
     async def run(self) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from services.actuator.plan import Plan, Write
 from services.kube.objects import Unavailable
 
-_REFUSED_S = (3.0, 20.0)
+_REFUSED_S = (5.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
-_SILENT_S = (0.2, 5.0)
+_SILENT_S = (0.2, 10.0)
 """The same if the server is unreachable, so that retries add no load."""
 _TOLD_S = 60.0
 """A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
@@ -78,6 +78,8 @@ class Refusals:
         Returns:
             Whether a failure is news: of a kind that was not seen since the last success.
         """
+        if not writes:
+            return False  # none was sent: a newer decision came first
         was_failing = bool(self._failed)
         for write in writes:
             self._failed.pop(write.obj.uid, None)
@@ -94,7 +96,7 @@ class Refusals:
         self._at_once = 1
         is_silent = isinstance(error, Unavailable) and error.status is None
         first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
-        self._delay_s = min(max(2 * self._delay_s, first_s), most_s)
+        self._delay_s = min(max((3 if is_silent else 2) * self._delay_s, first_s), most_s)
         told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
         delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
         self._not_before = now + max(delay_s, told_s)

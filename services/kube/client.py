@@ -16,15 +16,13 @@ from typing import Any, Generic, TypeVar
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct, field
 
 from schemas.config import Kubernetes
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
+from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
     KubeObject,
     Status,
@@ -45,7 +43,7 @@ _WATCH_S = (40, 60)
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
 """A watch that ends sooner is restarted with a delay."""
-_ENDED_S = (0.5, 12.0)
+_ENDED_S = (8.0, 30.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
@@ -162,13 +160,21 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
+
+        Raises:
+            StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
+        """
+        return await self.patch_in_turn(obj, lambda: operations)
+
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+        """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
         Args:
             obj: the object as it was seen.
-            operations: the patch.
-            is_wanted: asked right before the patch is sent, which may be long after the call.
+            build: gives the patch right before it is sent, which may be long after the call; None: it is no
+                longer wanted.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -179,7 +185,8 @@ class KubeClient:
         """
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
-            if not is_wanted():
+            operations = build()
+            if operations is None:
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
                 return _decode(type(obj), await read_body(response.content))
@@ -326,8 +333,9 @@ class KubeClient:
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except DECODE_ERRORS as error:
+            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
+            raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 

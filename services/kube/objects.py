@@ -5,14 +5,17 @@ line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUT
 """
 
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Target
 from schemas.units import Rate
 from services.kube.selectors import Selector
@@ -61,6 +64,14 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+@lru_cache(4096)
+def _share(
+    labels: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
+) -> tuple[dict[str, str] | None, tuple[Owner, ...]]:
+    """One copy of what all Pods of a ReplicaSet have in common."""
+    return dict(labels) or None, owners
+
+
 class KubeObject(Struct, frozen=True):
     """A namespaced object with annotations."""
 
@@ -78,12 +89,17 @@ class KubeObject(Struct, frozen=True):
         """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
         meta = self.metadata
         noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
-        labels = {key: value for key, value in (meta.labels or {}).items() if key in self.kept_labels}
-        owners = tuple(owner for owner in meta.owner_references if owner.controller)
+        if BANDWIDTH in noted:
+            noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
+        labels, owners = _share(
+            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels),
+            tuple(owner for owner in meta.owner_references if owner.controller),
+        )
         trimmed = structs.replace(
             meta,
+            namespace=sys.intern(meta.namespace),
             annotations=None if meta.annotations is None else noted,
-            labels=labels or None,
+            labels=labels,
             owner_references=owners,
         )
         return structs.replace(self, metadata=trimmed)
@@ -307,8 +323,8 @@ def decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what wa
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unavailable(f"the server's answer is {text}: {error}", status=200) from None
+    except DECODE_ERRORS as error:
+        raise Unavailable(f"the server's answer is {text}: {describe_decode_error(error)}", status=200) from None
 
 
 def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
@@ -319,7 +335,7 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     """
     try:
         status = msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         status = Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
     seconds = _parse_retry_after(retry_after)

@@ -7,12 +7,12 @@ the other.  A library would build an object a sample for each scrape: this page 
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from schemas.meter import UNMETERED
 from services.meter.pods import NodePod
 from services.meter.reading import PodBytes, Reading
 
 TRANSMIT = "container_network_transmit_bytes_total"
 RECEIVE = "container_network_receive_bytes_total"
-UNMETERED = "sluice_meter_unmetered"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SOURCES = ("device", "kubelet")
 

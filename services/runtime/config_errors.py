@@ -114,7 +114,7 @@ class _Walk:
             return section
         if kind is not Config:
             self._check_each(kind, right, path)
-        elif right.get("domains") and ("signal" in right or "signal" not in value):
+        elif (right.get("domains") or value.get("domains") == []) and ("signal" in right or "signal" not in value):
             # What concerns several domains is checked among those that are right.
             self._build(kind, {name: right[name] for name in ("domains", "signal") if name in right}, path)
         return _WRONG

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from schemas.config import Config
 from schemas.units import decode_unit, encode_unit
 from services.bus.subjects import Subjects
+from services.common.redaction import hide_passwords
 from services.control import Controller
 from services.runtime import config_errors
 from services.runtime.config_errors import UNREADABLE, Mistake
@@ -22,6 +23,10 @@ class ConfigError(ValueError):
 
     The text has a line for each mistake: ``FILE:LINE:COLUMN: KEY: what is there, and what is allowed``.
     """
+
+    def __init__(self, text: str) -> None:
+        """Keep the text, but for passwords in addresses that it quotes."""
+        super().__init__(hide_passwords(text))
 
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -72,6 +77,7 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _split),
+    "SLUICE_SCRAPE_METERS": (("signal", "scrape", "meters"), _split),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),

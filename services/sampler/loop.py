@@ -59,6 +59,7 @@ class Sampler:
         self._now = now
         self._sleep = sleep
         self._failed: dict[str, bool] = {}
+        self._noted: set[str] = set()
         for domain in config.domains:
             health.set_failed(f"domain {domain.name}", "not yet")
             for outcome in ("data", "blind"):
@@ -135,6 +136,9 @@ class Sampler:
         except NoData as error:
             no_data = hide_passwords(str(error))
         self._report("source", no_data)
+        for about in {*self._noted, *(notes := measured.notes if measured else {})}:
+            self._health.set_note(about, notes.get(about))
+        self._noted = set(notes)
         failpoints.point("sampler.measured")
         results = []
         for domain in self._domains:

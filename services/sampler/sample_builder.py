@@ -45,6 +45,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             recent=measured.recent.get(one.key),
             recent_p50=None if missing else measured.recent_p50.get(one.key),
             missing=missing,
+            throughput_missing=_explain_throughput(one.key, measured),
         )
         critical.append(measure)
     targets = tuple(
@@ -53,6 +54,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             throughput=measured.throughput.get(target.key),
             recent=measured.recent.get(target.key),
             pods=measured.pods.get(target.key),
+            throughput_missing=_explain_throughput(target.key, measured),
         )
         for target in domain.targets
     )
@@ -65,6 +67,11 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         critical=tuple(critical),
         targets=targets,
     )
+
+
+def _explain_throughput(key: str, measured: Measurements) -> str | None:
+    why = measured.throughput_missing.get(key)
+    return None if why is None or key in measured.throughput else hide_passwords(why)
 
 
 def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:

@@ -46,6 +46,10 @@ class Measurements(Struct, frozen=True):
     """Median latency by critical workload over the last period alone, seconds, where the source can tell."""
     pods: dict[str, int] = {}
     """How many pods ``throughput`` covers, where the source can tell."""
+    throughput_missing: dict[str, str] = {}
+    """Why a workload has no throughput, where the source can tell."""
+    notes: dict[str, str] = {}
+    """What a person should know though it spoils no figure, by what it is about."""
 
 
 class Lag(Struct, frozen=True):

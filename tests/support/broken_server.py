@@ -17,13 +17,22 @@ class BrokenServer:
     ``status`` and the lines of ``headers``.
     """
 
-    def __init__(self, fault: str, body: bytes = b"", status: str = "200 OK", headers: str = "") -> None:
-        """Listen on a free port."""
+    def __init__(
+        self,
+        fault: str,
+        body: bytes = b"",
+        status: str = "200 OK",
+        headers: str = "",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        """Listen; port 0 is a free one."""
         self.fault, self.body, self.status, self.headers = fault, body, status, headers
         self.requests: list[bytes] = []
         """The received requests, with their headers."""
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._socket = socket.create_server((host, port))
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._listen, daemon=True)]

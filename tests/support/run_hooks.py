@@ -39,8 +39,10 @@ SETTINGS = {
     "ASDF_DATA_DIR": ".asdf",
 }
 """Variables that name what a user has set up below HOME."""
-_KINDS = ("e2e", "integration", "contract", "property", "golden", "unit")
+_KINDS = ("e2e", "contract", "integration", "property", "golden", "unit")
 """The order of a run: slow kinds first, so that the workers end at about the same time."""
+_SERVERS = 2
+"""How many workers run the tests on a real API server: each of them has a server of its own."""
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -94,8 +96,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers for each processor: tests wait for services more than they compute."""
-    return 2 * (os.cpu_count() or 1)
+    """Three workers for each of a few processors: tests wait for services more than they compute."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(3 * processors, max(processors, 12), 64)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -105,19 +108,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run tests that measure last and alone, and tests that share an expensive fixture on one worker."""
-    for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker("quiet")
-    items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, _kind(item)))
+    """Run long tests first, those that measure last and alone, and those with one expensive fixture on one worker."""
+    groups = {item.nodeid: group for item in items if (group := _group(item))}
+    on_server = [item.nodeid for item in items if item.get_closest_marker("apiserver")]
+    groups = {one: f"apiserver-{count % _SERVERS}" for count, one in enumerate(on_server)} | groups
+    items.sort(key=lambda item: (*_turn(item), groups.get(item.nodeid, "")))
     if is_worker(config):
-        groups = {item.nodeid: group for item in items if (group := _group(item))}
         scheduler.tell(config.stash[_SHARED], groups)
 
 
-def _kind(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[bool, bool, bool, int]:
     (kind,) = item.nodeid.split("/")[1:2] or ("",)
-    return _KINDS.index(kind) if kind in _KINDS else 0
+    marked = [item.get_closest_marker(name) is not None for name in ("quiet", "long", "apiserver")]
+    is_quiet, is_long, needs_server = marked
+    return is_quiet, not is_long, not needs_server, _KINDS.index(kind) if kind in _KINDS else 0
 
 
 def _group(item: pytest.Item) -> str | None:

@@ -28,6 +28,7 @@ from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 DOMAIN = "floor"
 """The domain of the first policy's run."""
@@ -113,7 +114,10 @@ def command(
     record: Path | None,
     keep: Path | None,
 ) -> None:
-    """Run the whole pipeline on embedded parts and a simulated factory."""
+    """Run the whole pipeline on embedded parts and a simulated factory.
+
+    Exit code 1: a part did not start, or ended early.
+    """
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
     options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
@@ -122,11 +126,13 @@ def command(
         console.print(build_table(results, scenario))
         if json is not None:
             results.write(json)
-    except (NotReady, ProcessDied, RecordingFailed, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    except (NotReady, ProcessDied) as error:
+        raise CommandFailure(error, ExitCode.FINDING) from None
+    except (RecordingFailed, OSError) as error:
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None
     if not complete:
         console.print("Stopped before the end.")
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     if record is not None:
         console.print(format_next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
 

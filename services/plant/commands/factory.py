@@ -22,9 +22,8 @@ from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
+from services.runtime.exit_codes import ExitCode
 
-CANNOT = 2
-"""Exit code if this machine lacks something."""
 # Temporary files go to a tmpfs that only these namespaces see; the JSON is written to the host's folder.
 _WITHIN = 'mount -t tmpfs none /run; ip link set lo up; export TMPDIR=/run; exec "$@"'
 
@@ -82,7 +81,10 @@ class SecondsParam(click.ParamType[float]):
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep: Path | None, **asked: object) -> None:
-    """Run the whole pipeline on real packets (needs root)."""
+    """Run the whole pipeline on real packets (needs root).
+
+    Exit code 1: a part did not start, or ended early.
+    """
     given = {"json": json, "record": record, "keep": keep}
     paths = {name: str(path.absolute()) for name, path in given.items() if path is not None}
     options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, FactoryOptions)
@@ -92,7 +94,7 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
     missing = find_missing(programs)
     if missing:
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
-        sys.exit(CANNOT)
+        sys.exit(ExitCode.USAGE)
     text = msgspec.json.encode(options).decode()
     sys.exit(run_in_namespaces([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
 

@@ -35,13 +35,11 @@ from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
 from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
+from services.runtime.exit_codes import ExitCode
 
 Kind = Literal["none", "scrape", "no-meter", "prometheus"]
 """No control; the sampler reads exporter and meters; the exporter only; or it asks a Prometheus that reads all."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-STOPPED = 130
-"""Exit code after SIGINT or SIGTERM."""
-FAILED = 1
 
 
 class PlannedRun(Struct, frozen=True):
@@ -193,10 +191,11 @@ def main() -> None:
         report_results(options, console, results)
     except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
-        sys.exit(FAILED)
+        is_output = isinstance(error, RecordingFailed | OSError) and not isinstance(error, BedError)
+        sys.exit(ExitCode.UNREADABLE if is_output else ExitCode.FINDING)
     if not complete:
         console.print("Stopped before the end.")
-        sys.exit(STOPPED)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ their bytes.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from math import inf, isnan
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from schemas.meter import UNMETERED
 from services.sampler.scrape.text_format import OPENMETRICS, TEXT, Grammar, parse_bound, parse_head
 from services.sampler.workloads import Workloads
 
-SeriesKind = Literal["latency", "lost", "throughput"]
+SeriesKind = Literal["latency", "lost", "throughput", "unmetered"]
 
 _LONGEST_LINE = 256 * 1024
 _SHOWN = 300
@@ -43,6 +45,8 @@ class ScrapedPage(NamedTuple):
     """Why the latency or loss of a workload cannot be used."""
     unsettled: Set[str] = frozenset()
     """Workloads with a throughput that the page gives twice, differently."""
+    unmetered: Mapping[str, str] = MappingProxyType({})
+    """Why a meter does not measure a pod, by the pod's workload."""
 
 
 class MalformedPage(ValueError):
@@ -61,6 +65,7 @@ class _Draft(NamedTuple):
     page: ScrapedPage
     histograms: dict[CounterSeries, dict[float, float]]
     unsettled: set[str]
+    unmetered: dict[str, str]
 
 
 class PageReader:
@@ -81,6 +86,7 @@ class PageReader:
             self._kinds[names.lost] = "lost"
         if names.throughput:
             self._kinds[names.throughput] = "throughput"
+            self._kinds[UNMETERED] = "unmetered"
         # A name may also be in braces, in quotation marks.
         self._starts = (*(name.encode() for name in self._kinds), b"{")
         self._critical = {key.partition("/")[2].encode() for key in workloads.critical}
@@ -88,7 +94,8 @@ class PageReader:
             re.escape(names.workload.encode()) + rb'"?[ \t]*+=[ \t]*+"([^"\\\n]*+)"', re.ASCII
         )
         self._namespaces = tuple({f'"{key.partition("/")[0]}"'.encode() for key in workloads.senders})
-        self._throughput = re.compile(re.escape(names.throughput.encode())) if names.throughput else None
+        counted = (names.throughput, UNMETERED) if names.throughput else ()
+        self._throughput = re.compile("|".join(map(re.escape, counted)).encode()) if counted else None
         self._known: dict[bytes, _KnownLine | None] = {}
         self._series: dict[CounterSeries, CounterSeries] = {}
 
@@ -108,7 +115,7 @@ class PageReader:
             MalformedPage: it is cut off, not in its format, or has too many lines of the configured workloads.
         """
         grammar = OPENMETRICS if openmetrics else TEXT
-        draft = _Draft(ScrapedPage({}, {}, {}), {}, set())
+        draft = _Draft(ScrapedPage({}, {}, {}), {}, set(), {})
         count = 0
         for lines in _split_lines(chunks, grammar, is_whole=is_whole):
             for line in self._select(lines):
@@ -129,7 +136,7 @@ class PageReader:
             else:
                 counts = tuple(buckets[bound] for bound in bounds)
                 draft.page.counters[series._replace(bounds=tuple(bounds[:-1]))] = counts
-        return draft.page._replace(unsettled=draft.unsettled)
+        return draft.page._replace(unsettled=draft.unsettled, unmetered=draft.unmetered)
 
     def _select(self, lines: bytes) -> Iterator[bytes]:
         """The lines that may belong to a configured workload, without parsing any."""
@@ -163,6 +170,9 @@ class PageReader:
         series, value = known.series, float(number)
         if not 0 <= value < inf:
             raise MalformedPage(f"expected a counter: {_show(line)}")
+        if series.kind == "unmetered":
+            draft.unmetered[series.workload] = dict(series.labels).get("reason", "")
+            return
         if stamp is not None and series.kind == "throughput":
             draft.page.stamps[series] = round(float(stamp) * grammar.stamp_unit)
         if known.bound is None:
@@ -185,7 +195,7 @@ class PageReader:
         kind = self._kinds.get(name)
         if kind is None:
             return None
-        if kind == "throughput":
+        if kind in ("throughput", "unmetered"):
             key = self._workloads.find_sender(labels)
         else:
             key = self._workloads.find_critical(labels) if self._workloads.has_matchers(labels) else None

@@ -7,7 +7,8 @@ end, as Prometheus would compute them from the same two points.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -15,11 +16,14 @@ from schemas.config import Signal
 from services.common.histogram import quantile, summarize
 from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
 from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
+from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, combine_pages
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
-_ONE_PAGE = "seen on one page so far; a window needs two"
+if TYPE_CHECKING:
+    from services.sampler.scrape.meters import MeterFleet
+
 _ACCEPT = "text/plain;version=0.0.4"
 _ACCEPT_ANY_NAME = f"text/plain;version=1.0.0;escaping=allow-utf-8,{_ACCEPT};q=0.5"
 """Without it, exporters write underscores for what only names in quotation marks may hold."""
@@ -102,6 +106,7 @@ class ScrapeSource(Source):
         self._window = signal.window
         self._workloads = workloads
         self._scrapers = [Scraper(url, signal, workloads) for url in signal.scrape.urls]
+        self._fleet = _build_fleet(signal, workloads) if signal.scrape.meters else None
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:
@@ -119,7 +124,11 @@ class ScrapeSource(Source):
         Raises:
             NoData: no exporter sent a usable page.
         """
-        failures = await asyncio.gather(*(scraper.scrape(end) for scraper in self._scrapers))
+        reading = [scraper.scrape(end) for scraper in self._scrapers]
+        if self._fleet is None:
+            failures = await asyncio.gather(*reading)
+        else:
+            *failures, _ = await asyncio.gather(*reading, self._fleet.scrape(end))
         unknown: dict[Scraper, str] = {}
         answered = []
         for scraper, failure in zip(self._scrapers, failures, strict=True):
@@ -128,29 +137,39 @@ class ScrapeSource(Source):
                 continue
             answered.append(scraper)
             if scraper.window.start == end:
-                unknown[scraper] = _ONE_PAGE
+                unknown[scraper] = ONE_PAGE
         if not answered:
             raise NoData("; ".join(unknown.values()))
         increases = [item for scraper in answered for item in scraper.window.increases().items()]
         last = [item for scraper in answered for item in scraper.window.increases(2).items()]
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
-        partly = {key for scraper in unknown for key in scraper.window.workloads("throughput")}
-        partly |= {key for scraper in answered for key in scraper.page.unsettled}
-        senders = self._workloads.senders
-        partly |= {k for one in answered for k in senders if one.window.explain_unreliable("throughput", k, end)}
         unreliable = self._explain_unreliable(answered, end)
-        increases = [item for item in increases if item[0].kind == "throughput" or item[0].workload not in unreliable]
-        throughput, pods = measure_throughput(increases, partly)
+        increases = [item for item in increases if item[0].workload not in unreliable]
+        sent = self._measure_throughput(answered, unknown, end)
         missing = self._explain_missing(answered, unknown) | unreliable
         medians = {key: quantile(0.5, *histogram) for key, histogram in _sum_histograms(last).items()}
         return Measurements(
             start=min(starts, default=end - self._window),
             latency=measure_latency(increases, self._workloads.critical, missing),
-            throughput=throughput,
-            recent=measure_throughput(last, partly)[0],
+            throughput=sent.rates,
+            recent=sent.recent,
             recent_p50={key: median for key, median in medians.items() if median is not None},
-            pods=pods,
+            pods=sent.pods,
+            throughput_missing=sent.missing,
+            notes=self._fleet.notes if self._fleet is not None else {},
         )
+
+    def _measure_throughput(
+        self, answered: Sequence[PageSource], unknown: Mapping[Scraper, str], end: int
+    ) -> Throughput:
+        """What the workloads sent, by the meters where there are any, otherwise by the exporters' pages."""
+        senders = self._workloads.senders
+        if self._fleet is None:
+            return combine_pages(senders, answered, unknown.items(), end)
+        why = self._fleet.explain_all_missing()
+        if why is not None:
+            return Throughput({}, {}, {}, dict.fromkeys(senders, why))
+        return combine_pages(senders, self._fleet.answered, self._fleet.explain_unknown(end).items(), end)
 
     def _explain_unreliable(self, answered: Iterable[Scraper], end: int) -> dict[str, str]:
         """Why latencies and losses are not believed, by critical workload."""
@@ -169,7 +188,7 @@ class ScrapeSource(Source):
         Several exporters may each see a part of a workload: then the unread part may be the broken one.
         """
         present = {key for scraper in answered for key in scraper.window.present}
-        elsewhere = "".join(f"; {why}" for why in unknown.values() if why is not _ONE_PAGE)
+        elsewhere = "".join(f"; {why}" for why in unknown.values() if why is not ONE_PAGE)
         absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
         missing = {key: absent for key in self._workloads.critical if key not in present}
         for scraper, why in unknown.items():
@@ -182,6 +201,15 @@ class ScrapeSource(Source):
         """Release connections and threads."""
         for scraper in self._scrapers:
             scraper.close()
+        if self._fleet is not None:
+            self._fleet.close()
+
+
+def _build_fleet(signal: Signal, workloads: Workloads) -> "MeterFleet":
+    # Most of the HTTP library's memory is saved where no meter is read.
+    from services.sampler.scrape.meters import MeterFleet  # noqa: PLC0415
+
+    return MeterFleet(signal, workloads)
 
 
 def measure_latency(
@@ -201,7 +229,7 @@ def measure_latency(
             lost[series.workload] += added.counts[0]
     stats = {}
     for key in critical:
-        why = missing.get(key) or (None if key in histograms else _ONE_PAGE)
+        why = missing.get(key) or (None if key in histograms else ONE_PAGE)
         if why is not None:
             stats[key] = LatencyStats(lost=lost.get(key), missing=why)
             continue
@@ -232,30 +260,3 @@ def _sum_histograms(increases: Iterable[tuple[CounterSeries, Increase]]) -> dict
         bounds = sorted(by_bound)
         sums[key] = bounds, [*(by_bound[bound] for bound in bounds), totals[key]]
     return sums
-
-
-def measure_throughput(
-    increases: Iterable[tuple[CounterSeries, Increase]], partly: Collection[str] = ()
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Throughput (kbit/s) and number of pods by workload, over all its pods.
-
-    Args:
-        increases: of each series.
-        partly: workloads with a pod whose exporter cannot be read.  They are left out, and so are those with
-            a pod without a new count.
-    """
-    rates: dict[str, float] = defaultdict(float)
-    pods: dict[str, set[str]] = defaultdict(set)
-    unknown = set(partly)
-    for series, added in increases:
-        if series.kind != "throughput":
-            continue
-        if added.seconds <= 0:
-            unknown.add(series.workload)
-            continue
-        rates[series.workload] += added.counts[0] * 8 / 1000 / added.seconds
-        for label, value in series.labels:
-            if label == "pod":
-                pods[series.workload].add(value)
-    throughput = {key: round(rate) for key, rate in rates.items() if key not in unknown}
-    return throughput, {key: len(pods[key]) for key in throughput if pods[key]}

@@ -247,8 +247,17 @@ class PageWindow:
                 sums[series] = added if so_far is None else [a + b for a, b in zip(so_far, added, strict=True)]
         increases = {}
         for series, counts in sums.items():
-            # Between the first and the last count, by the page's own timestamps where it has them.
-            stamps = [page.stamps[series] for page in chosen if series in page.stamps]
-            seconds = (stamps[-1] - stamps[0]) / 1000 if stamps else chosen[-1].at - chosen[0].at
-            increases[series] = Increase(counts, seconds)
+            increases[series] = Increase(counts, _measure_time(series, chosen))
         return increases
+
+
+def _measure_time(series: CounterSeries, pages: Sequence[_Snapshot]) -> float:
+    """Seconds between the first and the last count, by the pages' own timestamps where they have them.
+
+    A pod that came or went within the window sent nothing in the rest of it.
+    """
+    first, last = pages[0], pages[-1]
+    if series in first.stamps and series in last.stamps:
+        return (last.stamps[series] - first.stamps[series]) / 1000
+    is_stamped = any(series in page.stamps for page in pages)
+    return (last.end - first.end) / 1e9 if is_stamped else last.at - first.at

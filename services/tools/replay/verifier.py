@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct, field
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain
 from schemas.messages import Decision, Integer, Sample, State, encode_into
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
-from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.tools.common.remade import is_same_decision
 
 _MOST_WAITING = 10_000

@@ -1,10 +1,13 @@
 """Every subject of JetStream's API, by every user, with every kind of reply subject: nothing is stored or changed."""
 
+import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from schemas.units import Rate
 from services.bus.bus import Bus
 from tests.integration.bus.test_permissions import (
     DECISION,
+    MANIFEST,
     REPLIES,
     SAMPLE,
     STREAMS,
@@ -160,3 +164,27 @@ async def test_no_request_of_any_user_changes_a_stream(
             assert answers["refused"] > tried // 3, "most requests are refused outright"
         assert await take_stock(keeper) == before
     print(f"{time.monotonic() - began:.1f} s")
+
+
+async def test_the_attack_finds_a_bus_without_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same permissions and one account for all, answers to the reader's own requests are stored."""
+    users = re.findall(r"users: \[\{(.*?)\n    \}\]", MANIFEST.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(users) == len(USERS)
+    listed = ", ".join(f"{{{one}}}" for one in users)
+    for user in USERS:
+        monkeypatch.setenv(f"{user.upper()}_PASSWORD", f"p-{user}")
+    with NatsServer(tmp_path / "nats", f"authorization {{users: [{listed}]}}") as server:
+        async with join(server, "actuator", monkeypatch) as keeper:
+            await fill(server, monkeypatch, keeper)
+            before = await take_stock(keeper)
+            async with intrude(server, "reader") as (attacker, _):
+                await attacker.publish("$JS.API.STREAM.INFO.SLUICE_SAMPLE", b"", reply=KEPT["SLUICE_DECISION"])
+                await attacker.flush(int(PATIENCE_S))
+            await until_changed(keeper, before)
+
+
+async def until_changed(keeper: Bus, before: dict[str, Any]) -> None:
+    """Wait until a stream has changed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await take_stock(keeper) == before:  # noqa: ASYNC110 - the server's doing
+            await asyncio.sleep(0.05)

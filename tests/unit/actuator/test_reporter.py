@@ -203,10 +203,12 @@ class LateApi:
         self._meanwhile = meanwhile
         self._stale = stale
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
         """Apply the patch, and then cause the other event; or refuse it as stale."""
         if self._stale:
             raise StaleObject("422")
+        operations = build()
+        assert operations is not None
         changed: T = after(obj, operations)
         self._meanwhile()
         return changed

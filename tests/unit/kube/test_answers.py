@@ -41,7 +41,7 @@ def test_any_body_makes_an_error_of_its_status(code: int, kind: type[Exception],
         (None, {"retryAfterSeconds": -7}, None),
         (None, None, None),
         ("Wed, 99 Xyz 2026 00:00:00 GMT", None, None),
-        (formatdate(time.time() - 60, usegmt=True), None, 0),
+        ("Fri, 27 Nov 2020 22:00:00 GMT", None, 0),
     ],
 )
 @pytest.mark.parametrize("code", [403, 409, 422, 429, 503, 504])

@@ -5,6 +5,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.codebase.measures import LIMITS, measure
 from tests.codebase.path_trace import trace
 from tests.codebase.source import (
@@ -43,6 +45,7 @@ def read_header(seed) -> None: ...
 """
 
 
+@pytest.mark.long
 def test_the_tree_keeps_its_limits() -> None:
     """It also traces the path from a measurement to its patch."""
     figures = measure(asyncio.run(trace())).figures()
