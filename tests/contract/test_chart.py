@@ -114,6 +114,12 @@ def test_a_package_holds_the_files(tmp_path: Path, shipped: list[dict[str, Any]]
     assert by_name(render(*SAME, chart=package)) == by_name(shipped)
 
 
+def test_every_port_of_a_service_names_its_protocol(shipped: list[dict[str, Any]]) -> None:
+    """API servers before 1.21 refuse a server-side apply, which Helm 4 uses, without it."""
+    ports = [port for one in shipped if one["kind"] == "Service" for port in one["spec"]["ports"]]
+    assert [port for port in ports if "protocol" not in port] == []
+
+
 def test_versions_agree() -> None:
     """The chart, the images of the kustomization and the package have one version."""
     project = tomllib.loads((MANIFESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
