@@ -22,6 +22,7 @@ from services.actuator.apply import Patcher, apply_plan
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
 from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
+from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
@@ -83,6 +84,8 @@ class Dependencies(Struct, frozen=True):
     """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
+    charge: Callable[[float], Charge] = lambda _: Charge.UNKNOWN
+    """Asks the Lease who acts, at a time of ``steady``."""
     dry_run: bool = False
     """Patch nothing, and report what would be patched."""
     clock: Callable[[], int] = time.time_ns
@@ -114,7 +117,7 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._succession = Succession(shared.process, domain.dead_man.seconds)
+        self._succession = Succession(shared.process, domain.dead_man.seconds, shared.charge)
         self._is_deposed = False
         """Whether another actuator is in charge, as the workload's record showed in the last round."""
         self._pause: str | None = None
@@ -135,6 +138,10 @@ class Reconciler:
         if last_action is not None and last_action.outcome == "applied":
             self._on_bus.add(last_action.id)
         self._desired.bus_answered = True
+        self._awake.set()
+
+    def wake(self) -> None:
+        """Do another round: who is in charge has changed."""
         self._awake.set()
 
     def offer(self, decision: Decision, part: TargetDecision, published: int, pending: PendingAck) -> None:
@@ -339,11 +346,13 @@ class Reconciler:
             self._pause = why
             self._reporter.report_pause(workload, why)
         if why is None and self._is_deposed:
-            why = "another actuator that started later is in charge of it; this one stands by"
+            why = "another actuator is in charge of it; this one stands by"
         if why != self._note:
             self._note = why
             self._reporter.set_note(why)
-            if why is not None and self._desired.order is not None:
+            # To stand by without the Lease is planned, and no news.
+            is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
+            if why is not None and self._desired.order is not None and not is_planned:
                 self._told = None
                 order, is_paused = self._desired.order, paused is not None
                 self._reporter.report_unwritten(order, "skipped", f"paused: {why}", self._headers, paused=is_paused)

@@ -99,7 +99,8 @@ def test_records_of_every_build_are_gone_on_from() -> None:
         assert (known.found, known.limit, known.term) == (tree.get("found"), tree["limit"], tree.get("term", 0))
         assert len(known.writes) == 1 + len(tree.get("owed", ()))
         assert pause_reason(main, managed=True) is None
-        (write,) = build_plan(TARGET, order(8_000), main, [], ME, (), NOW).writes
+        unreported = [one.action for one in known.writes]
+        (write,) = build_plan(TARGET, order(8_000), main, [], ME, unreported, NOW).writes
         assert (write.record.value, write.record.found) == ("8M", tree.get("found"))
         assert len(write.record.owed) == len(known.writes)
 
