@@ -105,7 +105,9 @@ class PodWatch:
                     raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                 version = decode_as(_Bookmark, event.object).metadata.resource_version
                 if event.type != "BOOKMARK":
-                    self._apply(event)
+                    pod = decode_as(NodePod, event.object, "no pod")
+                    others = {uid: one for uid, one in self._pods.items() if uid != pod.metadata.uid}
+                    self._pods = others if event.type == "DELETED" else others | {pod.metadata.uid: _trim(pod)}
                 yield
             if time.monotonic() - began < _STEADY_S:
                 return
@@ -121,15 +123,6 @@ class PodWatch:
             following = answer.metadata.following
             if not following:
                 return pods, answer.metadata.resource_version
-
-    def _apply(self, event: _PodEvent) -> None:
-        pod = decode_as(NodePod, event.object, "no pod")
-        pods = dict(self._pods)
-        if event.type == "DELETED":
-            pods.pop(pod.metadata.uid, None)
-        else:
-            pods[pod.metadata.uid] = _trim(pod)
-        self._pods = pods
 
     def _set_problem(self, problem: str | None) -> None:
         if (problem is None) != (self.problem is None):

@@ -89,6 +89,8 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "SLUICE_LEASE": (("kubernetes", "lease"), str),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
+    "SLUICE_METER_ENDPOINTS": (("meter", "endpoints"), lambda text: text.lower() == "true"),
+    "SLUICE_METER_KUBELET": (("meter", "kubelet"), str),
     "SLUICE_LOG": (("log",), str),
 }
 """Addresses and credentials differ between installations that share the rest of the file."""

@@ -10,7 +10,7 @@ is, how late a sample is, and how long a decision takes to be in force.
 import heapq
 from itertools import count
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State
 from services.control import Controller
 from services.plant.interface import Second
-from services.plant.scenario import Event, Scenario
+from services.plant.scenario import Enforcement, Event, Scenario
 from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, score
 from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.simulated.sampling import SampleBuilder, SignalTraits
@@ -93,7 +93,7 @@ def play(
     if delays.probe_hz is not None:
         scenario = replace(scenario, apps=scenario.apps.with_probes(delays.probe_hz))
     model = SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START)
-    loop = _Loop(scenario, domain, controller, delays, model, seed)
+    loop = ClosedLoop(scenario, domain, controller, delays, model, seed)
     if limits is None:
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
     loop.start(limits)
@@ -101,7 +101,9 @@ def play(
     return Run(scenario, domain, _START, loop.seconds, loop.samples, loop.decisions, loop.patches, loop.reactions())
 
 
-class _Loop:
+class ClosedLoop:
+    """The loop's agenda: what happens at which time."""
+
     def __init__(
         self,
         scenario: Scenario,
@@ -111,6 +113,7 @@ class _Loop:
         model: SimulatedPlant,
         seed: int,
     ) -> None:
+        """See ``play``."""
         self._scenario = scenario
         self._domain = domain
         self._controller = controller
@@ -120,7 +123,7 @@ class _Loop:
         self._watch = ReactionTimer(scenario.apps)
         self._state: State | None = None
         self._blind = ""
-        self._enforcement: Literal["on", "stuck", "off"] = "on"
+        self._enforcement: Enforcement = "on"
         self._samples = SampleBuilder(domain, delays, model.pods, seed)
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()
@@ -131,11 +134,13 @@ class _Loop:
         self.patches: list[int] = []
 
     def reactions(self) -> list[Reaction]:
+        """How fast the loop has reacted so far."""
         return self._watch.reactions
 
     # -- time
 
     def start(self, limits: dict[str, int]) -> None:
+        """Put limits in force by target, kbit/s a pod, and fill the agenda."""
         for pod in self._model.pods:
             if pod.target in limits:
                 self._model.set_limit(pod.name, limits[pod.target])
@@ -150,6 +155,7 @@ class _Loop:
             self._at(_START + round(self._delays.period * _NS), self._sample)
 
     def run(self) -> None:
+        """Run to the scenario's end."""
         end = _START + round(self._scenario.seconds * _NS)
         while self._agenda and self._agenda[0][0] <= end:
             at, _, (action, arguments) = heapq.heappop(self._agenda)
