@@ -29,7 +29,7 @@ from services.actuator.ownership import VERSION, find_record, newest_record, pau
 from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
 from services.actuator.refusals import Refusals
 from services.actuator.reporter import Reporter, recover_actions
-from services.actuator.succession import Succession
+from services.actuator.succession import Succession, ask_nobody
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -57,7 +57,7 @@ class Dependencies(Struct, frozen=True):
     """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
-    charge: Callable[[float], Charge] = lambda _: Charge.UNKNOWN
+    charge: Callable[[float], Charge] = ask_nobody
     """Asks the Lease who acts, at a time of ``steady``."""
     dry_run: bool = False
     """Patch nothing, and report what would be patched."""

@@ -26,6 +26,7 @@ from services.actuator.lease import LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.succession import ask_nobody
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
 from services.bus.session import ApiError
@@ -71,7 +72,7 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge,
+            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
             dry_run=config.kubernetes.dry_run,
         )
         self._reconcilers = {

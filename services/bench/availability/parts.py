@@ -24,7 +24,7 @@ LEASE = ("default", "sluice-actuator")
 _STOP_S = 10.0
 
 
-class Part(Struct):
+class ProcessPart(Struct):
     """One process."""
 
     kind: str
@@ -78,7 +78,7 @@ class Part(Struct):
             await self.kill()
 
 
-def build_servers(home: Path) -> list[Part]:
+def build_servers(home: Path) -> list[ProcessPart]:
     """The NATS servers, which replicate JetStream among each other."""
     ports = find_free_ports(2 * SERVERS)
     clients, routes = ports[:SERVERS], ports[SERVERS:]
@@ -93,11 +93,11 @@ def build_servers(home: Path) -> list[Part]:
             encoding="utf-8",
         )
         command = (str(find_program("nats-server")), "-c", str(path))
-        parts.append(Part("nats", path.stem, command, home / f"{path.stem}.log", client))
+        parts.append(ProcessPart("nats", path.stem, command, home / f"{path.stem}.log", client))
     return parts
 
 
-def build_config(domain: Domain, servers: Sequence[Part], api: str, page: str) -> Config:
+def build_config(domain: Domain, servers: Sequence[ProcessPart], api: str, page: str) -> Config:
     """The configuration of the services; each replica has ports of its own."""
     urls = tuple(f"nats://127.0.0.1:{one.port}" for one in servers)
     return Config(
@@ -109,7 +109,7 @@ def build_config(domain: Domain, servers: Sequence[Part], api: str, page: str) -
     )
 
 
-def build_services(home: Path, configs: Mapping[int, Config]) -> list[Part]:
+def build_services(home: Path, configs: Mapping[int, Config]) -> list[ProcessPart]:
     """Each service, once for each replica's configuration."""
     parts = []
     for replica, config in configs.items():
@@ -118,5 +118,5 @@ def build_services(home: Path, configs: Mapping[int, Config]) -> list[Part]:
         for service in SERVICES:
             name = f"{service}-{replica}"
             command = (str(find_program("sluice")), service, "--config", str(path))
-            parts.append(Part(service, name, command, home / f"{name}.log", getattr(config.listen, service)))
+            parts.append(ProcessPart(service, name, command, home / f"{name}.log", getattr(config.listen, service)))
     return parts
