@@ -77,6 +77,8 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
         ("ha", "ha.enabled=true"),
+        ("meter-endpoints", "meter.endpoints=true"),
+        ("meter-kubelet", "meter.kubelet=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )
@@ -135,7 +137,7 @@ def test_rights_follow_the_configuration(own: tuple[str, ...]) -> None:
     assert json.loads(lists["stamped"]) == ["a.example/b"]
     assert "system:serviceaccount:net:sluice-actuator" in policy["matchConditions"][0]["expression"]
     namespaces = {namespace for _, namespace, _ in found}
-    assert namespaces == {"net", "office", "lab", None}
+    assert namespaces == {"net", "office", "lab", "sluice-meter", None}
     (config,) = [
         one for (kind, _, name), one in found.items() if kind == "ConfigMap" and name.startswith("sluice-config-")
     ]
@@ -186,7 +188,9 @@ def test_values_reach_the_pods(own: tuple[str, ...]) -> None:
     }
     assert all(one["containers"][0]["imagePullPolicy"] == "Always" for one in ours.values())
     assert all(one["imagePullSecrets"] == [{"name": "pull"}] for one in seen.values())
-    assert all(one["nodeSelector"] == {"disk": "ssd"} for one in seen.values())
+    # The meter runs on every node.
+    assert all(one["nodeSelector"] == {"disk": "ssd"} for name, one in seen.items() if name != "sluice-meter")
+    assert "nodeSelector" not in seen["sluice-meter"]
     assert seen["sluice-actuator"]["containers"][0]["resources"] == {
         "requests": {"cpu": "20m", "memory": "80Mi"},
         "limits": {"memory": "128Mi"},
@@ -221,9 +225,11 @@ def test_the_operators_objects(own: tuple[str, ...]) -> None:
     text = (MANIFESTS / "prometheus-rules.yaml").read_text(encoding="utf-8")
     assert rule["spec"] == yaml.safe_load(text.replace(": docs/", ": https://docs.example/docs/"))
     jobs = yaml.safe_load((MANIFESTS / "prometheus-scrape.yaml").read_text(encoding="utf-8"))["scrape_configs"]
-    exporter, services = jobs
+    exporter, meter, services = jobs
     (endpoint,) = service["spec"]["endpoints"]
     assert (endpoint["honorLabels"], endpoint["interval"]) == (exporter["honor_labels"], exporter["scrape_interval"])
+    (endpoint,) = found["PodMonitor", "sluice-meter", "sluice-meter"]["spec"]["podMetricsEndpoints"]
+    assert (endpoint["honorLabels"], endpoint["interval"]) == (meter["honor_labels"], meter["scrape_interval"])
     (expression,) = pod["spec"]["selector"]["matchExpressions"]
     names_by_regex = re.fullmatch(r"sluice-\((.+)\);http", services["relabel_configs"][0]["regex"])
     assert names_by_regex is not None

@@ -111,7 +111,7 @@
     {{- $_ := set . "image" (printf "%s:%s" $image.repository ($image.tag | default $version)) -}}
     {{- if $values.image.pullPolicy -}}{{- $_ := set . "imagePullPolicy" $values.image.pullPolicy -}}{{- end -}}
   {{- end -}}
-  {{- if and $isOurs (hasKey $values.resources .name) -}}
+  {{- if hasKey $values.resources .name -}}
     {{- $_ := set . "resources" (mustMergeOverwrite (.resources | default dict) (get $values.resources .name)) -}}
   {{- end -}}
 {{- end -}}
