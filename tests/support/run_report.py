@@ -62,6 +62,7 @@ class Reporter:
         if line not in self._failed and terminal is not None:
             # On a line of its own, after dots that end without one.
             terminal.write_line(f"\n{line}", red=True)
+            terminal.flush()
         self._failed[line] = None
 
     @pytest.hookimpl(trylast=True)

@@ -29,7 +29,7 @@ DEFAULTS: dict[Figure, str] = {
 _REQUIRED: tuple[Figure, ...] = ("jitter", "p95", "observations")
 
 
-class Part(NamedTuple):
+class QueryPart(NamedTuple):
     """A query on some of the workloads."""
 
     text: str
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     """The critical workloads that it is about, of throughput the namespaces; None: all."""
 
 
-def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Callable[[str], bool]) -> list[Part]:
+def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Callable[[str], bool]) -> list[QueryPart]:
     """Split a figure's query into parts that are short enough, each on some of the workloads.
 
     A part that cannot be split any more may still be too long.
@@ -53,18 +53,20 @@ def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Call
     if of_namespaces:
         keys = tuple(dict.fromkeys(key.partition("/")[0] for key in workloads.senders))
 
-    def split(chosen: tuple[str, ...]) -> list[Part]:
+    def split(chosen: tuple[str, ...]) -> list[QueryPart]:
         some = {"namespaces": chosen} if of_namespaces else {"critical": chosen}
         text = build_queries(signal, workloads, **some)[figure]
         if fits(text) or len(chosen) == 1:
-            return [Part(text, frozenset(chosen))]
+            return [QueryPart(text, frozenset(chosen))]
         half = len(chosen) // 2
         return split(chosen[:half]) + split(chosen[half:])
 
     parts = split(keys)
     # A text of one's own that names no workload stays the same.
     return (
-        parts if len({part.text for part in parts}) == len(parts) else [Part(build_queries(signal, workloads)[figure])]
+        parts
+        if len({part.text for part in parts}) == len(parts)
+        else [QueryPart(build_queries(signal, workloads)[figure])]
     )
 
 

@@ -23,7 +23,7 @@ def test_a_lower_limit_need_not_wait() -> None:
     refusals = refuse(refused)
     part, wait_s = refusals.select(refused, AT)
     assert part.writes == ()
-    assert 2 < wait_s <= 3
+    assert 3 < wait_s <= 5
     part, _ = refusals.select(lower, AT)
     assert len(part.writes) == 1
     part, wait_s = refusals.select(lower, AT + 1)
