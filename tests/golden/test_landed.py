@@ -31,8 +31,6 @@ RECORDINGS = sorted(LANDED.glob("*.jsonl"))
 SCHEMAS = sorted(LANDED.glob("*.schemas.json"))
 RECORDS = json.loads((LANDED / "4dc0bfb.records.json").read_text(encoding="utf-8"))
 """The form of the record is the first build's to this day."""
-OWED = {write["action"] for tree in RECORDS["records"] for write in (tree, *tree.get("owed", ()))}
-"""Every action in them: the bus has acknowledged none."""
 ROW = "other builds' messages and records"
 S = 10**9
 
