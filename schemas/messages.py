@@ -324,12 +324,7 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
 
 Message = Sample | Decision | Action | DeadLetter
 M = TypeVar("M", Sample, Decision, Action, DeadLetter)
-KINDS: dict[str, type[Sample] | type[Decision] | type[Action] | type[DeadLetter]] = {
-    "sample": Sample,
-    "decision": Decision,
-    "action": Action,
-    "dead": DeadLetter,
-}
+KINDS: dict[str, type[Message]] = {"sample": Sample, "decision": Decision, "action": Action, "dead": DeadLetter}
 
 
 def _plain(value: Any) -> int:

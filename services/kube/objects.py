@@ -153,8 +153,8 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
-class PodSpec(Struct, frozen=True, rename="camel"):
-    """A Pod's specification."""
+class PodNetwork(Struct, frozen=True, rename="camel"):
+    """What of a Pod's specification decides whether it can be limited."""
 
     host_network: bool = False
     """Whether it has no network of its own."""
@@ -163,7 +163,7 @@ class PodSpec(Struct, frozen=True, rename="camel"):
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
-    spec: PodSpec = PodSpec()
+    spec: PodNetwork = PodNetwork()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)

@@ -18,6 +18,9 @@ from schemas.units import Rate
 from services.plant.topology import ERP, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
 
+Enforcement = Literal["on", "stuck", "off"]
+"""Limits are enforced; stay as they are, whatever is asked for; or are lifted, silently."""
+
 
 class Event(Struct, frozen=True, kw_only=True):
     """A change at one time."""
@@ -30,8 +33,8 @@ class Event(Struct, frozen=True, kw_only=True):
     """The bottleneck's new rate, kbit/s."""
     blind: str | None = None
     """From now on nothing can be measured, for this reason; the empty text ends it."""
-    enforcement: Literal["on", "stuck", "off"] | None = None
-    """From now on limits are enforced, stay as they are whatever is asked for, or are lifted, silently."""
+    enforcement: Enforcement | None = None
+    """What becomes of limits from now on."""
     unpredicted: bool = False
     """Nothing announces it; bad seconds right after it are counted apart."""
     phase: bool = True

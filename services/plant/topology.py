@@ -1,7 +1,8 @@
 """The testbed's topology: namespaces, links, queues, and the commands that build them.
 
 This module only builds text, which ``real/testbed.py`` runs.  One bridge, the fabric, connects three
-routed nodes.  Each pod is a namespace of its own, connected to its node by a veth pair.
+routed nodes.  Each pod is a namespace of its own, connected to its node as Cilium does it with endpoint routes: by a
+veth pair whose end on the node is an ``lxc*`` device, and a host route to the pod's address over that device.
 
     n1: robot-control, telemetry-upload ──┐
     n2: safety-scanner, erp-dashboard   ──┤ fabric ══ bottleneck ══► n3: robot-cell, safety-plc,
@@ -11,6 +12,7 @@ Everything that floor pods send leaves through the fabric's port toward n3: a to
 deep FIFO, outside of any node's control.  The opposite direction is not limited.
 """
 
+import hashlib
 from typing import Literal
 
 from msgspec import Struct
@@ -21,6 +23,7 @@ ROBOT = f"{NAMESPACE}/robot-control"
 SCANNER = f"{NAMESPACE}/safety-scanner"
 TELEMETRY = f"{NAMESPACE}/telemetry-upload"
 ERP = f"{NAMESPACE}/erp-dashboard"
+EXPORTER = f"{NAMESPACE}/sluice-exporter"
 
 FABRIC = "fabric"
 """Name of the network namespace with the bridge."""
@@ -47,7 +50,7 @@ class PodPlace(Struct, frozen=True):
     """``namespace/name``."""
     node: str
     number: int
-    """Counts all pods from 1; its device on the node is ``pod<number>``."""
+    """Counts all pods from 1."""
     band: int
     """0 is served first."""
 
@@ -58,8 +61,8 @@ class PodPlace(Struct, frozen=True):
 
     @property
     def device(self) -> str:
-        """The node's end of its veth pair."""
-        return f"pod{self.number}"
+        """The node's end of its veth pair, named as Cilium names it."""
+        return f"lxc{hashlib.sha256(self.name.encode()).hexdigest()[:12]}"
 
 
 class Parameters(Struct, frozen=True):
@@ -92,6 +95,7 @@ def pods(parameters: Parameters) -> tuple[PodPlace, ...]:
         ("safety-plc-0", "safety-plc", "n3", 1),
         ("telemetry-store-0", "telemetry-store", "n3", 2),
         ("office-0", "office", "n3", 2),
+        ("sluice-exporter-0", "sluice-exporter", "n3", 2),
         *((upload, "telemetry-upload", "n1", 2) for upload in uploads),
     ]
     return tuple(

@@ -139,3 +139,11 @@ def test_missing_requirements_are_named() -> None:
     assert done.returncode == 2
     assert "the program iperf3" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_limits_that_are_silently_lifted_are_found_within_ten_seconds(tmp_path: Path) -> None:
+    """Real packets: the agent lifts all limits after half of the time, and says nothing."""
+    options = ("--runs", "scrape", "--against", "proportional", "--scenario", "steady", "--seconds", "30")
+    (seconds,) = _play(tmp_path, *options, "--fault", "off")["found_s"].values()
+    assert seconds is not None
+    assert 0 < seconds < 10

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import click
 from msgspec import Struct
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.control import Controller
-from services.plant.scenario import SCENARIOS, Event, Scenario
+from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
 from services.plant.simulated.closed_loop import Delays, Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 
@@ -28,7 +27,7 @@ _S = 10**9
 _GOAL_S = 10.0
 _PATIENCE_S = 40.0
 """How long a run with a fault goes on, seconds."""
-FAULTS: dict[tuple[str, Literal["stuck", "off"]], float] = {
+FAULTS: dict[tuple[str, Enforcement], float] = {
     ("steady", "off"): 100.0,
     ("join", "off"): 100.0,
     ("step", "stuck"): 62.0,
@@ -48,7 +47,7 @@ class Found(Struct, frozen=True):
     """Decisions that named one before there was any."""
 
 
-def play_fault(scenario: str, kind: Literal["stuck", "off"], seed: int) -> Found:
+def play_fault(scenario: str, kind: Enforcement, seed: int) -> Found:
     """Play one fault, and measure when it is found."""
     begin = FAULTS[scenario, kind] + 0.37 * seed % 1
     base = SCENARIOS[scenario]

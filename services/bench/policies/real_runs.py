@@ -24,9 +24,9 @@ from services.bench.policies.learned_goals import judge_real
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Outcome, judge, summarize_scenarios
 from services.bench.policies.tables import encode_results, scenarios_table
 from services.plant.harness.orchestrator import PipelineOptions, play_scenario, run_until_signal
-from services.plant.harness.pipeline import build_scrape_signal
 from services.plant.harness.processes import Processes
 from services.plant.harness.run import ScenarioRun
+from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS, Scenario
@@ -123,14 +123,16 @@ async def play(cell: Cell, conditions: BenchConditions, status: Status) -> Outco
     contender = BY_NAME.get(cell.contender)
     domain = scenario.domain() if contender is None else scenario.domain(contender.policy, contender.parameters)
 
-    async def signal(_: Processes, page: str) -> Signal:
-        return build_scrape_signal([page], signal_of(cell.period))
-
     view = Progress(status, cell.title)
     try:
         with Bed(parameters(scenario.apps, conditions.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
             run = ScenarioRun(cell.contender, scenario, domain, plant, controlled=contender is not None)
-            await play_scenario([run], view, PipelineOptions(signal=signal, delay=0.0))
+            parts = ClusterParts(bed, domain)
+
+            async def start(processes: Processes, page: str, api: str) -> Signal:
+                return await parts.start(processes, page, api, signal_of(cell.period))
+
+            await play_scenario([run], view, PipelineOptions(signal=start, place=parts.place, delay=0.0))
             run.observe()
             scores, reactions = (run.score(), run.score(scenario.learning)), run.reactions(scenario.learning)
             return judge(cell, scenario, scores, len(plant.pods), reactions, plant.list_recoveries())

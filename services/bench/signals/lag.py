@@ -212,10 +212,10 @@ async def _signals(page: str, slow: bool, stack: AsyncExitStack) -> dict[str, Si
     }
     if shutil.which("prometheus") is not None:
         processes = await stack.enter_async_context(Processes())
-        signals["prometheus 1s"] = build_prometheus_signal(await start_prometheus(processes, page))
+        signals["prometheus 1s"] = build_prometheus_signal(await start_prometheus(processes, [page]))
         if slow:
             every = Duration(15 * _S)
-            url = await start_prometheus(processes, page, every)
+            url = await start_prometheus(processes, [page], every)
             signals["prometheus 15s"] = Signal(
                 source="prometheus",
                 period=Duration(_S),

@@ -55,6 +55,11 @@ class SecondsParam(click.ParamType[float]):
 
 
 @click.command()
+@click.option(
+    "--fault",
+    type=click.Choice(("stuck", "off")),
+    help="What becomes of limits after half of the time.",
+)
 @click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Play only this kind; may be given again.")
 @click.option("--policy", type=click.Choice(sorted(POLICIES)), default="learned", show_default=True, help="In control.")
 @click.option(

@@ -8,11 +8,14 @@ ends, the kernel ends everything that it started.
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 
 from schemas.config import Signal
@@ -21,7 +24,6 @@ from services.plant.harness.orchestrator import (
     RecordingFailed,
     play_scenario,
     run_until_signal,
-    start_scraping,
 )
 from services.plant.harness.pipeline import NotReady, build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import ProcessDied, Processes
@@ -29,13 +31,14 @@ from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.real import priority_bands
+from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
-from services.plant.scenario import SCENARIOS, Scenario
+from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
 from services.runtime.exit_codes import ExitCode
 
-Kind = Literal["none", "scrape", "prometheus"]
-"""No control; the sampler scrapes; the sampler queries a Prometheus."""
+Kind = Literal["none", "scrape", "no-meter", "prometheus"]
+"""No control; the sampler reads exporter and meters; the exporter only; or it asks a Prometheus that reads all."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -67,6 +70,8 @@ class FactoryOptions(Struct, frozen=True):
     """The bottleneck's, kbit/s; loads scale with it."""
     fifo: float = 0.1
     """Depth of the bottleneck's queue, seconds."""
+    fault: Enforcement | None = None
+    """What becomes of limits after half of the time, silently."""
     passive: int = 8
     """Seconds on each bed with priority bands; 0: none."""
     json: str | None = None
@@ -81,6 +86,7 @@ class FactoryOptions(Struct, frozen=True):
         plan = {
             "none": [PlannedRun(None, "none")],
             "scrape": [PlannedRun(policy, "scrape") for policy in scraping],
+            "no-meter": [PlannedRun(self.policy, "no-meter")],
             "prometheus": [PlannedRun(self.policy, "prometheus")],
         }
         return [planned for kind in KINDS if kind in self.runs for planned in plan[kind]]
@@ -88,7 +94,11 @@ class FactoryOptions(Struct, frozen=True):
     def build_scenario(self) -> Scenario:
         """Fit the scenario to the bottleneck and to the time."""
         scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
-        return scenario if self.seconds is None else scenario.stretch_to(self.seconds)
+        scenario = scenario if self.seconds is None else scenario.stretch_to(self.seconds)
+        if self.fault is None:
+            return scenario
+        fault = Event(at=scenario.seconds / 2, enforcement=self.fault, phase=False)
+        return replace(scenario, events=tuple(sorted((*scenario.events, fault), key=lambda one: one.at)))
 
 
 class FactoryResults(Struct):
@@ -111,15 +121,16 @@ async def play_all(options: FactoryOptions, console: Console, results: FactoryRe
     plan = options.plan_runs()
     for planned in plan:
         console.rule(planned.title)
+        domain = scenario.domain(planned.policy or options.policy)
         pipeline = PipelineOptions(
-            signal=start_prometheus_signal if planned.kind == "prometheus" else start_scraping,
             delay=0.0,
             keep=None if options.keep is None else Path(options.keep) / planned.title.replace(", ", "-"),
             record=Path(options.record) if options.record is not None and planned == plan[-1] else None,
         )
-        domain = scenario.domain(planned.policy or options.policy)
         with Bed(parameters(scenario.apps, options.fifo)) as bed, RealPlant(bed, scenario.apps) as plant:
             run = ScenarioRun(planned.title, scenario, domain, plant, controlled=planned.policy is not None)
+            parts = ClusterParts(bed, domain, meters=planned.kind != "no-meter")
+            pipeline = replace(pipeline, signal=partial(start_signal, parts, planned.kind), place=parts.place)
             with select_view(console, [run]) as view:
                 results.runs.append(run)
                 view.say("Building the bed, starting the parts ...")
@@ -130,9 +141,12 @@ async def play_all(options: FactoryOptions, console: Console, results: FactoryRe
             results.rows.append(await priority_bands.measure(scenario.apps, options.fifo, place, options.passive))
 
 
-async def start_prometheus_signal(processes: Processes, page: str) -> Signal:
-    """Start a Prometheus that scrapes the page, and have the sampler query it."""
-    return build_prometheus_signal(await start_prometheus(processes, page))
+async def start_signal(parts: ClusterParts, kind: Kind, processes: Processes, page: str, api: str) -> Signal:
+    """Start exporter and meters; the sampler reads them itself, or asks a Prometheus that does."""
+    signal = await parts.start(processes, page, api, Signal())
+    if kind != "prometheus":
+        return signal
+    return build_prometheus_signal(await start_prometheus(processes, signal.scrape.urls))
 
 
 def report_results(options: FactoryOptions, console: Console, results: FactoryResults) -> None:
@@ -146,11 +160,25 @@ def report_results(options: FactoryOptions, console: Console, results: FactoryRe
     scored = ScenarioResults(scenario.name, "real", scenario.seconds, scores)
     if scores:
         console.print(build_table(scored, scenario))
+    found = {} if options.fault is None else measure_finding(results.runs)
+    for title, seconds in found.items():
+        when = "never" if seconds is None else f"after {seconds:.1f} s"
+        console.print(f"{title}: the limit that is not enforced was found {when}", highlight=False)
     if results.rows:
         console.print(priority_bands.table(results.rows))
     if options.json is not None:
-        tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows)}
+        tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows), "found_s": found}
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
+
+
+def measure_finding(runs: Sequence[ScenarioRun]) -> dict[str, float | None]:
+    """Seconds from the fault until a decision named the limit that is not enforced, by run; None: never."""
+    found = {}
+    for run in runs:
+        if run.controlled and run.started is not None:
+            began = run.started + round(run.scenario.seconds / 2 * 1e9)
+            found[run.title] = None if run.overrun is None else (run.overrun - began) / 1e9
+    return found
 
 
 def main() -> None:

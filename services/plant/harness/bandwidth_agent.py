@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from schemas.units import Rate
 from services.plant.interface import LimitControl, Pod
+from services.plant.scenario import Enforcement
 
 ANNOTATION = "kubernetes.io/egress-bandwidth"
 NAME_LABEL = "app.kubernetes.io/name"
@@ -90,6 +91,7 @@ class BandwidthAgent:
         self._trust = trust
         self._on_change = on_change
         self._all_enforced = asyncio.Event()
+        self._enforcement: Enforcement = "on"
         self._uids: dict[str, list[str]] = {bound.pod.target: [] for bound in self._pods}
 
     async def wait_until_enforced(self) -> None:
@@ -99,6 +101,13 @@ class BandwidthAgent:
     def count_restarts(self, target: str) -> int:
         """Count the Pods of ``namespace/deployment`` that were created beyond the plant's own number of them."""
         return len(self._uids[target]) - sum(pod.pod.target == target for pod in self._pods)
+
+    async def set_enforcement(self, enforcement: Enforcement) -> None:
+        """Stop enforcing, silently, as an agent that hangs or has lost its bandwidth manager does; or go on."""
+        self._enforcement = enforcement
+        for bound in self._pods if enforcement != "stuck" else ():
+            limit = bound.desired if enforcement == "on" else None
+            await asyncio.to_thread(bound.plant.set_limit, bound.pod.name, limit)
 
     async def run(self) -> None:
         """Follow the API; list again whenever a watch ends or fails."""
@@ -170,7 +179,8 @@ class BandwidthAgent:
         while done != (bound.seen, bound.desired):
             await asyncio.sleep(self._delay)
             done = bound.seen, bound.desired
-            await asyncio.to_thread(bound.plant.set_limit, bound.pod.name, bound.desired)
+            if self._enforcement == "on":
+                await asyncio.to_thread(bound.plant.set_limit, bound.pod.name, bound.desired)
             bound.enforced = True
             if all(one.enforced for one in self._pods):
                 self._all_enforced.set()

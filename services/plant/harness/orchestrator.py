@@ -36,6 +36,7 @@ from services.plant.harness.pipeline import (
 from services.plant.harness.processes import Processes
 from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.harness.view import RunView
+from services.plant.kube_emulator.controllers import Placement
 from services.plant.kube_emulator.emulator import Emulator
 
 _WARM_UP_S = 2.0
@@ -47,7 +48,7 @@ _LAST_SECOND_S = 2.5
 M = TypeVar("M", Decision, Action)
 
 
-async def start_scraping(_: Processes, page: str) -> Signal:
+async def start_scraping(_: Processes, page: str, _api: str) -> Signal:
     """Have the sampler read the page itself; nothing needs to be started."""
     return build_scrape_signal([page])
 
@@ -59,8 +60,10 @@ class RecordingFailed(RuntimeError):
 class PipelineOptions(Struct, frozen=True):
     """How the pipeline between the plants is built."""
 
-    signal: Callable[[Processes, str], Awaitable[Signal]] = start_scraping
-    """Starts what the sampler needs beside the plants' page, whose address it gets, and returns the signal."""
+    signal: Callable[[Processes, str, str], Awaitable[Signal]] = start_scraping
+    """Starts what the sampler needs, and returns the signal; gets the addresses of the plants' page and of the API."""
+    place: Placement = lambda _: None
+    """Gives the API's Pods their nodes and addresses."""
     delay: float = 0.03
     """Seconds from an annotation to the limit in force."""
     keep: Path | None = None
@@ -89,7 +92,7 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
         for run in runs:
             run.begin(started)
         view.say(f"Playing {runs[0].scenario.seconds:.0f} s: {', '.join(run.title for run in runs)}")
-        await _play_and_watch(runs, view, page, processes)
+        await _play_and_watch(runs, view, page, processes, agent)
         if agent is not None:
             for run in controlled:
                 run.restarts = sum(agent.count_restarts(target.key) for target in run.domain.targets)
@@ -127,7 +130,7 @@ async def _start_pipeline(
     options: PipelineOptions,
 ) -> BandwidthAgent:
     """Start everything between the plants' page and their limits, and wait until the first limits are in force."""
-    emulator = Emulator()
+    emulator = Emulator(place=options.place)
     api = await stack.enter_async_context(emulator)
     by_target = {target.key: run for run in runs for target in run.domain.targets}
     for run in runs:
@@ -141,7 +144,7 @@ async def _start_pipeline(
     # The services end while the API and the agent are still there.
     stack.push_async_callback(processes.stop)
     nats = await start_nats(processes)
-    source = await options.signal(processes, page.url)
+    source = await options.signal(processes, page.url, api)
     config = build_config([run.domain for run in runs], nats, Kubernetes(server=api), source)
     await start_services(config, processes)
     bus = await stack.enter_async_context(Bus.connect(config.bus, "demo", lambda _: None))
@@ -178,7 +181,9 @@ async def _follow(
             handle(runs[received.message.domain], received)
 
 
-async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes) -> None:
+async def _play_and_watch(
+    runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes, agent: BandwidthAgent | None
+) -> None:
     """Play the events until the scenario is over; raise when a process ends early."""
     started = runs[0].started or 0
 
@@ -189,7 +194,8 @@ async def _play_and_watch(runs: Sequence[ScenarioRun], view: RunView, page: Metr
             view.show((time.time_ns() - started) / 1e9)
             await asyncio.sleep(_REFRESH_S)
 
-    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"))]
+    enforce = None if agent is None else agent.set_enforcement
+    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"), enforce)]
     if any(run.controlled for run in runs):
         work.append(processes.watch())
     tasks = [asyncio.create_task(one) for one in work]

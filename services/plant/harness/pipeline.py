@@ -120,8 +120,8 @@ def build_prometheus_signal(url: str) -> Signal:
     return Signal(source="prometheus", period=_SECOND, window=Duration(4 * _SECOND), prometheus=prometheus)
 
 
-async def start_prometheus(processes: Processes, page: str, every: Duration = _SECOND) -> str:
-    """Start a Prometheus that scrapes ``page`` at this interval; return its address once it answers.
+async def start_prometheus(processes: Processes, pages: Sequence[str], every: Duration = _SECOND) -> str:
+    """Start a Prometheus that scrapes ``pages`` at this interval; return its address once it answers.
 
     Raises:
         FileNotFoundError: the program is not installed.
@@ -133,7 +133,7 @@ async def start_prometheus(processes: Processes, page: str, every: Duration = _S
     home = processes.home / name
     home.mkdir()
     config = home / "prometheus.yml"
-    config.write_text(build_prometheus_config(page, every), encoding="utf-8")
+    config.write_text(build_prometheus_config(pages, every), encoding="utf-8")
     flags = {
         "config.file": config,
         "storage.tsdb.path": home / "data",
@@ -154,16 +154,15 @@ async def start_prometheus(processes: Processes, page: str, every: Duration = _S
     raise NotReady(f"prometheus is not ready after {_PROMETHEUS_READY_S:g} s:\n{processes.tail(name)}")
 
 
-def build_prometheus_config(page: str, every: Duration = _SECOND) -> str:
-    """Write Prometheus's own configuration, with one page to scrape."""
-    address = urlsplit(page)
-    job = {
-        "job_name": "factory",
-        "metrics_path": address.path,
-        "static_configs": [{"targets": [address.netloc]}],
-    }
+def build_prometheus_config(pages: Sequence[str], every: Duration = _SECOND) -> str:
+    """Write Prometheus's own configuration, with the pages to scrape."""
+    addresses = [urlsplit(page) for page in pages]
+    jobs = [
+        {"job_name": one.netloc, "metrics_path": one.path, "static_configs": [{"targets": [one.netloc]}]}
+        for one in addresses
+    ]
     times = {"scrape_interval": str(every), "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    return str(yaml.safe_dump({"global": times, "scrape_configs": [job]}, sort_keys=False))
+    return str(yaml.safe_dump({"global": times, "scrape_configs": jobs}, sort_keys=False))
 
 
 def find_free_ports(count: int) -> list[int]:

@@ -7,7 +7,7 @@ last decision and action, and the reaction times.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from schemas.domain import Domain
@@ -15,7 +15,7 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import EnforcedLimit
 from services.plant.interface import Plant, Second
-from services.plant.scenario import Event, Scenario
+from services.plant.scenario import Enforcement, Event, Scenario
 from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, is_bad, score
 
 _NS = 10**9
@@ -42,6 +42,8 @@ class ScenarioRun:
         self.seconds: list[Second] = []
         self.decision: Decision | None = None
         self.action: Action | None = None
+        self.overrun: int | None = None
+        """When a decision first named a limit that is not enforced, UTC ns."""
         self.restarts = 0
         self._patches: list[int] = []
         self._changed: tuple[int, int] | None = None
@@ -81,6 +83,8 @@ class ScenarioRun:
     def on_decision(self, received: Received[Decision]) -> None:
         """Note what the decision service answered to a sample of the domain."""
         self.decision = received.message
+        if received.message.overruns and self.overrun is None:
+            self.overrun = received.published
         if any(target.limit != target.was for target in received.message.targets):
             self._changed = received.message.end, received.published
 
@@ -110,10 +114,16 @@ class ScenarioRun:
         return (self.started or 0) + round(since * _NS)
 
 
-async def play_events(runs: Iterable[ScenarioRun], started: int, blind: Callable[[str], None]) -> None:
+async def play_events(
+    runs: Iterable[ScenarioRun],
+    started: int,
+    blind: Callable[[str], None],
+    enforce: Callable[[Enforcement], Awaitable[None]] | None = None,
+) -> None:
     """Play every run's events in time, from ``started`` (UTC ns) on; return when the scenario is over.
 
-    ``blind`` is called with the reason why measurements fail from then on; empty: they work again.
+    ``blind`` is called with the reason why measurements fail from then on; empty: they work again.  ``enforce`` is
+    called when limits are no longer enforced, or are again.
     """
     runs = list(runs)
     ends = max(run.scenario.seconds for run in runs)
@@ -123,6 +133,8 @@ async def play_events(runs: Iterable[ScenarioRun], started: int, blind: Callable
         run.apply_event(event)
         if event.blind is not None:
             blind(event.blind)
+        if event.enforcement is not None and enforce is not None:
+            await enforce(event.enforcement)
     await _until(started, ends)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -155,7 +155,11 @@ def _update_status(objects: ObjectStore, key: Key, owner: Tree, sets: list[Tree]
     objects.update(key, change, status=True)
 
 
-async def run_kubelets(objects: ObjectStore, delay: float) -> None:
+Placement = Callable[[Tree], tuple[str, str] | None]
+"""Gives a Pod its node and its address; None: any."""
+
+
+async def run_kubelets(objects: ObjectStore, delay: float, place: Placement = lambda _: None) -> None:
     """Bind and run Pods, and remove deleted ones, each after ``delay`` seconds, until cancelled."""
     due: dict[str, asyncio.Task[None]] = {}
     numbers = itertools.count(1)
@@ -166,7 +170,7 @@ async def run_kubelets(objects: ObjectStore, delay: float) -> None:
                 ending = "deletionTimestamp" in pod["metadata"]
                 step = f"{pod['metadata']['uid']}/{ending}"
                 if step not in due and (ending or pod["status"]["phase"] == "Pending"):
-                    due[step] = asyncio.create_task(_advance_pod(objects, key, pod, delay, numbers))
+                    due[step] = asyncio.create_task(_advance_pod(objects, key, pod, delay, numbers, place))
             due = {step: task for step, task in due.items() if not task.done()}
             await objects.wait_for_change(seen)
     finally:
@@ -174,7 +178,9 @@ async def run_kubelets(objects: ObjectStore, delay: float) -> None:
             task.cancel()
 
 
-async def _advance_pod(objects: ObjectStore, key: Key, pod: Tree, delay: float, numbers: Iterator[int]) -> None:
+async def _advance_pod(
+    objects: ObjectStore, key: Key, pod: Tree, delay: float, numbers: Iterator[int], place: Placement
+) -> None:
     await asyncio.sleep(delay)
     current = objects.get(key)
     if current is None or current["metadata"]["uid"] != pod["metadata"]["uid"]:
@@ -183,8 +189,11 @@ async def _advance_pod(objects: ObjectStore, key: Key, pod: Tree, delay: float, 
         objects.delete(key)
         return
     number = next(numbers)
-    bind(objects, key, NODES[number % len(NODES)])
-    objects.update(key, lambda tree: tree | {"status": running_status(number)}, status=True)
+    status = running_status(number)
+    node, address = place(current) or (NODES[number % len(NODES)], status["podIP"])
+    bind(objects, key, node)
+    status |= {"podIP": address, "podIPs": [{"ip": address}]}
+    objects.update(key, lambda tree: tree | {"status": status}, status=True)
 
 
 def bind(objects: ObjectStore, key: Key, node: str) -> Tree:

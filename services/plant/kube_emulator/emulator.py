@@ -18,7 +18,7 @@ from functools import partial
 
 import kmock
 
-from services.plant.kube_emulator.controllers import iter_owned, run, run_kubelets
+from services.plant.kube_emulator.controllers import Placement, iter_owned, run, run_kubelets
 from services.plant.kube_emulator.http_api import KubeApi
 from services.plant.kube_emulator.patch import merge
 from services.plant.kube_emulator.resources import key_of
@@ -28,7 +28,14 @@ from services.plant.kube_emulator.store import Key, ObjectStore, Tree
 class Emulator:
     """An emulated cluster; ``async with`` serves it and gives its address."""
 
-    def __init__(self, *, starts_after: float | None = 0.5, host: str = "127.0.0.1", port: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        starts_after: float | None = 0.5,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        place: Placement = lambda _: None,
+    ) -> None:
         """Describe the cluster.
 
         Args:
@@ -36,10 +43,12 @@ class Emulator:
                 is gone.  With None no Pods are bound or run, as on an API server without nodes.
             host: address to listen on.
             port: to listen on; None takes a free one.
+            place: chooses a Pod's node and address.
         """
         self.objects = ObjectStore()
         self._delay = starts_after
         self._listen = (host, port)
+        self._place = place
         self._server = KubeApi(self.objects)
         self._running = contextlib.AsyncExitStack()
         self._controllers: list[asyncio.Task[None]] = []
@@ -53,7 +62,7 @@ class Emulator:
         server = await self._running.enter_async_context(kmock.Server(self._server, *self._listen))
         self._controllers = [asyncio.create_task(run(self.objects))]
         if self._delay is not None:
-            self._controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay)))
+            self._controllers.append(asyncio.create_task(run_kubelets(self.objects, self._delay, self._place)))
         self._listen = (self._listen[0], server.port)
         return str(server.url).rstrip("/")
 

@@ -10,7 +10,7 @@ is, how late a sample is, and how long a decision takes to be in force.
 import heapq
 from itertools import count
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State
 from services.control import Controller
 from services.plant.interface import Second
-from services.plant.scenario import Event, Scenario
+from services.plant.scenario import Enforcement, Event, Scenario
 from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, score
 from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.simulated.sampling import SampleBuilder, SignalTraits
@@ -123,7 +123,7 @@ class ClosedLoop:
         self._watch = ReactionTimer(scenario.apps)
         self._state: State | None = None
         self._blind = ""
-        self._enforcement: Literal["on", "stuck", "off"] = "on"
+        self._enforcement: Enforcement = "on"
         self._samples = SampleBuilder(domain, delays, model.pods, seed)
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()

@@ -53,7 +53,7 @@ class SignalTraits(Struct, frozen=True):
     """Share of pages that do not arrive in time."""
 
 
-class _Reading(NamedTuple):
+class _Pages(NamedTuple):
     """A page of each kind, read at one time."""
 
     at: int
@@ -73,7 +73,7 @@ class SampleBuilder:
         self._replicas = Counter(pod.target for pod in pods)
         self._random = Random(f"signal {seed}")  # noqa: S311 - gaps, not secrets
         self._counted: dict[str, tuple[int, int]] = {}
-        self._readings: deque[_Reading] = deque()
+        self._readings: deque[_Pages] = deque()
         self._missed = False
 
     def next_count_s(self) -> float:
@@ -95,7 +95,7 @@ class SampleBuilder:
         sent: dict[str, tuple[int, int]] | None = None
         if counts is not None and not (gaps and self._random.random() < gaps):
             sent = dict(self._counted) if counts.every[1] else {key: (now, n) for key, n in counters.sent.items()}
-        self._readings.append(_Reading(now, counters, sent))
+        self._readings.append(_Pages(now, counters, sent))
         oldest = now - round((self._traits.window + 2 * (self._traits.scrape or 0) + 1) * _NS)
         while self._readings[0].at < oldest:
             self._readings.popleft()
@@ -121,7 +121,7 @@ class SampleBuilder:
         return Sample(domain.name, start, end, period, "simulation", critical, targets)
 
     def _measure(
-        self, key: str, inside: list[_Reading], sent: dict[str, int], recent: dict[str, int], *, fresh: bool
+        self, key: str, inside: list[_Pages], sent: dict[str, int], recent: dict[str, int], *, fresh: bool
     ) -> CriticalMeasure:
         old, before, new = (reading.counters.latency[key] for reading in (inside[0], inside[-2], inside[-1]))
         if self._traits.blind:
@@ -139,7 +139,7 @@ class SampleBuilder:
             recent_p50=quantile(0.5, BUCKETS, increase(before.counts, new.counts)) if fresh else None,
         )
 
-    def _rates(self, inside: list[_Reading]) -> dict[str, int]:
+    def _rates(self, inside: list[_Pages]) -> dict[str, int]:
         """What each workload sent between the first and the last of some readings, kbit/s; without those not known."""
         pages = [reading.sent for reading in inside if reading.sent is not None]
         # A page that does not arrive leaves its pods unknown.

@@ -125,7 +125,8 @@ def _describe_link(one: DomainStatistics) -> Iterator[str]:
         low, high = min(point.low for point in one.safe.points), max(point.high for point in one.safe.points)
         now, met = one.safe.points[-1].last, sum(one.lessons[lesson] for lesson in ("touched", "crossed", "fell"))
         text = f"The link was found to carry {format_rate_with_unit(now)} in all without a queue at the end"
-        yield f"{text} (from {format_rate(low)} to {format_rate(high)}); its end was met {met:,} times."
+        times = f"{met:,} time{'s' * (met != 1)}"
+        yield f"{text} (from {format_rate(low)} to {format_rate(high)}); its end was met {times}."
 
 
 def _describe_enforcement(one: DomainStatistics) -> Iterator[str]:

@@ -13,7 +13,7 @@ from schemas.units import Rate
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.reporter import ENFORCED, NOT_ENFORCED, Reporter
-from services.kube.objects import KubeObject, Pod, PodSpec
+from services.kube.objects import KubeObject, Pod, PodNetwork
 from services.runtime.health import Health
 from tests.support.kube.objects import deployment, pod
 
@@ -44,7 +44,7 @@ def decision(*overruns: Overrun) -> Decision:
 
 def limited(limit: str | None, **spec: Any) -> Pod:
     """A Pod with that annotation."""
-    return replace(pod(1, limit), spec=PodSpec(**spec))
+    return replace(pod(1, limit), spec=PodNetwork(**spec))
 
 
 async def follow(*steps: tuple[Decision, Any, list[Pod]]) -> tuple[list[tuple[str, str, str]], Health]:

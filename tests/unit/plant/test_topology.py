@@ -23,7 +23,7 @@ def test_every_pod_has_a_place_of_its_own() -> None:
     """Names, addresses and devices are unique, and short enough for the kernel, also with many replicas."""
     places = pods(Parameters(uploads=12))
     for names in ([one.name for one in places], [one.address for one in places], [one.device for one in places]):
-        assert len(set(names)) == len(names) == 19
+        assert len(set(names)) == len(names) == 20
     assert max(len(one.device) for one in places) <= IFNAMSIZ
     assert {one.node for one in places} == set(NODES)
     assert sum(one.workload == TELEMETRY for one in places) == 12

@@ -119,6 +119,6 @@ def test_a_limit_that_is_not_enforced_is_explained_and_reported() -> None:
     assert "Not enforced" in text
     assert f"telemetry-upload sends {format_rate(60_000)}, over its limit of {format_rate(20_000)} for 5" in text
     sentences = list(summarize(gather(lines).domains[0]))
-    assert any("limit of telemetry-upload was not enforced: it sent 60" in one for one in sentences)
+    assert any("limit of cell-0/telemetry-upload was not enforced: it sent 60" in one for one in sentences)
     assert not any("not enforced" in one for one in summarize(gather(LINES).domains[0]))
     assert any("filled its limit" in one for one in sentences)
