@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from services.actuator.plan import Plan, Write
 from services.kube.objects import Unavailable
 
-_REFUSED_S = (3.0, 25.0)
+_REFUSED_S = (4.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
 _SILENT_S = (0.2, 10.0)
 """The same if the server is unreachable, so that retries add no load."""

@@ -72,7 +72,16 @@ class Enforcement:
             if report.applied < applied <= published:
                 return
             applied = report.applied
-        self._known[report.domain][report.target] = _Known(_read(report, before), applied)
+        in_force: InForce | None = before
+        if report.outcome == "dry-run" or (report.cause == "restore" and before is None):
+            in_force = None
+        elif report.paused or report.cause == "restore":
+            in_force = InForce(report.limit if before is None else before.limit, unsettled=True)
+        elif report.outcome in ("applied", "unchanged") and report.partial:
+            in_force = InForce(report.limit if before is None else min(before.limit, report.limit), unsettled=True)
+        elif report.outcome in ("applied", "unchanged"):
+            in_force = InForce(report.limit)
+        self._known[report.domain][report.target] = _Known(in_force, applied)
 
     def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
         """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
@@ -93,16 +102,3 @@ class Enforcement:
                     continue
                 if bus.subjects.action(report.domain, report.target) == raw.subject:
                     self.take(report, raw.published)
-
-
-def _read(report: ReportHead, before: InForce | None) -> InForce | None:
-    """What is in force after a report; ``before`` it, where that is known."""
-    if report.outcome == "dry-run" or (report.cause == "restore" and before is None):
-        return None
-    if report.paused or report.cause == "restore":
-        return InForce(report.limit if before is None else before.limit, unsettled=True)
-    if report.outcome in ("failed", "skipped"):
-        return before
-    if report.partial:
-        return InForce(report.limit if before is None else min(before.limit, report.limit), unsettled=True)
-    return InForce(report.limit)

@@ -161,6 +161,12 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
+    async def try_patch(self, path: str, operations: list[dict[str, Any]], account: str | None) -> Any:
+        """What would become of an object by a JSON Patch, sent in the place of ``account``; fails as `patch` does."""
+        dry, kind = [("dryRun", "All")], "application/json-patch+json"
+        async with self._request("PATCH", path, operations, kind, query=dry, account=account) as response:
+            return decode_as(dict, await read_body(response.content))
+
     async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
 
@@ -201,19 +207,6 @@ class KubeClient:
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
             return _decode(type(obj), await read_body(response.content))
-
-    async def try_patch(self, obj: T, operations: list[dict[str, Any]], account: str | None) -> Any:
-        """What would become of an object by a JSON Patch, sent in the place of ``account``.  Nothing is changed.
-
-        Raises:
-            StaleObject, NotFound, Rejected, Unavailable: as `patch` would.
-        """
-        path = obj.path(obj.metadata.namespace, obj.metadata.name)
-        request = self._request(
-            "PATCH", path, operations, "application/json-patch+json", query=[("dryRun", "All")], account=account
-        )
-        async with request as response:
-            return decode_as(dict, await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.

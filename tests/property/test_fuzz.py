@@ -1,6 +1,6 @@
 """A grammar of hostile input for every reader: messages, recordings, pages of metrics, answers of the API server.
 
-``make attack`` draws fifty times as many.
+``make attack`` draws ten times as many.
 """
 
 import json
@@ -30,7 +30,7 @@ from tests.support.bus_stream import BEGIN, config, record, samples, stream
 from tests.support.hostile_messages import draw
 
 S = 10**9
-FACTOR = resize(1, 50)
+FACTOR = resize(1, 10)
 
 
 def test_messages(attacks: Attacks) -> None:

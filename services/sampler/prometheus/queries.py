@@ -102,6 +102,10 @@ def build_queries(
     if names.namespace:
         matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
     matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
+    senders = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
+    if names.interface:
+        # A counter without interfaces has none of another name.
+        senders += f",interface=~{_quote(re.escape(names.interface) + '|')}"
     values = {
         "metric": names.metric,
         "lost": names.lost,
@@ -109,7 +113,7 @@ def build_queries(
         "window": f"{signal.window // 1_000_000}ms",
         "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
         "select": ",".join(matchers),
-        "senders": _match_senders(workloads, namespaces),
+        "senders": senders,
     }
     queries: dict[Figure, str] = {}
     for figure, text in texts.items():
@@ -125,13 +129,6 @@ def build_queries(
 
 def _match_any(label: str, values: Iterable[str]) -> str:
     return f"{_name(label)}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
-
-
-def _match_senders(workloads: Workloads, namespaces: Collection[str] | None) -> str:
-    matcher = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
-    interface = workloads.names.interface
-    # A counter without interfaces has none of another name.
-    return f"{matcher},interface=~{_quote(re.escape(interface) + '|')}" if interface else matcher
 
 
 def _name(label: str) -> str:

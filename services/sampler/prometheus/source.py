@@ -75,11 +75,11 @@ class Query:
 
     async def _run(self, request: Callable[[str], list[Any]]) -> list[Any]:
         try:
-            return await self._worker.run(lambda: self._ask(request))
+            return await self._worker.run(lambda: self.ask(request))
         except RequestFailed as error:
             raise RequestFailed(self._session.hide(str(error))) from error
 
-    def _ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
+    def ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
         """The whole result, in the worker's thread.  A server that takes no long query is asked in parts from then on.
 
         Raises:
@@ -110,11 +110,11 @@ class Query:
         for part in parts:
             if time.monotonic() > deadline:
                 raise RequestFailed(f"no answer to {len(parts)} short queries within {self._signal.timeout}")
-            self._session.keeps = partial(self._is_wanted, part.keys)
+            self._session.keeps = partial(self.is_wanted, part.keys)
             result += request(part.text)
         return result
 
-    def _is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
+    def is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
         """Whether a series is of a configured workload, and of a part's own: matchers let others through."""
         try:
             labels = _parse_labels(series)

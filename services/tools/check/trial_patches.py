@@ -47,10 +47,11 @@ async def _try_patch(api: KubeClient, obj: Workload | Pod, value: str, account: 
     meta = obj.metadata
     where = f"{obj.kind.lower()} {meta.namespace}/{meta.name}"
     for is_last in (False, True):
-        before = await api.read_json(obj.path(meta.namespace, meta.name))
+        path = obj.path(meta.namespace, meta.name)
+        before = await api.read_json(path)
         seen = convert(before, type=type(obj))
         try:
-            after = await api.try_patch(seen, build_patch(seen, {BANDWIDTH: value, KEY: _RECORD}), account)
+            after = await api.try_patch(path, build_patch(seen, {BANDWIDTH: value, KEY: _RECORD}), account)
         except NotFound:
             return []
         except StaleObject as error:

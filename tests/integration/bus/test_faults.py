@@ -407,6 +407,7 @@ async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServ
 async def test_a_paused_consumer_goes_on(nats: NatsServer, monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
     """Paused for an hour, it delivers nothing, and sends heartbeats: the service reports it, and lifts the pause."""
     monkeypatch.setattr(consumer, "_EXPIRES_S", 1.0)
+    monkeypatch.setattr(consumer, "_HEARTBEAT_S", 0.4)
     pause: dict[str, object] = {"pause_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
     async with join(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
         await publish(bus, sample(1))

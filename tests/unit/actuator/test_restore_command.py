@@ -19,7 +19,7 @@ domains:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         ("", "expected a mapping with the key 'domains'"),
         ("{domains: [], busy: 1}", "at least one is needed"),
         (_GOOD, "set kubernetes.kubeconfig or kubernetes.server"),
