@@ -229,8 +229,7 @@ class Provenance(Struct, frozen=True, gc=False):
     def in_action(self) -> dict[str, Any]:
         """The fields of an ``Action`` that say where its limit comes from."""
         sampled = self.end if self.decision else None
-        names = ("decision", "epoch", "seq", "decided")
-        return {"sampled": sampled} | {name: getattr(self, name) for name in names}
+        return {"sampled": sampled} | {name: getattr(self, name) for name in ("decision", "epoch", "seq", "decided")}
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
