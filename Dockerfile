@@ -6,6 +6,8 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG REQUIREMENTS=services
+# The time of everything that is built here, so that the same sources give the same layers.
+ARG SOURCE_DATE_EPOCH=1700000000
 WORKDIR /src
 RUN python3 -m venv /opt/sluice
 COPY requirements/${REQUIREMENTS}.txt requirements.txt
@@ -19,7 +21,9 @@ RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --di
  && /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
  && /opt/sluice/bin/pip uninstall --yes --quiet setuptools pip \
  # Compile for a quick start, except for 1,500 types of Kubernetes's client that are never loaded.
- && /opt/sluice/bin/python -m compileall -q -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib
+ && /opt/sluice/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+      -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib \
+ && find /opt/sluice -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM ${PYTHON_IMAGE} AS sluice
 COPY --from=build /opt/sluice /opt/sluice

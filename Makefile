@@ -18,7 +18,8 @@ RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory install uninstall test fuzz refusals prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
+.PHONY: demo factory install uninstall test attack fuzz refusals prove bench bench-policies bench-factory lint format \
+	schemas docs golden proto pins wheel image sbom audit-pins digests clean
 
 demo: $(RUN)/ready
 	@mkdir -p out
@@ -58,6 +59,10 @@ uninstall:
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
+
+# Attacks the real parts in full size, about 10 minutes; ARGS="--json FILE" writes the table to a file.
+attack: $(VENV)/ready
+	$(BIN)/python -m tests.attack $(ARGS)
 
 # Ten thousand pages, answers and API replies, about 15 minutes; EXAMPLES sets another number.
 EXAMPLES ?= 10000
@@ -129,6 +134,50 @@ pins: $(VENV)/ready
 	$(PIN) --extra build --extra exporter --extra factory --extra report -o requirements/cli.txt
 	$(PIN) --all-extras -o requirements/dev.txt
 	$(PIN:pyproject.toml=--group docs) -o requirements/docs.txt
+	$(PIN:pyproject.toml=--group audit) -o requirements/audit.txt
+
+# Times in the wheel and in the image are those of the last commit.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1700000000)
+WHEELS ?= build/wheel
+
+# Builds the wheel; the same sources give the same bytes.
+wheel: $(VENV)/ready
+	@rm -rf $(WHEELS)/source && mkdir -p $(WHEELS)/source
+	@cp -r pyproject.toml README.md LICENSE schemas services $(WHEELS)/source
+	@find $(WHEELS)/source -name __pycache__ -prune -exec rm -r {} +
+	@chmod -R u=rwX,go=rX $(WHEELS)/source
+	@cd $(WHEELS)/source && umask 022 && $(abspath $(BIN))/python -W ignore -c \
+	  'from setuptools import build_meta; print("Built", build_meta.build_wheel(".."))' > ../log 2>&1 || { cat ../log; exit 1; }
+	@tail -n 1 $(WHEELS)/log && rm -r $(WHEELS)/source $(WHEELS)/log
+
+# Builds the image of the services with a fixed time in every layer (BuildKit 0.13 or later).
+image:
+	docker buildx build --target sluice --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --provenance=false \
+	  --output type=oci,dest=build/sluice.oci.tar,rewrite-timestamp=true $(ARGS) .
+	sha256sum build/sluice.oci.tar
+
+# Writes bills of material of the image and of the commands, as CycloneDX JSON.
+sbom: .venv-audit/ready
+	@mkdir -p build/sbom
+	@for part in services cli; do \
+	  .venv-audit/bin/python -W ignore -m cyclonedx_py requirements requirements/$$part.txt --pyproject pyproject.toml \
+	    --output-reproducible --output-format JSON --output-file build/sbom/$$part.cdx.json || exit 1; \
+	  echo "Wrote build/sbom/$$part.cdx.json"; \
+	done
+
+# Asks for known vulnerabilities of every pin, and prints what could not be asked about.
+audit-pins: .venv-audit/ready
+	@failed=0; for file in requirements/*.txt; do \
+	  echo "== $$file"; \
+	  .venv-audit/bin/pip-audit --requirement $$file --require-hashes --disable-pip --progress-spinner off $(ARGS) \
+	    > build/audit.log 2>&1 || failed=1; \
+	  grep -v "Dependency not found" build/audit.log; \
+	  echo "not checked: $$(grep -c 'could not be audited' build/audit.log) of $$(grep -c == $$file) pins"; \
+	done; exit $$failed
+
+# Pins the digests of base images in Dockerfile, Compose and manifests, as far as their registries can be reached.
+digests:
+	$(PYTHON) requirements/pin_images.py $(ARGS)
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -148,5 +197,10 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	@.venv-docs/bin/$(PIP) --require-hashes -r requirements/docs.txt
 	@touch $@
 
+.venv-audit/ready: requirements/audit.txt
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/$(PIP) --require-hashes -r requirements/audit.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-run .venv-docs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-run .venv-docs .venv-audit build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

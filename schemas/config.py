@@ -55,7 +55,7 @@ class BusConfig(Settings, frozen=True):
     key: str | None = None
     """Path of the key of ``certificate``.  Overridden by SLUICE_NATS_KEY."""
     replicas: Annotated[int, between(1, 5)] = 1
-    """Copies that JetStream keeps of each stream."""
+    """Copies that JetStream keeps of each stream.  Overridden by SLUICE_BUS_REPLICAS."""
     keep: Duration = Duration(24 * 3600 * _S)
     """How long messages are kept for replay and audit."""
     keep_bytes: Annotated[int, between(1024 * 1024, unit="bytes")] = 256 * 1024 * 1024
@@ -283,15 +283,23 @@ class Kubernetes(Settings, frozen=True):
     """Report what would be patched, and patch nothing."""
     timeout: Duration = Duration(5 * _S)
     """How long the actuator waits for one answer of the API server."""
+    lease: str | None = None
+    """``namespace/name`` of a Lease, for several actuators: its holder acts, and the others stand by.
+    Overridden by SLUICE_LEASE."""
+    lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
+    """How long a Lease holds that is not renewed."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
 
         Raises:
-            ValueError: an address of another kind.
+            ValueError: an address of another kind, or a Lease that is not named by two words.
         """
+        super().__post_init__()
         if self.server is not None:
             _check_url("server", self.server)
+        if self.lease is not None and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", self.lease):
+            raise ValueError(f"lease: {self.lease!r} is no NAMESPACE/NAME")
 
 
 class Listen(Settings, frozen=True):

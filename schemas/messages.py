@@ -137,6 +137,15 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
 
 
+class InForce(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the actuator reported to be in force on one target."""
+
+    limit: Rate
+    """The lowest limit that may be in force, kbit/s."""
+    unsettled: bool = False
+    """Whether another limit is in force on a part of the target, or somebody else's value on the whole of it."""
+
+
 class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the next step needs besides the next sample."""
 
@@ -158,6 +167,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
     over: dict[str, Time] = {}
     """By target that sends more than its limit, since when, ns."""
+    in_force: dict[str, InForce] = {}
+    """What is in force by target, as far as it was reported; without a report it is taken to be what was decided."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -203,35 +214,6 @@ class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):
     """Since when it has sent more than that, UTC ns."""
 
 
-class Provenance(Struct, frozen=True, gc=False):
-    """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
-
-    A limit that answers no decision (a dead-man's, say) keeps the epoch, sequence and end of the one before it.
-    """
-
-    decision: str | None = None
-    """Id of the decision; None where the limit answers none."""
-    epoch: int = 0
-    seq: int = 0
-    end: int | None = None
-    """End of the decision's sample: the fence."""
-    decided: int | None = None
-    """When the decision was published."""
-    expires: int | None = None
-    """Until when it holds; None: until something better is known."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """These fields, for another struct of the same provenance."""
-        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
-
-    @property
-    def in_action(self) -> dict[str, Any]:
-        """The fields of an ``Action`` that say where its limit comes from."""
-        sampled = self.end if self.decision else None
-        return {"sampled": sampled} | {name: getattr(self, name) for name in ("decision", "epoch", "seq", "decided")}
-
-
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The answer to one sample: a limit for every target, and the state to go on from."""
 
@@ -259,6 +241,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the policy knows of the bottleneck; None where it keeps no such estimate, or was not asked."""
     overruns: tuple[Overrun, ...] = ()
     """The targets whose limits are not enforced."""
+    reported: dict[str, InForce | None] = {}
+    """What was newly reported to be in force, by target; None: it is no longer known.  An input on replay."""
     v: Integer = 1
 
     @property
@@ -318,6 +302,10 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """When the decision was published, UTC ns."""
     applied: Time | None = None
     """When the last patch was acknowledged, UTC ns."""
+    partial: bool = False
+    """Whether some of the target's objects do not have this limit yet."""
+    paused: bool = False
+    """Whether somebody else's value is in force, so that the target is left alone."""
     v: Integer = 1
 
 

@@ -11,7 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.domain import Target
-from schemas.messages import Cause, Decision, Provenance, TargetDecision
+from schemas.messages import Cause, Decision, TargetDecision
+from schemas.provenance import Provenance
 from schemas.units import Duration, Rate
 from services.actuator.ownership import OwnershipRecord
 from services.control.admission import AHEAD, rejection_reason

@@ -185,6 +185,12 @@ class Informer:
 
     async def run(self) -> None:
         """Watch workloads and their Pods, for ever; list Pods again when a workload is new or was replaced."""
+
+        def is_own(pod: Pod) -> bool:
+            state = self._states.get(self._kind.find_owner(pod) or "")
+            workload = None if state is None else state.workload
+            return workload is not None and workload.spec.selector.matches(pod.metadata.labels or {})
+
         only = next(iter(self._states)) if len(self._states) == 1 else None
         watched: dict[str, str] = {}
         watching: asyncio.Task[None] | None = None
@@ -197,19 +203,13 @@ class Informer:
                     watching.cancel()
                     await asyncio.wait([watching])
                 for name, uid in self._uids.items():
-                    if watched.get(name, uid) != uid:
+                    if watched.get(name) != uid:
                         self._states[name].forget_pods()
                 watched = dict(self._uids)
                 workload = None if only is None else self._states[only].workload
                 selector = None if workload is None else workload.spec.selector.query()
-                watching = group.create_task(self._watch(Pod, self._is_own, selector=selector))
+                watching = group.create_task(self._watch(Pod, is_own, selector=selector))
                 await asyncio.sleep(_RELIST_S)
-
-    def _is_own(self, pod: Pod) -> bool:
-        """Whether the Pod belongs to a target whose workload is known."""
-        state = self._states.get(self._kind.find_owner(pod) or "")
-        workload = None if state is None else state.workload
-        return workload is not None and workload.spec.selector.matches(pod.metadata.labels or {})
 
     async def _watch(
         self,
@@ -244,33 +244,30 @@ class Informer:
         self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any], began: float
     ) -> None:
         """Pass a change on to the targets concerned."""
-        concerned = self._distribute(kind, change)
-        for name, part in concerned.items():
+        parts: dict[str, Listed[Any] | Updated[Any] | Deleted[Any]] = {}
+        if isinstance(change, Listed):
+            listed: dict[str, list[Any]] = {name: [] for name in self._states}
+            for obj in change.objects:
+                listed[self._name(obj) or ""].append(obj)
+            parts |= {name: Listed(tuple(part)) for name, part in listed.items()}
+        elif isinstance(change, Deleted):
+            # A Pod that was given up names its owner no longer.
+            parts |= {name: change for name, state in self._states.items() if state.has(change.object)}
+        elif (name := self._name(change.object)) is not None:
+            parts[name] = change
+        for name, part in parts.items():
             self._states[name].observe(kind, part, began)
         if self._troubles.pop(kind.kind, None) is not None:
             self._report_troubles(self._states)
         if kind is not Pod:
-            self._report_troubles(concerned)
-            for name in concerned:
+            self._report_troubles(parts)
+            for name in parts:
                 workload = self._states[name].workload
                 if workload is not None and self._uids.get(name) != workload.uid:
                     self._uids[name] = workload.uid
+                    # The Pods that were listed so far were dropped, or are another's.
+                    self._states[name].forget_pods()
                     self._changed.set()
-
-    def _distribute(
-        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any]
-    ) -> dict[str, Listed[Any] | Updated[Any] | Deleted[Any]]:
-        """Divide a change among the targets, by name."""
-        if isinstance(change, Listed):
-            parts: dict[str, list[Any]] = {name: [] for name in self._states}
-            for obj in change.objects:
-                parts[self._name(obj) or ""].append(obj)
-            return {name: Listed(tuple(part)) for name, part in parts.items()}
-        if isinstance(change, Deleted):
-            # A Pod that was given up names its owner no longer.
-            return {name: change for name, state in self._states.items() if state.has(change.object)}
-        name = self._name(change.object)
-        return {} if name is None else {name: change}
 
     def _name(self, obj: Workload | Pod) -> str | None:
         return self._kind.find_owner(obj) if isinstance(obj, Pod) else obj.metadata.name

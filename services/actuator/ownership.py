@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
-from schemas.messages import Cause, Provenance
+from schemas.messages import Cause
+from schemas.provenance import Provenance
 from schemas.units import Rate
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 

@@ -186,6 +186,14 @@ def build_plan(
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 
+def is_whole(target: Target, limit: int, workload: Workload, pods: Sequence[Pod]) -> bool:
+    """Whether all objects of a target have a limit, kbit/s."""
+    share = str(Rate(share_per_pod(target, limit, workload, pods)))
+    return workload.has_bandwidth(str(Rate(limit))) and all(
+        pod.has_ended or pod.is_terminating or pod.has_bandwidth(share) for pod in pods
+    )
+
+
 def _find_mismatches(target: Target, order: LimitOrder, workload: Workload, pods: Sequence[Pod]) -> list[Mismatch]:
     record = find_record(workload)
     is_new_limit = record is None or record.limit != order.limit

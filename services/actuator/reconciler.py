@@ -20,20 +20,16 @@ from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
+from services.actuator.drift import DriftBackOff
 from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
+from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import (
-    VERSION,
-    find_record,
-    newest_record,
-    pause_reason,
-    resume_command,
-)
-from services.actuator.plan import Plan, WriterTerm, build_plan, share_per_pod, sum_of_limits
+from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
+from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
 from services.actuator.refusals import Refusals
 from services.actuator.reporter import Reporter, recover_actions
-from services.actuator.succession import Succession
+from services.actuator.succession import Succession, ask_nobody
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -49,34 +45,6 @@ _STEP_S = 0.01
 _log = structlog.get_logger()
 
 
-class DriftBackOff:
-    """Delays corrections of values that another client changes repeatedly.  Times are seconds by a steady clock.
-
-    Two who correct each other must not keep the API server busy.
-    """
-
-    _FIRST_S, _MOST_S = 0.2, 10.0
-    """Between two corrections at first, and at most."""
-    _CUT_S = 0.5
-    """At most this long where an object may send more than it should."""
-
-    def __init__(self) -> None:
-        """Begin with nothing corrected."""
-        self._gap_s = self._FIRST_S
-        self._last = float("-inf")
-
-    def next_wait(self, now: float, *, has_cut: bool) -> float:
-        """How long the next correction has to wait; not positive: not at all."""
-        gap_s = min(self._gap_s, self._CUT_S) if has_cut else self._gap_s
-        return self._last + gap_s - now
-
-    def count(self, now: float) -> None:
-        """Count a correction."""
-        is_repeated = now - self._last < 4 * self._gap_s
-        self._gap_s = min(2 * self._gap_s, self._MOST_S) if is_repeated else self._FIRST_S
-        self._last = now
-
-
 class Dependencies(Struct, frozen=True):
     """What all reconcilers of a process share."""
 
@@ -89,6 +57,8 @@ class Dependencies(Struct, frozen=True):
     """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
+    charge: Callable[[float], Charge] = ask_nobody
+    """Asks the Lease who acts, at a time of ``steady``."""
     dry_run: bool = False
     """Patch nothing, and report what would be patched."""
     clock: Callable[[], int] = time.time_ns
@@ -120,12 +90,14 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._succession = Succession(shared.process, domain.dead_man.seconds)
+        self._succession = Succession(shared.process, domain.dead_man.seconds, shared.charge)
         self._is_deposed = False
         """Whether another actuator is in charge, as the workload's record showed in the last round."""
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
+        self._told: int | None = None
+        """The limit that was reported last to be in force on all objects; None: no such report is the last."""
         self._last_late_report = float("-inf")
         self._rise = RiseBound(Limits.from_target(target, domain).rise)
         self._refusals = Refusals()
@@ -139,6 +111,10 @@ class Reconciler:
         if last_action is not None and last_action.outcome == "applied":
             self._on_bus.add(last_action.id)
         self._desired.bus_answered = True
+        self._awake.set()
+
+    def wake(self) -> None:
+        """Do another round: who is in charge has changed."""
         self._awake.set()
 
     def offer(self, decision: Decision, part: TargetDecision, published: int, pending: PendingAck) -> None:
@@ -229,6 +205,7 @@ class Reconciler:
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
         self._finish_pending()
+        self._told = None
         if not plan.writes:
             self._note_refusal(None)
             self._succession.is_settled()
@@ -294,10 +271,14 @@ class Reconciler:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
+        is_told = self._told == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            if order.limit == workload.limit and not order.is_repeated:
-                self._reporter.report_unwritten(order, "unchanged", order.reason, {})
+            is_told = is_told and (order.limit != workload.limit or order.is_repeated)
+        if not is_told:
+            # Decisions rise only from what was reported to be in force.
+            self._told = order.limit
+            self._reporter.report_unwritten(order, "unchanged", order.reason, {})
         share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
         metrics.limit.labels(self.target.key).set(order.limit)
         metrics.pod_limit.labels(self.target.key).set(share)
@@ -338,12 +319,16 @@ class Reconciler:
             self._pause = why
             self._reporter.report_pause(workload, why)
         if why is None and self._is_deposed:
-            why = "another actuator that started later is in charge of it; this one stands by"
+            why = "another actuator is in charge of it; this one stands by"
         if why != self._note:
             self._note = why
             self._reporter.set_note(why)
-            if why is not None and self._desired.order is not None:
-                self._reporter.report_unwritten(self._desired.order, "skipped", f"paused: {why}", self._headers)
+            # To stand by without the Lease is planned, and no news.
+            is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
+            if why is not None and self._desired.order is not None and not is_planned:
+                self._told = None
+                order, is_paused = self._desired.order, paused is not None
+                self._reporter.report_unwritten(order, "skipped", f"paused: {why}", self._headers, paused=is_paused)
         if paused is not None:
             self._note_refusal(None)
             self._finish_pending()
@@ -371,7 +356,12 @@ class Reconciler:
         is_news = self._refusals.count(answered, result.failures, self._shared.steady())
         if result.failures:
             self._note_refusal(self._refusals.reason)
-        self._reporter.report_writes(order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news)
+        known = self.observed.workload
+        whole = known is not None and is_whole(self.target, order.limit, known, self.observed.pods)
+        self._reporter.report_writes(
+            order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news, partial=not whole
+        )
+        self._told = order.limit if whole else None
         self._was_stale = result.is_stale
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())

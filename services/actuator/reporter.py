@@ -126,7 +126,7 @@ class Reporter:
         self._is_unenforced = False
         metrics.not_enforced.labels(target.key).set(0)
 
-    def report_writes(
+    def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,
         order: LimitOrder,
         plan: Plan,
@@ -136,6 +136,7 @@ class Reporter:
         *,
         applied: int | None = None,
         is_news: bool = True,
+        partial: bool = False,
     ) -> None:
         """Report the writes of a plan that were made, failed, or would have been made in a dry run.
 
@@ -147,6 +148,7 @@ class Reporter:
             headers: of the message that caused them.
             applied: when the last one was answered, UTC ns; None: none was sent.
             is_news: whether failures are reported that changed nothing.
+            partial: whether some of the target's objects do not have the limit yet.
         """
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
@@ -167,6 +169,7 @@ class Reporter:
                 was=record.was,
                 pods=tuple(one for write, one in done if isinstance(write.obj, Pod)),
                 applied=applied if "applied" in kinds else None,
+                partial=partial,
             )
             attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
             # An attempt that changes nothing, and is the same as the last one, is no news.
@@ -176,11 +179,13 @@ class Reporter:
                 self._record_event(workload, action)
             self._last_attempt = () if action.applied is not None else attempt
 
-    def report_unwritten(self, order: LimitOrder, outcome: Outcome, reason: str, headers: Mapping[str, str]) -> None:
-        """Report that nothing was written for an order, and why."""
+    def report_unwritten(
+        self, order: LimitOrder, outcome: Outcome, reason: str, headers: Mapping[str, str], *, paused: bool = False
+    ) -> None:
+        """Report that nothing was written for an order, and why; ``paused``: somebody else's value is in force."""
         place = str(order.end or self._clock())
         action_id = ":".join([self._target.key, order.cause, order.decision or "-", outcome, place])
-        action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason)
+        action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason, paused=paused)
         self._send(action, headers)
 
     def report_recovered(self, action: Action) -> None:

@@ -22,9 +22,11 @@ from schemas.config import Config
 from schemas.messages import Action, Decision, M
 from services.actuator.informer import Informer, ObservedState
 from services.actuator.kube_events import EventRecorder
+from services.actuator.lease import LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.succession import ask_nobody
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
 from services.bus.session import ApiError
@@ -35,6 +37,7 @@ from services.kube.client import KubeClient
 from services.kube.objects import Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.service import join_bus, run
 
@@ -60,13 +63,16 @@ class Actuator:
         self._events = EventRecorder(client)
         # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
+        process = secrets.token_hex(6)
+        self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
         shared = Dependencies(
             client=client,
             outbox=self._outbox,
             events=self._events,
             set_note=health.set_note,
             set_condition=health.set_condition,
-            process=secrets.token_hex(6),
+            process=process,
+            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
             dry_run=config.kubernetes.dry_run,
         )
         self._reconcilers = {
@@ -86,10 +92,15 @@ class Actuator:
             for (kind, namespace), states in places.items():
                 informer = Informer(self._client, kind, namespace, states, self._health.set_condition)
                 group.create_task(informer.run())
+            group.create_task(self._lease.run())
             group.create_task(self._events.run())
             targets = [one.target for one in self._reconcilers.values()]
             group.create_task(report_leftovers(self._client, targets, self._events, self._health.set_note))
             await self._use_bus(join)
+
+    def _wake_all(self) -> None:
+        for one in self._reconcilers.values():
+            one.wake()
 
     async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Consume decisions and publish reports, for ever, whatever goes wrong with the bus."""
@@ -203,4 +214,4 @@ def command(path: Path) -> None:
         logging_setup.configure(NAME, config.log)
         run(act(config))
     except (ConfigError, KubeConfigError) as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None

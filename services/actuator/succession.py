@@ -2,22 +2,34 @@
 
 The record on the workload counts terms: a later actuator takes the next term with its first write, and the
 others become standby.  A standby actuator still receives decisions.  If a write is due and missing, it concludes
-that the one in charge is gone, and takes the next term.  The times are seconds by a steady clock.
+that the one in charge is gone, and takes the next term.  With a Lease its holder is in charge, and takes the next term
+with its next write; the others wait for the Lease alone.  The times are seconds by a steady clock.
 """
 
+from collections.abc import Callable
+
+from services.actuator.lease import Charge
 from services.actuator.ownership import OwnershipRecord
 
 _LAPSED_S = 0.5
 """How long after the dead-man fired the one in charge has to apply the fail-safe limit, at most."""
+_LEASED_S = 1.0
+"""How often to look again while another holds the Lease."""
 _RIVAL_S = 600.0
 """Another actuator that has written nothing for so long no longer counts as running."""
+
+
+def ask_nobody(_: float) -> Charge:
+    """Answer in place of a Lease where there is none."""
+    return Charge.UNKNOWN
 
 
 class Succession:
     """One target's actuator in charge, as this process sees it."""
 
-    def __init__(self, process: str, dead_man_s: float) -> None:
-        """Begin without a term; ``process`` names this actuator."""
+    def __init__(self, process: str, dead_man_s: float, charge: Callable[[float], Charge] = ask_nobody) -> None:
+        """Begin without a term; ``process`` names this actuator, and ``charge`` asks the Lease who acts."""
+        self._charge = charge
         self.term: int | None = None
         """This process's term, once it has written the workload."""
         self._process = process
@@ -32,7 +44,14 @@ class Succession:
         self._wrote_at = float("-inf")
 
     def is_deposed(self, record: OwnershipRecord | None, now: float) -> bool:
-        """Whether another has written the workload since this one did; ``record`` is the workload's."""
+        """Whether another is in charge: by the Lease, or because it wrote later; ``record`` is the workload's."""
+        charge = self._charge(now)
+        if charge is Charge.MINE:
+            if record is not None and record.by != self._process:
+                self.term = None  # of the next write, which then is later than the other's
+            return False
+        if charge is Charge.OTHERS:
+            return True
         if record is None or self.term is None or record.by == self._process or record.term < self.term:
             return False
         if record.action != self._last_seen:
@@ -56,6 +75,9 @@ class Succession:
         Returns:
             After how many seconds to ask again; not positive: this process is in charge now.
         """
+        if self._charge(now) is Charge.OTHERS:
+            self._missing_since = None
+            return _LEASED_S  # the Lease wakes this process when that changes
         if self._missing_since is None:
             self._missing_since = now
         if has_lapsed:
@@ -80,7 +102,7 @@ class Succession:
         self.term, self._wrote_at = term, now
 
     def proof_due_s(self, now: float) -> float | None:
-        """In how many seconds to write the record again, as a sign of life for a standby; None: there is none."""
-        if now - self._rival_at > _RIVAL_S:
+        """In how many seconds to write the record again, as a sign of life for a standby; None: none waits for one."""
+        if now - self._rival_at > _RIVAL_S or self._charge(now) is Charge.MINE:
             return None
         return self._wrote_at + self._dead_man_s / 2 - now

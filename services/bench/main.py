@@ -14,7 +14,9 @@ BENCHES = {
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
     "enforcement": "services.bench.policies.enforcement",
+    "meter": "services.bench.signals.meter",
     "signals": "services.bench.signals.lag",
+    "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
 }
 

@@ -72,8 +72,8 @@ class PullState:
             self._since = delivery.seq
         return self._since
 
-    def record_status(self, headers: Mapping[str, str]) -> None:
-        """Process a status message.
+    def record_status(self, headers: Mapping[str, str]) -> bool:
+        """Process a status message; returns whether a request has ended for want of messages.
 
         Raises:
             ConsumerLost: the consumer, its leader or its server is gone.
@@ -85,6 +85,7 @@ class PullState:
         if code in {"404", "408", "409"}:
             unsent = headers.get("Nats-Pending-Messages", "")
             self._requested = max(self._requested - int(unsent), 0) if unsent.isdigit() else 0
+        return code == "408"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,8 @@ class Consumer:
                 if isinstance(message, Exception):
                     raise message
                 headers = message.headers or {}
-                if not message.reply:
-                    state.record_status(headers)
+                if not message.reply and state.record_status(headers) and self._spec.durable:
+                    await self._bind()  # somebody may have paused the consumer, or pointed it elsewhere
                 self._session.clear_problem(self._what)
                 if message.reply:
                     delivery = Delivery.parse(message.reply)
@@ -195,9 +196,12 @@ class Consumer:
         else:
             action, config = "update", info["config"]
             subject = config.pop("filter_subjects", None) or config.get("filter_subject")
+            if info.get("paused"):
+                # Paused, or with another subject, the reader would receive nothing, and no error would show it.
+                self._session.report_problem(self._what, f"consumer {name} is paused: it goes on")
+                await self._session.request(f"CONSUMER.PAUSE.{spec.stream}.{name}")
             if subject == spec.pattern:
                 return name
-            # With another subject the reader would receive nothing, and no error would show it.
             self._session.report_problem(
                 self._what, f"consumer {name} reads {subject} instead of {spec.pattern}: it is corrected"
             )

@@ -31,10 +31,19 @@ def build_configs(config: BusConfig, subjects: Subjects) -> list[dict[str, Any]]
     ]
 
 
+_UNSET = (None, False, 0, -1)
+_NEVER_SET = (
+    "sealed", "no_ack", "max_msgs", "max_msgs_per_subject", "max_consumers", "discard_new_per_subject", "mirror",
+    "sources", "subject_transform", "republish",
+)  # fmt: skip
+"""Each of these would keep messages from being stored, acknowledged, found or read."""
+
+
 def describe_differences(want: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """How an existing stream differs from its configuration; None where it does not."""
     # The server leaves out what is false or zero.
     differing = [key for key, value in want.items() if (found.get(key) or False) != (value or False)]
+    differing += [key for key in _NEVER_SET if key not in want and found.get(key) not in _UNSET]
     if not differing:
         return None
     is_, should = (", ".join(f"{key} {of.get(key)}" for key in differing) for of in (found, want))

@@ -8,9 +8,23 @@ the budget all along.  Where throughput is not measured, a target is taken to wa
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from schemas.messages import Rule, ShieldMemory
 from services.control.observation import Observation
 from services.control.shield import Limits, ShieldInput, shield
+
+
+class Start(Struct, frozen=True, gc=False):
+    """Where a step of a domain starts: each target's memory, and what is not in force yet."""
+
+    before: list[ShieldMemory]
+    """The limits that rises start from."""
+    highest: Sequence[int]
+    """The highest limits that may be decided, kbit/s."""
+    unreleased: int
+    """What targets still have by limits above those decided, kbit/s: nobody else may take it yet."""
+
 
 Claim = tuple[int, int, int]
 """Least and most that a target may get, kbit/s, and its weight."""
@@ -62,41 +76,37 @@ class Allocator:
                 updated[key] = need
         return updated
 
-    def allocate(
-        self, budget: int, before: Sequence[ShieldMemory], demand: Mapping[str, int], inputs: ShieldInput
-    ) -> list[int]:
+    def allocate(self, budget: int, start: Start, demand: Mapping[str, int], inputs: ShieldInput) -> list[int]:
         """What each target is to get, kbit/s: proposals for the shield, which has the last word.
 
         Args:
             budget: kbit/s for all targets together.
-            before: the limits in force.
+            start: the limits in force.
             demand: what targets that leave a part idle have a use for, kbit/s.
             inputs: what the shield will know of the sample.
         """
         # Where nothing may rise, keeping the budget requires keeping each limit: a new division could only lower one.
         if inputs.violated or inputs.no_data:
-            limits = [known.limit for known in before]
+            limits = [known.limit for known in start.before]
             if budget == sum(limits) and budget <= self._budget:
-                return self._defer_raises(before, limits, inputs) if len(limits) > 1 else limits
+                return self._defer_raises(start, limits, inputs) if len(limits) > 1 else limits
         if budget > self._budget:
             budget = self._budget
         if len(self._claims) == 1:
             return share(budget, self._claims)
         shares = divide(budget, self._claims, [demand.get(key, 0) for _, key, _ in self._limits])
         if not (inputs.violated or inputs.no_data):
-            shares = self._pass_on(before, shares, demand, inputs)
-        return self._defer_raises(before, shares, inputs)
+            shares = self._pass_on(start, shares, demand, inputs)
+        return self._defer_raises(start, shares, inputs)
 
-    def _pass_on(
-        self, before: Sequence[ShieldMemory], shares: list[int], demand: Mapping[str, int], inputs: ShieldInput
-    ) -> list[int]:
+    def _pass_on(self, start: Start, shares: list[int], demand: Mapping[str, int], inputs: ShieldInput) -> list[int]:
         """Give what the shield keeps back of one target's raise to the others.
 
         Otherwise a target that may only rise slowly draws the others down at once, and with them the
         budget that a policy counts from.  What only the deadband keeps back is not worth a patch: it may
         keep the others from falling, and raises none of them.
         """
-        allowed = self._allow(before, shares, inputs)
+        allowed = self._allow(start, shares, inputs)
         held = [limit < proposal for (limit, _), proposal in zip(allowed, shares, strict=True)]
         if not any(held) or all(held):
             return shares
@@ -106,19 +116,19 @@ class Allocator:
         ]
         again = divide(sum(shares), claims, [demand.get(key, 0) for _, key, _ in self._limits])
         if all(rule == "deadband" for (_, rule), late in zip(allowed, held, strict=True) if late):
-            highest = [max(known.limit, one) for known, one in zip(before, shares, strict=True)]
+            highest = [max(known.limit, one) for known, one in zip(start.before, shares, strict=True)]
             again = [min(one, most) for one, most in zip(again, highest, strict=True)]
         return [one if late else other for one, other, late in zip(shares, again, held, strict=True)]
 
-    def _defer_raises(self, before: Sequence[ShieldMemory], shares: list[int], inputs: ShieldInput) -> list[int]:
-        allowed = [limit for limit, _ in self._allow(before, shares, inputs)]
-        return defer_raises([known.limit for known in before], shares, allowed)
+    def _defer_raises(self, start: Start, shares: list[int], inputs: ShieldInput) -> list[int]:
+        allowed = [limit for limit, _ in self._allow(start, shares, inputs)]
+        return defer_raises([known.limit for known in start.before], shares, allowed, start.unreleased)
 
-    def _allow(
-        self, before: Sequence[ShieldMemory], shares: Sequence[int], inputs: ShieldInput
-    ) -> list[tuple[int, Rule]]:
+    def _allow(self, start: Start, shares: Sequence[int], inputs: ShieldInput) -> list[tuple[int, Rule]]:
         """What the shield would make of the shares, and by which rule."""
-        return [shield(limits, before[i], shares[i], inputs)[:2] for i, _, limits in self._limits]
+        return [
+            shield(limits, start.before[i], shares[i], inputs, start.highest[i])[:2] for i, _, limits in self._limits
+        ]
 
 
 def estimate_demand(cap: int, throughput: int | None, limit: int, most: int, settled: bool) -> int:
@@ -191,7 +201,9 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
     return shares
 
 
-def defer_raises(before: Sequence[int], shares: Sequence[int], allowed: Sequence[int]) -> list[int]:
+def defer_raises(
+    before: Sequence[int], shares: Sequence[int], allowed: Sequence[int], unreleased: int = 0
+) -> list[int]:
     """Delay raises until other targets have released the bandwidth.
 
     Limits come into force one after the other, in any order: at no time may they add up to more than
@@ -201,8 +213,9 @@ def defer_raises(before: Sequence[int], shares: Sequence[int], allowed: Sequence
         before: the limits in force, kbit/s.
         shares: what they are to be.
         allowed: what the shield makes of that.
+        unreleased: what earlier cuts have not released yet, kbit/s.
     """
-    free = max(sum(allowed) - sum(before), 0)
+    free = max(sum(allowed) - sum(before) - unreleased, 0)
     raises = sum(max(new - old, 0) for old, new in zip(before, allowed, strict=True))
     if raises <= free:
         return list(shares)

@@ -1,11 +1,11 @@
 """One step of control: ``(domain, policy, state, sample) -> decision``, and nothing else.
 
-The decision carries the state that the next step starts from.  The same arguments give the same
-decision, bit for bit: time is what the samples' timestamps say.  ``Controller`` prepares once what
-every step of a domain needs.
+The decision carries the state that the next step starts from, and what was newly reported to be in force.
+The same arguments give the same decision, bit for bit: time is what the samples' timestamps say.
+``Controller`` prepares once what every step of a domain needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from schemas.domain import Domain
 from schemas.messages import (
     Decision,
+    InForce,
     Sample,
     ShadowDecision,
     ShieldMemory,
@@ -20,13 +21,17 @@ from schemas.messages import (
     TargetDecision,
 )
 from services.control.admission import StaleSample, admit
-from services.control.allocation import FULL, Allocator
+from services.control.allocation import FULL, Allocator, Start
 from services.control.enforcement import follow_overruns
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
 from services.control.policy import Bounds, CutMemory, Policy, Proposal
-from services.control.shield import Limits, ShieldInput, shield
+from services.control.shield import Limits, ShieldInput, shield, start_from
+
+Reported = Mapping[str, InForce | None]
+"""What is in force by target, as it was reported; None: it is no longer known."""
+NOTHING_REPORTED: Reported = {}
 
 FALLBACK = Proportional()
 """Replaces a policy that raised an error, gave an unusable answer or took too long."""
@@ -56,12 +61,20 @@ class Controller:
         most = sum(limits.max for _, _, limits in self._limits)
         self._max = most if domain.capacity is None else min(most, int(domain.capacity))
         self._allocator = Allocator(self._limits, [target.weight for target in domain.targets], self._max)
+        self._highest = tuple(limits.max for _, _, limits in self._limits)
         self._several = len(self._limits) > 1
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
         self._min = sum(limits.min for _, _, limits in self._limits)
         self._fail_safe = sum(limits.fail_safe for _, _, limits in self._limits)
 
-    def answer(self, state: State | None, sample: Sample, published: int, fault: str | None = None) -> Decision:
+    def answer(
+        self,
+        state: State | None,
+        sample: Sample,
+        published: int,
+        fault: str | None = None,
+        reported: Reported = NOTHING_REPORTED,
+    ) -> Decision:
         """Admit a sample as the bus delivered it, and step.
 
         Args:
@@ -69,13 +82,23 @@ class Controller:
             sample: to be answered.
             published: when the bus stored the sample, by the server's clock, UTC ns.
             fault: see ``step``.
+            reported: see ``step``.
 
         Raises:
             RejectedSample: the sample may not be stepped on; see ``admit``.
         """
-        return self.step(admit(self.domain, state, sample, published), sample, fault)
+        admitted = admit(self.domain, state, sample, published)
+        if admitted is None and state is not None:
+            reported = {**state.in_force, **reported}  # a new epoch does not change what is in force
+        return self.step(admitted, sample, fault, reported)
 
-    def step(self, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
+    def step(
+        self,
+        state: State | None,
+        sample: Sample,
+        fault: str | None = None,
+        reported: Reported = NOTHING_REPORTED,
+    ) -> Decision:
         """Answer one sample.
 
         Args:
@@ -83,6 +106,8 @@ class Controller:
             sample: newer than the state.
             fault: why the policy may not be asked this time (it ran out of time); recorded in the
                 decision, so that a replay takes the same branch.
+            reported: what the actuator reported to be in force since the decision before, by target; None: it is no
+                longer known.  Recorded in the decision, too.
 
         Raises:
             StaleSample: ``sample`` does not end after ``state``.
@@ -93,7 +118,12 @@ class Controller:
         elif end <= state.end:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
         seen = self._observer.observe(sample)
-        before, bounds = self._find_bounds(state, seen)
+        in_force = state.in_force
+        if reported:
+            merged = {**in_force, **reported}
+            in_force = {key: one for _, key, _ in self._limits if (one := merged.get(key)) is not None}
+        start, bounds = self._find_bounds(state, seen, in_force)
+        before = start.before
         inputs = ShieldInput(
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
             seen.missing is not None,
@@ -105,25 +135,26 @@ class Controller:
             recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
             demand = self._allocator.update_demand(demand, before, recent, seen)
         over, overruns = follow_overruns(self.domain, state.over, before, sample, seen)
-        targets, shield_memory = self._apply_budget(before, proposal.budget, demand, inputs)
-        shadow, shadows = self._run_shadows(state, before, seen, bounds, inputs, demand) if self._shadows else ((), {})
+        targets, shield_memory = self._apply_budget(start, proposal.budget, demand, inputs)
+        shadow, shadows = self._run_shadows(state, start, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
             State(
                 state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand, over,
+                in_force,
             ),
-            self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns,
+            self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns, dict(reported),
         )  # fmt: skip
 
-    def _find_bounds(self, state: State, seen: Observation) -> tuple[list[ShieldMemory], Bounds]:
+    def _find_bounds(self, state: State, seen: Observation, in_force: Mapping[str, InForce]) -> tuple[Start, Bounds]:
         """The limits in force as this step finds them, and the domain's budget as policies see it.
 
-        Limits are carried on, or over a gap or a changed configuration.
+        Limits are carried on, or over a gap or a changed configuration, unless others were reported to be in force.
         """
         end = seen.end
         # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
         lapsed = end - state.end > self._dead_man
-        before = []
+        before, highest, unreleased = [], self._highest, 0
         limit = waiting = used = wanting = 0
         hungry = False
         recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
@@ -134,6 +165,13 @@ class Controller:
             elif lapsed or not limits.min <= known.limit <= limits.max or known.since > end:
                 now = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
                 known = ShieldMemory(now, end, known.cut_until)
+            actual = in_force.get(key) if in_force else None
+            if actual is not None and (actual.limit != known.limit or actual.unsettled):
+                if end - known.since <= self._dead_man:
+                    # A cut that nobody makes must not keep the others down for ever.
+                    unreleased += max(limits.max if actual.unsettled else actual.limit - known.limit, 0)
+                known, most = start_from(limits, known, actual.limit, actual.unsettled)
+                highest = (*highest[:i], most, *highest[i + 1 :])
             before.append(known)
             now, throughput = known.limit, recent[i]
             limit += now
@@ -145,7 +183,7 @@ class Controller:
                 hungry = hungry or now < limits.max
         pods = self._pods_per_limit(before, seen) if self._per_pod else 1.0
         full = used > FULL * wanting
-        return before, Bounds(
+        return Start(before, highest, unreleased), Bounds(
             self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods
         )  # fmt: skip
 
@@ -183,14 +221,15 @@ class Controller:
         return Proposal(stand_in.budget, f"{stand_in.reason} ({FALLBACK.version} stands in)", memory), fault
 
     def _apply_budget(
-        self, before: list[ShieldMemory], budget: int, demand: dict[str, int], inputs: ShieldInput
+        self, start: Start, budget: int, demand: dict[str, int], inputs: ShieldInput
     ) -> tuple[tuple[TargetDecision, ...], dict[str, ShieldMemory]]:
         """Divide a budget among the targets, and pass each share through the shield."""
-        shares = self._allocator.allocate(budget, before, demand, inputs)
+        before = start.before
+        shares = self._allocator.allocate(budget, start, demand, inputs)
         decided = []
         memories = {}
         for i, key, limits in self._limits:
-            limit, rule, after = shield(limits, before[i], shares[i], inputs)
+            limit, rule, after = shield(limits, before[i], shares[i], inputs, start.highest[i])
             decided.append(TargetDecision(key, limit, shares[i], rule, before[i].limit))
             memories[key] = after
         return tuple(decided), memories
@@ -198,7 +237,7 @@ class Controller:
     def _run_shadows(
         self,
         state: State,
-        before: list[ShieldMemory],
+        start: Start,
         seen: Observation,
         bounds: Bounds,
         inputs: ShieldInput,
@@ -213,7 +252,7 @@ class Controller:
             if seen.missing is None:
                 proposal, fault = _ask(policy, memory, seen, bounds)
             proposal = proposal or Proposal(bounds.limit, fault, memory)
-            targets, _ = self._apply_budget(before, proposal.budget, demand, inputs)
+            targets, _ = self._apply_budget(start, proposal.budget, demand, inputs)
             limit = sum(one.limit for one in targets)
             decisions.append(ShadowDecision(policy.version, proposal.budget, limit, proposal.reason))
             memories[policy.version] = proposal.memory

@@ -5,12 +5,14 @@ A proposal passes through these rules; the last one that changes it gives the de
     clamp     within [min, max]
     no-data   nothing is measured: never up; a limit above the fail-safe limit falls to it within ``decay``
     cut       an SLO is broken: at most ``cut`` of the limit in force, once per signal window
-    hold      the window still sees traffic from before the last cut: not up
+    hold      the window still sees traffic from before the last cut: not up;
+              or what was decided last is not in force yet: no further up than that
     rise      up by at most ``rise`` a second
     deadband  a rise too small to be worth a patch waits until it is large enough
 
 Only rises are ever delayed or shortened.  A proposal to go down passes every rule untouched, except for
-the clamp to ``min``.  ``python -m tests.proof`` proves these statements about the functions below.
+the clamp to ``min``.  Rises start from what is in force (``start_from``).  ``python -m tests.proof`` proves these
+statements about the functions below.
 """
 
 from msgspec import Struct
@@ -70,11 +72,35 @@ class ShieldInput(Struct, frozen=True, gc=False):
     no_data: bool
 
 
-def shield(limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldInput) -> tuple[int, Rule, ShieldMemory]:
+def start_from(limits: Limits, memory: ShieldMemory, in_force: int, unsettled: bool) -> tuple[ShieldMemory, int]:
+    """Where a step starts if what is in force may differ from what was decided, and how high it may go.
+
+    Args:
+        limits: the target's bounds.
+        memory: of the last decision.
+        in_force: the lowest limit that may be in force, kbit/s.
+        unsettled: whether another one may be in force, too.
+
+    Returns:
+        The memory to step from, with the lower of both limits: no rise counts on a limit that is not in force, and no
+        cut on its way is taken back.  And the highest limit that may be decided, kbit/s: while what was decided is not
+        in force, nothing is raised further.
+    """
+    decided = memory.limit
+    actual = min(max(in_force, limits.min), limits.max)
+    if actual == decided and not unsettled:
+        return memory, limits.max
+    return ShieldMemory(min(actual, decided), memory.since, memory.cut_until), max(actual, decided)
+
+
+def shield(
+    limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldInput, highest: int
+) -> tuple[int, Rule, ShieldMemory]:
     """The limit that is allowed, kbit/s, the rule that decided, and what to remember.
 
     The caller guarantees that the limit in force lies within [min, max], and that time goes forward:
-    ``memory.since <= inputs.end``, ``inputs.start < inputs.end``, ``elapsed`` not negative.
+    ``memory.since <= inputs.end``, ``inputs.start < inputs.end``, ``elapsed`` not negative.  ``memory`` and ``highest``
+    come from ``start_from``.
     """
     now, wanted = memory.limit, proposal
     rule: Rule = "none"
@@ -93,14 +119,16 @@ def shield(limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldIn
             wanted, rule = cut, "cut"
     if wanted > now and settling:
         wanted, rule = now, "hold"
+    if wanted > highest:
+        wanted, rule = highest, "hold"
     if wanted > now:
         # The allowance grows with the time since the last change, so that a rise kept back by the deadband is
         # not lost, and stops at one second's worth, so that none is saved up for a leap.
-        highest = now + limits.rise * min(inputs.end - memory.since, _SECOND) // _SECOND
-        if wanted > highest:
-            wanted, rule = highest, "rise"
-        # The last stretch to the maximum may be smaller than the deadband.
-        if wanted - now < limits.deadband and wanted < limits.max:
+        risen = now + limits.rise * min(inputs.end - memory.since, _SECOND) // _SECOND
+        if wanted > risen:
+            wanted, rule = risen, "rise"
+        # The last stretch to the maximum, or to what is decided already, may be smaller than the deadband.
+        if wanted - now < limits.deadband and wanted < highest:
             wanted, rule, waiting = now, "deadband", wanted - now
     since = memory.since if wanted == now else inputs.end
     return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting)

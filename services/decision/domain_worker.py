@@ -7,14 +7,15 @@ the samples that were delivered to other replicas.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args
 
 from schemas.domain import Domain
-from schemas.messages import Decision, InvalidMessage, Rule, Sample, State
+from schemas.messages import Decision, InForce, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
+from services.common.backoff import BackOff
 from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
 from services.control.observation import Observation
 from services.control.policy import Bounds, Policy, Proposal
@@ -105,10 +106,17 @@ class TimedPolicy:
             self.fault = None
 
 
+class Reports(Protocol):
+    """What the actuator reports to be in force."""
+
+    def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
+        """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
+
+
 class DomainWorker:
     """Answers one domain's samples."""
 
-    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog) -> None:
+    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog, reports: Reports) -> None:
         """Prepare the domain's control; its position is read with the first sample.
 
         Raises:
@@ -120,6 +128,7 @@ class DomainWorker:
         self._pressure = metrics.PressureGauges(domain)
         self._decisions = decisions
         self._samples = samples
+        self._reports = reports
         self._position: DomainPosition | None = None
         for rule in get_args(Rule):
             if rule != "none":
@@ -130,6 +139,7 @@ class DomainWorker:
 
         Returns when nothing more has to be done for it: its decision is on the bus, or it never gets one.
         """
+        back_off: BackOff | None = None
         while True:
             try:
                 position = self._position
@@ -150,6 +160,11 @@ class DomainWorker:
             except Conflict:
                 metrics.conflicts.inc()
                 self._position = None
+                # Another replica was faster: look at once.  A decision that was purged, and that the server still
+                # takes for a repetition, conflicts again and again.
+                if back_off is not None:
+                    await back_off.wait()
+                back_off = back_off or BackOff()
             else:
                 return
 
@@ -166,8 +181,10 @@ class DomainWorker:
         assert self._position is not None
         position, fault = self._position, self._policy.fault
         try:
+            told = {} if position.state is None else position.state.in_force
+            reported = self._reports.find_news(self._controller.domain.name, told)
             try:
-                decision = self._controller.answer(position.state, sample.message, sample.published, fault)
+                decision = self._controller.answer(position.state, sample.message, sample.published, fault, reported)
             except RejectedSample:
                 raise
             except Exception as error:

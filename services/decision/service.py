@@ -1,5 +1,7 @@
 """``sluice decision``: consumes samples and gives each to the worker of its domain.
 
+What the actuator reports to be in force is an input of every decision (``reports.py``).
+
 One domain's samples wait for each other; domains do not.  A sample is acknowledged when there is
 nothing more to do for it, so that it is delivered again after a crash.
 """
@@ -23,6 +25,7 @@ from services.common.backoff import BackOff
 from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
+from services.decision.reports import Enforcement
 from services.runtime.health import Health
 from services.runtime.service import service_command
 
@@ -59,11 +62,14 @@ class DecisionService:
         self._health = health
         self._silent_s = _SILENT_PERIODS * config.signal.period.seconds
         self._slots = asyncio.Semaphore(_MAX_PENDING)
+        self._enforcement = Enforcement(config.domains)
         self._queues = {
             domain.name: DomainQueue(
                 domain.name,
                 bus.subjects.sample(domain.name),
-                DomainWorker(domain, BusDecisionLog(bus, domain.name), BusSampleLog(bus, domain.name)),
+                DomainWorker(
+                    domain, BusDecisionLog(bus, domain.name), BusSampleLog(bus, domain.name), self._enforcement
+                ),
             )
             for domain in config.domains
         }
@@ -79,6 +85,7 @@ class DecisionService:
         )
         async with asyncio.TaskGroup() as group, aclosing(messages):
             group.create_task(self._watch())
+            group.create_task(self._enforcement.follow(self._bus))
             async for received in messages:
                 failpoints.point("decision.received")
                 await self._slots.acquire()
@@ -132,25 +139,22 @@ class DecisionService:
         queue.busy = False
 
     async def _watch(self) -> None:
+        """Show on /readyz which domains get no samples or no data."""
         while True:
-            self._health.set_condition("samples", self._describe_problems())
+            now = time.monotonic()
+            problems = []
+            for queue in self._queues.values():
+                silent = now - queue.answered_at
+                last = queue.worker.last
+                if silent > self._silent_s:
+                    problems.append(f"{queue.name}: no sample for {silent:.0f} s")
+                elif last is None:
+                    problems.append(f"{queue.name}: no sample yet")
+                elif last.stress is None:
+                    problems.append(f"{queue.name}: {last.reason}")
+            more = [f"and {len(problems) - _MAX_NAMED} more"] if len(problems) > _MAX_NAMED else []
+            self._health.set_condition("samples", "; ".join([*problems[:_MAX_NAMED], *more]) or None)
             await asyncio.sleep(1)
-
-    def _describe_problems(self) -> str | None:
-        """Which domains get no samples or no data; None where all do."""
-        now = time.monotonic()
-        problems = []
-        for queue in self._queues.values():
-            silent = now - queue.answered_at
-            last = queue.worker.last
-            if silent > self._silent_s:
-                problems.append(f"{queue.name}: no sample for {silent:.0f} s")
-            elif last is None:
-                problems.append(f"{queue.name}: no sample yet")
-            elif last.stress is None:
-                problems.append(f"{queue.name}: {last.reason}")
-        more = f"; and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
-        return "; ".join(problems[:_MAX_NAMED]) + more if problems else None
 
 
 @service_command(NAME, "samples")

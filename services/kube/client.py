@@ -77,7 +77,8 @@ class _ListMeta(Struct, frozen=True, rename="camel"):
 
 class _List(Struct, frozen=True):
     metadata: _ListMeta
-    items: tuple[msgspec.Raw, ...] = ()
+    items: tuple[msgspec.Raw, ...] | None
+    """Required: an error with status 200 has metadata, too."""
 
 
 class _WatchEvent(Struct, frozen=True):
@@ -160,12 +161,25 @@ class KubeClient:
         async with self._request("GET", path, query=query) as response:
             return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+    async def try_patch(self, path: str, operations: list[dict[str, Any]], account: str | None) -> Any:
+        """What would become of an object by a JSON Patch, sent in the place of ``account``; fails as `patch` does."""
+        dry, kind = [("dryRun", "All")], "application/json-patch+json"
+        async with self._request("PATCH", path, operations, kind, query=dry, account=account) as response:
+            return decode_as(dict, await read_body(response.content))
+
+    async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
+
+        Args:
+            obj: the object as it was seen.
+            operations: the patch.
+            is_urgent: do not wait for a turn, of which there are only some at a time.
 
         Raises:
             StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
         """
+        if is_urgent:
+            return await self._send_patch(obj, operations)
         return await self.patch_in_turn(obj, lambda: operations)
 
     async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
@@ -183,13 +197,16 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
             operations = build()
             if operations is None:
                 raise Superseded
-            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await read_body(response.content))
+            return await self._send_patch(obj, operations)
+
+    async def _send_patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+            return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -300,7 +317,7 @@ class KubeClient:
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items)
+            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
             objects += (one.trim() for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
@@ -316,9 +333,11 @@ class KubeClient:
         *,
         query: Query | None = None,
         limits: aiohttp.ClientTimeout | None = None,
+        account: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and raise the library's errors, up to the end of the context, as this module's."""
         headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers |= {"Impersonate-User": account} if account is not None else {}
         limits = limits or aiohttp.ClientTimeout(total=self._timeout_s)
         try:
             request = await self._client.param_serialize(

@@ -338,7 +338,7 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     except DECODE_ERRORS:
         status = Status(message=body[:200].decode("utf-8", "replace"))
     text = f"{code} {status.reason}: {status.message}"[:500]
-    seconds = _parse_retry_after(retry_after)
+    seconds = parse_retry_after(retry_after)
     if seconds is None and status.details is not None and status.details.retry_after_seconds > 0:
         seconds = float(status.details.retry_after_seconds)
     if code in (404, 410):
@@ -350,7 +350,7 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     raise Unavailable(text, status=code, retry_after_s=seconds)
 
 
-def _parse_retry_after(text: str | None) -> float | None:
+def parse_retry_after(text: str | None) -> float | None:
     """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
     text = (text or "").strip()
     if _SECONDS.fullmatch(text):

@@ -6,6 +6,7 @@ Cilium names a pod's device by its attachment: ``lxc`` and the beginning of the 
 
 import hashlib
 import logging
+from contextlib import suppress
 
 from msgspec import Struct, field
 
@@ -52,17 +53,12 @@ class EndpointDevices:
             for pod in pods:
                 meta = pod.metadata
                 if meta.uid not in names and pod.has_own_network and pod.addresses:
-                    attachment = self._find_attachment(meta.namespace, meta.name)
-                    if attachment:
-                        names[meta.uid] = name_device(attachment)
+                    path = f"/apis/cilium.io/v2/namespaces/{meta.namespace}/ciliumendpoints/{meta.name}"
+                    with suppress(NotFound):
+                        endpoint = decode_as(_Endpoint, self._client.fetch(path), "no endpoint")
+                        # Cilium may not tell it yet.
+                        if attachment := endpoint.status.identifiers.attachment:
+                            names[meta.uid] = name_device(attachment)
         except (Rejected, Unavailable) as error:
             _log.warning("endpoints: %s", error)
         self.names = names
-
-    def _find_attachment(self, namespace: str, name: str) -> str:
-        """The attachment of a pod; empty where Cilium does not tell it yet."""
-        try:
-            body = self._client.fetch(f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumendpoints/{name}")
-        except NotFound:
-            return ""
-        return decode_as(_Endpoint, body, "no endpoint").status.identifiers.attachment

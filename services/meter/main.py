@@ -1,7 +1,5 @@
 """``sluice meter``: wires the pod watch, the host's network and the page."""
 
-import json
-import logging
 import os
 import signal
 import sys
@@ -23,6 +21,7 @@ from services.meter.pod_watch import PodWatch
 from services.meter.reading import NodeMeter
 from services.meter.server import Answer, PageServer, answer_json
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.plain_logging import configure
 
 _SOURCES_S = 1.0
 """How often endpoints of new pods are asked for."""
@@ -45,7 +44,7 @@ def command(path: Path, node: str, host: str | None, proc: Path) -> None:
         network = HostNetwork(proc)
     except (ConfigError, KubeConfigError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    _configure_logs(config.log)
+    configure("meter", config.log)
     service = MeterService(config, access, network, node)
     listen = host or config.listen.host
     try:
@@ -129,21 +128,3 @@ class MeterService:
         except OSError as error:
             return Answer(503, "text/plain", f"the host's network: {error.strerror}\n".encode())
         return Answer(200, CONTENT_TYPE, page)
-
-
-class _JsonLines(logging.Formatter):
-    """The other services' log format, without their library."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        text = hide_passwords(record.getMessage())
-        tree = {"event": text, "level": record.levelname.lower(), "timestamp": f"{at}Z", "service": "meter"}
-        if record.exc_info:
-            tree["exception"] = hide_passwords(self.formatException(record.exc_info))
-        return json.dumps(tree)
-
-
-def _configure_logs(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

@@ -30,21 +30,21 @@ _GONE = 410
 _log = logging.getLogger(__name__)
 
 
-class _ListMeta(Struct, frozen=True, rename="camel"):
+class _PodListMeta(Struct, frozen=True, rename="camel"):
     resource_version: str = ""
     following: str = field(default="", name="continue")
 
 
-class _List(Struct, frozen=True):
-    metadata: _ListMeta
+class _PodList(Struct, frozen=True):
+    metadata: _PodListMeta
     items: tuple[NodePod, ...] = ()
 
 
 class _Bookmark(Struct, frozen=True):
-    metadata: _ListMeta = _ListMeta()
+    metadata: _PodListMeta = _PodListMeta()
 
 
-class _Event(Struct, frozen=True):
+class _PodEvent(Struct, frozen=True):
     type: str
     object: msgspec.Raw
 
@@ -97,7 +97,7 @@ class PodWatch:
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
             options += [("timeoutSeconds", str(seconds)), self._selector]
             for line in self._client.follow(PATH, options, seconds + _WATCH_SLACK_S):
-                event = decode_as(_Event, line)
+                event = decode_as(_PodEvent, line)
                 if event.type == "ERROR":
                     status = decode_as(Status, event.object)
                     if status.code == _GONE:
@@ -105,7 +105,9 @@ class PodWatch:
                     raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                 version = decode_as(_Bookmark, event.object).metadata.resource_version
                 if event.type != "BOOKMARK":
-                    self._apply(event)
+                    pod = decode_as(NodePod, event.object, "no pod")
+                    others = {uid: one for uid, one in self._pods.items() if uid != pod.metadata.uid}
+                    self._pods = others if event.type == "DELETED" else others | {pod.metadata.uid: _trim(pod)}
                 yield
             if time.monotonic() - began < _STEADY_S:
                 return
@@ -116,20 +118,11 @@ class PodWatch:
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else []), self._selector]
-            answer = decode_as(_List, self._client.fetch(PATH, page), "no list of pods")
+            answer = decode_as(_PodList, self._client.fetch(PATH, page), "no list of pods")
             pods |= {pod.metadata.uid: _trim(pod) for pod in answer.items}
             following = answer.metadata.following
             if not following:
                 return pods, answer.metadata.resource_version
-
-    def _apply(self, event: _Event) -> None:
-        pod = decode_as(NodePod, event.object, "no pod")
-        pods = dict(self._pods)
-        if event.type == "DELETED":
-            pods.pop(pod.metadata.uid, None)
-        else:
-            pods[pod.metadata.uid] = _trim(pod)
-        self._pods = pods
 
     def _set_problem(self, problem: str | None) -> None:
         if (problem is None) != (self.problem is None):

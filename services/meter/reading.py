@@ -79,7 +79,8 @@ class NodeMeter:
         self._network = network
         self._trust_netkit = trust_netkit
         self._driver_of = driver_of
-        self._now = now or _steady_clock()
+        offset = time.time_ns() - time.monotonic_ns()
+        self._now = now or (lambda: (time.monotonic_ns() + offset) // 10**6)
         self._bound: dict[str, _Binding] = {}
         self._drivers: dict[str, str] = {}
 
@@ -102,7 +103,9 @@ class NodeMeter:
         routes, counters, stamp = self._network.read_routes(), self._network.read_counters(), self._now()
         live = [pod for pod in pods if pod.has_own_network and pod.addresses]
         # An address may have been given to another pod while the one before is still being removed.
-        owners = {ip: pod.metadata.uid for pod in sorted(live, key=_is_newer) for ip in pod.addresses}
+        owners = {
+            ip: pod.metadata.uid for pod in sorted(live, key=lambda pod: not pod.is_terminating) for ip in pod.addresses
+        }
         metered, unmetered = [], []
         present = {pod.metadata.uid for pod in live}
         self._bound = {uid: binding for uid, binding in self._bound.items() if uid in present}
@@ -142,13 +145,3 @@ class NodeMeter:
             return f"its address moved from device {before.device} to {device}"
         self._bound[pod.metadata.uid] = _Binding(device, version)
         return counters[device]
-
-
-def _is_newer(pod: NodePod) -> bool:
-    return not pod.is_terminating
-
-
-def _steady_clock() -> Callable[[], int]:
-    """Unix ms that go on evenly when the clock is set."""
-    offset = time.time_ns() - time.monotonic_ns()
-    return lambda: (time.monotonic_ns() + offset) // 10**6

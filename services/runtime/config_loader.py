@@ -69,6 +69,11 @@ def _split(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _number(text: str) -> int | str:
+    """An integer; other text stays, and is reported with the variable's name."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_URL": (("bus", "servers"), _split),
     "SLUICE_NATS_USER": (("bus", "user"), str),
@@ -76,12 +81,16 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_CERTIFICATE": (("bus", "certificate"), str),
     "SLUICE_NATS_KEY": (("bus", "key"), str),
     "SLUICE_BUS_PREFIX": (("bus", "prefix"), str),
+    "SLUICE_BUS_REPLICAS": (("bus", "replicas"), _number),
     "SLUICE_SCRAPE_URLS": (("signal", "scrape", "urls"), _split),
     "SLUICE_SCRAPE_METERS": (("signal", "scrape", "meters"), _split),
     "SLUICE_PROMETHEUS_URL": (("signal", "prometheus", "url"), str),
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
+    "SLUICE_LEASE": (("kubernetes", "lease"), str),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
+    "SLUICE_METER_ENDPOINTS": (("meter", "endpoints"), lambda text: text.lower() == "true"),
+    "SLUICE_METER_KUBELET": (("meter", "kubelet"), str),
     "SLUICE_LOG": (("log",), str),
 }
 """Addresses and credentials differ between installations that share the rest of the file."""
@@ -95,8 +104,10 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: not text in UTF-8") from None
     # Copied into memory of its own: the strings lie between those of the file's tree, and would keep the
     # memory of the whole tree from being freed (38 MiB with two thousand domains).
     compact = msgspec.msgpack.encode(parse(text, str(path), environment), enc_hook=encode_unit)

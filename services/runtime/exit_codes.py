@@ -4,6 +4,8 @@ from enum import IntEnum
 
 import click
 
+from services.common.os_errors import describe_os_error
+
 
 class ExitCode(IntEnum):
     """How a command ended."""
@@ -27,5 +29,5 @@ class CommandFailure(click.ClickException):
 
     def __init__(self, error: Exception | str, code: ExitCode) -> None:
         """Build the failure from its text, or from the exception that caused it."""
-        super().__init__(str(error))
+        super().__init__(describe_os_error(error) if isinstance(error, OSError) else str(error))
         self.exit_code = int(code)  # type: ignore[misc]  # click itself sets it on instances

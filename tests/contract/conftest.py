@@ -7,7 +7,7 @@ import pytest
 from tests.support.kube import apiserver
 from tests.support.readme import Installed, commands, typed
 
-SETTINGS = {"enable-bandwidth-manager": "true", "enable-hubble": "true"}
+SETTINGS = {"enable-bandwidth-manager": "true", "enable-endpoint-routes": "true", "enable-hubble": "true"}
 """The settings that Cilium's chart derives from cilium-values.yaml, as far as they are read."""
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"

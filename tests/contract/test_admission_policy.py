@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import celpy
@@ -53,10 +54,16 @@ def policy(overlay_objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, 
     return spec
 
 
+@cache
+def build_program(expression: str) -> Any:
+    """A CEL expression, compiled."""
+    environment = celpy.Environment()
+    return environment.program(environment.compile(expression))
+
+
 def evaluate(expression: str, given: dict[str, Any]) -> Any:
     """A CEL expression's value."""
-    environment = celpy.Environment()
-    return environment.program(environment.compile(expression)).evaluate(given)
+    return build_program(expression).evaluate(given)
 
 
 def find_refusals(policy: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -148,6 +155,17 @@ def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any
         (lambda obj: obj["metadata"].pop("generateName"), "generateName"),
         (lambda obj: obj["metadata"].update(managedFields=[]), "managedFields"),
         (lambda obj: obj["metadata"].pop("managedFields"), "managedFields"),
+        (lambda obj: obj["metadata"].update(managedFields=[{}]), "managedFields"),
+        (lambda obj: obj["metadata"].update(managedFields=[{"manager": "x"}]), "managedFields"),
+        (lambda obj: obj["metadata"]["managedFields"].append({"manager": "x"}), "managedFields"),
+        (lambda obj: obj["metadata"]["managedFields"][0].update(fieldsV1={"f:spec": {}}), "managedFields"),
+        (
+            lambda obj: obj["metadata"]["managedFields"].append(
+                {"manager": "sluice-actuator", "fieldsV1": {"f:spec": {}}}
+            ),
+            "managedFields",
+        ),
+        *((set_annotations(limit=value), "record in JSON") for value in ("", "x", "{}\n", "[1]", "{\n}")),
         *((set_annotations(bandwidth=value), "in k, M or G only") for value in BAD_VALUES),
     ],
 )
@@ -165,6 +183,9 @@ def test_anything_else_is_refused(policy: dict[str, Any], change: Change, why: s
         make_pod_of("telemetry-upload"),
         make_pod_of("telemetry-upload-5d5x2", kind="Job"),
         make_pod_of("telemetry-upload-5d5x2", namespace="kube-system"),
+        make_pod_of("telemetryxupload-5d5x2"),
+        change_pod(lambda obj: obj["metadata"]["ownerReferences"][0].update(controller=False)),
+        change_pod(lambda obj: obj["metadata"]["ownerReferences"][0].update(apiVersion="example.org/v1")),
         change_pod(lambda obj: obj["metadata"].pop("ownerReferences")),
         change_pod(lambda obj: obj["metadata"].update(name="robot-control"), DEPLOYMENT),
         change_pod(lambda obj: obj["metadata"].update(namespace="other"), DEPLOYMENT),
@@ -181,6 +202,17 @@ def test_its_targets_are_those_of_the_shipped_configuration(policy: dict[str, An
     (targets,) = [one["expression"] for one in policy["variables"] if one["name"] == "targets"]
     config = load(MANIFESTS / "config.yaml", {})
     assert set(evaluate(targets, {})) == {target.key for domain in config.domains for target in domain.targets}
+
+
+def test_a_dot_in_a_targets_name_is_no_wildcard(policy: dict[str, Any]) -> None:
+    """A Deployment's name may hold dots."""
+    edited = deepcopy(policy)
+    for one in edited["variables"]:
+        if one["name"] == "targets":
+            one["expression"] = '["factory/a.b"]'
+    for owner, refused in (("a.b-5d5x2", False), ("axb-5d5x2", True)):
+        old = make_pod_of(owner)
+        assert bool(find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))) is refused
 
 
 def test_keys_that_webhooks_stamp_can_be_allowed(policy: dict[str, Any]) -> None:
@@ -236,9 +268,54 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
 
 def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     """No component undoes another's patches: the bus has TLS and no claim, and the policy is present."""
-    assert COMPONENTS == ["admission", "tls", "volatile-bus"]
+    assert COMPONENTS == ["admission", "meter-endpoints", "meter-kubelet", "tls", "volatile-bus"]
+    meter = overlay_objects["DaemonSet", "sluice-meter"]["spec"]["template"]["spec"]
+    assert "hostNetwork" not in meter
+    variables = {one["name"]: one.get("value") for one in meter["containers"][0]["env"]}
+    assert variables.items() >= {"SLUICE_METER_ENDPOINTS": "true", "SLUICE_METER_KUBELET": "unverified"}.items()
+    granted = [(rule["resources"], rule["verbs"]) for rule in overlay_objects["ClusterRole", "sluice-meter"]["rules"]]
+    assert granted == [(["pods"], ["list", "watch"]), (["ciliumendpoints"], ["get"]), (["nodes/metrics"], ["get"])]
     spec = overlay_objects["StatefulSet", "nats"]["spec"]
     assert "volumeClaimTemplates" not in spec
     assert {"data", "tls"} <= {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     assert "--tls" in spec["template"]["spec"]["containers"][0]["args"]
     assert ("ValidatingAdmissionPolicy", "sluice-actuator-annotations-only") in overlay_objects
+
+
+def change_container(**settings: Any) -> Change:
+    """Change the security context of the meter's container."""
+    return lambda spec: spec["containers"][0]["securityContext"].update(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (dict, False),
+        (lambda spec: spec.update(hostNetwork=True), False),
+        (lambda spec: spec.update(hostPID=True), True),
+        (lambda spec: spec.update(hostIPC=True), True),
+        (lambda spec: spec["volumes"].append({"name": "root", "hostPath": {"path": "/"}}), True),
+        (lambda spec: spec.update(initContainers=[{"name": "x"}]), True),
+        (lambda spec: spec.update(ephemeralContainers=[{"name": "x"}]), True),
+        (lambda spec: spec.pop("securityContext"), True),
+        (lambda spec: spec["securityContext"].update(runAsNonRoot=False), True),
+        (lambda spec: spec["containers"].append({"name": "x", "image": "x:1"}), True),
+        (change_container(privileged=True), True),
+        (change_container(allowPrivilegeEscalation=True), True),
+        (change_container(capabilities={"drop": ["ALL"], "add": ["NET_ADMIN"]}), True),
+        (change_container(capabilities={}), True),
+        (change_container(runAsUser=0), True),
+    ],
+)
+def test_the_meters_namespace_admits_the_meter_only(
+    overlay_objects: dict[tuple[str, str], dict[str, Any]], change: Change, refused: bool
+) -> None:
+    """A pod there may use the host's network and nothing else of the host."""
+    spec = deepcopy(overlay_objects["DaemonSet", "sluice-meter"]["spec"]["template"]["spec"])
+    change(spec)
+    rules = overlay_objects["ValidatingAdmissionPolicy", "sluice-meter-network-only"]["spec"]
+    assert rules["matchConstraints"]["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": overlay_objects["DaemonSet", "sluice-meter"]["metadata"]["namespace"]
+    }
+    given = {"object": json_to_cel({"kind": "Pod", "spec": spec})}
+    assert [bool(evaluate(one["expression"], given)) for one in rules["validations"]].count(False) == int(refused)

@@ -76,6 +76,7 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("tls", "bus.tls=true"),
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
+        ("ha", "ha.enabled=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )
@@ -149,6 +150,16 @@ def test_the_demonstration_follows_the_namespace() -> None:
     ]
     assert set(re.findall(r"[a-z-]+\.[a-z]+\.svc", text)) >= {"nats.net.svc", "sluice-exporter.net.svc"}
     assert "sluice.svc" not in text
+
+
+def test_the_lease_and_the_routes_follow_the_namespace(own: tuple[str, ...]) -> None:
+    """The actuators' Lease and the names of the bus's servers are the release's own."""
+    found = render(*own, "--set", "ha.enabled=true", namespace="net")
+    seen = pods(found)
+    environment = {one["name"]: one.get("value") for one in seen["sluice-actuator"]["containers"][0]["env"]}
+    assert environment["SLUICE_LEASE"] == "net/sluice-actuator"
+    assert ("Lease", "net", "sluice-actuator") in by_name(found)
+    assert "nats://nats-1.net.svc:6222" in seen["nats"]["containers"][0]["args"][-1]
 
 
 def pods(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -52,10 +52,12 @@ def test_no_image_is_unpinned_and_no_pod_is_privileged() -> None:
     """Every container names a version, runs as an unprivileged user, and writes only into volumes."""
     seen = 0
     for one in objects():
-        if one["kind"] not in {"Deployment", "StatefulSet"}:
+        if one["kind"] not in {"Deployment", "StatefulSet", "DaemonSet"}:
             continue
         spec = one["spec"]["template"]["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
+        assert not [volume for volume in spec.get("volumes", ()) if "hostPath" in volume]
+        assert spec.get("hostNetwork", False) is (one["metadata"]["name"] == "sluice-meter")
         for container in spec["containers"]:
             assert re.search(r":v?\d+\.\d+\.\d+", container["image"]), container["image"]
             security = container["securityContext"]
@@ -87,8 +89,8 @@ def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
 
 
 def templates() -> dict[str, dict[str, Any]]:
-    """Pod templates of Deployments and StatefulSets, by ``namespace/name``."""
-    kinds = {"Deployment", "StatefulSet"}
+    """Pod templates of Deployments, StatefulSets and DaemonSets, by ``namespace/name``."""
+    kinds = {"Deployment", "StatefulSet", "DaemonSet"}
     found = [one for one in objects() if one["kind"] in kinds]
     return {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one["spec"]["template"] for one in found}
 
@@ -133,7 +135,7 @@ def test_every_named_address_belongs_to_a_service() -> None:
     for name, port in dialled:
         assert int(port) in known[f"{name}.factory"]
     config = load(MANIFESTS / "config.yaml", {})
-    for url in (*config.bus.servers, *config.signal.scrape.urls):
+    for url in (*config.bus.servers, *config.signal.scrape.urls, *config.signal.scrape.meters):
         host, _, port = urlsplit(url).netloc.partition(":")
         assert int(port) in known[host.removesuffix(".svc")]
     for probe in config.exporter.probes:

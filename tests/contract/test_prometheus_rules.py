@@ -13,6 +13,8 @@ import services.bus.bus
 import services.sampler.metrics  # noqa: F401 - importing a module registers its metrics
 from services.decision.metrics import LastDecisions
 from services.exporter.metrics import LATENCY, LOST
+from services.meter.page import PageBuilder
+from services.meter.reading import Reading
 
 RULES = Path(__file__).parents[2] / "manifests" / "prometheus-rules.yaml"
 EXPECTED = Path(__file__).parents[1] / "golden" / "prometheus-rules.yaml"
@@ -37,6 +39,7 @@ def test_rules_use_existing_metrics() -> None:
     # A metric with labels has no sample before its first use, but its family always has a name.
     families = [*REGISTRY.collect(), *LastDecisions(lambda: iter(())).collect()]
     there = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    there |= set(re.findall(r"# TYPE (\w+)", PageBuilder("n1").build(Reading(), watching=True).decode()))
     used = set(re.findall(r"\bsluice_[a-z_]+", expressions()))
     assert used
     assert used <= there

@@ -66,11 +66,16 @@ async def test_it_finds_every_service_on_its_port(installed: Installed, tmp_path
     listen = Listen()
     wanted = {
         "sluice-exporter": {listen.exporter},
+        "sluice-meter": {listen.meter},
         "sluice": {listen.sampler, listen.decision, listen.actuator},
     }
+    # The API server of the tests has no controller for DaemonSets, and no node.
+    meter = installed.server.request("GET", "/apis/apps/v1/namespaces/sluice-meter/daemonsets/sluice-meter")
+    pods.append({**meter["spec"]["template"], "metadata": meter["spec"]["template"]["metadata"] | {"name": "meter-1"}})
     (tmp_path / "pods.json").write_text(json.dumps(discover_targets(pods)), encoding="utf-8")
     for name, job in jobs().items():
-        assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": ["sluice"]}}]
+        home = "sluice-meter" if name == "sluice-meter" else "sluice"
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": [home]}}]
         job["file_sd_configs"] = [{"files": [str(tmp_path / "pods.json")]}]
         config = tmp_path / f"{name}.yml"
         config.write_text(yaml.safe_dump({"scrape_configs": [job]}), encoding="utf-8")

@@ -56,13 +56,13 @@ def test_everything_is_on_the_server_afterwards(installed: Installed) -> None:
 
 
 def test_the_check_finds_the_factory_missing_before_and_nothing_after(installed: Installed) -> None:
-    """Before the install four Deployments and two echo Services are missing; afterwards nothing is."""
+    """Before the install four Deployments, two echo Services and the meter are missing; afterwards nothing is."""
     before = of(installed, CHECK)
     assert before.code == 1
     found = [line for line in before.output.splitlines() if line.startswith(("error", "warning"))]
     missing = [line for line in found if "deployment factory/" in line and "not found" in line]
     silent = [line for line in found if "there is no Service factory/" in line]
-    assert (len(missing), len(silent), len(found)) == (4, 2, 6), before.output
+    assert (len(missing), len(silent), len(found)) == (4, 2, 7), before.output
     after = installed.type(before.command)
     assert after.code == 0, after.output
     assert "nothing found" in after.output

@@ -14,11 +14,16 @@ from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.apiserver
 
-ACCOUNTS = ("sampler", "decision", "actuator", "exporter")
+ACCOUNTS = ("sampler", "decision", "actuator", "exporter", "meter")
+HOMES = {"meter": "sluice-meter"}
+"""Namespaces of accounts that are not in ``sluice``."""
+EVERYWHERE = ""
 ALLOWED = {
     ("actuator", "factory", "deployments.apps"): {"get", "list", "watch", "patch"},
     ("actuator", "factory", "pods"): {"get", "list", "watch", "patch"},
     ("actuator", "factory", "events"): {"create"},
+    ("meter", "factory", "pods"): {"list", "watch"},
+    ("meter", EVERYWHERE, "pods"): {"list", "watch"},
 }
 """Everything that the manifests permit the services' accounts."""
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -37,7 +42,6 @@ SPECIAL = {
     "*.*": ["*"],
 }
 """Verbs and resources that discovery does not list."""
-EVERYWHERE = ""
 
 
 def list_public_grants(server: ApiServer) -> set[str]:
@@ -84,8 +88,9 @@ class Authoriser:
 
     def _answer(self, account: str, attributes: dict[str, Any]) -> bool:
         self.asked += 1
-        groups = ["system:serviceaccounts", "system:serviceaccounts:sluice", "system:authenticated"]
-        spec = {"user": f"system:serviceaccount:sluice:sluice-{account}", "groups": groups, **attributes}
+        home = HOMES.get(account, "sluice")
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"]
+        spec = {"user": f"system:serviceaccount:{home}:sluice-{account}", "groups": groups, **attributes}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
         answer = self._session.post(self._url, json=review, verify=self._ca, timeout=PATIENCE_S)
         answer.raise_for_status()
@@ -134,10 +139,11 @@ def test_the_server_itself_names_no_further_rule(installed: Installed) -> None:
     namespaces = [one["metadata"]["name"] for one in server.request("GET", "/api/v1/namespaces")["items"]]
     assert {"factory", "sluice", "kube-system", "default"} <= set(namespaces)
     for account in ACCOUNTS:
-        token = server.token_of("sluice", f"sluice-{account}")
+        token = server.token_of(HOMES.get(account, "sluice"), f"sluice-{account}")
         for namespace in namespaces:
             rules = rules_of(server, token, namespace)
-            mine = {key[2]: verbs for key, verbs in ALLOWED.items() if key[:2] == (account, namespace)}
+            places = ((account, namespace), (account, EVERYWHERE))
+            mine = {key[2]: verbs for key, verbs in ALLOWED.items() if key[:2] in places}
             wanted = {(verb, resource) for resource, verbs in mine.items() for verb in verbs}
             assert rules == wanted | basic, (account, namespace)
     print(f"{len(ACCOUNTS)} accounts in {len(namespaces)} namespaces")

@@ -81,7 +81,7 @@ def with_junk(tree: Any, junk: dict[str, Any]) -> Any:
     if isinstance(tree, list):
         return [with_junk(one, junk) for one in tree]
     if isinstance(tree, dict):
-        free = {"memory", "shield", "shadows", "demand"}
+        free = {"memory", "shield", "shadows", "demand", "over", "in_force", "reported"}
         return junk | {key: value if key in free else with_junk(value, junk) for key, value in tree.items()}
     return tree
 

@@ -1,11 +1,18 @@
 """Prints the proofs and their domains: ``python -m tests.proof``, or ``make prove``."""
 
 import inspect
+import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+import structlog
 
 from services.control import shield
+from tests.closed_loop.conformance import find_breach
+from tests.proof import liveness, loop
 from tests.proof.claims import CLAIMS
 from tests.proof.enumeration import check_all
 from tests.proof.fences import Admits, Overtaken, explore
@@ -17,6 +24,7 @@ from tests.proof.solver import prove_all
 def main() -> int:
     """Prove everything; return the exit code."""
     began = time.monotonic()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print_line("The shield, by z3: for all integers, on the syntax tree of services/control/shield.py")
     texts = {claim.__name__: (claim.__doc__ or "").partition("\n")[0] for claim in CLAIMS}
     for name in prove_all(shield):
@@ -35,7 +43,27 @@ def main() -> int:
     print_line(
         "  with duplicates, reordering, restarts and a wiped bus: nothing older comes into force, nothing is locked out"
     )
-    survivors = _try_weaker_fences() + _try_mutants()
+    survivors = _try_weaker_fences()
+    print_line(
+        f"\nThe closed loop: {loop.explore():,} states, every order of outages, returns, restarts and second actuators,"
+    )
+    print_line(
+        "  by the shipped shield and the actuator's rise bound: rises start from what is in force, nothing leaps"
+    )
+    for name, (start, bounded) in loop.WEAKER.items():
+        survivors += _expect_failure(name, loop.Broken, partial(loop.explore, start, bounded=bounded))
+    traces: list[tuple[liveness.World, tuple[liveness.Event, ...]]] = []
+    count = liveness.explore(visit=lambda world, trace: traces.append((world, trace)))
+    print_line(
+        f"\nThe fail-safe's liveness: {count:,} states of two actuators: right, safe, or told, within T of every event"
+    )
+    for name, rules in liveness.WEAKER.items():
+        survivors += _expect_failure(name, liveness.Promise, partial(liveness.explore, rules))
+    breaches = [breach for world, trace in traces if (breach := find_breach(world, trace)) is not None]
+    print_line(f"  the real reconcilers, driven through a trace to each: {len(breaches)} differ")
+    for breach in breaches:
+        print_line(f"  DIFFERS: {breach}")
+    survivors += len(breaches) + _try_mutants()
     print_line(f"\n{time.monotonic() - began:.0f} s")
     return 1 if survivors else 0
 
@@ -48,14 +76,18 @@ def _try_weaker_fences() -> int:
         "a fence that admits the same sample again": lambda held, new: held is None or new.end >= held[0],
     }
     for name, admits in weaker.items():
-        try:
-            explore(3, admits)
-        except Overtaken as error:
-            print_line(f"  with {name}, as it should, it fails: {str(error)[:60]}")
-        else:
-            survivors += 1
-            print_line(f"  NOT NOTICED: {name}")
+        survivors += _expect_failure(name, Overtaken, partial(explore, 3, admits))
     return survivors
+
+
+def _expect_failure(name: str, error: type[AssertionError], check: Callable[[], object]) -> int:
+    try:
+        check()
+    except error as found:
+        print_line(f"  with {name}, as it should, it fails: {str(found)[:60]}")
+        return 0
+    print_line(f"  NOT NOTICED: {name}")
+    return 1
 
 
 def _try_mutants() -> int:

@@ -42,9 +42,14 @@ class Case:
     """One situation of the shield, and the functions under proof."""
 
     logic: Logic
-    shield: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any]]
+    shield: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
+    start_from: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     limits: Any
-    memory: Any
+    decided: Any
+    """The memory of the last decision."""
+    in_force: Any
+    unsettled: Any
+    """What was reported to be in force, and whether on a part only."""
     inputs: Any
     proposal: Any
     other: Any
@@ -53,8 +58,23 @@ class Case:
     """Inputs with other values of ``violated`` and ``no_data``."""
 
     def __post_init__(self) -> None:
-        """Take one step."""
-        self.out, self.rule, self.after = self.shield(self.limits, self.memory, self.proposal, self.inputs)
+        """Take one step from what is in force."""
+        self.memory, self.highest = self.start_from(self.limits, self.decided, self.in_force, self.unsettled)
+        self.out, self.rule, self.after = self.step(self.proposal, self.inputs)
+
+    def step(self, proposal: Any, inputs: Any) -> tuple[Any, Any, Any]:
+        """The shield's answer to another proposal or sample, from the same start."""
+        return self.shield(self.limits, self.memory, proposal, inputs, self.highest)
+
+    @property
+    def actual(self) -> Any:
+        """What is in force, within the bounds."""
+        return self.logic.min(self.logic.max(self.in_force, self.limits.min), self.limits.max)
+
+    @property
+    def pending(self) -> Any:
+        """Whether what was decided last is not in force."""
+        return self.logic.any(self.actual != self.decided.limit, self.unsettled)
 
 
 def assume(c: Case) -> Any:
@@ -63,7 +83,7 @@ def assume(c: Case) -> Any:
     return c.logic.all(
         p.min >= 1, p.min <= p.fail_safe, p.fail_safe <= p.max,
         p.deadband >= 1, p.deadband <= p.rise, p.cut >= 50, p.cut <= 950, p.decay >= 1,
-        p.min <= c.memory.limit, c.memory.limit <= p.max, c.memory.since <= c.inputs.end,
+        p.min <= c.decided.limit, c.decided.limit <= p.max, c.decided.since <= c.inputs.end,
         c.inputs.elapsed >= 0, c.inputs.settle >= 1, c.inputs.start < c.inputs.end,
     )  # fmt: skip
 
@@ -164,19 +184,19 @@ def cuts_pass(c: Case) -> Any:
 
 
 def safe_rises_pass(c: Case) -> Any:
-    """With data, no violation and no pending window, a rise within the rise bound passes unchanged."""
+    """With data, no violation and nothing pending, a rise within the rise bound passes unchanged."""
     step = c.proposal - c.memory.limit
     calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
     due = step * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
-    large = c.logic.any(step >= c.limits.deadband, c.proposal == c.limits.max)
-    safe = c.logic.all(calm, step > 0, due, large, c.proposal <= c.limits.max)
+    large = c.logic.any(step >= c.limits.deadband, c.proposal == c.highest)
+    safe = c.logic.all(calm, step > 0, due, large, c.proposal <= c.highest)
     return c.logic.implies(safe, c.logic.all(c.out == c.proposal, c.rule == c.logic.rule("none")))
 
 
 def small_rises_wait(c: Case) -> Any:
-    """A rise below the deadband changes only the memory, unless it reaches max."""
+    """A rise below the deadband changes only the memory, unless it reaches max or what was decided."""
     step = c.proposal - c.memory.limit
-    small = c.logic.all(step > 0, step < c.limits.deadband, c.proposal < c.limits.max)
+    small = c.logic.all(step > 0, step < c.limits.deadband, c.proposal < c.highest)
     return c.logic.implies(small, c.out <= c.memory.limit)
 
 
@@ -194,14 +214,15 @@ def waiting_is_a_real_rise(c: Case) -> Any:
 
 
 def rises_when_there_is_room(c: Case) -> Any:
-    """Liveness: with max proposed and no violation, it rises by ``rise`` or to max one second after the last change.
+    """Liveness: with max proposed, no violation and the last decision in force, it rises by ``rise`` or to max.
 
+    That is one second after the last change.
     Before that second it either rises by at least the deadband (or to max) or keeps its place in time, so
     max is reached within (max - min) / deadband rises, none later than one second and one sample after
     the one before.
     """
     calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
-    keen = c.logic.all(calm, c.proposal >= c.limits.max)
+    keen = c.logic.all(calm, c.logic.no(c.pending), c.proposal >= c.limits.max)
     ripe = c.logic.all(keen, c.inputs.end - c.memory.since >= SECOND)
     return c.logic.all(
         c.logic.implies(ripe, c.out == c.logic.min(c.memory.limit + c.limits.rise, c.limits.max)),
@@ -218,16 +239,16 @@ def rises_when_there_is_room(c: Case) -> Any:
 
 def higher_proposals_give_no_lower_limits(c: Case) -> Any:
     """Monotone: of two proposals, the higher one gives the same limit or a higher one."""
-    out, _, _ = c.shield(c.limits, c.memory, c.other, c.inputs)
+    out, _, _ = c.step(c.other, c.inputs)
     return c.logic.implies(c.proposal <= c.other, c.out <= out)
 
 
 def bad_news_gives_no_higher_limits(c: Case) -> Any:
     """Monotone: with a violation, or without data, the same proposal gives no higher limit."""
-    calm, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, False))
-    broken, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, True, False))
-    no_data, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, False, True))
-    worst, _, _ = c.shield(c.limits, c.memory, c.proposal, c.variant(c.inputs, True, True))
+    calm, _, _ = c.step(c.proposal, c.variant(c.inputs, False, False))
+    broken, _, _ = c.step(c.proposal, c.variant(c.inputs, True, False))
+    no_data, _, _ = c.step(c.proposal, c.variant(c.inputs, False, True))
+    worst, _, _ = c.step(c.proposal, c.variant(c.inputs, True, True))
     return c.logic.all(broken <= calm, no_data <= calm, worst <= broken, worst <= no_data)
 
 
@@ -243,11 +264,50 @@ def rules_are_true(c: Case) -> Any:
         c.logic.implies(rule["rise"], c.logic.all(calm, c.out > c.memory.limit, c.out < c.proposal)),
         c.logic.implies(rule["deadband"], c.logic.all(calm, kept)),
         c.logic.implies(rule["cut"], c.logic.all(c.inputs.violated, c.out <= c.memory.limit)),
-        c.logic.implies(rule["hold"], c.logic.all(kept, c.logic.no(calm))),
+        c.logic.implies(
+            rule["hold"],
+            c.logic.any(
+                c.logic.all(kept, c.logic.no(calm)), c.logic.all(c.pending, c.out == c.highest, c.out < c.proposal)
+            ),
+        ),
         c.logic.implies(c.rule == c.logic.rule("no-data"), c.inputs.no_data),
         c.logic.implies(c.inputs.no_data, c.logic.any(c.rule == c.logic.rule("no-data"), rule["cut"])),
         c.after.limit == c.out,
     )
+
+
+def rises_start_from_what_is_in_force(c: Case) -> Any:
+    """Above what is in force, it lies at most one second's rise: never above what was decided and not enforced."""
+    risen = (c.out - c.actual) * SECOND
+    allowed = c.limits.rise * c.logic.min(c.inputs.end - c.decided.since, SECOND)
+    return c.logic.implies(c.out > c.actual, risen <= allowed)
+
+
+def nothing_is_raised_that_is_not_in_force(c: Case) -> Any:
+    """While the last decision is not in force, the limit goes neither above it nor above what is in force."""
+    return c.logic.implies(c.pending, c.out <= c.logic.max(c.decided.limit, c.actual))
+
+
+def cuts_on_their_way_stay(c: Case) -> Any:
+    """A cut that is not in force yet is taken back no faster than a limit rises, and not beyond what is in force."""
+    on_its_way = c.decided.limit < c.actual
+    risen = (c.out - c.decided.limit) * SECOND
+    allowed = c.limits.rise * c.logic.min(c.inputs.end - c.decided.since, SECOND)
+    slow = c.logic.any(c.out <= c.decided.limit, c.logic.all(risen <= allowed, c.out <= c.actual))
+    return c.logic.implies(on_its_way, slow)
+
+
+def starts_at_the_lower(c: Case) -> Any:
+    """A step starts from the lower of what was decided and what is in force, and keeps the pending window."""
+    same = c.logic.all(c.memory.since == c.decided.since, c.memory.cut_until == c.decided.cut_until)
+    lower, higher = c.logic.min(c.decided.limit, c.actual), c.logic.max(c.decided.limit, c.actual)
+    return c.logic.all(same, c.memory.limit == lower, c.logic.implies(c.pending, c.highest == higher))
+
+
+def in_force_as_decided_changes_nothing(c: Case) -> Any:
+    """Where the last decision is in force on the whole target, the start is what it is without any report."""
+    kept = c.logic.all(c.memory.limit == c.decided.limit, c.memory.waiting == c.decided.waiting)
+    return c.logic.implies(c.logic.no(c.pending), c.logic.all(kept, c.highest == c.limits.max))
 
 
 CLAIMS: tuple[Callable[[Case], Any], ...] = (
@@ -271,4 +331,9 @@ CLAIMS: tuple[Callable[[Case], Any], ...] = (
     higher_proposals_give_no_lower_limits,
     bad_news_gives_no_higher_limits,
     rules_are_true,
+    rises_start_from_what_is_in_force,
+    nothing_is_raised_that_is_not_in_force,
+    cuts_on_their_way_stay,
+    starts_at_the_lower,
+    in_force_as_decided_changes_nothing,
 )

@@ -56,7 +56,20 @@ def cases(shield: ModuleType, highest: int) -> Iterator[Case]:
     for limits in _limits(shield, highest):
         for memory, inputs in itertools.product(_memories(limits), _inputs(shield)):
             for proposal in range(limits.min - 2, limits.max + 3):
-                yield Case(logic, shield.shield, limits, memory, inputs, proposal, proposal + 1, variant)
+                for in_force, unsettled in _reports(limits, memory, proposal):
+                    yield Case(
+                        logic=logic,
+                        shield=shield.shield,
+                        start_from=shield.start_from,
+                        limits=limits,
+                        decided=memory,
+                        in_force=in_force,
+                        unsettled=unsettled,
+                        inputs=inputs,
+                        proposal=proposal,
+                        other=proposal + 1,
+                        variant=variant,
+                    )
 
 
 def _limits(shield: ModuleType, highest: int) -> Iterator[Any]:
@@ -69,6 +82,12 @@ def _memories(limits: Any) -> Iterator[ShieldMemory]:
     for limit in range(limits.min, limits.max + 1):
         for waited, cut_until in itertools.product((0, 1, 2, 5), (0, _END - 2 * _QUARTER)):
             yield ShieldMemory(limit, _END - waited * _QUARTER, cut_until)
+
+
+def _reports(limits: Any, memory: ShieldMemory, turn: int) -> Iterator[tuple[int, bool]]:
+    """In force as decided; and in turn on a part only, lower, and higher, some of them outside of the bounds."""
+    yield memory.limit, False
+    yield ((memory.limit, True), (memory.limit - 1, False), (limits.max + 1, False))[(turn + memory.limit) % 3]
 
 
 def _inputs(shield: ModuleType) -> Iterator[Any]:
@@ -90,7 +109,7 @@ def check_all(shield: ModuleType, highest: int) -> int:
         for claim in CLAIMS:
             if not claim(case):
                 raise Broken(
-                    f"{claim.__name__}: {case.limits} {case.memory} {case.inputs} "
+                    f"{claim.__name__}: {case.limits} {case.decided} in force {case.in_force} {case.inputs} "
                     f"proposal {case.proposal} gave {case.out} ({case.rule}), {case.after}"
                 )
     return count

@@ -15,7 +15,7 @@ from typing import Any
 from tests.proof.enumeration import Broken, check_all
 from tests.proof.solver import Unproven, prove_all
 
-FUNCTIONS = ("shield",)
+FUNCTIONS = ("start_from", "shield")
 
 _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),

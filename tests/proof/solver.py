@@ -50,8 +50,11 @@ def situation(shield: ModuleType, source: str | None = None) -> tuple[Case, Mach
     case = Case(
         Symbols(),
         lambda *inputs: machine.call("shield", *inputs),
+        lambda *inputs: machine.call("start_from", *inputs),
         symbols(shield.Limits, "limits"),
-        symbols(ShieldMemory, "memory"),
+        symbols(ShieldMemory, "decided"),
+        z3.Int("in_force"),
+        z3.Bool("unsettled"),
         symbols(shield.ShieldInput, "inputs"),
         z3.Int("proposal"),
         z3.Int("other"),

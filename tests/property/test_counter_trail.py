@@ -109,4 +109,4 @@ def test_several_processes_are_never_measured_as_one(
             told = measured(history, at)
             if told is not None and len(seen) > 1 and at > 12:
                 # A process younger than the slack may pass for a restart: all that it has counted is recent.
-                assert told[2] <= 4 * 20 * len(counts) + 10_000 + 4 * 100
+                assert told[2] <= 4 * 20 * len(counts) + 1_000 + 4 * 100

@@ -6,10 +6,11 @@ or kill at that point.  ``tests/integration`` does the same to real processes on
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -20,7 +21,9 @@ from schemas.units import Rate
 from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
+from services.common.backoff import BackOff
 from services.decision.domain_worker import DomainPosition, DomainWorker
+from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
 
 S = 10**9
@@ -97,7 +100,7 @@ class Replica:
 
     def crash(self) -> None:
         """Lose all state."""
-        self._worker = DomainWorker(DOMAIN, self._world, self._world)
+        self._worker = DomainWorker(DOMAIN, self._world, self._world, Enforcement([DOMAIN]))
         self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
@@ -159,6 +162,20 @@ ACTIONS = st.lists(
     ),
     max_size=120,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def waits() -> Iterator[list[float]]:
+    """Waits are pauses; gives how long they would have been."""
+    waited: list[float] = []
+
+    async def wait(back_off: BackOff) -> None:
+        waited.append(back_off.next_s())
+        await Pause()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BackOff, "wait", wait)
+        yield waited
 
 
 @settings(max_examples=300, deadline=None)
@@ -240,3 +257,28 @@ def test_a_bug_in_the_core_is_no_reason_to_stop() -> None:
         pass
     assert [seq for _, seq in world.decisions] == [1, 3]
     assert world.dead_letters == [2]
+
+
+def test_a_purged_decision_that_the_server_remembers_is_not_tried_in_a_tight_loop(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes the decision for a repetition for two minutes: attempts come with growing delays."""
+    world = World([receive(1, NOW, NOW)])
+    waits.clear()
+    tries = 0
+
+    async def refuse(*_: object) -> int:
+        nonlocal tries
+        tries += 1
+        await Pause()
+        if sum(waits) > 120:
+            return 1
+        raise Conflict("was published before")
+
+    monkeypatch.setattr(world, "write", refuse)
+    replica = Replica(world)
+    replica.deliver(1)
+    while replica.step():
+        pass
+    assert world.acknowledged == {1}
+    assert tries < 60

@@ -42,12 +42,13 @@ def config_text(
     dry_run: bool = False,
     port: int = 0,
     rise: float = 1,
+    lease: str | None = None,
 ) -> str:
     """A configuration file with one domain, whose limits may rise by ``rise`` of their range a second."""
     where = f"server: '{cluster.server}'" if cluster.server else f"kubeconfig: '{cluster.kubeconfig}'"
     lines = [
         f"bus: {{servers: ['{bus}']}}",
-        f"kubernetes: {{{where}, dry_run: {str(dry_run).lower()}, timeout: 2s}}",
+        f"kubernetes: {{{where}, dry_run: {str(dry_run).lower()}, timeout: 2s, lease: {lease or 'null'}}}",
         f"listen: {{host: 127.0.0.1, actuator: {port}}}",
         "domains:",
         f"- name: {DOMAIN}",

@@ -3,8 +3,10 @@
 ``make attack`` runs the same tests in their full size; the suite runs a small one.
 """
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, convert, to_builtins
@@ -33,6 +35,8 @@ ATTACK = "attack"
 """The property of a test's report that carries its exported tally."""
 FULL = "SLUICE_FULL_ATTACKS"
 """Set to 1: the attacks' full size."""
+JSON = "SLUICE_ATTACKS_JSON"
+"""Where to write the table as JSON."""
 
 
 def resize(small: int, full: int) -> int:
@@ -90,6 +94,19 @@ class Attacks:
         """Add the exported results of another tally."""
         for attack, row in convert(exported, dict[str, Row]).items():
             self.rows.setdefault(attack, Row()).merge(row)
+
+    def write(self, path: Path) -> None:
+        """Write the table as JSON."""
+        rows = {
+            attack: {
+                "tried": sum_counts(row.tried),
+                "promises broken": row.broken,
+                "safe after, s": row.safe_s,
+                "peak, MiB": row.peak_mib,
+            }
+            for attack, row in self.rows.items()
+        }
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
     @property
     def missing(self) -> list[str]:

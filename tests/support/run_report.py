@@ -1,9 +1,12 @@
 """The report of a run, written by the process that controls its workers."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.support import needs
-from tests.support.attack_tally import ATTACK, Attacks
+from tests.support.attack_tally import ATTACK, JSON, Attacks
 from tests.support.fault_tally import FAULT, Tally
 
 LACKS = "lacks"
@@ -59,6 +62,7 @@ class Reporter:
         if line not in self._failed and terminal is not None:
             # On a line of its own, after dots that end without one.
             terminal.write_line(f"\n{line}", red=True)
+            terminal.flush()
         self._failed[line] = None
 
     @pytest.hookimpl(trylast=True)
@@ -79,6 +83,8 @@ class Reporter:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail a whole run with every part if a fault or an attack was left out: its test is missing."""
+        if os.environ.get(JSON):
+            self.attacks.write(Path(os.environ[JSON]))
         whole = self._config.args_source is pytest.Config.ArgsSource.TESTPATHS
         option = self._config.option
         chosen = option.keyword or option.markexpr or option.collectonly

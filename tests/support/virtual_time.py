@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-_LOOPBACK_S = 0.0002
+_LOOPBACK_S = 0.002
 """How long, in real time, a packet on loopback is waited for."""
 
 

@@ -107,5 +107,5 @@ def command(seeds: int, path: Path | None) -> None:
         rows = [
             {"scenario": one.scenario, "kind": one.kind, "seconds": one.seconds, "early": one.early} for one in found
         ]
-        figures = {"faults": rows, "sound_hours": hours, "false_alarms": alarms}
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        tree = {"faults": rows, "sound_hours": hours, "false_alarms": alarms}
+        path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from services.bench.goals import Goal
 from services.bench.speed.control_step import step_through
 from services.bench.timing import measure_seconds
 from services.control import Controller
+from services.control.controller import NOTHING_REPORTED, Reported
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policy import Bounds
@@ -28,9 +29,15 @@ class _RecordingController(Controller):
         super().__init__(domain)
         self.samples: list[Sample] = []
 
-    def step(self, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
+    def step(
+        self,
+        state: State | None,
+        sample: Sample,
+        fault: str | None = None,
+        reported: Reported = NOTHING_REPORTED,
+    ) -> Decision:
         self.samples.append(sample)
-        return super().step(state, sample, fault)
+        return super().step(state, sample, fault, reported)
 
 
 def measure_step() -> list[Goal]:

@@ -20,6 +20,7 @@ from services.bench.policies.learned_step import measure_step
 from services.bench.policies.results import SUBJECT, Cell, Outcome, Summary, judge, summarize_contenders
 from services.bench.policies.tables import encode_results, summaries_table
 from services.control import Controller
+from services.plant.harness.results import ResultFile
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.closed_loop import Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
@@ -81,7 +82,9 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
 
 
 @click.command()
-@click.option("--seeds", default=5, show_default=True, help="Runs of each policy on each scenario.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each policy on each scenario."
+)
 @click.option("--first", default=0, show_default=True, help="The first seed; the others follow.")
 @click.option("--pace", default=1.0, show_default=True, help="Play the scenarios so much faster, or slower below 1.")
 @click.option(
@@ -94,7 +97,7 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
 @click.option("--policy", "policies", multiple=True, type=click.Choice(list(BY_NAME)), help="Only these.")
 @click.option("--speed/--no-speed", default=True, help="Also time a step on this machine.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run and the summary there.")
+@click.option("--json", "json_path", type=ResultFile(), help="Write every run and the summary there.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw violation against goodput there (svg, png).")
 def command(  # noqa: PLR0913 - one for each option
     *,

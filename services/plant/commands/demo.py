@@ -101,7 +101,9 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
     help="What to play.",
 )
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the plants' random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the plants' random numbers."
+)
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the run of the first policy here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
@@ -118,6 +120,8 @@ def command(
 
     Exit code 1: a part did not start, or ended early.
     """
+    if json is not None and json == record:
+        raise click.UsageError("--json and --record: one file cannot hold both")
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
     options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()

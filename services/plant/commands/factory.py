@@ -76,7 +76,9 @@ class SecondsParam(click.ParamType[float]):
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
 @click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
-@click.option("--passive", type=int, default=8, show_default=True, help="Seconds on each bed with priority bands.")
+@click.option(
+    "--passive", type=click.IntRange(0), default=8, show_default=True, help="Seconds on each bed with priority bands."
+)
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
@@ -85,6 +87,8 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
 
     Exit code 1: a part did not start, or ended early.
     """
+    if json is not None and json == record:
+        raise click.UsageError("--json and --record: one file cannot hold both")
     given = {"json": json, "record": record, "keep": keep}
     paths = {name: str(path.absolute()) for name, path in given.items() if path is not None}
     options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, FactoryOptions)

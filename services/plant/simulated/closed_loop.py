@@ -93,7 +93,7 @@ def play(
     if delays.probe_hz is not None:
         scenario = replace(scenario, apps=scenario.apps.with_probes(delays.probe_hz))
     model = SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START)
-    loop = _Loop(scenario, domain, controller, delays, model, seed)
+    loop = ClosedLoop(scenario, domain, controller, delays, model, seed)
     if limits is None:
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
     loop.start(limits)
@@ -101,7 +101,9 @@ def play(
     return Run(scenario, domain, _START, loop.seconds, loop.samples, loop.decisions, loop.patches, loop.reactions())
 
 
-class _Loop:
+class ClosedLoop:
+    """The loop's agenda: what happens at which time."""
+
     def __init__(
         self,
         scenario: Scenario,
@@ -111,6 +113,7 @@ class _Loop:
         model: SimulatedPlant,
         seed: int,
     ) -> None:
+        """See ``play``."""
         self._scenario = scenario
         self._domain = domain
         self._controller = controller
@@ -131,11 +134,13 @@ class _Loop:
         self.patches: list[int] = []
 
     def reactions(self) -> list[Reaction]:
+        """How fast the loop has reacted so far."""
         return self._watch.reactions
 
     # -- time
 
     def start(self, limits: dict[str, int]) -> None:
+        """Put limits in force by target, kbit/s a pod, and fill the agenda."""
         for pod in self._model.pods:
             if pod.target in limits:
                 self._model.set_limit(pod.name, limits[pod.target])
@@ -150,6 +155,7 @@ class _Loop:
             self._at(_START + round(self._delays.period * _NS), self._sample)
 
     def run(self) -> None:
+        """Run to the scenario's end."""
         end = _START + round(self._scenario.seconds * _NS)
         while self._agenda and self._agenda[0][0] <= end:
             at, _, (action, arguments) = heapq.heappop(self._agenda)

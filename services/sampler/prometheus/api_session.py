@@ -5,7 +5,9 @@ of a query alone.  This session looks at the rest first.
 """
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -21,6 +23,11 @@ _NO_POST = (400, 403, 404, 405, 406, 411, 413, 415, 501)
 """Statuses of gateways that pass on GET alone."""
 _RANGE = 64
 """How many times larger than an instant's the answer over a range may be."""
+_SMALL = 128 * 1024
+"""Bytes of an answer that are read at once; larger ones wait for each other, so that memory stays bounded."""
+_BYTES_AN_ITEM = 64
+"""Of JSON, at least: an answer with more items than that would take many times its size in memory."""
+_large = threading.Lock()
 _SHOWN = 300
 _JSON = ("application/json", "text/plain", "application/octet-stream", "")
 """Content types that may hold JSON; some gateways name no better one."""
@@ -49,6 +56,8 @@ class ApiSession:
 
     verify: Any = None
     cert: Any = None
+    keeps: Callable[[Any], bool] = staticmethod(lambda _: True)
+    """Whether to keep a series of a result; others are dropped before the next answer is read."""
     no_post = ""
     """Why the server does not take long queries by POST; empty while it does."""
 
@@ -85,7 +94,7 @@ class ApiSession:
             self._http.request("POST", url, data=params) if posts else self._http.request("GET", url, params=params)
         ) as answer:
             if answer.status == 200:
-                return ApiResponse(_read_result(answer, limit))
+                return ApiResponse(_read_result(answer, limit, self.keeps))
             status, reason = answer.status, _explain_status(answer)
         if not posts and status in _TOO_LONG and self._longest > _SHORTEST_TARGET:
             self._longest //= 2
@@ -104,19 +113,38 @@ class ApiSession:
         self._http.close()
 
 
-def _read_result(answer: Answer, limit: int) -> list[Any]:
-    """The result of a successful query; nothing in it is the empty result.
+def _read_result(answer: Answer, limit: int, keeps: Callable[[Any], bool]) -> list[Any]:
+    """The series of a successful query that are wanted; nothing in it is the empty result.
 
     Raises:
-        RequestFailed: it is an error, incomplete, or not of this API.
+        RequestFailed: it is an error, incomplete, not of this API, or too large.
     """
     foreign = f"not a Prometheus answer: {answer.content_type or 'no content type'}"
     if answer.content_type not in _JSON:
         raise RequestFailed(foreign)
-    try:
-        body = json.loads(b"".join(answer.chunks(limit)))
-    except (ValueError, RecursionError):
-        raise RequestFailed(foreign) from None
+    with ExitStack() as stack:
+        text = bytearray()
+        for chunk in answer.chunks(limit):
+            if len(text) <= _SMALL < len(text) + len(chunk):
+                stack.enter_context(_large)
+            text += chunk
+        if text.count(b",") + text.count(b":") > max(limit // _BYTES_AN_ITEM, _SMALL // 4):
+            raise RequestFailed(f"the answer has too many items for signal.prometheus.max_bytes: {limit}")
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            raise RequestFailed(foreign) from None
+        del text
+        result = find_result(body, foreign)
+        return [series for series in result if keeps(series)]
+
+
+def find_result(body: Any, foreign: str) -> list[Any]:
+    """All series of an answer.
+
+    Raises:
+        RequestFailed: it is an error, incomplete, or not of this API, with the text ``foreign``.
+    """
     if not isinstance(body, dict):
         raise RequestFailed(foreign)
     if body.get("status") == "error" or (body.get("error") and not body.get("data")):

@@ -29,7 +29,7 @@ DEFAULTS: dict[Figure, str] = {
 _REQUIRED: tuple[Figure, ...] = ("jitter", "p95", "observations")
 
 
-class Part(NamedTuple):
+class QueryPart(NamedTuple):
     """A query on some of the workloads."""
 
     text: str
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     """The critical workloads that it is about, of throughput the namespaces; None: all."""
 
 
-def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Callable[[str], bool]) -> list[Part]:
+def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Callable[[str], bool]) -> list[QueryPart]:
     """Split a figure's query into parts that are short enough, each on some of the workloads.
 
     A part that cannot be split any more may still be too long.
@@ -53,18 +53,20 @@ def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Call
     if of_namespaces:
         keys = tuple(dict.fromkeys(key.partition("/")[0] for key in workloads.senders))
 
-    def split(chosen: tuple[str, ...]) -> list[Part]:
+    def split(chosen: tuple[str, ...]) -> list[QueryPart]:
         some = {"namespaces": chosen} if of_namespaces else {"critical": chosen}
         text = build_queries(signal, workloads, **some)[figure]
         if fits(text) or len(chosen) == 1:
-            return [Part(text, frozenset(chosen))]
+            return [QueryPart(text, frozenset(chosen))]
         half = len(chosen) // 2
         return split(chosen[:half]) + split(chosen[half:])
 
     parts = split(keys)
     # A text of one's own that names no workload stays the same.
     return (
-        parts if len({part.text for part in parts}) == len(parts) else [Part(build_queries(signal, workloads)[figure])]
+        parts
+        if len({part.text for part in parts}) == len(parts)
+        else [QueryPart(build_queries(signal, workloads)[figure])]
     )
 
 
@@ -100,6 +102,10 @@ def build_queries(
     if names.namespace:
         matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
     matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
+    senders = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
+    if names.interface:
+        # A counter without interfaces has none of another name.
+        senders += f",interface=~{_quote(re.escape(names.interface) + '|')}"
     values = {
         "metric": names.metric,
         "lost": names.lost,
@@ -107,7 +113,7 @@ def build_queries(
         "window": f"{signal.window // 1_000_000}ms",
         "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
         "select": ",".join(matchers),
-        "senders": _match_senders(workloads, namespaces),
+        "senders": senders,
     }
     queries: dict[Figure, str] = {}
     for figure, text in texts.items():
@@ -123,13 +129,6 @@ def build_queries(
 
 def _match_any(label: str, values: Iterable[str]) -> str:
     return f"{_name(label)}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
-
-
-def _match_senders(workloads: Workloads, namespaces: Collection[str] | None) -> str:
-    matcher = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
-    interface = workloads.names.interface
-    # A counter without interfaces has none of another name.
-    return f"{matcher},interface=~{_quote(re.escape(interface) + '|')}" if interface else matcher
 
 
 def _name(label: str) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -19,7 +20,7 @@ from prometheus_api_client import PrometheusConnect
 from schemas.config import Figure, Signal
 from services.sampler.http_client import HttpWorker, RequestFailed, show_url
 from services.sampler.prometheus.api_session import ApiSession, QueryTooLong
-from services.sampler.prometheus.queries import Part, build_queries, split_query
+from services.sampler.prometheus.queries import QueryPart, build_queries, split_query
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
@@ -46,7 +47,7 @@ class Query:
         self._figure = figure
         self._signal = signal
         self._workloads = workloads
-        self._parts = [Part(text)]
+        self._parts = [QueryPart(text)]
         self._session = ApiSession(signal)
         self._client = PrometheusConnect(url=self._session.url, session=self._session)
         self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
@@ -74,11 +75,11 @@ class Query:
 
     async def _run(self, request: Callable[[str], list[Any]]) -> list[Any]:
         try:
-            return await self._worker.run(lambda: self._ask(request))
+            return await self._worker.run(lambda: self.ask(request))
         except RequestFailed as error:
             raise RequestFailed(self._session.hide(str(error))) from error
 
-    def _ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
+    def ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
         """The whole result, in the worker's thread.  A server that takes no long query is asked in parts from then on.
 
         Raises:
@@ -103,23 +104,29 @@ class Query:
                 self._parts = parts
                 return result
 
-    def _ask_parts(self, parts: Sequence[Part], request: Callable[[str], list[Any]]) -> list[Any]:
+    def _ask_parts(self, parts: Sequence[QueryPart], request: Callable[[str], list[Any]]) -> list[Any]:
         deadline = time.monotonic() + self._signal.timeout.seconds
         result: list[Any] = []
         for part in parts:
             if time.monotonic() > deadline:
                 raise RequestFailed(f"no answer to {len(parts)} short queries within {self._signal.timeout}")
-            result += (series for series in request(part.text) if part.keys is None or self._is_in(part.keys, series))
+            self._session.keeps = partial(self.is_wanted, part.keys)
+            result += request(part.text)
         return result
 
-    def _is_in(self, keys: Collection[str], series: Any) -> bool:
-        """Whether a series is of a part's workloads: its matchers may let others of the same name through."""
-        if not isinstance(series, dict) or not isinstance(series.get("metric"), dict):
-            return True  # refused with the whole
-        labels = _parse_labels(series)
+    def is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
+        """Whether a series is of a configured workload, and of a part's own: matchers let others through."""
+        try:
+            labels = _parse_labels(series)
+            if keys is None:
+                parse_vector([series])
+        except (RequestFailed, KeyError, TypeError, AttributeError):
+            return True  # refused with the whole, or a part of a range
         if self._figure == "throughput":
-            return labels.get("namespace") in keys
-        return self._workloads.find_critical(labels) in keys
+            key = self._workloads.find_sender(labels)
+            return key is not None and (keys is None or labels.get("namespace") in keys)
+        key = self._workloads.find_critical(labels)
+        return key is not None and (keys is None or key in keys)
 
     def close(self) -> None:
         """Release the connection and the thread."""
@@ -134,7 +141,7 @@ def parse_vector(answer: Any) -> Vector:
         RequestFailed: it is not one.
     """
     try:
-        return [(_parse_labels(series), float(series["value"][1])) for series in answer]
+        return [(_parse_labels(series), _parse_number(series["value"][1])) for series in answer]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RequestFailed("the answer is not an instant vector") from None
 
@@ -151,7 +158,7 @@ def parse_matrix(answer: Any, ends: range) -> dict[int, Vector]:
             labels = _parse_labels(series)
             for at, value in series["values"]:
                 # A float of seconds is exact to well below a millisecond.
-                vectors[round(float(at) * 1000) * 1_000_000].append((labels, float(value)))
+                vectors[round(float(at) * 1000) * 1_000_000].append((labels, _parse_number(value)))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RequestFailed("the answer is not a range vector") from None
     return vectors
@@ -159,6 +166,17 @@ def parse_matrix(answer: Any, ends: range) -> dict[int, Vector]:
 
 def _parse_labels(series: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in series["metric"].items()}
+
+
+def _parse_number(value: Any) -> float:
+    """A sample's value; Python reads more as a number than Prometheus writes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()) or "_" in str(value):
+        raise ValueError(value)
+    return float(value)
 
 
 def _format_seconds(ns: int) -> str:
@@ -309,7 +327,7 @@ class PrometheusSource(Source):
         observations = figures.get("observations")
         if observations is None:
             return "no rate: scraped less than twice within the window"
-        if not observations > 0:
+        if not 0 < observations < inf:
             return "no observations in the window"
         if not all(isfinite(figures.get(figure, inf)) for figure in ("jitter", "p95")):
             return f"{observations:.0f} observations but no quantile: buckets, or the +Inf bucket, are missing"
@@ -322,6 +340,8 @@ class PrometheusSource(Source):
         new, and with rare scrapes its age comes and goes: so the least of some intervals counts.
         """
         interval, period = self._signal.prometheus.scrape_interval.seconds, self._signal.period.seconds
+        if not isfinite(age):
+            return f"not measured: its last scrape was {age} s ago"
         ages = self._ages.setdefault(key, deque())
         if ages and end <= ages[-1][0]:
             ages.clear()

@@ -53,7 +53,9 @@ class Meter:
             chunks, at = await _fetch(session, self.url, max_bytes)
             self.page = self._reader.read_chunks(chunks)
         except (MalformedPage, aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.failure = f"{self.url.partition('?')[0]}: {_explain(error)}"
+            why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+            slow = isinstance(error, TimeoutError)
+            self.failure = f"{self.url.partition('?')[0]}: {'no answer in time' if slow else why}"
             self.window.drop_old(end, time.monotonic())
             return
         self.failure, self.answered = None, True
@@ -78,14 +80,6 @@ async def _fetch(session: aiohttp.ClientSession, url: str, max_bytes: int) -> tu
                 raise MalformedPage(f"the answer is larger than {max_bytes} bytes")
             chunks.append(chunk)
         return chunks, at
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
 
 
 class MeterFleet:

@@ -17,7 +17,7 @@ counted in hours.  So a restart is believed only if
 3. what it shows after the fall can have been counted since the last page: at most 100, or ten times the recent pace;
 4. it does not, however much later, jump back above the height it fell from, in a larger step than that.
 
-A rise of more than 10,000, and of more than ten times the recent pace, is believed once it goes on.
+A rise of more than 1,000, and of more than ten times the recent pace, is believed once it goes on.
 
 Coming back above, or a bucket that falls alone, proves that several processes answer; a fall that is not deep enough
 or shows too much, and such a rise, make it doubtful.
@@ -34,7 +34,7 @@ from services.sampler.scrape.parser import CounterSeries, ScrapedPage, SeriesKin
 
 _SLACK = 100.0
 """What any process may count between two pages."""
-_BURST = 10_000.0
+_BURST = 1_000.0
 """A rise that is believed whatever the pace was before."""
 _TIMES_PACE = 10.0
 _PACES = 3

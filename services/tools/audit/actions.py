@@ -194,8 +194,9 @@ class TargetAudit:
         asked = self._clamp(decided.limit)
         before = self._in_force
         keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
-        # A report that was read back after a crash may be of a step of a rise, too.
-        held_back = _HELD_BACK in action.reason or action.reason.startswith(_READ_BACK)
+        # A report that was read back after a crash, or made when nothing was left to write, may be of a step, too.
+        told_later = action.outcome == "unchanged" or action.reason.startswith(_READ_BACK)
+        held_back = _HELD_BACK in action.reason or told_later
         may_be_lower = decided.blind or keeps or held_back
         if action.limit != asked and not (may_be_lower and action.limit < asked):
             text = f"action {action.id} set {action.limit} kbit/s, and decision {decided.id} {decided.limit}"

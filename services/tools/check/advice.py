@@ -4,9 +4,12 @@ from schemas.config import Config
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import Finding
 from services.tools.check.signal_advice import explain_coarse_buckets, suggest_probes
+from services.tools.check.sizing import explain_size
 
 _LONG_WINDOW_S = 5.0
 _FEW = 50
+_USUAL_PODS = 10
+"""Of a target whose Pods were not counted."""
 
 
 def advise(config: Config, *, measured: bool) -> list[Finding]:
@@ -28,6 +31,9 @@ def advise(config: Config, *, measured: bool) -> list[Finding]:
     if not measured:
         found += [Finding("warning", "exporter", text) for text in suggest_probes(config)]
         found += [Finding("warning", "buckets", text) for text in explain_coarse_buckets(config)]
+    count = sum(len(domain.targets) for domain in config.domains)
+    if why := explain_size(count, _USUAL_PODS * count, f"of {_USUAL_PODS} Pods each"):
+        found.append(Finding("warning", "targets", why))
     for domain in config.domains:
         where, least = f"domain {domain.name}", domain.min_observations
         if least < _FEW:

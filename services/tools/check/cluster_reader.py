@@ -1,4 +1,4 @@
-"""Reads from a cluster whether Sluice would work there.  Changes nothing.
+"""Reads from a cluster whether Sluice would work there, and tries patches.  Changes nothing.
 
 It needs more than the services may: nodes, Cilium's settings and policies, so it runs with the
 kubeconfig of the installing user.
@@ -11,15 +11,18 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from schemas.config import Config
 from services.actuator.reporter import ENFORCED, NOT_ENFORCED
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.sampler.source_factory import source_class
-from services.tools.check.cluster_rules import ClusterObjects, Finding, check_cluster_objects
+from services.tools.check.cluster_rules import ClusterObjects, Finding, MeterObjects, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.selectors import annotations
+from services.tools.check.trial_patches import try_patches
 
 _RECORD = "sluice.dev/limit"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -34,11 +37,13 @@ async def check_cluster(config: Config) -> CheckResult:
     try:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
+            targets = {target.key: target for domain in config.domains for target in domain.targets}
+            refused = await try_patches(api, targets)
     except (KubeConfigError, Rejected, Unavailable) as error:
         problem = Finding("error", "kubernetes", str(error))
         return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
-    findings = tuple(check_cluster_objects(config.domains, cluster))
+    findings = (*check_cluster_objects(config.domains, cluster), *refused)
     return CheckResult("kubernetes", where, state, reached=True, findings=findings)
 
 
@@ -81,6 +86,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         absent=await _find_absent_services(api, config),
         not_enforced=find_not_enforced(events),
         left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
+        meter=await _read_meter(api, config),
     )
 
 
@@ -94,6 +100,20 @@ def find_not_enforced(events: Iterable[Any]) -> dict[str, str]:
             when = str(event.get("lastTimestamp") or event.get("eventTime") or "")
             last[key] = max(last.get(key, ("", "", "")), (when, event["reason"], str(event.get("message", ""))))
     return {key: text for key, (_, reason, text) in last.items() if reason == NOT_ENFORCED}
+
+
+async def _read_meter(api: KubeClient, config: Config) -> MeterObjects | None:
+    """The meter of the first address that is a Service; None where the sampler reads none, or an address elsewhere."""
+    found = [service for url in config.signal.scrape.meters if (service := parse_service(url)) is not None]
+    if config.signal.source != "scrape" or not found:
+        return None
+    namespace, _, name = found[0].partition("/")
+    meter = MeterObjects(
+        service=found[0],
+        daemon_set=await _fetch(api, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"),
+        trusts_netkit=config.meter.trust_netkit,
+    )
+    return replace(meter, endpoints=config.meter.endpoints or meter.has_variable("SLUICE_METER_ENDPOINTS"))
 
 
 def _find_left_over(deployments: Mapping[str, Any], targets: Collection[str]) -> dict[str, str]:

@@ -15,18 +15,22 @@ from services.actuator.ownership import parse_record, pause_reason, resume_comma
 from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.check.selectors import (
     Object,
+    PodIndex,
     annotations,
     build_template_pod,
     find_peers,
     find_rules,
     has_anti_affinity,
     labels,
-    select_pods,
     uses_proxy,
 )
+from services.tools.check.sizing import explain_size
 
 PRIORITY = "bandwidth.cilium.io/priority"
 _PRIORITY_KERNEL = (6, 7)
+_LIMIT_KERNEL = (5, 1)
+_NETWORKS = "k8s.v1.cni.cncf.io/networks"
+"""Names further networks of a pod."""
 _PRIORITY_CILIUM = (1, 17)
 _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
 
@@ -42,6 +46,25 @@ class Finding(Struct, frozen=True):
     """What is wrong, and what to do."""
     lifts: str | None = None
     """Whose limits it may lift: a target's ``namespace/deployment``, or empty for all; None: nobody's."""
+
+
+class MeterObjects(Struct, frozen=True):
+    """The meter that the configuration names, as it is installed."""
+
+    service: str
+    """``namespace/name`` of its Service."""
+    daemon_set: Object | None
+    """The DaemonSet of the same name; None where there is none."""
+    endpoints: bool = False
+    """Whether the configuration finds devices by CiliumEndpoints."""
+    trusts_netkit: bool = False
+
+    def has_variable(self, name: str) -> bool:
+        """Whether its container has an environment variable that is not empty or ``off``."""
+        found = self.daemon_set or {"spec": {"template": {"spec": {"containers": []}}}}
+        containers = found["spec"]["template"]["spec"]["containers"]
+        values = [v.get("value") for one in containers for v in one.get("env", ()) if v["name"] == name]
+        return any(value not in (None, "", "off", "false") for value in values)
 
 
 class ClusterObjects(Struct, frozen=True):
@@ -68,11 +91,13 @@ class ClusterObjects(Struct, frozen=True):
     """By ``namespace/name``, the limits of workloads that carry Sluice's record and that nobody is configured for."""
     not_enforced: Mapping[str, str] = {}
     """Targets whose last Event on enforcement says that they send more than their limits; its text, by target."""
+    meter: MeterObjects | None = None
+    """The meter; None where the configuration names none."""
 
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
     """Check all rules; return the findings, errors first."""
-    found = [*_check_cilium(cluster), *_check_nodes(cluster)]
+    found = [*_check_cilium(cluster), *_check_nodes(cluster), *check_meter(cluster)]
     if not cluster.volumes:
         text = "there is no default StorageClass, so nats gets no volume and never starts: see components/volatile-bus"
         found.append(Finding("error", "storageclasses", text))
@@ -82,7 +107,11 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
     found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
-    domains = tuple(domains)
+    index, domains = PodIndex(cluster.pods), tuple(domains)
+    targets = [target.key for domain in domains for target in domain.targets]
+    count = sum(len(index.select(cluster.deployments[key])) for key in targets if key in cluster.deployments)
+    size = explain_size(len(targets), count, f"with {count} pods")
+    found += [Finding("warning", "targets", size)] if size is not None else []
     for domain in domains:
         for kind, wanted, keys in (
             ("target", "bestEffort", [target.key for target in domain.targets]),
@@ -97,7 +126,7 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
                     text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
                     found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
-            found += _check_target(target, cluster)
+            found += _check_target(target, cluster, index)
     for key, text in cluster.not_enforced.items():
         found.append(Finding("error", f"deployment {key}", f"{text}; {_name_likely_causes(key, found)}"))
     return sorted(found, key=lambda one: one.level != "error")
@@ -119,7 +148,7 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         text = "not found in any namespace: without Cilium nothing enforces the annotation"
         yield Finding("error", where, text, lifts="")
         return
-    version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
+    version = re.search(r":v?(\d+)\.(\d+)", cluster.agent or "")
     release = (int(version[1]), int(version[2])) if version is not None else None
     if settings.get("enable-bandwidth-manager") != "true":
         text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
@@ -132,6 +161,9 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
     if settings.get("kube-proxy-replacement") in ("false", "disabled") and release in (None, (1, 17)):
         text = "kube-proxy replacement is off: with Cilium 1.17 limits may silently do nothing (cilium#39167)"
         yield Finding("warning", where, f"{text}; Helm value kubeProxyReplacement=true", lifts="")
+    if (chaining := settings.get("cni-chaining-mode", "none")) != "none":
+        text = f"Cilium is chained behind another CNI ({chaining}): limits may silently do nothing, so measure one pod"
+        yield Finding("warning", where, text, lifts="")
     if devices := settings.get("devices"):
         text = f"only traffic that leaves by {devices} is limited: pods that use another device are not"
         yield Finding("warning", where, text, lifts="")
@@ -142,6 +174,33 @@ def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("warning", f"{cluster.cilium_namespace}/cilium", text)
 
 
+def check_meter(cluster: ClusterObjects) -> Iterator[Finding]:
+    """Check whether the meters run everywhere, and find the devices of the pods."""
+    meter = cluster.meter
+    if meter is None:
+        return
+    where = f"daemonset {meter.service}"
+    if meter.daemon_set is None:
+        yield Finding("warning", where, "not found: without it throughput is not known: manifests/meter.yaml")
+        return
+    status = meter.daemon_set.get("status") or {}
+    ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+    if ready < wanted:
+        text = f"{wanted - ready} of {wanted} are not ready: workloads with pods on those nodes have no throughput"
+        yield Finding("warning", where, text)
+    settings = cluster.cilium or {}
+    kubelet = meter.has_variable("SLUICE_METER_KUBELET")
+    if settings.get("datapath-mode") == "netkit" and not kubelet and not meter.trusts_netkit:
+        text = "netkit devices are not read: use components/meter-kubelet, or set meter.trust_netkit (docs/meter.md)"
+        yield Finding("warning", where, text)
+    elif settings.get("enable-endpoint-routes") != "true" and not kubelet and not meter.endpoints:
+        text = "endpoint routes are off, so it finds no device: Helm value endpointRoutes.enabled=true"
+        yield Finding("warning", where, f"{text}, or components/meter-endpoints")
+    if kubelet:
+        text = "it reads the kubelets, whose counters are 10 to 15 s apart: shorter windows mostly have no throughput"
+        yield Finding("warning", where, text)
+
+
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
         text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
@@ -149,12 +208,21 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
+        where = f"node {node['metadata']['name']}"
+        if node.get("spec", {}).get("providerID", "").startswith("kind:"):
+            text = "is a container of kind: in nested network namespaces limits silently do nothing"
+            yield Finding("error", where, text, lifts="")
+        if numbers is not None and (int(numbers[1]), int(numbers[2])) < _LIMIT_KERNEL:
+            yield Finding(
+                "error", where, f"kernel {version} is below 5.1: Cilium switches the bandwidth manager off", lifts=""
+            )
+            continue
         if numbers is None or (int(numbers[1]), int(numbers[2])) < _PRIORITY_KERNEL:
             text = f"kernel {version} is below 6.7: limits work, packet priorities ({PRIORITY}) do not"
             yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
-def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
+def _check_target(target: Target, cluster: ClusterObjects, index: PodIndex) -> Iterator[Finding]:
     where = f"deployment {target.key}"
     deployment = cluster.deployments.get(target.key)
     if deployment is None:
@@ -163,7 +231,10 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
     if BANDWIDTH not in annotations(deployment["spec"]["template"]):
         text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
         yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
-    pods = select_pods(deployment, cluster.pods)
+    pods = index.select(deployment)
+    if networks := annotations(deployment["spec"]["template"]).get(_NETWORKS):
+        text = f"its pods have further networks ({networks}): what they send there is not limited"
+        yield Finding("warning", where, text, lifts=target.key)
     hosted = [f"pod {_name_object(pod)}" for pod in pods if pod["spec"].get("hostNetwork")]
     if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
         hosted = [where]
@@ -218,13 +289,14 @@ def _check_placement(
 ) -> Iterator[Finding]:
     """Check whether pods run, or may run, on one node with those they send to, as far as policies name these."""
     where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
-    named = [
-        (pod, peer)
-        for policy in cluster.policies
-        for pod in pods
-        for rule in find_rules(policy, pod)
-        for peer in find_peers(policy, rule, cluster.pods)
-    ]
+    named, known = [], dict[int, list[Object]]()
+    for policy in cluster.policies:
+        for pod in pods:
+            for rule in find_rules(policy, pod):
+                # A policy's peers are the same for each of its pods.
+                if id(rule) not in known:
+                    known[id(rule)] = find_peers(policy, rule, cluster.pods)
+                named += [(pod, peer) for peer in known[id(rule)]]
     beside = sorted(
         {
             _name_object(peer)

@@ -24,6 +24,9 @@ from services.tools.check.cluster_rules import Finding
 from services.tools.check.connectivity import CheckResult, check_connectivity, is_measured
 from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json
 
+_SHOWN = 50
+"""Domains of which tables are shown; more than a person reads take seconds to draw."""
+
 
 class CheckReport(Struct, frozen=True):
     """The result of a check."""
@@ -83,8 +86,11 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
 
 
 def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> None:
-    for domain in report.config.domains:
+    domains = report.config.domains
+    for domain in domains[:_SHOWN]:
         _show_domain(console, domain)
+    if len(domains) > _SHOWN:
+        console.print(f"and {len(domains) - _SHOWN} domains more; --json prints all", soft_wrap=True)
     signal, lag = report.config.signal, report.lag
     console.print(
         Text.assemble(

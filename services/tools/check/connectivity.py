@@ -116,6 +116,8 @@ async def _check_signal(config: Config) -> CheckResult:
         unmeasured = [target.target for target in sample.targets if target.throughput is None]
         if unmeasured:
             text = f"not measured for {', '.join(unmeasured)}: policies work in a reduced form"
+            reasons = dict.fromkeys(one.throughput_missing for one in sample.targets if one.throughput_missing)
+            text = "; ".join([text, *reasons])
             found.append(Finding("warning", f"domain {domain.name}: throughput", text))
     return CheckResult(signal.source, where, "; ".join(latencies) or "answers", reached=True, findings=tuple(found))
 

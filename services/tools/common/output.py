@@ -12,6 +12,7 @@ import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from services.common.os_errors import describe_os_error
 from services.runtime.exit_codes import CommandFailure, ExitCode
 
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -25,7 +26,7 @@ class CommandError(CommandFailure):
 
     def __init__(self, error: Exception | str, code: ExitCode) -> None:
         """Build the error from its text, or from the exception that caused it."""
-        super().__init__(escape_controls(str(error)), code)
+        super().__init__(escape_controls(describe_os_error(error) if isinstance(error, OSError) else str(error)), code)
 
 
 class TerminalConsole(Console):

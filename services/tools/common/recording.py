@@ -310,6 +310,8 @@ def parse_header(line: bytes) -> RecordingHeader:
     Raises:
         ValueError: no header, of another version, or with a configuration that this build cannot use.
     """
+    if not line:
+        raise ValueError("not the header of a recording: the line is empty")
     try:
         preamble = msgspec.json.decode(line, type=_Preamble)
     except DECODE_ERRORS as error:

@@ -218,7 +218,8 @@ def _verify(trace: DecisionTrace, domain: Domain | None) -> str:
     if trace.state_before is None and decision.seq > 1:
         return "not possible without the decision before it"
     with suppress(RejectedSample):
-        again = Controller(domain).answer(trace.state_before, sample, stored.time, decision.fault)
+        before, fault, reported = trace.state_before, decision.fault, decision.reported
+        again = Controller(domain).answer(before, sample, stored.time, fault, reported)
         return (
             "the same, byte for byte" if is_same_decision(again, recorded.payload) else "another one; see sluice audit"
         )

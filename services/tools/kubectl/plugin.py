@@ -44,15 +44,11 @@ class Plugin(LazyGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, and prepare what it needs."""
         name, command, rest = super().resolve_command(ctx, args)
-        if command is not None and name is not None and not ctx.resilient_parsing and not _is_help(command, rest):
+        if command is not None and name is not None and not ctx.resilient_parsing and "--help" not in rest:
             given = command.make_context(name, list(rest), parent=ctx, resilient_parsing=True).params
             defaults = ctx.with_resource(prepare(name, given, **ctx.params))
             ctx.default_map = {**(ctx.default_map or {}), name: defaults}
         return name, command, rest
-
-
-def _is_help(command: click.Command, words: list[str]) -> bool:
-    return any(word in words for word in ("--help", *command.context_settings.get("help_option_names", ())))
 
 
 @contextmanager
@@ -71,8 +67,8 @@ def prepare(name: str, given: dict[str, Any], *, namespace: str, **options: str 
     if given.get("file") is not None:  # a recording: nothing of the cluster is needed
         yield {}
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end in order, so that no port stays forwarded
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     words = [f"--{key}={value}" for key, value in options.items() if value is not None]
     before = {key: os.environ.get(key) for key in _VARIABLES}
     with TemporaryDirectory(prefix="kubectl-sluice-") as home:
@@ -106,11 +102,6 @@ def _forward(cluster: Cluster, user: str) -> Iterator[None]:
         found["SLUICE_NATS_URL"] = f"nats://127.0.0.1:{forward.port}"
         os.environ.update(found)
         yield
-
-
-def _end(number: int, _: object) -> None:
-    """End in order at SIGTERM and SIGHUP, so that no port stays forwarded."""
-    sys.exit(128 + number)
 
 
 @click.group("kubectl-sluice", cls=Plugin, modules=_MODULES)

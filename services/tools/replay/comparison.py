@@ -4,7 +4,7 @@ The recorded plant does not react: its latency is what it was under the limits o
 statistics say what a policy would have set, and never what latency that would have caused.
 """
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from schemas.domain import Domain
 from schemas.messages import Decision, Integer, Sample, State, TargetDecision
@@ -102,8 +102,8 @@ class PolicyRun:
         self.statistics = PolicyStatistics()
 
     def restore(self, state: State) -> None:
-        """Go on from a recorded state."""
-        self._state = state
+        """Go on from a recorded state; what was in force under the recorded policy is not in force under this one."""
+        self._state = structs.replace(state, in_force={})
 
     def step(self, sample: Sample, published: int) -> None:
         """Step once; a sample that the decision service would refuse is ignored.

@@ -103,6 +103,8 @@ class ExpectedAnswers:
             text = describe_difference(recorded, _decision.decode(answer))
             if recorded.fault is not None:
                 text += f" (recorded with a fault, which cannot be injected into a running service: {recorded.fault})"
+            if recorded.state.in_force:
+                text += " (recorded with what an actuator had reported to be in force: none reports on this bus)"
             tally.differences.append(Remark(sample, text))
 
     def end(self) -> dict[str, ReplayTally]:

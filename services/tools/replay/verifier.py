@@ -12,7 +12,7 @@ from msgspec import Raw, Struct, field
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample, State, encode_into
+from schemas.messages import Decision, InForce, Integer, Sample, State, encode_into
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
 from services.tools.common.remade import is_same_decision
@@ -42,6 +42,8 @@ class RecordedDecision(Struct, frozen=True, gc=False):
     policy: str
     fault: str | None = None
     """An input: the policy was not asked."""
+    reported: dict[str, InForce | None] = {}
+    """An input: what was newly reported to be in force."""
     v: Integer = 1
 
 
@@ -100,7 +102,7 @@ class Arrival(Struct, frozen=True, gc=False):
 class ReplayVerifier:
     """Verifies one domain under its recorded configuration.
 
-    A sample waits for its recorded decision, because the decision contains the fault, which is an input;
+    A sample waits for its recorded decision, because that contains inputs: the fault, and what was in force;
     a decision that was read first waits for its sample.  After a difference the recorded state is
     used, so that each difference stands for itself.
     """
@@ -233,17 +235,20 @@ class ReplayVerifier:
         while (name := next(iter(self._samples))) != recorded.sample:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
-        replayed = self._decide(self._state, arrival, recorded.fault) if not skipped else None
+        replayed = self._decide(self._state, arrival, recorded) if not skipped else None
         if replayed is None or not is_same_decision(replayed, body):
             self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
         self._state = replayed.state
 
-    def _decide(self, state: State | None, arrival: Arrival, fault: str | None) -> Decision | None:
-        """Decide as the service would; None where it would refuse the sample."""
+    def _decide(self, state: State | None, arrival: Arrival, recorded: RecordedDecision | None) -> Decision | None:
+        """Decide as the service would with the inputs on record; None where it would refuse the sample."""
+        sample, published = arrival.sample, arrival.published
         try:
-            return self._controller.answer(state, arrival.sample, arrival.published, fault)
+            if recorded is None:
+                return self._controller.answer(state, sample, published)
+            return self._controller.answer(state, sample, published, recorded.fault, recorded.reported)
         except RejectedSample:
             return None
 
@@ -266,7 +271,7 @@ class ReplayVerifier:
             through = replayed.state if through is not None else None
         best: Decision | None = None
         for state in (through, self._state, None):
-            replayed = self._decide(state, arrival, recorded.fault)
+            replayed = self._decide(state, arrival, recorded)
             if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
                 if is_same_decision(replayed, body):
                     self.tally.identical += 1
@@ -275,7 +280,7 @@ class ReplayVerifier:
                 best = best or replayed
         if best is None and through is not None and arrival.sample.end - through.end <= arrival.sample.period:
             # No sample lies between that state and this one: nothing is missing that could explain it.
-            best = self._decide(through, arrival, recorded.fault)
+            best = self._decide(through, arrival, recorded)
         elif best is None:
             hole = None
             if self._state is None:

@@ -18,7 +18,9 @@ from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.nats_server import NatsServer
 
 RBAC = Path(__file__).parents[3] / "manifests" / "ml_controller_rbac.yaml"
+LEASE = RBAC.parent / "components" / "ha" / "lease.yaml"
 PATHS = {
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
@@ -34,9 +36,9 @@ async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
         yield one
 
 
-async def install(server: Server) -> None:
+async def install(server: Server, manifest: str = RBAC.read_text(encoding="utf-8")) -> None:
     """The manifest's accounts and roles, in the test's namespace."""
-    text = re.sub(r"namespace: \w+", f"namespace: {server.namespace}", RBAC.read_text(encoding="utf-8"))
+    text = re.sub(r"namespace: \w+", f"namespace: {server.namespace}", manifest)
     for tree in yaml.safe_load_all(text):
         await server.must("POST", PATHS[tree["kind"]].format(server.namespace), tree)
 
@@ -71,6 +73,29 @@ async def test_the_manifests_rights_are_enough(
                 return [one for one in events["items"] if one["reason"] == "LimitRaised"] or None
 
             assert len(await eventually(event)) == 1
+
+
+async def test_the_rights_of_the_ha_component_are_enough(
+    server: Server, apiserver: ApiServer, nats: NatsServer, tmp_path: Path
+) -> None:
+    """With the component's Lease and Role, the actuator takes the Lease; it may not touch another one."""
+    await install(server)
+    await install(server, LEASE.read_text(encoding="utf-8"))
+    await server.deploy(replicas=1, template={BANDWIDTH: "10M"})
+    account = as_account(server, apiserver, "sluice-actuator")
+    path = f"{PATHS['Lease'].format(server.namespace)}/sluice-actuator"
+    with ActuatorProcess(tmp_path, nats.url, account, lease=f"{server.namespace}/sluice-actuator"):
+
+        async def held() -> Any:
+            return (await server.must("GET", path))["spec"].get("holderIdentity")
+
+        assert await eventually(held)
+    with ActuatorProcess(tmp_path / "other", nats.url, account, lease=f"{server.namespace}/other") as process:
+
+        async def is_refused() -> bool:
+            return "403 Forbidden" in process.ready()[1]["wrong"].get("lease", "")
+
+        await eventually(is_refused)
 
 
 @pytest.mark.parametrize("account", ["sluice-decision", "sluice-sampler"])

@@ -5,12 +5,14 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from nats.aio.client import Client
 
 from schemas.config import BusConfig
 from schemas.messages import DeadLetter, Sample, encode
+from services.bus import consumer
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
 from services.bus.envelope import RawMessage
 from services.bus.session import ApiError
@@ -399,6 +401,26 @@ async def test_a_consumer_that_was_pointed_elsewhere_is_put_right(nats: NatsServ
         await publish(bus, sample(2), sample(3))
         assert [one.message for one in await take(bus, 2)] == [sample(2), sample(3)]
         assert states[-2:] == [f"consumer reader reads {unused} instead of sluice.sample.v1.>: it is corrected", None]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_paused_consumer_goes_on(nats: NatsServer, monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
+    """Paused for an hour, it delivers nothing, and sends heartbeats: the service reports it, and lifts the pause."""
+    monkeypatch.setattr(consumer, "_EXPIRES_S", 1.0)
+    monkeypatch.setattr(consumer, "_HEARTBEAT_S", 0.4)
+    pause: dict[str, object] = {"pause_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    async with join(nats) as (bus, states), stranger(nats) as client, asyncio.timeout(PATIENCE_S):
+        await publish(bus, sample(1))
+        await take(bus, 1)
+        if not reads:
+            await send_request(client, "CONSUMER.PAUSE.SLUICE_SAMPLE.reader", pause)
+        reading = asyncio.create_task(take(bus, 1))
+        if reads:
+            await asyncio.sleep(0.3)
+            await send_request(client, "CONSUMER.PAUSE.SLUICE_SAMPLE.reader", pause)
+        await publish(bus, sample(2))
+        assert [one.message for one in await reading] == [sample(2)]
+        assert any("consumer reader is paused" in str(state) for state in states)
 
 
 async def test_retries_of_a_lost_acknowledgement_store_one_message(nats: NatsServer) -> None:

@@ -102,10 +102,10 @@ async def test_a_sample_on_which_the_core_fails_is_put_aside(nats: NatsServer, m
     """A bug in the core costs one sample, not the domain."""
     step = Controller.step
 
-    def failing(self: Controller, state: object, one: Sample, fault: str | None = None) -> Decision:
+    def failing(self: Controller, state: object, one: Sample, *more: object) -> Decision:
         if one.source == "poison":
             raise ZeroDivisionError("by zero")
-        return step(self, state, one, fault)  # type: ignore[arg-type]
+        return step(self, state, one, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Controller, "step", failing)
     begin = time.time_ns() - 60 * S

@@ -25,7 +25,7 @@ from tests.support.prometheus_server import PrometheusServer
 from tests.support.waiting import PATIENCE_S
 
 PAGES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "400"))
-BLOCK = 2000
+BLOCK = 500
 """Pages that one Prometheus scrapes."""
 TYPES = ("text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0")
 WORKLOADS = Workloads(metric_names(Signal()), ("factory/robot",), ())
@@ -80,6 +80,14 @@ def ask(server: PrometheusServer, query: str) -> list[dict[str, Any]]:
     return found
 
 
+def has_network_errors(server: PrometheusServer) -> bool:
+    """Whether a page could not be fetched, because the machine is busy: it will be scraped again."""
+    with urllib.request.urlopen(f"{server.url}/api/v1/targets?state=active") as answer:
+        targets = json.load(answer)["data"]["activeTargets"]
+    busy = ("deadline", "dial tcp", "reset by peer", 'EOF"', "timeout")
+    return any(word in target["lastError"] for target in targets for word in busy)
+
+
 def read_by_prometheus(pages: Sequence[bytes], home: Path) -> list[Samples | None]:
     """The samples that Prometheus stored of each page; None if it refused the page."""
     with pages_served(pages) as port:
@@ -90,7 +98,7 @@ def read_by_prometheus(pages: Sequence[bytes], home: Path) -> list[Samples | Non
         job = f"- job_name: pages\n  honor_timestamps: false\n  static_configs:\n{targets}"
         with PrometheusServer(home, interval="10s", jobs=job) as server:
             deadline = time.monotonic() + PATIENCE_S
-            while len(scraped := ask(server, 'up{page!=""}')) < len(pages):
+            while len(scraped := ask(server, 'up{page!=""}')) < len(pages) or has_network_errors(server):
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
             series = ask(

@@ -1,5 +1,9 @@
 """The configuration of the streams, and the differences of an existing one."""
 
+from typing import Any
+
+import pytest
+
 from schemas.config import BusConfig
 from services.bus import streams
 from services.bus.subjects import Subjects
@@ -28,3 +32,14 @@ def test_differences_are_named_with_both_values() -> None:
     assert text is not None
     assert "stream SLUICE_SAMPLE exists with subjects ['x'], max_age 5" in text
     assert "subjects ['sluice.sample.v1.>'], max_age 86400000000000" in text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"sealed": True}, {"no_ack": True}, {"max_msgs_per_subject": 1}, {"max_msgs": 100}, {"mirror": {"name": "x"}}],
+)
+def test_settings_that_sluice_never_makes_are_named(setting: dict[str, Any]) -> None:
+    """A sealed stream stores nothing, and one message a subject is too few for a replay."""
+    want = streams.build_configs(BusConfig(), Subjects())[0]
+    (name,) = setting
+    assert f"exists with {name} {setting[name]}" in str(streams.describe_differences(want, {**want, **setting}))

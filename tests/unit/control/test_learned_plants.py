@@ -9,6 +9,7 @@ from schemas.domain import Domain
 from schemas.messages import Decision, Sample, State
 from schemas.units import Rate
 from services.control import Controller
+from services.control.controller import NOTHING_REPORTED, Reported
 from services.plant.scenario import SCENARIOS, Event, Scenario
 from services.plant.simulated.closed_loop import Run, play
 from services.plant.topology import ERP, SCANNER, TELEMETRY
@@ -26,11 +27,17 @@ class Altered(Controller):
         self._alter = alter
         self._begun: int | None = None
 
-    def step(self, state: State | None, sample: Sample, fault: str | None = None) -> Decision:
+    def step(
+        self,
+        state: State | None,
+        sample: Sample,
+        fault: str | None = None,
+        reported: Reported = NOTHING_REPORTED,
+    ) -> Decision:
         """One step on the altered sample."""
         self._begun = self._begun or sample.end
         seconds = (sample.end - self._begun) / 1e9
-        return super().step(state, sample if sample.no_data else self._alter(sample, seconds), fault)
+        return super().step(state, sample if sample.no_data else self._alter(sample, seconds), fault, reported)
 
 
 def run_scenario(scenario: Scenario, domain: Domain | None = None) -> Run:

@@ -1,17 +1,21 @@
 """The advice of `sluice check` on a configuration without any request."""
 
+import time
+
+import msgspec
 import pytest
 
 from schemas.config import Config, Prometheus, Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.exporter import Exporter, Probe
 from schemas.messages import CriticalMeasure
-from schemas.units import Duration, Rate
+from schemas.units import Duration, Rate, decode_unit
 from services.common.histogram import BOUNDS
 from services.sampler.source import LatencyStats, Measurements
 from services.sampler.source_factory import source_class
 from services.tools.check.advice import advise
 from services.tools.check.connectivity import check_workload
+from services.tools.check.sizing import estimate_memory
 
 S = 10**9
 TARGET = Target(deployment="upload", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
@@ -74,6 +78,47 @@ def test_unwise_domains_are_reported() -> None:
     findings = {finding.where.partition(": ")[2]: finding for finding in advise(config(domain=domain), measured=False)}
     assert "1.4 to 2.8 ms" in findings["min_observations"].what
     assert "one slow answer" in findings["dead_man"].what
+
+
+@pytest.mark.parametrize(("count", "warned"), [(500, False), (700, True)])
+def test_more_targets_than_fit_into_the_memory_limit(count: int, warned: bool) -> None:
+    """500 targets of ten Pods fit, and the estimate is not below what was measured."""
+    targets = tuple(
+        Target(deployment=f"upload-{number}", min=Rate(10), max=Rate(100), fail_safe=Rate(20))
+        for number in range(count)
+    )
+    found = advise(
+        config(domain=Domain(name="cell", critical=(Critical(workload="robot"),), targets=targets)), measured=True
+    )
+    assert [one.where for one in found] == ["targets"] * warned
+    assert estimate_memory(500, 5_000) >= 90
+    assert estimate_memory(1, 5_000) >= 78
+
+
+def test_a_check_takes_time_in_proportion() -> None:
+    """Twenty times as many targets take about twenty times as long, and not four hundred times."""
+
+    def took(domains: int) -> float:
+        tree = {
+            "domains": [
+                {
+                    "name": f"d{name}",
+                    "critical": [{"workload": f"w{name}"}],
+                    "targets": [
+                        {"deployment": f"t{name}-{number}", "min": "1M", "max": "9M", "fail_safe": "2M"}
+                        for number in range(10)
+                    ],
+                }
+                for name in range(domains)
+            ]
+        }
+        began = time.process_time()
+        advise(msgspec.convert(tree, Config, dec_hook=decode_unit), measured=False)
+        return time.process_time() - began
+
+    took(1)
+    small, large = took(40), took(800)
+    assert large < 80 * small
 
 
 def test_lag_adds_up_what_a_step_waits_for() -> None:

@@ -1,0 +1,1 @@
+"""Benches of what happens when parts are killed."""

@@ -1,0 +1,1 @@
+"""Runs the attacks in full size."""

@@ -1,0 +1,1 @@
+"""The closed loop in virtual time: the shipped decision core and actuators around an emulated API server and bus."""
