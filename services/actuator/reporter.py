@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from schemas.domain import Target
-from schemas.messages import Action, Decision, Outcome, Overrun, PodOutcome
+from schemas.messages import Action, Decision, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
@@ -223,7 +223,11 @@ class Reporter:
         key = self._target.key
         about = f"{key} enforcement"
         overrun = next((one for one in decision.overruns if one.target == key), None)
-        if workload is None or (overrun is not None and not _is_limited(overrun, pods)):
+        # What the Pods may send by their own annotations.
+        limits = [pod.limit for pod in pods if not pod.has_ended]
+        known = [limit for limit in limits if limit is not None]
+        are_limited = bool(known) and len(known) == len(limits)
+        if workload is None or not are_limited or (overrun is not None and allows(sum(known), overrun.sent)):
             overrun = None
         if (overrun is not None) == self._is_unenforced:
             return
@@ -270,10 +274,3 @@ class Reporter:
         was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
         message = f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
         self._events.record(workload, "LimitFailed" if has_failed else reason, message, is_warning=has_failed)
-
-
-def _is_limited(overrun: Overrun, pods: Sequence[Pod]) -> bool:
-    """Whether the Pods' own annotations forbid what was sent."""
-    limits = [pod.limit for pod in pods if not pod.has_ended]
-    known = [limit for limit in limits if limit is not None]
-    return bool(known) and len(known) == len(limits) and not allows(sum(known), overrun.sent)

@@ -6,7 +6,6 @@ runs from the first limit that was asked for and was not put in force.  ``off``:
 """
 
 import json
-from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 from statistics import median
@@ -94,17 +93,6 @@ def command(seeds: int, path: Path | None) -> None:
         )
     hours, alarms = sum(seconds for seconds, _ in sound) / 3600, sum(count for _, count in sound)
     console = Console()
-    console.print(_table(found))
-    console.print(f"{hours:.1f} hours of sound runs: {alarms} false alarms", highlight=False)
-    if path is not None:
-        rows = [
-            {"scenario": one.scenario, "kind": one.kind, "seconds": one.seconds, "early": one.early} for one in found
-        ]
-        figures = {"faults": rows, "sound_hours": hours, "false_alarms": alarms}
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def _table(found: Sequence[Found]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"seconds; goal: found within {_GOAL_S:g} s")
     for number, column in enumerate(("fault", "runs", "found", "median", "longest")):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
@@ -113,4 +101,11 @@ def _table(found: Sequence[Found]) -> Table:
         times = [one.seconds for one in runs if one.seconds is not None]
         figures = (f"{median(times):.1f}", f"{max(times):.1f}") if times else ("-", "-")
         table.add_row(f"{kind}, {scenario}", str(len(runs)), str(len(times)), *figures)
-    return table
+    console.print(table)
+    console.print(f"{hours:.1f} hours of sound runs: {alarms} false alarms", highlight=False)
+    if path is not None:
+        rows = [
+            {"scenario": one.scenario, "kind": one.kind, "seconds": one.seconds, "early": one.early} for one in found
+        ]
+        tree = {"faults": rows, "sound_hours": hours, "false_alarms": alarms}
+        path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

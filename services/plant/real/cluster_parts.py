@@ -64,13 +64,10 @@ class ClusterParts:
         """
         urls = [await self._start_exporter()] if self._exporter else [page]
         if self._meters:
-            nodes = sorted({one.node for one in self._bed.pods if one.workload in self._senders()})
+            senders = {one.key for one in self._domain.critical} | {one.key for one in self._domain.targets}
+            nodes = sorted({one.node for one in self._bed.pods if one.workload in senders})
             urls += [await self._start_meter(processes, node, api) for node in nodes]
         return replace(signal, source="scrape", scrape=Scrape(urls=tuple(urls)))
-
-    def _senders(self) -> set[str]:
-        domain = self._domain
-        return {one.key for one in domain.critical} | {one.key for one in domain.targets}
 
     async def _start_meter(self, processes: Processes, node: str, api: str) -> str:
         keeper = await _wait_for_pid(self._bed.start(node, "sleep", "infinity"))
@@ -102,7 +99,10 @@ class ClusterParts:
             f"addr add {_HERE}/30 dev mgmt",
             "link set mgmt up",
         ):
-            await _run("ip", *command.split())
+            linking = await asyncio.create_subprocess_exec("ip", *command.split(), stderr=asyncio.subprocess.PIPE)
+            _, wrong = await linking.communicate()
+            if linking.returncode:
+                raise NotReady(f"ip {command}: {wrong.decode().strip()}")
         for command in (f"addr add {_THERE}/30 dev mgmt", "link set mgmt up"):
             self._bed.run(place.name, "ip", *command.split())
         probes = tuple(
@@ -129,13 +129,6 @@ async def _wait_for_pid(process: BedProcess) -> int:
             raise NotReady("a process of the bed does not start")
         await asyncio.sleep(_POLL_S)
     return pid
-
-
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, wrong = await process.communicate()
-    if process.returncode:
-        raise NotReady(f"{' '.join(command)}: {wrong.decode().strip()}")
 
 
 async def _wait_until_ready(name: str, url: str, runs: Callable[[], bool]) -> None:

@@ -64,6 +64,9 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
     wide = await _fetch(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
     policies = await _list_items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies")
+    events: list[Any] = []
+    with suppress(Rejected):
+        events = await _list_items(api, "api/v1", namespaces, "events")
     volumes = True
     # Only the bus of the manifests is known to need a volume.
     if "sluice/nats" in {parse_service(server) for server in config.bus.servers}:
@@ -81,18 +84,10 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         cilium_namespace=home,
         volumes=volumes,
         absent=await _find_absent_services(api, config),
-        not_enforced=find_not_enforced(await _list_events(api, config)),
+        not_enforced=find_not_enforced(events),
         left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
         meter=await _read_meter(api, config),
     )
-
-
-async def _list_events(api: KubeClient, config: Config) -> list[Any]:
-    """List the Events of the namespaces with targets; none where they may not be read."""
-    namespaces = sorted({target.namespace for domain in config.domains for target in domain.targets})
-    with suppress(Rejected):
-        return await _list_items(api, "api/v1", namespaces, "events")
-    return []
 
 
 def find_not_enforced(events: Iterable[Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from services.runtime.exit_codes import ExitCode
 def test_runs_are_planned_in_order() -> None:
     """No control; then every policy by scraping, the one under test last; by Prometheus that one only."""
     titles = [one.title for one in FactoryOptions(policy="aimd", against=("static", "aimd")).plan_runs()]
-    assert titles == ["no control", "static, scrape", "aimd, scrape", "aimd, prometheus"]
+    assert titles == ["no control", "static, scrape", "aimd, scrape", "aimd, no-meter", "aimd, prometheus"]
     titles = [one.title for one in FactoryOptions(runs=("scrape",)).plan_runs()]
     assert titles == ["proportional, scrape", "learned, scrape"]
 
@@ -61,8 +61,22 @@ def test_bad_options_are_explained(arguments: list[str], what: str) -> None:
 
 def test_prometheus_scrapes_the_page_and_the_signal_fits() -> None:
     """One job for the page, every second; the signal's window holds the four scrapes that a rate needs."""
-    tree = yaml.safe_load(build_prometheus_config("http://127.0.0.1:4321/metrics"))
-    assert tree["scrape_configs"][0]["static_configs"] == [{"targets": ["127.0.0.1:4321"]}]
-    assert tree["scrape_configs"][0]["metrics_path"] == "/metrics"
+    pages = ["http://127.0.0.1:4321/metrics", "http://10.78.0.2:9965/metrics"]
+    jobs = yaml.safe_load(build_prometheus_config(pages))["scrape_configs"]
+    assert [one["static_configs"] for one in jobs] == [
+        [{"targets": ["127.0.0.1:4321"]}],
+        [{"targets": ["10.78.0.2:9965"]}],
+    ]
+    assert {one["metrics_path"] for one in jobs} == {"/metrics"}
+    assert len({one["job_name"] for one in jobs}) == 2
     signal = build_prometheus_signal("http://127.0.0.1:9090")
     assert signal.window == 4 * signal.prometheus.scrape_interval
+
+
+def test_a_fault_begins_after_half_of_the_time() -> None:
+    """It is an event like others, and begins no phase: the oracle does not know of it."""
+    plain, faulty = FactoryOptions(seconds=30.0), FactoryOptions(seconds=30.0, fault="off")
+    known = plain.build_scenario().events
+    added = [one for one in faulty.build_scenario().events if one not in known]
+    assert [(one.at, one.enforcement) for one in added] == [(15.0, "off")]
+    assert faulty.build_scenario().phases() == plain.build_scenario().phases()
