@@ -9,6 +9,8 @@ PREFIX ?= $(HOME)/.local
 INSTALLED := $(abspath $(PREFIX))/share/sluice
 BINDIR := $(abspath $(PREFIX))/bin
 LINK := $(BINDIR)/sluice
+# kubectl runs it as `kubectl sluice`.
+PLUGIN := $(BINDIR)/kubectl-sluice
 # `make demo` and `make factory` use the developers' environment if it exists, otherwise a small one.
 RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 # Installed code is compiled once, so that commands start quickly, except for 1,500 types of Kubernetes's client that are
@@ -16,7 +18,7 @@ RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
-.PHONY: demo factory install uninstall test prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
+.PHONY: demo factory install uninstall test fuzz refusals prove bench bench-policies bench-factory lint format schemas docs golden proto pins clean
 
 demo: $(RUN)/ready
 	@mkdir -p out
@@ -42,18 +44,31 @@ install:
 	@$(INSTALLED)/bin/python -m compileall -q -j 0 $(INSTALLED)/lib -x '$(UNCOMPILED)'
 	@mkdir -p $(BINDIR)
 	@ln -sf $(INSTALLED)/bin/sluice $(LINK)
-	@echo "Linked $(LINK) to it; make uninstall removes both."
+	@ln -sf $(INSTALLED)/bin/kubectl-sluice $(PLUGIN)
+	@echo "Linked $(LINK) and $(PLUGIN) to it; make uninstall removes all."
 	@case ":$$PATH:" in *":$(BINDIR):"*) echo "$(BINDIR) is on PATH: try sluice --help";; \
 	  *) echo "$(BINDIR) is not on PATH.  For this shell:"; echo '    export PATH="$(BINDIR):$$PATH"';; esac
 
 uninstall:
-	@if [ "$$(readlink $(LINK))" = $(INSTALLED)/bin/sluice ]; then rm $(LINK); echo "Removed $(LINK)"; fi
+	@for link in $(LINK) $(PLUGIN); do if [ "$$(readlink $$link)" = $(INSTALLED)/bin/$${link##*/} ]; then \
+	  rm $$link; echo "Removed $$link"; fi; done
 	@if [ -e $(INSTALLED)/pyvenv.cfg ]; then rm -rf $(INSTALLED); echo "Removed $(INSTALLED)"; fi
 
-# WORKERS=0 runs the tests one after another, in this process.
+# Two workers for each processor.  WORKERS=0 runs the tests one after another, in this process.
 WORKERS ?= auto
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(ARGS)
+
+# Ten thousand pages, answers and API replies, about 15 minutes; EXAMPLES sets another number.
+EXAMPLES ?= 10000
+fuzz: $(VENV)/ready
+	SLUICE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -s tests/integration/sampler/test_same_bytes.py \
+	  tests/integration/sampler/test_answer_fuzz.py tests/integration/actuator/test_reply_fuzz.py \
+	  tests/property/test_parser.py tests/property/test_counter_trail.py $(ARGS)
+
+# How often a refusing API server is asked in an hour of simulated time, by kind of refusal; about 5 minutes.
+refusals: $(VENV)/ready
+	SLUICE_SIMULATED_S=3600 $(BIN)/python -m pytest -s tests/integration/actuator/test_refusal_rates.py $(ARGS)
 
 # Measures speed and memory, and compares them with the goals; ARGS="--json FILE" collects all figures in one file.
 bench: $(VENV)/ready
@@ -88,11 +103,12 @@ golden: $(VENV)/ready
 	    --record tests/golden/factory-$$policy.jsonl.zst || exit 1; \
 	done
 
-# Generates schemas/*.json and docs/reference/*.md from the code.
+# Generates schemas/*.json, docs/reference/*.md and the dashboards from the code.
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
 	$(BIN)/python docs/generate.py
+	$(BIN)/python manifests/components/dashboards/generate.py
 
 # Builds the documentation as a site in build/docs; a dead link or an unlinked page is an error.
 docs: .venv-docs/ready
@@ -116,8 +132,8 @@ pins: $(VENV)/ready
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/$(PIP) --require-hashes -r requirements/dev.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-run/ready: requirements/cli.txt pyproject.toml

@@ -13,7 +13,7 @@ from msgspec import field
 from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
-from schemas.settings import Settings, between
+from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration
 
 _S = 10**9
@@ -72,6 +72,12 @@ class BusConfig(Settings, frozen=True):
         if not self.servers:
             raise ValueError("servers: at least one is needed")
         for server in self.servers:
+            if "@" in server:
+                # The address stands in logs, on health pages and in error messages.
+                raise ValueError(
+                    "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
+                    " or bus.credentials"
+                )
             if not server.startswith(("nats://", "tls://")):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
@@ -335,7 +341,7 @@ class Config(Settings, frozen=True):
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            twice = find_repeated(keys)
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
         problems += [

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import field
 
-from schemas.settings import Settings, between
+from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration, Rate
 
 _MS = 1_000_000
@@ -159,7 +159,7 @@ class Domain(Settings, frozen=True):
             ("target", [one.key for one in self.targets]),
             ("policy", [self.policy, *self.shadow]),
         ):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            twice = find_repeated(keys)
             if twice:
                 raise ValueError(f"domain {self.name!r}: {what} named twice: {', '.join(twice)}")
         fail_safe = Rate(sum(target.fail_safe for target in self.targets))

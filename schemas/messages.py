@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """No number needs more than 64 bits; a larger one could not even be divided."""
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -154,6 +156,8 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     """Memory of the policies in the shadow, by name and version."""
     demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
+    over: dict[str, Time] = {}
+    """By target that sends more than its limit, since when, ns."""
 
 
 class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -169,38 +173,34 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """In words; why it gave no answer, where it raised an error."""
 
 
-class Provenance(Struct, frozen=True, gc=False):
-    """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
+class LinkEstimate(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a policy knows of the bottleneck: the figures from which its proposal comes.  Rates are kbit/s."""
 
-    A limit that answers no decision (a dead-man's, say) keeps the epoch, sequence and end of the one before it.
-    """
+    safe: Rate
+    """B: the largest total load, critical and best effort, that builds up no queue, as far as is known."""
+    expected: Rate
+    """F: the critical load to come."""
+    margin: Rate
+    """lambda: what is kept free for bursts."""
+    headroom: Rate
+    """What that leaves for best effort; negative where even the critical load is too much."""
+    lesson: str
+    """What this sample taught, in a word or three: ``steady``, ``probes``, ``touched``."""
+    met: Time = 0
+    """When a queue last showed where the safe load ends, UTC ns; 0 before it ever did."""
 
-    decision: str | None = None
-    """Id of the decision; None where the limit answers none."""
-    epoch: int = 0
-    seq: int = 0
-    end: int | None = None
-    """End of the decision's sample: the fence."""
-    decided: int | None = None
-    """When the decision was published."""
-    expires: int | None = None
-    """Until when it holds; None: until something better is known."""
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """These fields, for another struct of the same provenance."""
-        return {name: getattr(self, name) for name in Provenance.__struct_fields__}
+class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A target that has sent more than its limit for longer than bursts explain: the limit is not enforced."""
 
-    @property
-    def in_action(self) -> dict[str, Any]:
-        """The fields of an ``Action`` that say where its limit comes from."""
-        return {
-            "decision": self.decision,
-            "epoch": self.epoch,
-            "seq": self.seq,
-            "sampled": self.end if self.decision else None,
-            "decided": self.decided,
-        }
+    target: str
+    """``namespace/deployment``."""
+    sent: Load
+    """In the last period, kbit/s, all replicas together."""
+    limit: Rate
+    """What all replicas together may send, kbit/s."""
+    since: Time
+    """Since when it has sent more than that, UTC ns."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -226,6 +226,10 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why the policy's proposal was replaced by the fallback's; an input on replay."""
     shadow: tuple[ShadowDecision, ...] = ()
     """What the policies in the shadow would have done."""
+    link: LinkEstimate | None = None
+    """What the policy knows of the bottleneck; None where it keeps no such estimate, or was not asked."""
+    overruns: tuple[Overrun, ...] = ()
+    """The targets whose limits are not enforced."""
     v: Integer = 1
 
     @property
@@ -344,13 +348,6 @@ class _Versioned(Struct):
     v: Integer = 1
 
 
-def _version(body: bytes) -> int:
-    try:
-        return msgspec.json.decode(body, type=_Versioned).v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 1
-
-
 def decode(kind: type[M], body: bytes) -> M:
     """Read a message of a known kind.
 
@@ -361,10 +358,13 @@ def decode(kind: type[M], body: bytes) -> M:
     try:
         message: M = _decoders[kind].decode(body)
         version = message.v
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        version = _version(body)
+    except DECODE_ERRORS as error:
+        try:
+            version = msgspec.json.decode(body, type=_Versioned).v
+        except DECODE_ERRORS:
+            version = 1
         if version == 1:
-            raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+            raise InvalidMessage(f"not a {kind.__name__}: {describe_decode_error(error)}") from None
     if version != 1:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this build reads version 1")
     if isinstance(message, Sample) and message.start >= message.end:

@@ -9,6 +9,8 @@ A field declares its range and unit once, beside its type; the text below the fi
 the fields for documentation.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -18,6 +20,11 @@ from msgspec import Meta, Struct
 def between(low: float, high: float | None = None, unit: str = "") -> Meta:
     """The range of a field, both ends included; without ``high`` it is open above.  None always passes."""
     return Meta(extra={"minimum": low, "maximum": high, "unit": unit})
+
+
+def find_repeated(keys: Iterable[str]) -> list[str]:
+    """The keys that occur more than once, in order."""
+    return sorted(key for key, count in Counter(keys).items() if count > 1)
 
 
 Share = Annotated[float, between(0, 1, unit="share")]

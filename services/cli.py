@@ -32,6 +32,8 @@ COMMANDS = {
     "report": "services.tools.report.command",
     "check": "services.tools.check.command",
     "restore": "services.actuator.restore",
+    "pause": "services.tools.kubectl.pause",
+    "resume": "services.tools.kubectl.resume",
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from services.plant.kube_emulator.emulator import Emulator
+from tests.support.attack_tally import ATTACK, Attacks
 from tests.support.fault_tally import FAULT, Tally
 from tests.support.kube import apiserver as kube
 from tests.support.kube import servers
@@ -25,6 +26,14 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     one = Tally()
     yield one
     request.node.user_properties.append((FAULT, one.export()))
+
+
+@pytest.fixture
+def attacks(request: pytest.FixtureRequest) -> Iterator[Attacks]:
+    """What a test records of attacks and broken promises; summed for the whole run."""
+    one = Attacks()
+    yield one
+    request.node.user_properties.append((ATTACK, one.export()))
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ _log = structlog.get_logger()
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool]) -> T:
-        """Apply a JSON Patch to an object if it ``is_wanted`` when its turn comes; returns the result."""
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+        """Apply the JSON Patch that ``build`` gives when its turn comes, unless that is None; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object."""
@@ -58,7 +58,8 @@ async def apply_plan(
     is_stale = False
     for phase in plan.phases:
         errors = await asyncio.gather(*(_patch(client, observed, write, is_wanted) for write in phase))
-        errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
+        if any(isinstance(error, NotFound) for error in errors):
+            errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
         stale = [write for write, error in zip(phase, errors, strict=True) if isinstance(error, StaleObject)]
         has_changed = bool(stale) and await _have_changed(client, observed, stale, tolerate_stale=tolerate_stale)
         is_stale = is_stale or has_changed
@@ -81,7 +82,7 @@ async def _patch(
     """Patch one object; returns the exception that stopped it, or None."""
     obj = write.obj
     try:
-        after = await client.patch(obj, write.operations, lambda: is_wanted(write))
+        after = await client.patch_in_turn(obj, lambda: write.operations if is_wanted(write) else None)
     except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
         return error
     failpoints.point("actuator.patched")

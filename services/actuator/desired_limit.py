@@ -3,20 +3,26 @@
     decisions --> here --> limit order --> plan.py
 
 A decision is accepted if it answers a newer sample than the one in force, and holds until it expires.
-After that, and at the start when nothing better is known, the fail-safe limit is desired.
+After that, and at the start when nothing better is known, the fail-safe limit is desired.  A higher limit is
+approached by steps.
 """
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.domain import Target
-from schemas.messages import Cause, Decision, Provenance, TargetDecision
+from schemas.messages import Cause, Decision, TargetDecision
+from schemas.provenance import Provenance
 from schemas.units import Duration, Rate
 from services.actuator.ownership import OwnershipRecord
 from services.control.admission import AHEAD, rejection_reason
 
 HELD_BACK = "raised no further than"
 """Part of the reason of an order whose limit is lower than was decided; audits look for it."""
+_MOST_RISE_S = 1.0
+"""No more than the rise of so much time is ever saved up."""
+_RISE_STEP_S = 0.5
+"""A rise in steps takes one in this time."""
 
 
 class Instant(Struct, frozen=True):
@@ -137,10 +143,6 @@ class DesiredLimit:
         self._grace_ends = grace_ends
         self.lapses = Lapses(dead_man.seconds)
 
-    def is_ready(self, instant: Instant) -> bool:
-        """Whether the bus has supplied what it holds, or has had its time to."""
-        return self.bus_answered or instant.steady >= self._grace_ends
-
     def next_wake(self, instant: Instant) -> float | None:
         """When time alone may change the order next, by the steady clock; None: never."""
         times = [self.deadline] if self.deadline is not None else []
@@ -226,20 +228,23 @@ class DesiredLimit:
             self._fall_back("dead-man", f"no decision for {self._dead_man}", limit, expired, is_repeated=is_repeated)
         return expired
 
-    def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> None:
+    def initialize(self, record: OwnershipRecord | None, limit: int | None, instant: Instant) -> bool:
         """Without an order, continue the one that a record shows, or desire the fail-safe limit.
 
         Args:
             record: the newest one on the target's objects.
             limit: in force on the objects, kbit/s.
             instant: now.
+
+        Returns:
+            Whether the bus has supplied what it holds, or has had its time to.
         """
-        if self.order is not None:
-            return
-        if record is not None and _is_current(record, instant.now):
+        is_ready = self.bus_answered or instant.steady >= self._grace_ends
+        if self.order is None and record is not None and _is_current(record, instant.now):
             self._resume(record, instant)
-        elif self.is_ready(instant):
+        elif self.order is None and is_ready:
             self._fall_back("start", "no unexpired decision at the start", limit, record)
+        return is_ready
 
     def adopt_newer(self, record: OwnershipRecord | None, instant: Instant) -> bool:
         """Give the order up for a newer decision that a record shows; returns whether there is one."""
@@ -293,6 +298,62 @@ class DesiredLimit:
             end=last.end if last else None,
             is_repeated=is_repeated,
         )
+
+
+class RiseBound:
+    """Bounds how fast what is in force rises, whatever is decided and however long nothing could be written.
+
+    The shield bounds every rise from the limit decided before.  After an outage that limit was never in force:
+    decisions went on rising on latency measured under an older one.  The same bound therefore holds here, from what
+    is in force.  Over any time t, a limit rises by at most ``rise * (t + 1 s)``, as under the shield.  Cuts are never
+    delayed.  Limits are kbit/s, times seconds by a steady clock.
+    """
+
+    def __init__(self, rise: int) -> None:
+        """``rise`` is the most in one second, kbit/s."""
+        self._rise = rise
+        self._saved = rise * _MOST_RISE_S
+        """The rise that is allowed at once, kbit/s."""
+        self._now = 0.0
+        self._in_force: int | None = None
+        self._step: tuple[LimitOrder, LimitOrder] | None = None
+        """The order, and the step towards it that is being taken."""
+
+    def next_step(self, order: LimitOrder, in_force: int | None, now: float) -> LimitOrder:
+        """The order as far as it may be put in force now.
+
+        Args:
+            order: what is desired.
+            in_force: the lowest limit that may be in force; None: there is none, so that any limit is a cut.
+            now: by the steady clock.
+        """
+        # A rise uses up what was saved.
+        if in_force is not None and self._in_force is not None and in_force > self._in_force:
+            self._saved = max(self._saved - (in_force - self._in_force), 0.0)
+        self._saved = min(self._saved + self._rise * max(now - self._now, 0.0), self._rise * _MOST_RISE_S)
+        self._now, self._in_force = now, in_force
+        if in_force is None or order.limit <= in_force:
+            self._step = None
+            return order
+        if self._step is not None and self._step[0] is order and self._step[1].limit > in_force:
+            return self._step[1]
+        highest = in_force + int(self._saved)
+        if order.limit <= highest:
+            self._step = (order, order)
+            return order
+        if self.wait_s(order, in_force) > 0:
+            highest = in_force
+        text = f"{Rate(order.limit)} was decided, {HELD_BACK} {Rate(highest)}: rises start from what is in force"
+        step = replace(order, limit=highest, reason=f"{order.reason}; {text}")
+        self._step = (order, step)
+        return step
+
+    def wait_s(self, order: LimitOrder, in_force: int | None) -> float:
+        """After how many seconds the next step is due, once this one is in force; not positive: now."""
+        if in_force is None or order.limit <= in_force:
+            return 0.0
+        needed = min(float(order.limit - in_force), self._rise * _RISE_STEP_S)
+        return (needed - self._saved) / self._rise
 
 
 def _is_current(record: OwnershipRecord, now: int) -> bool:

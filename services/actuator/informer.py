@@ -1,11 +1,13 @@
-"""Keeps a target's workload and Pods as the API server last showed them: lists them, then watches.
+"""Keeps the targets' workloads and Pods as the API server last showed them: lists them, then watches.
+
+All targets of a namespace share two watches: a connection each would cost 150 kB of memory a target.
 
 API server --> here --> observed state --> reconciler.py
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -23,8 +25,10 @@ _SILENT_S = (0.2, 5.0)
 """First and longest delay before an API server is asked again that does not answer."""
 _ENDED_S = (1.0, 12.0)
 """The same if the server no longer has the changes."""
-_REFUSED_S = (3.0, 20.0)
+_REFUSED_S = (8.0, 40.0)
 """The same where it answers, and refuses."""
+_RELIST_S = 0.5
+"""New workloads have their Pods listed no more often than this: many may appear one after another."""
 _TOLD_S = 60.0
 """A longer delay that the server asks for is not kept."""
 
@@ -35,9 +39,15 @@ class Watcher(Protocol):
     """What the informer needs of the API client."""
 
     def list_and_watch(
-        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = ...,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
-        """Yield all objects, then every change."""
+        """Yield all wanted objects, then every change."""
 
 
 class ObservedState:
@@ -143,62 +153,86 @@ class ObservedState:
 
 
 class Informer:
-    """Keeps one target's observed state up to date."""
+    """Keeps the observed states of a namespace's targets of one kind up to date."""
 
     def __init__(
         self,
         client: Watcher,
         kind: type[Workload],
-        key: str,
-        observed: ObservedState,
-        set_trouble: Callable[[str | None], None],
+        namespace: str,
+        states: Mapping[str, ObservedState],
+        set_trouble: Callable[[str, str | None], None],
     ) -> None:
-        """Prepare to watch the workload ``namespace/name``; ``set_trouble`` gets the reason for a failure, or None."""
+        """Prepare to watch the workloads with these names.
+
+        Args:
+            client: of the API.
+            kind: of the workloads.
+            namespace: where they are.
+            states: what is kept up to date, by the workload's name.
+            set_trouble: gets the reason for a failure by ``namespace/name``, or None.
+        """
         self._client = client
         self._kind = kind
-        self._namespace, _, self._name = key.partition("/")
-        self._observed = observed
+        self._namespace = namespace
+        self._states = states
         self._set_trouble = set_trouble
         self._troubles: dict[str, str] = {}
+        self._uids: dict[str, str] = {}
+        """Of the workloads that were seen last."""
         self._changed = asyncio.Event()
-        """Set at every change of the workload."""
+        """Set when another workload was seen."""
 
     async def run(self) -> None:
-        """Watch the workload and its Pods, for ever, and those of the next workload when it is replaced."""
-        watching: tuple[str, asyncio.Task[None]] | None = None
+        """Watch workloads and their Pods, for ever; list Pods again when a workload is new or was replaced."""
+        only = next(iter(self._states)) if len(self._states) == 1 else None
+        watched: dict[str, str] = {}
+        watching: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(self._kind, name=self._name))
+            group.create_task(self._watch(self._kind, lambda one: one.metadata.name in self._states, name=only))
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                workload = self._observed.workload
-                if workload is None or (watching is not None and watching[0] == workload.uid):
-                    continue
                 if watching is not None:
-                    watching[1].cancel()
-                    await asyncio.wait([watching[1]])
-                    self._observed.forget_pods()
-                pods = self._watch(Pod, selector=workload.spec.selector.query())
-                watching = workload.uid, group.create_task(pods)
+                    watching.cancel()
+                    await asyncio.wait([watching])
+                for name, uid in self._uids.items():
+                    if watched.get(name, uid) != uid:
+                        self._states[name].forget_pods()
+                watched = dict(self._uids)
+                workload = None if only is None else self._states[only].workload
+                selector = None if workload is None else workload.spec.selector.query()
+                watching = group.create_task(self._watch(Pod, self._is_own, selector=selector))
+                await asyncio.sleep(_RELIST_S)
 
-    async def _watch(self, kind: type[Workload | Pod], *, name: str | None = None, selector: str | None = None) -> None:
+    def _is_own(self, pod: Pod) -> bool:
+        """Whether the Pod belongs to a target whose workload is known."""
+        state = self._states.get(self._kind.find_owner(pod) or "")
+        workload = None if state is None else state.workload
+        return workload is not None and workload.spec.selector.matches(pod.metadata.labels or {})
+
+    async def _watch(
+        self,
+        kind: type[Any],
+        is_wanted: Callable[[Any], bool],
+        *,
+        name: str | None = None,
+        selector: str | None = None,
+    ) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
         silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
         while True:
             began = time.monotonic()
             try:
-                watch = self._client.list_and_watch(kind, self._namespace, name=name, selector=selector)
+                watch = self._client.list_and_watch(kind, self._namespace, is_wanted, name=name, selector=selector)
                 async with aclosing(watch) as changes:
                     async for change in changes:
-                        self._observed.observe(kind, change, began)
-                        self._note_change(kind)
+                        self._observe(kind, change, began)
                 wait_s = ended.next_s()
             except (Unavailable, Rejected, NotFound) as error:
-                _log.warning(
-                    "watch failed", target=f"{self._namespace}/{self._name}", kind=kind.kind, reason=str(error)
-                )
+                _log.warning("watch failed", namespace=self._namespace, kind=kind.kind, reason=str(error))
                 self._troubles[kind.kind] = f"cannot watch {kind.plural}: {error}"
-                self._set_trouble(next(iter(self._troubles.values())))
+                self._report_troubles(self._states)
                 is_silent = isinstance(error, Unavailable) and error.status is None
                 told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
                 wait_s = max((silent if is_silent else refused).next_s(), told_s)
@@ -206,10 +240,44 @@ class Informer:
                 silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
             await asyncio.sleep(wait_s)
 
-    def _note_change(self, kind: type[Workload | Pod]) -> None:
-        self._troubles.pop(kind.kind, None)
+    def _observe(
+        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any], began: float
+    ) -> None:
+        """Pass a change on to the targets concerned."""
+        concerned = self._distribute(kind, change)
+        for name, part in concerned.items():
+            self._states[name].observe(kind, part, began)
+        if self._troubles.pop(kind.kind, None) is not None:
+            self._report_troubles(self._states)
         if kind is not Pod:
-            self._changed.set()
-            if self._observed.workload is None:
-                self._troubles[kind.kind] = f"there is no such {kind.kind}"
-        self._set_trouble(next(iter(self._troubles.values()), None))
+            self._report_troubles(concerned)
+            for name in concerned:
+                workload = self._states[name].workload
+                if workload is not None and self._uids.get(name) != workload.uid:
+                    self._uids[name] = workload.uid
+                    self._changed.set()
+
+    def _distribute(
+        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any]
+    ) -> dict[str, Listed[Any] | Updated[Any] | Deleted[Any]]:
+        """Divide a change among the targets, by name."""
+        if isinstance(change, Listed):
+            parts: dict[str, list[Any]] = {name: [] for name in self._states}
+            for obj in change.objects:
+                parts[self._name(obj) or ""].append(obj)
+            return {name: Listed(tuple(part)) for name, part in parts.items()}
+        if isinstance(change, Deleted):
+            # A Pod that was given up names its owner no longer.
+            return {name: change for name, state in self._states.items() if state.has(change.object)}
+        name = self._name(change.object)
+        return {} if name is None else {name: change}
+
+    def _name(self, obj: Workload | Pod) -> str | None:
+        return self._kind.find_owner(obj) if isinstance(obj, Pod) else obj.metadata.name
+
+    def _report_troubles(self, names: Iterable[str]) -> None:
+        trouble = next(iter(self._troubles.values()), None)
+        for name in names:
+            is_missing = self._states[name].workload is None
+            why = trouble or (f"there is no such {self._kind.kind}" if is_missing else None)
+            self._set_trouble(f"{self._namespace}/{name}", why)

@@ -16,7 +16,9 @@ from services.kube.objects import KubeObject, NotFound, Rejected, Unavailable
 
 _EVERY_S = 30.0
 """At most one Event of a kind on an object in this time; the next one counts those left out."""
-_NEVER_LEFT_OUT = frozenset({"LimitPaused", "LimitResumed", "LimitFailSafe", "LimitRestored"})
+_NEVER_LEFT_OUT = frozenset(
+    {"LimitPaused", "LimitResumed", "LimitFailSafe", "LimitRestored", "LimitNotEnforced", "LimitEnforced"}
+)
 _MAX_WAITING = 100
 
 _log = structlog.get_logger()

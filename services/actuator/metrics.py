@@ -17,6 +17,9 @@ dead_man = Counter("sluice_dead_man", "Fail-safe limits applied for want of a de
 limit = Gauge("sluice_limit_kbit", "Limit in force on the Deployment", ["target"])
 pod_limit = Gauge("sluice_pod_limit_kbit", "What each Pod may send", ["target"])
 paused = Gauge("sluice_target_paused", "1 while the target is paused because of a foreign value", ["target"])
+not_enforced = Gauge(
+    "sluice_limit_not_enforced", "1 while a target sends more than its Pods' annotations allow", ["target"]
+)
 leftovers = Gauge("sluice_limits_left_over", "Workloads with a limit of Sluice's that are in no configuration")
 pending = Gauge("sluice_reports_pending", "Reports that the bus has not acknowledged")
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

@@ -6,7 +6,7 @@ The bus may be away.  Reports that name a patch are kept until the bus has them;
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from hashlib import blake2b
 
 import structlog
@@ -49,15 +49,17 @@ class ActionOutbox:
         self._waiting: deque[_QueuedReport | PendingAck] = deque()
         self._more = asyncio.Event()
         self._unacknowledged: dict[str, int] = {}
+        """How many reports of each action, by its id, the bus has yet to acknowledge."""
 
     @property
     def is_full(self) -> bool:
         """Whether so many reports wait that raises should not add more."""
         return len(self._unacknowledged) >= MAX_REPORTS
 
-    def owes(self, action: str) -> bool:
-        """Whether the bus has yet to acknowledge an action's report, by its id."""
-        return action in self._unacknowledged
+    @property
+    def owed(self) -> Collection[str]:
+        """Ids of the actions whose reports the bus has yet to acknowledge."""
+        return self._unacknowledged.keys()
 
     def put(self, action: Action, headers: Mapping[str, str]) -> None:
         """Report an action; ``headers`` are those of the message that caused it."""

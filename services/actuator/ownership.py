@@ -12,10 +12,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from schemas.messages import Cause, Provenance
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.messages import Cause
+from schemas.provenance import Provenance
+from schemas.units import Rate
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
+PAUSED = "sluice.dev/paused"
+"""The annotation by which a person pauses a target: any value but ``false``, such as a reason."""
 HAND_BACK = "{}"
 """The annotation's value by which a person gives a target that Sluice let go of back to it."""
 VERSION = 1
@@ -88,12 +93,16 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
     try:
         if _ABSURD.search(text):
             raise msgspec.ValidationError("a number needs more than 64 bits")
-        return _decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+        record = _decoder.decode(text)
+    except DECODE_ERRORS as error:
         salvaged = _salvage_record(obj, text)
         if salvaged is not None:
             return salvaged
-        raise UnreadableRecord(f"{KEY} cannot be read: {error}") from None
+        raise UnreadableRecord(f"{KEY} cannot be read: {describe_decode_error(error)}") from None
+    if record.v > VERSION and Rate.enforced(record.value) is None:
+        # What a later version writes there cannot be compared with the annotation.
+        return _salvage_record(obj, text)
+    return record
 
 
 def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
@@ -104,7 +113,7 @@ def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
     try:
         version = msgspec.json.decode(text, type=_LaterRecord).v
         fields = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_ERRORS:
         return None
     if version <= VERSION:
         return None
@@ -148,6 +157,8 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
         workload: as it was last seen.
         managed: whether this process has seen Sluice's record on it.
     """
+    if is_paused_by_hand(workload):
+        return f"{PAUSED} says {workload.annotations[PAUSED]!r}"
     try:
         record = parse_record(workload)
     except UnreadableRecord as error:
@@ -161,9 +172,16 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
 
 
+def is_paused_by_hand(workload: Workload) -> bool:
+    """Whether a person paused the target with the annotation."""
+    return workload.annotations.get(PAUSED, "false") != "false"
+
+
 def resume_command(workload: Workload) -> str:
     """The command by which a person gives a paused target back to Sluice."""
     meta, kind = workload.metadata, workload.kind.lower()
+    if is_paused_by_hand(workload):
+        return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {PAUSED}-"
     key = f"{BANDWIDTH}-" if find_record(workload) is not None else f"{KEY}='{HAND_BACK}' --overwrite"
     return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {key}"
 

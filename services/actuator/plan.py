@@ -7,7 +7,7 @@ share until it is gone, and a replica that is still to come already has one, so 
 send never adds up to more than the limit.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -71,7 +71,12 @@ class Write(Struct, frozen=True):
     drop: float
     """By how much it lowers what the object may send, kbit/s; negative for a raise."""
     record: OwnershipRecord
-    operations: list[dict[str, Any]]
+
+    @property
+    def operations(self) -> list[dict[str, Any]]:
+        """The JSON Patch; built when it is sent, since thousands of writes may wait for their turn."""
+        value = msgspec.json.encode(self.record).decode()
+        return build_patch(self.obj, {BANDWIDTH: self.record.value, KEY: value})
 
     @property
     def is_cut(self) -> bool:
@@ -132,7 +137,7 @@ def build_plan(
     workload: Workload,
     pods: Sequence[Pod],
     writer: WriterTerm,
-    is_owed: Callable[[str], bool],
+    owed: Collection[str],
     now: int,
 ) -> Plan:
     """Plan the writes that bring the target's objects to an order.
@@ -143,7 +148,7 @@ def build_plan(
         workload: the target's workload as it was last seen.
         pods: its Pods as they were last seen.
         writer: who writes.
-        is_owed: whether the bus has yet to acknowledge the report of an action, by its id.
+        owed: ids of the actions whose reports the bus has yet to acknowledge.
         now: UTC ns.
     """
     mismatches = _find_mismatches(target, order, workload, pods)
@@ -162,7 +167,7 @@ def build_plan(
     was, provenance, writes = workload.limit, order.fields, []
     for one in mismatches:
         before = find_record(one.obj)
-        owed = [write for write in before.writes if is_owed(write.action)] if before else []
+        unreported = [write for write in before.writes if write.action in owed] if before else []
         is_workload = isinstance(one.obj, Workload)
         record = OwnershipRecord(
             action=actions[one.cause],
@@ -174,11 +179,10 @@ def build_plan(
             found=before.found if before else one.obj.bandwidth,
             term=writer.term if is_workload else 0,
             by=writer.by if is_workload else "",
-            owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in owed[-MAX_BACKLOG:]),
+            owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in unreported[-MAX_BACKLOG:]),
             **provenance,
         )
-        operations = build_patch(one.obj, {BANDWIDTH: record.value, KEY: msgspec.json.encode(record).decode()})
-        writes.append(Write(obj=one.obj, rate=one.rate, drop=one.drop, record=record, operations=operations))
+        writes.append(Write(obj=one.obj, rate=one.rate, drop=one.drop, record=record))
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 

@@ -19,7 +19,7 @@ from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
-from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, build_order
+from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
 from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
@@ -30,10 +30,9 @@ from services.actuator.ownership import (
     pause_reason,
     resume_command,
 )
-from services.actuator.plan import Plan, Write, WriterTerm, build_plan, share_per_pod, sum_of_limits
+from services.actuator.plan import Plan, WriterTerm, build_plan, share_per_pod, sum_of_limits
 from services.actuator.refusals import Refusals
 from services.actuator.reporter import Reporter, recover_actions
-from services.actuator.rise_bound import RiseBound
 from services.actuator.succession import Succession
 from services.common import failpoints
 from services.control.admission import AHEAD
@@ -122,6 +121,8 @@ class Reconciler:
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
         self._succession = Succession(shared.process, domain.dead_man.seconds)
+        self._is_deposed = False
+        """Whether another actuator is in charge, as the workload's record showed in the last round."""
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
@@ -153,6 +154,7 @@ class Reconciler:
         record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
         why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
+            self._watch_enforcement(decision)
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
             self._awake.set()
@@ -167,6 +169,12 @@ class Reconciler:
             late = build_order(self.target, decision, part, decision.end)
             self._reporter.report_unwritten(late, "skipped", why, {})
         self._outbox.finish(pending)
+
+    def _watch_enforcement(self, decision: Decision) -> None:
+        """Report whether the limits that this actuator sets are enforced."""
+        workload = self.observed.workload
+        is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
+        self._reporter.report_enforcement(decision, workload if is_mine else None, self.observed.pods)
 
     async def run(self) -> None:
         """Keep the desired limit in force, for ever."""
@@ -207,9 +215,8 @@ class Reconciler:
         if workload is None or not self.observed.has_all_pods:
             self._note_refusal(None)
             return None
-        self._desired.initialize(record, limit, instant)
         # Records must not be overwritten before the bus has acknowledged their reports.
-        if not self._desired.is_ready(instant):
+        if not self._desired.initialize(record, limit, instant):
             return None
         self._recover_reports(workload)
         if self._desired.order is None or self._is_left_alone(workload):
@@ -239,7 +246,7 @@ class Reconciler:
             in_force = sum_of_limits(self.target, self.observed.pods)
         order = self._rise.next_step(desired, in_force, self._shared.steady())
         plan = self._plan(order, workload)
-        if self._is_deposed(workload):
+        if self._is_deposed:
             return self._stand_by(order, plan)
         if not plan.writes:
             self._settle(desired, order, workload)
@@ -267,7 +274,7 @@ class Reconciler:
         term = self._succession.term or 1 + (record.term if record is not None else 0)
         writer = WriterTerm(self._shared.process, term, renews, self._refusals.refused)
         return build_plan(
-            self.target, order, workload, self.observed.pods, writer, self._outbox.owes, self._shared.clock()
+            self.target, order, workload, self.observed.pods, writer, self._outbox.owed, self._shared.clock()
         )
 
     def _select(self, plan: Plan) -> tuple[Plan, float]:
@@ -304,12 +311,17 @@ class Reconciler:
 
     def _recover_reports(self, workload: Workload) -> None:
         """Report the unreported writes on the objects, and read the workload's record."""
+        record = find_record(workload)
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
-            self._report_later_record(workload)
-        self._is_managed = self._is_managed or find_record(workload) is not None
-        if self._shared.dry_run or self._is_deposed(workload):
+            if record is not None and record.v > VERSION:
+                text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
+                self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
+                _log.warning("record of a later version", target=self.target.key, version=record.v)
+        self._is_managed = self._is_managed or record is not None
+        self._is_deposed = self._succession.is_deposed(record, self._shared.steady())
+        if self._shared.dry_run or self._is_deposed:
             return
         objects = [workload, *self.observed.pods]
         for action in recover_actions(self._domain.name, self.target, objects, self._on_bus, self._reported):
@@ -318,13 +330,6 @@ class Reconciler:
         records = {obj.uid: find_record(obj) for obj in objects}
         self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
 
-    def _report_later_record(self, workload: Workload) -> None:
-        record = find_record(workload)
-        if record is not None and record.v > VERSION:
-            text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
-            self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
-            _log.warning("record of a later version", target=self.target.key, version=record.v)
-
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
         paused = pause_reason(workload, managed=self._is_managed)
@@ -332,7 +337,7 @@ class Reconciler:
         if why != self._pause:
             self._pause = why
             self._reporter.report_pause(workload, why)
-        if why is None and self._is_deposed(workload):
+        if why is None and self._is_deposed:
             why = "another actuator that started later is in charge of it; this one stands by"
         if why != self._note:
             self._note = why
@@ -347,12 +352,14 @@ class Reconciler:
     async def _apply(self, desired: LimitOrder, order: LimitOrder, plan: Plan, workload: Workload) -> float:
         """Apply a plan for a step towards what is desired, and report it; returns when to do another round."""
         headers = self._headers  # another decision may replace them before the report
-
-        def is_wanted(write: Write) -> bool:
-            return self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut)
-
-        tolerate_stale = not self._was_stale and self._refusals.reason is None
-        result = await apply_plan(self._shared.client, self.observed, plan, is_wanted, tolerate_stale=tolerate_stale)
+        result = await apply_plan(
+            self._shared.client,
+            self.observed,
+            plan,
+            lambda write: self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut),
+            tolerate_stale=not self._was_stale and self._refusals.reason is None,
+        )
+        applied = self._shared.clock()
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
                 self._reported[write.obj.uid] = {one.action for one in write.record.writes}
@@ -364,7 +371,7 @@ class Reconciler:
         is_news = self._refusals.count(answered, result.failures, self._shared.steady())
         if result.failures:
             self._note_refusal(self._refusals.reason)
-        self._reporter.report_writes(order, plan, result.outcomes, workload, headers, is_news=is_news)
+        self._reporter.report_writes(order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news)
         self._was_stale = result.is_stale
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())
@@ -372,10 +379,6 @@ class Reconciler:
 
     def _instant(self) -> Instant:
         return Instant(self._shared.clock(), self._shared.steady())
-
-    def _is_deposed(self, workload: Workload) -> bool:
-        """Whether another actuator is in charge."""
-        return self._succession.is_deposed(find_record(workload), self._shared.steady())
 
     def _finish_pending(self) -> None:
         """Finish the decisions that the order came from: nothing more will be done for them."""

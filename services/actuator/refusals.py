@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from services.actuator.plan import Plan, Write
 from services.kube.objects import Unavailable
 
-_REFUSED_S = (3.0, 20.0)
+_REFUSED_S = (5.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
-_SILENT_S = (0.2, 5.0)
+_SILENT_S = (0.2, 10.0)
 """The same if the server is unreachable, so that retries add no load."""
 _TOLD_S = 60.0
 """A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
@@ -37,7 +37,8 @@ class Refusals:
         self._delay_s = 0.0
         self._at_once = 1
         self._lower_at = float("-inf")
-        self._kind: object = None
+        self._kinds: set[object] = set()
+        """Of the failures since the last success: each is news once, however they alternate."""
         self.reason: str | None = None
         """Why patches fail; None while they do not."""
 
@@ -75,8 +76,10 @@ class Refusals:
             now: by the steady clock.
 
         Returns:
-            Whether a failure is news: of another kind than the last.
+            Whether a failure is news: of a kind that was not seen since the last success.
         """
+        if not writes:
+            return False  # none was sent: a newer decision came first
         was_failing = bool(self._failed)
         for write in writes:
             self._failed.pop(write.obj.uid, None)
@@ -91,10 +94,17 @@ class Refusals:
         error = next(iter(failures.values()))
         self.reason = str(error)
         self._at_once = 1
-        self._wait(error, now)
+        is_silent = isinstance(error, Unavailable) and error.status is None
+        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
+        self._delay_s = min(max((3 if is_silent else 2) * self._delay_s, first_s), most_s)
+        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
+        self._not_before = now + max(delay_s, told_s)
         kind = (type(error), getattr(error, "status", None))
-        is_news = not was_failing or kind != self._kind
-        self._kind = kind
+        if not was_failing:
+            self._kinds.clear()
+        is_news = kind not in self._kinds
+        self._kinds.add(kind)
         return is_news
 
     def settle(self, now: float) -> None:
@@ -103,11 +113,3 @@ class Refusals:
         if self._failed and now - self._not_before > _FORGET_S:
             self._failed.clear()
             self._delay_s, self._at_once = 0.0, 1
-
-    def _wait(self, error: Exception, now: float) -> None:
-        is_silent = isinstance(error, Unavailable) and error.status is None
-        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
-        self._delay_s = min(max(2 * self._delay_s, first_s), most_s)
-        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-        delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
-        self._not_before = now + max(delay_s, told_s)

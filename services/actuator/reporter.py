@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from schemas.domain import Target
-from schemas.messages import Action, Outcome, PodOutcome
+from schemas.messages import Action, Decision, Outcome, Overrun, PodOutcome
 from schemas.units import Rate
 from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
@@ -14,6 +14,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import WriteRecord, find_record
 from services.actuator.plan import Plan, Write
+from services.control.enforcement import allows
 from services.kube.objects import KubeObject, Pod, Workload
 
 PODS_ONLY = "Pods only so far"
@@ -27,6 +28,10 @@ _EVENT_REASONS = {
     "new-pod": "PodLimited",
     "rescale": "PodLimited",
 }
+NOT_ENFORCED, ENFORCED = "LimitNotEnforced", "LimitEnforced"
+"""Reasons of Events; ``sluice check --cluster`` looks for them."""
+_HOST_NETWORK = "its Pods use the host's network, and Cilium limits only those with a network of their own"
+_UNKNOWN = "Cilium does not enforce it; `sluice check CONFIG --cluster` names the likely cause"
 
 _log = structlog.get_logger()
 
@@ -118,6 +123,8 @@ class Reporter:
         self._set_note = set_note
         self._clock = clock
         self._last_attempt: tuple[object, ...] = ()
+        self._is_unenforced = False
+        metrics.not_enforced.labels(target.key).set(0)
 
     def report_writes(
         self,
@@ -127,13 +134,20 @@ class Reporter:
         workload: Workload,
         headers: Mapping[str, str],
         *,
+        applied: int | None = None,
         is_news: bool = True,
     ) -> None:
         """Report the writes of a plan that were made, failed, or would have been made in a dry run.
 
-        ``is_news`` selects whether failures are reported that changed nothing.
+        Args:
+            order: what the plan brings about.
+            plan: its reasons, by action.
+            outcomes: of its writes.
+            workload: as it was before them.
+            headers: of the message that caused them.
+            applied: when the last one was answered, UTC ns; None: none was sent.
+            is_news: whether failures are reported that changed nothing.
         """
-        now = self._clock()
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
             if not done:
@@ -152,7 +166,7 @@ class Reporter:
                 reason="; ".join(reasons),
                 was=record.was,
                 pods=tuple(one for write, one in done if isinstance(write.obj, Pod)),
-                applied=now if "applied" in kinds else None,
+                applied=applied if "applied" in kinds else None,
             )
             attempt = (action.cause, action.decision, action.outcome, action.limit, action.reason)
             # An attempt that changes nothing, and is the same as the last one, is no news.
@@ -191,6 +205,40 @@ class Reporter:
             self._events.record(workload, "LimitPaused", f"Sluice leaves this alone: {why}", is_warning=True)
             _log.warning("paused", target=key, reason=why)
 
+    def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
+        """Tell people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
+
+        A limit that was never set, or that somebody else set, is not the agent's fault, and is reported elsewhere.
+
+        Args:
+            decision: the newest.
+            workload: the target's, as far as this actuator sets its limit; None: nothing is to be blamed on the agent.
+            pods: its Pods.
+        """
+        key = self._target.key
+        about = f"{key} enforcement"
+        overrun = next((one for one in decision.overruns if one.target == key), None)
+        if workload is None or (overrun is not None and not _is_limited(overrun, pods)):
+            overrun = None
+        if (overrun is not None) == self._is_unenforced:
+            return
+        self._is_unenforced = overrun is not None
+        metrics.not_enforced.labels(key).set(self._is_unenforced)
+        if overrun is None:
+            self._set_note(about, None)
+            _log.info("limit holds again", target=key)
+            if workload is not None:
+                self._events.record(workload, ENFORCED, "Sends no more than its limit again")
+            return
+        cause = _HOST_NETWORK if any(pod.spec.host_network for pod in pods) else _UNKNOWN
+        seconds = (decision.end - overrun.since) / 1e9
+        sent, limit = Rate(overrun.sent), Rate(overrun.limit)
+        text = f"has sent more than its limit for {seconds:.0f} s, now {sent} of {limit}: {cause}"
+        self._set_note(about, text)
+        _log.warning("limit not enforced", target=key, sent=str(sent), limit=str(limit), cause=cause)
+        assert workload is not None
+        self._events.record(workload, NOT_ENFORCED, text[0].upper() + text[1:], is_warning=True)
+
     def _send(self, action: Action, headers: Mapping[str, str]) -> None:
         """Report an action on the bus, in the log and in the metrics."""
         self._outbox.put(action, headers)
@@ -217,3 +265,10 @@ class Reporter:
         was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
         message = f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
         self._events.record(workload, "LimitFailed" if has_failed else reason, message, is_warning=has_failed)
+
+
+def _is_limited(overrun: Overrun, pods: Sequence[Pod]) -> bool:
+    """Whether the Pods' own annotations forbid what was sent."""
+    limits = [pod.limit for pod in pods if not pod.has_ended]
+    known = [limit for limit in limits if limit is not None]
+    return bool(known) and len(known) == len(limits) and not allows(sum(known), overrun.sent)

@@ -5,6 +5,7 @@ else has set meanwhile stays.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -36,6 +37,7 @@ from services.kube.objects import (
 )
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 _ATTEMPTS = 5
 _BUS_S = 5.0
@@ -191,12 +193,13 @@ def command(path: Path, *, dry_run: bool) -> None:
 
     Stop the actuator first.  One that runs leaves a restored target alone; one that is started again
     takes it up again.
+
+    Exit code 1: something could not be restored.
     """
     try:
         config = with_default_kubeconfig(load(path))
         logging_setup.configure("restore", "error")
         is_well = asyncio.run(_restore_all(config, dry_run=dry_run or config.kubernetes.dry_run))
     except (ConfigError, KubeConfigError) as error:
-        raise click.ClickException(str(error)) from None
-    if not is_well:
-        raise click.exceptions.Exit(1)
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None
+    sys.exit(ExitCode.OK if is_well else ExitCode.FINDING)

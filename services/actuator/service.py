@@ -20,7 +20,7 @@ import structlog
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
-from services.actuator.informer import Informer
+from services.actuator.informer import Informer, ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
@@ -32,9 +32,10 @@ from services.common import failpoints
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
-from services.kube.objects import workload_kind
+from services.kube.objects import Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.service import join_bus, run
 
@@ -78,12 +79,14 @@ class Actuator:
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
+            places: dict[tuple[type[Workload], str], dict[str, ObservedState]] = {}
             for one in self._reconcilers.values():
-                key = one.target.key
-                set_trouble = partial(self._health.set_condition, key)
-                informer = Informer(self._client, workload_kind(one.target), key, one.observed, set_trouble)
-                group.create_task(informer.run())
+                namespace, _, name = one.target.key.partition("/")
+                places.setdefault((workload_kind(one.target), namespace), {})[name] = one.observed
                 group.create_task(one.run())
+            for (kind, namespace), states in places.items():
+                informer = Informer(self._client, kind, namespace, states, self._health.set_condition)
+                group.create_task(informer.run())
             group.create_task(self._events.run())
             targets = [one.target for one in self._reconcilers.values()]
             group.create_task(report_leftovers(self._client, targets, self._events, self._health.set_note))
@@ -201,4 +204,4 @@ def command(path: Path) -> None:
         logging_setup.configure(NAME, config.log)
         run(act(config))
     except (ConfigError, KubeConfigError) as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None

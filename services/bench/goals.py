@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from services.runtime.exit_codes import CommandFailure, ExitCode
+
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
 
 
@@ -73,6 +75,11 @@ def show(bench: str, figures: Mapping[str, float], bounds: Mapping[str, str], pa
     goals = [Goal(name, seen, bounds.get(name, "")) for name, seen in figures.items()]
     Console().print(goals_table(bench, goals))
     if path is not None:
-        benches = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            benches = json.loads(path.read_bytes() or b"{}") if path.exists() else {}
+        except ValueError:
+            benches = None
+        if not isinstance(benches, dict):
+            raise CommandFailure(f"{path}: not a file of figures; it is left as it is", ExitCode.UNREADABLE)
         benches[bench] = goals_as_json(goals)
         path.write_text(json.dumps(benches, indent=2) + "\n", encoding="utf-8")

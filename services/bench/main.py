@@ -14,6 +14,7 @@ BENCHES = {
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
     "meter": "services.bench.signals.meter",
+    "enforcement": "services.bench.policies.enforcement",
     "signals": "services.bench.signals.lag",
     "plant": "services.plant.commands.compare_plants",
 }

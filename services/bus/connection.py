@@ -27,6 +27,7 @@ if not _had_aiohttp:
     del sys.modules["aiohttp"]
 
 from schemas.config import BusConfig  # noqa: E402
+from services.common.os_errors import describe_os_error  # noqa: E402
 
 __all__ = ["Connection", "Denied", "Disconnected", "Msg", "NoResponder", "TooLarge"]
 
@@ -98,7 +99,9 @@ class Connection:
             await client.subscribe(f"{connection._inbox}.*", cb=connection._on_reply)
         except Exception as error:  # server, certificate or seed: whatever it is, Session reports it and tries again
             await _close(client)
-            raise Disconnected(f"{', '.join(config.servers)}: {connection._last_error or error}") from error
+            cause = connection._last_error or error
+            text = describe_os_error(cause) if isinstance(cause, OSError) else str(cause)
+            raise Disconnected(f"{', '.join(config.servers)}: {text}") from error
         try:
             yield connection
         finally:

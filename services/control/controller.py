@@ -21,6 +21,7 @@ from schemas.messages import (
 )
 from services.control.admission import StaleSample, admit
 from services.control.allocation import FULL, Allocator
+from services.control.enforcement import follow_overruns
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
@@ -103,12 +104,15 @@ class Controller:
         if self._several:
             recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
             demand = self._allocator.update_demand(demand, before, recent, seen)
+        over, overruns = follow_overruns(self.domain, state.over, before, sample, seen)
         targets, shield_memory = self._apply_budget(before, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, before, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(
             self.domain.name, sample.id, end, end + self._dead_man, targets, proposal.reason,
-            State(state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand),
-            self._version, seen.stress, seen.violated, fault, shadow,
+            State(
+                state.epoch, state.seq + 1, end, shield_memory, self._version, proposal.memory, shadows, demand, over,
+            ),
+            self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns,
         )  # fmt: skip
 
     def _find_bounds(self, state: State, seen: Observation) -> tuple[list[ShieldMemory], Bounds]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from schemas.domain import Domain
+from schemas.messages import LinkEstimate
 from schemas.settings import Settings
 from services.control.observation import Observation
 
@@ -48,6 +49,8 @@ class Proposal(Struct, frozen=True, gc=False):
     """In words."""
     memory: Any
     """What to remember for the next step: an instance of the policy's ``memory_type``."""
+    link: LinkEstimate | None = None
+    """What it knows of the bottleneck, where it keeps such an estimate."""
 
 
 class NoMemory(Struct, frozen=True, gc=False):

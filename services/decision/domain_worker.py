@@ -117,6 +117,7 @@ class DomainWorker:
         self.last: Decision | None = None
         self._policy = TimedPolicy(make_policy(domain))
         self._controller = Controller(domain, self._policy)
+        self._pressure = metrics.PressureGauges(domain)
         self._decisions = decisions
         self._samples = samples
         self._position: DomainPosition | None = None
@@ -132,7 +133,12 @@ class DomainWorker:
         while True:
             try:
                 position = self._position
-                if position is None or not _is_known(position, received):
+                # Whether the position is up to date: no other replica can have moved the domain on.
+                is_known = position is not None and position.sample_seq + 1 >= received.since
+                if position is not None and received.seq <= position.sample_seq:
+                    # A sample newer than what came after it: the stream's numbering may have restarted.
+                    is_known = position.state is not None and received.message.end <= position.state.end
+                if position is None or not is_known:
                     position = self._position = await self._decisions.find_position()
                     failpoints.point("decision.loaded")
                 if received.seq <= position.sample_seq:
@@ -158,9 +164,16 @@ class DomainWorker:
     async def _answer(self, sample: Received[Sample]) -> None:
         """Decide on one sample and write the decision, or record why there is none."""
         assert self._position is not None
-        position = self._position
+        position, fault = self._position, self._policy.fault
         try:
-            decision = self._decide(position.state, sample)
+            try:
+                decision = self._controller.answer(position.state, sample.message, sample.published, fault)
+            except RejectedSample:
+                raise
+            except Exception as error:
+                raise _Unanswerable(f"{type(error).__name__}: {error}") from error
+            if fault is not None:
+                self._policy.skip_step()
             failpoints.point("decision.stepped")
             seq = await self._decisions.write(decision, sample, position.decision_seq)
         except StaleSample:
@@ -172,33 +185,16 @@ class DomainWorker:
             failpoints.point("decision.written")
             metrics.steps.inc()
             metrics.faults.inc(decision.fault is not None)
+            if decision.link is not None and decision.link.lesson not in metrics.NOTHING_NEW:
+                metrics.lessons.labels(decision.domain, decision.link.lesson).inc()
             for target in decision.targets:
                 if target.limit != target.proposal:
                     metrics.overruled.labels(decision.domain, target.rule).inc()
+            self._pressure.follow(sample.message, decision)
             self.last = decision
             position = DomainPosition(decision.state, sample.seq, seq)
         self._position = replace(position, sample_seq=sample.seq)
 
-    def _decide(self, state: State | None, sample: Received[Sample]) -> Decision:
-        fault = self._policy.fault
-        try:
-            decision = self._controller.answer(state, sample.message, sample.published, fault)
-        except RejectedSample:
-            raise
-        except Exception as error:
-            raise _Unanswerable(f"{type(error).__name__}: {error}") from error
-        if fault is not None:
-            self._policy.skip_step()
-        return decision
-
 
 class _Unanswerable(Exception):
     """The control core fails on this sample."""
-
-
-def _is_known(position: DomainPosition, received: Received[Sample]) -> bool:
-    """Whether the position is up to date for this sample: no other replica can have moved the domain on."""
-    if received.seq <= position.sample_seq:
-        # A sample newer than what came after it: the stream's numbering may have restarted.
-        return position.state is not None and received.message.end <= position.state.end
-    return position.sample_seq + 1 >= received.since

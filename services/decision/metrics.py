@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from schemas.messages import Decision
+from schemas.domain import Domain
+from schemas.messages import Decision, Sample
+from services.control.enforcement import fills
 
 steps = Counter("sluice_decision_steps", "Samples answered with a decision")
 stale = Counter("sluice_decision_stale", "Samples that were dealt with before, or came too late")
@@ -20,11 +22,26 @@ overruled = Counter(
     ["domain", "rule"],
 )
 unknown = Counter("sluice_decision_unknown", "Samples of domains that are not configured")
+at_limit = Gauge(
+    "sluice_target_at_limit_seconds", "How long a target has filled its limit without a break", ["domain", "target"]
+)
+starved = Gauge(
+    "sluice_target_starved_seconds",
+    "How long a target has filled a limit that is its configured minimum",
+    ["domain", "target"],
+)
 lag = Histogram(
     "sluice_decision_lag_seconds",
     "From the end of a sample's window to its decision on the bus",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+lessons = Counter(
+    "sluice_link_lessons",
+    "What samples taught about the bottleneck, but for those that taught nothing",
+    ["domain", "lesson"],
+)
+NOTHING_NEW = frozenset({"steady", "settles", "waits"})
+"""Lessons that are not counted."""
 
 
 class LastDecisions(Collector):
@@ -46,3 +63,61 @@ class LastDecisions(Collector):
             stress.add_metric([decision.domain], float("nan") if decision.stress is None else decision.stress)
         yield limit
         yield stress
+        yield from self._collect_links()
+
+    def _collect_links(self) -> Iterator[Metric]:
+        """What the policies know of their bottlenecks; of a domain whose policy was not asked, nothing."""
+        safe = GaugeMetricFamily(
+            "sluice_link_safe_load_kbit",
+            "Largest total load that builds up no queue, as far as is known",
+            labels=["domain"],
+        )
+        expected = GaugeMetricFamily("sluice_link_expected_load_kbit", "Critical load to come", labels=["domain"])
+        margin = GaugeMetricFamily("sluice_link_margin_kbit", "Load that is kept free for bursts", labels=["domain"])
+        headroom = GaugeMetricFamily(
+            "sluice_link_headroom_kbit", "What the safe load leaves for best effort", labels=["domain"]
+        )
+        met = GaugeMetricFamily(
+            "sluice_link_met_seconds", "When a queue last showed where the safe load ends, Unix time", labels=["domain"]
+        )
+        for decision in self._last():
+            link, labels = decision.link, [decision.domain]
+            if link is None:
+                continue
+            safe.add_metric(labels, link.safe)
+            expected.add_metric(labels, link.expected)
+            margin.add_metric(labels, link.margin)
+            headroom.add_metric(labels, link.headroom)
+            if link.met:
+                met.add_metric(labels, link.met / 1e9)
+        yield from (safe, expected, margin, headroom, met)
+
+
+class PressureGauges:
+    """How long one domain's targets have filled their limits.
+
+    One that fills its configured minimum for long gets too little, and no agent is at fault.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        """Begin at zero."""
+        self._domain = domain
+        self._full: dict[str, int] = {}
+        self._starved: dict[str, int] = {}
+        """Since when a target has filled its limit, and one that is its minimum: ends of samples, UTC ns."""
+        self._gauges = [
+            (target, at_limit.labels(domain.name, target.key), starved.labels(domain.name, target.key))
+            for target in domain.targets
+        ]
+
+    def follow(self, sample: Sample, decision: Decision) -> None:
+        """Take the next sample, and the decision on it, which has the limits that were in force."""
+        for (target, full, starved), decided in zip(self._gauges, decision.targets, strict=True):
+            is_full = fills(target, sample, decided.was)
+            for since, gauge, holds in (
+                (self._full, full, is_full),
+                (self._starved, starved, is_full and decided.was <= target.min),
+            ):
+                if not holds:
+                    since.pop(target.key, None)
+                gauge.set((sample.end - since.setdefault(target.key, sample.end)) / 1e9 if holds else 0)

@@ -132,25 +132,22 @@ class DecisionService:
         queue.busy = False
 
     async def _watch(self) -> None:
+        """Show on /readyz which domains get no samples or no data."""
         while True:
-            self._health.set_condition("samples", self._describe_problems())
+            now = time.monotonic()
+            problems = []
+            for queue in self._queues.values():
+                silent = now - queue.answered_at
+                last = queue.worker.last
+                if silent > self._silent_s:
+                    problems.append(f"{queue.name}: no sample for {silent:.0f} s")
+                elif last is None:
+                    problems.append(f"{queue.name}: no sample yet")
+                elif last.stress is None:
+                    problems.append(f"{queue.name}: {last.reason}")
+            more = [f"and {len(problems) - _MAX_NAMED} more"] if len(problems) > _MAX_NAMED else []
+            self._health.set_condition("samples", "; ".join([*problems[:_MAX_NAMED], *more]) or None)
             await asyncio.sleep(1)
-
-    def _describe_problems(self) -> str | None:
-        """Which domains get no samples or no data; None where all do."""
-        now = time.monotonic()
-        problems = []
-        for queue in self._queues.values():
-            silent = now - queue.answered_at
-            last = queue.worker.last
-            if silent > self._silent_s:
-                problems.append(f"{queue.name}: no sample for {silent:.0f} s")
-            elif last is None:
-                problems.append(f"{queue.name}: no sample yet")
-            elif last.stress is None:
-                problems.append(f"{queue.name}: {last.reason}")
-        more = f"; and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
-        return "; ".join(problems[:_MAX_NAMED]) + more if problems else None
 
 
 @service_command(NAME, "samples")

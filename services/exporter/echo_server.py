@@ -189,7 +189,7 @@ def command(udp: int | None, tcp: int | None, host: str) -> None:
     try:
         echo = EchoServer(host, udp, tcp)
     except OSError as error:
-        raise click.ClickException(f"cannot listen: {error}") from None
+        raise click.ClickException(f"cannot listen: {(error.strerror or str(error)).lower()}") from None
     # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))

@@ -18,6 +18,7 @@ from services.exporter.coverage import CoverageMonitor, matchers_of
 from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.probe_manager import ProbeManager, probe_counter
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.logging_setup import configure
 from services.runtime.service import run
@@ -37,9 +38,10 @@ def command(path: Path) -> None:
     try:
         config = load(path)
     except ConfigError as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None
     if config.exporter.relay is None and not config.exporter.probes:
-        raise click.ClickException(f"{path}: exporter: nothing to measure: set 'relay', 'probes' or both")
+        text = f"{path}: exporter: nothing to measure: set 'relay', 'probes' or both"
+        raise CommandFailure(text, ExitCode.UNREADABLE)
     configure("exporter", config.log)
     sys.setswitchinterval(_SWITCH_S)
     run(_serve(config))

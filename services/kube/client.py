@@ -16,17 +16,23 @@ from typing import Any, Generic, TypeVar
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.kube_config import load_kube_config
 from msgspec import Struct, field
 
 from schemas.config import Kubernetes
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
-from services.kube.answers import Status, decode_as, raise_for_status, read_lines
-from services.kube.objects import KubeObject, Superseded, Unavailable
+from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
+from services.kube.objects import (
+    KubeObject,
+    Status,
+    Superseded,
+    Unavailable,
+    decode_as,
+    raise_for_status,
+    read_body,
+    read_lines,
+)
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -37,7 +43,7 @@ _WATCH_S = (40, 60)
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
 """A watch that ends sooner is restarted with a delay."""
-_ENDED_S = (0.5, 12.0)
+_ENDED_S = (8.0, 30.0)
 """That delay, at first and at most."""
 
 Query = list[tuple[str, str]]
@@ -100,7 +106,7 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        # Every target holds two watches open: patches must not wait for one of a limited number of connections.
+        # Every namespace holds two watches open: patches must not wait for one of a limited number of connections.
         settings = Configuration(connection_pool_maxsize=0)
         try:
             if config.server is not None:
@@ -152,15 +158,23 @@ class KubeClient:
             Unavailable: no answer.
         """
         async with self._request("GET", path, query=query) as response:
-            return await response.read()
+            return await read_body(response.content)
 
-    async def patch(self, obj: T, operations: list[dict[str, Any]], is_wanted: Callable[[], bool] = lambda: True) -> T:
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
+
+        Raises:
+            StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
+        """
+        return await self.patch_in_turn(obj, lambda: operations)
+
+    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+        """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
         Args:
             obj: the object as it was seen.
-            operations: the patch.
-            is_wanted: asked right before the patch is sent, which may be long after the call.
+            build: gives the patch right before it is sent, which may be long after the call; None: it is no
+                longer wanted.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -171,10 +185,11 @@ class KubeClient:
         """
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
         async with self._patch_slots:
-            if not is_wanted():
+            operations = build()
+            if operations is None:
                 raise Superseded
             async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await response.read())
+                return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -213,7 +228,7 @@ class KubeClient:
             "count": 1,
         }
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
-            await response.read()
+            await read_body(response.content)
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
@@ -225,13 +240,21 @@ class KubeClient:
         return (await self._list(kind, namespace, [("labelSelector", selector)]))[0]
 
     async def list_and_watch(
-        self, kind: type[T], namespace: str, *, name: str | None = None, selector: str | None = None
+        self,
+        kind: type[T],
+        namespace: str,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        *,
+        name: str | None = None,
+        selector: str | None = None,
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
         Args:
             kind: of the objects.
             namespace: where.
+            is_wanted: asked about each object with all its labels; others are dropped as they are read, and one that
+                is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
 
@@ -242,7 +265,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query)
+        objects, version = await self._list(kind, namespace, query, is_wanted)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -260,22 +283,25 @@ class KubeClient:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
                     version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
-                    if event.type == "DELETED":
-                        yield Deleted(_decode(kind, event.object))
-                    elif event.type != "BOOKMARK":
-                        yield Updated(_decode(kind, event.object))
+                    if event.type != "BOOKMARK":
+                        seen = decode_as(kind, event.object, f"no {kind.kind}")
+                        is_there = event.type != "DELETED" and is_wanted(seen)
+                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
-    async def _list(self, kind: type[T], namespace: str, query: Query) -> tuple[tuple[T, ...], str]:
+    async def _list(
+        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+    ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
-            objects += (_decode(kind, item) for item in answer.items)
+            listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items)
+            objects += (one.trim() for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
@@ -301,12 +327,15 @@ class KubeClient:
             response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
             try:
                 if response.status >= 300:
-                    raise_for_status(response.status, await response.read(), response.headers.get("Retry-After"))
+                    raise_for_status(
+                        response.status, await read_body(response.content), response.headers.get("Retry-After")
+                    )
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Unavailable(f"the server's answer is not what was asked for: {error}", status=200) from None
+        except DECODE_ERRORS as error:
+            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
+            raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
 

@@ -1,22 +1,45 @@
-"""The cluster's objects as Sluice needs them: workloads and their Pods, and how the API server fails.
+"""The cluster's objects as Sluice needs them, workloads and their Pods, and what the API server answers instead.
 
 A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
 line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUTING.md lists what else does.
 """
 
-from typing import ClassVar, TypeVar
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
+import msgspec
 from msgspec import Struct, structs
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Target
 from schemas.units import Rate
 from services.kube.selectors import Selector
+
+if TYPE_CHECKING:
+    import aiohttp
 
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
 """The limit that Cilium enforces on a Pod, as a quantity of bit/s; on a workload it declares the intent."""
 
 _KEPT = (BANDWIDTH, "sluice.dev/")
 K = TypeVar("K", bound="KubeObject")
+S = TypeVar("S")
+_SECONDS = re.compile(r"\d{1,6}")
+_MOST_BYTES = 4 * 1024 * 1024
+"""No object of the API is larger; etcd takes 1.5 MiB."""
+_LONGEST_BODY = 32 * 1024 * 1024
+"""No page of a list is larger; a proxy may send anything."""
+
+
+class StatusDetails(Struct, frozen=True, rename="camel"):
+    """More about an error."""
+
+    retry_after_seconds: int = 0
 
 
 class Owner(Struct, frozen=True):
@@ -41,6 +64,14 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+@lru_cache(4096)
+def _share(
+    labels: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
+) -> tuple[dict[str, str] | None, tuple[Owner, ...]]:
+    """One copy of what all Pods of a ReplicaSet have in common."""
+    return dict(labels) or None, owners
+
+
 class KubeObject(Struct, frozen=True):
     """A namespaced object with annotations."""
 
@@ -58,12 +89,17 @@ class KubeObject(Struct, frozen=True):
         """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
         meta = self.metadata
         noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
-        labels = {key: value for key, value in (meta.labels or {}).items() if key in self.kept_labels}
-        owners = tuple(owner for owner in meta.owner_references if owner.controller)
+        if BANDWIDTH in noted:
+            noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
+        labels, owners = _share(
+            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels),
+            tuple(owner for owner in meta.owner_references if owner.controller),
+        )
         trimmed = structs.replace(
             meta,
+            namespace=sys.intern(meta.namespace),
             annotations=None if meta.annotations is None else noted,
-            labels=labels or None,
+            labels=labels,
             owner_references=owners,
         )
         return structs.replace(self, metadata=trimmed)
@@ -117,9 +153,17 @@ class PodStatus(Struct, frozen=True):
     phase: str = "Pending"
 
 
+class PodSpec(Struct, frozen=True, rename="camel"):
+    """A Pod's specification."""
+
+    host_network: bool = False
+    """Whether it has no network of its own."""
+
+
 class Pod(KubeObject, frozen=True):
     """A Pod."""
 
+    spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
     kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
@@ -150,6 +194,13 @@ class Workload(KubeObject, frozen=True):
 
     spec: WorkloadSpec
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the workload of this kind that made the Pod, as far as the Pod tells."""
+        return next(
+            (one.name for one in pod.metadata.owner_references if one.controller and one.kind == cls.kind), None
+        )
+
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod: another workload's Pod may carry the same labels."""
         return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
@@ -162,13 +213,18 @@ class Deployment(Workload, frozen=True):
     api_version: ClassVar[str] = "apps/v1"
     plural: ClassVar[str] = "deployments"
 
+    @classmethod
+    def find_owner(cls, pod: Pod) -> str | None:
+        """The name of the Deployment whose ReplicaSet made the Pod; the Pod's labels tell which."""
+        suffix = f"-{(pod.metadata.labels or {}).get('pod-template-hash')}"
+        for owner in pod.metadata.owner_references:
+            if owner.controller and owner.kind == "ReplicaSet" and owner.name.endswith(suffix):
+                return owner.name.removesuffix(suffix)
+        return None
+
     def owns(self, pod: Pod) -> bool:
-        """Whether one of its ReplicaSets made the Pod; the Pod's labels tell which."""
-        replica_set = f"{self.metadata.name}-{(pod.metadata.labels or {}).get('pod-template-hash')}"
-        return any(
-            owner.controller and owner.kind == "ReplicaSet" and owner.name == replica_set
-            for owner in pod.metadata.owner_references
-        )
+        """Whether one of its ReplicaSets made the Pod."""
+        return self.find_owner(pod) == self.metadata.name
 
 
 WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
@@ -180,8 +236,8 @@ def workload_kind(target: Target) -> type[Workload]:
     return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
 
 
-class Unavailable(Exception):
-    """The API server does not answer, or not now; the request may or may not have taken effect."""
+class ApiFailure(Exception):
+    """The API server did not do what was asked."""
 
     def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
         """Say why.
@@ -196,11 +252,15 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Rejected(Exception):
+class Unavailable(ApiFailure):
+    """The API server does not answer, or not now; the request may or may not have taken effect."""
+
+
+class Rejected(ApiFailure):
     """The API server refuses the request: no permission, or an object that it does not allow."""
 
 
-class StaleObject(Exception):
+class StaleObject(ApiFailure):
     """The object has changed since it was read: a precondition failed."""
 
 
@@ -208,5 +268,94 @@ class Superseded(Exception):
     """A write was dropped before it was sent, because it is no longer wanted."""
 
 
-class NotFound(Exception):
+class NotFound(ApiFailure):
     """There is no such object."""
+
+
+class Status(Struct, frozen=True):
+    """An error, as the API writes it."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: StatusDetails | None = None
+
+
+async def read_body(content: "aiohttp.StreamReader") -> bytes:
+    """Read an answer that is no watch.
+
+    Raises:
+        Unavailable: it is larger than any list that was asked for.
+    """
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise Unavailable(f"the server's answer is larger than {_LONGEST_BODY} bytes", status=200)
+    return bytes(body)
+
+
+async def read_lines(content: "aiohttp.StreamReader") -> AsyncIterator[bytes]:
+    """Read lines of any length that an object may have; the library stops at 128 KiB.
+
+    Raises:
+        Unavailable: a line has no end.
+    """
+    rest = bytearray()
+    async for chunk in content.iter_any():
+        rest += chunk
+        *lines, last = rest.split(b"\n") if b"\n" in chunk else [rest]
+        rest = bytearray(last)
+        for line in lines:
+            if line:
+                yield bytes(line)
+        if len(rest) > _MOST_BYTES:
+            raise Unavailable("a watch event is larger than any object", status=200)
+    if rest:
+        yield bytes(rest)
+
+
+def decode_as(kind: type[S], body: bytes | msgspec.Raw, text: str = "not what was asked for") -> S:
+    """Decode an answer.
+
+    Raises:
+        Unavailable: it is something else: a page of a proxy, say.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except DECODE_ERRORS as error:
+        raise Unavailable(f"the server's answer is {text}: {describe_decode_error(error)}", status=200) from None
+
+
+def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoReturn:
+    """Raise the error for an HTTP status.
+
+    Raises:
+        NotFound, StaleObject, Rejected or Unavailable.
+    """
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except DECODE_ERRORS:
+        status = Status(message=body[:200].decode("utf-8", "replace"))
+    text = f"{code} {status.reason}: {status.message}"[:500]
+    seconds = _parse_retry_after(retry_after)
+    if seconds is None and status.details is not None and status.details.retry_after_seconds > 0:
+        seconds = float(status.details.retry_after_seconds)
+    if code in (404, 410):
+        raise NotFound(text, retry_after_s=seconds)
+    if code in (409, 422):
+        raise StaleObject(text, retry_after_s=seconds)
+    if code in (400, 401, 403, 405, 415):
+        raise Rejected(text, retry_after_s=seconds)
+    raise Unavailable(text, status=code, retry_after_s=seconds)
+
+
+def _parse_retry_after(text: str | None) -> float | None:
+    """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
+    text = (text or "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None

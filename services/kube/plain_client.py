@@ -11,8 +11,7 @@ from contextlib import closing, contextmanager
 from urllib.parse import urlencode, urlsplit
 
 from services.kube.access import Access
-from services.kube.answers import raise_for_status
-from services.kube.objects import Unavailable
+from services.kube.objects import Unavailable, raise_for_status
 
 _LONGEST_LINE = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""

@@ -56,6 +56,11 @@ class Selector(Struct, frozen=True, rename="camel"):
         equalities = [f"{key}={value}" for key, value in self.match_labels.items()]
         return ",".join([*equalities, *(one.query() for one in self.match_expressions)])
 
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether it selects an object with these labels."""
+        is_equal = all(labels.get(key) == value for key, value in self.match_labels.items())
+        return is_equal and all(one.matches(labels) for one in self.match_expressions)
+
 
 def parse_selector(query: str) -> list[Requirement]:
     """Read a label or field selector from a request; all requirements must be met.

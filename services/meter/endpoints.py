@@ -10,8 +10,7 @@ from contextlib import suppress
 
 from msgspec import Struct, field
 
-from services.kube.answers import decode_as
-from services.kube.objects import NotFound, Rejected, Unavailable
+from services.kube.objects import NotFound, Rejected, Unavailable, decode_as
 from services.kube.plain_client import PlainClient
 from services.meter.pods import NodePod
 

@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from services.common.backoff import BackOff
-from services.kube.answers import Status, decode_as
-from services.kube.objects import NotFound, Rejected, Unavailable
+from services.kube.objects import NotFound, Rejected, Status, Unavailable, decode_as
 from services.kube.plain_client import PlainClient
 from services.meter.pods import HASH_LABELS, NodePod
 
@@ -31,21 +30,21 @@ _GONE = 410
 _log = logging.getLogger(__name__)
 
 
-class _ListMeta(Struct, frozen=True, rename="camel"):
+class _PodListMeta(Struct, frozen=True, rename="camel"):
     resource_version: str = ""
     following: str = field(default="", name="continue")
 
 
-class _List(Struct, frozen=True):
-    metadata: _ListMeta
+class _PodList(Struct, frozen=True):
+    metadata: _PodListMeta
     items: tuple[NodePod, ...] = ()
 
 
 class _Bookmark(Struct, frozen=True):
-    metadata: _ListMeta = _ListMeta()
+    metadata: _PodListMeta = _PodListMeta()
 
 
-class _Event(Struct, frozen=True):
+class _PodEvent(Struct, frozen=True):
     type: str
     object: msgspec.Raw
 
@@ -98,7 +97,7 @@ class PodWatch:
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
             options += [("timeoutSeconds", str(seconds)), self._selector]
             for line in self._client.follow(PATH, options, seconds + _WATCH_SLACK_S):
-                event = decode_as(_Event, line)
+                event = decode_as(_PodEvent, line)
                 if event.type == "ERROR":
                     status = decode_as(Status, event.object)
                     if status.code == _GONE:
@@ -119,7 +118,7 @@ class PodWatch:
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else []), self._selector]
-            answer = decode_as(_List, self._client.fetch(PATH, page), "no list of pods")
+            answer = decode_as(_PodList, self._client.fetch(PATH, page), "no list of pods")
             pods |= {pod.metadata.uid: _trim(pod) for pod in answer.items}
             following = answer.metadata.following
             if not following:

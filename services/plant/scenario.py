@@ -8,7 +8,7 @@ fits them to another.
 
 from itertools import pairwise
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,8 @@ class Event(Struct, frozen=True, kw_only=True):
     """The bottleneck's new rate, kbit/s."""
     blind: str | None = None
     """From now on nothing can be measured, for this reason; the empty text ends it."""
+    enforcement: Literal["on", "stuck", "off"] | None = None
+    """From now on limits are enforced, stay as they are whatever is asked for, or are lifted, silently."""
     unpredicted: bool = False
     """Nothing announces it; bad seconds right after it are counted apart."""
     phase: bool = True

@@ -92,6 +92,11 @@ class Apps(Struct, frozen=True):
             targets=tuple(replace(one, load=loads.get(one.target, one.load)) for one in self.targets),
         )
 
+    def with_probes(self, hz: int) -> "Apps":
+        """A copy whose critical workloads are each probed ``hz`` times a second."""
+        replace = msgspec.structs.replace
+        return replace(self, critical=tuple(replace(one, probe_hz=hz) for one in self.critical))
+
     def scale(self, share: float) -> "Apps":
         """A copy with every rate but the probes' multiplied by ``share``."""
         loads: dict[str, int | None] = {one.workload: round(one.load * share) for one in self.critical}

@@ -74,6 +74,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []
+        self._known: set[Mistake] = set()
 
     def check(self, value: Any, annotation: Any, path: Path) -> Any:
         """Decode a value; gives ``_WRONG`` after a mistake in it, and a list without its wrong items."""
@@ -113,7 +114,7 @@ class _Walk:
             return section
         if kind is not Config:
             self._check_each(kind, right, path)
-        elif right.get("domains") and ("signal" in right or "signal" not in value):
+        elif (right.get("domains") or value.get("domains") == []) and ("signal" in right or "signal" not in value):
             # What concerns several domains is checked among those that are right.
             self._build(kind, {name: right[name] for name in ("domains", "signal") if name in right}, path)
         return _WRONG
@@ -181,8 +182,9 @@ class _Walk:
             return self._reject(path, str(error))
 
     def _reject(self, path: Path, text: str) -> Any:
-        if Mistake(path, text) not in self.mistakes:
-            self.mistakes.append(Mistake(path, text))
+        if (mistake := Mistake(path, text)) not in self._known:
+            self._known.add(mistake)
+            self.mistakes.append(mistake)
         return _WRONG
 
 

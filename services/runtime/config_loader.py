@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from schemas.config import Config
 from schemas.units import decode_unit, encode_unit
 from services.bus.subjects import Subjects
+from services.common.redaction import hide_passwords
 from services.control import Controller
 from services.runtime import config_errors
 from services.runtime.config_errors import UNREADABLE, Mistake
@@ -22,6 +23,10 @@ class ConfigError(ValueError):
 
     The text has a line for each mistake: ``FILE:LINE:COLUMN: KEY: what is there, and what is allowed``.
     """
+
+    def __init__(self, text: str) -> None:
+        """Keep the text, but for passwords in addresses that it quotes."""
+        super().__init__(hide_passwords(text))
 
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -92,8 +97,10 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: not text in UTF-8") from None
     # Copied into memory of its own: the strings lie between those of the file's tree, and would keep the
     # memory of the whole tree from being freed (38 MiB with two thousand domains).
     compact = msgspec.msgpack.encode(parse(text, str(path), environment), enc_hook=encode_unit)

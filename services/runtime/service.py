@@ -14,6 +14,7 @@ from schemas.config import Config
 from services.common.backoff import BackOff
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import CannotListen, Health, serve
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def service_command(
                 if check is not None:
                     check(config)
             except ConfigError as error:
-                raise click.ClickException(str(error)) from None
+                raise CommandFailure(error, ExitCode.UNREADABLE) from None
             except ValueError as error:
-                raise click.ClickException(f"{path}: {error}") from None
+                raise CommandFailure(f"{path}: {error}", ExitCode.UNREADABLE) from None
             logging_setup.configure(name, config.log)
             run(work_on_bus(work, config))
 

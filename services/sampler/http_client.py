@@ -5,12 +5,16 @@ No redirect is followed: it would carry the headers to another host.  An error t
 or a query string.
 """
 
+import asyncio
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import requests
@@ -19,10 +23,18 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from schemas.config import Http
-from services.sampler.http_worker import RequestFailed
 
 _CHUNK = 65536
 _SHORTEST_SECRET = 6
+_SECRET_WORDS = ("auth", "key", "token", "cookie", "secret", "password")
+"""A header with one of them in its name holds a credential."""
+
+T = TypeVar("T")
+_Job = tuple[Callable[[], Any], Future[Any]]
+
+
+class RequestFailed(Exception):
+    """The server gave no usable answer; the text has the reason."""
 
 
 def show_url(url: str) -> str:
@@ -96,6 +108,8 @@ class Answer:
         self._response = response
         self._deadline = deadline
         self.status = response.status_code
+        self.has_length = bool({"Content-Length", "Transfer-Encoding"} & {name.title() for name in response.headers})
+        """Whether the server tells where the body ends, so that a shorter one is an error."""
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     def chunks(self, max_bytes: int) -> Iterator[bytes]:
@@ -150,8 +164,10 @@ class HttpClient:
         self._session.cert = (http.certificate, http.key) if http.certificate and http.key else None
         self._session.mount("http://", _Adapter(None))
         self._session.mount("https://", _Adapter(http.server_name))
-        self._secrets = [value for name, value in self._session.headers.items() if _is_secret(name, str(value))]
-        self._secrets += [value for _, value in parse_qsl(parts.query) if len(value) >= _SHORTEST_SECRET]
+        headers = {name.lower(): str(value) for name, value in self._session.headers.items()}
+        secrets = [value for name, value in headers.items() if any(word in name for word in _SECRET_WORDS)]
+        secrets += [value for _, value in parse_qsl(parts.query)]
+        self._secrets = [value for value in secrets if len(value) >= _SHORTEST_SECRET]
 
     @contextmanager
     def request(
@@ -178,7 +194,10 @@ class HttpClient:
             verify=self._session.verify,
         )
         try:
-            _refuse_redirect(response, url)
+            if 300 <= response.status_code < 400:
+                host = urlsplit(urljoin(url, response.headers.get("Location", ""))).netloc.rpartition("@")[2]
+                text = f"HTTP status {response.status_code} to {host}: redirects are not followed"
+                raise RequestFailed(text)  # noqa: TRY301 - the connection is closed below
             yield Answer(response, deadline)
         except BaseException:
             response.raw.close()
@@ -198,12 +217,70 @@ class HttpClient:
         self._session.close()
 
 
-def _refuse_redirect(response: requests.Response, url: str) -> None:
-    if 300 <= response.status_code < 400:
-        host = urlsplit(urljoin(url, response.headers.get("Location", ""))).netloc.rpartition("@")[2]
-        raise RequestFailed(f"HTTP status {response.status_code} to {host}: redirects are not followed")
+class HttpWorker:
+    """One thread for the requests to one server, beside the event loop: one at a time, each with a deadline.
+
+    A server that sends single bytes can hold a thread for longer than any socket timeout.  The caller gets
+    its error on time all the same.  Until the thread is free again further requests fail at once, so that
+    they do not pile up.  The thread is a daemon and never keeps the process from ending.
+    """
+
+    def __init__(self, name: str, timeout: float) -> None:
+        """Start the thread.
+
+        Args:
+            name: shown in a debugger.
+            timeout: of each request, seconds.
+        """
+        self._timeout = timeout
+        self._busy = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    async def run(self, request: Callable[[], T]) -> T:
+        """Run ``request`` in the thread and return its result.
+
+        Raises:
+            RequestFailed: the connection failed, the previous request is still running, or this one did
+                not return in time; its result will be dropped.
+            Exception: anything else that the request raises.
+        """
+        if self._busy:
+            raise RequestFailed("the previous request is still running")
+        self._busy = True
+        future: Future[T] = Future()
+        self._jobs.put((request, future))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            cause = _find_root_cause(error)
+            if isinstance(cause, TimeoutError):
+                raise RequestFailed(f"no answer within {self._timeout:g} s") from None
+            if isinstance(cause, OSError) and cause.strerror:
+                raise RequestFailed(cause.strerror.lower()) from error
+            raise RequestFailed(f"{type(cause).__name__}: {cause}") from error
+
+    def close(self) -> None:
+        """Let the thread end once it is free."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        for request, future in iter(self._jobs.get, None):
+            if not future.set_running_or_notify_cancel():
+                self._busy = False
+                continue
+            try:
+                result = request()
+            except Exception as error:  # noqa: BLE001 - raised again in the waiting coroutine
+                self._busy = False
+                future.set_exception(error)
+            else:
+                self._busy = False
+                future.set_result(result)
 
 
-def _is_secret(name: str, value: str) -> bool:
-    words = ("auth", "key", "token", "cookie", "secret", "password")
-    return len(value) >= _SHORTEST_SECRET and any(word in name.lower() for word in words)
+def _find_root_cause(error: BaseException) -> BaseException:
+    """The error that the client libraries wrapped: as an argument, as ``reason`` or as a cause."""
+    wrapped = (*error.args, getattr(error, "reason", None), error.__cause__, error.__context__)
+    inner = next((one for one in wrapped if isinstance(one, Exception) and one is not error), None)
+    return error if inner is None else _find_root_cause(inner)

@@ -3,25 +3,24 @@
 import asyncio
 
 from schemas.config import Config
-from schemas.messages import Sample
 from services.bus.bus import Bus
 from services.runtime.health import Health
 from services.runtime.service import service_command
-from services.sampler.loop import Sampler
-from services.sampler.outbox import Outbox
+from services.sampler.loop import Outbox, Sampler
 from services.sampler.source_factory import check_source, open_source
 
 
 @service_command("sampler", "clock", "source", check=check_source)
 async def command(config: Config, bus: Bus, health: Health) -> None:
     """Measure: publish one sample per domain and signal period."""
-
-    async def publish(sample: Sample) -> None:
-        await bus.publish(subjects[sample.domain], sample, msg_id=sample.id)
-
     signal = config.signal
     subjects = {domain.name: bus.subjects.sample(domain.name) for domain in config.domains}
-    outbox = Outbox(subjects, publish, keep=signal.window // signal.period, timeout=signal.window.seconds)
+    outbox = Outbox(
+        subjects,
+        lambda sample: bus.publish(subjects[sample.domain], sample, msg_id=sample.id),
+        keep=signal.window // signal.period,
+        timeout=signal.window.seconds,
+    )
     with open_source(config) as source:
         sampler = Sampler(config, source.measure, outbox.put, health)
         async with asyncio.TaskGroup() as group:

@@ -4,7 +4,7 @@ Nothing is left out silently: a figure that is not known is None, with its reaso
 """
 
 from schemas.config import Signal
-from schemas.domain import Critical, Domain
+from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Sample, TargetMeasure
 from services.common.histogram import explain_coarseness
 from services.common.redaction import hide_passwords
@@ -25,6 +25,29 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         end: end of the window, UTC ns.
         measured: all domains together.
     """
+    critical = []
+    for one in domain.critical:
+        stats = measured.latency.get(one.key, LatencyStats(missing="not measured"))
+        missing = None if stats.missing is None else hide_passwords(stats.missing)
+        if missing is None and stats.bounds is not None:
+            for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
+                coarse = explain_coarseness(stats.bounds, slo / 1e9, WIDEST_BUCKET)
+                if coarse is not None:
+                    missing = f"buckets too coarse for {figure}: {coarse}{_suggest_unit(stats.bounds, slo.seconds)}"
+                    break
+        measure = CriticalMeasure(
+            workload=one.key,
+            jitter=None if missing else stats.jitter,
+            p95=None if missing else stats.p95,
+            observations=stats.observations,
+            lost=stats.lost,
+            throughput=measured.throughput.get(one.key),
+            recent=measured.recent.get(one.key),
+            recent_p50=None if missing else measured.recent_p50.get(one.key),
+            missing=missing,
+            throughput_missing=_explain_throughput(one.key, measured),
+        )
+        critical.append(measure)
     targets = tuple(
         TargetMeasure(
             target=target.key,
@@ -41,31 +64,8 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         end=end,
         period=int(signal.period),
         source=signal.source,
-        critical=tuple(_build_critical(critical, measured) for critical in domain.critical),
+        critical=tuple(critical),
         targets=targets,
-    )
-
-
-def _build_critical(critical: Critical, measured: Measurements) -> CriticalMeasure:
-    stats = measured.latency.get(critical.key, LatencyStats(missing="not measured"))
-    missing = None if stats.missing is None else hide_passwords(stats.missing)
-    if missing is None and stats.bounds is not None:
-        for figure, slo in (("P95", critical.p95), ("jitter", critical.jitter)):
-            coarse = explain_coarseness(stats.bounds, slo / 1e9, WIDEST_BUCKET)
-            if coarse is not None:
-                missing = f"buckets too coarse for {figure}: {coarse}{_suggest_unit(stats.bounds, slo.seconds)}"
-                break
-    return CriticalMeasure(
-        workload=critical.key,
-        jitter=None if missing else stats.jitter,
-        p95=None if missing else stats.p95,
-        observations=stats.observations,
-        lost=stats.lost,
-        throughput=measured.throughput.get(critical.key),
-        recent=measured.recent.get(critical.key),
-        recent_p50=None if missing else measured.recent_p50.get(critical.key),
-        missing=missing,
-        throughput_missing=_explain_throughput(critical.key, measured),
     )
 
 

@@ -1,10 +1,19 @@
-"""Traces which functions run from the start of a sampling to the acknowledgement of the patch it leads to.
+"""Traces the steady path: which functions run from the end of a signal window to the patch that answers it.
 
 Sampler, decision and actuator run as processes on a real nats-server and the Kubernetes emulator, each
-under ``traced_service``.  The capacity of the bottleneck changes, so that limits keep moving.  A
-function counts if it ran between the end of a window and the patch that answered it, for at least a
-quarter of the windows.  Unrelated work in some of these intervals, such as the bus's keep-alive,
-does not count.  The count varies by a few functions from run to run.
+under ``traced_service``.  The capacity of the bottleneck changes, so that limits keep moving.
+
+Counted is a function of the product that runs code of its own in at least a quarter of the windows: in sampler
+and decision from the end of the window until the decision was published, in the actuator from then until the
+patches were acknowledged.  Not counted, because nobody who follows the path has to read them as steps of it:
+
+- start-up: coroutines that only wait for the ones that they started, and the first rounds;
+- properties, which read like fields, and dunder methods;
+- tasks beside the path: the informer's watch, which shows the patches of earlier windows as well as other
+  clients', and the check whether the process was stopped;
+- the simulated plant and the emulator, which stand in for the cluster.
+
+The count varies by a few functions from run to run.
 """
 
 import asyncio
@@ -25,10 +34,13 @@ from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import SERVICES, build_config, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
+from tests.codebase.source import read_modules
 
 ROUNDS = 16
 _WARM_UP_ROUNDS = 4
 _MOST_S = 120
+_BESIDE = frozenset({"Informer.run", "Informer._watch", "Actuator._catch_up"})
+"""Tasks, by their coroutines, that run beside the path."""
 _MS, _S = 10**6, 10**9
 _TARGET = Target("upload", Rate(5_000), Rate(80_000), Rate(10_000))
 _DOMAIN = Domain("line", (Critical("robot"),), (_TARGET,))
@@ -86,33 +98,40 @@ async def trace() -> set[tuple[str, str]]:
             await processes.start(name, *command)
         spans = await _watch_patches(config, plant)
         await processes.stop()
-        return _select_frequent(spans, list(calls.values()))
+        return _select_frequent(spans, calls)
 
 
-async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int]]:
-    """Put patches in force on the plant; gives the end of each one's window and its acknowledgement, UTC ns."""
-    spans: list[tuple[int, int]] = []
+async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int, int]]:
+    """Put patches in force on the plant; gives each one's window end, its decision's time and its end, UTC ns."""
+    spans: list[tuple[int, int, int]] = []
     async with Bus.connect(config.bus, "bench", lambda _: None) as bus, asyncio.timeout(_MOST_S):
         await bus.ensure_streams()
         async with aclosing(bus.read("action", follow=True)) as messages:
             async for raw in messages:
                 action = decode(Action, raw.body)
-                if action.cause == "decision" and action.outcome == "applied" and action.sampled and action.applied:
+                if action.cause == "decision" and action.sampled and action.decided and action.applied:
                     plant.limit = action.limit
-                    spans.append((action.sampled, action.applied))
+                    spans.append((action.sampled, action.decided, action.applied))
                 if len(spans) == _WARM_UP_ROUNDS + ROUNDS:
                     return spans[_WARM_UP_ROUNDS:]
     raise AssertionError("the bus is read for ever")
 
 
-def _select_frequent(spans: list[tuple[int, int]], files: list[Path]) -> set[tuple[str, str]]:
+def _select_frequent(spans: list[tuple[int, int, int]], files: dict[str, Path]) -> set[tuple[str, str]]:
     rounds: list[set[tuple[str, str]]] = [set() for _ in spans]
-    for path in files:
+    for service, path in files.items():
         for line in path.read_text(encoding="utf-8").splitlines():
-            when, file, function = line.split(" ")
-            if not function.endswith(">") and not file.startswith("services/plant/"):
-                for (begin, end), called in zip(spans, rounds, strict=True):
-                    if begin <= int(when) <= end:
-                        called.add((file, function))
+            when, file, function, task = line.split(" ")
+            if task in _BESIDE or file.startswith("services/plant/") or function.endswith((">", "__")):
+                continue
+            for (sampled, decided, applied), called in zip(spans, rounds, strict=True):
+                begin, end = (decided, applied) if service == "actuator" else (sampled, decided)
+                if begin <= int(when) <= end:
+                    called.add((file, function))
     counts = Counter(function for called in rounds for function in called)
-    return {function for function, count in counts.items() if 4 * count >= len(spans)}
+    properties = {(one.file, one.name) for module in read_modules() for one in module.functions if one.is_property}
+    return {
+        (file, function)
+        for (file, function), count in counts.items()
+        if 4 * count >= len(spans) and (file, function.rpartition(".")[2]) not in properties
+    }

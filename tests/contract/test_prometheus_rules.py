@@ -56,3 +56,16 @@ def test_every_alert_is_tested() -> None:
     """Every alert has a test that makes it fire."""
     alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert alerts == set(re.findall(r"alertname: (\w+)", EXPECTED.read_text()))
+
+
+def test_every_alert_has_a_runbook() -> None:
+    """Each alert links to a section of its own in the documentation."""
+    page = (RULES.parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sections = {heading.lower() for heading in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+    alerts = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"] if "alert" in rule
+    ]
+    assert {one["annotations"]["runbook_url"] for one in alerts} == {
+        f"docs/troubleshooting.md#{section}" for section in sections
+    }
+    assert {one["alert"].lower() for one in alerts} == sections

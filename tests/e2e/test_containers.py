@@ -33,7 +33,7 @@ pytestmark = pytest.mark.docker
 def compose(*words: str) -> str:
     """Run docker-compose on the project's file; return its output."""
     command = ["docker-compose", "--project-name", guard.label(), *words]
-    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT)}
+    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT), "SLUICE_TAG": guard.label()}
     done = subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return done.stdout
@@ -93,9 +93,12 @@ def test_the_images_of_the_install_section_can_be_built() -> None:
     lines = [line for line in commands("Install on a cluster") if line.startswith("docker build")]
     assert len(lines) == 2
     for line in lines:
-        build, _, push = line.replace("REGISTRY", "registry.example").partition(" && ")
+        # With the run's own tag, so that runs do not remove each other's images.
+        ours = line.replace("REGISTRY", "registry.example").replace(":0.1.0", f":{guard.label()}")
+        build, _, push = ours.partition(" && ")
         words = build.split()
         image = words[words.index("-t") + 1]
+        assert image.endswith(guard.label())
         assert push == f"docker push {image}"
         base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
         done = subprocess.run([*words, *base], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -116,7 +119,7 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
         assert found is not None
         sizes[name] = float(found[1]) / 2**20
         assert sizes[name] <= MOST_MIB[name]
-    images = json.loads(subprocess.check_output(["docker", "image", "inspect", "sluice:0.1.0"]))
+    images = json.loads(subprocess.check_output(["docker", "image", "inspect", f"sluice:{guard.label()}"]))
     sizes_text = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
     base = os.environ.get("PYTHON_IMAGE", "python:3.11-slim-bookworm")
     below = json.loads(subprocess.check_output(["docker", "image", "inspect", base]))[0]["Size"]

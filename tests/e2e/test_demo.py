@@ -56,13 +56,15 @@ def wait_until_clean(home: Path) -> None:
         time.sleep(0.05)
 
 
-def run_printed_commands(printed: str, recording: Path) -> None:
-    """Run the three commands in its last lines, as printed."""
+def run_printed_commands(printed: str, recording: Path, folder: Path | None = None) -> None:
+    """Run the three commands in its last lines, as printed, in the folder where the demo ran (default: here)."""
     commands = [line for line in printed.partition("is recorded in")[2].splitlines() if line.startswith("    ")]
     assert [command.split()[1] for command in commands] == ["replay", "report", "explain"], printed
     outputs = []
     for command in commands:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(
+            command, cwd=folder, shell=True, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         outputs.append(done.stdout)
     replayed, _, explained = outputs
@@ -71,6 +73,7 @@ def run_printed_commands(printed: str, recording: Path) -> None:
     assert "Made again from its sample: the same, byte for byte" in explained
 
 
+@pytest.mark.long
 def test_the_demo_plays_its_runs_and_its_last_commands_work(tmp_path: Path) -> None:
     """With its defaults it plays all runs, records one and restarts no pod.
 

@@ -40,6 +40,11 @@ def make_labels() -> tuple[str, str]:
     return "--label", f"{guard.LABEL}={guard.label()}"
 
 
+def tagged(image: str) -> str:
+    """One of our images under this run's own tag, so that runs do not remove each other's images."""
+    return image.replace(":0.1.0", f":{guard.label()}")
+
+
 def docker(*words: str) -> str:
     """Run docker; return its output."""
     done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,7 +57,7 @@ def specs() -> Iterator[dict[str, dict[str, Any]]]:
     """Pod specifications by Deployment; builds the images and creates a network."""
     base = [f"--build-arg=PYTHON_IMAGE={os.environ['PYTHON_IMAGE']}"] if "PYTHON_IMAGE" in os.environ else []
     for image, target in (("sluice:0.1.0", "sluice"), ("sluice-factory:0.1.0", "factory")):
-        docker("build", "-t", image, "--target", target, *base, ".")
+        docker("build", "-t", tagged(image), "--target", target, *base, ".")
     docker("network", "create", *make_labels(), network())
     try:
         workloads = [one for one in objects() if one["kind"] in {"Deployment", "StatefulSet"}]
@@ -87,9 +92,9 @@ def run_container(
     words += [*list_restrictions(spec, container), *more]
     if "command" in container:
         program, *arguments = container["command"]
-        docker(*words, "--entrypoint", program, container["image"], *arguments)
+        docker(*words, "--entrypoint", program, tagged(container["image"]), *arguments)
     else:
-        docker(*words, image or container["image"], *container["args"])
+        docker(*words, image or tagged(container["image"]), *container["args"])
     try:
         yield mine
     finally:

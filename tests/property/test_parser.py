@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Signal
-from services.sampler.http_worker import RequestFailed
+from services.sampler.http_client import RequestFailed
 from services.sampler.prometheus.source import collect_bounds, parse_vector, sum_by_workload
 from services.sampler.scrape.parser import MalformedPage, PageReader
 from services.sampler.scrape.source import measure_latency

@@ -113,14 +113,14 @@ class Tally:
             lost, older, outside, late, unreported = (_format(count) for count in structs.astuple(row.broken))
             worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
             figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"
-            yield f"{figures}   {_sum_counts(row.tried) or 'not in this session'}"
+            yield f"{figures}   {sum_counts(row.tried) or 'not in this session'}"
 
 
 def _format(count: Any) -> str:
     return "-" if count is None else str(count)
 
 
-def _sum_counts(tried: list[str]) -> str:
+def sum_counts(tried: list[str]) -> str:
     """Sum counts: ``2 kills, 5 writes`` and ``1 kills, 7 samples`` give ``3 kills, 5 writes, 7 samples``."""
     sums: dict[str, int] = {}
     for text in tried:

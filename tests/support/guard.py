@@ -2,12 +2,16 @@
 
 A run's temporary files are in a folder of its own below the checkout.  TMPDIR names it, so every process that a test
 starts has the folder's name in its environment.  A guard in a separate session waits until the run has ended,
-ends every process with that name, and removes the folder.
+ends every process with that name, and removes the folder and the run's containers and images.
+
+A run and its guard hold a lock on the folder.  If both were killed, the next run finds the folder unlocked and cleans
+up first.
 
     python -m tests.support.guard FOLDER   do so when standard input closes; print what was still running
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -22,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / "build" / "t"
 """Short, because the paths of Unix sockets are limited."""
 _GIVE_UP_S = 30.0
+_ENGINE_S = 60.0
+"""How long one command of Docker may take: an engine that hangs must not keep a run from ending."""
 LABEL = "sluice.tests"
 LASTING: set[int] = set()
 """Processes that several tests share, and that outlive the test that starts them."""
@@ -31,9 +37,8 @@ class Run:
     """The folder and the guard of one run of pytest."""
 
     def __init__(self) -> None:
-        """Create the folder, set TMPDIR to it, and start the guard."""
-        HOME.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix="", dir=HOME))
+        """Create the folder, set TMPDIR to it, start the guard, and clean up after runs whose guard was killed, too."""
+        self.folder, lock, stale = _claim()
         self._guard = subprocess.Popen(
             [sys.executable, "-m", __name__, str(self.folder)],
             cwd=ROOT,
@@ -41,7 +46,12 @@ class Run:
             stdout=subprocess.PIPE,
             start_new_session=True,
             text=True,
+            pass_fds=[lock],
         )
+        # From here on the guard alone holds the lock.
+        os.close(lock)
+        for folder in stale:
+            _clean(folder)
         enter(self.folder)
 
     def end(self) -> str:
@@ -52,8 +62,42 @@ class Run:
         return text
 
 
+def _claim() -> tuple[Path, int, list[Path]]:
+    """A new folder, the descriptor that locks it, and the folders of runs that nobody cleaned up."""
+    while True:
+        HOME.mkdir(parents=True, exist_ok=True)
+        # The guard of another run removes the parent when it is empty.
+        with contextlib.suppress(FileNotFoundError), _locked(HOME, fcntl.LOCK_EX):
+            stale = [folder for folder in HOME.iterdir() if folder.is_dir() and not _is_locked(folder)]
+            folder = Path(tempfile.mkdtemp(prefix="", dir=HOME))
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return folder, lock, stale
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+
+
 def label() -> str:
-    """The label of this run's containers and networks: the value of ``LABEL``, or the name of a compose project."""
+    """The label of this run's containers and networks, and the tag of its images.
+
+    It is the value of ``LABEL``, and the name of a compose project.
+    """
     return _label(HOME / Path(os.environ["TMPDIR"]).relative_to(HOME).parts[0])
 
 
@@ -113,6 +157,13 @@ def _main(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.read()
+    _clean(folder)
+    with contextlib.suppress(OSError):
+        HOME.rmdir()
+
+
+def _clean(folder: Path) -> None:
+    """End a run's processes, of which each is printed; remove its folder, containers and images."""
     known: set[int] = set()
     deadline = time.monotonic() + _GIVE_UP_S
     # Repeat until nothing is found: a process that is being killed may start others, or still write.
@@ -130,8 +181,6 @@ def _main(folder: Path) -> None:
             break
         time.sleep(0.05)
     _remove_containers(_label(folder))
-    with contextlib.suppress(OSError):
-        HOME.rmdir()
 
 
 def _remove_containers(name: str) -> None:
@@ -143,10 +192,20 @@ def _remove_containers(name: str) -> None:
             listed = _docker(kind, "ls", "--quiet", *everything, "--filter", f"label={of}={name}").split()
             if listed:
                 _docker(kind, *remove, *listed)
+    # By name: another run may have built the same image.  The engine keeps its build cache.
+    tagged = _docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference=*:{name}").split()
+    registry = _docker(
+        "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference=*/*:{name}"
+    ).split()
+    if tagged + registry:
+        _docker("image", "rm", "--force", *tagged, *registry)
 
 
 def _docker(*words: str) -> str:
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        command = ["docker", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ENGINE_S).stdout
+    return ""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Pages of metrics in every layout that the text format allows, and with every kind of fault."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from random import Random
@@ -77,7 +78,66 @@ def write_page(chance: Random, *, faults: int = 0) -> str:
         lines.append(chance.choice(lines))
     for _ in range(chance.randint(0, 4)):
         lines.insert(chance.randint(0, len(lines)), chance.choice(_COMMENTS))
-    page = "\n".join(lines) + "\n"
+    return _damage("\n".join(lines) + "\n", chance, faults)
+
+
+_OPEN_COMMENTS = (
+    '# HELP hubble_flow_latency_seconds A \\\\ \\n \\"help\\"',
+    "# TYPE hubble_flow_latency_seconds histogram",
+    "# UNIT hubble_flow_latency_seconds seconds",
+    "# TYPE hubble_flow_lost counter",
+    "# TYPE other gaugehistogram",
+    "# TYPE build info",
+    "# TYPE mode stateset",
+    "# TYPE something unknown",
+    "# HELP x ",
+    'other_total{workload="robot"} 7',
+    "other 5 1700000000.123",
+    'other_bucket{namespace="factory",workload="robot",le="1"} NaN # {} 0.5',
+    'build_info{version="1.2"} 1',
+    'hubble_flow_latency_seconds_created{namespace="factory",workload="robot"} 1.7e9',
+    'hubble_flow_latency_seconds_sum{namespace="factory",workload="robot"} 0.5',
+    'hubble_flow_latency_seconds_count{namespace="factory",workload="robot"} 9 1700000000 # {trace_id="x"} 1 1.7e9',
+    'hubble_flow_latency_seconds_bucket{namespace="factory",workload="other",le="1"} 3 # {a="} 5",b="\\""} 1e-3',
+)
+_EXEMPLARS = (
+    "",
+    "",
+    "",
+    ' # {trace_id="a"} 0.0006',
+    " # {} 1",
+    ' # {trace_id="a",span_id="b"} 0.0006 1700000000.5',
+    ' # {a="# {b=\\"5\\"} 7"} 1e-3',
+)
+
+
+def write_open_page(chance: Random, *, faults: int = 0) -> str:
+    """Write a page of the same kind in OpenMetrics, with exemplars; see `write_page`."""
+    lines = []
+    for peer in chance.sample(_PEERS, chance.randint(1, 2)):
+        for line in _write_histogram(chance, peer):
+            head, _, rest = line.rpartition("}")
+            name, _, pairs = head.partition("{")
+            number = rest.split()[0]
+            stamp = chance.choice(("", "", "", " 1700000000", " 1700000000.250", " -1.5e3"))
+            inside = _strip_gaps(pairs)
+            lines.append(f"{name.strip()}{{{inside}}} {number}{stamp}{chance.choice(_EXEMPLARS)}")
+    if chance.random() < 0.5:
+        text = 'hubble_flow_lost_total{namespace="factory",workload="robot"}'
+        lines.append(f"{text} {chance.randint(0, 9)}{chance.choice(_EXEMPLARS)}")
+    for _ in range(chance.randint(0, 4)):
+        lines.insert(chance.randint(0, len(lines)), chance.choice(_OPEN_COMMENTS))
+    page = "\n".join(lines) + "\n# EOF" + chance.choice(("\n", "\n", ""))
+    return _damage(page, chance, faults)
+
+
+def _strip_gaps(pairs: str) -> str:
+    """The labels without the gaps and the last comma, which only the text format allows."""
+    found = re.findall(r'([a-z_]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*")', pairs)
+    return ",".join(f"{name}={value}" for name, value in found)
+
+
+def _damage(page: str, chance: Random, faults: int) -> str:
     for _ in range(faults and chance.randint(1, faults)):
         at = chance.randint(0, len(page))
         until = min(len(page), at + chance.choice((0, 0, 1, 2, 5)))

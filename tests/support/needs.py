@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cache
@@ -29,6 +31,8 @@ class Requirement(Struct, frozen=True):
     name: str
     install: str
     here: Callable[[], bool]
+    asks: bool = False
+    """Whether ``here`` asks the part's other requirements, and cannot tell without them."""
 
 
 @cache
@@ -37,9 +41,42 @@ def program(name: str, package: str) -> Requirement:
     return Requirement(name, f"apt install {package}", lambda: shutil.which(name) is not None)
 
 
+@cache
+def version(name: str, least: tuple[int, int], install: str, *ask: str) -> Requirement:
+    """A version of a program that is on PATH; ``ask`` are the arguments that make it print its version."""
+
+    def here() -> bool:
+        found = re.search(r"v(\d+)\.(\d+)", _output(name, *ask) or "")
+        return found is not None and (int(found[1]), int(found[2])) >= least
+
+    return Requirement(f"{name} {least[0]}.{least[1]}", install, here, asks=True)
+
+
+def _output(*words: str) -> str | None:
+    """What a command prints; None if it fails, hangs or does not exist."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=_ANSWER_S)
+        return done.stdout if done.returncode == 0 else None
+    return None
+
+
 def _root() -> bool:
-    try_out = namespaces.enclose(["true"])
-    return os.geteuid() == 0 and subprocess.run(try_out, check=False, capture_output=True).returncode == 0
+    has_program = shutil.which("unshare") is not None
+    return os.geteuid() == 0 and (not has_program or _output(*namespaces.enclose(["true"])) is not None)
+
+
+def _python_index() -> bool:
+    """Whether pip, as it is set up here, gets a package that every install of Sluice needs."""
+    pinned = (Path(__file__).parents[2] / "requirements" / "cli.txt").read_text(encoding="utf-8")
+    found = re.search(r"^click==\S+", pinned, re.MULTILINE)
+    assert found is not None
+    with tempfile.TemporaryDirectory() as folder:
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--dest", folder)
+        return _output(*pip, found[0]) is not None
+
+
+def _npm_registry() -> bool:
+    return _output("npm", "view", "ajv", "version", "--fetch-retries=0") is not None
 
 
 def _engine() -> bool:
@@ -49,14 +86,18 @@ def _engine() -> bool:
 def _images() -> bool:
     compose = (Path(__file__).parents[2] / "docker-compose.yaml").read_text(encoding="utf-8")
     found = re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", compose)
-    names = {os.environ.get(str(variable), str(usual)) for variable, usual in found}
+    names = {os.environ.get(variable, usual) for variable, usual in found if variable.endswith("_IMAGE")}
     return all(_docker("image", "inspect", name) or _docker("pull", name) for name in names)
 
 
 def _docker(*words: str) -> bool:
-    return subprocess.run(["docker", *words], check=False, capture_output=True).returncode == 0
+    return _output("docker", *words) is not None
 
 
+_ANSWER_S = 60.0
+"""How long a program has to answer, before it counts as missing."""
+_KUSTOMIZE = version("kubectl", (1, 21), "kubectl of Kubernetes 1.21 or later", "version", "--client")
+"""Components of a kustomization need it."""
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager")
 
 
@@ -76,31 +117,49 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
     "apiserver": (
         program("openssl", "openssl"),
         program("kubectl", "kubernetes-client"),
+        _KUSTOMIZE,
         Requirement(
             "kube-apiserver",
             f"set KUBEBUILDER_ASSETS to a folder with {', '.join(_CONTROL_PLANE)}",
             _control_plane,
         ),
     ),
-    "kubectl": (program("kubectl", "kubernetes-client"),),
+    "kubectl": (program("kubectl", "kubernetes-client"), _KUSTOMIZE),
+    "helm": (
+        program("kubectl", "kubernetes-client"),
+        Requirement(
+            "helm",
+            "install helm 3.14 or later: https://helm.sh/docs/intro/install",
+            lambda: shutil.which("helm") is not None,
+        ),
+    ),
     "openssl": (program("openssl", "openssl"),),
     "docker": (
         program("docker", "docker.io"),
         program("docker-compose", "docker-compose"),
-        Requirement("Docker engine", "start dockerd, and put this user into the group docker", _engine),
+        Requirement("Docker engine", "start dockerd, and put this user into the group docker", _engine, asks=True),
         Requirement(
-            "container images", "reach a registry, or name images that are here: PYTHON_IMAGE, NATS_IMAGE", _images
+            "container images",
+            "reach a registry, or name images that are here: PYTHON_IMAGE, NATS_IMAGE",
+            _images,
+            asks=True,
         ),
     ),
     "prometheus": (program("prometheus", "prometheus"), program("promtool", "prometheus")),
     "browser": (program("chromium", "chromium"),),
-    "node": (program("node", "nodejs"), program("npm", "npm")),
+    "node": (
+        program("node", "nodejs"),
+        program("npm", "npm"),
+        version("node", (18, 0), "a newer Node.js from nodejs.org", "--version"),
+        Requirement("npm registry", "reach a registry of npm packages", _npm_registry, asks=True),
+    ),
+    "index": (Requirement("Python packages", "reach an index of Python packages", _python_index),),
 }
 """Requirements by marker."""
 
 OPTIONAL = frozenset(
     {one.name for part in PARTS.values() for one in part if one.install.startswith("apt ")}
-    | {"chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
+    | {"helm", "chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
 )
 """Programs that a test finds on PATH only if its own marker names them."""
 
@@ -110,8 +169,7 @@ def lacking(marker: str) -> tuple[Requirement, ...]:
     """The requirements of a part that this machine lacks."""
     missing: list[Requirement] = []
     for one in PARTS[marker]:
-        # The images cannot be looked up without the engine's client, nor the engine without it.
-        is_hidden = one.here in (_engine, _images) and bool(missing)
+        is_hidden = one.asks and bool(missing)
         if not is_hidden and not one.here():
             missing.append(one)
     return tuple(missing)

@@ -10,11 +10,13 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.reports import CollectErrorRepr
 
 from tests.support import guard, needs, quiet, scheduler
 from tests.support.run_report import LACKS, Reporter
@@ -28,8 +30,19 @@ _SHARED = pytest.StashKey[Path]()
 _BEFORE = pytest.StashKey[frozenset[int]]()
 """Processes that existed when the test itself began, after its fixtures."""
 _FAILED = pytest.StashKey[bool]()
-_KINDS = ("e2e", "integration", "contract", "property", "golden", "unit")
+SETTINGS = {
+    "PIP_CONFIG_FILE": ".config/pip/pip.conf",
+    "NPM_CONFIG_USERCONFIG": ".npmrc",
+    "DOCKER_CONFIG": ".docker",
+    "GIT_CONFIG_GLOBAL": ".gitconfig",
+    "PYENV_ROOT": ".pyenv",
+    "ASDF_DATA_DIR": ".asdf",
+}
+"""Variables that name what a user has set up below HOME."""
+_KINDS = ("e2e", "contract", "integration", "property", "golden", "unit")
 """The order of a run: slow kinds first, so that the workers end at about the same time."""
+_SERVERS = 2
+"""How many workers run the tests on a real API server: each of them has a server of its own."""
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -52,6 +65,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Reporter(config), "sluice-reporter")
     config.stash[_SHARED], config.stash[_HOME] = shared, home
     guard.enter(home)
+    _leave_home(home / "home")
+
+
+def _leave_home(folder: Path) -> None:
+    """Let every program keep its caches in a folder of the run instead of the user's home; settings there stay."""
+    folder.mkdir()
+    with suppress(RuntimeError):
+        for variable, name in SETTINGS.items():
+            path = Path.home() / name
+            if path.exists():
+                os.environ.setdefault(variable, str(path))
+    os.environ["HOME"] = str(folder)
+    os.environ.pop("XDG_CACHE_HOME", None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,25 +95,33 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers for each of a few processors: tests wait for services more than they compute."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(3 * processors, max(processors, 12), 64)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep groups of tests together."""
     return scheduler.Scheduling(config, log, config.stash[_SHARED])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run tests that measure last and alone, and tests that share an expensive fixture on one worker."""
-    for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker("quiet")
-    items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, _kind(item)))
+    """Run long tests first, those that measure last and alone, and those with one expensive fixture on one worker."""
+    groups = {item.nodeid: group for item in items if (group := _group(item))}
+    on_server = [item.nodeid for item in items if item.get_closest_marker("apiserver")]
+    groups = {one: f"apiserver-{count % _SERVERS}" for count, one in enumerate(on_server)} | groups
+    items.sort(key=lambda item: (*_turn(item), groups.get(item.nodeid, "")))
     if is_worker(config):
-        groups = {item.nodeid: group for item in items if (group := _group(item))}
         scheduler.tell(config.stash[_SHARED], groups)
 
 
-def _kind(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[bool, bool, bool, int]:
     (kind,) = item.nodeid.split("/")[1:2] or ("",)
-    return _KINDS.index(kind) if kind in _KINDS else 0
+    marked = [item.get_closest_marker(name) is not None for name in ("quiet", "long", "apiserver")]
+    is_quiet, is_long, needs_server = marked
+    return is_quiet, not is_long, not needs_server, _KINDS.index(kind) if kind in _KINDS else 0
 
 
 def _group(item: pytest.Item) -> str | None:
@@ -173,23 +207,50 @@ def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Make a report in any case; a skip is a failure if this machine claims to have every part."""
-    # The parser of syntax trees in CPython 3.11.2, which shows tracebacks, fails if a finaliser enters it again: "AST
-    # constructor recursion depth mismatch" (python/cpython#106905).
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        report = yield
+        with _no_collection():
+            report = yield
     except Exception as error:  # noqa: BLE001 - whatever it is, the other tests are run
         report = _plain(item, call, error)
-    finally:
-        if collecting:
-            gc.enable()
     if report.skipped and not hasattr(report, "wasxfail") and needs.all_parts():
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: skipped although every part should be here: {report.longrepr}"
     if report.failed:
         item.stash[_FAILED] = True
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file that cannot be collected."""
+    try:
+        with _no_collection():
+            return (yield)
+    except Exception as unshown:  # noqa: BLE001 - whatever it is, the other files are collected
+        text = repr(unshown)
+        try:
+            list(collector.collect())
+        except Exception as error:  # noqa: BLE001 - this is the one to report
+            text = f"{error!r} (shown without source lines: {text})"
+        return pytest.CollectReport(collector.nodeid, "failed", CollectErrorRepr(text), [])
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage in this context.
+
+    The parser of syntax trees in CPython 3.11.2, which shows tracebacks, fails if a finaliser enters it again: "AST
+    constructor recursion depth mismatch" (python/cpython#106905).
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _plain(item: pytest.Item, call: pytest.CallInfo[None], error: Exception) -> pytest.TestReport:

@@ -9,6 +9,7 @@ from services.control.policies import make_policy
 from services.control.policy import Bounds, NoMemory, Policy, Proposal
 from services.plant.scenario import Scenario
 from services.plant.simulated.closed_loop import Delays
+from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 
 
 class Candidate(Struct, frozen=True):
@@ -20,12 +21,11 @@ class Candidate(Struct, frozen=True):
     unlagged: bool = False
     """Whether it has no delay, as policies that read the host's own counters have none."""
 
-    @property
-    def delays(self) -> Delays:
-        """The delays of its control loop."""
+    def delays(self, signals: str = SHIPPED) -> Delays:
+        """The delays of its control loop, by signals of that profile."""
         if self.unlagged:
             return Delays(period=0.25, window=1.0, lag=0.0, actuation=0.0, actuation_jitter=0.0)
-        return Delays()
+        return Delays.of(PROFILES[signals])
 
 
 class Greedy:

@@ -11,13 +11,15 @@ import click
 import msgspec
 from msgspec import Struct
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.bench.policies.candidates import CANDIDATES
 from services.bench.policies.real_runs import BenchConditions, EarlierRuns, Work
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, USUAL_PERIOD, Cell, Outcome
-from services.plant.commands.factory import CANNOT, RateParam, SecondsParam, run_in_namespaces
+from services.plant.commands.factory import RateParam, SecondsParam, run_in_namespaces
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 PUBLISHED = "heracles, nameplate"
 """The published baseline of the default plan."""
@@ -124,7 +126,7 @@ def command(  # noqa: PLR0913 - one for each option
     missing = find_missing(TRAFFIC)
     if missing:
         click.echo(f"sluice bench factory cannot run here: it needs {', '.join(missing)}", err=True)
-        sys.exit(CANNOT)
+        sys.exit(ExitCode.USAGE)
     cells = plan(Selection(policies=policies, scenarios=scenarios, signals=signals, seeds=seeds, quick=quick))
     try:
         before = (
@@ -133,8 +135,10 @@ def command(  # noqa: PLR0913 - one for each option
             else None
         )
         cells, kept = select_missing(cells, before, conditions)
-    except (ValueError, msgspec.DecodeError, OSError) as error:
-        raise click.ClickException(f"{result}: {error}") from None
+    except DECODE_ERRORS as error:
+        raise CommandFailure(f"{result}: {describe_decode_error(error)}", ExitCode.UNREADABLE) from None
+    except (ValueError, OSError) as error:
+        raise CommandFailure(f"{result}: {error}", ExitCode.UNREADABLE) from None
     work = Work(tuple(cells), conditions, None if result is None else str(result.absolute()), tuple(kept))
     sys.exit(
         run_in_namespaces(

@@ -30,11 +30,9 @@ from services.plant.harness.run import ScenarioRun
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.scenario import SCENARIOS, Scenario
+from services.runtime.exit_codes import ExitCode
 
 BY_NAME = {one.name: one for one in CANDIDATES}
-STOPPED = 130
-"""Exit code after SIGINT or SIGTERM."""
-FAILED = 1
 LEARNING = 60.0
 """Learning time of a steady run, seconds; at most half of the run."""
 LASTING = {"steady": 120.0, "step": 120.0}
@@ -176,7 +174,7 @@ def main() -> None:
         complete = asyncio.run(run_until_signal(play_all(work, console, outcomes)))
     except OSError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
-        sys.exit(FAILED)
+        sys.exit(ExitCode.FINDING)
     finally:
         lines = summarize_scenarios(outcomes)
         console.print(scenarios_table(lines))
@@ -185,8 +183,8 @@ def main() -> None:
             console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if not complete:
         console.print("Stopped before the end.")
-        sys.exit(STOPPED)
-    sys.exit(FAILED if any(one.failed for one in outcomes) else 0)
+        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(ExitCode.FINDING if any(one.failed for one in outcomes) else ExitCode.OK)
 
 
 if __name__ == "__main__":

@@ -20,21 +20,23 @@ from services.bench.policies.learned_step import measure_step
 from services.bench.policies.results import SUBJECT, Cell, Outcome, Summary, judge, summarize_contenders
 from services.bench.policies.tables import encode_results, summaries_table
 from services.control import Controller
+from services.plant.harness.results import ResultFile
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.closed_loop import Run, play
+from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 
 BY_NAME = {one.name: one for one in CANDIDATES}
 
 
-def run(cell: Cell, pace: float = 1.0) -> Outcome:
-    """Play one run, ``pace`` times as fast as in the scenario."""
+def run(cell: Cell, pace: float = 1.0, signals: str = SHIPPED) -> Outcome:
+    """Play one run, ``pace`` times as fast as in the scenario, by signals of a profile."""
     contender, scenario = BY_NAME[cell.contender], SCENARIOS[cell.scenario]
     if pace != 1:
         scenario = scenario.stretch_to(scenario.seconds / pace)
     scenario = scenario.shift(cell.seed)
     domain = scenario.domain()
     controller = Controller(domain, policy_of(contender, scenario))
-    return judge_played(cell, play(scenario, domain, controller, delays=contender.delays, seed=cell.seed))
+    return judge_played(cell, play(scenario, domain, controller, delays=contender.delays(signals), seed=cell.seed))
 
 
 def judge_played(cell: Cell, played: Run) -> Outcome:
@@ -80,19 +82,29 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
 
 
 @click.command()
-@click.option("--seeds", default=5, show_default=True, help="Runs of each policy on each scenario.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each policy on each scenario."
+)
 @click.option("--first", default=0, show_default=True, help="The first seed; the others follow.")
 @click.option("--pace", default=1.0, show_default=True, help="Play the scenarios so much faster, or slower below 1.")
+@click.option(
+    "--signals",
+    type=click.Choice(list(PROFILES)),
+    default=SHIPPED,
+    show_default=True,
+    help="What is measured; the default is what the shipped manifests give.",
+)
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
 @click.option("--policy", "policies", multiple=True, type=click.Choice(list(BY_NAME)), help="Only these.")
 @click.option("--speed/--no-speed", default=True, help="Also time a step on this machine.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every run and the summary there.")
+@click.option("--json", "json_path", type=ResultFile(), help="Write every run and the summary there.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw violation against goodput there (svg, png).")
 def command(  # noqa: PLR0913 - one for each option
     *,
     seeds: int,
     first: int,
     pace: float,
+    signals: str,
     scenarios: tuple[str, ...],
     policies: tuple[str, ...],
     speed: bool,
@@ -111,7 +123,7 @@ def command(  # noqa: PLR0913 - one for each option
         for seed in range(first, first + seeds)
     ]
     with Pool(2) as pool:
-        runs = pool.map(partial(run, pace=pace), cells, chunksize=1)
+        runs = pool.map(partial(run, pace=pace, signals=signals), cells, chunksize=1)
     summaries = summarize_contenders(runs)
     goals = judge_simulated(runs, summaries) + (measure_step() if speed else [])
     console = Console()

@@ -7,21 +7,29 @@ scrape also gives throughput and median of the last period alone; Prometheus giv
 from collections.abc import Sequence
 from multiprocessing import Pool
 
+from msgspec.structs import replace
+
 from services.bench.policies.results import SUBJECT, Cell, Outcome, Summary, summarize_contenders
 from services.bench.policies.simulated import judge_played
 from services.control import Controller
 from services.plant.scenario import SCENARIOS
 from services.plant.simulated.closed_loop import Delays, play
+from services.plant.simulated.sampling import SignalTraits
+from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 
 COST_SCENARIOS = ("steady", "step", "shift", "flapping")
-SOURCES: dict[str, Delays] = {
-    "scrape 250ms": Delays(period=0.25, window=1.5),
-    "scrape 500ms": Delays(),
-    "scrape 1s": Delays(period=1.0, window=4.0),
-    "prometheus 1s": Delays(period=1.0, window=4.0, scrape=1.0),
-    "prometheus 15s": Delays(period=1.0, window=60.0, scrape=15.0),
+_SHIPPED = PROFILES[SHIPPED]
+SOURCES: dict[str, SignalTraits] = {
+    "scrape 250ms": replace(_SHIPPED, period=0.25, window=1.5),
+    "scrape 500ms": _SHIPPED,
+    "scrape 1s": replace(_SHIPPED, period=1.0, window=4.0),
+    "prometheus 1s": replace(_SHIPPED, period=1.0, window=4.0, scrape=1.0),
+    "prometheus 15s": PROFILES["prometheus-15s"],
+    "no meter": PROFILES["no-meter"],
+    "cadvisor": PROFILES["cadvisor"],
+    "no probes": PROFILES["no-probes"],
 }
-"""By the same names as in ``lag.py``."""
+"""By the same names as in ``lag.py``; the last three are the signals of a cluster that lacks something."""
 
 
 def measure_costs(
@@ -38,5 +46,5 @@ def play_source(cell: Cell) -> Outcome:
     """Play ``learned`` with the source that the cell names as its contender."""
     scenario = SCENARIOS[cell.scenario].shift(cell.seed)
     domain = scenario.domain(SUBJECT)
-    delays = SOURCES[cell.contender]
+    delays = Delays.of(SOURCES[cell.contender])
     return judge_played(cell, play(scenario, domain, Controller(domain), delays=delays, seed=cell.seed))

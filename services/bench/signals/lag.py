@@ -32,6 +32,7 @@ from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import Processes
+from services.plant.harness.results import ResultFile
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.plant.scenario import SCENARIOS
 from services.runtime import logging_setup
@@ -119,9 +120,21 @@ class StepLags(Struct, frozen=True):
 
 
 @click.command()
-@click.option("--steps", default=10, show_default=True, help="How many steps to watch; each takes 12 s. 0: none.")
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="How many steps to watch; each takes 12 s. 0: none.",
+)
 @click.option("--slow", is_flag=True, help="Also a Prometheus that scrapes every 15 s: each step then takes 105 s.")
-@click.option("--seeds", default=3, show_default=True, help="Runs of each source on the simulated plant. 0: none.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Runs of each source on the simulated plant. 0: none.",
+)
 @click.option(
     "--scenario",
     "scenarios",
@@ -131,7 +144,7 @@ class StepLags(Struct, frozen=True):
     show_default=True,
     help="What the simulated plant plays. Repeatable.",
 )
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+@click.option("--json", "path", type=ResultFile(), help="Write the figures here, too.")
 def command(steps: int, slow: bool, seeds: int, scenarios: tuple[str, ...], path: Path | None) -> None:
     """How late a step in latency shows, by source, and what that costs in violations and goodput."""
     logging_setup.configure("bench", "error")

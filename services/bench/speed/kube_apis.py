@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from msgspec import Struct
@@ -114,18 +113,7 @@ async def start_real(processes: Processes) -> Api:
     )  # fmt: skip
     url, ca = f"https://127.0.0.1:{port}", certificates / "apiserver.crt"
     kubeconfig = home / "kubeconfig"
-    kubeconfig.write_text(json.dumps(_kubeconfig(url, ca, token)), encoding="utf-8")
-    api = Api(name="real API server", url=url, config=Kubernetes(kubeconfig=str(kubeconfig)), token=token, ca=ca)
-    await _answers(api, processes, "kube-apiserver")
-    await processes.start(
-        "kube-controller-manager", assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}",
-        *("--leader-elect=false", "--controllers=deployment,replicaset", "--secure-port=0"),
-    )  # fmt: skip
-    return api
-
-
-def _kubeconfig(url: str, ca: Path, token: str) -> dict[str, Any]:
-    return {
+    tree = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "bench", "cluster": {"server": url, "certificate-authority": str(ca)}}],
@@ -133,6 +121,14 @@ def _kubeconfig(url: str, ca: Path, token: str) -> dict[str, Any]:
         "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
         "current-context": "bench",
     }
+    kubeconfig.write_text(json.dumps(tree), encoding="utf-8")
+    api = Api(name="real API server", url=url, config=Kubernetes(kubeconfig=str(kubeconfig)), token=token, ca=ca)
+    await _answers(api, processes, "kube-apiserver")
+    await processes.start(
+        "kube-controller-manager", assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}",
+        *("--leader-elect=false", "--controllers=deployment,replicaset", "--secure-port=0"),
+    )  # fmt: skip
+    return api
 
 
 async def _answers(api: Api, processes: Processes, name: str) -> None:

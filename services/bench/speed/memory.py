@@ -24,6 +24,7 @@ from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
+from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
 
 _S = 10**9
@@ -41,8 +42,14 @@ _GOALS = {
 
 
 @click.command()
-@click.option("--messages", default=50_000, show_default=True, help="How many the memory is measured after.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+@click.option(
+    "--messages",
+    type=click.IntRange(1),
+    default=50_000,
+    show_default=True,
+    help="How many the memory is measured after.",
+)
+@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
 def command(messages: int, path: Path | None) -> None:
     """Readiness and memory of sampler and actuator."""
     logging_setup.configure("bench", "error")

@@ -29,6 +29,7 @@ from services.bench.speed.control_step import step_through
 from services.bench.timing import measure_seconds
 from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
+from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
 from services.tools.common.recording import RecordingReader, RecordingWriter, build_header, build_message
 from services.tools.replay import on_bus
@@ -204,8 +205,14 @@ def through_bus(home: Path) -> dict[str, float]:
 
 
 @click.command("replay")
-@click.option("--samples", default=100_000, show_default=True, help="How many each measurement in this process takes.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=100_000,
+    show_default=True,
+    help="How many each measurement in this process takes.",
+)
+@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
 def command(samples: int, path: Path | None) -> None:
     """Decoding and replay, in this process and onto a bus."""
     logging_setup.configure("bench", "error")

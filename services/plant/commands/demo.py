@@ -28,6 +28,7 @@ from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 DOMAIN = "floor"
 """The domain of the first policy's run."""
@@ -100,7 +101,9 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
     help="What to play.",
 )
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the plants' random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the plants' random numbers."
+)
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the run of the first policy here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
@@ -113,7 +116,12 @@ def command(
     record: Path | None,
     keep: Path | None,
 ) -> None:
-    """Run the whole pipeline on embedded parts and a simulated factory."""
+    """Run the whole pipeline on embedded parts and a simulated factory.
+
+    Exit code 1: a part did not start, or ended early.
+    """
+    if json is not None and json == record:
+        raise click.UsageError("--json and --record: one file cannot hold both")
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
     options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
     console = Console()
@@ -122,11 +130,13 @@ def command(
         console.print(build_table(results, scenario))
         if json is not None:
             results.write(json)
-    except (NotReady, ProcessDied, RecordingFailed, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    except (NotReady, ProcessDied) as error:
+        raise CommandFailure(error, ExitCode.FINDING) from None
+    except (RecordingFailed, OSError) as error:
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None
     if not complete:
         console.print("Stopped before the end.")
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     if record is not None:
         console.print(format_next_steps(options.policies[0], record), highlight=False, soft_wrap=True)
 

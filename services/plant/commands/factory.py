@@ -22,9 +22,8 @@ from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
+from services.runtime.exit_codes import ExitCode
 
-CANNOT = 2
-"""Exit code if this machine lacks something."""
 # Temporary files go to a tmpfs that only these namespaces see; the JSON is written to the host's folder.
 _WITHIN = 'mount -t tmpfs none /run; ip link set lo up; export TMPDIR=/run; exec "$@"'
 
@@ -72,12 +71,19 @@ class SecondsParam(click.ParamType[float]):
 @click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
 @click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
-@click.option("--passive", type=int, default=8, show_default=True, help="Seconds on each bed with priority bands.")
+@click.option(
+    "--passive", type=click.IntRange(0), default=8, show_default=True, help="Seconds on each bed with priority bands."
+)
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep: Path | None, **asked: object) -> None:
-    """Run the whole pipeline on real packets (needs root)."""
+    """Run the whole pipeline on real packets (needs root).
+
+    Exit code 1: a part did not start, or ended early.
+    """
+    if json is not None and json == record:
+        raise click.UsageError("--json and --record: one file cannot hold both")
     given = {"json": json, "record": record, "keep": keep}
     paths = {name: str(path.absolute()) for name, path in given.items() if path is not None}
     options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, FactoryOptions)
@@ -87,7 +93,7 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
     missing = find_missing(programs)
     if missing:
         click.echo(f"sluice factory cannot run here: it needs {', '.join(missing)}", err=True)
-        sys.exit(CANNOT)
+        sys.exit(ExitCode.USAGE)
     text = msgspec.json.encode(options).decode()
     sys.exit(run_in_namespaces([sys.executable, "-m", "services.plant.commands.factory_runs", text]))
 

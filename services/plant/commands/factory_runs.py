@@ -32,13 +32,11 @@ from services.plant.real import priority_bands
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
 from services.plant.scenario import SCENARIOS, Scenario
+from services.runtime.exit_codes import ExitCode
 
 Kind = Literal["none", "scrape", "prometheus"]
 """No control; the sampler scrapes; the sampler queries a Prometheus."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-STOPPED = 130
-"""Exit code after SIGINT or SIGTERM."""
-FAILED = 1
 
 
 class PlannedRun(Struct, frozen=True):
@@ -165,10 +163,11 @@ def main() -> None:
         report_results(options, console, results)
     except (BedError, NotReady, ProcessDied, RecordingFailed, OSError) as error:
         console.print(f"Error: {error}", style="red", highlight=False)
-        sys.exit(FAILED)
+        is_output = isinstance(error, RecordingFailed | OSError) and not isinstance(error, BedError)
+        sys.exit(ExitCode.UNREADABLE if is_output else ExitCode.FINDING)
     if not complete:
         console.print("Stopped before the end.")
-        sys.exit(STOPPED)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

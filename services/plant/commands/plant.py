@@ -70,8 +70,16 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--api-port", default=8001, show_default=True, help="Port of the emulated Kubernetes API.")
-@click.option("--metrics-port", default=9965, show_default=True, help="Port of the metrics page.")
+@click.option(
+    "--api-port",
+    type=click.IntRange(0, 65535),
+    default=8001,
+    show_default=True,
+    help="Port of the emulated Kubernetes API.",
+)
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), default=9965, show_default=True, help="Port of the metrics page."
+)
 @click.option(
     "--scenario",
     "name",
@@ -80,7 +88,9 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
     show_default=True,
     help="What to play.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the plant's random numbers.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the plant's random numbers."
+)
 def command(host: str, api_port: int, metrics_port: int, name: str, seed: int) -> None:
     """Serve a simulated factory and an emulated Kubernetes API to services that run elsewhere."""
     try:

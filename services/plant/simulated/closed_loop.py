@@ -3,47 +3,44 @@
     model -> counters -> (scrape) -> sample -> (lag) -> control.step -> (actuation) -> model
 
 It calls the same step function as the live service, on samples that are built as the sampler builds
-them.  Every delay of the real loop is a parameter: how often counters are read, how long a window is,
-how late a sample is, and how long a decision takes to be in force.
+them (``sampling.py``).  Every delay of the real loop is a parameter: how often counters are read, how long a window
+is, how late a sample is, and how long a decision takes to be in force.
 """
 
 import heapq
-from collections import Counter, deque
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.domain import Domain
-from schemas.messages import CriticalMeasure, Decision, Sample, State, TargetMeasure
-from services.common.histogram import increase, quantile, summarize
+from schemas.messages import Decision, Sample, State
 from services.control import Controller
-from services.plant.interface import BUCKETS, Counters, Second
+from services.plant.interface import Second
 from services.plant.scenario import Event, Scenario
 from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, score
 from services.plant.simulated.plant import Parameters, SimulatedPlant
+from services.plant.simulated.sampling import SampleBuilder, SignalTraits
 
 _NS = 10**9
 _START = 1_800_000_000 * _NS
 """Any whole UTC second."""
 
 
-class Delays(Struct, frozen=True):
-    """The delays of the loop, seconds."""
+class Delays(SignalTraits, frozen=True):
+    """The delays of the loop: those of its measurements and those of its limits, seconds."""
 
-    period: float = 0.5
-    """From one sample to the next."""
-    window: float = 2.0
-    """What a sample averages over."""
-    scrape: float | None = None
-    """How often counters are read; None: at each sample.  A Prometheus of its own reads out of step."""
-    lag: float = 0.03
-    """From the end of a window to the decision."""
     actuation: float = 0.05
     """From the decision to the limit in force, at least."""
     actuation_jitter: float = 0.05
     """Largest random addition to it."""
+
+    @classmethod
+    def of(cls, traits: SignalTraits) -> "Delays":
+        """Measure with these traits."""
+        return cls(**{name: getattr(traits, name) for name in SignalTraits.__struct_fields__})
 
 
 class Run(Struct, frozen=True):
@@ -54,6 +51,8 @@ class Run(Struct, frozen=True):
     started: int
     """UTC ns."""
     seconds: list[Second]
+    samples: list[Sample]
+    """As the controller got them."""
     decisions: list[Decision]
     patches: list[int]
     """When each change of a pod's limit came into force, UTC ns."""
@@ -91,14 +90,15 @@ def play(
             controller, no limits without one.
         parameters: of the model, with the scenario's apps in place of theirs; None: the defaults.
     """
-    loop = _Loop(
-        scenario, domain, controller, delays, SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START), seed
-    )
+    if delays.probe_hz is not None:
+        scenario = replace(scenario, apps=scenario.apps.with_probes(delays.probe_hz))
+    model = SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START)
+    loop = _Loop(scenario, domain, controller, delays, model, seed)
     if limits is None:
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
     loop.start(limits)
     loop.run()
-    return Run(scenario, domain, _START, loop.seconds, loop.decisions, loop.patches, loop.reactions())
+    return Run(scenario, domain, _START, loop.seconds, loop.samples, loop.decisions, loop.patches, loop.reactions())
 
 
 class _Loop:
@@ -120,11 +120,13 @@ class _Loop:
         self._watch = ReactionTimer(scenario.apps)
         self._state: State | None = None
         self._blind = ""
-        self._readings: deque[tuple[int, Counters]] = deque()
+        self._enforcement: Literal["on", "stuck", "off"] = "on"
+        self._samples = SampleBuilder(domain, delays, model.pods, seed)
         self._agenda: list[tuple[int, int, Any]] = []
         self._order = count()
         self._desired: dict[str, int] = {}
         self.seconds: list[Second] = []
+        self.samples: list[Sample] = []
         self.decisions: list[Decision] = []
         self.patches: list[int] = []
 
@@ -141,6 +143,9 @@ class _Loop:
         for event in self._scenario.events:
             self._at(_START + round(event.at * _NS), self._apply_event, event)
         if self._controller is not None:
+            counts = self._delays.throughput
+            for sender in self._model.read_counters().sent if counts is not None and counts.every[1] else ():
+                self._count(sender)
             self._at(_START, self._read)
             self._at(_START + round(self._delays.period * _NS), self._sample)
 
@@ -171,14 +176,21 @@ class _Loop:
             self._model.set_capacity(event.capacity)
         if event.blind is not None:
             self._blind = event.blind
+        if event.enforcement is not None:
+            self._enforcement = event.enforcement
+            for pod, kbit in self._desired.items() if event.enforcement != "stuck" else ():
+                self._model.set_limit(pod, kbit if event.enforcement == "on" else None)
         self._watch.on_event(event, self._model.limits.values())
+
+    def _count(self, sender: str) -> None:
+        """Renew the count of one sender's bytes, now and again and again."""
+        now = self._model.now
+        self._samples.count(sender, now, self._model.read_counters())
+        self._at(now + round(self._samples.next_count_s() * _NS), self._count, sender)
 
     def _read(self) -> None:
         now = self._model.now
-        self._readings.append((now, self._model.read_counters()))
-        oldest = now - round((self._delays.window + 2 * (self._delays.scrape or 0) + 1) * _NS)
-        while self._readings[0][0] < oldest:
-            self._readings.popleft()
+        self._samples.read(now, self._model.read_counters())
         if self._delays.scrape is not None:
             self._at(now + round(self._delays.scrape * _NS), self._read)
 
@@ -186,57 +198,14 @@ class _Loop:
         if self._delays.scrape is None:
             self._read()
         now = self._model.now
-        self._at(now + round(self._delays.lag * _NS), self._decide, self._build_sample(now))
+        self._at(now + round(self._delays.lag * _NS), self._decide, self._samples.build(now, self._blind))
         self._at(now + round(self._delays.period * _NS), self._sample)
-
-    def _build_sample(self, end: int) -> Sample:
-        start = end - round(self._delays.window * _NS)
-        period = round(self._delays.period * _NS)
-        inside = [reading for reading in self._readings if reading[0] >= start]
-        why = self._blind or ("" if len(inside) > 1 else f"{len(inside)} readings in the window, 2 needed")
-        if why:
-            return Sample(self._domain.name, start, end, period, "simulation", no_data=why)
-        old, new = inside[0][1], inside[-1][1]
-        sent = self._rates(inside[0], inside[-1])
-        # Read at each sample, the last two readings lie one period apart.
-        fresh = self._delays.scrape is None
-        recent = self._rates(*inside[-2:]) if fresh else {}
-        critical = []
-        for one in self._domain.critical:
-            was, now = old.latency[one.key], new.latency[one.key]
-            seen = summarize(BUCKETS, increase(was.counts, now.counts))
-            last = increase(inside[-2][1].latency[one.key].counts, now.counts)
-            critical.append(
-                CriticalMeasure(
-                    workload=one.key,
-                    jitter=seen.jitter,
-                    p95=seen.p95,
-                    observations=int(seen.observations),
-                    lost=now.lost - was.lost,
-                    throughput=sent[one.key],
-                    recent=recent.get(one.key),
-                    recent_p50=quantile(0.5, BUCKETS, last) if fresh else None,
-                )
-            )
-        pods = Counter(pod.target for pod in self._model.pods)
-        targets = tuple(
-            TargetMeasure(one.key, sent[one.key], recent.get(one.key), pods[one.key]) for one in self._domain.targets
-        )
-        return Sample(self._domain.name, start, end, period, "simulation", tuple(critical), targets)
-
-    def _rates(self, old: tuple[int, Counters], new: tuple[int, Counters]) -> dict[str, int]:
-        """What each workload sent between two readings, kbit/s."""
-        pods = {pod.name: pod.target for pod in self._model.pods}
-        sent: dict[str, int] = {}
-        for name, total in new[1].sent.items():
-            key = pods.get(name, name)
-            sent[key] = sent.get(key, 0) + total - old[1].sent[name]
-        return {key: round(total * 8 * 1_000_000 / (new[0] - old[0])) for key, total in sent.items()}
 
     def _decide(self, sample: Sample) -> None:
         assert self._controller is not None
         decision = self._controller.step(self._state, sample)
         self._state = decision.state
+        self.samples.append(sample)
         self.decisions.append(decision)
         now = self._model.now
         for target, decided in zip(self._domain.targets, decision.targets, strict=True):
@@ -250,6 +219,7 @@ class _Loop:
                 self._at(now + round(delay * _NS), self._enforce, pod, each, (sample.end, now))
 
     def _enforce(self, pod: str, kbit: int, decision: tuple[int, int]) -> None:
-        self._model.set_limit(pod, kbit)
+        if self._enforcement == "on":
+            self._model.set_limit(pod, kbit)
         self.patches.append(self._model.now)
         self._watch.on_limit(self._model.now, *decision, self._model.limits.values())

@@ -7,18 +7,27 @@ of a query alone.  This session looks at the rest first.
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote_plus
 
 from schemas.config import Signal
-from services.sampler.http_client import Answer, HttpClient
-from services.sampler.http_worker import RequestFailed
+from services.sampler.http_client import Answer, HttpClient, RequestFailed
 
-_LONGEST_URL = 4096
-"""Bytes of a query that every gateway takes in an address; nginx refuses more than 8 kB of request line."""
+_LONGEST_TARGET = 4096
+"""Bytes of a request's path and query string that most gateways take; nginx refuses more than 8 kB of request line."""
+_SHORTEST_TARGET = 512
+_TOO_LONG = (414, 431, 494)
+"""Statuses of a request whose address is too long; the last one is nginx's."""
+_NO_POST = (400, 403, 404, 405, 406, 411, 413, 415, 501)
+"""Statuses of gateways that pass on GET alone."""
 _RANGE = 64
 """How many times larger than an instant's the answer over a range may be."""
 _SHOWN = 300
 _JSON = ("application/json", "text/plain", "application/octet-stream", "")
 """Content types that may hold JSON; some gateways name no better one."""
+
+
+class QueryTooLong(RequestFailed):
+    """The server does not take the query as it was sent: it may take it in parts."""
 
 
 class ApiResponse:
@@ -40,6 +49,8 @@ class ApiSession:
 
     verify: Any = None
     cert: Any = None
+    no_post = ""
+    """Why the server does not take long queries by POST; empty while it does."""
 
     def __init__(self, signal: Signal) -> None:
         """Prepare; nothing is requested yet."""
@@ -47,28 +58,41 @@ class ApiSession:
         headers = {"Accept": "application/json", **settings.headers}
         self._http = HttpClient(settings.url, signal.http, signal.timeout.seconds, headers)
         self._max_bytes = settings.max_bytes
+        self._longest = _LONGEST_TARGET
         self.url = self._http.base.rstrip("/")
 
     def mount(self, prefix: str, adapter: object) -> None:
         """Ignore the client's own adapter: it follows redirects and tries again."""
 
+    def fits(self, query: str) -> bool:
+        """Whether a query is short enough for GET."""
+        others = f"{self.url}/api/v1/query_range?start=1700000000.000&end=1700000000.000&step=1.000"
+        return len(others) + len(quote_plus(query)) <= self._longest
+
     def request(self, method: str, url: str, params: Mapping[str, Any], **options: object) -> ApiResponse:
         """Send a query, by POST where it is long.
 
         Raises:
+            QueryTooLong: the server takes no long queries.
             RequestFailed: no answer, an error, or an incomplete answer; in the server's own words.
             OSError, HTTPError: the connection failed.
         """
-        long = len(str(params["query"]).encode()) > _LONGEST_URL
+        posts = not self.fits(str(params["query"]))
+        if posts and self.no_post:
+            raise QueryTooLong(self.no_post)
         limit = self._max_bytes * (_RANGE if "step" in params else 1)
         with (
-            self._http.request("POST", url, data=params) if long else self._http.request("GET", url, params=params)
+            self._http.request("POST", url, data=params) if posts else self._http.request("GET", url, params=params)
         ) as answer:
             if answer.status == 200:
                 return ApiResponse(_read_result(answer, limit))
-            reason = _explain_status(answer)
-        if long and answer.status in (403, 404, 405):
-            reason += "; the query is too long for GET: give it fewer workloads, or allow POST"
+            status, reason = answer.status, _explain_status(answer)
+        if not posts and status in _TOO_LONG and self._longest > _SHORTEST_TARGET:
+            self._longest //= 2
+            return self.request(method, url, params, **options)
+        if posts and status in (*_TOO_LONG, *_NO_POST):
+            self.no_post = f"{reason}; the query is too long for GET"
+            raise QueryTooLong(self.no_post)
         raise RequestFailed(reason)
 
     def hide(self, text: str) -> str:

@@ -6,8 +6,9 @@ those that tell workloads apart.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from string import Template
+from typing import NamedTuple
 
 from schemas.config import Figure, Signal
 from services.sampler.workloads import Workloads, is_plain
@@ -28,8 +29,59 @@ DEFAULTS: dict[Figure, str] = {
 _REQUIRED: tuple[Figure, ...] = ("jitter", "p95", "observations")
 
 
-def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
+class Part(NamedTuple):
+    """A query on some of the workloads."""
+
+    text: str
+    keys: frozenset[str] | None = None
+    """The critical workloads that it is about, of throughput the namespaces; None: all."""
+
+
+def split_query(figure: Figure, signal: Signal, workloads: Workloads, fits: Callable[[str], bool]) -> list[Part]:
+    """Split a figure's query into parts that are short enough, each on some of the workloads.
+
+    A part that cannot be split any more may still be too long.
+
+    Args:
+        figure: whose query.
+        signal: has the texts.
+        workloads: all of them.
+        fits: whether a text is short enough.
+    """
+    of_namespaces = figure == "throughput"
+    keys = workloads.critical
+    if of_namespaces:
+        keys = tuple(dict.fromkeys(key.partition("/")[0] for key in workloads.senders))
+
+    def split(chosen: tuple[str, ...]) -> list[Part]:
+        some = {"namespaces": chosen} if of_namespaces else {"critical": chosen}
+        text = build_queries(signal, workloads, **some)[figure]
+        if fits(text) or len(chosen) == 1:
+            return [Part(text, frozenset(chosen))]
+        half = len(chosen) // 2
+        return split(chosen[:half]) + split(chosen[half:])
+
+    parts = split(keys)
+    # A text of one's own that names no workload stays the same.
+    return (
+        parts if len({part.text for part in parts}) == len(parts) else [Part(build_queries(signal, workloads)[figure])]
+    )
+
+
+def build_queries(
+    signal: Signal,
+    workloads: Workloads,
+    *,
+    critical: Collection[str] | None = None,
+    namespaces: Collection[str] | None = None,
+) -> dict[Figure, str]:
     """The PromQL of each figure; a figure that nothing measures has none.
+
+    Args:
+        signal: has the texts.
+        workloads: all of them.
+        critical: ask for these critical workloads only.
+        namespaces: ask for senders in these namespaces only.
 
     Raises:
         ValueError: a text has an unknown placeholder, or a required figure is switched off; names the figure.
@@ -41,7 +93,7 @@ def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
     if not names.throughput and "throughput" not in signal.prometheus.queries:
         texts["throughput"] = ""
     # Only the critical workloads' series: a cluster may have thousands of others.
-    keys = [key.partition("/") for key in workloads.critical]
+    keys = [key.partition("/") for key in (workloads.critical if critical is None else critical)]
     if not is_plain(names.metric) and any(figure not in signal.prometheus.queries for figure in texts if texts[figure]):
         raise ValueError(f"signal.metric: {names.metric!r} needs quotation marks: give signal.prometheus.queries")
     matchers = [f"{_name(label)}={_quote(value)}" for label, value in names.matchers.items()]
@@ -55,7 +107,7 @@ def build_queries(signal: Signal, workloads: Workloads) -> dict[Figure, str]:
         "window": f"{signal.window // 1_000_000}ms",
         "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
         "select": ",".join(matchers),
-        "senders": _match_senders(workloads),
+        "senders": _match_senders(workloads, namespaces),
     }
     queries: dict[Figure, str] = {}
     for figure, text in texts.items():
@@ -73,8 +125,8 @@ def _match_any(label: str, values: Iterable[str]) -> str:
     return f"{_name(label)}=~{_quote('|'.join(re.escape(value) for value in sorted(set(values))))}"
 
 
-def _match_senders(workloads: Workloads) -> str:
-    matcher = _match_any("namespace", (key.partition("/")[0] for key in workloads.senders))
+def _match_senders(workloads: Workloads, namespaces: Collection[str] | None) -> str:
+    matcher = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
     interface = workloads.names.interface
     # A counter without interfaces has none of another name.
     return f"{matcher},interface=~{_quote(re.escape(interface) + '|')}" if interface else matcher

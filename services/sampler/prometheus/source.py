@@ -7,7 +7,7 @@ a thread of its own, so that all are sent together.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf, isfinite, nan
 from typing import Any
@@ -16,11 +16,10 @@ import structlog
 from msgspec.structs import replace
 from prometheus_api_client import PrometheusConnect
 
-from schemas.config import Signal
-from services.sampler.http_client import show_url
-from services.sampler.http_worker import HttpWorker, RequestFailed
-from services.sampler.prometheus.api_session import ApiSession
-from services.sampler.prometheus.queries import build_queries
+from schemas.config import Figure, Signal
+from services.sampler.http_client import HttpWorker, RequestFailed, show_url
+from services.sampler.prometheus.api_session import ApiSession, QueryTooLong
+from services.sampler.prometheus.queries import Part, build_queries, split_query
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
@@ -40,14 +39,17 @@ Vector = list[tuple[dict[str, str], float]]
 
 
 class Query:
-    """One query text, sent again and again."""
+    """The query of one figure, sent again and again; in parts where the server takes short ones only."""
 
-    def __init__(self, name: str, text: str, signal: Signal) -> None:
-        """Prepare the connection; ``name`` shows in a debugger."""
-        self._text = text
+    def __init__(self, figure: Figure, text: str, signal: Signal, workloads: Workloads) -> None:
+        """Prepare the connection."""
+        self._figure = figure
+        self._signal = signal
+        self._workloads = workloads
+        self._parts = [Part(text)]
         self._session = ApiSession(signal)
         self._client = PrometheusConnect(url=self._session.url, session=self._session)
-        self._worker = HttpWorker(f"query {name}", signal.timeout.seconds)
+        self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
 
     async def evaluate(self, end: int) -> Vector:
         """Evaluate the query at ``end``, UTC ns.
@@ -56,7 +58,7 @@ class Query:
             RequestFailed: no answer, an error, an incomplete answer, or not an instant vector.
         """
         time_ = {"time": _format_seconds(end)}
-        return parse_vector(await self._run(lambda: self._client.custom_query(self._text, params=time_)))
+        return parse_vector(await self._run(lambda text: self._client.custom_query(text, params=time_)))
 
     async def evaluate_range(self, ends: range) -> dict[int, Vector]:
         """Evaluate the query at each of ``ends``, UTC ns; the vectors by end.
@@ -67,14 +69,57 @@ class Query:
         # The client rounds its own start and end to seconds.
         exact = {"start": _format_seconds(ends[0]), "end": _format_seconds(ends[-1])}
         now, step = datetime.now(UTC), f"{ends.step / 1e9:.3f}"
-        answer = await self._run(lambda: self._client.custom_query_range(self._text, now, now, step, params=exact))
+        answer = await self._run(lambda text: self._client.custom_query_range(text, now, now, step, params=exact))
         return parse_matrix(answer, ends)
 
-    async def _run(self, request: Callable[[], Any]) -> Any:
+    async def _run(self, request: Callable[[str], list[Any]]) -> list[Any]:
         try:
-            return await self._worker.run(request)
+            return await self._worker.run(lambda: self._ask(request))
         except RequestFailed as error:
             raise RequestFailed(self._session.hide(str(error))) from error
+
+    def _ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
+        """The whole result, in the worker's thread.  A server that takes no long query is asked in parts from then on.
+
+        Raises:
+            RequestFailed: a request failed.
+        """
+        parts = self._parts
+        while True:
+            try:
+                result = self._ask_parts(parts, request)
+            except QueryTooLong as error:
+                finer = split_query(self._figure, self._signal, self._workloads, self._session.fits)
+                if len(finer) <= len(parts) or not all(self._session.fits(part.text) for part in finer):
+                    self._session.no_post = ""
+                    raise RequestFailed(f"{error}: give it fewer workloads, or allow POST") from error
+                parts = finer
+            except RequestFailed as error:
+                if parts is self._parts:
+                    raise
+                self._session.no_post = ""
+                raise RequestFailed(f"{error}; the query is too long for GET, and was sent in parts") from error
+            else:
+                self._parts = parts
+                return result
+
+    def _ask_parts(self, parts: Sequence[Part], request: Callable[[str], list[Any]]) -> list[Any]:
+        deadline = time.monotonic() + self._signal.timeout.seconds
+        result: list[Any] = []
+        for part in parts:
+            if time.monotonic() > deadline:
+                raise RequestFailed(f"no answer to {len(parts)} short queries within {self._signal.timeout}")
+            result += (series for series in request(part.text) if part.keys is None or self._is_in(part.keys, series))
+        return result
+
+    def _is_in(self, keys: Collection[str], series: Any) -> bool:
+        """Whether a series is of a part's workloads: its matchers may let others of the same name through."""
+        if not isinstance(series, dict) or not isinstance(series.get("metric"), dict):
+            return True  # refused with the whole
+        labels = _parse_labels(series)
+        if self._figure == "throughput":
+            return labels.get("namespace") in keys
+        return self._workloads.find_critical(labels) in keys
 
     def close(self) -> None:
         """Release the connection and the thread."""
@@ -133,7 +178,9 @@ class PrometheusSource(Source):
         self._signal = signal
         self._workloads = workloads
         texts = build_queries(signal, workloads)
-        self._queries: dict[str, Query] = {figure: Query(figure, text, signal) for figure, text in texts.items()}
+        self._queries: dict[str, Query] = {
+            figure: Query(figure, text, signal, workloads) for figure, text in texts.items()
+        }
         self._bounds: dict[str, tuple[float, ...]] = {}
         self._layout_due = 0.0
         self._throughput_failed = False

@@ -99,16 +99,17 @@ class PageReader:
         self._known: dict[bytes, _KnownLine | None] = {}
         self._series: dict[CounterSeries, CounterSeries] = {}
 
-    def read(self, text: bytes, *, openmetrics: bool = False) -> ScrapedPage:
-        """Read one whole page; see ``read_chunks``."""
-        return self.read_chunks([text], openmetrics=openmetrics)
+    def read(self, text: bytes, *, openmetrics: bool = False, is_whole: bool = False) -> ScrapedPage:
+        """Read one page; see ``read_chunks``."""
+        return self.read_chunks([text], openmetrics=openmetrics, is_whole=is_whole)
 
-    def read_chunks(self, chunks: Iterable[bytes], *, openmetrics: bool = False) -> ScrapedPage:
+    def read_chunks(self, chunks: Iterable[bytes], *, openmetrics: bool = False, is_whole: bool = False) -> ScrapedPage:
         """Read one page, given in pieces of any size.
 
         Args:
             chunks: the page.
             openmetrics: it is in OpenMetrics, not in the text format.
+            is_whole: its server told its length, so that its last line needs no line feed.
 
         Raises:
             MalformedPage: it is cut off, not in its format, or has too many lines of the configured workloads.
@@ -116,7 +117,7 @@ class PageReader:
         grammar = OPENMETRICS if openmetrics else TEXT
         draft = _Draft(ScrapedPage({}, {}, {}), {}, set(), {})
         count = 0
-        for lines in _split_lines(chunks, grammar):
+        for lines in _split_lines(chunks, grammar, is_whole=is_whole):
             for line in self._select(lines):
                 count += 1
                 if count > self._max_lines:
@@ -127,7 +128,14 @@ class PageReader:
             self._known.clear()
             self._series.clear()
         for series, buckets in draft.histograms.items():
-            _add_histogram(draft.page, series, buckets)
+            bounds = sorted(buckets)
+            if bounds[-1] != inf:
+                draft.page.faults[series.workload] = "histogram without a +Inf bucket"
+            elif len(bounds) < 2:
+                draft.page.faults[series.workload] = "histogram without a finite bucket"
+            else:
+                counts = tuple(buckets[bound] for bound in bounds)
+                draft.page.counters[series._replace(bounds=tuple(bounds[:-1]))] = counts
         return draft.page._replace(unsettled=draft.unsettled, unmetered=draft.unmetered)
 
     def _select(self, lines: bytes) -> Iterator[bytes]:
@@ -135,7 +143,7 @@ class PageReader:
         taken = 0
         for match in self._critical_label.finditer(lines):
             if match[1] in self._critical and match.start() >= taken:
-                start, taken = _line_around(lines, match)
+                start, taken = lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
                 if lines.startswith(self._starts, start):
                     yield lines[start:taken]
         if self._throughput is None:
@@ -144,7 +152,7 @@ class PageReader:
         for match in self._throughput.finditer(lines):
             if match.start() < taken:
                 continue
-            start, taken = _line_around(lines, match)
+            start, taken = lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
             line = lines[start:taken]
             if line.startswith(self._starts) and any(namespace in line for namespace in self._namespaces):
                 yield line
@@ -203,7 +211,7 @@ class PageReader:
         return _KnownLine(self._series.setdefault(series, series), bound)
 
 
-def _split_lines(chunks: Iterable[bytes], grammar: Grammar) -> Iterator[bytes]:
+def _split_lines(chunks: Iterable[bytes], grammar: Grammar, *, is_whole: bool) -> Iterator[bytes]:
     """Whole, well-formed lines, many at a time.
 
     Raises:
@@ -227,6 +235,9 @@ def _split_lines(chunks: Iterable[bytes], grammar: Grammar) -> Iterator[bytes]:
     if grammar is OPENMETRICS:
         if not ended and rest != b"# EOF":
             raise MalformedPage("the page does not end with # EOF: it was cut off")
+    elif rest and is_whole and grammar.lines.fullmatch(rest + b"\n"):
+        _check(rest + b"\n", grammar)
+        yield rest + b"\n"
     elif rest:
         raise MalformedPage("the page does not end with a line feed: it was cut off")
 
@@ -266,22 +277,6 @@ def _check(lines: bytes, grammar: Grammar) -> None:
                     raise MalformedPage(f"not in the text format ({error}): {_show(line)}") from None
 
 
-def _line_around(lines: bytes, match: re.Match[bytes]) -> tuple[int, int]:
-    """Where the line with a match begins, and where the next one does."""
-    return lines.rfind(b"\n", 0, match.start()) + 1, lines.find(b"\n", match.end()) + 1
-
-
 def _show(line: bytes) -> str:
     text = line.decode(errors="replace").strip()
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _add_histogram(page: ScrapedPage, series: CounterSeries, buckets: dict[float, float]) -> None:
-    """Add a histogram with its buckets in order, or the reason why they are not usable."""
-    bounds = sorted(buckets)
-    if bounds[-1] != inf:
-        page.faults[series.workload] = "histogram without a +Inf bucket"
-    elif len(bounds) < 2:
-        page.faults[series.workload] = "histogram without a finite bucket"
-    else:
-        page.counters[series._replace(bounds=tuple(bounds[:-1]))] = tuple(buckets[bound] for bound in bounds)

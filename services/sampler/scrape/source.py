@@ -14,8 +14,7 @@ from msgspec.structs import replace
 
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
-from services.sampler.http_client import HttpClient, show_url
-from services.sampler.http_worker import HttpWorker, RequestFailed
+from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
 from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
 from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, combine_pages
 from services.sampler.scrape.window import Increase, PageWindow
@@ -84,7 +83,8 @@ class Scraper:
             if answer.content_type in _NO_PAGES:
                 raise RequestFailed(f"not a metrics page: {answer.content_type}")
             openmetrics = answer.content_type == "application/openmetrics-text"
-            return self._reader.read_chunks(answer.chunks(self._max_bytes), openmetrics=openmetrics), at
+            chunks, is_whole = answer.chunks(self._max_bytes), answer.has_length
+            return self._reader.read_chunks(chunks, openmetrics=openmetrics, is_whole=is_whole), at
 
     def close(self) -> None:
         """Release the connection and the thread."""

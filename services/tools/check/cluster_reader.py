@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from schemas.config import Config
+from services.actuator.reporter import ENFORCED, NOT_ENFORCED
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
@@ -77,6 +78,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         cilium_namespace=home,
         volumes=volumes,
         absent=await _find_absent_services(api, config),
+        not_enforced=find_not_enforced(await _list_events(api, config)),
         left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
         meter=await _read_meter(api, config),
     )
@@ -94,6 +96,26 @@ async def _read_meter(api: KubeClient, config: Config) -> MeterObjects | None:
         trusts_netkit=config.meter.trust_netkit,
     )
     return replace(meter, endpoints=config.meter.endpoints or meter.has_variable("SLUICE_METER_ENDPOINTS"))
+
+
+async def _list_events(api: KubeClient, config: Config) -> list[Any]:
+    """List the Events of the namespaces with targets; none where they may not be read."""
+    namespaces = sorted({target.namespace for domain in config.domains for target in domain.targets})
+    with suppress(Rejected):
+        return await _list_items(api, "api/v1", namespaces, "events")
+    return []
+
+
+def find_not_enforced(events: Iterable[Any]) -> dict[str, str]:
+    """Find workloads whose last Event on enforcement says that the limit is not enforced; returns its text."""
+    last: dict[str, tuple[str, str, str]] = {}
+    for event in events:
+        if event.get("reason") in (NOT_ENFORCED, ENFORCED):
+            about = event["involvedObject"]
+            key = f"{about.get('namespace')}/{about.get('name')}"
+            when = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+            last[key] = max(last.get(key, ("", "", "")), (when, event["reason"], str(event.get("message", ""))))
+    return {key: text for key, (_, reason, text) in last.items() if reason == NOT_ENFORCED}
 
 
 def _find_left_over(deployments: Mapping[str, Any], targets: Collection[str]) -> dict[str, str]:

@@ -40,6 +40,8 @@ class Finding(Struct, frozen=True):
     """The object."""
     what: str
     """What is wrong, and what to do."""
+    lifts: str | None = None
+    """Whose limits it may lift: a target's ``namespace/deployment``, or empty for all; None: nobody's."""
 
 
 class MeterObjects(Struct, frozen=True):
@@ -85,6 +87,8 @@ class ClusterObjects(Struct, frozen=True):
     """By ``namespace/name``, the limits of workloads that carry Sluice's record and that nobody is configured for."""
     meter: MeterObjects | None = None
     """The meter; None where the configuration names none."""
+    not_enforced: Mapping[str, str] = {}
+    """Targets whose last Event on enforcement says that they send more than their limits; its text, by target."""
 
 
 def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) -> list[Finding]:
@@ -99,6 +103,7 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
         found.append(Finding(level, who, f"there is no Service {service}: {why}"))
     text = "it is no target, and carries Sluice's record: put it back into the file and run sluice restore"
     found += [Finding("warning", key, f"{text} ({limit} is in force)") for key, limit in cluster.left_over.items()]
+    domains = tuple(domains)
     for domain in domains:
         for kind, wanted, keys in (
             ("target", "bestEffort", [target.key for target in domain.targets]),
@@ -114,31 +119,43 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
                     found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
             found += _check_target(target, cluster)
+    for key, text in cluster.not_enforced.items():
+        found.append(Finding("error", f"deployment {key}", f"{text}; {_name_likely_causes(key, found)}"))
     return sorted(found, key=lambda one: one.level != "error")
+
+
+def _name_likely_causes(target: str, found: Iterable[Finding]) -> str:
+    """Name what may lift a target's limit: what concerns it alone before what concerns all, errors before warnings."""
+    causes = [one for one in found if one.lifts in ("", target)]
+    causes.sort(key=lambda one: (one.lifts == "", one.level != "error"))
+    if not causes:
+        return "nothing that is known to lift limits was found: see docs/troubleshooting.md"
+    return f"likely because: {'; or '.join(f'{one.where}: {one.what}' for one in causes)}"
 
 
 def _check_cilium(cluster: ClusterObjects) -> Iterator[Finding]:
     """Check Cilium's settings, and every known combination of them in which limits silently do nothing."""
     where, settings = f"{cluster.cilium_namespace}/cilium-config", cluster.cilium
     if settings is None:
-        yield Finding("error", where, "not found in any namespace: without Cilium nothing enforces the annotation")
+        text = "not found in any namespace: without Cilium nothing enforces the annotation"
+        yield Finding("error", where, text, lifts="")
         return
     version = re.search(r":v(\d+)\.(\d+)", cluster.agent or "")
     release = (int(version[1]), int(version[2])) if version is not None else None
     if settings.get("enable-bandwidth-manager") != "true":
         text = "the bandwidth manager is off, so limits do nothing: Helm value bandwidthManager.enabled=true"
-        yield Finding("error", where, text)
+        yield Finding("error", where, text, lifts="")
     if settings.get("enable-ipsec") == "true":
-        yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off")
+        yield Finding("error", where, "IPsec is on, which switches the bandwidth manager off", lifts="")
     if settings.get("enable-wireguard") == "true":
         text = "WireGuard is on: some versions of Cilium do not limit its traffic (cilium#22203), so measure one pod"
-        yield Finding("warning", where, text)
+        yield Finding("warning", where, text, lifts="")
     if settings.get("kube-proxy-replacement") in ("false", "disabled") and release in (None, (1, 17)):
         text = "kube-proxy replacement is off: with Cilium 1.17 limits may silently do nothing (cilium#39167)"
-        yield Finding("warning", where, f"{text}; Helm value kubeProxyReplacement=true")
+        yield Finding("warning", where, f"{text}; Helm value kubeProxyReplacement=true", lifts="")
     if devices := settings.get("devices"):
         text = f"only traffic that leaves by {devices} is limited: pods that use another device are not"
-        yield Finding("warning", where, text)
+        yield Finding("warning", where, text, lifts="")
     if settings.get("enable-hubble") != "true":
         yield Finding("warning", where, "Hubble is off: the exporter sees probes only (Helm value hubble.enabled=true)")
     if release is not None and release < _PRIORITY_CILIUM:
@@ -176,7 +193,7 @@ def check_meter(cluster: ClusterObjects) -> Iterator[Finding]:
 def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
     if len(cluster.nodes) == 1:
         text = "is the only node: traffic between its pods is not limited, and there is no other node for its peers"
-        yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text)
+        yield Finding("warning", f"node {cluster.nodes[0]['metadata']['name']}", text, lifts="")
     for node in cluster.nodes:
         version = node["status"]["nodeInfo"]["kernelVersion"]
         numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -199,14 +216,16 @@ def _check_target(target: Target, cluster: ClusterObjects) -> Iterator[Finding]:
     if deployment["spec"]["template"].get("spec", {}).get("hostNetwork"):
         hosted = [where]
     for one in hosted:
-        yield Finding("error", one, "uses the host's network: Cilium limits pods with their own only")
+        text = "uses the host's network: Cilium limits pods with their own only"
+        yield Finding("error", one, text, lifts=target.key)
     yield from _check_placement(target, deployment, pods, cluster)
     for policy in cluster.policies:
         if any(uses_proxy(rule) for pod in (*pods, build_template_pod(deployment)) for rule in find_rules(policy, pod)):
             spaced = "namespace" in policy["metadata"]
             name = _name_object(policy) if spaced else policy["metadata"]["name"]
             where = f"Cilium{'' if spaced else 'Clusterwide'}NetworkPolicy {name}"
-            yield Finding("error", where, f"has an L7 rule at egress of {target.key}: that lifts its limit")
+            text = f"has an L7 rule at egress of {target.key}: that lifts its limit"
+            yield Finding("error", where, text, lifts=target.key)
 
 
 def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
@@ -263,10 +282,11 @@ def _check_placement(
     )
     nodes = sorted({_get_node(pod) for pod in pods} - {""})
     if beside:
-        yield Finding("warning", where, f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}")
+        text = f"runs on one node with whom it sends to ({', '.join(beside)}): {advice}"
+        yield Finding("warning", where, text, lifts=target.key)
     elif nodes and not named and not has_anti_affinity(deployment):
         text = f"peers unknown: no policy names them; should one of them run on {', '.join(nodes)} too: {advice}"
-        yield Finding("warning", where, text)
+        yield Finding("warning", where, text, lifts=target.key)
 
 
 def _get_node(pod: Object) -> str:

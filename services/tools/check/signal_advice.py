@@ -3,6 +3,7 @@
 from math import ceil
 
 from schemas.config import Config
+from schemas.exporter import Probe
 from services.common.histogram import explain_coarseness
 from services.exporter.coverage import matchers_of
 from services.exporter.metrics import has_labels, probe_series
@@ -20,11 +21,14 @@ def suggest_probes(config: Config) -> list[str]:
     if PRESETS[signal.preset].hint:
         return [f"signal.preset {signal.preset}: {PRESETS[signal.preset].hint}"]
     advice, seconds, matchers = [], signal.window.seconds, matchers_of(signal)
+    probes_of: dict[str, list[Probe]] = {}
+    for probe in config.exporter.probes:
+        probes_of.setdefault(probe.key, []).append(probe)
     for domain in config.domains:
         needed = domain.min_observations
         rate = f"at least {ceil(MARGIN * needed / seconds)} a second"
         for one in domain.critical:
-            probes = [probe for probe in config.exporter.probes if probe.key == one.key]
+            probes = probes_of.get(one.key, [])
             per_second = 0.0
             for probe in probes:
                 udp, tcp = (has_labels(probe_series(probe, protocol), matchers) for protocol in ("udp", "tcp"))

@@ -200,7 +200,7 @@ async def connect_reader(settings: BusConfig, name: str) -> AsyncIterator[BusRea
                 connection = Bus.connect(settings, name, lambda reason: failures.__setitem__(0, reason))
                 bus = await stack.enter_async_context(connection)
         except TimeoutError:
-            raise BusError(f"{', '.join(settings.servers)}: {failures[0] or 'no answer'}") from None
+            raise BusError(failures[0] or f"{', '.join(settings.servers)}: no answer") from None
         yield BusReader(bus, failures)
 
 

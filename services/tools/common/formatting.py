@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from schemas.decode_errors import describe_decode_error
 from schemas.domain import Critical, Domain
 from schemas.messages import (
     KINDS,
@@ -14,7 +15,6 @@ from schemas.messages import (
     Sample,
     decode,
 )
-from services.tools.common.decode_errors import describe_decode_error
 from services.tools.common.recording import RecordedMessage
 
 RULES: Mapping[str, str] = {

@@ -12,7 +12,8 @@ import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from services.runtime.exit_codes import ExitCode
+from services.common.os_errors import describe_os_error
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 """Control characters of ASCII and Latin-1, line separators, and those that reverse the direction of text."""
@@ -20,13 +21,12 @@ _CONTROL = re.compile(f"[{_UNSAFE}]")
 _CONTROL_OR_LAYOUT = re.compile(f"[\t\n{_UNSAFE}]")
 
 
-class CommandError(click.ClickException):
-    """A command cannot go on; the text names what and where."""
+class CommandError(CommandFailure):
+    """A tool cannot go on; the text names what and where."""
 
     def __init__(self, error: Exception | str, code: ExitCode) -> None:
         """Build the error from its text, or from the exception that caused it."""
-        super().__init__(escape_controls(str(error)))
-        self.exit_code = int(code)  # type: ignore[misc]  # click itself sets it on instances
+        super().__init__(escape_controls(describe_os_error(error) if isinstance(error, OSError) else str(error)), code)
 
 
 class TerminalConsole(Console):

@@ -21,12 +21,12 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from schemas.config import Config
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain
 from schemas.messages import Integer
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS, Subjects
 from services.control import Controller, make_policy
-from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.tools.common.zstd_frames import compress, read_texts
 
 FORMAT = 1
@@ -310,6 +310,8 @@ def parse_header(line: bytes) -> RecordingHeader:
     Raises:
         ValueError: no header, of another version, or with a configuration that this build cannot use.
     """
+    if not line:
+        raise ValueError("not the header of a recording: the line is empty")
     try:
         preamble = msgspec.json.decode(line, type=_Preamble)
     except DECODE_ERRORS as error:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import click
 
 from schemas.domain import Domain
-from schemas.messages import Action, Decision, InvalidMessage, Sample, State, encode
+from schemas.messages import Action, Decision, InvalidMessage, LinkEstimate, Sample, State
 from services.bus import envelope
 from services.control import Controller, RejectedSample
+from services.control.enforcement import fills
 from services.runtime.exit_codes import ExitCode
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import (
@@ -19,12 +20,14 @@ from services.tools.common.formatting import (
     decode_message,
     describe_measure,
     describe_outcome,
+    format_duration,
     format_rate,
     short_name,
 )
 from services.tools.common.message_source import MessageSource, source_options
 from services.tools.common.output import CommandError, TerminalConsole, escape_line
 from services.tools.common.recording import RecordedMessage
+from services.tools.common.remade import is_same_decision
 from services.tools.common.time_options import format_time
 
 _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII)
@@ -118,6 +121,8 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]
     yield from _describe_sample(trace, decision, domain)
     yield f"Proposed by {decision.policy}"
     yield f"  {decision.reason}"
+    if decision.link is not None:
+        yield f"  {_describe_link(decision.link, decision.end)}"
     if decision.fault is not None:
         yield f"  the policy's proposal was replaced: {decision.fault}"
     yield "Shielded"
@@ -125,6 +130,7 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]
         kept = "as proposed" if one.limit == one.proposal else f"{format_rate(one.proposal)} asked, {RULES[one.rule]}"
         move = "stays at" if one.limit == one.was else f"goes from {format_rate(one.was)} to"
         yield f"  {short_name(one.target)} {move} {format_rate(one.limit)}: {kept}"
+    yield from _describe_enforcement(trace, decision, domain)
     yield "Done"
     for action in trace.actions:
         cause = "" if action.cause == "decision" else f" ({action.cause})"
@@ -164,6 +170,30 @@ def _describe_sample(trace: DecisionTrace, decision: Decision, domain: Domain | 
         yield f"  at worst {decision.stress:.2f} of an SLO{': broken' if decision.violated else ''}"
 
 
+def _describe_enforcement(trace: DecisionTrace, decision: Decision, domain: Domain | None) -> Iterator[str]:
+    """Which limits are not enforced, and which are filled."""
+    for one in decision.overruns:
+        seconds = format_duration(decision.end - one.since)
+        yield "Not enforced"
+        sent = f"{short_name(one.target)} sends {format_rate(one.sent)}, over its limit of {format_rate(one.limit)}"
+        yield f"  {sent} for {seconds}; sluice check --cluster names the likely cause"
+    if trace.sample is None or domain is None:
+        return
+    limits = {one.target: one.was for one in decision.targets}
+    for target in domain.targets:
+        limit = limits.get(target.key)
+        if limit is not None and fills(target, trace.sample[0], limit):
+            least = ", its minimum" if limit <= target.min else ""
+            yield f"  {short_name(target.key)} filled its limit of {format_rate(limit)}{least}"
+
+
+def _describe_link(link: LinkEstimate, end: int) -> str:
+    """Describe what the policy knows of the bottleneck at ``end``, UTC ns."""
+    safe, expected, margin, room = map(format_rate, (link.safe, link.expected, link.margin, link.headroom))
+    met = f"met {format_duration(end - link.met)} ago" if link.met else "not met yet"
+    return f"{safe} in all are safe (the knee was {met}), less {expected} to come and a margin of {margin}: room {room}"
+
+
 def _describe_latency(trace: DecisionTrace, decision: Decision, recorded: RecordedMessage) -> Iterator[str]:
     steps = []
     if trace.sample is not None:
@@ -189,5 +219,7 @@ def _verify(trace: DecisionTrace, domain: Domain | None) -> str:
         return "not possible without the decision before it"
     with suppress(RejectedSample):
         again = Controller(domain).answer(trace.state_before, sample, stored.time, decision.fault)
-        return "the same, byte for byte" if encode(again) == recorded.payload else "another one; see sluice audit"
+        return (
+            "the same, byte for byte" if is_same_decision(again, recorded.payload) else "another one; see sluice audit"
+        )
     return "the sample would be refused; see sluice audit"

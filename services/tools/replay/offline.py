@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Raw, Struct
 
+from schemas.decode_errors import DECODE_ERRORS
 from schemas.domain import Domain
 from schemas.messages import Decision, Integer, Sample
 from services.bus.subjects import Subjects
-from services.tools.common.decode_errors import DECODE_ERRORS
 from services.tools.common.progress import ProgressCallback
 from services.tools.common.recording import RecordingReader
 from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics

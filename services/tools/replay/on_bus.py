@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from schemas.config import BusConfig
+from schemas.decode_errors import DECODE_ERRORS
 from schemas.messages import Decision, Sample, State, encode
 from services.bus import envelope
 from services.bus.bus import Bus
 from services.bus.subjects import DEFAULT_PREFIX
 from services.control import Controller, RejectedSample
 from services.tools.common.bus_reader import BusError, BusReader, connect_reader
-from services.tools.common.decode_errors import DECODE_ERRORS
 from services.tools.common.progress import ProgressCallback
 from services.tools.common.recording import RecordedMessage, RecordingHeader, RecordingReader
 from services.tools.replay.verifier import Remark, ReplayTally, describe_difference

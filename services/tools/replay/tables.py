@@ -69,7 +69,7 @@ def show_comparison(
             if domain not in of or not (count := of[domain].samples):
                 continue
             one = of[domain]
-            rates = (_format_mbit(rate) for rate in (one.mean, one.lowest, one.highest))
+            rates = ("-" if rate is None else f"{rate / 1000:.1f}" for rate in (one.mean, one.lowest, one.highest))
             moves = "-" if one.changes_per_minute is None else f"{one.changes_per_minute:.1f}"
             above, below, shield = (f"{part / count:.0%}" for part in (one.above, one.below, one.shielded))
             table.add_row(variant, *rates, above, below, moves, f"{one.cuts:,}", shield)
@@ -89,10 +89,6 @@ def show_comparison(
             console.print(f"In {violated:,} of {samples:,} windows an SLO was broken, {blind:,} had no data.")
             break
     console.print(CAVEAT, style="italic")
-
-
-def _format_mbit(kbit: float | None) -> str:
-    return "-" if kbit is None else f"{kbit / 1000:.1f}"
 
 
 def _new_table(title: str, first: str) -> Table:

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct, field
 
+from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample, State, encode, encode_into
+from schemas.messages import Decision, Integer, Sample, State, encode_into
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
-from services.tools.common.decode_errors import DECODE_ERRORS, describe_decode_error
+from services.tools.common.remade import is_same_decision
 
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
@@ -233,7 +234,7 @@ class ReplayVerifier:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
         replayed = self._decide(self._state, arrival, recorded.fault) if not skipped else None
-        if replayed is None or encode(replayed) != body:
+        if replayed is None or not is_same_decision(replayed, body):
             self._search(recorded, published, body, arrival, skipped)
             return
         self.tally.identical += 1
@@ -267,7 +268,7 @@ class ReplayVerifier:
         for state in (through, self._state, None):
             replayed = self._decide(state, arrival, recorded.fault)
             if replayed is not None and (replayed.epoch, replayed.seq) == (recorded.state.epoch, recorded.state.seq):
-                if encode(replayed) == body:
+                if is_same_decision(replayed, body):
                     self.tally.identical += 1
                     self._state = replayed.state
                     return

@@ -20,6 +20,7 @@ from services.tools.report.statistics import DomainStatistics, ReportStatistics
 _PLOTS = 12
 _WORST = 0.05
 _SELDOM = 0.01
+_OVERRUNS = 5
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def summarize(one: DomainStatistics) -> Iterator[str]:
             targets = " and ".join(short_name(key) for key in sorted(one.per_pod))
             allowed = f"; the limit of {targets} holds for each pod"
         yield f"The best-effort applications sent {format_rate_with_unit(sent)} on average{allowed}."
+    yield from _describe_link(one)
+    yield from _describe_enforcement(one)
     if one.changed:
         failed = one.outcomes["failed"]
         minutes = (one.last - one.first) / 60e9
@@ -114,6 +117,28 @@ def summarize(one: DomainStatistics) -> Iterator[str]:
         yield f"Limits moved {one.changed:,} times{pace}; {one.pods:,} pod annotations were written, and {patches}."
     if one.blind:
         yield f"In {one.blind:,} of {one.windows:,} windows there was no data; not knowing never raises a limit."
+
+
+def _describe_link(one: DomainStatistics) -> Iterator[str]:
+    """Describe what was learned of the bottleneck."""
+    if one.safe.points:
+        low, high = min(point.low for point in one.safe.points), max(point.high for point in one.safe.points)
+        now, met = one.safe.points[-1].last, sum(one.lessons[lesson] for lesson in ("touched", "crossed", "fell"))
+        text = f"The link was found to carry {format_rate_with_unit(now)} in all without a queue at the end"
+        yield f"{text} (from {format_rate(low)} to {format_rate(high)}); its end was met {met:,} times."
+
+
+def _describe_enforcement(one: DomainStatistics) -> Iterator[str]:
+    """Describe which limits were not enforced, and which were filled."""
+    for overrun, until in list(one.overruns.values())[-_OVERRUNS:]:
+        much = f"{format_rate_with_unit(overrun.sent)}, over its limit of {format_rate_with_unit(overrun.limit)},"
+        seconds = f"for {format_duration(until - overrun.since)} from {format_time(overrun.since)[11:19]}"
+        yield f"The limit of {short_name(overrun.target)} was not enforced: it sent {much} {seconds}."
+    for key, count in one.filled.items():
+        if count:
+            least = one.starved[key] / one.judged[key]
+            minimum = f", and in {least:.0%} that was its minimum" if least >= _SELDOM else ""
+            yield f"In {count / one.judged[key]:.0%} of the windows {short_name(key)} filled its limit{minimum}."
 
 
 def mean_sent(one: DomainStatistics) -> float | None:

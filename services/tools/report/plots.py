@@ -111,6 +111,19 @@ def _plot_rates(statistics: DomainStatistics) -> Iterator[go.Scatter]:
                 line={"color": colour, "width": 1.2, "dash": "dot"},
                 hovertemplate="%{y:.1f} Mbit/s sent",
             )
+    for curve, name, dash in (
+        (statistics.safe, "safe total load", "dash"),
+        (statistics.expected, "critical load to come", "dot"),
+    ):
+        if curve.points:
+            yield go.Scatter(
+                x=_list_times(curve),
+                y=[point.last / 1000 for point in curve.points],
+                name=name,
+                mode="lines",
+                line={"color": COLOURS[5], "width": 1.4, "dash": dash},
+                hovertemplate=f"%{{y:.1f}} Mbit/s {name}",
+            )
     for outcome, symbol, colour in (("applied", "circle", COLOURS[5]), ("failed", "x", _FAILED)):
         found = [patch for patch in statistics.patches if patch.outcome == outcome]
         if found:
@@ -150,4 +163,7 @@ def describe_plots(statistics: DomainStatistics) -> str:
     for target, curve in statistics.limits.items():
         low, high = min(point.low for point in curve.points), max(point.high for point in curve.points)
         texts.append(f"{target}: limit from {format_rate(low)} to {format_rate(high)}")
+    if points := statistics.safe.points:
+        low, high = min(point.low for point in points), max(point.high for point in points)
+        texts.append(f"safe total load from {format_rate(low)} to {format_rate(high)}")
     return "; ".join(texts)

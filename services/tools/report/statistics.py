@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.domain import Domain
-from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Sample, TargetDecision
+from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Overrun, Sample, TargetDecision
+from services.control.enforcement import fills
 from services.control.observation import Observer
 from services.tools.common.formatting import decode_message, per_pod_targets
 from services.tools.common.recording import RecordedMessage
@@ -69,6 +70,15 @@ class DomainStatistics:
         self.limits: dict[str, Curve] = {}
         """By target, kbit/s; so is the next."""
         self.goodput: dict[str, Curve] = {}
+        self.safe, self.expected = Curve(), Curve()
+        """What the policy took to be the largest safe total load, and the critical load to come; kbit/s."""
+        self.lessons: Counter[str] = Counter()
+        self.filled: Counter[str] = Counter()
+        """Windows in which a target filled its limit; then those in which this was its minimum; then all."""
+        self.starved: Counter[str] = Counter()
+        self.judged: Counter[str] = Counter()
+        self.overruns: dict[tuple[str, int], tuple[Overrun, int]] = {}
+        """Limits that were not enforced: the last word on each, and until when, by target and beginning (UTC ns)."""
         self.broken = IncidentLog(period)
         self.gaps = IncidentLog(period)
         self.rules: Counter[str] = Counter()
@@ -85,6 +95,7 @@ class DomainStatistics:
         self._observer = Observer(domain) if domain is not None else None
         self._unanswered: Incident | None = None
         self._published: dict[str, int] = {}
+        self._in_force: dict[str, int] = {}
         self._decided: dict[str, tuple[int, list[LimitChange]]] = {}
 
     @property
@@ -121,6 +132,13 @@ class DomainStatistics:
             sent = target.recent if target.recent is not None else target.throughput
             if sent is not None:
                 self.goodput.setdefault(target.target, Curve()).add(sample.end, sent)
+        for configured in self.domain.targets if self.domain is not None else ():
+            limit, key = self._in_force.get(configured.key), configured.key
+            if limit is not None:
+                is_full = fills(configured, sample, limit)
+                self.judged[key] += 1
+                self.filled[key] += is_full
+                self.starved[key] += is_full and limit <= configured.min
 
     def add_decision(self, decision: Decision, line: RecordedMessage) -> None:
         """Add the next decision."""
@@ -130,8 +148,15 @@ class DomainStatistics:
         if self._observer is None:
             missing = decision.reason if decision.stress is None else None
             self._add_window(decision.end, decision.stress, "latency", missing, decision.violated)
+        if decision.link is not None:
+            self.safe.add(decision.end, decision.link.safe)
+            self.expected.add(decision.end, decision.link.expected)
+            self.lessons[decision.link.lesson] += 1
+        for overrun in decision.overruns:
+            _remember(self.overruns, (overrun.target, overrun.since), (overrun, decision.end))
         changes = []
         for target in decision.targets:
+            self._in_force[target.target] = target.limit
             self.limits.setdefault(target.target, Curve()).add(decision.end, target.limit)
             self.rules[target.rule] += 1
             if target.limit != target.was:
@@ -176,7 +201,7 @@ class DomainStatistics:
             self._unanswered = None
 
 
-def _remember(entries: dict[str, Any], key: str, value: Any) -> None:
+def _remember(entries: dict[Any, Any], key: Any, value: Any) -> None:
     """Remember an entry, and forget the oldest."""
     entries[key] = value
     if len(entries) > _OPEN:

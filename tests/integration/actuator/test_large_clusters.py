@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from schemas.config import Kubernetes
 from services.bus.bus import Bus
 from tests.support.actuators import ActuatorProcess, Aim, Decider
+from tests.support.attack_tally import Attacks, resize
 from tests.support.decision_services import join
 from tests.support.kube.servers import BANDWIDTH, eventually
 from tests.support.nats_server import NatsServer
@@ -27,15 +28,17 @@ class LargeCluster:
 
     namespace = "large"
 
-    def __init__(self, deployments: int, pods: int, metadata: int) -> None:
-        """``pods`` of each Deployment, each with so many bytes of others' metadata."""
+    def __init__(self, deployments: int, pods: int, metadata: int, others: int = 0) -> None:
+        """``pods`` of each Deployment, each with so many bytes of others' metadata, and Pods of no target."""
         self.version = 1
+        self.watches = 0
         self.largest_page = 0
         names = [f"app-{number}" for number in range(deployments)]
         self.deployments = {name: self._deployment(name, pods) for name in names}
         self.pods = {
             f"{name}-1-{number}": self._pod(name, number, metadata) for name in names for number in range(pods)
         }
+        self.others = [self._pod("other", number, metadata) for number in range(others)]
 
     def _meta(self, name: str, **more: Any) -> dict[str, Any]:
         return {"name": name, "namespace": self.namespace, "uid": f"uid-{name}", "resourceVersion": "1", **more}
@@ -54,11 +57,13 @@ class LargeCluster:
     async def list_or_watch(self, request: web.Request) -> web.StreamResponse:
         """A page of a list, or a watch in which nothing happens."""
         if "watch" in request.query:
+            self.watches += 1
             response = web.StreamResponse()
             await response.prepare(request)
             await asyncio.sleep(float(request.query["timeoutSeconds"]))
             return response
-        found = list((self.deployments if request.match_info["plural"] == "deployments" else self.pods).values())
+        is_pods = request.match_info["plural"] == "pods"
+        found = [*self.pods.values(), *self.others] if is_pods else list(self.deployments.values())
         field, _, value = request.query.get("fieldSelector", "").partition("=")
         if field:
             found = [one for one in found if one["metadata"]["name"] == value]
@@ -111,13 +116,24 @@ class LargeCluster:
             yield self
 
 
-async def test_five_thousand_pods(nats: NatsServer, tmp_path: Path) -> None:
+async def test_five_thousand_pods(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
     """With 4 kB of others' metadata each: within the manifest's memory from start to cut."""
     async with LargeCluster(1, 5_000, 4_000).serving() as cluster, join(nats.url, "sluice") as bus:
         aim = Aim("app-0", min="100M", max="20G", fail_safe="10G")
         peak, took = await cut_everything(cluster, bus, nats, tmp_path, (aim,), "5G", "1M")
-    print(f"5,000 pods x 4 kB: peak {peak:.1f} MiB, a cut of all in {took:.1f} s")
+    attacks.add("Pods of a large cluster", "5000 Pods", safe_s=took, peak_mib=peak)
     assert cluster.largest_page <= 100
+    assert peak < LIMIT_MIB
+
+
+async def test_five_hundred_targets(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
+    """Of ten Pods each, in one namespace with a thousand others: two watches, within the manifest's memory."""
+    count, pods = resize(120, 500), 10
+    async with LargeCluster(count, pods, 500, others=1_000).serving() as cluster, join(nats.url, "sluice") as bus:
+        aims = tuple(Aim(f"app-{number}", min="10M", max="20M", fail_safe="15M") for number in range(count))
+        peak, took = await cut_everything(cluster, bus, nats, tmp_path, aims, "10M", "1M")
+    attacks.add("targets of a large cluster", f"{count} targets, {count * pods} Pods", safe_s=took, peak_mib=peak)
+    assert cluster.watches == 2
     assert peak < LIMIT_MIB
 
 

@@ -72,7 +72,9 @@ async def test_a_stateful_set_is_limited_and_restored(server: Server, monkeypatc
         )
         domain = Domain("line", (Critical("robot-control"),), (target,))
         reconciler = Reconciler(domain, target, shared)
-        informer = Informer(client, StatefulSet, target.key, reconciler.observed, lambda _trouble: None)
+        informer = Informer(
+            client, StatefulSet, server.namespace, {"app": reconciler.observed}, lambda _key, _trouble: None
+        )
         running = [asyncio.create_task(one) for one in (informer.run(), reconciler.run(), events.run())]
         running.append(asyncio.create_task(outbox.run(publish)))
         reconciler.offer(*decide(target.key, 60_000))

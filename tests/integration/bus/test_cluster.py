@@ -95,6 +95,7 @@ async def publishing(bus: Bus, numbers: range, begin: int) -> int:
     return len(numbers) * len(DOMAINS)
 
 
+@pytest.mark.long
 async def test_a_cluster_loses_the_node_that_leads(cluster: Cluster, tmp_path: Path, tally: Tally) -> None:
     """The leader of the samples' stream fails, then that of the decisions': every acknowledged sample is answered."""
     text = config_text(cluster.urls, "cluster", DOMAINS, replicas=NODES)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from schemas.config import BusConfig
 from schemas.messages import Sample
+from tests.support.attack_tally import Attacks
 from tests.support.bus_keys import join, publish, sample
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
@@ -48,7 +49,7 @@ def probe(port: int) -> int:
             return error.code
 
 
-async def test_a_full_disk_is_seen_by_the_liveness_probe(disk: Path) -> None:
+async def test_a_full_disk_is_seen_by_the_liveness_probe(disk: Path, attacks: Attacks) -> None:
     """Alive before; not while a stream cannot be written, nor afterwards; alive and storing after the restart."""
     port = free_port()
     with NatsServer(disk / "nats", f'http: "127.0.0.1:{port}"') as server:
@@ -74,3 +75,4 @@ async def test_a_full_disk_is_seen_by_the_liveness_probe(disk: Path) -> None:
             stored = await bus.stream_info(Sample)
             assert stored is not None
             assert stored.first == 1
+    attacks.add("disk full and room again", "1 disks")

@@ -13,6 +13,7 @@ from schemas.messages import DeadLetter, Decision, Sample, encode
 from services.bus.bus import Bus, Received
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.actuators import ActuatorProcess, Decider, S, Scene
+from tests.support.attack_tally import Attacks
 from tests.support.decision_services import DecisionProcess, config_text, join, read_stream, sample, send
 from tests.support.hostile_messages import draw
 from tests.support.kube import servers
@@ -49,7 +50,7 @@ def resident_mib(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-async def test_no_sample_stops_the_decision_service(nats: NatsServer, tmp_path: Path) -> None:
+async def test_no_sample_stops_the_decision_service(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
     """Each hostile sample is answered or becomes a dead letter; the valid one after them is answered."""
     now = time.time_ns()
     port = free_port()
@@ -68,14 +69,16 @@ async def test_no_sample_stops_the_decision_service(nats: NatsServer, tmp_path: 
             assert stream.last > COUNT // 2
             assert await bus.ack_floor(Sample, "decision") == stream.last
             assert (await asyncio.to_thread(requests.get, f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE_S)).ok
-            assert resident_mib(process.pid) < 64, "the manifest's limit"
+            peak = resident_mib(process.pid)
+            assert peak < 64, "the manifest's limit"
             assert process.log.count("connected to the bus") == 1
             assert "Traceback" not in process.log
             assert process.stop() == 0
         assert len(await read_stream(bus, DeadLetter)) > COUNT // 4
+    attacks.add("hostile messages", f"{COUNT} messages", peak_mib=peak)
 
 
-async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path) -> None:
+async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
     """Each hostile decision is bounded or becomes a dead letter; the next valid one is applied."""
     async with servers.emulate(Emulator(starts_after=None)) as server, join(nats.url, "sluice") as bus:
         scene = Scene(server, bus)
@@ -95,6 +98,7 @@ async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path) 
             assert "Traceback" not in process.log
             assert process.stop() == 0
         assert len(await read_stream(bus, DeadLetter)) > COUNT // 4
+    attacks.add("hostile messages", f"{COUNT} messages")
 
 
 async def test_what_is_delivered_again_and_again_becomes_a_dead_letter(nats: NatsServer) -> None:
@@ -118,7 +122,9 @@ async def test_what_is_delivered_again_and_again_becomes_a_dead_letter(nats: Nat
             while await bus.ack_floor(Sample, "reader") < 2:  # noqa: ASYNC110 - the server's doing
                 await asyncio.sleep(0.02)
         reading.cancel()
-        assert seen == [poison.id] * 8 + [honest.id]
+        assert seen[:8] == [poison.id] * 8
+        # On a slow machine the acknowledgement comes later than the next delivery.
+        assert set(seen[8:]) == {honest.id}
         assert "delivered 9 times" in letters[0].message.reason
 
 

@@ -61,7 +61,7 @@ def follow(relay: Relay) -> Iterator[Followed]:
         yield followed
     finally:
         followed.follower.stop()
-        thread.join(10)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 

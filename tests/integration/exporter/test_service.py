@@ -88,7 +88,7 @@ def test_the_service_measures_flows_and_probes_and_reports_blindness(tmp_path: P
         finally:
             for process in (exporter, echo):
                 process.send_signal(signal.SIGTERM)
-            codes = [process.wait(10) for process in (exporter, echo)]
+            codes = [process.wait(PATIENCE_S) for process in (exporter, echo)]
             if echo.stdout is not None:
                 echo.stdout.close()
     assert codes == [0, 0]
@@ -120,7 +120,7 @@ def test_a_sidecar_is_small() -> None:
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     echo.terminate()
-    echo.wait(10)
+    echo.wait(PATIENCE_S)
     assert echo.stdout is not None
     echo.stdout.close()
     match = re.search(r"VmRSS:\s+(\d+) kB", resident)

@@ -184,7 +184,7 @@ def test_an_invalid_setting_is_refused(setting: str) -> None:
 
 
 def test_a_mistake_in_the_file_is_reported() -> None:
-    """One line, no trace, exit code 1."""
+    """One line, no trace, exit code 3."""
     ended = run(
         """
         import sys
@@ -193,6 +193,6 @@ def test_a_mistake_in_the_file_is_reported() -> None:
         main()
         """
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 3
     assert ended.stderr.startswith("Error: /nonexistent.yaml: cannot be read")
     assert "Traceback" not in ended.stderr

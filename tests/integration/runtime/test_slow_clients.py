@@ -14,6 +14,7 @@ import pytest
 from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.health import Health, serve
 from tests.support.actuators import ActuatorProcess, Decider, Scene
+from tests.support.attack_tally import Attacks
 from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.nats_server import NatsServer
@@ -40,7 +41,7 @@ def status(pid: int, field: str) -> int:
     return int(Path(f"/proc/{pid}/status").read_text(encoding="utf-8").partition(f"{field}:")[2].split()[0])
 
 
-async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_path: Path) -> None:
+async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
     """A thousand silent connections, and few descriptors: memory stays, probes are answered, the fail-safe comes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
@@ -58,14 +59,15 @@ async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_p
             for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):
                 await asyncio.to_thread(hold, process.port, HELD // 3, stack, part)
             await scene.wait_for_limits("10M", ["10M"])
-            assert time.monotonic() - decided < 5 + 3
-            began = time.monotonic()
+            safe_s = time.monotonic() - decided
             assert (await asyncio.to_thread(process.ready))[0]
-            assert time.monotonic() - began < 5
             assert status(process.pid, "Threads") < 40
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < DESCRIPTORS // 2  # noqa: PTH208 - asynchronous code
             assert status(process.pid, "VmRSS") - before < 6 * 1024
             assert "Traceback" not in process.log
+            peak = status(process.pid, "VmHWM") / 1024
+    attacks.add("silent and many connections", f"{HELD} connections", safe_s=safe_s, peak_mib=peak)
+    attacks.add("descriptors used up", f"1 limits of {DESCRIPTORS}", safe_s=safe_s)
 
 
 async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

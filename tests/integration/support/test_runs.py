@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.support import guard
+from tests.support import guard, run_hooks
 from tests.support.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -25,11 +26,13 @@ def _command(home: Path, text: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", *hooks, "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments, str(file)]
 
 
-def _run(home: Path, text: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def _run(
+    home: Path, text: str, *arguments: str, environment: Mapping[str, str] = os.environ, **more: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         _command(home, text, *arguments),
         cwd=ROOT,
-        env=os.environ | {"SLUICE_ALL_PARTS": "", "COLUMNS": "200"} | environment,
+        env={**environment, "SLUICE_ALL_PARTS": "", "COLUMNS": "200", **more},
         capture_output=True,
         text=True,
         check=False,
@@ -60,6 +63,10 @@ def test_a_failure_ends_with_itself(tmp_path: Path, workers: str) -> None:
     done = _run(tmp_path, LEAKS, "-n", workers)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "this is why" in done.stdout
+    named = [line for line in done.stdout.splitlines() if line.startswith("FAILED test_inner.py::test_fails - ")]
+    assert len(named) == 2, "once when it happens, and once at the end"
+    assert all("AssertionError: this is why assert <socket" in line for line in named)
+    assert done.stdout.splitlines()[-2] == named[1], done.stdout
 
 
 LEAVES = """
@@ -105,6 +112,55 @@ def test_a_failure_that_cannot_be_shown_does_not_end_the_run(tmp_path: Path) -> 
     assert "this is why" in done.stdout
 
 
+CANNOT_BE_COLLECTED = """
+import ast, gc
+
+def parse(phase, info):
+    ast.parse("x = " + "-" * 40 + "1")
+
+def test_passes():
+    pass
+
+gc.callbacks.append(parse)
+gc.set_threshold(5)
+try:
+    assert parse is None, "this is why"
+finally:
+    gc.set_threshold(700)
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_file_that_cannot_be_collected_is_named(tmp_path: Path, workers: str) -> None:
+    """With its reason, once in the last lines, whatever breaks its traceback."""
+    done = _run(tmp_path, CANNOT_BE_COLLECTED, "-n", workers)
+    assert done.returncode != 0
+    assert re.search(r"^ERROR test_inner\.py - .*this is why", done.stdout, re.MULTILINE), done.stdout + done.stderr
+    assert "INTERNALERROR" not in done.stdout
+
+
+FINDS_HOME = """
+import os, pathlib
+
+def test_home():
+    assert pathlib.Path.home().is_relative_to(os.environ["TMPDIR"])
+    assert os.environ["NPM_CONFIG_USERCONFIG"] == os.environ["OLD"] + "/.npmrc"
+    assert "DOCKER_CONFIG" not in os.environ
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_programs_keep_their_caches_in_the_run(tmp_path: Path, workers: str) -> None:
+    """HOME is a folder of the run; what the user has set up is still found."""
+    home = tmp_path / "old"
+    home.mkdir()
+    (home / ".npmrc").touch()
+    kept = {name: value for name, value in os.environ.items() if name not in run_hooks.SETTINGS}
+    done = _run(tmp_path, FINDS_HOME, "-n", workers, HOME=str(home), OLD=str(home), environment=kept)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert [path.name for path in home.iterdir()] == [".npmrc"]
+
+
 FOR_EVER = """
 import pathlib, subprocess, sys, time, pytest
 PROGRAM = '''
@@ -139,6 +195,27 @@ def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
     wait_until(lambda: all(guard.has_ended(pid) for pid in pids), lambda: f"running: {list(map(guard.command, pids))}")
     folders = {guard.HOME / Path(path).relative_to(guard.HOME).parts[0] for *_, path in lines}
     wait_until(lambda: not any(folder.exists() for folder in folders), lambda: f"there: {folders}")
+
+
+def test_the_next_run_cleans_up_if_the_guard_was_killed_too(tmp_path: Path) -> None:
+    """With run and guard killed, processes and files stay; the next run removes them, and none of a run that lives."""
+    command = _command(tmp_path, FOR_EVER, "-n", "0", "-k", "1")
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        started = tmp_path / "started-1"
+        wait_until(lambda: started.exists() and len(started.read_text().split()) == 3)
+        *pids, path = started.read_text().split()
+        folder = guard.HOME / Path(path).relative_to(guard.HOME).parts[0]
+        (keeper,) = [pid for pid in guard.pids() if guard.command(pid).endswith(f"tests.support.guard {folder}")]
+        guard.kill(keeper)
+        run.kill()
+        run.wait(PATIENCE_S)
+    assert folder.exists()
+    assert not any(guard.has_ended(int(pid)) for pid in pids)
+    done = _run(tmp_path, "def test_passes(): pass", "-n", "0")
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert not folder.exists()
+    assert all(guard.has_ended(int(pid)) for pid in pids)
+    assert Path(os.environ["TMPDIR"]).exists()
 
 
 NEEDS = """

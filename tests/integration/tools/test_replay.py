@@ -98,6 +98,7 @@ async def test_at_the_recorded_pace(nats: NatsServer, tmp_path: Path) -> None:
     assert result["seconds"] >= 0.55
 
 
+@pytest.mark.long
 async def test_a_replay_without_answers(nats: NatsServer, tmp_path: Path) -> None:
     """Without a decision service, under the live prefix, or without a bus: a sentence names the problem."""
     file = record(tmp_path / "x", config(), stream(config(), 3))

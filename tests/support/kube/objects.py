@@ -70,7 +70,7 @@ def pod(
         owner_references=(Owner("ReplicaSet", "app-1", "r", controller=True),),
         deletion_timestamp="2026-11-23T12:00:00Z" if going else None,
     )
-    return Pod(meta, PodStatus(phase))
+    return Pod(meta, status=PodStatus(phase))
 
 
 def record(value: str, limit: int, **fields: Any) -> OwnershipRecord:
@@ -89,7 +89,7 @@ def plan_of(
     wanted: LimitOrder, main: Deployment, *pods: Pod, target: Target = TARGET, owed: frozenset[str] = frozenset()
 ) -> Plan:
     """The writes of a plan."""
-    return build_plan(TARGET, wanted, main, pods, ME, owed.__contains__, NOW)
+    return build_plan(TARGET, wanted, main, pods, ME, owed, NOW)
 
 
 def after(obj: Any, operations: list[dict[str, Any]]) -> Any:

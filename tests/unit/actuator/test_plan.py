@@ -4,10 +4,11 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.units import Rate
-from services.actuator.ownership import KEY, RAISE_BACKLOG, parse_record, pause_reason, resume_command
+from services.actuator.ownership import KEY, PAUSED, RAISE_BACKLOG, parse_record, pause_reason, resume_command
 from services.actuator.plan import Plan, share_per_pod
 from services.actuator.reporter import recover_actions
-from services.kube.objects import BANDWIDTH
+from services.kube.objects import BANDWIDTH, Deployment
+from services.tools.kubectl.pause import plan_resume
 from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
 
 
@@ -174,6 +175,30 @@ def test_when_a_target_is_paused(main: object, managed: bool, why: str | None) -
     """A foreign value, or a missing or unreadable record, pauses a target; a value from before Sluice does not."""
     found = pause_reason(main, managed=managed)  # type: ignore[arg-type]
     assert (found is None) if why is None else (why in (found or ""))
+
+
+def pause_by_hand(main: Deployment, value: str) -> Deployment:
+    """The Deployment, with the annotation by which a person pauses it."""
+    return replace(main, metadata=replace(main.metadata, annotations={**main.annotations, PAUSED: value}))
+
+
+def test_a_person_pauses_a_target() -> None:
+    """Any value of the annotation but `false` pauses, whatever else is on the object; `resume` removes just that."""
+    for value, why in (("true", "says 'true'"), ("broken link", "says 'broken link'"), ("false", None)):
+        main = pause_by_hand(deployment("60M", record("60M", 60_000)), value)
+        found = pause_reason(main, managed=True)
+        assert (found is None) if why is None else (why in (found or ""))
+        assert plan_resume(main) == ({} if why is None else {PAUSED: None})
+    paused = pause_by_hand(deployment("33M", record("60M", 60_000)), "true")
+    assert resume_command(paused) == f"kubectl -n default annotate deployment app {PAUSED}-"
+
+
+def test_resume_hands_back_what_something_else_paused() -> None:
+    """A foreign value is removed, and a missing or unreadable record replaced, as the shown command would do it."""
+    assert plan_resume(deployment("33M", record("60M", 60_000))) == {BANDWIDTH: None}
+    assert plan_resume(deployment("60M")) == {KEY: "{}"}
+    assert plan_resume(deployment("60M", "{nonsense")) == {KEY: "{}"}
+    assert plan_resume(deployment("60M", "{}")) == {}
 
 
 def test_the_resume_command() -> None:

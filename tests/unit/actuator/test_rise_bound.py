@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.actuator.desired_limit import HELD_BACK
-from services.actuator.rise_bound import RiseBound
+from services.actuator.desired_limit import HELD_BACK, RiseBound
 from tests.support.kube.objects import order
 
 RISE = 15_000

@@ -8,11 +8,13 @@ import struct
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
+from random import Random
 
 import pytest
 
 from services.exporter.echo_server import MAGIC, PACKET, EchoServer, build_answer
 from services.exporter.prober import EchoTracker, ProbeReport, UdpProbe, probe_tcp
+from tests.support.attack_tally import Attacks, resize
 from tests.support.hubble.sidecar import serving
 from tests.support.waiting import PATIENCE_S
 
@@ -254,7 +256,7 @@ def test_a_connection_that_is_no_prober_is_closed(data: bytes) -> None:
         assert link.recv(100) == b""
 
 
-async def test_held_connections_lock_no_prober_out() -> None:
+async def test_held_connections_lock_no_prober_out(attacks: Attacks) -> None:
     """More connections than it keeps displace the oldest, and a probe is answered while all are held."""
     fate = Fate()
     with serving() as ports, ExitStack() as stack:
@@ -265,6 +267,7 @@ async def test_held_connections_lock_no_prober_out() -> None:
         for _ in range(10):
             await probe_tcp(address, socket.AF_INET, PATIENCE_S, fate.report)
     assert (fate.outcomes["answered"], fate.lost) == (10, 0)
+    attacks.add("silent and many connections", "80 connections")
 
 
 def test_two_sidecars_do_not_talk_to_each_other() -> None:
@@ -280,7 +283,7 @@ def test_two_sidecars_do_not_talk_to_each_other() -> None:
             between.recv(2048)
 
 
-def test_the_rate_of_answers_is_bounded() -> None:
+def test_the_rate_of_answers_is_bounded(attacks: Attacks) -> None:
     """A flood of large questions gets at most what a second and the time that it took allow."""
     packet = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + bytes(1360)
     echo = EchoServer("127.0.0.1", 0, None)
@@ -295,3 +298,24 @@ def test_the_rate_of_answers_is_bounded() -> None:
                 received += len(link.recv(2048))
         took = time.monotonic() - began
     assert 0 < received <= 256 * 1024 * (1 + took)
+    attacks.add("probe and echo packets", "2000 questions")
+
+
+def test_no_packet_gets_more_than_it_brings(attacks: Attacks) -> None:
+    """Random and mutated packets: an answer is never longer than its question, and is never answered itself."""
+    chance, broken = Random(12), 0
+    sound = PACKET.pack(MAGIC, 1, 2, 3, 0, 0) + bytes(40)
+    count = resize(20_000, 1_000_000)
+    fate = Fate()
+    prober = echoes(fate)
+    for _ in range(count):
+        packet = bytearray(sound if chance.random() < 0.7 else chance.randbytes(chance.randrange(2000)))
+        for _ in range(chance.randrange(4) if packet else 0):
+            packet[chance.randrange(len(packet))] = chance.randrange(256)
+        answer = build_answer(
+            bytes(packet[: chance.randrange(len(packet) + 1)] if chance.random() < 0.3 else packet), 4, 5
+        )
+        broken += answer is not None and (len(answer) > len(packet) or build_answer(answer, 4, 5) is not None)
+        prober.receive(bytes(packet), T)
+    assert fate.latencies == []
+    attacks.add("probe and echo packets", f"{count} packets", broken)

@@ -1,18 +1,22 @@
 """The whole loop in one process: safe with a good limit, unsafe without, and every delay modelled."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from schemas.messages import Sample
 from services.control import Controller
 from services.plant.scenario import SCENARIOS, Event, Scenario
 from services.plant.simulated.closed_loop import Delays, Run, play
+from services.plant.simulated.signal_profiles import PROFILES
 from services.plant.topology import ERP, SCANNER, TELEMETRY
 
 S = 10**9
 SHORT = msgspec.structs.replace(SCENARIOS["steady"], seconds=40)
 
 
-def run_scenario(scenario: Scenario, seed: int = 1, **delays: float) -> Run:
+def run_scenario(scenario: Scenario, seed: int = 1, **delays: Any) -> Run:
     """The scenario under the default policy."""
     domain = scenario.domain()
     return play(scenario, domain, Controller(domain), delays=Delays(**delays), seed=seed)
@@ -113,3 +117,61 @@ def test_a_second_target_shares_the_budget() -> None:
     run = run_scenario(scenario)
     assert any(second.goodput[ERP] > 1_000 for second in run.seconds)
     assert run.score(since=scenario.learning).violation < 0.2
+
+
+def play_profile(name: str, seed: int = 1) -> Run:
+    """The steady factory, by signals of a profile."""
+    domain = SHORT.domain()
+    return play(SHORT, domain, Controller(domain), delays=Delays.of(PROFILES[name]), seed=seed)
+
+
+def rates(sample: Sample) -> list[tuple[int | None, int | None]]:
+    """The throughput of each workload, over the window and over the last period."""
+    return [(one.throughput, one.recent) for one in sample.critical] + [
+        (one.throughput, one.recent) for one in sample.targets
+    ]
+
+
+def measured(run: Run) -> list[Sample]:
+    """The samples of a run that had data on latency, as its controller got them."""
+    return [one for one in run.samples if one.no_data is None]
+
+
+def test_the_shipped_signals_have_every_figure_and_the_shipped_pace_of_probes() -> None:
+    """Throughput over the window and the last period, and 100 round trips a second of each workload."""
+    samples = measured(play_profile("meter"))[8:]
+    assert all(window and recent for sample in samples for window, recent in rates(sample))
+    counts = {one.observations for sample in samples for one in sample.critical}
+    assert min(counts) > 190
+    assert max(counts) < 210
+
+
+def test_without_the_meter_no_throughput_is_known() -> None:
+    """Latency is, and so are the medians of the last period."""
+    samples = measured(play_profile("no-meter"))[8:]
+    assert all(rate == (None, None) for sample in samples for rate in rates(sample))
+    assert all(one.recent_p50 is not None for sample in samples for one in sample.critical)
+
+
+def test_cadvisor_gives_throughput_seldom_and_over_its_own_stretch() -> None:
+    """A count of every 10 to 15 s lies in one window of six, and is a mean since the one before."""
+    samples = measured(play_profile("cadvisor"))[8:]
+    known = [one.throughput for sample in samples for one in sample.targets if one.throughput is not None]
+    assert 0.05 < len(known) / len(samples) < 0.4
+
+
+def test_without_probes_long_lived_flows_show_nothing() -> None:
+    """Every sample is blind, and the fail-safe limit holds."""
+    run = play_profile("no-probes")
+    assert all(decision.stress is None for decision in run.decisions)
+    assert {target.limit for target in run.decisions[-1].targets} == {run.domain.targets[0].fail_safe}
+
+
+def test_pages_that_do_not_arrive_are_gaps_and_not_zeros() -> None:
+    """A missed page of the exporter is a sample without data; one of the meter leaves its pods unknown."""
+    samples = run_scenario(SHORT, gaps=0.3).samples
+    blind = [one for one in samples if one.no_data is not None]
+    partly = [one for one in samples if one.no_data is None and one.targets[0].throughput is None]
+    assert 0.2 < len(blind) / len(samples) < 0.45
+    assert partly
+    assert all(one.targets[0].throughput != 0 for one in samples if one.no_data is None)

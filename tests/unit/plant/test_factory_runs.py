@@ -6,10 +6,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from services.plant.commands.factory import CANNOT, command
+from services.plant.commands.factory import command
 from services.plant.commands.factory_runs import FactoryOptions
 from services.plant.harness.pipeline import build_prometheus_config, build_prometheus_signal
 from services.plant.real.namespaces import PROGRAMS, find_missing
+from services.runtime.exit_codes import ExitCode
 
 
 def test_runs_are_planned_in_order() -> None:
@@ -36,7 +37,7 @@ def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing[0].startswith("root")
     assert missing[1:] == [f"the program {name}" for name in (*PROGRAMS, "iperf3")]
     done = CliRunner().invoke(command, [])
-    assert done.exit_code == CANNOT
+    assert done.exit_code == ExitCode.USAGE
     assert "the program prometheus" in done.output
     assert "the program prometheus" not in CliRunner().invoke(command, ["--runs", "scrape"]).output
 

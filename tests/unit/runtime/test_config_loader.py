@@ -71,6 +71,10 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "bus: {certificate: a}", "certificate, key: both are needed"),
         (GOOD + "bus: {keep_bytes: 5}", "keep_bytes 5 is below"),
         (GOOD + "bus: {servers: []}", "f:6:7: bus.servers: at least one is needed"),
+        (
+            GOOD + "bus: {servers: ['nats://u:hidden@a:4222']}",
+            "f:6:7: bus.servers: an address must not hold a user or a password",
+        ),
         (GOOD + "bus:", "f:6:1: bus: expected a mapping, got nothing"),
         (
             GOOD + "signal: {source: grafana}",
@@ -225,6 +229,19 @@ def test_addresses_and_credentials_come_from_the_environment() -> None:
     assert (config.bus.user, config.bus.prefix, config.bus.replicas) == ("decision", "trial", 3)
     assert config.log == "debug"
     assert config.kubernetes.kubeconfig is None
+
+
+def test_no_error_repeats_a_password() -> None:
+    """An address with a password is refused, from a file, the environment or an option, and not quoted."""
+    for text, environment in (
+        (GOOD + "bus: {servers: ['nats://u:hidden@a:4222']}", {}),
+        (GOOD + "bus: {servers: ['http://u:hidden@a']}", {}),
+        (GOOD + "bus: {servers: 'nats://u:hidden@a'}", {}),
+        (GOOD, {"SLUICE_NATS_URL": "nats://a:1, tls://hidden@b:2"}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse(text, "f", environment)
+        assert "hidden" not in str(caught.value)
 
 
 def test_an_override_is_checked_like_the_file() -> None:

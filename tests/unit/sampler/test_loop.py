@@ -13,6 +13,7 @@ from schemas.units import Duration, Rate
 from services.runtime.health import Health
 from services.sampler.loop import Sampler
 from services.sampler.source import LatencyStats, Measurements, NoData
+from tests.support.attack_tally import Attacks
 
 MS = 10**6
 PERIOD = 500 * MS
@@ -192,7 +193,7 @@ async def test_a_clock_that_is_set_back_is_awaited_and_reported() -> None:
     assert "clock" not in rig.health.problems
 
 
-async def test_a_clock_that_leaps_ahead_and_back_silences_nothing() -> None:
+async def test_a_clock_that_leaps_ahead_and_back_silences_nothing(attacks: Attacks) -> None:
     """One hour ahead for two seconds: soon after it is put right, every window is sampled again."""
     rig = Rig()
     hour = 3600_000 * MS
@@ -206,6 +207,7 @@ async def test_a_clock_that_leaps_ahead_and_back_silences_nothing() -> None:
     assert after == list(range(after[0], after[-1] + 1, PERIOD))
     assert after[0] <= START + 4 * PERIOD + 2000 * MS + 8 * PERIOD
     assert "clock" not in rig.health.problems
+    attacks.add("clocks one hour off", "1 leaps", safe_s=(after[0] - START - 4 * PERIOD) / 1e9 - 2)
 
 
 async def test_a_source_without_data_makes_samples_with_the_reason() -> None:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from schemas.messages import Sample
-from services.sampler.outbox import Outbox
+from services.sampler.loop import Outbox
 
 
 def sample(domain: str, end: int) -> Sample:

@@ -257,3 +257,30 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     """A relevant line must be UTF-8."""
     with pytest.raises(MalformedPage):
         reader().read(HISTOGRAM.encode().replace(b"robot", b"ro\xff\xfe"))
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_page_whose_length_is_known_needs_no_last_line_feed(end: str) -> None:
+    """As Prometheus reads it.  Without a known length the page may have been cut off."""
+    text = f"{HISTOGRAM.rstrip()}{end}".encode()
+    assert reader().read(text, is_whole=True) == reader().read(text.rstrip() + b"\n")
+    if not end:
+        with pytest.raises(MalformedPage, match="cut off"):
+            reader().read(text)
+        with pytest.raises(MalformedPage, match="cut off"):
+            reader().read(text[:-30], is_whole=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'up 1 # {"name"} 1',
+        'up 1 # {a="1","name"} 1',
+        "up 1 1e400",
+        "up 1 # {} 1 1e400",
+    ],
+)
+def test_exemplars_and_timestamps_that_prometheus_refuses(line: str) -> None:
+    """A name of a metric among an exemplar's labels, and dates at infinity."""
+    with pytest.raises(MalformedPage, match="not in the text format"):
+        reader().read(f"{line}\n# EOF\n".encode(), openmetrics=True)

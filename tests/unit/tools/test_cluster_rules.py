@@ -9,7 +9,9 @@ import pytest
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.actuator.ownership import pause_reason
+from services.actuator.reporter import ENFORCED, NOT_ENFORCED
 from services.kube.objects import BANDWIDTH, Deployment
+from services.tools.check.cluster_reader import find_not_enforced
 from services.tools.check.cluster_rules import PRIORITY, ClusterObjects, Finding, check_cluster_objects
 from tests.support.kube.objects import after, order, plan_of
 
@@ -350,3 +352,60 @@ def test_errors_come_first() -> None:
         "warning",
         "warning",
     ]
+
+
+LIFTING = (
+    manager_off, no_cilium, ipsec, wireguard, no_kube_proxy_replacement, one_device, host_network, host_network_to_be,
+    beside_its_peer, only_node, layer_seven, layer_seven_clusterwide,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", LIFTING, ids=lambda fault: fault.__name__)
+def test_each_known_cause_is_named_where_a_limit_does_not_hold(fault: Callable[[dict[str, Any]], None]) -> None:
+    """What the actuator saw on the wire, with what was found in the cluster."""
+    tree = cluster()
+    fault(tree)
+    before = check_cluster_objects([DOMAIN], ClusterObjects(**tree))
+    after = check_cluster_objects([DOMAIN], ClusterObjects(**tree, not_enforced={"floor/upload": "Has sent too much"}))
+    (found,) = [one for one in after if one not in before]
+    assert found.level == "error"
+    assert found.where == "deployment floor/upload"
+    assert found.what.startswith("Has sent too much; likely because: ")
+    assert any(one.what in found.what for one in before)
+
+
+def test_what_concerns_the_target_alone_is_named_first() -> None:
+    """An error on the target itself, then those of the whole cluster, then warnings."""
+    tree = cluster()
+    for fault in (wireguard, manager_off, host_network):
+        fault(tree)
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree, not_enforced={"floor/upload": "Over"}))
+    text = next(one.what for one in found if one.what.startswith("Over"))
+    assert text.index("host's network") < text.index("bandwidth manager is off") < text.index("WireGuard")
+
+
+def test_where_no_cause_is_known_that_is_said() -> None:
+    """A fault that lifts no limit is not named as one."""
+    tree = cluster()
+    no_priority(tree)
+    found = check_cluster_objects([DOMAIN], ClusterObjects(**tree, not_enforced={"floor/upload": "Over"}))
+    assert any("nothing that is known to lift limits was found" in one.what for one in found)
+
+
+def test_the_last_event_decides() -> None:
+    """A limit that holds again is no finding."""
+
+    def event(at: str, reason: str) -> dict[str, Any]:
+        about = {"namespace": "floor", "name": "upload"}
+        return {"reason": reason, "involvedObject": about, "lastTimestamp": at, "message": f"at {at}"}
+
+    over, sound, other = (
+        event("2026-01-01T10:00:00Z", NOT_ENFORCED),
+        event("2026-01-01T10:01:00Z", ENFORCED),
+        "LimitCut",
+    )
+    assert find_not_enforced([sound, over]) == {}
+    assert find_not_enforced([event("2026-01-01T09:00:00Z", ENFORCED), over]) == {
+        "floor/upload": "at 2026-01-01T10:00:00Z"
+    }
+    assert find_not_enforced([event("2026-01-01T10:00:00Z", other)]) == {}

@@ -232,22 +232,17 @@ def follow_season(season: Season, load: float, peak: float, end: int, capacity: 
         return Season(bytes((byte,)), index)
     # Bins without a sample (an outage) get the value of the one before.
     bins = season.bins + season.bins[-1:] * (gap - 1)
-    scored = _score_forecast(season, max(bins[-2:]))
-    return _open_bin(scored, (bins + bytes((byte,)))[-_KEPT:], index, load_to_byte(peak, capacity))
-
-
-def _score_forecast(season: Season, load: int) -> Season:
-    """Compare what was forecast two bins ago with the highest load since."""
-    if not season.period or not season.foretold[0]:
-        return season
-    loss, held_loss = _pinball_loss(season.foretold[0], load), _pinball_loss(season.held[0], load)
-    weight = max(_MEMORY, 1 / (season.tried + 1))
-    return replace(
-        season,
-        tried=season.tried + 1,
-        loss=season.loss + weight * (loss - season.loss),
-        held_loss=season.held_loss + weight * (held_loss - season.held_loss),
-    )
+    if season.period and season.foretold[0]:
+        # Compare what was forecast two bins ago with the highest load since.
+        highest, weight = max(bins[-2:]), max(_MEMORY, 1 / (season.tried + 1))
+        loss, held_loss = _pinball_loss(season.foretold[0], highest), _pinball_loss(season.held[0], highest)
+        season = replace(
+            season,
+            tried=season.tried + 1,
+            loss=season.loss + weight * (loss - season.loss),
+            held_loss=season.held_loss + weight * (held_loss - season.held_loss),
+        )
+    return _open_bin(season, (bins + bytes((byte,)))[-_KEPT:], index, load_to_byte(peak, capacity))
 
 
 def _pinball_loss(forecast: int, load: int) -> float:

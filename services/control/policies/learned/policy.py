@@ -24,6 +24,7 @@ window's stress replaces it.  Limits of one pod each count as many times as thei
 """
 
 from schemas.domain import Domain
+from schemas.messages import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.knee import Knee, KneeEstimator
 from services.control.policies.learned.load_forecast import (
@@ -106,12 +107,21 @@ class Learned:
             coming = self._load.forecast(memory.load, load)
         budget = self._budget(knee, coming, margin, evidence, bounds) / pods
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
-        spikes, last_spike, spiked = _count_spikes(memory, evidence, knee, lesson, end)
+        # The load at a spike is kept until it is over.
+        spikes, last_spike = memory.spikes, memory.last_spike
+        spiked = 0.0 if evidence.clean or lesson == "crossed" else memory.spiked
+        if lesson == "spike":
+            spikes = spikes + 1 if end - last_spike < _AGAIN * _SECOND else 1
+            last_spike, spiked = end, evidence.total_load
+        elif knee.met == end and lesson != "crossed":
+            spikes, spiked = 0, 0.0
         kept = LearnedMemory(
             knee, load, season, margin, usual, evidence.recent_p50, seen.stress or 0.0, settles, waits, spiked, spikes,
             last_spike, doubt, pods,
         )  # fmt: skip
-        return Proposal(int(max(budget, bounds.min / pods)), reason, kept)
+        headroom = int(knee.total - coming - margin)
+        link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
+        return Proposal(int(max(budget, bounds.min / pods)), reason, kept, link)
 
     def _gather_evidence(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Evidence:
         """Compare a sample with the memory; ``bounds`` are those of all pods together."""
@@ -263,15 +273,3 @@ class Learned:
         if knee.met and -self._parameters.down * reference < room - bounds.limit < up:
             return bounds.limit
         return room
-
-
-def _count_spikes(
-    memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
-) -> tuple[int, int, float]:
-    """How many spikes there were, when the last was, and the load under it until it is over."""
-    if lesson == "spike":
-        near = end - memory.last_spike < _AGAIN * _SECOND
-        return memory.spikes + 1 if near else 1, end, evidence.total_load
-    if knee.met == end and lesson != "crossed":
-        return 0, memory.last_spike, 0.0
-    return memory.spikes, memory.last_spike, 0.0 if evidence.clean or lesson == "crossed" else memory.spiked

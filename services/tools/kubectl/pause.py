@@ -1,0 +1,114 @@
+"""``sluice pause`` and ``sluice resume``: a person takes a target out of Sluice's hands, and gives it back.
+
+Both need the API server only.  The actuator sees the annotation, leaves the target alone and says so.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from schemas.config import Config
+from schemas.domain import Target
+from services.actuator.ownership import (
+    HAND_BACK,
+    KEY,
+    PAUSED,
+    build_patch,
+    find_record,
+    is_paused_by_hand,
+    pause_reason,
+)
+from services.kube.access import KubeConfigError
+from services.kube.client import KubeClient
+from services.kube.objects import BANDWIDTH, NotFound, Rejected, StaleObject, Unavailable, Workload, workload_kind
+from services.runtime import logging_setup
+from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
+from services.runtime.exit_codes import ExitCode
+from services.tools.common.message_source import matches_workload
+from services.tools.common.output import CommandError
+
+_ATTEMPTS = 5
+
+Change = Callable[[Workload], dict[str, str | None]]
+"""The annotations to set or remove (None) on a workload as it was seen; none: nothing is to be done."""
+
+
+def plan_resume(workload: Workload) -> dict[str, str | None]:
+    """The annotations that give a target back to Sluice, whatever paused it."""
+    if is_paused_by_hand(workload):
+        return {PAUSED: None}
+    if pause_reason(workload, managed=True) is None:
+        return {}
+    return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: HAND_BACK}
+
+
+def find_target(config: Config, name: str) -> Target:
+    """The configured target of this name, with or without its namespace.
+
+    Raises:
+        click.UsageError: there is none, or there are several.
+    """
+    targets = [target for domain in config.domains for target in domain.targets]
+    found = [target for target in targets if matches_workload(name, target.key)]
+    if len(found) != 1:
+        keys = ", ".join(target.key for target in found or targets)
+        raise click.UsageError(f"{name!r} is {'more than one' if found else 'no'} target: {keys}")
+    return found[0]
+
+
+async def change_workload(config: Config, target: Target, change: Change) -> bool:
+    """Change a target's annotations, again where the object changes meanwhile; returns whether anything was due.
+
+    Raises:
+        CommandError: the API server refuses, does not answer, or has no such workload.
+    """
+    kind, name = workload_kind(target), target.key.partition("/")[2]
+    try:
+        async with KubeClient.connect(config.kubernetes) as client:
+            for _ in range(_ATTEMPTS):
+                workload = await client.read(kind, target.namespace, name)
+                desired = change(workload)
+                if not desired:
+                    return False
+                try:
+                    await client.patch(workload, build_patch(workload, desired))
+                except StaleObject:
+                    continue
+                return True
+    except NotFound:
+        raise CommandError(f"{target.key}: there is no such {kind.kind}", ExitCode.FINDING) from None
+    except (Rejected, Unavailable, KubeConfigError) as error:
+        raise CommandError(f"{target.key}: {error}", ExitCode.UNAVAILABLE) from None
+    raise CommandError(f"{target.key}: it changed {_ATTEMPTS} times meanwhile", ExitCode.FINDING)
+
+
+def load_for_person(path: Path) -> Config:
+    """The configuration, with kubectl's own cluster where it names none.
+
+    Raises:
+        CommandError: it cannot be used.
+    """
+    logging_setup.configure("kubectl", "error")
+    try:
+        return with_default_kubeconfig(load(path))
+    except ConfigError as error:
+        raise CommandError(error, ExitCode.UNREADABLE) from None
+
+
+@click.command()
+@click.argument("workload")
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--reason", default="true", show_default=True, help="Kept on the workload, and shown on /readyz.")
+def command(workload: str, path: Path, reason: str) -> None:
+    """Pause a target: its limit stays as it is until `sluice resume`.
+
+    Nothing changes its limit meanwhile, the fail-safe limit included.
+    """
+    if reason in ("", "false"):
+        raise click.UsageError("--reason: a reason, and not 'false'")
+    config = load_for_person(path)
+    target = find_target(config, workload)
+    asyncio.run(change_workload(config, target, lambda _: {PAUSED: reason}))
+    click.echo(f"{target.key}: paused; to hand it back: sluice resume {target.key}")

@@ -1,0 +1,224 @@
+"""How often a refusing API server is asked, over an hour of simulated time: `make refusals` prints the table.
+
+The real actuator and Kubernetes client, over an emulated API behind a proxy that refuses; only time and the bus are
+simulated.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from aiohttp import web
+from msgspec import Struct
+
+from schemas.config import Config, Kubernetes
+from schemas.domain import Critical, Domain, Target
+from schemas.messages import Action, Decision
+from schemas.units import Duration, Rate
+from services.actuator import service
+from services.actuator.kube_events import EventRecorder
+from services.actuator.reconciler import Dependencies
+from services.bus.envelope import RawMessage, Received
+from services.bus.subjects import Subjects
+from services.kube.client import KubeClient
+from services.plant.kube_emulator.emulator import Emulator
+from services.runtime.health import Health
+from tests.integration.actuator.test_refusals import PAGE, REFUSALS, Answer, Proxy, always, open_proxy, refusal
+from tests.support.actuators import DOMAIN, Decider
+from tests.support.kube import servers
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+SIMULATED_S = int(os.environ.get("SLUICE_SIMULATED_S", "120"))
+MOST_A_MINUTE = 10
+MINUTE_S = 60.0
+CALM_S = 30.0
+"""Before the API server begins to refuse."""
+
+
+class MemoryBus:
+    """What the actuator needs of a bus, in this process."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        """Begin empty."""
+        self.subjects = Subjects("sluice")
+        self.actions: list[Action] = []
+        self._clock = clock
+        self._decisions: asyncio.Queue[Received[Decision]] = asyncio.Queue()
+
+    async def get_last(self, _kind: Any, _subject: str) -> None:
+        """Nothing was published before."""
+
+    async def publish(self, subject: str, message: Any, **_: Any) -> None:
+        """Deliver a decision, or keep an action."""
+        if isinstance(message, Action):
+            self.actions.append(message)
+        else:
+            raw = RawMessage(subject=subject, seq=1, headers={}, body=b"", published=self._clock.utc())
+            self._decisions.put_nowait(Received(message, raw))
+
+    async def consume(self, *_: Any, **__: Any) -> AsyncGenerator[Received[Decision], None]:
+        """The decisions as they come."""
+        while True:
+            yield await self._decisions.get()
+
+
+def count_worst_minute(times: list[float]) -> int:
+    """The most requests within any minute."""
+    return max((sum(at <= one < at + MINUTE_S for one in times) for at in times), default=0)
+
+
+class Rates(Struct, frozen=True):
+    """What became of an hour."""
+
+    requests: int
+    """Patches, Events and looks at single objects."""
+    worst_minute: int
+    lists: int
+    """Lists and watches, of which two belong to every target."""
+    worst_minute_of_lists: int
+    reports: int
+    events: int
+    ready: bool
+    recovered_s: float
+    """After which time with an API server that answers again the limits were in force."""
+
+
+async def hang(_request: web.Request, _body: bytes) -> web.Response | None:
+    """Never answer."""
+    await asyncio.sleep(10**9)
+    return None
+
+
+def everything(response: Callable[[], web.Response]) -> Answer:
+    """Give every request this answer, but for those of the test itself."""
+    return lambda request, _body: response() if "aiohttp" not in request.headers.get("User-Agent", "") else None
+
+
+def alternate(*statuses: int) -> Answer:
+    """Refuse patches with one status after another."""
+    count = iter(range(10**9))
+    return always(lambda: refusal(statuses[next(count) % len(statuses)]))
+
+
+def end_watches(request: web.Request, _body: bytes) -> web.Response | None:
+    """Watches end at once."""
+    return web.Response(text="", content_type="application/json") if "watch" in request.query else None
+
+
+PATCHES: dict[str, Answer] = {name: always(response) for name, response in REFUSALS.items()} | {
+    "429, a minute": always(lambda: refusal(429, headers={"Retry-After": "60"})),
+    "503, a date": always(lambda: refusal(503, headers={"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"})),
+    "500, 403, 422, 503 in turn": alternate(500, 403, 422, 503),
+    "409, 404 in turn": alternate(409, 404),
+    "no answer": lambda request, body: hang(request, body) if request.method == "PATCH" else None,
+}
+ALL: dict[str, Answer] = {
+    **{f"all: {status}": everything(partial(refusal, status)) for status in (401, 403, 404, 500, 503)},
+    "all: 429": everything(lambda: refusal(429, headers={"Retry-After": "5"})),
+    "all: a page with 200": everything(lambda: web.Response(text=PAGE, content_type="text/html")),
+    "all: no answer": hang,
+    "watches end at once": end_watches,
+}
+IN_SUITE = ("409", "429", "500, 403, 422, 503 in turn", "no answer", "all: 503", "watches end at once")
+
+
+async def simulate(clock: VirtualClock, answer: Answer, seconds: float) -> Rates:
+    """Decide twice a second, while the API server refuses for so long, and until it has recovered."""
+    async with servers.emulate(Emulator(starts_after=None)) as server, open_proxy(server.url) as (proxy, url):
+        await server.deploy(replicas=2, template={servers.BANDWIDTH: "10M"})
+        await server.pods_of("app", 2)
+        target = Target(
+            deployment="app", namespace=server.namespace, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000)
+        )
+        domain = Domain(DOMAIN, (Critical("robot-control"),), (target,), dead_man=Duration(60 * 10**9))
+        health, bus = Health(), MemoryBus(clock)
+
+        @asynccontextmanager
+        async def join() -> AsyncGenerator[Any, None]:
+            yield bus
+
+        async with KubeClient.connect(Kubernetes(server=url, timeout=Duration(5 * 10**9))) as client:
+            running = asyncio.create_task(service.Actuator(Config((domain,)), client, health).run(join))
+            try:
+                return await _observe(clock, server, proxy, bus, health, answer=answer, seconds=seconds)
+            finally:
+                proxy.answer = lambda _request, _body: None
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+
+async def _observe(
+    clock: VirtualClock,
+    server: servers.Server,
+    proxy: Proxy,
+    bus: MemoryBus,
+    health: Health,
+    *,
+    answer: Answer,
+    seconds: float,
+) -> Rates:
+    decider: Any = Decider(bus, server.namespace)  # type: ignore[arg-type]
+
+    async def decide(until: float, *limits: str) -> None:
+        while clock.steady() < until:
+            await decider.publish_limit(limits[int(clock.steady()) % len(limits)])
+            await asyncio.sleep(0.5)
+
+    await decide(clock.steady() + CALM_S, "30M")
+    assert not health.problems, health.problems
+    began = clock.steady()
+    proxy.answer = answer
+    await decide(began + seconds, "60M", "61M")
+    since = [request for request in proxy.requests if request[0] >= began]
+    lists = [at for at, _, path in since if path.endswith(("/pods", "/deployments"))]
+    others = [at for at, _, path in since if not path.endswith(("/pods", "/deployments"))]
+    failed = sum(action.outcome == "failed" for action in bus.actions)
+    ready = not health.problems
+    proxy.answer = lambda _request, _body: None
+    over = clock.steady()
+    events = await server.must("GET", f"/api/v1/namespaces/{server.namespace}/events")
+    while health.problems or await _limit(server) != "20M":
+        await decide(clock.steady() + 1, "20M")
+        assert clock.steady() < over + 300, health.problems
+    return Rates(
+        requests=len(others),
+        worst_minute=count_worst_minute(others),
+        lists=len(lists),
+        worst_minute_of_lists=count_worst_minute(lists),
+        reports=failed,
+        events=sum(event["reason"] == "LimitFailed" for event in events["items"]),
+        ready=ready,
+        recovered_s=clock.steady() - over,
+    )
+
+
+async def _limit(server: servers.Server) -> str | None:
+    tree = await server.must("GET", f"{server.deployments}/app")
+    limit: str | None = (tree["metadata"].get("annotations") or {}).get(servers.BANDWIDTH)
+    return limit
+
+
+@pytest.mark.parametrize("kind", (PATCHES | ALL) if SIMULATED_S >= 600 else IN_SUITE)
+def test_a_refused_target_is_asked_for_at_most_ten_times_a_minute(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the whole time, in every minute; one report and one Event of each kind of refusal, and not ready."""
+    with virtual_time(monkeypatch) as (runner, clock):
+        monkeypatch.setattr(service, "Dependencies", partial(Dependencies, clock=clock.utc, steady=clock.steady))
+        monkeypatch.setattr(service, "EventRecorder", partial(EventRecorder, clock=clock.steady))
+        rates = runner.run(simulate(clock, (PATCHES | ALL)[kind], SIMULATED_S))
+    print(
+        f"| {kind} | {rates.requests} | {rates.worst_minute} | {rates.lists} | {rates.worst_minute_of_lists} "
+        f"| {rates.reports} | {rates.events} "
+        f"| {'ready' if rates.ready else 'not ready'} | {rates.recovered_s:.0f} s |"
+    )
+    assert rates.worst_minute_of_lists <= MOST_A_MINUTE
+    assert rates.ready is (kind == "watches end at once")
+    if kind != "watches end at once":
+        assert rates.worst_minute <= MOST_A_MINUTE
+    if kind in PATCHES:
+        kinds = kind.count(",") + 1 if "in turn" in kind else 1
+        assert rates.reports == kinds
+        assert 1 <= rates.events <= kinds

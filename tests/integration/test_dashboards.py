@@ -1,0 +1,159 @@
+"""The Grafana dashboards: every query has a result on a Prometheus that scraped a run, and names a metric that exists.
+
+.venv/bin/python -m pytest -s tests/integration/test_dashboards.py      # prints each panel's results
+"""
+
+import asyncio
+import json
+import math
+import re
+import runpy
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from msgspec import Struct
+
+from schemas.config import Config, Kubernetes
+from services.plant.commands.plant import serve
+from services.plant.harness.pipeline import build_config, build_scrape_signal, start_nats, start_services
+from services.plant.harness.processes import Processes
+from services.plant.scenario import SCENARIOS
+from tests.support.kube.manifests import MANIFESTS
+from tests.support.ports import free_ports
+from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
+
+HOME = MANIFESTS / "components" / "dashboards"
+FILES: dict[Path, str] = runpy.run_path(str(HOME / "generate.py"))["render_all"]()
+VARIABLES = {"$__rate_interval": "1m", "$domain": ".*", "$workload": ".*"}
+"""What Grafana puts in place of them; `All` of a query variable is a regular expression."""
+
+
+class Query(Struct, frozen=True):
+    """One query of a panel."""
+
+    dashboard: str
+    panel: str
+    legend: str
+    text: str
+
+
+def list_queries() -> Iterator[Query]:
+    """Every query of every dashboard, as Grafana would send it."""
+    for path in FILES:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for panel in tree["panels"]:
+            for target in panel["targets"]:
+                text = target["expr"]
+                for name, value in VARIABLES.items():
+                    text = text.replace(name, value)
+                assert "$" not in text, text
+                yield Query(tree["title"], panel["title"], target["legendFormat"], text)
+
+
+def ask(prometheus: PrometheusServer, query: str) -> list[tuple[dict[str, str], float]]:
+    """The labels and the value of each result that is a number.
+
+    Raises:
+        AssertionError: Prometheus refused the query.
+    """
+    answer = requests.get(f"{prometheus.url}/api/v1/query", params={"query": query}, timeout=PATIENCE_S).json()
+    assert answer["status"] == "success", answer
+    found = [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
+    return [(labels, value) for labels, value in found if not math.isnan(value)]
+
+
+def write_rules(home: Path) -> Path:
+    """The recording rules and alerts, evaluated every second in place of every 15."""
+    tree = yaml.safe_load((MANIFESTS / "prometheus-rules.yaml").read_text(encoding="utf-8"))
+    path = home / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{**one, "interval": "1s"} for one in tree["groups"]]}), encoding="utf-8")
+    return path
+
+
+@asynccontextmanager
+async def play(home: Path) -> AsyncIterator[tuple[Config, str]]:
+    """The three services on a simulated factory that plays the demo; yields the configuration and the metrics page."""
+    api, page = free_ports(2)
+    scenario = SCENARIOS["demo"]
+    plant = asyncio.create_task(serve(scenario, 1, "127.0.0.1", api, page))
+    try:
+        async with Processes(home) as processes:
+            nats = await start_nats(processes)
+            kubernetes = Kubernetes(server=f"http://127.0.0.1:{api}")
+            signal = build_scrape_signal([f"http://127.0.0.1:{page}/metrics"])
+            config = build_config([scenario.domain()], nats, kubernetes, signal)
+            await start_services(config, processes)
+            yield config, f"127.0.0.1:{page}"
+    finally:
+        plant.cancel()
+        with suppress(asyncio.CancelledError):
+            await plant
+
+
+@pytest.mark.prometheus
+async def test_no_panel_is_empty(tmp_path: Path) -> None:
+    """Within a short run each query of each dashboard returns at least one number, and so does each variable."""
+    queries = list(list_queries())
+    async with play(tmp_path / "run") as (config, page):
+        ports = (config.listen.sampler, config.listen.decision, config.listen.actuator)
+        targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+        job = f"- {{job_name: sluice, static_configs: [{{targets: [{targets}]}}]}}\n"
+        rules = f"rule_files: ['{write_rules(tmp_path)}']\n"
+        with PrometheusServer(tmp_path / "prometheus", scrape=(page,), jobs=job + rules) as prometheus:
+            empty = queries
+            for _ in range(int(PATIENCE_S)):
+                await asyncio.sleep(1.0)
+                empty = [one for one in empty if not await asyncio.to_thread(ask, prometheus, one.text)]
+                if not empty:
+                    break
+            assert not empty, "\n".join(f"{one.dashboard}: {one.panel}: {one.text}" for one in empty)
+            table = [(one, await asyncio.to_thread(ask, prometheus, one.text)) for one in queries]
+            for name in ("sluice_sampler_window_end_seconds", "sluice_sampler_observations"):
+                assert await asyncio.to_thread(ask, prometheus, name)
+    assert len(table) >= 40
+    for one, results in table:
+        shown = ", ".join(f"{' '.join(labels.values())} {value:.4g}".strip() for labels, value in results[:4])
+        print(f"{one.dashboard} | {one.panel} | {one.legend} | {shown}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_dashboard_is_up_to_date(path: Path) -> None:
+    """``make schemas`` was run after the last change of generate.py."""
+    assert path.read_text(encoding="utf-8") == FILES[path]
+
+
+def test_panels_are_complete() -> None:
+    """Each has a title, a description and a place of its own on the grid; each dashboard has an address of its own."""
+    trees: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in FILES]
+    assert len({tree["uid"] for tree in trees}) == len(trees) == 3
+    for tree in trees:
+        taken: set[tuple[int, int]] = set()
+        for panel in tree["panels"]:
+            assert panel["title"]
+            assert panel["description"].endswith(".")
+            place = panel["gridPos"]
+            cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+            assert not cells & taken
+            assert place["x"] + place["w"] <= 24
+            taken |= cells
+
+
+def test_queries_use_existing_metrics() -> None:
+    """Every metric in a query exists: `or vector(0)` would hide a renamed one."""
+    reference = (MANIFESTS.parent / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\| `(\w+)`", reference, re.MULTILINE))
+    groups = yaml.safe_load((MANIFESTS / "prometheus-rules.yaml").read_text(encoding="utf-8"))["groups"]
+    known |= {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    used = {
+        name
+        for one in list_queries()
+        for name in re.findall(r"\b(?:sluice|hubble|namespace_workload)[a-z0-9_:]+", one.text)
+    }
+    assert len(used) >= 25
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in used} <= known
