@@ -268,7 +268,15 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
 
 def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     """No component undoes another's patches: the bus has TLS and no claim, and the policy is present."""
-    assert COMPONENTS == ["admission", "meter-endpoints", "meter-kubelet", "tls", "volatile-bus"]
+    assert COMPONENTS == [
+        "admission",
+        "dashboards",
+        "meter-endpoints",
+        "meter-kubelet",
+        "prometheus-operator",
+        "tls",
+        "volatile-bus",
+    ]
     meter = overlay_objects["DaemonSet", "sluice-meter"]["spec"]["template"]["spec"]
     assert "hostNetwork" not in meter
     variables = {one["name"]: one.get("value") for one in meter["containers"][0]["env"]}

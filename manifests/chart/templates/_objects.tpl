@@ -93,6 +93,14 @@
 {{- range $object.subjects -}}
   {{- if eq (.namespace | default "") "sluice" -}}{{- $_ := set . "namespace" $namespace -}}{{- end -}}
 {{- end -}}
+{{- if eq $object.kind "NetworkPolicy" -}}
+  {{- range $object.spec.ingress -}}{{- range .from -}}
+    {{- $labels := (.namespaceSelector | default dict).matchLabels | default dict -}}
+    {{- if eq (get $labels "kubernetes.io/metadata.name" | default "") "sluice" -}}
+      {{- $_ := set $labels "kubernetes.io/metadata.name" $namespace -}}
+    {{- end -}}
+  {{- end -}}{{- end -}}
+{{- end -}}
 {{- if hasKey ($object.spec | default dict) "template" -}}
   {{- include "sluice.adaptPod" (dict "pod" $object.spec.template.spec "root" .root "generated" .generated "isOurs" (eq $object.metadata.namespace $namespace)) -}}
 {{- end -}}
