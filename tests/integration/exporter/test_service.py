@@ -99,7 +99,7 @@ def test_a_configuration_without_a_source_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "sluice.yaml"
     config.write_text(DOMAIN)
     done = subprocess.run([SLUICE, "exporter", "--config", config], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "set 'relay', 'probes' or both" in done.stderr
 
 

@@ -306,5 +306,5 @@ def test_an_inconsistent_configuration_is_refused_at_the_start(tmp_path: Path) -
         "signal: {source: prometheus, window: 5s, prometheus: {queries: {p95: 'rate(x[$windw])'}}}\n"
     )
     ended = sluice("sampler", "--config", config)
-    assert ended.returncode == 1
+    assert ended.returncode == 3
     assert ended.stderr.startswith(f"Error: {config}: query 'p95': unknown placeholder: 'windw'")
