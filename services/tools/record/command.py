@@ -85,6 +85,10 @@ class RecordRequest:
                 raise click.UsageError(text)
         require_order(since, until)
 
+    def is_behind(self, message: RecordedMessage) -> bool:
+        """Whether a message is a sample after the last one asked for."""
+        return self.last is not None and message.kind == "sample" and message.seq > self.last
+
 
 class Recorder:
     """Writes messages to a recording, and counts them."""
@@ -172,6 +176,8 @@ async def _record_from_bus(config: Config, request: RecordRequest, output: Path)
             with show_progress("recording what is stored", (scope.until or time.time_ns()) - since) as update:
                 async with aclosing(reader.read_stored(scope)) as messages:
                     async for message in messages:
+                        if request.is_behind(message):
+                            return  # stored since its time was asked for
                         recorder.write(message)
                         update(message.time - since)
             if live or ends_later:
@@ -211,7 +217,7 @@ async def _record_arriving(reader: BusReader, scope: MessageRange, recorder: Rec
                     async for message in messages:
                         if scope.until is not None and message.time > scope.until:
                             return
-                        if request.last is not None and message.kind == "sample" and message.seq > request.last:
+                        if request.is_behind(message):
                             return
                         recorder.write(message)
                         count = sum(recorder.counts.values())
