@@ -271,6 +271,7 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
     assert COMPONENTS == [
         "admission",
         "dashboards",
+        "ha",
         "meter-endpoints",
         "meter-kubelet",
         "prometheus-operator",

@@ -49,6 +49,13 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Ends its threads however long that takes: a limit would pass at once."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await super().shutdown_default_executor()
+
+
 @contextmanager
 def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Runner, VirtualClock]]:
     """A runner with a clock of its own, which everything asks that looks at the time meanwhile."""
@@ -57,5 +64,5 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[asyncio.Runn
         patched.setattr(time, "monotonic", clock.steady)
         patched.setattr(time, "time_ns", clock.utc)
         patched.setattr(time, "time", lambda: clock.utc() / 1e9)
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_Selector(clock))) as runner:
+        with asyncio.Runner(loop_factory=lambda: _Loop(_Selector(clock))) as runner:
             yield runner, clock
