@@ -110,8 +110,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run long tests first, those that measure last and alone, and those with one expensive fixture on one worker."""
     groups = {item.nodeid: group for item in items if (group := _group(item))}
+    kept = {"quiet", "docker"}
     on_server = [item.nodeid for item in items if item.get_closest_marker("apiserver")]
-    groups = {one: f"apiserver-{count % _SERVERS}" for count, one in enumerate(on_server)} | groups
+    on_server = [one for one in on_server if groups.get(one) not in kept]
+    # Tests that share a fixture of their module stay together, on one of the workers that have a server.
+    places = {place: count for count, place in enumerate(dict.fromkeys(groups.get(one, one) for one in on_server))}
+    groups |= {one: f"apiserver-{places[groups.get(one, one)] % _SERVERS}" for one in on_server}
     items.sort(key=lambda item: (*_turn(item), groups.get(item.nodeid, "")))
     if is_worker(config):
         scheduler.tell(config.stash[_SHARED], groups)
