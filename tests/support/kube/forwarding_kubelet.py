@@ -98,7 +98,9 @@ class _Session:
             for pump in self._pumps:
                 pump.cancel()
             for pod in self._pods.values():
-                pod.close()
+                pod.transport.abort()
+                with suppress(OSError):
+                    await pod.wait_closed()
 
     async def _open(self, stream: int) -> None:
         # No headers; a block is flushed by itself, and all share one compressor.

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import ssl
 
 import pytest
 
@@ -15,6 +16,10 @@ from services.common.os_errors import describe_os_error
         (PermissionError(errno.EACCES, "Permission denied"), "permission denied"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "connection refused"),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "name or service not known"),
+        (
+            ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed"),
+            "certificate verify failed: self-signed",
+        ),
         (OSError("no number"), "no number"),
         (TimeoutError(), "TimeoutError"),
     ],
