@@ -41,6 +41,10 @@ from services.runtime.exit_codes import CommandFailure, ExitCode
 
 _ATTEMPTS = 5
 _BUS_S = 5.0
+_ROUNDS = 3
+"""How often the objects are looked at, as long as there was something to restore."""
+_SETTLE_S = 1.0
+"""Between two rounds."""
 
 
 class Restorer(Protocol):
@@ -157,24 +161,21 @@ def build_restore_action(domain: Domain, target: Target, results: Sequence[Resto
 async def _restore_all(config: Config, *, dry_run: bool) -> bool:
     """Restore every target and print what was done; returns whether all went well."""
     is_well, actions = True, []
+    left = [(one, target) for one in config.domains for target in one.targets]
     async with KubeClient.connect(config.kubernetes) as client:
-        for domain, target in ((one, target) for one in config.domains for target in one.targets):
-            try:
-                results = await restore(client, target, dry_run=dry_run)
-            except NotFound:
-                click.echo(f"{target.key}: there is no such {workload_kind(target).kind}")
-                continue
-            except (Rejected, Unavailable) as error:
-                click.echo(f"{target.key}: {error}", err=True)
-                is_well = False
-                continue
-            if not results:
-                click.echo(f"{target.key}: nothing of Sluice's on it")
-                continue
-            for one in results:
-                click.echo(f"{target.key}: {one.obj.kind} {one.obj.metadata.name}: {one.text}")
-                is_well = is_well and one.outcome != "failed"
-            actions.append(build_restore_action(domain, target, results, time.time_ns()))
+        for attempt in range(1 if dry_run else _ROUNDS):
+            if attempt and left:
+                # An actuator that runs may have written a Pod before it saw that the workload was restored.
+                await asyncio.sleep(_SETTLE_S)
+            again = []
+            for domain, target in left:
+                results, went_well = await _restore_target(client, target, dry_run=dry_run, is_first=not attempt)
+                is_well = is_well and went_well
+                if results:
+                    actions.append(build_restore_action(domain, target, results, time.time_ns()))
+                if any(one.outcome == "applied" for one in results):
+                    again.append((domain, target))
+            left = again
     if actions and not dry_run:
         try:
             async with asyncio.timeout(_BUS_S), Bus.connect(config.bus, "actuator", lambda _: None) as bus:
@@ -183,6 +184,25 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
         except TimeoutError:
             click.echo(f"not reported: the bus did not answer within {_BUS_S:g} s", err=True)
     return is_well
+
+
+async def _restore_target(
+    client: Restorer, target: Target, *, dry_run: bool, is_first: bool
+) -> tuple[list[RestoreResult], bool]:
+    """Restore one target and print what was done; also returns whether that went well."""
+    try:
+        results = await restore(client, target, dry_run=dry_run)
+    except NotFound:
+        click.echo(f"{target.key}: there is no such {workload_kind(target).kind}")
+        return [], True
+    except (Rejected, Unavailable) as error:
+        click.echo(f"{target.key}: {error}", err=True)
+        return [], False
+    if not results and is_first:
+        click.echo(f"{target.key}: nothing of Sluice's on it")
+    for one in results:
+        click.echo(f"{target.key}: {one.obj.kind} {one.obj.metadata.name}: {one.text}")
+    return results, all(one.outcome != "failed" for one in results)
 
 
 @click.command()
