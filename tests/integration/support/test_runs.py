@@ -198,7 +198,7 @@ def test_nothing_outlives_a_run(tmp_path: Path, end: signal.Signals) -> None:
 
 
 def test_the_next_run_cleans_up_if_the_guard_was_killed_too(tmp_path: Path) -> None:
-    """With run and guard killed, processes and files stay; the next run removes them, and none of a run that lives."""
+    """With run and guard killed, nobody ends processes and files but the next run, which leaves those of a live one."""
     command = _command(tmp_path, FOR_EVER, "-n", "0", "-k", "1")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         started = tmp_path / "started-1"
@@ -209,8 +209,7 @@ def test_the_next_run_cleans_up_if_the_guard_was_killed_too(tmp_path: Path) -> N
         guard.kill(keeper)
         run.kill()
         run.wait(PATIENCE_S)
-    assert folder.exists()
-    assert not any(guard.has_ended(int(pid)) for pid in pids)
+    # A run that another test starts may be the next one.
     done = _run(tmp_path, "def test_passes(): pass", "-n", "0")
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert not folder.exists()
