@@ -17,7 +17,7 @@ from services.cli import main
 from tests.codebase.source import PACKAGES, ROOT
 
 _PREFIXES = tuple(f"{ROOT}/{package}/" for package in PACKAGES)
-_YIELD = dis.opmap["YIELD_VALUE"]
+_YIELD, _RESUME = dis.opmap["YIELD_VALUE"], dis.opmap["RESUME"]
 
 
 class _Entry:
@@ -61,7 +61,9 @@ class Recorder:
             stack.append(_Entry(task, is_resumed=is_resumed))
         elif event == "return" and stack:
             entry, code = stack.pop(), frame.f_code
-            has_yielded = frame.f_lasti >= 0 and code.co_code[frame.f_lasti] == _YIELD
+            # Where a coroutine yields, Python 3.11 shows that instruction, and 3.13 the one at which it will go on.
+            at = code.co_code[frame.f_lasti] if frame.f_lasti >= 0 else None
+            has_yielded = at == _YIELD or (at == _RESUME and frame.f_lasti > _first_instruction(code))
             if stack:
                 stack[-1].forwards = has_yielded
             only_forwards = entry.is_resumed and entry.calls == 1 and entry.forwards and has_yielded

@@ -108,5 +108,6 @@ def test_several_processes_are_never_measured_as_one(
             show(history, at, (0, counts[who], counts[who]))
             told = measured(history, at)
             if told is not None and len(seen) > 1 and at > 12:
-                # A process younger than the slack may pass for a restart: all that it has counted is recent.
-                assert told[2] <= 4 * 20 * len(counts) + 1_000 + 4 * 100
+                # A process younger than the slack may pass for a restart: all that it has counted is recent.  A rise
+                # of a thousand is believed beside what a window counts, and each page adds what it counts itself.
+                assert told[2] <= 5 * 20 * len(counts) + 1_000 + 4 * 100

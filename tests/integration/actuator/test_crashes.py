@@ -77,7 +77,8 @@ async def run_to_end(scene: Scene, decider: Decider, process: ActuatorProcess, t
     await scene.scale(3)
     await decider.publish_limit("63M")
     await scene.wait_for_limits("63M", ["21M"] * 3)
-    # Reports follow patches: wait until none is in flight.
+    # Reports follow patches: wait for those of the last ones, and until none is in flight.
+    await eventually(lambda: has_last_reports(scene, trail))
     await eventually(lambda: nothing_pending(process))
     assert process.stop() == 0
     return trail.verdict(await scene.actions(), "5M", "80M")
@@ -93,6 +94,12 @@ async def cancel(task: "asyncio.Task[None]") -> None:
 async def answering(process: ActuatorProcess) -> bool:
     """Whether the process answers already."""
     return "http" not in process.ready()[1]["wrong"]
+
+
+async def has_last_reports(scene: Scene, trail: Trail) -> bool:
+    """Whether the bus has a report of the last write to each object."""
+    last = {mark.uid: mark.record["action"] for mark in trail.marks if mark.uid not in trail.gone}
+    return set(last.values()) <= {action.id for action in await scene.actions()}
 
 
 async def nothing_pending(process: ActuatorProcess) -> bool:

@@ -47,15 +47,24 @@ async def stream_of(bus: Bus, numbers: range, begin: int, pause_s: float) -> Non
         await asyncio.sleep(pause_s)
 
 
+async def stream_until(bus: Bus, begin: int, enough: asyncio.Event) -> int:
+    """Samples of all domains, at least 99 each, slower after that, until there are enough; returns the last number."""
+    number = 0
+    while number < 99 or not enough.is_set():
+        number += 1
+        await stream_of(bus, range(number, number + 1), begin, 0.02 if number < 100 else 0.1)
+    return number
+
+
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_any_point_changes_nothing(nats: NatsServer, tmp_path: Path, tally: Tally, point: str) -> None:
     """Three processes are killed, two of them at the point; the fourth completes the same decisions."""
     text = config_text(nats.url, "crash", DOMAINS)
     begin = time.time_ns() - 3600 * S
-    total = 100
     crashes = 0
+    enough = asyncio.Event()
     async with join(nats.url, "crash") as bus:
-        publishing = asyncio.create_task(stream_of(bus, range(1, total), begin, 0.02))
+        publishing = asyncio.create_task(stream_until(bus, begin, enough))
         # The first one leaves samples that the second has to look up.
         for crash_at in ("decision.answered:7", f"{point}:1", f"{point}:2", None):
             with DecisionProcess(tmp_path, text, crash_at) as process:
@@ -63,9 +72,10 @@ async def test_a_crash_at_any_point_changes_nothing(nats: NatsServer, tmp_path: 
                     assert await process.wait_for_crash(), process.log
                     crashes += 1
                     continue
-                await publishing
+                enough.set()
                 # Samples of a killed process are redelivered after ten seconds, or looked up when the next sample
                 # arrives.
+                total = 1 + await publishing
                 await stream_of(bus, range(total, total + 1), begin, 0)
                 await wait_for_decisions(bus, total * len(DOMAINS))
                 assert process.stop() == 0
