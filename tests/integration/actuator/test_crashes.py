@@ -97,9 +97,8 @@ async def answering(process: ActuatorProcess) -> bool:
 
 
 async def has_last_reports(scene: Scene, trail: Trail) -> bool:
-    """Whether the bus has a report of the last write to each object."""
-    last = {mark.uid: mark.record["action"] for mark in trail.marks if mark.uid not in trail.gone}
-    return set(last.values()) <= {action.id for action in await scene.actions()}
+    """Whether the bus has the reports of the last writes."""
+    return trail.has_last_reports(await scene.actions())
 
 
 async def nothing_pending(process: ActuatorProcess) -> bool:

@@ -132,7 +132,9 @@ async def test_reports_survive_a_crash_without_a_bus(
             await process.is_ready()
 
             async def complete() -> bool:
-                return process.metric("sluice_reports_pending ") == {"": 0.0} and len(await scene.actions()) > 3
+                actions = await scene.actions()
+                is_idle = process.metric("sluice_reports_pending ") == {"": 0.0}
+                return is_idle and len(actions) > 3 and trail.has_last_reports(actions)
 
             await eventually(complete)
             verdict = trail.verdict(await scene.actions(), "5M", "80M")
@@ -162,7 +164,11 @@ async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path:
             nats.start()
             with ActuatorProcess(tmp_path, nats.url, server) as process:
                 await scene.wait_for_limits("10M", ["5M"] * 2)
-                await eventually(lambda: nothing_pending(process))
+
+                async def reported() -> bool:
+                    return await nothing_pending(process) and trail.has_last_reports(await scene.actions())
+
+                await eventually(reported)
             verdict = trail.verdict(await scene.actions(), "5M", "80M")
     tally.add("bus away", f"1 outages, 1 kills, {verdict.writes} writes", judge(verdict))
 

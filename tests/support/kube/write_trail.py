@@ -63,6 +63,11 @@ class Trail:
         unreported = self._find_unreported(actions)
         return Verdict(len(self.marks), len(older), len(outside), len(unreported), [*older, *outside, *unreported])
 
+    def has_last_reports(self, actions: Iterable[Action]) -> bool:
+        """Whether the last write to each object has a report; one may still be on its way when the limit is seen."""
+        last = {mark.uid: mark.record["action"] for mark in self.marks if mark.uid not in self.gone}
+        return set(last.values()) <= {action.id for action in actions}
+
     def _older(self) -> list[Mark]:
         """Marks of a decision that is older than the one before on the same object."""
         ends: dict[str, int] = defaultdict(int)
