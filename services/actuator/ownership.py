@@ -179,11 +179,16 @@ def is_paused_by_hand(workload: Workload) -> bool:
 
 def resume_command(workload: Workload) -> str:
     """The command by which a person gives a paused target back to Sluice."""
-    meta, kind = workload.metadata, workload.kind.lower()
+    meta, ((key, value),) = workload.metadata, hand_back(workload).items()
+    change = f"{key}-" if value is None else f"{key}='{value}' --overwrite"
+    return f"kubectl -n {meta.namespace} annotate {workload.kind.lower()} {meta.name} {change}"
+
+
+def hand_back(workload: Workload) -> dict[str, str | None]:
+    """The annotation that gives a paused target back to Sluice: its value, or None to remove it."""
     if is_paused_by_hand(workload):
-        return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {PAUSED}-"
-    key = f"{BANDWIDTH}-" if find_record(workload) is not None else f"{KEY}='{HAND_BACK}' --overwrite"
-    return f"kubectl -n {meta.namespace} annotate {kind} {meta.name} {key}"
+        return {PAUSED: None}
+    return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: HAND_BACK}
 
 
 def build_patch(obj: KubeObject, desired: dict[str, str | None]) -> list[dict[str, Any]]:

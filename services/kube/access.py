@@ -80,8 +80,12 @@ def find_access(config: Kubernetes) -> Access:
         raise KubeConfigError(
             "kubernetes: not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
         )
-    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    return Access(url, str(authority), token_file=str(SERVICE_ACCOUNT / "token"))
+    return Access(https_url(host, port), str(authority), token_file=str(SERVICE_ACCOUNT / "token"))
+
+
+def https_url(host: str, port: int | str) -> str:
+    """The URL of a server; an IPv6 address is put in brackets."""
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def _read_kubeconfig(path: Path) -> Access:

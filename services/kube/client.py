@@ -21,7 +21,7 @@ from msgspec import Struct, field
 from schemas.config import Kubernetes
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
-from services.kube.access import SERVICE_ACCOUNT, KubeConfigError
+from services.kube.access import SERVICE_ACCOUNT, KubeConfigError, https_url
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
     KubeObject,
@@ -371,7 +371,7 @@ def _use_service_account(settings: Configuration) -> None:
     authority = SERVICE_ACCOUNT / "ca.crt"
     if not authority.is_file() or not authority.stat().st_size:
         raise ConfigException(f"{authority} is missing or empty.")
-    settings.host = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    settings.host = https_url(host, port)
     settings.ssl_ca_cert = str(authority)
     _use_token_file(settings, SERVICE_ACCOUNT / "token")
 

@@ -11,7 +11,7 @@ import click
 
 from schemas.config import Config
 from services.common.redaction import hide_passwords
-from services.kube.access import Access, KubeConfigError, find_access
+from services.kube.access import Access, KubeConfigError, find_access, https_url
 from services.kube.plain_client import PlainClient
 from services.meter.endpoints import EndpointDevices
 from services.meter.host_network import HostNetwork
@@ -71,10 +71,8 @@ class MeterService:
         self._endpoints = EndpointDevices(api) if config.meter.endpoints else None
         self._kubelet = None
         if config.meter.kubelet != "off":
-            host = os.environ.get("NODE_IP", "127.0.0.1")
-            url = f"https://{f'[{host}]' if ':' in host else host}:{config.meter.kubelet_port}"
             kubelet = Access(
-                url,
+                https_url(os.environ.get("NODE_IP", "127.0.0.1"), config.meter.kubelet_port),
                 access.authority,
                 access.token,
                 access.token_file,

@@ -11,18 +11,10 @@ import click
 
 from schemas.config import Config
 from schemas.domain import Target
-from services.actuator.ownership import (
-    HAND_BACK,
-    KEY,
-    PAUSED,
-    build_patch,
-    find_record,
-    is_paused_by_hand,
-    pause_reason,
-)
+from services.actuator.ownership import PAUSED, build_patch, hand_back, pause_reason
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
-from services.kube.objects import BANDWIDTH, NotFound, Rejected, StaleObject, Unavailable, Workload, workload_kind
+from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable, Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
@@ -37,11 +29,7 @@ Change = Callable[[Workload], dict[str, str | None]]
 
 def plan_resume(workload: Workload) -> dict[str, str | None]:
     """The annotations that give a target back to Sluice, whatever paused it."""
-    if is_paused_by_hand(workload):
-        return {PAUSED: None}
-    if pause_reason(workload, managed=True) is None:
-        return {}
-    return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: HAND_BACK}
+    return {} if pause_reason(workload, managed=True) is None else hand_back(workload)
 
 
 def find_target(config: Config, name: str) -> Target:
