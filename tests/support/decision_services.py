@@ -18,6 +18,7 @@ from services.bus.bus import Bus, Received
 from services.common.failpoints import VARIABLE
 from services.control import Controller, RejectedSample
 from services.runtime.config_loader import parse
+from tests.support.nats_server import Server
 from tests.support.waiting import PATIENCE_S
 
 S = 10**9
@@ -138,7 +139,7 @@ async def wait_for_stored(bus: Bus, kind: type[M], count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-class ServiceProcess:
+class ServiceProcess(Server):
     """A service in a separate process; killed at the end of the context."""
 
     def __init__(

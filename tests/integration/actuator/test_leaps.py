@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -56,10 +54,10 @@ async def bus_away(parts: Parts) -> Callable[[], Awaitable[None]]:
 
 async def stopped(parts: Parts) -> Callable[[], Awaitable[None]]:
     """Stop the actuator as it stands."""
-    os.kill(parts.process.pid, signal.SIGSTOP)
+    parts.process.freeze()
 
     async def back() -> None:
-        os.kill(parts.process.pid, signal.SIGCONT)
+        parts.process.thaw()
 
     return back
 

@@ -1,8 +1,6 @@
 """Two actuators, and their target after the active one ends; records of a later version."""
 
 import json
-import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,12 +27,12 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
 
 async def depose(scene: Scene, decider: Decider, old: ActuatorProcess) -> None:
     """Let the later actuator write while the earlier one is stopped, so that that one is on standby afterwards."""
-    os.kill(old.pid, signal.SIGSTOP)
+    old.freeze()
     try:
         await decider.publish_limit("40M", good_for=DEAD_MAN_S * S)
         await scene.wait_for_limits("40M", ["20M"] * 2)
     finally:
-        os.kill(old.pid, signal.SIGCONT)
+        old.thaw()
     number = 0
 
     async def stands_by() -> bool:
