@@ -174,6 +174,6 @@ def command(  # noqa: PLR0913 - one for each option
     if goals:
         console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if json_path is not None:
-        json_path.write_bytes(encode_results(runs, [*summaries, *lines], goals))
+        json_path.write_bytes(encode_results(runs, summaries, goals, cases=lines))
     if picture is not None:
         draw(summaries, picture)

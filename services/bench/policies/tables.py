@@ -72,7 +72,11 @@ def encode_results(
     summary: Sequence[ScenarioSummary | Summary],
     goals: Sequence[Goal],
     conditions: object = None,
+    cases: Sequence[ScenarioSummary] = (),
 ) -> bytes:
     """The JSON of a bench of policies: conditions of the plant, every run, what they sum up to, and the goals."""
-    file = {"conditions": conditions, "runs": outcomes, "summary": summary, "goals": goals_as_json(goals)}
+    file: dict[str, object] = {"conditions": conditions, "runs": outcomes, "summary": summary}
+    if cases:
+        file["cases"] = cases
+    file["goals"] = goals_as_json(goals)
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
