@@ -77,7 +77,7 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Measurements of one target over one window."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     throughput: Load | None = None
     """What it sent, kbit/s, all replicas together."""
     recent: Load | None = None
@@ -116,7 +116,7 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """One target's limit, and how it came about."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     limit: Rate
     """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
     proposal: Rate
@@ -208,7 +208,7 @@ class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):
     """A target that has sent more than its limit for longer than bursts explain: the limit is not enforced."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     sent: Load
     """In the last period, kbit/s, all replicas together."""
     limit: Rate
@@ -288,7 +288,7 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """Stable: a report repeated after a crash has the same id."""
     domain: str
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     cause: Cause
     outcome: Outcome
     limit: Rate
@@ -299,7 +299,7 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     epoch: Time = 0
     seq: Count = 0
     was: Rate | None = None
-    """The limit found on the Deployment, kbit/s; None when there was none."""
+    """The limit found on the workload, kbit/s; None when there was none."""
     pods: tuple[PodOutcome, ...] = ()
     sampled: Time | None = None
     """End of the sample's window, UTC ns."""

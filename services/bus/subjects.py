@@ -3,7 +3,7 @@
     <prefix>.sample.v1.<domain>
     <prefix>.definition.v1.<domain>
     <prefix>.decision.v1.<domain>
-    <prefix>.action.v1.<domain>.<namespace>.<deployment>
+    <prefix>.action.v1.<domain>.<namespace>.<name, or kind/name>
     <prefix>.dead.v1.<service>
 
 The prefix is ``sluice``, or another one for a replay that the live services must not receive.
@@ -67,9 +67,9 @@ class Subjects:
         return f"{self.prefix}.decision.v1.{token(domain)}"
 
     def action(self, domain: str, target: str) -> str:
-        """Where the actuator reports on a target, given as ``namespace/deployment``."""
-        namespace, _, deployment = target.partition("/")
-        return f"{self.prefix}.action.v1.{token(domain)}.{token(namespace)}.{token(deployment)}"
+        """Where the actuator reports on a target, given by its key, see ``Target.key``."""
+        namespace, _, name = target.partition("/")
+        return f"{self.prefix}.action.v1.{token(domain)}.{token(namespace)}.{token(name)}"
 
     def dead(self, service: str) -> str:
         """Where a service stores dead letters."""

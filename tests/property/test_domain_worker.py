@@ -30,7 +30,9 @@ from tests.support.decision_services import replay_samples
 S = 10**9
 NOW = 1_790_000_000 * S
 REPLICAS = 3
-DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate(9000), Rate(2000)),))
+DOMAIN = Domain(
+    "line", (Critical("robot"),), (Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000)),)
+)
 
 
 def define(revision: int) -> tuple[Domain, int]:
