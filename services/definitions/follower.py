@@ -42,7 +42,7 @@ class Follower:
         self,
         domains: Iterable[Domain],
         set_note: Callable[[str, str | None], None],
-        check: Callable[[tuple[Domain, ...]], None] = lambda _: None,
+        check: Callable[[tuple[Domain, ...]], object] = lambda _: None,
     ) -> None:
         """Begin with the file's domains.
 

@@ -37,10 +37,12 @@ DOMAIN = Domain(
 
 def define(revision: int) -> tuple[Domain, int]:
     """A definition of the domain: bounds move and targets come and go."""
-    most = Rate(9000 - 1500 * (revision % 4))
-    targets = [Target("upload", Rate(1000 * (1 + revision % 3)), most, Rate(2000 * (1 + revision % 3) // 2 + 500))]
+    low = 1000 * (1 + revision % 3)
+    targets = [
+        Target(deployment="upload", min=Rate(low), max=Rate(9000 - 1500 * (revision % 4)), fail_safe=Rate(low + 500))
+    ]
     if revision % 5 == 2:
-        targets.append(Target("backup", Rate(500), Rate(4000), Rate(1000)))
+        targets.append(Target(deployment="backup", min=Rate(500), max=Rate(4000), fail_safe=Rate(1000)))
     return replace(DOMAIN, targets=tuple(targets)), revision
 
 
