@@ -233,7 +233,7 @@ class BusOverview:
         elif isinstance(message, Decision):
             status.add_decision(message)
             status.seen = max(status.seen, published)
-        else:
+        elif isinstance(message, Action):
             status.add_action(message)
         return status
 
