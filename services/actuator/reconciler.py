@@ -21,9 +21,9 @@ from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
 from services.actuator.drift import DriftBackOff
-from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge
+from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
@@ -75,7 +75,7 @@ class Reconciler:
         shared = dependencies
         self.target = target
         self._awake = asyncio.Event()
-        self.observed = ObservedState(self._awake.set)
+        self.observed = ObservedState(self._awake.set, target.pod_namespaces)
         self._domain = domain
         self._shared = shared
         self._outbox = shared.outbox

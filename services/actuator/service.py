@@ -20,10 +20,11 @@ import structlog
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
-from services.actuator.informer import Informer, ObservedState
+from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import LeaseKeeper
 from services.actuator.leftovers import report_leftovers
+from services.actuator.observed import Watched
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.actuator.succession import ask_nobody
@@ -34,7 +35,6 @@ from services.common import failpoints
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
-from services.kube.objects import Workload, workload_kind
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -59,6 +59,7 @@ class Actuator:
         self._health = health
         self._client = client
         self._domains = config.domains
+        self._is_dry_run = config.kubernetes.dry_run
         self._outbox = ActionOutbox()
         self._events = EventRecorder(client)
         # A random name, which no other client can guess: who can read the bus could take messages from it.
@@ -84,14 +85,12 @@ class Actuator:
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            places: dict[tuple[type[Workload], str], dict[str, ObservedState]] = {}
             for one in self._reconcilers.values():
-                namespace, _, name = one.target.key.partition("/")
-                places.setdefault((workload_kind(one.target), namespace), {})[name] = one.observed
                 group.create_task(one.run())
-            for (kind, namespace), states in places.items():
-                informer = Informer(self._client, kind, namespace, states, self._health.set_condition)
-                group.create_task(informer.run())
+            watched = [Watched(one.target, one.observed) for one in self._reconcilers.values()]
+            health = self._health
+            informer = Informer(self._client, watched, health.set_condition, health.set_note, dry_run=self._is_dry_run)
+            group.create_task(informer.run())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
             targets = [one.target for one in self._reconcilers.values()]
