@@ -106,6 +106,22 @@ class Reconciler:
         self._drift = DriftBackOff()
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
+    def define(self, domain: Domain, target: Target) -> None:
+        """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
+        if (domain, target) == (self._domain, self.target):
+            return
+        self._domain, self.target = domain, target
+        self._reporter.define(target)
+        self._desired.define(target, domain.dead_man)
+        self._rise.define(Limits.from_target(target, domain).rise)
+        self._succession.define(domain.dead_man.seconds)
+        self._awake.set()
+
+    def retire(self) -> None:
+        """The target is no longer one: finish with what it still had to do."""
+        self._finish_pending()
+        self._reporter.retire()
+
     def resume(self, last_action: Action | None) -> None:
         """Take note that the bus has supplied what it holds; ``last_action`` is its last report."""
         if last_action is not None and last_action.outcome == "applied":
