@@ -22,7 +22,7 @@ from schemas.config import Config
 from schemas.messages import Action, Decision, M
 from services.actuator.informer import Informer, ObservedState
 from services.actuator.kube_events import EventRecorder
-from services.actuator.lease import LeaseKeeper
+from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.reconciler import Dependencies, Reconciler
@@ -32,9 +32,11 @@ from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
+from services.definitions.definition_set import DefinitionSet
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import Workload, workload_kind
+from services.resources.service import ResourceDomains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -64,7 +66,16 @@ class Actuator:
         # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
+        self._has_lease = config.kubernetes.lease is not None
         self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self._resources = ResourceDomains(
+            client,
+            DefinitionSet(config.domains, config.signal.period),
+            config.kubernetes.resources,
+            on_change=self._wake_all,
+            set_note=health.set_note,
+            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+        )
         shared = Dependencies(
             client=client,
             outbox=self._outbox,
@@ -72,7 +83,8 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
+            charge=self._lease.charge if self._has_lease else ask_nobody,
+            pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
         self._reconcilers = {
@@ -94,9 +106,13 @@ class Actuator:
                 group.create_task(informer.run())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
+            group.create_task(self._resources.run())
             targets = [one.target for one in self._reconcilers.values()]
             group.create_task(report_leftovers(self._client, targets, self._events, self._health.set_note))
             await self._use_bus(join)
+
+    def _is_in_charge(self) -> bool:
+        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
 
     def _wake_all(self) -> None:
         for one in self._reconcilers.values():
@@ -108,6 +124,7 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
                     for domain in self._domains:
                         for target in domain.targets:

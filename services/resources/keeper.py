@@ -53,7 +53,7 @@ class StatusKeeper:
     def __init__(
         self,
         client: StatusWriter,
-        resources: Mapping[tuple[str, str], BandwidthDomain],
+        resources: Mapping[tuple[str, str, str], BandwidthDomain],
         view: Callable[[BandwidthDomain], View],
         is_in_charge: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -141,7 +141,7 @@ class StatusKeeper:
         async with asyncio.timeout(_BUS_S):
             sample = await _read_last(bus, Sample, bus.subjects.sample(domain.name))
             decision = await _read_last(bus, Decision, bus.subjects.decision(domain.name))
-            actions = {}
+            actions: dict[str, Action] = {}
             for target in domain.targets:
                 action = await _read_last(bus, Action, bus.subjects.action(domain.name, target.key))
                 actions |= {} if action is None else {target.key: action}
