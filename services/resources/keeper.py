@@ -53,7 +53,7 @@ class StatusKeeper:
     def __init__(
         self,
         client: StatusWriter,
-        resources: Mapping[tuple[str, str], BandwidthDomain],
+        resources: Mapping[tuple[str, str, str], BandwidthDomain],
         view: Callable[[BandwidthDomain], View],
         is_in_charge: Callable[[], bool] = lambda: True,
     ) -> None:

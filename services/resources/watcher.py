@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import structlog
 
+from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.common.backoff import BackOff
 from services.kube.client import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.resources.manifest import InvalidResource, read_domain
-from services.resources.objects import BandwidthDomain, ResourceSource
+from services.resources.objects import BandwidthDomain
 
 _STEADY_S = 5.0
 """After a watch that lasted longer, back-off restarts."""
@@ -44,13 +45,13 @@ class Lister(Protocol):
 class Definitions(Protocol):
     """Where domains go: what holds, and why what was offered does not."""
 
-    def put(self, domain: Domain, source: ResourceSource, created: str = "") -> str | None:
+    def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
         """Take a resource's domain in place of what it offered before; returns why it is refused."""
 
-    def refuse(self, source: ResourceSource, reason: str, created: str = "") -> None:
+    def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take note that a resource describes no domain; what it offered before holds on."""
 
-    def withdraw(self, source: ResourceSource) -> None:
+    def withdraw(self, source: DefinitionSource) -> None:
         """Give up what a resource offered: it is gone."""
 
 
@@ -77,8 +78,8 @@ class ResourceWatcher:
             on_change: called after a resource has changed in any way but its status.
             set_note: shows people why resources cannot be read, or that they can (None).
         """
-        self.resources: dict[tuple[str, str], BandwidthDomain] = {}
-        """By namespace and name."""
+        self.resources: dict[tuple[str, str, str], BandwidthDomain] = {}
+        """By the key of their source."""
         self.is_complete = False
         """Whether all resources were seen once, or there is no such kind."""
         self._client = client
@@ -89,12 +90,6 @@ class ResourceWatcher:
         self._set_note = set_note
         self._absent_since: float | None = None
         self._told = ""
-
-    def pause_of(self, domain: str) -> str | None:
-        """Why a domain is paused; None where it is not, or is no resource's."""
-        namespace, _, name = domain.partition("/")
-        resource = self.resources.get((namespace, name))
-        return None if resource is None else resource.pause
 
     async def run(self) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
@@ -121,7 +116,7 @@ class ResourceWatcher:
         self._absent_since, self._told = None, ""
         self._set_note(_NOTE, None)
         if isinstance(change, Listed):
-            listed = {(one.metadata.namespace, one.metadata.name): one for one in change.objects}
+            listed = {one.source.key: one for one in change.objects}
             for key in self.resources.keys() - listed.keys():
                 self._lose(self.resources[key])
             for one in listed.values():

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.kube.client import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
-from services.resources.objects import BandwidthDomain, ResourceSource
+from services.resources.objects import BandwidthDomain
 from services.resources.watcher import ResourceWatcher
 from tests.support.virtual_time import virtual_time
 
@@ -35,16 +36,16 @@ class Recorder:
         """Begin empty."""
         self.calls: list[str] = []
 
-    def put(self, domain: Domain, source: ResourceSource, created: str = "") -> str | None:
+    def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
         """Take a domain."""
         self.calls.append(f"put {domain.name} {source.generation}")
         return None
 
-    def refuse(self, source: ResourceSource, reason: str, created: str = "") -> None:
+    def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take a reason."""
         self.calls.append(f"refuse {source.name} {source.generation}: {reason}")
 
-    def withdraw(self, source: ResourceSource) -> None:
+    def withdraw(self, source: DefinitionSource) -> None:
         """Take a domain away."""
         self.calls.append(f"withdraw {source.name}")
 
@@ -152,14 +153,12 @@ def test_a_pause_is_read_from_the_annotation(play: Play) -> None:
     """Any value but `false` pauses, as on a workload; the text says how to hand it back."""
     seen: list[str | None] = []
     annotated = Updated(resource(annotations={"sluice.dev/paused": "maintenance"}))
+    other = resource("other", annotations={"sluice.dev/paused": "false"})
     play(
-        Api(
-            [Listed((resource(), resource("other", annotations={"sluice.dev/paused": "false"}))), annotated],
-            Unavailable(),
-        ),
-        look=lambda watcher: seen.extend(map(watcher.pause_of, ("factory/line", "factory/other", "line"))),
+        Api([Listed((resource(), other)), annotated], Unavailable()),
+        look=lambda watcher: seen.extend(one.pause for one in watcher.resources.values()),
     )
     assert seen[0] is not None
     assert "'maintenance'" in seen[0]
     assert "kubectl -n factory annotate bandwidthdomain line sluice.dev/paused-" in seen[0]
-    assert seen[1:] == [None, None]
+    assert seen[1:] == [None]
