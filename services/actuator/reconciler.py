@@ -373,7 +373,7 @@ class Reconciler:
                     self._succession.wrote(write.record.term, self._shared.steady())
                     self._is_managed = True
         answered = [write for write, _ in result.outcomes]
-        is_news = self._refusals.count(answered, result.failures, self._shared.steady())
+        is_news = self._refusals.count(answered, result.failures, self._shared.steady(), result.unsent)
         if result.failures:
             self._note_refusal(self._refusals.reason)
         known = self.observed.workload
