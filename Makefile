@@ -119,6 +119,8 @@ golden: $(VENV)/ready
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
+	$(BIN)/python -m services.resources.crd
+	$(BIN)/python -m services.ui.openapi
 	$(BIN)/python docs/generate.py
 	$(BIN)/python manifests/components/dashboards/generate.py
 
