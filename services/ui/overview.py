@@ -4,6 +4,7 @@ Only a summary and a short trail are kept of a domain, so that a thousand of the
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -44,6 +45,12 @@ class Trail:
         self._values.extend(values)
         if len(self._times) > 2 * TRAIL:
             del self._times[:-TRAIL], self._values[: -3 * TRAIL]
+
+    def set_sent(self, time: float, sent: float | None) -> None:
+        """Set what was sent in a window that is there: its sample came after its decision."""
+        i = bisect_left(self._times, time)
+        if i < len(self._times) and self._times[i] == time:
+            self._values[3 * i + 2] = nan if sent is None else sent
 
     def read(self, most: int) -> list[TrailPoint]:
         """Return the last windows, the newest last."""
@@ -108,6 +115,7 @@ class DomainStatus:
         for target in sample.targets:
             sent = target.recent if target.recent is not None else target.throughput
             self.targets.setdefault(target.target, TargetStatus()).sent = sent
+        self.trail.set_sent(sample.end // 10**6, self.total("sent"))
 
     def add_decision(self, decision: Decision) -> None:
         """Take what was decided."""

@@ -77,6 +77,7 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
         ("ha", "ha.enabled=true"),
+        ("ui", "ui.enabled=true"),
         ("meter-endpoints", "meter.endpoints=true"),
         ("meter-kubelet", "meter.kubelet=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
