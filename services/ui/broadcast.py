@@ -114,9 +114,9 @@ class Broadcaster:
             await asyncio.sleep(_AGAIN_S)
 
     async def _follow_kind(self, reader: BusReader, kind: str) -> None:
-        """Follow one kind; of actions begin with the last one of each target: it says who is in charge."""
+        """Follow one kind; of actions and definitions begin with the last ones: they say who is in charge."""
         start: Start = to_datetime(time.time_ns() - _LOOK_BACK_NS)
-        if kind == "action" or len(self._domains) > _MANY:
+        if kind in ("action", "definition") or len(self._domains) > _MANY:
             start = "latest"
         if kind == "dead":
             start = "new"
@@ -127,6 +127,9 @@ class Broadcaster:
                 except InvalidMessage:
                     continue
                 status = self.overview.add(message, raw.published)
+                if kind == "definition":
+                    self._live.domains = self.overview.configured
+                    self._domains = {domain.name: domain for domain in self._live.domains}
                 if status is None:
                     continue
                 self._changed.add(status.name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 from services.tools.common.formatting import RULES, format_rate, per_pod_targets, short_name
@@ -99,9 +100,14 @@ class DomainStatus:
 
     def __post_init__(self) -> None:
         """List the configured targets in their order."""
-        for target in self.domain.targets if self.domain else ():
-            self.targets[target.key] = TargetStatus()
-        self._per_pod = per_pod_targets(self.domain)
+        self.configure(self.domain)
+
+    def configure(self, domain: Domain | None) -> None:
+        """Take a configuration, from the file or from the bus."""
+        self.domain = domain
+        for target in domain.targets if domain else ():
+            self.targets.setdefault(target.key, TargetStatus())
+        self._per_pod = per_pod_targets(domain)
 
     def add_sample(self, sample: Sample) -> None:
         """Take what was measured."""
@@ -232,6 +238,9 @@ class BusOverview:
         if isinstance(message, DeadLetter):
             self.dead += 1
             return None
+        if isinstance(message, Definition) and message.removed:
+            self.domains.pop(message.domain, None)
+            return None
         status = self.domains.get(message.domain)
         if status is None:
             status = self.domains[message.domain] = DomainStatus(message.domain, None)
@@ -241,9 +250,16 @@ class BusOverview:
         elif isinstance(message, Decision):
             status.add_decision(message)
             status.seen = max(status.seen, published)
-        else:
+        elif isinstance(message, Action):
             status.add_action(message)
+        elif isinstance(message, Definition):
+            status.configure(message.configuration)
         return status
+
+    @property
+    def configured(self) -> tuple[Domain, ...]:
+        """The configurations that are known."""
+        return tuple(status.domain for status in self.domains.values() if status.domain is not None)
 
     def find_fallen_silent(self, now: int) -> list[str]:
         """Find the domains that fell silent since the last call; ``now`` is UTC ns."""

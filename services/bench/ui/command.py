@@ -71,7 +71,15 @@ def build_domains(count: int) -> tuple[Domain, ...]:
         Domain(
             f"line-{i}",
             (Critical("robot-control", f"line-{i}"), Critical("safety-scanner", f"line-{i}")),
-            (Target("telemetry-upload", Rate(5_000), Rate(90_000), Rate(20_000), f"line-{i}"),),
+            (
+                Target(
+                    deployment="telemetry-upload",
+                    namespace=f"line-{i}",
+                    min=Rate(5_000),
+                    max=Rate(90_000),
+                    fail_safe=Rate(20_000),
+                ),
+            ),
         )
         for i in range(count)
     )
