@@ -52,6 +52,10 @@ class Query:
         self._client = PrometheusConnect(url=self._session.url, session=self._session)
         self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
 
+    def define(self, text: str, workloads: Workloads) -> None:
+        """Send another text from now on, about these workloads."""
+        self._workloads, self._parts = workloads, [QueryPart(text)]
+
     async def evaluate(self, end: int) -> Vector:
         """Evaluate the query at ``end``, UTC ns.
 
@@ -203,6 +207,14 @@ class PrometheusSource(Source):
         self._layout_due = 0.0
         self._throughput_failed = False
         self._ages: dict[str, deque[tuple[int, float]]] = {}
+
+    def define(self, workloads: Workloads) -> None:
+        """Ask for these workloads from the next window on."""
+        texts = build_queries(self._signal, workloads)
+        self._workloads = workloads
+        for figure, query in self._queries.items():
+            query.define(texts[figure], workloads)  # type: ignore[index]
+        self._layout_due = 0.0
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:

@@ -141,6 +141,12 @@ class PageWindow:
         self._trails: dict[CounterSeries, CounterTrail] = {}
         self._unreliable: dict[tuple[SeriesKind, str], tuple[int, str]] = {}
         self._several: tuple[int, str] | None = None
+        self._unread: frozenset[str] = frozenset()
+        """Workloads whose counters were not read before: what they show first was not counted since the last page."""
+
+    def expect(self, workloads: Iterable[str]) -> None:
+        """Read these workloads from the next page on, which were not read before."""
+        self._unread = frozenset(workloads)
 
     def add(self, end: int, at: float, page: ScrapedPage) -> None:
         """Add the page that was read for the window ending at ``end``.
@@ -161,9 +167,10 @@ class PageWindow:
                 increases[series] = (
                     list(counts) if reset else [max(b - a, 0.0) for a, b in zip(before, counts, strict=True)]
                 )
-            elif series.kind == "lost" and self._snapshots:
+            elif series.kind == "lost" and self._snapshots and series.workload not in self._unread:
                 increases[series] = list(counts)
             self._last[series] = (end, counts)
+        self._unread = frozenset()
         self._snapshots.append(_Snapshot(end, at, increases, page.stamps, heights))
         self._newest = {(series.kind, series.workload) for series in page.counters}
         self._newest |= {("latency", workload) for workload in page.faults}
