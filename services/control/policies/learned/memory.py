@@ -22,7 +22,7 @@ class LearnedParameters(Settings, frozen=True):
     eta: Share = 0.01
     """What a burst adds to the margin at least, as a share of the capacity."""
     stair: Share = 0.08
-    """The largest rise to stay that the margin has room for, once such a rise broke an SLO, as a share of the capacity."""
+    """The margin has room for a rise that stayed and broke an SLO, if it is smaller than this share of the capacity."""
     shaken: _Ratio = 0.7
     """Stress from which a surge shows that the margin was too small, though no SLO was broken."""
     forget: Annotated[float, between(1, 10_000_000, unit="s")] = 2000.0
