@@ -28,6 +28,7 @@ from tests.support.kube.servers import MERGE_PATCH, Server, eventually
 from tests.support.nats_server import NatsServer
 
 S = 10**9
+PERIOD = S // 2
 SPEC: dict[str, Any] = {
     "critical": [{"workload": "robot"}],
     "targets": [{"deployment": "upload", "min": "5M", "max": "900M", "failSafe": "20M"}],
@@ -44,7 +45,10 @@ async def install(server: Server) -> None:
     await server.request("POST", group, yaml.safe_load(DEFINITION))
 
     async def is_served() -> bool:
-        return (await server.request("GET", "/apis/sluice.dev/v1alpha1/bandwidthdomains"))[0] == 200
+        try:
+            return (await server.request("GET", "/apis/sluice.dev/v1alpha1/bandwidthdomains"))[0] == 200
+        except ValueError:
+            return False  # "404 page not found", which is no JSON
 
     await eventually(is_served)
 
@@ -168,7 +172,8 @@ async def test_an_invalid_generation_leaves_the_one_before_in_force(server: Serv
         assert "the fail-safe limits add up to 20M, above the capacity of 10M" in ready["message"]
         assert "the definition before it holds" in ready["message"]
         assert scene.definitions.holding[scene.name].domain.capacity is None
-        await create(server, "late")  # whose target is the first one's
+        # Of two that want one target and were made in the same second, the first by name has it.
+        await create(server, "other")
         await scene.holds("line")
 
 
@@ -241,7 +246,7 @@ async def test_the_status_follows_the_run(server: Server, nats: NatsServer) -> N
 
 
 class Loop:
-    """Sampler, decision service and actuator in one: the control core answers every sample, and its limit is in force."""
+    """Sampler, decision service and actuator in one: the control core answers samples, and its limits are in force."""
 
     def __init__(self, bus: Bus, scene: Scene) -> None:
         """Begin at the fail-safe limit."""
@@ -252,14 +257,16 @@ class Loop:
 
     async def measure(self, p95: float | None, windows: int = 1) -> None:
         """Send so many samples, half a second apart, up to now."""
-        domain, subjects, now = f"{self._namespace}/line", self._bus.subjects, time.time_ns()
-        for number in range(1 - windows, 1):
-            end = now // S * S + number * S // 2
+        domain, subjects = f"{self._namespace}/line", self._bus.subjects
+        last = time.time_ns() // PERIOD * PERIOD
+        if self._state is not None:
+            last = max(last, self._state.end + windows * PERIOD)
+        for end in range(last - (windows - 1) * PERIOD, last + 1, PERIOD):
             sample = Sample(
                 domain=domain,
                 start=end - 2 * S,
                 end=end,
-                period=S // 2,
+                period=PERIOD,
                 source="scrape",
                 critical=()
                 if p95 is None
@@ -294,16 +301,13 @@ async def test_kubectl_shows_how_it_stands(
             return done.stdout, done.stderr
 
         manifest = {"apiVersion": "sluice.dev/v1alpha1", "kind": "BandwidthDomain", "metadata": {"name": "line"}}
-        wrong = SPEC | {"targets": [{**SPEC["targets"][0], "min": "banana", "weight": 0}], "deadman": "5s"}
+        wrong = SPEC | {"targets": [{**SPEC["targets"][0], "min": "banana", "weight": 0}]}
         _, refused = await kubectl(
             "apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump(manifest | {"spec": wrong})
         )
         print(refused)
         assert "spec.targets.min: Invalid value" in refused
         assert "spec.targets.weight: Invalid value" in refused
-        _, refused = await kubectl("apply", "-f", "-", stdin=yaml.safe_dump(manifest | {"spec": wrong}))
-        print(refused)
-        assert 'unknown field "deadman"' in refused
         rows: list[str] = []
 
         async def show(**expected: Any) -> None:
@@ -322,10 +326,8 @@ async def test_kubectl_shows_how_it_stands(
         await show(state="Holds", p95="310us")
         await loop.measure(0.0064)
         await show(state="Violated", p95="6.4ms")
-        await asyncio.sleep(1)
         await loop.measure(None)
         await show(state="Blind")
-        await asyncio.sleep(1)
         await loop.measure(0.00031)
         await show(state="Holds", p95="310us")
         await kubectl("annotate", "bandwidthdomain", "line", "sluice.dev/paused=maintenance")
