@@ -161,6 +161,7 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
         ),
     ),
     "prometheus": (program("prometheus", "prometheus"), program("promtool", "prometheus")),
+    "victoria_metrics": (program("victoria-metrics", "victoria-metrics"),),
     "browser": (program("chromium", "chromium"),),
     "node": (
         program("node", "nodejs"),
