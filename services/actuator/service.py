@@ -37,6 +37,7 @@ from services.definitions.file_source import FileSource
 from services.definitions.publisher import Publisher
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
+from services.resources.service import ResourceDomains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -65,7 +66,17 @@ class Actuator:
         # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
+        self._has_lease = config.kubernetes.lease is not None
         self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self.definitions = DefinitionSet(config.domains, config.signal.period)
+        self._resources = ResourceDomains(
+            client,
+            self.definitions,
+            config.kubernetes.resources,
+            on_change=self._wake_all,
+            set_note=health.set_note,
+            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+        )
         shared = Dependencies(
             client=client,
             outbox=self._outbox,
@@ -73,11 +84,11 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
+            charge=self._lease.charge if self._has_lease else ask_nobody,
+            pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
         self._targets = TargetSet(client, health, shared)
-        self.definitions = DefinitionSet(config.domains, config.signal.period)
         self._publisher = Publisher(self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS)
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
@@ -93,6 +104,7 @@ class Actuator:
             group.create_task(self._targets.run())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
+            group.create_task(self._resources.run())
             if self._file is not None:
                 group.create_task(self._file.run())
             leftovers = report_leftovers(
@@ -100,6 +112,9 @@ class Actuator:
             )
             group.create_task(leftovers)
             await self._use_bus(join)
+
+    def _is_in_charge(self) -> bool:
+        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
 
     def _wake_all(self) -> None:
         for one in self._targets.reconcilers.values():
@@ -112,6 +127,7 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
                     for (domain, target), reconciler in list(self._targets.reconcilers.items()):
                         action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from schemas.domain import Domain, Target
-from services.actuator.informer import Informer, ObservedState
+from services.actuator.informer import Informer
 from services.actuator.lease import Charge
+from services.actuator.observed import Watched
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.actuator.restore import build_restore_action, restore
 from services.common.backoff import BackOff
 from services.kube.client import KubeClient
-from services.kube.objects import NotFound, Rejected, Unavailable, Workload, workload_kind
+from services.kube.objects import NotFound, Rejected, Unavailable
 from services.runtime.health import Health
 
 _SETTLE_S = 1.0
@@ -42,7 +43,7 @@ class TargetSet:
         self._shared = shared
         self._group: asyncio.TaskGroup | None = None
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._watching: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._restoring: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -89,16 +90,12 @@ class TargetSet:
                 if restoring is not None:
                     restoring.cancel()
                 self._running[key] = self._group.create_task(reconciler.run())
-        for watch in self._watching:
-            watch.cancel()
-        places: dict[tuple[type[Workload], str], dict[str, ObservedState]] = {}
-        for one in self.reconcilers.values():
-            namespace, _, name = one.target.key.partition("/")
-            places.setdefault((workload_kind(one.target), namespace), {})[name] = one.observed
-        self._watching = [
-            self._group.create_task(Informer(self._client, kind, namespace, states, self._health.set_condition).run())
-            for (kind, namespace), states in places.items()
-        ]
+        if self._watching is not None:
+            self._watching.cancel()
+        watched = [Watched(one.target, one.observed) for one in self.reconcilers.values()]
+        health = self._health
+        informer = Informer(self._client, watched, health.set_condition, health.set_note, dry_run=self._shared.dry_run)
+        self._watching = self._group.create_task(informer.run())
 
     def _forget(self, reconciler: Reconciler) -> None:
         """Show nothing more of a target, and wait for nothing that its reconciler had to do."""

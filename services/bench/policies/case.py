@@ -51,6 +51,15 @@ class Case(Struct, frozen=True, kw_only=True):
     """The same case without what best effort does not cause; empty: best effort causes the violations."""
     shipped: bool = False
     """Whether it is one of the eight scenarios that the published figures rest on."""
+    trace: bool = False
+    """Whether it is a trace that others recorded."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds play it, unless told otherwise."""
+        if self.trace:
+            return 1
+        return 5 if self.shipped else 3
 
     def prepare(self, seed: int, pace: float = 1.0) -> "Prepared":
         """The case as one seed has it, ``pace`` times as fast."""

@@ -1,6 +1,7 @@
 """The table of ``sluice bench policies`` with one row for each case."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from rich.table import Table
 
@@ -59,4 +60,26 @@ def cases_table(lines: Sequence[ScenarioSummary]) -> Table:
                 f"{one.patches:.0f}",
                 rivals,
             )
+    return table
+
+
+def traces_table(lines: Sequence[ScenarioSummary]) -> Table:
+    """One row for each contender over all traces."""
+    table = new_table(
+        ("policy", "traces", "bad", "worst tenth", "goodput", "least tenth"),
+        "over traces: medians, and what a tenth of the traces exceeds, or falls below",
+    )
+    for contender in dict.fromkeys(one.contender for one in lines):
+        mine = [one for one in lines if one.contender == contender]
+        bad = sorted(one.own_violation for one in mine)
+        goodput = sorted(one.goodput for one in mine)
+        tenth = len(mine) // 10
+        table.add_row(
+            contender,
+            f"{len(mine)}",
+            f"{median(bad):.2%}",
+            f"{bad[-1 - tenth]:.1%}",
+            f"{median(goodput):.1%}",
+            f"{goodput[tenth]:.1%}",
+        )
     return table

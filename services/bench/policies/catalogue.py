@@ -5,6 +5,7 @@ no policy was written for.  Each seed draws its own bursts, walks and fades.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from services.bench.policies.case import Case
@@ -12,6 +13,7 @@ from services.plant.courses import burst, draw_times, fade, follow, sine, walk
 from services.plant.scenario import NOMINAL, SCENARIOS, Event, Scenario
 from services.plant.simulated.probes import Pause
 from services.plant.topology import ERP, NAMESPACE, ROBOT, SCANNER, TELEMETRY
+from services.plant.traces import read_traces
 from services.plant.workloads import Apps, TargetApp
 
 _SECONDS = 300.0
@@ -221,3 +223,16 @@ _CASES: tuple[Case, ...] = (
 
 CASES: dict[str, Case] = {one.name: one for one in _CASES}
 """By name, in the order in which they are listed."""
+
+
+def add_traces(folder: Path | None) -> list[str]:
+    """Add a case for each trace in a folder, and give their names.
+
+    Raises:
+        TraceError: there are none, or a line of one is not in the file's format.
+    """
+    if folder is None:
+        return []
+    cases = [Case(name=one.name, text="A trace.", scenario=one.scenario, trace=True) for one in read_traces(folder)]
+    CASES.update({one.name: one for one in cases})
+    return [one.name for one in cases]
