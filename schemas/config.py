@@ -358,12 +358,7 @@ class Config(Settings, frozen=True):
             twice = find_repeated(keys)
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
-        problems += [
-            f"domain {domain.name!r}: dead_man {domain.dead_man} is below three signal periods "
-            f"of {self.signal.period}: one late sample would set the fail-safe limit"
-            for domain in self.domains
-            if domain.dead_man < 3 * self.signal.period
-        ]
+        problems += [why for domain in self.domains if (why := domain.why_too_hasty(self.signal.period)) is not None]
         critical = {one.key for domain in self.domains for one in domain.critical}
         problems += [
             f"exporter: the probed workload {probe.key} is not critical in any domain"

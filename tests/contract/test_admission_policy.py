@@ -275,6 +275,7 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "meter-endpoints",
         "meter-kubelet",
         "prometheus-operator",
+        "resource-rules",
         "tls",
         "volatile-bus",
     ]

@@ -21,8 +21,8 @@ _DOMAIN = Domain(
     "cell",
     tuple(Critical(key.partition("/")[2]) for key in _WORKLOADS),
     (
-        Target("x", Rate(1_000), Rate(9_000), Rate(2_000)),
-        Target("y", Rate(1_000), Rate(9_000), Rate(2_000), scope="per-pod"),
+        Target(deployment="x", min=Rate(1_000), max=Rate(9_000), fail_safe=Rate(2_000)),
+        Target(deployment="y", min=Rate(1_000), max=Rate(9_000), fail_safe=Rate(2_000), scope="per-pod"),
     ),
     "proportional",
     min_observations=10,

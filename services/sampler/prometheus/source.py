@@ -55,6 +55,10 @@ class Query:
         self._client = PrometheusConnect(url=self._session.url, session=self._session)
         self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
 
+    def define(self, text: str, workloads: Workloads) -> None:
+        """Send another text from now on, about these workloads."""
+        self._workloads, self._parts = workloads, [QueryPart(text)]
+
     async def evaluate(self, end: int) -> Vector:
         """Evaluate the query at ``end``, UTC ns.
 
@@ -209,6 +213,15 @@ class PrometheusSource(Source):
         self._counted: dict[int, dict[str, float]] = {}
         """Observations by the end of their window and by workload."""
         self._ages: dict[str, deque[tuple[int, float]]] = {}
+
+    def define(self, workloads: Workloads) -> None:
+        """Ask for these workloads from the next window on."""
+        texts = build_queries(self._signal, workloads)
+        self._workloads = workloads
+        for figure, query in self._queries.items():
+            query.define(texts[figure], workloads)  # type: ignore[index]
+        self._layout_due = 0.0
+        self._counted.clear()
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:

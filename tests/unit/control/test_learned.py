@@ -15,7 +15,10 @@ from services.control.policy import Bounds, Proposal
 
 PERIOD = 10**9 // 2
 DOMAIN = Domain(
-    "d", (Critical("robot"),), (Target("up", Rate(1_000), Rate(100_000), Rate(40_000)),), capacity=Rate(100_000)
+    "d",
+    (Critical("robot"),),
+    (Target(deployment="up", min=Rate(1_000), max=Rate(100_000), fail_safe=Rate(40_000)),),
+    capacity=Rate(100_000),
 )
 QUIET, QUEUE = 0.1, 0.6
 """Median latency without and with a beginning queue, as a ratio to the SLO."""
