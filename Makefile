@@ -16,6 +16,8 @@ RUN := $(if $(wildcard $(VENV)/ready),$(VENV),.venv-run)
 # Installed code is compiled once, so that commands start quickly, except for 1,500 types of Kubernetes's client that are
 # never loaded.
 UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
+# A test run starts hundreds of processes, each of which would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
 
 .PHONY: demo factory install uninstall test attack fuzz refusals prove bench bench-policies bench-factory lint format \
@@ -112,6 +114,8 @@ golden: $(VENV)/ready
 schemas: $(VENV)/ready
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m services.bus.asyncapi
+	$(BIN)/python -m services.resources.crd
+	$(BIN)/python -m services.ui.openapi
 	$(BIN)/python docs/generate.py
 	$(BIN)/python manifests/components/dashboards/generate.py
 

@@ -230,3 +230,12 @@ class Domain(Settings, frozen=True):
                 f"domain {self.name!r}: the fail-safe limits add up to {fail_safe}, "
                 f"above the capacity of {self.capacity}"
             )
+
+    def why_too_hasty(self, period: Duration) -> str | None:
+        """Why ``dead_man`` is too short for samples that come every ``period``; None where it is not."""
+        if self.dead_man >= 3 * period:
+            return None
+        return (
+            f"domain {self.name!r}: dead_man {self.dead_man} is below three signal periods "
+            f"of {period}: one late sample would set the fail-safe limit"
+        )

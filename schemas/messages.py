@@ -1,7 +1,8 @@
-"""The three messages on the bus, version 1.
+"""The messages on the bus, version 1.
 
-``Sample -> Decision -> Action``.  They evolve by addition: a new field has a default, a field never
-changes its type, unknown fields are ignored.  Times are UTC nanoseconds, rates kbit/s, latencies
+``Sample -> Decision -> Action``, and the ``Definition`` of each domain.  They evolve by addition: a new field has a
+default, a field never changes its type, unknown fields are ignored (but in a domain's configuration, which must not be
+half understood).  Times are UTC nanoseconds, rates kbit/s, latencies
 seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
 is in the headers, so that the payload of a decision is a function of its inputs alone.
 
@@ -15,6 +16,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.definition import Definition
+from schemas.units import decode_unit, encode_unit
 
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """No number needs more than 64 bits; a larger one could not even be divided."""
@@ -243,6 +246,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The targets whose limits are not enforced."""
     reported: dict[str, InForce | None] = {}
     """What was newly reported to be in force, by target; None: it is no longer known.  An input on replay."""
+    definition: Count = 0
+    """Revision of the definition that it was decided under; 0: the service's own file.  An input on replay."""
     v: Integer = 1
 
     @property
@@ -322,9 +327,15 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     v: Integer = 1
 
 
-Message = Sample | Decision | Action | DeadLetter
-M = TypeVar("M", Sample, Decision, Action, DeadLetter)
-KINDS: dict[str, type[Message]] = {"sample": Sample, "decision": Decision, "action": Action, "dead": DeadLetter}
+Message = Sample | Definition | Decision | Action | DeadLetter
+M = TypeVar("M", Sample, Definition, Decision, Action, DeadLetter)
+KINDS: dict[str, type[Message]] = {
+    "sample": Sample,
+    "definition": Definition,
+    "decision": Decision,
+    "action": Action,
+    "dead": DeadLetter,
+}
 
 
 def _plain(value: Any) -> int:
@@ -335,7 +346,10 @@ def _plain(value: Any) -> int:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
-_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in KINDS.values()}
+_definition_encoder = msgspec.json.Encoder(enc_hook=encode_unit)
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind, dec_hook=decode_unit) for kind in KINDS.values()
+}
 
 
 class InvalidMessage(ValueError):
@@ -344,7 +358,7 @@ class InvalidMessage(ValueError):
 
 def encode(message: Message) -> bytes:
     """The message as JSON."""
-    return _encoder.encode(message)
+    return (_definition_encoder if type(message) is Definition else _encoder).encode(message)
 
 
 def encode_into(message: Message, buffer: bytearray) -> None:
@@ -384,5 +398,9 @@ def decode(kind: type[M], body: bytes) -> M:
     if isinstance(message, Decision) and message.expires <= message.end:
         raise InvalidMessage(
             f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
+    if isinstance(message, Definition) and message.configuration.name != message.domain:
+        raise InvalidMessage(
+            f"not a Definition: of {message.domain!r}, and it configures {message.configuration.name!r}"
         )
     return message

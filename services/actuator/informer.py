@@ -50,6 +50,7 @@ class Informer:
         set_note: Callable[[str, str | None], None] = lambda _what, _text: None,
         *,
         dry_run: bool = False,
+        records: dict[str, SelectorRecord | None] | None = None,
     ) -> None:
         """Prepare to watch these targets' objects.
 
@@ -59,6 +60,7 @@ class Informer:
             set_trouble: gets the reason for a failure by the target's key, or None.
             set_note: shows people a text about a target, or no longer (None).
             dry_run: create nothing.
+            records: remembers for the next informer of this process which records were there.
         """
         self._client = client
         self._watched = {one.target.key: one for one in watched}
@@ -68,7 +70,7 @@ class Informer:
         self._needs: dict[str, tuple[tuple[str, str], ...]] = {}
         """By a target's key, the watches that it depends on."""
         self._dry_run = dry_run
-        self._made: dict[str, SelectorRecord | None] = {}
+        self._made: dict[str, SelectorRecord | None] = {} if records is None else records
         """The records of selectors that were there, or were made, by the target's key; in a dry run they are kept."""
         chains = OwnerChains(client)
         self._pods: dict[str, PodWatch] = {}

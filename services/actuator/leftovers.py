@@ -52,13 +52,16 @@ async def find_leftovers(client: Lister, targets: Iterable[Target]) -> list[Work
 
 
 async def report_leftovers(
-    client: Lister, targets: Iterable[Target], events: EventRecorder, set_note: Callable[[str, str | None], None]
+    client: Lister,
+    find_targets: Callable[[], Iterable[Target]],
+    events: EventRecorder,
+    set_note: Callable[[str, str | None], None],
 ) -> None:
     """Look for leftovers now and then, for ever; they show in the log, as a metric, a note and an Event on each."""
-    targets, known = tuple(targets), set[str]()
+    known = set[str]()
     while True:
         try:
-            found = await find_leftovers(client, targets)
+            found = await find_leftovers(client, tuple(find_targets()))
         except (NotFound, Rejected, Unavailable) as error:
             _log.warning("cannot look for limits left over", reason=str(error))
         else:

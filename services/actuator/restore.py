@@ -16,7 +16,7 @@ import click
 from msgspec import Struct
 
 from schemas.config import Config
-from schemas.domain import Domain, Target
+from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator.outbox import publish_action
@@ -164,7 +164,7 @@ def _plan_restore(obj: KubeObject, record: OwnershipRecord | None) -> tuple[dict
     return {KEY: None, BANDWIDTH: record.found}, text
 
 
-def build_restore_action(domain: Domain, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
+def build_restore_action(domain: str, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
     """Build the report of restoring one target; ``now`` is in UTC ns."""
     workload = next((one for one in results if isinstance(one.obj, Workload)), None)
     found = None
@@ -174,7 +174,7 @@ def build_restore_action(domain: Domain, target: Target, results: Sequence[Resto
     digest = blake2b("\n".join(seen).encode(), digest_size=6).hexdigest()
     return Action(
         id=f"{target.key}:restore:-:{digest}",
-        domain=domain.name,
+        domain=domain,
         target=target.key,
         cause="restore",
         outcome="failed" if any(one.outcome == "failed" for one in results) else "applied",
@@ -204,7 +204,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
                 results, went_well = await _restore_target(client, target, dry_run=dry_run, is_first=not attempt)
                 is_well = is_well and went_well
                 if results:
-                    actions.append(build_restore_action(domain, target, results, time.time_ns()))
+                    actions.append(build_restore_action(domain.name, target, results, time.time_ns()))
                 if any(one.outcome == "applied" for one in results):
                     again.append((domain, target))
             left = again

@@ -1,6 +1,7 @@
 """Subjects and streams, with their patterns and wildcards.
 
     <prefix>.sample.v1.<domain>
+    <prefix>.definition.v1.<domain>
     <prefix>.decision.v1.<domain>
     <prefix>.action.v1.<domain>.<namespace>.<name, or kind/name>
     <prefix>.dead.v1.<service>
@@ -11,7 +12,7 @@ The prefix is ``sluice``, or another one for a replay that the live services mus
 import re
 
 DEFAULT_PREFIX = "sluice"
-KINDS = ("sample", "decision", "action", "dead")
+KINDS = ("sample", "definition", "decision", "action", "dead")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _PREFIX = re.compile(r"[a-z0-9-]+")
@@ -56,6 +57,10 @@ class Subjects:
     def sample(self, domain: str) -> str:
         """Where the sampler publishes a domain's samples."""
         return f"{self.prefix}.sample.v1.{token(domain)}"
+
+    def definition(self, domain: str) -> str:
+        """Where the actuator in charge publishes a domain's definitions."""
+        return f"{self.prefix}.definition.v1.{token(domain)}"
 
     def decision(self, domain: str) -> str:
         """Where the decision service publishes a domain's decisions."""

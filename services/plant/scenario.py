@@ -6,6 +6,7 @@ each phase, known in advance and set at once.  Numbers are for a bottleneck of 1
 fits them to another.
 """
 
+from collections import deque
 from itertools import pairwise
 from random import Random
 from typing import Any, Literal
@@ -68,26 +69,26 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def phases(self) -> list[Phase]:
         """The oracle's limits: for each phase the largest budget that no load in it makes unsafe."""
         starts = [0.0, *(event.at for event in self.events if event.phase and event.at > 0), self.seconds]
-        edges = sorted(set(starts))
-        phases = []
-        for start, end in pairwise(edges):
-            apps = self.apps
-            for event in self.events:
-                if event.at <= start:
-                    apps = apps.with_loads(event.loads, event.capacity)
-            budget, goodput = apps.safe_budget(), apps.goodput(apps.safe_budget())
-            for event in self.events:
-                if start < event.at < end:
-                    apps = apps.with_loads(event.loads, event.capacity)
-                    budget = min(budget, apps.safe_budget())
-                    goodput = min(goodput, apps.goodput(budget))
+        pending = deque(sorted(self.events, key=lambda event: event.at))
+        apps, phases = self.apps, []
+        for start, end in pairwise(sorted(set(starts))):
+            while pending and pending[0].at <= start:
+                event = pending.popleft()
+                apps = apps.with_loads(event.loads, event.capacity)
+            budget = apps.safe_budget()
+            goodput = apps.goodput(budget)
+            while pending and pending[0].at < end:
+                event = pending.popleft()
+                apps = apps.with_loads(event.loads, event.capacity)
+                budget = min(budget, apps.safe_budget())
+                goodput = min(goodput, apps.goodput(budget))
             phases.append(Phase(start, end, budget, goodput))
         return phases
 
     def domain(self, policy: str = "learned", parameters: dict[str, Any] | None = None, name: str = "floor") -> Domain:
         """The configuration that a user would write for this factory: default SLOs, the knee unknown.
 
-        The fail-safe limits, 40 % of the maximum, are safe with the scanner at twice its load.
+        The fail-safe limits, 40 % of the maximum for up to two targets, are safe with the scanner at twice its load.
         """
         capacity = self.apps.capacity
         targets = []
@@ -101,7 +102,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
                     namespace=one.target.partition("/")[0],
                     min=Rate(least),
                     max=Rate(most),
-                    fail_safe=Rate(max(most * 2 // 5, least)),
+                    fail_safe=Rate(max(most * 4 // (5 * max(len(self.apps.targets), 2)), least)),
                 )
             )
         critical = [one.workload.partition("/") for one in self.apps.critical]

@@ -7,6 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Config, Signal
+from schemas.domain import Domain
 from schemas.workloads import SELECTOR
 
 _OWNERS = (
@@ -154,10 +155,20 @@ class Workloads:
         Raises:
             ValueError: series could not be distinguished; see the constructor.
         """
+        return cls.from_domains(metric_names(config.signal), config.domains)
+
+    @classmethod
+    def from_domains(cls, names: MetricNames, domains: Iterable[Domain]) -> "Workloads":
+        """All workloads of these domains.
+
+        Raises:
+            ValueError: series could not be distinguished; see the constructor.
+        """
+        domains = tuple(domains)
         return cls(
-            metric_names(config.signal),
-            (critical.key for domain in config.domains for critical in domain.critical),
-            (target.key for domain in config.domains for target in domain.targets),
+            names,
+            (critical.key for domain in domains for critical in domain.critical),
+            (target.key for domain in domains for target in domain.targets),
         )
 
     def has_matchers(self, labels: Mapping[str, str]) -> bool:

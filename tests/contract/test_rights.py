@@ -22,6 +22,10 @@ ALLOWED = {
     ("actuator", "factory", "deployments.apps"): {"get", "list", "watch", "patch"},
     ("actuator", "factory", "pods"): {"get", "list", "watch", "patch"},
     ("actuator", "factory", "events"): {"create"},
+    ("actuator", "factory", "bandwidthdomains.sluice.dev"): {"list", "watch"},
+    ("actuator", EVERYWHERE, "bandwidthdomains.sluice.dev"): {"list", "watch"},
+    ("actuator", "factory", "bandwidthdomains.sluice.dev/status"): {"patch"},
+    ("actuator", EVERYWHERE, "bandwidthdomains.sluice.dev/status"): {"patch"},
     ("meter", "factory", "pods"): {"list", "watch"},
     ("meter", EVERYWHERE, "pods"): {"list", "watch"},
 }

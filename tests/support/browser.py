@@ -29,8 +29,8 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--remote-debugging-port=0",
-    # No host on any network can be resolved or reached.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # No host on any network can be resolved or reached, but for servers on this machine's loopback.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--proxy-server=127.0.0.1:9",
 )
 
@@ -109,8 +109,10 @@ class Page:
 
 
 @asynccontextmanager
-async def open_page(file: Path, *, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
-    """Open a file in a separate browser."""
+async def open_page(
+    place: Path | str, *, dark: bool = False, width: int = 1200, height: int = 900
+) -> AsyncIterator[Page]:
+    """Open a file, or an address on this machine, in a separate browser."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             chromium() or "chromium", *_FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=subprocess.PIPE
@@ -122,21 +124,21 @@ async def open_page(file: Path, *, dark: bool = False, width: int = 1200) -> Asy
                     target = next(one for one in await answer.json() if one["type"] == "page")
                 async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
                     page = Page(socket)
-                    await _enter(page, file, dark=dark, width=width)
+                    await _enter(page, place, dark=dark, size=(width, height))
                     yield page
         finally:
             process.terminate()
             await process.communicate()
 
 
-async def _enter(page: Page, file: Path, *, dark: bool, width: int) -> None:
+async def _enter(page: Page, place: Path | str, *, dark: bool, size: tuple[int, int]) -> None:
     for domain in ("Runtime", "Log", "Network", "Page"):
         await page.ask(f"{domain}.enable")
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     await page.ask("Emulation.setEmulatedMedia", features=scheme)
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
     await page.ask("Emulation.setDeviceMetricsOverride", **metrics)
-    await page.ask("Page.navigate", url=file.as_uri())
+    await page.ask("Page.navigate", url=place.as_uri() if isinstance(place, Path) else place)
     await page.until("Page.loadEventFired")
 
 

@@ -75,3 +75,8 @@ spec:
       {{- toYaml $pod | nindent 6 }}
 {{- end -}}{{- end -}}
 {{- end -}}
+
+{{/* Whether the definition of BandwidthDomains has rules in CEL; empty means no.  Before 1.25 no API server knows them. */}}
+{{- define "sluice.hasRules" -}}
+{{- if or (eq .Values.crds.rules "always") (and (eq .Values.crds.rules "auto") (semverCompare ">=1.25-0" .Capabilities.KubeVersion.Version)) -}}yes{{- end -}}
+{{- end -}}

@@ -12,31 +12,47 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.bench.goals import goals_table
-from services.bench.policies.candidates import CANDIDATES, policy_of
+from services.bench.policies.candidates import CANDIDATES, controller_of
+from services.bench.policies.case import HELD_OUT
+from services.bench.policies.case_tables import cases_table, traces_table
+from services.bench.policies.catalogue import CASES, add_traces
 from services.bench.policies.learned_goals import judge_simulated
 from services.bench.policies.learned_step import measure_step
-from services.bench.policies.results import SUBJECT, Cell, Outcome, Summary, judge, summarize_contenders
+from services.bench.policies.results import (
+    SUBJECT,
+    Cell,
+    Outcome,
+    Summary,
+    judge,
+    summarize_contenders,
+    summarize_scenarios,
+)
 from services.bench.policies.tables import encode_results, summaries_table
-from services.control import Controller
 from services.plant.harness.results import ResultFile
-from services.plant.scenario import SCENARIOS
 from services.plant.simulated.closed_loop import Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
+from services.plant.traces import TraceError
 
 BY_NAME = {one.name: one for one in CANDIDATES}
 
 
 def run(cell: Cell, pace: float = 1.0, signals: str = SHIPPED) -> Outcome:
     """Play one run, ``pace`` times as fast as in the scenario, by signals of a profile."""
-    contender, scenario = BY_NAME[cell.contender], SCENARIOS[cell.scenario]
-    if pace != 1:
-        scenario = scenario.stretch_to(scenario.seconds / pace)
-    scenario = scenario.shift(cell.seed)
-    domain = scenario.domain()
-    controller = Controller(domain, policy_of(contender, scenario))
-    return judge_played(cell, play(scenario, domain, controller, delays=contender.delays(signals), seed=cell.seed))
+    contender = BY_NAME[cell.contender]
+    prepared = CASES[cell.scenario].prepare(cell.seed, pace)
+    controller = controller_of(contender, prepared)
+    played = play(
+        prepared.scenario,
+        controller.domain,
+        controller,
+        delays=contender.delays(prepared, signals),
+        seed=cell.seed,
+        parameters=prepared.parameters,
+    )
+    return judge_played(cell, played)
 
 
 def judge_played(cell: Cell, played: Run) -> Outcome:
@@ -81,11 +97,60 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
     plt.close(figure)
 
 
+def plan(scenarios: Sequence[str], policies: Sequence[str], seeds: int | None, first: int) -> list[Cell]:
+    """The runs of a bench: every contender on the shipped scenarios, rivals on all other cases.
+
+    Args:
+        scenarios: names of cases; empty: all of them.
+        policies: names of contenders, each of which plays every case; empty: see above.
+        seeds: runs of each; None: five on shipped scenarios, three on other cases, one on each trace.
+        first: the first seed.
+    """
+    return [
+        Cell(policy, name, seed)
+        for policy in policies or BY_NAME
+        for name in scenarios or CASES
+        if policies or CASES[name].shipped or not BY_NAME[policy].reference
+        for seed in range(first, first + (seeds or CASES[name].seeds))
+    ]
+
+
+def choose_cases(scenarios: Sequence[str], traces: Path | None, *, shipped: bool) -> list[str]:
+    """The names of the cases that the options ask for; adds those of traces to ``CASES``.
+
+    Raises:
+        BadParameter: there is no such case, or a trace cannot be read.
+    """
+    try:
+        recorded = add_traces(traces)
+    except TraceError as error:
+        raise click.BadParameter(f"\n{error}", param_hint="--traces") from None
+    for name in scenarios:
+        if name not in CASES:
+            raise click.BadParameter(
+                f"there is no case {name!r}; there are {', '.join(CASES)}", param_hint="--scenario"
+            )
+    if shipped:
+        scenarios = [*scenarios, *(name for name, one in CASES.items() if one.shipped)]
+    return [*scenarios, *recorded] or list(CASES)
+
+
+def play_all(cells: Sequence[Cell], pace: float, signals: str, traces: Path | None = None) -> list[Outcome]:
+    """Play runs on two processors, with the cases of a folder of traces; shows progress on a terminal."""
+    bar = Progress(TextColumn("{task.completed}/{task.total} runs"), BarColumn(), TimeRemainingColumn(), transient=True)
+    with bar, Pool(2, add_traces, (traces,)) as pool:
+        runs = pool.imap(partial(run, pace=pace, signals=signals), cells, chunksize=1)
+        return list(bar.track(runs, total=len(cells)))
+
+
 @click.command()
 @click.option(
-    "--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs of each policy on each scenario."
+    "--seeds",
+    type=click.IntRange(1),
+    help="Runs of each policy on each case; by default 5 if shipped, 1 on a trace, else 3.",
 )
 @click.option("--first", default=0, show_default=True, help="The first seed; the others follow.")
+@click.option("--held-out", is_flag=True, help=f"Play seeds from {HELD_OUT} on, each at a pace of its own.")
 @click.option("--pace", default=1.0, show_default=True, help="Play the scenarios so much faster, or slower below 1.")
 @click.option(
     "--signals",
@@ -94,18 +159,29 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
     show_default=True,
     help="What is measured; the default is what the shipped manifests give.",
 )
-@click.option("--scenario", "scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
+@click.option(
+    "--scenario", "scenarios", multiple=True, metavar="NAME", help="Only these cases; docs/control.md has them."
+)
+@click.option(
+    "--traces",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Play the traces of links and loads in this folder, and only cases that --scenario names.",
+)
+@click.option("--shipped", is_flag=True, help="Only the eight scenarios that demo and factory play, too.")
 @click.option("--policy", "policies", multiple=True, type=click.Choice(list(BY_NAME)), help="Only these.")
 @click.option("--speed/--no-speed", default=True, help="Also time a step on this machine.")
 @click.option("--json", "json_path", type=ResultFile(), help="Write every run and the summary there.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw violation against goodput there (svg, png).")
 def command(  # noqa: PLR0913 - one for each option
     *,
-    seeds: int,
+    seeds: int | None,
     first: int,
+    held_out: bool,
     pace: float,
     signals: str,
     scenarios: tuple[str, ...],
+    traces: Path | None,
+    shipped: bool,
     policies: tuple[str, ...],
     speed: bool,
     json_path: Path | None,
@@ -116,21 +192,20 @@ def command(  # noqa: PLR0913 - one for each option
     The same seeds give the same figures, bit for bit, but for those of speed.  At another pace nothing
     falls where it usually does: a policy that was fitted to the scenarios fails there.
     """
-    cells = [
-        Cell(policy, scenario, seed)
-        for policy in policies or BY_NAME
-        for scenario in scenarios or SCENARIOS
-        for seed in range(first, first + seeds)
-    ]
-    with Pool(2) as pool:
-        runs = pool.map(partial(run, pace=pace, signals=signals), cells, chunksize=1)
-    summaries = summarize_contenders(runs)
-    goals = judge_simulated(runs, summaries) + (measure_step() if speed else [])
+    chosen = choose_cases(scenarios, traces, shipped=shipped)
+    runs = play_all(plan(chosen, policies, seeds, HELD_OUT if held_out else first), pace, signals, traces)
+    usual = [one for one in runs if CASES[one.cell.scenario].shipped]
+    lines = summarize_scenarios(runs)
+    summaries = summarize_contenders(usual or runs)
+    goals = judge_simulated(usual, summaries) + (measure_step() if speed else [])
     console = Console()
+    console.print(cases_table(lines))
+    if traces is not None:
+        console.print(traces_table([one for one in lines if CASES[one.scenario].trace]))
     console.print(summaries_table(summaries))
     if goals:
         console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if json_path is not None:
-        json_path.write_bytes(encode_results(runs, summaries, goals))
+        json_path.write_bytes(encode_results(runs, summaries, goals, cases=lines))
     if picture is not None:
         draw(summaries, picture)

@@ -9,10 +9,13 @@ from rich.table import Table
 from services.bench.goals import Goal, goals_as_json
 from services.bench.policies.results import USUAL_PERIOD, Outcome, ScenarioSummary, Summary
 
+RIVALS = "as safe, delivers more"
+"""The column of ``cases_table`` for what speaks against the subject."""
+
 
 def scenarios_table(lines: Sequence[ScenarioSummary]) -> Table:
     """One row for each contender, scenario and signal."""
-    table = _table(
+    table = new_table(
         ("policy", "scenario", "runs", "bad", "goodput", "s/step", "learn", "patch", "react", "out"),
         "After the learning time, but for learn; bad: share of the seconds; patch: patches a minute and pod; "
         "react: P95, seconds; out: seconds left out",
@@ -37,7 +40,7 @@ def scenarios_table(lines: Sequence[ScenarioSummary]) -> Table:
 
 def summaries_table(summaries: Sequence[Summary]) -> Table:
     """One row for each contender."""
-    table = _table(
+    table = new_table(
         ("policy", "violated", "worst", "goodput", "s/step", "most violated", "learn"),
         "after learning; medians over seeds (worst: the worst seed), means over scenarios",
     )
@@ -54,11 +57,13 @@ def summaries_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def _table(headings: Sequence[str], caption: str) -> Table:
+def new_table(headings: Sequence[str], caption: str) -> Table:
+    """An empty table with these headings: names to the left, figures to the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
     for heading in headings:
-        is_name = heading in ("policy", "scenario", "most violated")
-        table.add_column(heading, justify="left" if is_name else "right", no_wrap=True)
+        is_name = heading in ("policy", "scenario", "case", "most violated", RIVALS)
+        # The list of rivals is what a narrow terminal wraps.
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=heading != RIVALS)
     return table
 
 
@@ -67,7 +72,11 @@ def encode_results(
     summary: Sequence[ScenarioSummary | Summary],
     goals: Sequence[Goal],
     conditions: object = None,
+    cases: Sequence[ScenarioSummary] = (),
 ) -> bytes:
     """The JSON of a bench of policies: conditions of the plant, every run, what they sum up to, and the goals."""
-    file = {"conditions": conditions, "runs": outcomes, "summary": summary, "goals": goals_as_json(goals)}
+    file: dict[str, object] = {"conditions": conditions, "runs": outcomes, "summary": summary}
+    if cases:
+        file["cases"] = cases
+    file["goals"] = goals_as_json(goals)
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"

@@ -4,15 +4,21 @@ from msgspec.structs import replace
 
 from schemas.domain import Domain
 from services.control.policies.aimd import Aimd
+from services.control.policies.bbr import Bbr
+from services.control.policies.cake_autorate import CakeAutorate
 from services.control.policies.heracles import Heracles
 from services.control.policies.learned.policy import Learned
 from services.control.policies.parties import Parties
 from services.control.policies.proportional import Proportional
+from services.control.policies.proteus import Proteus
+from services.control.policies.sqm_autorate import SqmAutorate
 from services.control.policies.static import Static
 from services.control.policies.watermark import Watermark
 from services.control.policy import Policy, PolicyType
 
-_TYPES: tuple[PolicyType, ...] = (Aimd, Heracles, Learned, Parties, Proportional, Static, Watermark)
+_TYPES: tuple[PolicyType, ...] = (
+    Aimd, Bbr, CakeAutorate, Heracles, Learned, Parties, Proportional, Proteus, SqmAutorate, Static, Watermark,
+)  # fmt: skip
 
 POLICIES: dict[str, PolicyType] = {kind.version.partition("/")[0]: kind for kind in _TYPES}
 """Every policy's class, by the name that the configuration uses."""

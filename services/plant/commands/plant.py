@@ -8,6 +8,8 @@ import asyncio
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
+from random import Random
 
 import click
 
@@ -22,6 +24,7 @@ from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.score import is_bad
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
+from services.plant.traces import TraceError, read_traces
 from services.runtime import service
 
 _REPORT_EVERY_S = 5.0
@@ -83,17 +86,28 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
 @click.option(
     "--scenario",
     "name",
-    type=click.Choice(sorted(SCENARIOS)),
     default="demo",
     show_default=True,
-    help="What to play.",
+    help=f"What to play: {', '.join(sorted(SCENARIOS))}, or a trace's path in the folder of --traces.",
+)
+@click.option(
+    "--traces",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with traces of links and loads.",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the plant's random numbers."
 )
-def command(host: str, api_port: int, metrics_port: int, name: str, seed: int) -> None:
+def command(*, host: str, api_port: int, metrics_port: int, name: str, traces: Path | None, seed: int) -> None:
     """Serve a simulated factory and an emulated Kubernetes API to services that run elsewhere."""
     try:
-        service.run(serve(SCENARIOS[name], seed, host, api_port, metrics_port))
+        scenarios = dict(SCENARIOS)
+        if traces is not None:
+            scenarios |= {one.name: one.scenario(Random(seed)) for one in read_traces(traces)}  # noqa: S311 - a moment
+        if name not in scenarios:
+            raise click.BadParameter(f"there is no {name!r}; there are {', '.join(scenarios)}", param_hint="--scenario")
+        service.run(serve(scenarios[name], seed, host, api_port, metrics_port))
+    except TraceError as error:
+        raise click.BadParameter(f"\n{error}", param_hint="--traces") from None
     except OSError as error:
         raise click.ClickException(f"ports {api_port} and {metrics_port} of {host}: {error.strerror}") from None

@@ -65,6 +65,7 @@ KINDS = (
     Kind("ClusterRoleBinding", "rbac.authorization.k8s.io/v1", namespaced=False),
     Kind("Role", "rbac.authorization.k8s.io/v1"),
     Kind("RoleBinding", "rbac.authorization.k8s.io/v1"),
+    Kind("BandwidthDomain", "sluice.dev/v1alpha1", under=("status",)),
 )
 
 _BY_NAME = {(kind.version, kind.name): kind for kind in KINDS}

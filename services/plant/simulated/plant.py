@@ -97,6 +97,7 @@ class SimulatedPlant:
         datagrams = [one.sender for one in self._probed if isinstance(one.sender, UdpSender)]
         self._datagrams = UdpMix([*datagrams, *(one.probes for one in self._probed)])
         self._bursts = Bursts(sizes, parameters.jitter, self._random)
+        self._pauses = [parameters.noise.pauses_of(app.workload) for app in apps.critical]
         self._bin_end = parameters.bin_offset
         self._marks = dict.fromkeys(self._pods, 0.0)
         self._seconds: list[Second] = []
@@ -313,9 +314,11 @@ class SimulatedPlant:
         losing = np.array(self._losing)[stretch.times.searchsorted(probes)]
         arrived = self._random.random(probes.size) >= losing * self._probed[0].probes.exposure
         place = 0
-        for one, times in zip(self._probed, sent, strict=True):
+        for one, times, pauses in zip(self._probed, sent, self._pauses, strict=True):
             mine = slice(place, place + times.size)
             place += times.size
+            if pauses:
+                trips[mine] += pauses.extra_at(times)
             one.take(times, trips[mine], arrived[mine])
             one.advance(end, end - begin)
         self._open()

@@ -25,6 +25,18 @@ Array = NDArray[np.float64]
 _BOUNDS = np.array(BUCKETS)
 
 
+class Pause(Struct, frozen=True):
+    """A stretch of time in which a critical workload's host answers late, whatever the queue is; seconds."""
+
+    start: float
+    """After the plant's start."""
+    seconds: float
+    extra: float
+    """What it adds to each round trip."""
+    workload: str = ""
+    """Whose host; empty: all of them."""
+
+
 class Noise(Struct, frozen=True):
     """What hosts add to a round trip besides the queue; seconds."""
 
@@ -36,13 +48,46 @@ class Noise(Struct, frozen=True):
     """Share of the round trips that meet a busy host."""
     stall: float = 0.0004
     """Mean delay that such a host adds."""
+    outlier_share: float = 0.0
+    """Share of the round trips that are outliers."""
+    outlier: float = 0.01
+    """Mean delay that an outlier adds."""
+    pauses: tuple[Pause, ...] = ()
+    """In the order of their starts; none overlaps another of the same workload."""
 
     def draw(self, count: int, random: np.random.Generator) -> Array:
         """Draw the extra seconds of ``count`` round trips."""
         base = self.base * np.exp(self.spread * random.standard_normal(count))
         stalled = random.random(count) < self.stall_share
         extra: Array = base + stalled * random.exponential(self.stall, count)
+        # Without outliers nothing is drawn for them, so that seeds give the figures they always gave.
+        if self.outlier_share:
+            extra += (random.random(count) < self.outlier_share) * random.exponential(self.outlier, count)
         return extra
+
+    def pauses_of(self, workload: str) -> "PauseSeries":
+        """The pauses of one workload's host."""
+        return PauseSeries([one for one in self.pauses if one.workload in ("", workload)])
+
+
+class PauseSeries:
+    """The pauses of one host, ready for many lookups."""
+
+    def __init__(self, pauses: Sequence[Pause]) -> None:
+        """Take them in the order of their starts."""
+        self._starts = np.array([one.start for one in pauses])
+        self._ends = np.array([one.start + one.seconds for one in pauses])
+        self._extra = np.array([one.extra for one in pauses])
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._starts.size)
+
+    def extra_at(self, times: Array) -> Array:
+        """What is added to round trips that begin at ``times``, seconds."""
+        place = self._starts.searchsorted(times, side="right") - 1
+        late: Array = np.where((place >= 0) & (times < self._ends[place]), self._extra[place], 0.0)
+        return late
 
 
 class TickSeries(Struct, frozen=True):

@@ -51,6 +51,12 @@ class SignalTraits(Struct, frozen=True):
     """Whether nobody probes, so that workloads with long-lived flows show no latency at all."""
     gaps: float = 0.0
     """Share of pages that do not arrive in time."""
+    target_gain: float = 1.0
+    """Measured throughput of targets, as a multiple of the true one."""
+    critical_gain: float = 1.0
+    """Measured throughput of critical workloads, as a multiple of the true one."""
+    throughput_noise: float = 0.0
+    """Standard deviation of a measured throughput, as a share of it."""
 
 
 class _Pages(NamedTuple):
@@ -160,4 +166,12 @@ class SampleBuilder:
                 unknown.add(key)
                 continue
             rates[key] = rates.get(key, 0.0) + (total - first[1]) * 8 * 1_000_000 / ns
-        return {key: round(rate) for key, rate in rates.items() if key not in unknown}
+        return {key: self._distort(key, rate) for key, rate in rates.items() if key not in unknown}
+
+    def _distort(self, key: str, rate: float) -> int:
+        """A throughput as a wrong or noisy meter reports it."""
+        traits = self._traits
+        rate *= traits.target_gain if key in self._replicas else traits.critical_gain
+        if traits.throughput_noise:
+            rate *= max(1 + self._random.gauss(0, traits.throughput_noise), 0.0)
+        return round(rate)

@@ -15,7 +15,7 @@ from typing import Self
 from msgspec import Struct, field
 
 from schemas.domain import Domain
-from schemas.messages import DeadLetter, Decision, InvalidMessage, Sample
+from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Sample
 from services.bus.subjects import KINDS
 from services.tools.audit.actions import TargetAudit
 from services.tools.audit.decisions import DomainAudit
@@ -101,7 +101,7 @@ class Auditor:
             self._get_domain(message.domain).check_decision(message, recorded)
             for one in message.targets:
                 self._get_target(message.domain, one.target).add_decision(message, one, recorded)
-        else:
+        elif isinstance(message, Action):
             self._found.actions += 1
             target = self._get_target(message.domain, message.target)
             target.check_action(message, recorded, self._first.get(message.domain))

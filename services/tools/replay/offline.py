@@ -32,6 +32,12 @@ class DecisionLine(Struct, tag="decision", tag_field="kind", gc=False):
     body: Raw
 
 
+class DefinitionLine(Struct, tag="definition", tag_field="kind", gc=False):
+    """A domain's definition."""
+
+    time: Integer
+
+
 class ActionLine(Struct, tag="action", tag_field="kind", gc=False):
     """An action; a replay makes none."""
 
@@ -44,7 +50,7 @@ class DeadLetterLine(Struct, tag="dead", tag_field="kind", gc=False):
     time: Integer
 
 
-Lines = SampleLine | DecisionLine | ActionLine | DeadLetterLine
+Lines = SampleLine | DefinitionLine | DecisionLine | ActionLine | DeadLetterLine
 """A recording's lines with as much of each as a replay needs."""
 
 _MOST_UNKNOWN = 1000

@@ -241,7 +241,7 @@ class ReportStatistics:
             statistics.add_sample(message, line)
         elif isinstance(message, Decision):
             statistics.add_decision(message, line)
-        else:
+        elif isinstance(message, Action):
             statistics.add_action(message)
 
     @property

@@ -90,7 +90,7 @@ class BusStatus:
             status.sample = message
         elif isinstance(message, Decision):
             status.add_decision(message)
-        else:
+        elif isinstance(message, Action):
             status.actions[message.target] = message
 
     def sort_worst_first(self) -> list[DomainStatus]:

@@ -111,7 +111,10 @@ def test_a_short_file_is_enough() -> None:
         (GOOD.replace(", fail_safe: 10M", ""), "f:5:15: domains[0].targets[0]: the key 'fail_safe' is missing"),
         (GOOD.replace("10M}", "10M, weight: 0}"), "weight 0 is outside 1 to 1000"),
         (GOOD.replace("10M}", "10M, scope: pod}"), "targets[0].scope: expected one of aggregate, per-pod, got 'pod'"),
-        (GOOD + "    policy: magic", "f:6:5: domains[0].policy: there is no policy 'magic' (allowed: aimd, heracles"),
+        (
+            GOOD + "    policy: magic",
+            "f:6:5: domains[0].policy: there is no policy 'magic' (allowed: aimd, bbr, cake-autorate, heracles",
+        ),
         (GOOD + "    shadow: [static, magic]", "f:6:22: domains[0].shadow[1]: there is no policy 'magic'"),
         (GOOD + "    parameters: {k: 1}", "f:6:18: domains[0].parameters.k: unknown key (allowed: "),
         (GOOD + "    parameters: {margin: x}", "domains[0].parameters.margin: expected a number, got 'x'"),

@@ -1,0 +1,85 @@
+"""The table of ``sluice bench policies`` with one row for each case."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from rich.table import Table
+
+from services.bench.policies.catalogue import CASES
+from services.bench.policies.results import SUBJECT, ScenarioSummary
+from services.bench.policies.tables import RIVALS, new_table
+
+
+def by_case(lines: Sequence[ScenarioSummary]) -> dict[str, dict[str, ScenarioSummary]]:
+    """The summaries by case, then by contender, in the order of the lines."""
+    cases: dict[str, dict[str, ScenarioSummary]] = {name: {} for name in CASES}
+    for one in lines:
+        cases.setdefault(one.scenario, {})[one.contender] = one
+    return {name: contenders for name, contenders in cases.items() if contenders}
+
+
+def better_rivals(contenders: Mapping[str, ScenarioSummary]) -> list[ScenarioSummary]:
+    """Contenders that are as safe as the subject on a case and deliver more, the best first.
+
+    The bad seconds right after unpredicted steps count, too: a step is over sooner under a policy that left more room.
+    """
+    mine = contenders.get(SUBJECT)
+    if mine is None:
+        return []
+    better = [
+        one
+        for one in contenders.values()
+        if one.contender != SUBJECT
+        and one.violation <= mine.violation
+        and one.own_violation <= mine.own_violation
+        and one.goodput > mine.goodput
+    ]
+    return sorted(better, key=lambda one: -one.goodput)
+
+
+def cases_table(lines: Sequence[ScenarioSummary]) -> Table:
+    """One row for each case: the subject, or else every contender, and who is as safe and delivers more."""
+    table = new_table(
+        ("case", "policy", "bad", "worst", "goodput", "s/step", "patch", RIVALS),
+        "after learning; medians over seeds (worst: the worst seed); s/step: bad seconds for each unpredicted step, "
+        "which bad does not count; patch: patches a minute and pod",
+    )
+    has_subject = any(one.contender == SUBJECT for one in lines)
+    for name, contenders in by_case(lines).items():
+        rivals = ", ".join(f"{one.contender} {one.goodput:.0%}" for one in better_rivals(contenders)[:2])
+        for one in contenders.values():
+            if has_subject and one.contender != SUBJECT:
+                continue
+            table.add_row(
+                name,
+                one.contender,
+                f"{one.own_violation:.2%}",
+                f"{one.worst_violation:.1%}",
+                f"{one.goodput:.1%}",
+                "-" if one.per_step is None else f"{one.per_step:.1f}",
+                f"{one.patches:.0f}",
+                rivals,
+            )
+    return table
+
+
+def traces_table(lines: Sequence[ScenarioSummary]) -> Table:
+    """One row for each contender over all traces."""
+    table = new_table(
+        ("policy", "traces", "bad", "worst tenth", "goodput", "least tenth"),
+        "over traces: medians, and what a tenth of the traces exceeds, or falls below",
+    )
+    for contender in dict.fromkeys(one.contender for one in lines):
+        mine = [one for one in lines if one.contender == contender]
+        bad = sorted(one.own_violation for one in mine)
+        goodput = sorted(one.goodput for one in mine)
+        tenth = len(mine) // 10
+        table.add_row(
+            contender,
+            f"{len(mine)}",
+            f"{median(bad):.2%}",
+            f"{bad[-1 - tenth]:.1%}",
+            f"{median(goodput):.1%}",
+            f"{goodput[tenth]:.1%}",
+        )
+    return table
