@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.actuator.observed import Watched
-from services.actuator.pod_watch import PodWatch
+from services.actuator.pod_watch import NamespacePods
 from services.kube.client import Listed, T, Updated
 from services.kube.objects import NotFound, Rejected, StaleObject, Workload, decode_as
 from services.kube.owners import OwnerChains
@@ -73,7 +73,7 @@ class Informer:
         self._made: dict[str, SelectorRecord | None] = {} if records is None else records
         """The records of selectors that were there, or were made, by the target's key; in a dry run they are kept."""
         chains = OwnerChains(client)
-        self._pods: dict[str, PodWatch] = {}
+        self._pods: dict[str, NamespacePods] = {}
         for namespace in dict.fromkeys(place for one in self._watched.values() for place in one.target.pod_namespaces):
             those = {key: one for key, one in self._watched.items() if namespace in one.target.pod_namespaces}
 
@@ -83,7 +83,7 @@ class Informer:
             def note(key: str, where: str, text: str | None) -> None:
                 set_note(f"{key} pods in {where}", text)
 
-            self._pods[namespace] = PodWatch(client, chains, namespace, those, report, note)
+            self._pods[namespace] = NamespacePods(client, chains, namespace, those, report, note)
 
     async def run(self) -> None:
         """Watch workloads and their Pods, for ever."""
