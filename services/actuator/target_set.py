@@ -125,7 +125,8 @@ class TargetSet:
         key = reconciler.target.key
         for condition in (key, f"{key} patches"):
             self._health.set_ok(condition)
-        for note in (key, f"{key} decisions", f"{key} enforcement"):
+        pods = (f"{key} pods in {namespace}" for namespace in reconciler.target.pod_namespaces)
+        for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
     async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None]") -> None:

@@ -55,6 +55,8 @@ class ResourceDomains:
 
     async def run(self) -> None:
         """Work for ever, unless resources are switched off."""
+        if not self._settings.enabled:
+            self._definitions.confirm_resources(())
         if self._settings.enabled:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.watcher.run())

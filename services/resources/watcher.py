@@ -8,7 +8,7 @@ there for a moment, as while an API server starts, leave what was seen last in f
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -50,6 +50,9 @@ class Definitions(Protocol):
 
     def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take note that a resource describes no domain; what it offered before holds on."""
+
+    def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
+        """Take note that these are all resources there are."""
 
     def withdraw(self, source: DefinitionSource) -> None:
         """Give up what a resource offered: it is gone."""
@@ -121,6 +124,7 @@ class ResourceWatcher:
                 self._lose(self.resources[key])
             for one in listed.values():
                 self._see(one)
+            self._definitions.confirm_resources([one.source for one in listed.values()])
             self.is_complete = True
         elif isinstance(change, Deleted):
             self._lose(change.object)

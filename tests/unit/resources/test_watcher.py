@@ -1,7 +1,7 @@
 """Resources are offered once for each generation, and withdrawn only where the API server says that they are gone."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -44,6 +44,9 @@ class Recorder:
     def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take a reason."""
         self.calls.append(f"refuse {source.name} {source.generation}: {reason}")
+
+    def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
+        """All that there are."""
 
     def withdraw(self, source: DefinitionSource) -> None:
         """Take a domain away."""
