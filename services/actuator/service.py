@@ -19,6 +19,7 @@ import click
 import structlog
 
 from schemas.config import Config
+from schemas.definition import Definition
 from schemas.messages import Action, Decision, M
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
@@ -89,10 +90,16 @@ class Actuator:
             dry_run=config.kubernetes.dry_run,
         )
         self._targets = TargetSet(client, health, shared)
-        self._publisher = Publisher(self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS)
+        self._publisher = Publisher(
+            self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS, self._hear_definition
+        )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
         self.definitions.on_change(self._define)
+
+    def _hear_definition(self, definition: Definition) -> None:
+        if definition.removed:
+            self._targets.release(definition.configuration)
 
     def _define(self) -> None:
         """Act on the domains that hold from now on."""

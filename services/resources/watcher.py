@@ -51,11 +51,11 @@ class Definitions(Protocol):
     def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take note that a resource describes no domain; what it offered before holds on."""
 
-    def withdraw(self, source: DefinitionSource) -> None:
-        """Give up what a resource offered: it is gone."""
-
     def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
         """Take note that these are all resources there are."""
+
+    def withdraw(self, source: DefinitionSource) -> None:
+        """Give up what a resource offered: it is gone."""
 
 
 class ResourceWatcher:

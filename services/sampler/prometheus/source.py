@@ -221,6 +221,7 @@ class PrometheusSource(Source):
         for figure, query in self._queries.items():
             query.define(texts[figure], workloads)  # type: ignore[index]
         self._layout_due = 0.0
+        self._counted.clear()
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:
