@@ -7,7 +7,7 @@ from contextlib import suppress
 from schemas.config import Resources
 from services.definitions.definition_set import DefinitionSet
 from services.kube.client import KubeClient
-from services.resources.keeper import StatusKeeper, View
+from services.resources.keeper import DefinitionView, StatusKeeper
 from services.resources.manifest import domain_name
 from services.resources.objects import BandwidthDomain
 from services.resources.watcher import ResourceWatcher
@@ -72,8 +72,8 @@ class ResourceDomains:
             async with asyncio.timeout(_FIRST_S):
                 await self.watcher.has_answer.wait()
 
-    def _view(self, resource: BandwidthDomain) -> View:
+    def _view(self, resource: BandwidthDomain) -> DefinitionView:
         key = resource.source.key
         held = self._definitions.holding.get(domain_name(resource.metadata.namespace, resource.metadata.name))
         is_own = held is not None and held.source.key == key
-        return View(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))
+        return DefinitionView(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))

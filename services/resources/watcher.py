@@ -33,7 +33,7 @@ _NOTE = "resources"
 _log = structlog.get_logger()
 
 
-class Lister(Protocol):
+class ResourceLister(Protocol):
     """What watching needs of the API client."""
 
     def list_and_watch(
@@ -63,7 +63,7 @@ class ResourceWatcher:
 
     def __init__(
         self,
-        client: Lister,
+        client: ResourceLister,
         definitions: Definitions,
         *,
         namespace: str = "",
