@@ -53,6 +53,8 @@ class TargetSet:
         self._restoring: dict[str, asyncio.Task[None]] = {}
         self._records: dict[str, SelectorRecord | None] = {}
         """The records of label selectors that were seen."""
+        self._released: list[Domain] = []
+        """Removed while this process did not act yet."""
 
     @property
     def targets(self) -> list[Target]:
@@ -89,7 +91,19 @@ class TargetSet:
         """Keep all targets' limits in force, for ever."""
         async with asyncio.TaskGroup() as self._group:
             self._start({}, {target for _, target in self.reconcilers})
+            for domain in self._released:
+                self.release(domain)
             await asyncio.Event().wait()  # targets may come while there are none
+
+    def release(self, domain: Domain) -> None:
+        """Restore the targets of a domain that is no more, also if it went while this process did not run."""
+        if self._group is None:
+            self._released.append(domain)
+            return
+        kept = {target for _, target in self.reconcilers}
+        for target in domain.targets:
+            if target.key not in kept and target.key not in self._restoring:
+                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target, None))
 
     def _start(self, gone: Mapping[tuple[str, str], Reconciler], kept: set[str]) -> None:
         """Start what is new, end what is gone, and watch the objects of all that there are."""
@@ -129,9 +143,10 @@ class TargetSet:
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
-    async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None]") -> None:
-        """Put a removed target's annotations back, and report it; tries until it is done."""
-        await asyncio.wait([before])
+    async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None] | None") -> None:
+        """Put a removed target's annotations back once ``before`` has ended, and report it; tries until it is done."""
+        if before is not None:
+            await asyncio.wait([before])
         about, back_off = f"{target.key} restore", BackOff(1.0, most_s=60.0)
         try:
             while True:
