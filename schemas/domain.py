@@ -11,19 +11,9 @@ from msgspec import field
 
 from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration, Rate
+from schemas.workloads import SELECTOR, LabelSelector, WorkloadRef, check_names, check_namespaces, check_selector_name
 
 _MS = 1_000_000
-
-
-def _check_names(what: str, *names: str) -> None:
-    """Check names that become parts of paths, keys and subjects.
-
-    Raises:
-        ValueError: one is empty, or holds a slash or a space.
-    """
-    for name in names:
-        if not name or "/" in name or name.split() != [name]:
-            raise ValueError(f"{what}: {name!r} is no name of a Kubernetes object")
 
 
 class Critical(Settings, frozen=True, dict=True):
@@ -33,6 +23,10 @@ class Critical(Settings, frozen=True, dict=True):
     """Name of the workload, as its latency histogram has it."""
     namespace: str = "default"
     """Namespace of the workload."""
+    kind: str | None = None
+    """Its kind, such as StatefulSet: `sluice check` then looks for that one. Without, for any known kind."""
+    api_version: str | None = field(name="apiVersion", default=None)
+    """The kind's apiVersion, where the kind is not a known one."""
     jitter: Duration = Duration(2 * _MS)
     """Largest jitter: the interquartile range (Q75 - Q25) of the latency."""
     p95: Duration = Duration(2 * _MS)
@@ -42,21 +36,48 @@ class Critical(Settings, frozen=True, dict=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: a name cannot be one.
+            ValueError: a name cannot be one, or the kind is none.
         """
-        _check_names("critical workload", self.workload, self.namespace)
+        super().__post_init__()
+        what = f"critical workload {self.workload!r}"
+        check_names("critical workload", self.workload, self.namespace)
+        if self.api_version is not None and self.kind is None:
+            raise ValueError(f"{what}: apiVersion needs a kind")
+        if self.kind is not None:
+            WorkloadRef.build(what, self.kind, self.workload, self.namespace, self.api_version)
+
+    @cached_property
+    def ref(self) -> WorkloadRef | None:
+        """The object of the API; None where its kind is not configured."""
+        if self.kind is None:
+            return None
+        what = f"critical workload {self.workload!r}"
+        return WorkloadRef.build(what, self.kind, self.workload, self.namespace, self.api_version)
 
     @cached_property
     def key(self) -> str:
-        """``namespace/workload``, as samples name it."""
+        """``namespace/workload``, as samples name it, whatever its kind: a histogram has no kinds."""
         return f"{self.namespace}/{self.workload}"
 
 
-class Target(Settings, frozen=True, dict=True):
-    """A best-effort Deployment whose egress bandwidth Sluice sets."""
+class Target(Settings, frozen=True, dict=True, kw_only=True):
+    """A best-effort workload whose egress bandwidth Sluice sets.
 
-    deployment: str
-    """Name of the Deployment."""
+    One of three names it: ``deployment``; ``kind`` and ``name``; or ``selector`` and a ``name`` of its own.
+    """
+
+    deployment: str | None = None
+    """Name of a Deployment: short for kind Deployment and this name."""
+    kind: str | None = None
+    """Kind of the object: Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, Rollout, or any other."""
+    name: str | None = None
+    """Name of the object; beside a selector, a name for what it selects."""
+    api_version: str | None = field(name="apiVersion", default=None)
+    """The kind's apiVersion; needed where the kind is not among those above."""
+    selector: LabelSelector | None = None
+    """Which Pods, whoever owns them."""
+    namespaces: tuple[str, ...] = ()
+    """Where the selector looks for Pods; only in the target's own namespace if empty."""
     min: Rate
     """Least limit."""
     max: Rate
@@ -64,30 +85,71 @@ class Target(Settings, frozen=True, dict=True):
     fail_safe: Rate
     """The limit that holds while nothing is measured or decided; inside [min, max]."""
     namespace: str = "default"
-    """Namespace of the Deployment."""
+    """Namespace of the object; of a selector, the one that its record and its key are in."""
     weight: Annotated[int, between(1, 1000)] = 1
     """Share of the budget, beside the weights of the domain's other targets."""
     scope: Literal["aggregate", "per-pod"] = "aggregate"
-    """Whether limit, min, max and fail_safe are for all replicas together or for each one."""
+    """Whether limit, min, max and fail_safe are for all Pods together or for each one."""
+
+    @cached_property
+    def ref(self) -> WorkloadRef | None:
+        """The object of the API; None where a selector names the target."""
+        if self.selector is not None:
+            return None
+        kind, name = ("Deployment", self.deployment) if self.deployment is not None else (self.kind, self.name)
+        return WorkloadRef.build("target", kind or "", name or "", self.namespace, self.api_version)
 
     @cached_property
     def key(self) -> str:
-        """``namespace/deployment``, as samples, decisions and actions name it."""
-        return f"{self.namespace}/{self.deployment}"
+        """Names the target in samples, decisions and actions.
+
+        ``namespace/name`` for a Deployment, ``namespace/kind/name`` for others, ``namespace/selector/name``.
+        """
+        return f"{self.namespace}/{SELECTOR}/{self.name}" if self.ref is None else self.ref.key
+
+    @cached_property
+    def pod_namespaces(self) -> tuple[str, ...]:
+        """Where its Pods are."""
+        return self.namespaces or (self.namespace,)
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
 
         Raises:
-            ValueError: a name cannot be one, the bounds are out of order, or the weight is out of range.
+            ValueError: it is named by none or several of the three, a name cannot be one, the bounds are out of
+                order, or the weight is out of range.
         """
         super().__post_init__()
-        _check_names("target", self.deployment, self.namespace)
+        self._check_naming()
         if not self.min <= self.fail_safe <= self.max:
             raise ValueError(
                 f"target {self.key}: expected min <= fail_safe <= max, "
                 f"got min {self.min}, fail_safe {self.fail_safe}, max {self.max}"
             )
+
+    def _check_naming(self) -> None:
+        ways = {"deployment": self.deployment, "kind": self.kind, "selector": self.selector}
+        used = [way for way, value in ways.items() if value is not None]
+        if len(used) != 1:
+            called = self.deployment or self.name
+            what = f"target {called!r}" if called else "target"
+            raise ValueError(f"{what}: needs exactly one of {', '.join(ways)}, got {' and '.join(used) or 'none'}")
+        what = f"target {(self.deployment if self.name is None else self.name)!r}"
+        if self.deployment is not None and self.name is not None:
+            raise ValueError(f"{what}: deployment is a name already: name needs kind or selector instead")
+        if self.deployment is None and self.name is None:
+            raise ValueError(f"target: {used[0]} needs a name beside it")
+        if self.api_version is not None and self.kind is None:
+            raise ValueError(f"{what}: apiVersion needs a kind")
+        if self.namespaces and self.selector is None:
+            raise ValueError(f"{what}: namespaces needs a selector; an object is in one namespace")
+        if self.selector is not None:
+            check_names("target", self.name or "", self.namespace)
+            check_selector_name(what, self.name or "")
+            check_namespaces(what, self.namespaces)
+            return
+        name = self.deployment if self.name is None else self.name
+        WorkloadRef.build("target", self.kind or "Deployment", name or "", self.namespace, self.api_version)
 
 
 class Shield(Settings, frozen=True):
@@ -126,7 +188,7 @@ class Domain(Settings, frozen=True):
     critical: tuple[Critical, ...]
     """The workloads to protect; at least one."""
     targets: tuple[Target, ...]
-    """The Deployments whose bandwidth is set; at least one."""
+    """The workloads whose bandwidth is set; at least one."""
     policy: str = "learned"
     """The policy that proposes limits."""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -168,3 +230,12 @@ class Domain(Settings, frozen=True):
                 f"domain {self.name!r}: the fail-safe limits add up to {fail_safe}, "
                 f"above the capacity of {self.capacity}"
             )
+
+    def why_too_hasty(self, period: Duration) -> str | None:
+        """Why ``dead_man`` is too short for samples that come every ``period``; None where it is not."""
+        if self.dead_man >= 3 * period:
+            return None
+        return (
+            f"domain {self.name!r}: dead_man {self.dead_man} is below three signal periods "
+            f"of {period}: one late sample would set the fail-safe limit"
+        )

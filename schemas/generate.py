@@ -10,14 +10,15 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schemas import messages
 from schemas.config import Config
 from schemas.reference import Field, describe
+from schemas.settings import Settings
 
 HOME = Path(__file__).parent
 CONFIG_FILE = "config.schema.json"
@@ -42,31 +43,52 @@ def file_name(kind: str) -> str:
 
 @cache
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a kind of message: ``sample``, ``decision``, ``action`` or ``dead``."""
+    """The JSON Schema of a kind of message: ``sample``, ``definition``, ``decision``, ``action`` or ``dead``."""
     root = messages.KINDS[kind]
-    generated = msgspec.json.schema(root, ref_template="#/$defs/{name}")
-    for one in _structs(root):
-        properties = generated["$defs"][one.__name__]["properties"]
+    structs = {one.__name__: one for one in _structs(root)}
+    sections = {name: _section(one) for name, one in structs.items() if issubclass(one, Settings)}
+    generated = msgspec.json.schema(_refer_to_sections(root), ref_template="#/$defs/{name}")
+    for name, one in structs.items():
+        if name in sections:
+            continue
+        properties = generated["$defs"][name]["properties"]
         for field in describe(one):
             if field.meaning:
                 properties[field.name]["description"] = field.meaning
+    generated["$defs"] |= sections
     generated["$defs"][root.__name__]["properties"]["v"]["const"] = 1
     return {"$schema": _DIALECT, "$id": f"urn:sluice:{kind}:v1"} | generated
 
 
+def _refer_to_sections(root: type[Struct]) -> type[Struct]:
+    """The same struct with references in place of the file's sections, whose types only ``_section`` can describe."""
+    fields = [
+        (field.name, Annotated[Any, Meta(extra_json_schema={"$ref": f"#/$defs/{field.type.__name__}"})])
+        if isinstance(field.type, type) and issubclass(field.type, Settings)
+        else (field.name, field.type, field.default)
+        for field in msgspec.structs.fields(root)
+    ]
+    if all(len(field) == 3 for field in fields):
+        return root
+    return msgspec.defstruct(root.__name__, fields, namespace={"__doc__": root.__doc__})
+
+
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration file."""
-    sections = {}
-    for kind in _structs(Config):
-        fields = describe(kind)
-        sections[kind.__name__] = {
-            "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
-            "type": "object",
-            "properties": {field.name: _property(field) for field in fields},
-            "required": [field.name for field in fields if field.default is None],
-            "additionalProperties": False,
-        }
+    sections = {kind.__name__: _section(kind) for kind in _structs(Config)}
     return {"$schema": _DIALECT, "$id": "urn:sluice:config", "$ref": "#/$defs/Config", "$defs": sections}
+
+
+def _section(kind: type[Struct]) -> dict[str, Any]:
+    """What a section of the file may hold."""
+    fields = describe(kind)
+    return {
+        "description": inspect.cleandoc(kind.__doc__ or "").replace("``", ""),
+        "type": "object",
+        "properties": {field.name: _property(field) for field in fields},
+        "required": [field.name for field in fields if field.default is None],
+        "additionalProperties": False,
+    }
 
 
 def _property(field: Field) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The three messages on the bus, version 1.
+"""The messages on the bus, version 1.
 
-``Sample -> Decision -> Action``.  They evolve by addition: a new field has a default, a field never
-changes its type, unknown fields are ignored.  Times are UTC nanoseconds, rates kbit/s, latencies
+``Sample -> Decision -> Action``, and the ``Definition`` of each domain.  They evolve by addition: a new field has a
+default, a field never changes its type, unknown fields are ignored (but in a domain's configuration, which must not be
+half understood).  Times are UTC nanoseconds, rates kbit/s, latencies
 seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
 is in the headers, so that the payload of a decision is a function of its inputs alone.
 
@@ -15,6 +16,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.definition import Definition
+from schemas.units import decode_unit, encode_unit
 
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """No number needs more than 64 bits; a larger one could not even be divided."""
@@ -74,7 +77,7 @@ class TargetMeasure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Measurements of one target over one window."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     throughput: Load | None = None
     """What it sent, kbit/s, all replicas together."""
     recent: Load | None = None
@@ -113,7 +116,7 @@ class TargetDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """One target's limit, and how it came about."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     limit: Rate
     """The limit, kbit/s; for all replicas or for each one, by the target's scope."""
     proposal: Rate
@@ -135,6 +138,8 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """Windows that start before this still see traffic from before the last cut, ns."""
     waiting: Rate = 0
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
+    back: Rate = 0
+    """The limit before the last cut, while no shared queue explains that cut, kbit/s; 0 otherwise."""
 
 
 class InForce(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -205,7 +210,7 @@ class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):
     """A target that has sent more than its limit for longer than bursts explain: the limit is not enforced."""
 
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     sent: Load
     """In the last period, kbit/s, all replicas together."""
     limit: Rate
@@ -243,6 +248,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The targets whose limits are not enforced."""
     reported: dict[str, InForce | None] = {}
     """What was newly reported to be in force, by target; None: it is no longer known.  An input on replay."""
+    definition: Count = 0
+    """Revision of the definition that it was decided under; 0: the service's own file.  An input on replay."""
     v: Integer = 1
 
     @property
@@ -283,7 +290,7 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     """Stable: a report repeated after a crash has the same id."""
     domain: str
     target: str
-    """``namespace/deployment``."""
+    """The target's key: ``namespace/deployment``, or ``namespace/kind/name``."""
     cause: Cause
     outcome: Outcome
     limit: Rate
@@ -294,7 +301,7 @@ class Action(Struct, frozen=True, omit_defaults=True, gc=False):
     epoch: Time = 0
     seq: Count = 0
     was: Rate | None = None
-    """The limit found on the Deployment, kbit/s; None when there was none."""
+    """The limit found on the workload, kbit/s; None when there was none."""
     pods: tuple[PodOutcome, ...] = ()
     sampled: Time | None = None
     """End of the sample's window, UTC ns."""
@@ -322,9 +329,15 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True, gc=False):
     v: Integer = 1
 
 
-Message = Sample | Decision | Action | DeadLetter
-M = TypeVar("M", Sample, Decision, Action, DeadLetter)
-KINDS: dict[str, type[Message]] = {"sample": Sample, "decision": Decision, "action": Action, "dead": DeadLetter}
+Message = Sample | Definition | Decision | Action | DeadLetter
+M = TypeVar("M", Sample, Definition, Decision, Action, DeadLetter)
+KINDS: dict[str, type[Message]] = {
+    "sample": Sample,
+    "definition": Definition,
+    "decision": Decision,
+    "action": Action,
+    "dead": DeadLetter,
+}
 
 
 def _plain(value: Any) -> int:
@@ -335,7 +348,10 @@ def _plain(value: Any) -> int:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
-_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in KINDS.values()}
+_definition_encoder = msgspec.json.Encoder(enc_hook=encode_unit)
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind, dec_hook=decode_unit) for kind in KINDS.values()
+}
 
 
 class InvalidMessage(ValueError):
@@ -344,7 +360,7 @@ class InvalidMessage(ValueError):
 
 def encode(message: Message) -> bytes:
     """The message as JSON."""
-    return _encoder.encode(message)
+    return (_definition_encoder if type(message) is Definition else _encoder).encode(message)
 
 
 def encode_into(message: Message, buffer: bytearray) -> None:
@@ -384,5 +400,9 @@ def decode(kind: type[M], body: bytes) -> M:
     if isinstance(message, Decision) and message.expires <= message.end:
         raise InvalidMessage(
             f"not a Decision: it expires at {message.expires}, before its sample's end at {message.end}"
+        )
+    if isinstance(message, Definition) and message.configuration.name != message.domain:
+        raise InvalidMessage(
+            f"not a Definition: of {message.domain!r}, and it configures {message.configuration.name!r}"
         )
     return message

@@ -11,7 +11,8 @@ from typing import Any
 
 _BINARY = {f"{prefix}i": 1024**power for power, prefix in enumerate("KMGT", start=1)}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_MULTIPLIERS = _BINARY | _DECIMAL
+MULTIPLIERS = _DECIMAL | _BINARY
+"""Factors of the suffixes that a rate may have."""
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
 _ANY_SUFFIX = {suffix: Decimal(1000) ** power for power, suffix in enumerate(("n", "u", "m", "", *"kMGTPE"), start=-3)}
 _ANY_SUFFIX |= {f"{prefix}i": Decimal(1024) ** power for power, prefix in enumerate("KMGTPE", start=1)}
@@ -42,7 +43,7 @@ class Rate(int):
                 unreadable value, and one below 8 bit/s, as *unlimited*, so neither may pass.
         """
         match = _QUANTITY.fullmatch(text.strip())
-        multiplier = _MULTIPLIERS.get(match[2]) if match else None
+        multiplier = MULTIPLIERS.get(match[2]) if match else None
         if match is None or multiplier is None:
             raise ValueError(f"{text!r} is not a rate: expected bit/s such as 50M, 2.5G or 800k")
         try:

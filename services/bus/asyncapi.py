@@ -23,12 +23,14 @@ _PARAMETERS = {
 }
 _ADDRESSES = {
     "sample": ("domain",),
+    "definition": ("domain",),
     "decision": ("domain",),
     "action": ("domain", "namespace", "deployment"),
     "dead": ("service",),
 }
 _SENDERS = {
     "sample": "The sampler",
+    "definition": "The actuator in charge",
     "decision": "The decision service",
     "action": "The actuator",
     "dead": "Any service",

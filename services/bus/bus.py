@@ -241,7 +241,7 @@ class Bus:
         created, and counts as empty.  Use ``contextlib.aclosing`` where the loop is left before it ends.
 
         Args:
-            kind: ``sample``, ``decision``, ``action`` or ``dead``.
+            kind: ``sample``, ``definition``, ``decision``, ``action`` or ``dead``.
             subject: only this subject or pattern.
             start: as for ``consume``.
             follow: never end; otherwise end with the message that was last at the beginning.

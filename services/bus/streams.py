@@ -9,6 +9,10 @@ from services.bus.subjects import KINDS, Subjects
 
 DEDUPLICATE_S = 120
 """How long the server remembers message ids: longer than any retry, shorter than any retention time."""
+KEPT_DEFINITIONS = 128
+"""Of each domain, for replays; they do not age, since the last one holds until another follows."""
+_OF_DEFINITIONS = {"max_age": 0, "max_msgs_per_subject": KEPT_DEFINITIONS, "discard": "new"}
+"""A domain's last definition never makes way for another's: a full stream refuses what it cannot keep."""
 
 
 def build_configs(config: BusConfig, subjects: Subjects) -> list[dict[str, Any]]:
@@ -26,6 +30,7 @@ def build_configs(config: BusConfig, subjects: Subjects) -> list[dict[str, Any]]
             "num_replicas": config.replicas,
             "duplicate_window": min(DEDUPLICATE_S * 10**9, int(config.keep)),
             "allow_direct": True,
+            **(_OF_DEFINITIONS if kind == "definition" else {}),
         }
         for kind in KINDS
     ]

@@ -1,8 +1,9 @@
 """Subjects and streams, with their patterns and wildcards.
 
     <prefix>.sample.v1.<domain>
+    <prefix>.definition.v1.<domain>
     <prefix>.decision.v1.<domain>
-    <prefix>.action.v1.<domain>.<namespace>.<deployment>
+    <prefix>.action.v1.<domain>.<namespace>.<name, or kind/name>
     <prefix>.dead.v1.<service>
 
 The prefix is ``sluice``, or another one for a replay that the live services must not receive.
@@ -11,7 +12,7 @@ The prefix is ``sluice``, or another one for a replay that the live services mus
 import re
 
 DEFAULT_PREFIX = "sluice"
-KINDS = ("sample", "decision", "action", "dead")
+KINDS = ("sample", "definition", "decision", "action", "dead")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _PREFIX = re.compile(r"[a-z0-9-]+")
@@ -57,14 +58,18 @@ class Subjects:
         """Where the sampler publishes a domain's samples."""
         return f"{self.prefix}.sample.v1.{token(domain)}"
 
+    def definition(self, domain: str) -> str:
+        """Where the actuator in charge publishes a domain's definitions."""
+        return f"{self.prefix}.definition.v1.{token(domain)}"
+
     def decision(self, domain: str) -> str:
         """Where the decision service publishes a domain's decisions."""
         return f"{self.prefix}.decision.v1.{token(domain)}"
 
     def action(self, domain: str, target: str) -> str:
-        """Where the actuator reports on a target, given as ``namespace/deployment``."""
-        namespace, _, deployment = target.partition("/")
-        return f"{self.prefix}.action.v1.{token(domain)}.{token(namespace)}.{token(deployment)}"
+        """Where the actuator reports on a target, given by its key, see ``Target.key``."""
+        namespace, _, name = target.partition("/")
+        return f"{self.prefix}.action.v1.{token(domain)}.{token(namespace)}.{token(name)}"
 
     def dead(self, service: str) -> str:
         """Where a service stores dead letters."""

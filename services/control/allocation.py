@@ -24,6 +24,8 @@ class Start(Struct, frozen=True, gc=False):
     """The highest limits that may be decided, kbit/s."""
     unreleased: int
     """What targets still have by limits above those decided, kbit/s: nobody else may take it yet."""
+    limits: Sequence[Limits]
+    """The bounds of this step.  A target whose minimum was raised over its limit rises to it, and does not leap."""
 
 
 Claim = tuple[int, int, int]
@@ -127,7 +129,8 @@ class Allocator:
     def _allow(self, start: Start, shares: Sequence[int], inputs: ShieldInput) -> list[tuple[int, Rule]]:
         """What the shield would make of the shares, and by which rule."""
         return [
-            shield(limits, start.before[i], shares[i], inputs, start.highest[i])[:2] for i, _, limits in self._limits
+            shield(limits, start.before[i], shares[i], inputs, start.highest[i])[:2]
+            for i, limits in enumerate(start.limits)
         ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from schemas.domain import Domain
 from schemas.messages import (
@@ -40,13 +41,14 @@ FALLBACK = Proportional()
 class Controller:
     """One domain's control, ready for many steps.  It holds no state of its own."""
 
-    def __init__(self, domain: Domain, policy: Policy | None = None) -> None:
-        """Prepare a domain, under its configured policy or the given one.
+    def __init__(self, domain: Domain, policy: Policy | None = None, revision: int = 0) -> None:
+        """Prepare a domain, under its configured policy or the given one; decisions name the definition's revision.
 
         Raises:
             ValueError: no such policy, or a parameter that it does not take.
         """
         self.domain = domain
+        self.revision = revision
         self.policy = policy or make_policy(domain)
         # It never changes, and every step needs it three times.
         self._version = self.policy.version
@@ -61,7 +63,9 @@ class Controller:
         most = sum(limits.max for _, _, limits in self._limits)
         self._max = most if domain.capacity is None else min(most, int(domain.capacity))
         self._allocator = Allocator(self._limits, [target.weight for target in domain.targets], self._max)
-        self._highest = tuple(limits.max for _, _, limits in self._limits)
+        self._keys = frozenset(key for _, key, _ in self._limits)
+        self._each = tuple(limits for _, _, limits in self._limits)
+        self._highest = tuple(limits.max for limits in self._each)
         self._several = len(self._limits) > 1
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
         self._min = sum(limits.min for _, _, limits in self._limits)
@@ -117,6 +121,8 @@ class Controller:
             state = State(end, 0, end, {}, self._version, self.policy.memory_type())
         elif end <= state.end:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
+        elif state.shield.keys() != self._keys:
+            state = self._carry_over(state)
         seen = self._observer.observe(sample)
         in_force = state.in_force
         if reported:
@@ -126,7 +132,7 @@ class Controller:
         before = start.before
         inputs = ShieldInput(
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
-            seen.missing is not None,
+            seen.missing is not None, seen.queued,
         )  # fmt: skip
         memory = _restore_memory(self.policy, state.memory if state.policy == self._version else None)
         proposal, fault = self._propose(memory, before, seen, bounds, fault)
@@ -144,17 +150,28 @@ class Controller:
                 in_force,
             ),
             self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns, dict(reported),
+            self.revision,
         )  # fmt: skip
+
+    def _carry_over(self, state: State) -> State:
+        """Keep of a state what is about targets that the domain still has: others were there when it was written."""
+        shield, demand, over, in_force = (
+            {key: one for key, one in of.items() if key in self._keys}
+            for of in (state.shield, state.demand, state.over, state.in_force)
+        )
+        # The demand of an only target is not followed.
+        return replace(state, shield=shield, demand=demand if self._several else {}, over=over, in_force=in_force)
 
     def _find_bounds(self, state: State, seen: Observation, in_force: Mapping[str, InForce]) -> tuple[Start, Bounds]:
         """The limits in force as this step finds them, and the domain's budget as policies see it.
 
-        Limits are carried on, or over a gap or a changed configuration, unless others were reported to be in force.
+        Limits are carried on, or over a gap or a changed definition, unless others were reported to be in force.  One
+        above a maximum that was lowered is cut at once; one below a minimum that was raised rises to it.
         """
         end = seen.end
         # Past a decision's expiry the actuator has applied the fail-safe limit by itself: go on from there.
         lapsed = end - state.end > self._dead_man
-        before, highest, unreleased = [], self._highest, 0
+        before, highest, unreleased, each = [], self._highest, 0, self._each
         limit = waiting = used = wanting = 0
         hungry = False
         recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
@@ -162,10 +179,14 @@ class Controller:
             known = state.shield.get(key)
             if known is None:
                 known = ShieldMemory(limits.fail_safe, end)
-            elif lapsed or not limits.min <= known.limit <= limits.max or known.since > end:
+            elif lapsed or known.limit > limits.max or known.since > end:
                 now = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
                 known = ShieldMemory(now, end, known.cut_until)
             actual = in_force.get(key) if in_force else None
+            if known.limit < limits.min:
+                least = known.limit if actual is None else min(known.limit, max(actual.limit, 1))
+                limits = replace(limits, min=least)  # noqa: PLW2901 - of this step
+                each = (*each[:i], limits, *each[i + 1 :])
             if actual is not None and (actual.limit != known.limit or actual.unsettled):
                 if end - known.since <= self._dead_man:
                     # A cut that nobody makes must not keep the others down for ever.
@@ -183,7 +204,7 @@ class Controller:
                 hungry = hungry or now < limits.max
         pods = self._pods_per_limit(before, seen) if self._per_pod else 1.0
         full = used > FULL * wanting
-        return Start(before, highest, unreleased), Bounds(
+        return Start(before, highest, unreleased, each), Bounds(
             self._min, self._max, self._fail_safe, limit, limit + waiting, full, full and hungry, pods
         )  # fmt: skip
 
@@ -228,8 +249,8 @@ class Controller:
         shares = self._allocator.allocate(budget, start, demand, inputs)
         decided = []
         memories = {}
-        for i, key, limits in self._limits:
-            limit, rule, after = shield(limits, before[i], shares[i], inputs, start.highest[i])
+        for i, key, _ in self._limits:
+            limit, rule, after = shield(start.limits[i], before[i], shares[i], inputs, start.highest[i])
             decided.append(TargetDecision(key, limit, shares[i], rule, before[i].limit))
             memories[key] = after
         return tuple(decided), memories

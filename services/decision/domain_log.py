@@ -2,9 +2,12 @@
 
 import re
 
+from schemas.definition import Definition
+from schemas.domain import Domain
 from schemas.messages import Decision, Sample
 from services.bus import envelope
 from services.bus.bus import Bus, Received, Unreadable
+from services.control import Controller
 from services.decision.domain_worker import DomainPosition
 
 NAME = "decision"
@@ -22,6 +25,7 @@ class BusDecisionLog:
         """Take the bus, and the domain's name."""
         self._bus = bus
         self._subject = bus.subjects.decision(domain)
+        self._definition = bus.subjects.definition(domain)
 
     async def find_position(self) -> DomainPosition:
         """Up to where the domain is decided; without a readable decision, what the service acknowledged last."""
@@ -41,7 +45,18 @@ class BusDecisionLog:
         sample_seq = int(answered) if counted and _SEQUENCE.fullmatch(answered) else 0
         # A sample that ended the service again and again was put aside, and must not be looked up again.
         sample_seq = max(sample_seq, await self._bus.ack_floor(Sample, NAME))
-        return DomainPosition(last.message.state, sample_seq, max(seq, last.seq))
+        return DomainPosition(last.message.state, sample_seq, max(seq, last.seq), last.message.definition)
+
+    async def find_definition(self) -> tuple[Domain, int] | None:
+        """The domain's newest definition on the bus and its revision; None without one that can be used."""
+        try:
+            found = await self._bus.get_last(Definition, self._definition)
+            if found is None or found.message.removed:
+                return None
+            Controller(found.message.configuration)
+        except ValueError:
+            return None  # the service reports it when it is delivered
+        return found.message.configuration, found.message.revision
 
     async def _find_before(self, unreadable: Unreadable) -> Received[Decision] | None:
         """The last decision before an unreadable message; None where a later build went on from there.

@@ -39,6 +39,8 @@ class DomainPosition:
     """Stream sequence up to which all samples are dealt with."""
     decision_seq: int
     """Stream sequence of the last decision; 0 when there is none."""
+    definition: int = 0
+    """Revision of the definition that the last decision was made under."""
 
 
 class DecisionLog(Protocol):
@@ -55,6 +57,9 @@ class DecisionLog(Protocol):
             InvalidMessage: it cannot be written as a message.
             TooLarge: the bus takes no message of its size.
         """
+
+    async def find_definition(self) -> tuple[Domain, int] | None:
+        """The domain's newest definition on the bus and its revision; None without one that can be used."""
 
 
 class SampleLog(Protocol):
@@ -129,16 +134,21 @@ class Reports(Protocol):
 class DomainWorker:
     """Answers one domain's samples."""
 
-    def __init__(self, domain: Domain, decisions: DecisionLog, samples: SampleLog, reports: Reports) -> None:
+    def __init__(
+        self, domain: Domain, decisions: DecisionLog, samples: SampleLog, reports: Reports, revision: int = 0
+    ) -> None:
         """Prepare the domain's control; its position is read with the first sample.
 
         Raises:
             ValueError: the domain's policy or a parameter of it does not exist.
         """
         self.last: Decision | None = None
-        self._policy = TimedPolicy(make_policy(domain))
-        self._controller = Controller(domain, self._policy)
+        self._use(domain, revision)
         self._pressure = metrics.PressureGauges(domain)
+        self._defined: tuple[Domain, int] | None = None
+        """The definition that holds from the next sample on; None where the one in use does."""
+        self._missing = 0
+        """Revision of a definition that another replica had, and the bus has not."""
         self._decisions = decisions
         self._samples = samples
         self._reports = reports
@@ -146,6 +156,18 @@ class DomainWorker:
         for rule in get_args(Rule):
             if rule != "none":
                 metrics.overruled.labels(domain.name, rule)
+
+    def define(self, domain: Domain, revision: int) -> None:
+        """Decide under another definition from the next sample on; it was checked."""
+        self._defined = (domain, revision)
+
+    def retire(self) -> None:
+        """Show nothing of the domain any more: it was removed."""
+        self._pressure.define(())
+
+    def _use(self, domain: Domain, revision: int) -> None:
+        self._policy = TimedPolicy(make_policy(domain))
+        self._controller = Controller(domain, self._policy, revision)
 
     async def answer_up_to(self, received: Received[Sample]) -> None:
         """Answer all of the domain's samples up to and including this one.
@@ -192,7 +214,9 @@ class DomainWorker:
     async def _answer(self, sample: Received[Sample]) -> None:
         """Decide on one sample and write the decision, or record why there is none."""
         assert self._position is not None
-        position, fault = self._position, self._policy.fault
+        position = self._position
+        await self._keep_up_with(position.definition)
+        fault = self._policy.fault
         try:
             told = {} if position.state is None else position.state.in_force
             reported = self._reports.find_news(self._controller.domain.name, told)
@@ -222,8 +246,26 @@ class DomainWorker:
                     metrics.overruled.labels(decision.domain, target.rule).inc()
             self._pressure.follow(sample.message, decision)
             self.last = decision
-            position = DomainPosition(decision.state, sample.seq, seq)
+            position = DomainPosition(decision.state, sample.seq, seq, decision.definition)
         self._position = replace(position, sample_seq=sample.seq)
+
+    async def _keep_up_with(self, revision: int) -> None:
+        """Take up the newest definition between two samples, and never an older one than the last decision's.
+
+        Another replica may have heard of a definition first.  It was on the bus before that, so it is there now, unless
+        the definitions were lost: then this replica decides under what it knows.
+        """
+        newest = self._defined[1] if self._defined is not None else self._controller.revision
+        if revision > newest and revision != self._missing:
+            found = await self._decisions.find_definition()
+            if found is not None and found[1] >= revision:
+                self._defined = found
+            else:
+                self._missing = revision
+        if self._defined is not None:
+            (domain, defined), self._defined = self._defined, None
+            self._use(domain, defined)
+            self._pressure.define(domain.targets)
 
 
 class _Unanswerable(Exception):

@@ -1,13 +1,13 @@
 """What the decision service counts and measures.  Only what is worth a series per domain has one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from schemas.domain import Domain
+from schemas.domain import Domain, Target
 from schemas.messages import Decision, Sample
 from services.control.enforcement import fills
 
@@ -101,13 +101,24 @@ class PressureGauges:
 
     def __init__(self, domain: Domain) -> None:
         """Begin at zero."""
-        self._domain = domain
         self._full: dict[str, int] = {}
         self._starved: dict[str, int] = {}
         """Since when a target has filled its limit, and one that is its minimum: ends of samples, UTC ns."""
+        self._gauges: list[tuple[Target, Gauge, Gauge]] = []
+        self._domain = domain
+        self.define(domain.targets)
+
+    def define(self, targets: Sequence[Target]) -> None:
+        """Show these targets from now on; those that stay go on."""
+        kept = {target.key for target in targets}
+        for gone in [target.key for target, _, _ in self._gauges if target.key not in kept]:
+            self._full.pop(gone, None)
+            self._starved.pop(gone, None)
+            for gauge in (at_limit, starved):
+                gauge.remove(self._domain.name, gone)
         self._gauges = [
-            (target, at_limit.labels(domain.name, target.key), starved.labels(domain.name, target.key))
-            for target in domain.targets
+            (target, at_limit.labels(self._domain.name, target.key), starved.labels(self._domain.name, target.key))
+            for target in targets
         ]
 
     def follow(self, sample: Sample, decision: Decision) -> None:

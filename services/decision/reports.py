@@ -51,8 +51,15 @@ class Enforcement:
 
     def __init__(self, domains: Collection[Domain]) -> None:
         """Begin without a report."""
-        self._known: dict[str, dict[str, _Known]] = {domain.name: {} for domain in domains}
-        self._targets = {(domain.name, target.key) for domain in domains for target in domain.targets}
+        # Of every target that there are reports about: its definition may arrive after them.
+        self._known: dict[str, dict[str, _Known]] = {}
+        self._targets: dict[str, frozenset[str]] = {}
+        for domain in domains:
+            self.define(domain)
+
+    def define(self, domain: Domain) -> None:
+        """Tell of these targets of a domain from now on."""
+        self._targets[domain.name] = frozenset(target.key for target in domain.targets)
 
     def take(self, report: ReportHead, published: int) -> None:
         """Take a report.
@@ -61,9 +68,10 @@ class Enforcement:
             report: the next one on its subject.
             published: when the bus stored it, UTC ns.
         """
-        if (report.domain, report.target) not in self._targets or report.v != 1:
+        if report.v != 1:
             return
-        known = self._known[report.domain].get(report.target)
+        of_domain = self._known.setdefault(report.domain, {})
+        known = of_domain.get(report.target)
         before = None if known is None else known.in_force
         applied = 0 if known is None else known.applied
         if report.applied is not None:
@@ -81,14 +89,15 @@ class Enforcement:
             in_force = InForce(report.limit if before is None else min(before.limit, report.limit), unsettled=True)
         elif report.outcome in ("applied", "unchanged"):
             in_force = InForce(report.limit)
-        self._known[report.domain][report.target] = _Known(in_force, applied)
+        of_domain[report.target] = _Known(in_force, applied)
 
     def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
         """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
+        configured = self._targets[domain]
         return {
             target: known.in_force
-            for target, known in self._known[domain].items()
-            if known.in_force != told.get(target)
+            for target, known in self._known.get(domain, {}).items()
+            if target in configured and known.in_force != told.get(target)
         }
 
     async def follow(self, bus: Bus) -> None:

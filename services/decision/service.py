@@ -1,6 +1,7 @@
 """``sluice decision``: consumes samples and gives each to the worker of its domain.
 
-What the actuator reports to be in force is an input of every decision (``reports.py``).
+What the actuator reports to be in force is an input of every decision (``reports.py``), and so is the domain's
+definition, which holds from one sample to the next.
 
 One domain's samples wait for each other; domains do not.  A sample is acknowledged when there is
 nothing more to do for it, so that it is delivered again after a crash.
@@ -26,6 +27,7 @@ from services.decision import metrics
 from services.decision.domain_log import NAME, BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
 from services.decision.reports import Enforcement
+from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health
 from services.runtime.service import service_command
 
@@ -63,29 +65,44 @@ class DecisionService:
         self._silent_s = _SILENT_PERIODS * config.signal.period.seconds
         self._slots = asyncio.Semaphore(_MAX_PENDING)
         self._enforcement = Enforcement(config.domains)
-        self._queues = {
-            domain.name: DomainQueue(
-                domain.name,
-                bus.subjects.sample(domain.name),
-                DomainWorker(
-                    domain, BusDecisionLog(bus, domain.name), BusSampleLog(bus, domain.name), self._enforcement
-                ),
-            )
-            for domain in config.domains
-        }
+        self._definitions = Follower(config.domains, health.set_note)
+        self._queues = {name: self._build_queue(one) for name, one in self._definitions.defined.items()}
+        self._definitions.on_change(self._define)
+
+    def _build_queue(self, defined: Defined) -> DomainQueue:
+        bus, name = self._bus, defined.domain.name
+        decisions, samples = BusDecisionLog(bus, name), BusSampleLog(bus, name)
+        worker = DomainWorker(defined.domain, decisions, samples, self._enforcement, defined.revision)
+        return DomainQueue(name, bus.subjects.sample(name), worker)
+
+    def _define(self, before: Defined | None, after: Defined | None) -> None:
+        """Take a domain's definition up: it holds from the next sample on."""
+        if after is None:
+            if before is not None and (queue := self._queues.pop(before.domain.name, None)) is not None:
+                queue.worker.retire()
+            return
+        self._enforcement.define(after.domain)
+        queue = self._queues.get(after.domain.name)
+        if queue is None:
+            self._queues[after.domain.name] = self._build_queue(after)
+        else:
+            queue.worker.define(after.domain, after.revision)
 
     def last(self) -> Iterator[Decision]:
         """The last decision of every domain that has one."""
-        return (queue.worker.last for queue in self._queues.values() if queue.worker.last is not None)
+        # Called by the health server's threads: domains may come and go meanwhile.
+        return (queue.worker.last for queue in list(self._queues.values()) if queue.worker.last is not None)
 
     async def run(self) -> None:
         """Answer samples until cancelled."""
+        await self._definitions.load(self._bus)
         messages = self._bus.consume(
             Sample, NAME, NAME, start=self._find_start, batch=_MAX_PENDING, ack_wait=_ACK_WAIT_S, once=True
         )
         async with asyncio.TaskGroup() as group, aclosing(messages):
             group.create_task(self._watch())
             group.create_task(self._enforcement.follow(self._bus))
+            group.create_task(self._definitions.follow(self._bus))
             async for received in messages:
                 failpoints.point("decision.received")
                 await self._slots.acquire()
@@ -107,7 +124,7 @@ class DecisionService:
     async def _find_start(self) -> int:
         """The sequence after which a new consumer begins: all domains have dealt with the samples up to there."""
         positions = []
-        for name in self._queues:
+        for name in list(self._queues):
             seq = (await BusDecisionLog(self._bus, name).find_position()).sample_seq
             if seq or await BusSampleLog(self._bus, name).get_next(0) is not None:
                 positions.append(seq)

@@ -5,12 +5,10 @@ would cost a pod 25 MiB.
 """
 
 import asyncio
-import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +19,8 @@ from msgspec import Struct, field
 from schemas.config import Kubernetes
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
-from services.kube.access import SERVICE_ACCOUNT, KubeConfigError, https_url
+from services.kube.access import KubeConfigError
+from services.kube.credentials import use_service_account, use_token_file
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
     KubeObject,
@@ -116,9 +115,9 @@ class KubeClient:
                 loaded = await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
                 token_file = loaded._user.safe_get("tokenFile")  # noqa: SLF001 - read once otherwise, and it rotates
                 if token_file is not None:
-                    _use_token_file(settings, Path(config.kubeconfig).parent / token_file)
+                    use_token_file(settings, Path(config.kubeconfig).parent / token_file)
             else:
-                _use_service_account(settings)
+                use_service_account(settings)
         except (ConfigException, OSError) as error:
             if config.kubeconfig is not None:
                 raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
@@ -208,6 +207,20 @@ class KubeClient:
         async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
             return _decode(type(obj), await read_body(response.content))
 
+    async def patch_status(self, obj: T, status: Mapping[str, Any]) -> T:
+        """Merge into an object's status; what is None is removed, and a list is replaced.
+
+        Raises:
+            StaleObject: the status is not one.
+            NotFound: the object is gone, or has no status.
+            Rejected: it is not allowed.
+            Unavailable: no answer.
+        """
+        path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/status"
+        body = {"apiVersion": obj.api_version, "kind": obj.kind, "status": status}
+        async with self._request("PATCH", path, body, "application/merge-patch+json") as response:
+            return _decode(type(obj), await read_body(response.content))
+
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
 
@@ -247,6 +260,42 @@ class KubeClient:
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
             await read_body(response.content)
 
+    async def create(self, kind: type[T], namespace: str, name: str, *, dry_run: bool = False) -> T:
+        """Create an object that holds nothing but its name; with ``dry_run`` only as if.
+
+        Raises:
+            StaleObject: there is one.
+            NotFound: the namespace is gone.
+            Rejected: it is not allowed.
+            Unavailable: no answer.
+        """
+        body = {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "sluice"}},
+        }
+        dry = [("dryRun", "All")] if dry_run else None
+        async with self._request("POST", kind.path(namespace), body, query=dry) as response:
+            return _decode(kind, await read_body(response.content))
+
+    async def delete(self, obj: KubeObject) -> None:
+        """Delete an object, if it still is as it was seen.
+
+        Raises:
+            StaleObject: it has changed.
+            NotFound: it is gone.
+            Rejected: it is not allowed.
+            Unavailable: no answer.
+        """
+        meta = obj.metadata
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": meta.uid, "resourceVersion": meta.resource_version},
+        }
+        async with self._request("DELETE", obj.path(meta.namespace, meta.name), body) as response:
+            await read_body(response.content)
+
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
 
@@ -264,6 +313,7 @@ class KubeClient:
         *,
         name: str | None = None,
         selector: str | None = None,
+        keep: Collection[str] = (),
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
@@ -274,6 +324,7 @@ class KubeClient:
                 is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
+            keep: labels that the objects keep.
 
         Raises:
             Rejected: it is not allowed.
@@ -282,7 +333,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query, is_wanted)
+        objects, version = await self._list(kind, namespace, query, is_wanted, keep)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -303,14 +354,19 @@ class KubeClient:
                     if event.type != "BOOKMARK":
                         seen = decode_as(kind, event.object, f"no {kind.kind}")
                         is_there = event.type != "DELETED" and is_wanted(seen)
-                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
+                        yield Updated(seen.trim(keep)) if is_there else Deleted(seen.trim(keep))
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
     async def _list(
-        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+        self,
+        kind: type[T],
+        namespace: str,
+        query: Query,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        keep: Collection[str] = (),
     ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
@@ -318,7 +374,7 @@ class KubeClient:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
             listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
-            objects += (one.trim() for one in listed if is_wanted(one))
+            objects += (one.trim(keep) for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
@@ -357,43 +413,6 @@ class KubeClient:
             raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
             raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
-
-
-def _use_service_account(settings: Configuration) -> None:
-    """Use the Pod's service account, whose token may be missing for a while.
-
-    Raises:
-        ConfigException: this is no Pod, or it has no service account.
-    """
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
-    if not host or not port:
-        raise ConfigException("Service host/port is not set.")
-    authority = SERVICE_ACCOUNT / "ca.crt"
-    if not authority.is_file() or not authority.stat().st_size:
-        raise ConfigException(f"{authority} is missing or empty.")
-    settings.host = https_url(host, port)
-    settings.ssl_ca_cert = str(authority)
-    _use_token_file(settings, SERVICE_ACCOUNT / "token")
-
-
-def _use_token_file(settings: Configuration, path: Path) -> None:
-    settings.api_key["BearerToken"] = ""  # without it the hook is not called
-    settings.refresh_api_key_hook = partial(_read_token, path)  # type: ignore[assignment]
-
-
-def _read_token(path: Path, settings: Configuration) -> None:
-    """Read the token for one request: it is replaced from time to time.
-
-    Raises:
-        ConfigException: there is none now.
-    """
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigException(f"{path} cannot be read: {error}") from None
-    if not token:
-        raise ConfigException(f"{path} is empty")
-    settings.api_key["BearerToken"] = f"Bearer {token}"
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

@@ -1,19 +1,24 @@
-"""The asynchronous part of Kubernetes's library, alone: the rest would cost every pod 7 MiB.
+"""The parts of Kubernetes's library that the services use, alone: the rest would cost every pod 8 MiB.
 
-The library's top package imports its synchronous client, requests and oauthlib, which no service uses.
+The library's top package imports its synchronous client, requests and oauthlib, and the package of its asynchronous
+part imports the dynamic client and urllib3.  No service uses them.
 """
 
 import sys
 from importlib.util import find_spec
 from types import ModuleType
 
-# An empty module in the place of the top package.  Every part of it can still be imported by its name.
-_spec = find_spec("kubernetes")
-if _spec is not None and "kubernetes" not in sys.modules:
-    _package = ModuleType("kubernetes")
-    _package.__path__ = list(_spec.submodule_search_locations or ())
-    _package.__spec__ = _spec
-    sys.modules["kubernetes"] = _package
+# An empty module in the place of each of the two packages.  Every part of them can still be imported by its name.
+for _name in ("kubernetes", "kubernetes.aio"):
+    _spec = find_spec(_name)
+    if _spec is not None and _name not in sys.modules:
+        _package = ModuleType(_name)
+        _package.__path__ = list(_spec.submodule_search_locations or ())
+        _package.__spec__ = _spec
+        sys.modules[_name] = _package
+        _parent, _, _child = _name.rpartition(".")
+        if _parent:
+            setattr(sys.modules[_parent], _child, _package)
 
 from kubernetes.aio.client.api_client import ApiClient  # noqa: E402
 from kubernetes.aio.client.configuration import Configuration  # noqa: E402

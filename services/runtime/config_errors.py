@@ -45,10 +45,10 @@ class Mistake(NamedTuple):
         return self.path[: len(path)] == path
 
 
-def find_mistakes(tree: Any) -> list[Mistake]:
-    """Every mistake in a file's content; empty where it can be decoded and all checks pass."""
+def find_mistakes(tree: Any, kind: type[msgspec.Struct] = Config) -> list[Mistake]:
+    """Every mistake in what a file holds of a type; empty where it can be decoded and all checks pass."""
     walk = _Walk()
-    walk.check(tree, Config, ())
+    walk.check(tree, kind, ())
     return walk.mistakes
 
 

@@ -33,10 +33,11 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's loader reads the file of a thousand domains four times as fast, and with less memory."""
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc]
+class Loader(_SafeLoader):  # type: ignore[misc]
     """Collects the mistakes that do not keep the rest of the file from being read."""
 
     def __init__(self, text: str) -> None:
+        """Read this text."""
         super().__init__(text)
         self.mistakes: list[tuple[yaml.Mark, str]] = []
 
@@ -133,10 +134,10 @@ def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
         ConfigError: it has mistakes.
     """
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         tree = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_place(name, error.problem_mark, str(error.problem))) from None
+        raise ConfigError(describe_mark(name, error.problem_mark, str(error.problem))) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -178,10 +179,11 @@ def _list_mistakes(
         else:
             marked.append((mark, str(mistake)))
     marked.sort(key=lambda one: (one[0].line, one[0].column))
-    return "\n".join(dict.fromkeys([*lines, *(_place(name, *one) for one in marked)]))
+    return "\n".join(dict.fromkeys([*lines, *(describe_mark(name, *one) for one in marked)]))
 
 
-def _place(name: str, mark: yaml.Mark | None, text: str) -> str:
+def describe_mark(name: str, mark: yaml.Mark | None, text: str) -> str:
+    """A mistake with its place: ``FILE:LINE:COLUMN: text``."""
     return f"{name}: {text}" if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}: {text}"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from schemas.config import Config
+from schemas.domain import Domain
 from schemas.messages import Sample
 from services.common import failpoints
 from services.common.redaction import hide_passwords
@@ -40,6 +41,7 @@ class Sampler:
         health: Health,
         now: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        define_source: Callable[[tuple[Domain, ...]], None] = lambda _: None,
     ) -> None:
         """Prepare the loop.
 
@@ -50,8 +52,9 @@ class Sampler:
             health: has the conditions ``clock``, ``source`` and one per domain.
             now: the time, UTC ns; may jump either way.
             sleep: waits for that many seconds.
+            define_source: tells the source whose workloads to measure from the next window on.
         """
-        self._domains = config.domains
+        self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
         self._measure = measure
         self._put = put
@@ -60,10 +63,29 @@ class Sampler:
         self._sleep = sleep
         self._failed: dict[str, bool] = {}
         self._noted: set[str] = set()
-        for domain in config.domains:
-            health.set_failed(f"domain {domain.name}", "not yet")
-            for outcome in ("data", "blind"):
-                metrics.samples.labels(domain.name, outcome)
+        self._define_source = define_source
+        self._defined: tuple[Domain, ...] | None = None
+        """The domains from the next window on, where they are others."""
+        self._take_up(config.domains)
+
+    def define(self, domains: tuple[Domain, ...]) -> None:
+        """Sample these domains from the next window on; a window is never measured under two definitions."""
+        self._defined = domains
+
+    def _take_up(self, domains: tuple[Domain, ...]) -> None:
+        before, names = self._domains, {domain.name for domain in domains}
+        self._domains = domains
+        for domain in domains:
+            if domain.name not in {one.name for one in before}:
+                self._health.set_failed(f"domain {domain.name}", "not yet")
+                for outcome in ("data", "blind"):
+                    metrics.samples.labels(domain.name, outcome)
+        for gone in before:
+            if gone.name not in names:
+                self._health.set_ok(f"domain {gone.name}")
+                self._failed.pop(f"domain {gone.name}", None)
+        critical = {one.key for domain in domains for one in domain.critical}
+        metrics.forget_workloads({one.key for domain in before for one in domain.critical} - critical)
 
     async def run(self) -> None:
         """Sample until cancelled.
@@ -129,6 +151,10 @@ class Sampler:
             Each domain's sample, and whether it is informative: control can act on it, or it reports a loss.
         """
         signal = self._signal
+        if self._defined is not None:
+            domains, self._defined = self._defined, None
+            self._define_source(domains)
+            self._take_up(domains)
         no_data, measured = None, None
         try:
             with metrics.measuring.time():
@@ -186,7 +212,7 @@ class Outbox:
     """
 
     def __init__(self, domains: Iterable[str], publish: Publish, keep: int, timeout: float) -> None:
-        """Prepare one queue per domain.
+        """Prepare one queue per domain; a further domain gets one with its first sample.
 
         Args:
             domains: names.
@@ -196,13 +222,28 @@ class Outbox:
         """
         self._publish = publish
         self._timeout = timeout
-        self._queues: dict[str, asyncio.Queue[Sample]] = {domain: asyncio.Queue(keep) for domain in domains}
-        for domain in self._queues:
-            metrics.dropped.labels(domain)
+        self._keep = keep
+        self._queues: dict[str, asyncio.Queue[Sample]] = {}
+        self._draining: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        for domain in domains:
+            self._open(domain)
+
+    def _open(self, domain: str) -> asyncio.Queue[Sample]:
+        metrics.dropped.labels(domain)
+        queue = self._queues[domain] = asyncio.Queue(self._keep)
+        if self._group is not None:
+            self._draining[domain] = self._group.create_task(self._drain(queue))
+        return queue
+
+    def drop(self, domain: str) -> None:
+        """Publish nothing more of a domain."""
+        if self._queues.pop(domain, None) is not None and domain in self._draining:
+            self._draining.pop(domain).cancel()
 
     def put(self, sample: Sample) -> None:
         """Queue a sample; never blocks.  A full queue drops its oldest."""
-        queue = self._queues[sample.domain]
+        queue = self._queues.get(sample.domain) or self._open(sample.domain)
         if queue.full():
             queue.get_nowait()
             metrics.dropped.labels(sample.domain).inc()
@@ -210,9 +251,11 @@ class Outbox:
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for queue in self._queues.values():
-                group.create_task(self._drain(queue))
+        async with asyncio.TaskGroup() as self._group:
+            for domain, queue in self._queues.items():
+                self._draining[domain] = self._group.create_task(self._drain(queue))
+            # Domains may come while none is left.
+            await asyncio.Event().wait()
 
     async def _drain(self, queue: asyncio.Queue[Sample]) -> None:
         while True:

@@ -3,26 +3,47 @@
 import asyncio
 
 from schemas.config import Config
+from schemas.domain import Domain
 from services.bus.bus import Bus
+from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health
 from services.runtime.service import service_command
 from services.sampler.loop import Outbox, Sampler
 from services.sampler.source_factory import check_source, open_source
+from services.sampler.workloads import Workloads, metric_names
 
 
 @service_command("sampler", "clock", "source", check=check_source)
 async def command(config: Config, bus: Bus, health: Health) -> None:
     """Measure: publish one sample per domain and signal period."""
-    signal = config.signal
-    subjects = {domain.name: bus.subjects.sample(domain.name) for domain in config.domains}
+    signal, names = config.signal, metric_names(config.signal)
     outbox = Outbox(
-        subjects,
-        lambda sample: bus.publish(subjects[sample.domain], sample, msg_id=sample.id),
+        (domain.name for domain in config.domains),
+        lambda sample: bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id),
         keep=signal.window // signal.period,
         timeout=signal.window.seconds,
     )
+
+    def find_workloads(domains: tuple[Domain, ...]) -> Workloads:
+        return Workloads.from_domains(names, domains)
+
     with open_source(config) as source:
-        sampler = Sampler(config, source.measure, outbox.put, health)
+        sampler = Sampler(
+            config,
+            source.measure,
+            outbox.put,
+            health,
+            define_source=lambda domains: source.define(find_workloads(domains)),
+        )
+        definitions = Follower(config.domains, health.set_note, check=find_workloads)
+
+        def define(before: Defined | None, after: Defined | None) -> None:
+            sampler.define(definitions.domains)
+            if after is None and before is not None:
+                outbox.drop(before.domain.name)
+
+        definitions.on_change(define)
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
+            group.create_task(definitions.follow(bus))
             group.create_task(sampler.run())

@@ -1,5 +1,7 @@
 """The sampler's own metrics on ``/metrics``."""
 
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 samples = Counter(
@@ -20,3 +22,10 @@ delay = Histogram(
 acknowledged = Gauge("sluice_sampler_window_end_seconds", "End of the last window acknowledged by the bus.", ["domain"])
 observations = Gauge("sluice_sampler_observations", "Latencies in the last window.", ["workload"])
 latency = Gauge("sluice_sampler_latency_seconds", "In the last window; NaN without data.", ["workload", "figure"])
+
+
+def forget_workloads(keys: Iterable[str]) -> None:
+    """Show critical workloads no longer."""
+    for key in keys:
+        for gauge, labels in ((observations, [key]), (latency, [key, "jitter"]), (latency, [key, "p95"])):
+            gauge.remove(*labels)

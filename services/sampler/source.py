@@ -87,6 +87,14 @@ class Source(ABC):
             NoData: nothing is known about the window.
         """
 
+    @abstractmethod
+    def define(self, workloads: Workloads) -> None:
+        """Measure these workloads from the next window on; what is known of those that stay is kept.
+
+        Raises:
+            ValueError: as the constructor does; the workloads before are measured on.
+        """
+
     async def measure_past(self, ends: range) -> dict[int, Measurements]:
         """Measure windows of the past by their ends, UTC ns.
 

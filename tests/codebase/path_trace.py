@@ -42,7 +42,7 @@ _MOST_S = 120
 _BESIDE = frozenset({"Informer.run", "Informer._watch", "Actuator._catch_up"})
 """Tasks, by their coroutines, that run beside the path."""
 _MS, _S = 10**6, 10**9
-_TARGET = Target("upload", Rate(5_000), Rate(80_000), Rate(10_000))
+_TARGET = Target(deployment="upload", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 _DOMAIN = Domain("line", (Critical("robot"),), (_TARGET,))
 
 
@@ -86,7 +86,7 @@ async def trace() -> set[tuple[str, str]]:
     async with AsyncExitStack() as stack:
         processes = await stack.enter_async_context(Processes())
         nats, api = await start_nats(processes), await start_emulator(processes)
-        paths = await api.deploy(_TARGET.deployment, 3, {})
+        paths = await api.deploy(_TARGET.key.rpartition("/")[2], 3, {})
         plant = _Plant(tuple(Pod(path.rpartition("/")[2], _TARGET.key) for path in paths[1:]))
         page = stack.enter_context(MetricsPage([plant]))
         config = build_config((_DOMAIN,), nats, api.config, Signal(scrape=Scrape((page.url,))))

@@ -18,7 +18,10 @@ from tests.support.kube.manifests import MANIFESTS, objects
 pytestmark = pytest.mark.helm
 
 DEMONSTRATION = ("--set", "factory.enabled=true")
-SAME = ("--set", "factory.enabled=true,namespace.create=true,bus.secret.create=false,restore.onUninstall=false")
+SAME = (
+    "--set",
+    "factory.enabled=true,namespace.create=true,bus.secret.create=false,restore.onUninstall=false,crds.rules=never",
+)
 """The values with which the chart has neither more nor less than the kustomization."""
 OWN = """
 bus: {servers: [nats://nats.net.svc:4222]}
@@ -77,8 +80,13 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
         ("ha", "ha.enabled=true"),
+        ("ui", "ui.enabled=true"),
         ("meter-endpoints", "meter.endpoints=true"),
         ("meter-kubelet", "meter.kubelet=true"),
+        ("resource-rules", "crds.rules=always"),
+        ("workloads", "rights.workloads=true"),
+        ("rollouts", "rights.rollouts=true"),
+        ("selectors", "rights.selectors=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )

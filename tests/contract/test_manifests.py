@@ -80,7 +80,7 @@ def test_the_bus_permissions_name_the_streams_that_there_are() -> None:
     """The permissions of the bus users name the subjects and streams of the code."""
     text = (MANIFESTS / "nats.conf").read_text()
     subjects = Subjects()
-    streams = {subjects.stream(kind) for kind in ("sample", "decision", "action", "dead")}
+    streams = {subjects.stream(kind) for kind in KINDS}
     assert set(re.findall(r"SLUICE_[A-Z]+", text)) == streams
     assert set(re.findall(r"sluice\.[a-z]+\.v1\.(?:>|[a-z]+)", text)) == {
         *(subjects.every(kind) for kind in KINDS),

@@ -166,6 +166,7 @@ def test_the_echo_sidecar_answers(specs: dict[str, dict[str, Any]], app: str) ->
 def test_the_bus_starts(specs: dict[str, dict[str, Any]]) -> None:
     """With the manifest's configuration and users, it stores its streams in its volume only."""
     more = [f"--volume={ROOT / 'manifests' / 'nats.conf'}:/etc/nats/nats.conf:ro", "--env=POD_NAME=nats-0"]
+    more.append("--env=SYNC_INTERVAL=always")
     more += [f"--env={user.upper()}_PASSWORD=p-{user}" for user in BUS_USERS]
     image = os.environ.get("NATS_IMAGE")
     with run_container(specs, "nats", 0, *more, image=image) as bus:

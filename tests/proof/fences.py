@@ -26,7 +26,10 @@ from services.control import Controller, StaleSample, rejection_reason
 
 _PERIOD = 10**9 // 2
 _DOMAIN = Domain(
-    "d", (Critical("robot"),), (Target("telemetry", Rate(10), Rate(1000), Rate(200)),), policy="proportional"
+    "d",
+    (Critical("robot"),),
+    (Target(deployment="telemetry", min=Rate(10), max=Rate(1000), fail_safe=Rate(200)),),
+    policy="proportional",
 )
 
 Held = tuple[int, int, int]

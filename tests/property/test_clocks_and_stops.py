@@ -19,7 +19,7 @@ DEAD_MAN_S = 5.0
 BEGIN = 1_790_000_000 * S
 HOUR_S = 3600.0
 SERVICES = ("sampler", "bus", "decision", "actuator")
-TARGET = Target("upload", Rate(5_000), Rate(80_000), Rate(10_000))
+TARGET = Target(deployment="upload", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 DOMAIN = Domain("line", (Critical("robot"),), (TARGET,), "static", dead_man=Duration(int(DEAD_MAN_S * S)))
 FROM_S = 20.0
 """When the clock leaps, or the service stops."""

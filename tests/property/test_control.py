@@ -51,7 +51,9 @@ def domains(draw: st.DrawFn) -> Domain:
     for number in range(draw(st.integers(1, 3))):
         least, safe, most = sorted(draw(st.lists(st.integers(1, 100_000), min_size=3, max_size=3)))
         weight = draw(st.integers(1, 10))
-        targets.append(Target(f"t{number}", Rate(least), Rate(most), Rate(safe), weight=weight))
+        targets.append(
+            Target(deployment=f"t{number}", min=Rate(least), max=Rate(most), fail_safe=Rate(safe), weight=weight)
+        )
     rise = draw(st.floats(0.01, 1))
     shield = Shield(rise_per_second=rise, cut=draw(st.floats(0.05, 0.95)), deadband=draw(st.floats(0, min(rise, 0.2))))
     capacity = draw(st.one_of(st.none(), st.integers(sum(t.fail_safe for t in targets), 400_000).map(Rate)))

@@ -22,6 +22,7 @@ from services.bus.bus import Conflict, Received
 from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.common.backoff import BackOff
+from services.control import Controller
 from services.decision.domain_worker import DomainPosition, DomainWorker
 from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
@@ -29,7 +30,20 @@ from tests.support.decision_services import replay_samples
 S = 10**9
 NOW = 1_790_000_000 * S
 REPLICAS = 3
-DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate(9000), Rate(2000)),))
+DOMAIN = Domain(
+    "line", (Critical("robot"),), (Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000)),)
+)
+
+
+def define(revision: int) -> tuple[Domain, int]:
+    """A definition of the domain: bounds move and targets come and go."""
+    low = 1000 * (1 + revision % 3)
+    targets = [
+        Target(deployment="upload", min=Rate(low), max=Rate(9000 - 1500 * (revision % 4)), fail_safe=Rate(low + 500))
+    ]
+    if revision % 5 == 2:
+        targets.append(Target(deployment="backup", min=Rate(500), max=Rate(4000), fail_safe=Rate(1000)))
+    return replace(DOMAIN, targets=tuple(targets)), revision
 
 
 class Pause(Awaitable[None]):
@@ -51,6 +65,8 @@ class World:
     acknowledged: set[int] = field(default_factory=set)
     delivered: int = 0
     deliveries: int = 0
+    defined: int = 0
+    """Revision of the newest definition on the bus."""
     times: Counter[int] = field(default_factory=Counter)
     """How often each sample was delivered."""
 
@@ -62,9 +78,15 @@ class World:
             found = DomainPosition(None, floor, 0)
         else:
             body, position = self.decisions[-1]
-            found = DomainPosition(decode(Decision, body).state, position, len(self.decisions))
+            last = decode(Decision, body)
+            found = DomainPosition(last.state, position, len(self.decisions), last.definition)
         await Pause()
         return found
+
+    async def find_definition(self) -> tuple[Domain, int] | None:
+        """The decision log: read the newest definition from the bus."""
+        await Pause()
+        return define(self.defined) if self.defined else None
 
     async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
         """The follower's port: compare and set."""
@@ -104,6 +126,10 @@ class Replica:
         self._pull = PullState(1000)
         self._waiting: list[Received[Sample]] = []
         self._taking: Coroutine[Any, Any, None] | None = None
+
+    def hear(self, revision: int) -> None:
+        """Hear of a definition; it may be in the middle of a step."""
+        self._worker.define(*define(revision))
 
     def deliver(self, seq: int) -> None:
         """Deliver a sample, for the first time or again."""
@@ -154,6 +180,11 @@ def streams(draw: st.DrawFn) -> list[Received[Sample]]:
     return made
 
 
+ACTION = st.tuples(
+    st.sampled_from(["step"] * 8 + ["new"] * 4 + ["again"] * 2 + ["crash", "define", "define", "hear", "hear"]),
+    st.integers(0, REPLICAS - 1),
+    st.integers(0, 100),
+)
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["step"] * 8 + ["new"] * 4 + ["again"] * 2 + ["crash"]),
@@ -204,6 +235,49 @@ def test_replicas_that_fail_decide_as_one_that_does_not(
     answered = [seq for _, seq in world.decisions]
     assert answered == sorted(set(answered))
     assert set(world.dead_letters) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+
+
+@settings(max_examples=200, deadline=None)
+@given(streams(), st.lists(ACTION, max_size=120))
+def test_replicas_hear_of_definitions_at_any_time_and_agree(
+    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
+) -> None:
+    """Every decision follows, bit for bit, from its sample, the state before and the definition that it names.
+
+    No decision goes back to an older definition than the one before it.
+    """
+    world = World(samples)
+    replicas = [Replica(world) for _ in range(REPLICAS)]
+    for action, which, pick in actions:
+        replica = replicas[which]
+        if action == "step":
+            replica.step()
+        elif action == "define":
+            world.defined += 1
+        elif action == "hear" and world.defined:
+            replica.hear(world.defined)
+        elif action == "new" and world.delivered < len(samples):
+            world.delivered += 1
+            replica.deliver(world.delivered)
+        elif action == "again" and (missing := list_unacknowledged(world)):
+            replica.deliver(missing[pick % len(missing)])
+        elif action == "crash":
+            replica.stop()
+            replica.crash()
+    finish(world, replicas)
+    state, last, answered = None, 0, []
+    for body, seq in world.decisions:
+        revision = decode(Decision, body).definition
+        assert last <= revision <= world.defined
+        domain = define(revision)[0] if revision else DOMAIN
+        one = samples[seq - 1]
+        wanted = Controller(domain, revision=revision).answer(state, one.message, one.published)
+        assert encode(wanted) == body
+        state, last = wanted.state, revision
+        answered.append(seq)
+    unchanged = replay_samples(DOMAIN, samples, [])
+    assert len(answered) == len(unchanged)
+    assert answered == sorted(set(answered))
 
 
 def test_repetitions_out_of_order_leave_nothing_out() -> None:

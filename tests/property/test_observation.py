@@ -21,8 +21,8 @@ _DOMAIN = Domain(
     "cell",
     tuple(Critical(key.partition("/")[2]) for key in _WORKLOADS),
     (
-        Target("x", Rate(1_000), Rate(9_000), Rate(2_000)),
-        Target("y", Rate(1_000), Rate(9_000), Rate(2_000), scope="per-pod"),
+        Target(deployment="x", min=Rate(1_000), max=Rate(9_000), fail_safe=Rate(2_000)),
+        Target(deployment="y", min=Rate(1_000), max=Rate(9_000), fail_safe=Rate(2_000), scope="per-pod"),
     ),
     "proportional",
     min_observations=10,
@@ -117,7 +117,8 @@ def test_every_figure_equals_its_definition(sample: Sample) -> None:
     assert seen.recent_by_target == tuple(rate if rate is not None and rate >= 0 else None for rate in lasts)
     assert seen.pods == tuple(None if one is None else one.pods for one in effort)
     if blind:
-        assert (seen.jitter, seen.p95, seen.recent_p50, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
+        assert (seen.jitter, seen.p95, seen.medians, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
+        assert seen.queued
         return
     usable = [one for one in critical if one is not None]
     jitter = max((one.jitter or 0) * 500 for one in usable)
@@ -125,4 +126,7 @@ def test_every_figure_equals_its_definition(sample: Sample) -> None:
     assert (seen.jitter, seen.p95, seen.stress) == (jitter, p95, max(jitter, p95))
     assert seen.violated is (max(jitter, p95) > 1 or lost > 0)
     medians = [one.recent_p50 for one in usable if one.recent_p50 is not None]
-    assert seen.recent_p50 == (max(median * 500 for median in medians) if len(medians) == len(usable) else None)
+    each = tuple(median * 500 for median in medians) if len(medians) == len(usable) else None
+    assert seen.medians == each
+    assert seen.shared_p95 == min((one.p95 or 0) * 500 for one in usable)
+    assert seen.queued is (each is None or min(each) > 0.5 or lost > 0)

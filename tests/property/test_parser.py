@@ -113,7 +113,7 @@ def test_a_page_with_faults_is_read_as_the_client_reads_it_or_refused(chance: Ra
     except MalformedPage:
         return
     stored = read_by_the_client(text)
-    assert stored is not None
+    assert stored is not None, text
     if not page.faults:
         assert flatten(page) == stored
 

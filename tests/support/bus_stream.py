@@ -36,8 +36,20 @@ def config(domains: int = 1, policy: str = "proportional") -> Config:
                 f"cell-{i}",
                 (Critical("robot-control", f"cell-{i}"),),
                 (
-                    Target("telemetry-upload", Rate(5_000), Rate(90_000), Rate(20_000), f"cell-{i}"),
-                    Target("erp-dashboard", Rate(1_000), Rate(20_000), Rate(5_000), f"cell-{i}"),
+                    Target(
+                        deployment="telemetry-upload",
+                        min=Rate(5_000),
+                        max=Rate(90_000),
+                        fail_safe=Rate(20_000),
+                        namespace=f"cell-{i}",
+                    ),
+                    Target(
+                        deployment="erp-dashboard",
+                        min=Rate(1_000),
+                        max=Rate(20_000),
+                        fail_safe=Rate(5_000),
+                        namespace=f"cell-{i}",
+                    ),
                 ),
                 policy,
             )

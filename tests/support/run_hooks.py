@@ -5,6 +5,7 @@ install.  If the machine claims to have every part (SLUICE_ALL_PARTS=1, as in CI
 missing part would go unnoticed.
 """
 
+import fcntl
 import gc
 import os
 import sys
@@ -30,6 +31,8 @@ _SHARED = pytest.StashKey[Path]()
 _BEFORE = pytest.StashKey[frozenset[int]]()
 """Processes that existed when the test itself began, after its fixtures."""
 _FAILED = pytest.StashKey[bool]()
+_COLD = pytest.StashKey[bool]()
+"""Whether no test has been compiled yet."""
 SETTINGS = {
     "PIP_CONFIG_FILE": ".config/pip/pip.conf",
     "NPM_CONFIG_USERCONFIG": ".npmrc",
@@ -56,8 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_worker(config):
         worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
         shared = Path(worker["folder"])
+        config.stash[_COLD] = worker["cold"]
         home = shared / worker["workerid"]
     else:
+        _let_python_cache()
+        config.stash[_COLD] = not any(Path(__file__).parents[1].glob("unit/*/__pycache__/test_*-pytest-*.pyc"))
         config.stash[_RUN] = run = guard.Run()
         shared, home = run.folder, run.folder / "main"
         if config.option.basetemp is None:
@@ -66,6 +72,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SHARED], config.stash[_HOME] = shared, home
     guard.enter(home)
     _leave_home(home / "home")
+
+
+def _let_python_cache() -> None:
+    """Let this process and its children keep what they compile: they load the same modules hundreds of times."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def _leave_home(folder: Path) -> None:
@@ -82,8 +94,9 @@ def _leave_home(folder: Path) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Pass the run's folder to a worker."""
+    """Pass the run's folder to a worker, and whether it has to compile the tests."""
     node.workerinput["folder"] = str(node.config.stash[_SHARED])
+    node.workerinput["cold"] = node.config.stash[_COLD]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -105,6 +118,21 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep groups of tests together."""
     return scheduler.Scheduling(config, log, config.stash[_SHARED])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Let one worker compile the tests and what they import, where nothing is compiled yet; the others wait for it."""
+    if not is_worker(session.config) or not session.config.stash[_COLD]:
+        return (yield)
+    done = session.config.stash[_SHARED] / "compiled"
+    with (session.config.stash[_SHARED] / "compile.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            collected = yield
+            done.touch()
+            return collected
+    return (yield)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -41,3 +41,18 @@ def test_the_exporter_does_not_load_the_client_of_a_bus_that_it_does_not_use() -
     """It would cost its pod 5 MiB."""
     program = "import sys, services.exporter.main\nassert 'nats' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("service", ["sampler", "decision", "actuator", "exporter"])
+def test_a_service_does_not_load_what_draws_on_terminals(service: str) -> None:
+    """It would cost each pod 5 MiB and a quarter of its start-up."""
+    program = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from services.cli import main\n"
+        f"assert CliRunner().invoke(main, ['{service}', '--help']).exit_code == 0\n"
+        "assert 'structlog' in sys.modules\n"
+        "assert 'rich' not in sys.modules\n"
+        "import rich\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,9 +14,9 @@ from services.control.policy import Bounds, NoMemory, Proposal
 from services.plant.simulated.closed_loop import START
 
 _QUEUED = 0.25
-"""Median latency of the last period, as a ratio to the SLO, that shows a queue."""
+"""Least median latency of the last period, as a ratio to the SLO, that shows a queue."""
 _QUEUED_P95 = 0.9
-"""The same of the window's P95, where the last period's median is not measured."""
+"""The same of the window's P95, where the last period's medians are not measured."""
 
 
 class Setting(Struct, frozen=True):
@@ -67,7 +67,7 @@ class Prober:
         """What the estimate leaves; the estimate is this object's own, since it is never replayed."""
         setting, period = self._setting, seen.period / 1e9
         sample = min(round((seen.end - START) / 1e9 / self._known.period), self._load.size - 1)
-        queued = seen.p95 > _QUEUED_P95 if seen.recent_p50 is None else seen.recent_p50 > _QUEUED
+        queued = min(seen.medians) > _QUEUED if seen.medians else seen.shared_p95 > _QUEUED_P95
         if queued:
             self._estimate = float(self._known.capacity[sample]) * (1 - setting.back)
             self._calm, self._speed = 0.0, 1.0

@@ -53,7 +53,7 @@ def step_through(domain: Domain, samples: Iterable[Sample]) -> None:
 
 def measure_rate(policy: str, count: int) -> float:
     """Measure steps a second of this process's own time."""
-    target = Target("upload", Rate(5_000), Rate(90_000), Rate(20_000))
+    target = Target(deployment="upload", min=Rate(5_000), max=Rate(90_000), fail_safe=Rate(20_000))
     domain = Domain("line", (Critical("robot"),), (target,), policy, capacity=Rate(100_000))
     samples = build_samples(domain, count)
     began = time.process_time()

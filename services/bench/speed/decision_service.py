@@ -126,7 +126,7 @@ async def _stage(domains: int) -> AsyncIterator[Stage]:
     async with Processes() as processes:
         settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
         targets = [
-            Target(f"upload-{number}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
+            Target(deployment=f"upload-{number}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
             for number in range(domains)
         ]
         critical = (Critical("robot-control"),)

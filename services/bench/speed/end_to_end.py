@@ -130,7 +130,7 @@ async def _next(
 
 
 def _domain(pods: int) -> Domain:
-    target = Target(f"product-{pods}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
+    target = Target(deployment=f"product-{pods}", min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
     return Domain(
         name=f"line-{pods}",
         critical=(Critical("robot"),),
@@ -155,7 +155,7 @@ def _configuration(nats: str, api: Api, page: str) -> Config:
     sensed = Domain(
         _SAMPLED,
         (Critical("robot", "bench"),),
-        (Target("nobody", Rate(1000), Rate(2000), Rate(1000)),),
+        (Target(deployment="nobody", min=Rate(1000), max=Rate(2000), fail_safe=Rate(1000)),),
         dead_man=Duration(60 * _S),
         min_observations=10,
     )

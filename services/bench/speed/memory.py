@@ -135,7 +135,7 @@ async def measure_actuator(messages: int) -> dict[str, float]:
 
 
 def _target(name: str) -> Target:
-    return Target(name, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
+    return Target(deployment=name, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
 
 
 def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:

@@ -47,6 +47,10 @@ class Meter:
         """When its address was first seen, and last, by a clock that never jumps."""
         self._reader = reader
 
+    def define(self, url: str, reader: PageReader) -> None:
+        """Read another part of the same pages."""
+        self.url, self._reader = url, reader
+
     async def scrape(self, session: aiohttp.ClientSession, end: int, max_bytes: int) -> None:
         """Add the page for the window that ends at ``end``; ``failure`` says whether that worked."""
         try:
@@ -82,6 +86,12 @@ async def _fetch(session: aiohttp.ClientSession, url: str, max_bytes: int) -> tu
         return chunks, at
 
 
+def _select_namespaces(workloads: Workloads) -> str:
+    """The query that asks a meter for the pods of the workloads' namespaces."""
+    names = sorted({key.partition("/")[0] for key in workloads.senders})
+    return urlencode([("namespace", name) for name in names])
+
+
 class MeterFleet:
     """The meters of all nodes."""
 
@@ -101,8 +111,17 @@ class MeterFleet:
         self._task: asyncio.Task[None] | None = None
         self._resolved = asyncio.Event()
         self._problem: str | None = None
-        names = sorted({key.partition("/")[0] for key in workloads.senders})
-        self._query = urlencode([("namespace", name) for name in names])
+        self._query = _select_namespaces(workloads)
+
+    def define(self, workloads: Workloads) -> None:
+        """Keep the series of these workloads from the next pages on."""
+        self._workloads, before, self._query = workloads, self._query, _select_namespaces(workloads)
+        meters = {}
+        for page, meter in self._meters.items():
+            url = page.removesuffix(before) + self._query
+            meter.define(url, PageReader(workloads, self._signal.scrape.max_lines))
+            meters[url] = meter
+        self._meters = meters
 
     async def scrape(self, end: int) -> None:
         """Read every meter's page for the window that ends at ``end``."""

@@ -44,11 +44,17 @@ class Scraper:
         self.page = ScrapedPage({}, {}, {})
         """The newest page."""
         self._max_bytes = signal.scrape.max_bytes
-        self._reader = PageReader(workloads, signal.scrape.max_lines // len(signal.scrape.urls))
+        self._max_lines = signal.scrape.max_lines // len(signal.scrape.urls)
+        self._reader = PageReader(workloads, self._max_lines)
         timeout = signal.timeout.seconds
         accept = _ACCEPT if workloads.names.are_plain else _ACCEPT_ANY_NAME
         self._http = HttpClient(url, signal.http, timeout, {"Accept": accept})
         self._worker = HttpWorker(f"scrape {self.url}", timeout)
+
+    def define(self, workloads: Workloads, added: Iterable[str]) -> None:
+        """Read these workloads from the next page on; ``added`` were not read before."""
+        self._reader = PageReader(workloads, self._max_lines)
+        self.window.expect(added)
 
     async def scrape(self, end: int) -> str | None:
         """Add the page for the window that ends at ``end``.
@@ -107,6 +113,15 @@ class ScrapeSource(Source):
         self._workloads = workloads
         self._scrapers = [Scraper(url, signal, workloads) for url in signal.scrape.urls]
         self._fleet = _build_fleet(signal, workloads) if signal.scrape.meters else None
+
+    def define(self, workloads: Workloads) -> None:
+        """Read these workloads from the next page on."""
+        added = set(workloads.senders) - set(self._workloads.senders)
+        self._workloads = workloads
+        for scraper in self._scrapers:
+            scraper.define(workloads, added)
+        if self._fleet is not None:
+            self._fleet.define(workloads)
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:

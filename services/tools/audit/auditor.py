@@ -14,6 +14,7 @@ from typing import Self
 
 from msgspec import Struct, field
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import DeadLetter, Decision, InvalidMessage, Sample
 from services.bus.subjects import KINDS
@@ -90,6 +91,9 @@ class Auditor:
         if isinstance(message, DeadLetter):
             self._add_note(f"{message.service} put aside {message.subject} {message.seq}: {message.reason}")
             return
+        if isinstance(message, Definition):
+            self._define(message)
+            return
         if self._configured and message.domain not in self._configured:
             self._strangers.add(message.domain)
         if isinstance(message, Sample):
@@ -105,6 +109,14 @@ class Auditor:
             self._found.actions += 1
             target = self._get_target(message.domain, message.target)
             target.check_action(message, recorded, self._first.get(message.domain))
+
+    def _define(self, definition: Definition) -> None:
+        """Check what follows under another definition; one of a domain that is in no file stands for it."""
+        domain = definition.configuration
+        self._get_domain(definition.domain).define(definition)
+        self._configured[definition.domain] = domain
+        for target in domain.targets:
+            self._get_target(definition.domain, target.key).define(target)
 
     def _add_note(self, note: str) -> None:
         if len(self._found.notes) < _MOST_NOTES:

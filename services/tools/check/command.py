@@ -14,6 +14,7 @@ from rich.text import Text
 from schemas.config import Config
 from schemas.domain import Domain
 from schemas.units import encode_unit
+from services.resources.file import has_resources, load_resources, write_resources
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
@@ -50,19 +51,24 @@ class CheckReport(Struct, frozen=True):
 @click.option("--cluster", is_flag=True, help="Look at the cluster, too: whether limits would hold there.")
 @click.option("--strict", is_flag=True, help="Warnings, and servers that cannot be reached, count as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: bool) -> None:
-    """Check a configuration before it is used.
+@click.option("--print-resources", is_flag=True, help="Print the file's domains as BandwidthDomain resources, and end.")
+def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: bool, print_resources: bool) -> None:
+    """Check a configuration before it is used, or resources of the kind BandwidthDomain.
 
     Exit code 1: it is invalid, or something in it would not work.
     """
     try:
-        config = load(path)
+        config, of_resources = _load_either(path)
         check_source(config)
     except ConfigError as error:
         raise CommandError(error, ExitCode.FINDING) from None
     except ValueError as error:
         raise CommandError(f"{path}: {error}", ExitCode.FINDING) from None
+    if print_resources:
+        click.echo(write_resources(config.domains), nl=False)
+        return
     logging_setup.configure("check", "error")
+    offline = offline or of_resources  # whose file says nothing of bus and measurements
     results = []
     if cluster:
         # Its client is slow to load.
@@ -75,31 +81,41 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
     elif not offline:
         results = asyncio.run(check_connectivity(config))
     measured = any(one.what == config.signal.source and is_measured(one) for one in results)
-    found = [*advise(config, measured=measured), *(finding for one in results for finding in one.findings)]
+    advice = [] if of_resources else advise(config, measured=measured)
+    found = [*advice, *(finding for one in results for finding in one.findings)]
     found.sort(key=lambda finding: finding.level != "error")
     report = CheckReport(config, source_class(config.signal.source).lag(config.signal), tuple(results), tuple(found))
     if as_json:
         print_json(msgspec.json.encode(report, enc_hook=encode_unit))
     else:
-        _show_report(TerminalConsole(), path, report)
+        _show_report(TerminalConsole(), path, report, of_resources=of_resources)
     sys.exit(ExitCode.OK if report.works(strict=strict) else ExitCode.FINDING)
 
 
-def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> None:
+def _load_either(path: Path) -> tuple[Config, bool]:
+    """The configuration of a file, and whether it holds resources instead: then all but its domains is default.
+
+    Raises:
+        ConfigError: it cannot be read, or has mistakes.
+        ValueError: two resources share a target.
+    """
+    try:
+        is_of_resources = has_resources(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        is_of_resources = False  # which is reported as for a configuration
+    if is_of_resources:
+        return Config(domains=load_resources(path)), True
+    return load(path), False
+
+
+def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, of_resources: bool) -> None:
     domains = report.config.domains
     for domain in domains[:_SHOWN]:
         _show_domain(console, domain)
     if len(domains) > _SHOWN:
         console.print(f"and {len(domains) - _SHOWN} domains more; --json prints all", soft_wrap=True)
-    signal, lag = report.config.signal, report.lag
-    console.print(
-        Text.assemble(
-            ("Signal", "bold"),
-            f": a window of {signal.window} every {signal.period} by {signal.source}; "
-            f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s",
-        ),
-        soft_wrap=True,
-    )
+    if not of_resources:
+        _show_signal(console, report)
     for one in report.results:
         state = "" if one.reached else "not reached from here: "
         line = f" {escape_line(one.where)}: {state}{escape_line(one.state)}"
@@ -117,6 +133,18 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport) -> N
         servers = f", but {unreached} of {len(report.results)} servers were not reached from here"
         summary = f"nothing found{servers if unreached else ''}"
     console.print(f"{path}: {summary}", style="green" if works else None, soft_wrap=True)
+
+
+def _show_signal(console: TerminalConsole, report: CheckReport) -> None:
+    signal, lag = report.config.signal, report.lag
+    console.print(
+        Text.assemble(
+            ("Signal", "bold"),
+            f": a window of {signal.window} every {signal.period} by {signal.source}; "
+            f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s",
+        ),
+        soft_wrap=True,
+    )
 
 
 def _show_domain(console: TerminalConsole, domain: Domain) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from schemas.decode_errors import describe_decode_error
+from schemas.definition import Definition
 from schemas.domain import Critical, Domain
 from schemas.messages import (
     KINDS,
@@ -65,7 +66,20 @@ def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
             after = f", {(message.applied - message.sampled) / 1e6:.0f} ms after the window"
         change = f"{short_name(message.target)} {format_rate(message.limit)} {describe_outcome(message)}"
         return f"{change}{cause}{after}: {message.reason}"
+    if isinstance(message, Definition):
+        return describe_definition(message)
     return f"{message.service} put aside {message.subject} {message.seq or ''}: {message.reason}"
+
+
+def describe_definition(definition: Definition) -> str:
+    """Describe a domain's definition: who is protected, and whose limit may move within which bounds."""
+    revision = f"revision {definition.revision} by {definition.source}"
+    if definition.removed:
+        return f"{revision}: removed; its targets are restored"
+    domain = definition.configuration
+    critical = ", ".join(f"{short_name(one.key)} P95 {one.p95}" for one in domain.critical)
+    targets = ", ".join(f"{short_name(one.key)} {one.min} to {one.max}" for one in domain.targets)
+    return f"{revision}: {critical}; {targets}; {domain.policy}"
 
 
 def describe_measure(measure: CriticalMeasure, slo: Critical | None) -> str:
@@ -135,4 +149,6 @@ def list_workloads(message: Message) -> Sequence[str]:
         return [one.target for one in message.targets]
     if isinstance(message, Action):
         return [message.target]
+    if isinstance(message, Definition):
+        return [one.key for of in (message.configuration.critical, message.configuration.targets) for one in of]
     return []

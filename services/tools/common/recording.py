@@ -68,7 +68,7 @@ class RecordedMessage(Struct, frozen=True, omit_defaults=True, gc=False):
     """One message as it was on the bus."""
 
     kind: Annotated[str, Meta(pattern=f"^({'|'.join(KINDS)})$")]
-    """``sample``, ``decision``, ``action`` or ``dead``."""
+    """``sample``, ``definition``, ``decision``, ``action`` or ``dead``."""
     subject: str
     seq: Integer
     """Its sequence in the kind's stream; 0 where it never was in one."""

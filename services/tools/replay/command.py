@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import structs
 
 from schemas.config import BusConfig
 from schemas.domain import Domain
@@ -32,7 +31,7 @@ from services.tools.common.output import CommandError, TerminalConsole, print_js
 from services.tools.common.progress import show_progress
 from services.tools.common.recording import InvalidRecording, RecordingReader
 from services.tools.replay import on_bus
-from services.tools.replay.comparison import CAVEAT, PolicyStatistics
+from services.tools.replay.comparison import CAVEAT, PolicyStatistics, under_policy
 from services.tools.replay.decision_process import run_decision_service
 from services.tools.replay.offline import compare_policies, verify
 from services.tools.replay.tables import show_comparison, show_verification
@@ -114,11 +113,7 @@ def build_variants(
     """
     variants = {}
     for name in policies:
-        # Parameters belong to the policy that they were written for.
-        variants[name] = tuple(
-            domain if domain.policy == name else structs.replace(domain, policy=name, parameters={}, shadow=())
-            for domain in reader.header.domains
-        )
+        variants[name] = tuple(under_policy(domain, name) for domain in reader.header.domains)
     for path in configs:
         domains = load(path, {}).domains
         ours, theirs = ({domain.name for domain in some} for some in (domains, reader.header.domains))
@@ -179,7 +174,7 @@ def _compare_policies(
 ) -> bool:
     began = time.perf_counter()
     with show_progress(f"reading {reader.path.name}", reader.size) as update:
-        found = compare_policies(reader, variants, update)
+        found = compare_policies(reader, variants, update, [name for name in variants if name in POLICIES])
     took = time.perf_counter() - began
     if as_json:
         answer: dict[str, Any] = {"seconds": took, "variants": found, "problems": reader.problems, "note": CAVEAT}

@@ -91,6 +91,11 @@ class DecisionView(Struct, frozen=True):
     fault: str | None = None
 
 
+def under_policy(domain: Domain, policy: str) -> Domain:
+    """The same domain under another policy; parameters belong to the policy that they were written for."""
+    return domain if domain.policy == policy else structs.replace(domain, policy=policy, parameters={}, shadow=())
+
+
 class PolicyRun:
     """One domain under one configuration, from sample to sample."""
 
@@ -101,12 +106,16 @@ class PolicyRun:
         self._totals: dict[int, int] = {}
         self.statistics = PolicyStatistics()
 
+    def define(self, domain: Domain) -> None:
+        """Step under another definition from now on."""
+        self._controller = Controller(domain)
+
     def restore(self, state: State) -> None:
         """Go on from a recorded state; what was in force under the recorded policy is not in force under this one."""
         self._state = structs.replace(state, in_force={})
 
-    def step(self, sample: Sample, published: int) -> None:
-        """Step once; a sample that the decision service would refuse is ignored.
+    def step(self, sample: Sample, published: int) -> Decision | None:
+        """Step once, and return the decision; a sample that the decision service would refuse is ignored.
 
         Args:
             sample: the next of the stream.
@@ -115,11 +124,12 @@ class PolicyRun:
         try:
             decision = self._controller.answer(self._state, sample, published)
         except RejectedSample:
-            return
+            return None
         self._state = decision.state
         self._totals[sample.end] = self.statistics.add(decision)
         if len(self._totals) > _MOST_WAITING:
             del self._totals[next(iter(self._totals))]
+        return decision
 
     def compare_limits(self, end: int, total: int) -> None:
         """Compare the limits after the sample that ends at ``end`` with the recorded sum, kbit/s."""

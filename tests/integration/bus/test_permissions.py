@@ -13,21 +13,25 @@ from nats.aio.client import Client
 from nats.errors import Error
 
 from schemas.config import BusConfig
+from schemas.definition import Definition, DefinitionSource
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.bus import Bus
+from services.bus.subjects import KINDS
 from services.control import Controller
 from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S, until
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "nats.conf"
 USERS = ("sampler", "decision", "actuator", "reader")
-STREAMS = ("sample", "decision", "action", "dead")
+STREAMS = KINDS
 S = 10**9
 SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
 TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
-DECISION = Controller(Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))).step(None, SAMPLE)
+DOMAIN = Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))
+DECISION = Controller(DOMAIN).step(None, SAMPLE)
+DEFINITION = Definition("line", 1, DefinitionSource(name="line"), DOMAIN)
 
 
 @pytest.fixture
@@ -82,11 +86,31 @@ async def test_each_service_can_do_its_part(guarded_nats: NatsServer, monkeypatc
                 assert (await anext(decisions)).message.sample == SAMPLE.id
 
 
-@pytest.mark.parametrize("intruder", ["sampler", "reader"])
-async def test_a_forged_decision_is_refused(
-    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, intruder: str
+@pytest.mark.parametrize("follower", ["sampler", "decision", "actuator", "reader"])
+async def test_everybody_follows_definitions(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, follower: str
 ) -> None:
-    """A well-formed decision from a compromised sampler, or from a reader, never reaches the stream."""
+    """The actuator publishes them."""
+    async with join(guarded_nats, "actuator", monkeypatch) as actuator:
+        await actuator.ensure_streams()
+        subject = actuator.subjects.definition("line")
+        await actuator.publish(subject, DEFINITION, msg_id=DEFINITION.id, expect_last=0)
+        async with join(guarded_nats, follower, monkeypatch) as bus:
+            found = await bus.get_last(Definition, subject)
+            assert found is not None
+            assert found.message == DEFINITION
+            async with aclosing(bus.consume(Definition, None, follower, start="latest")) as definitions:
+                assert (await anext(definitions)).message == DEFINITION
+
+
+FORGED = {"decision": ("sampler", "reader"), "definition": ("sampler", "decision", "reader")}
+
+
+@pytest.mark.parametrize(("kind", "intruder"), [(kind, one) for kind, users in FORGED.items() for one in users])
+async def test_a_forged_message_is_refused(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, kind: str, intruder: str
+) -> None:
+    """A well-formed decision or definition from a compromised service, or from a reader, never reaches the stream."""
     async with join(guarded_nats, "actuator", monkeypatch) as actuator:
         await actuator.ensure_streams()
         violations: list[str] = []
@@ -96,12 +120,10 @@ async def test_a_forged_decision_is_refused(
 
         forger = Client()
         await forger.connect(guarded_nats.url, user=intruder, password=f"p-{intruder}", error_cb=on_error)
-        await forger.publish("sluice.decision.v1.line", encode(DECISION))
+        await forger.publish(f"sluice.{kind}.v1.line", encode(DECISION if kind == "decision" else DEFINITION))
         await forger.drain()
         assert any("permissions violation for publish" in text.lower() for text in violations), violations
-        info = await actuator.stream_info(Decision)
-        assert info is not None
-        assert info.last == 0
+        assert not any((await count_stored(actuator)).values())
 
 
 @asynccontextmanager

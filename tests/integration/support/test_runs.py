@@ -258,3 +258,18 @@ def test_with_every_part_claimed_a_skip_is_a_failure(tmp_path: Path, programs: s
     assert "2 passed" in done.stdout, done.stdout + done.stderr
     assert "1 error" in done.stdout
     assert "skipped although every part should be here" in done.stdout
+
+
+CACHES = """
+import os, subprocess, sys
+
+def test_caches():
+    assert not sys.dont_write_bytecode
+    assert subprocess.check_output([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]) == b"False\\n"
+"""
+
+
+def test_processes_of_a_run_keep_what_they_compile(tmp_path: Path) -> None:
+    """Even if Python is told not to: hundreds of processes would each compile all that they import."""
+    done = _run(tmp_path, CACHES, "-n", "1", PYTHONDONTWRITEBYTECODE="1")
+    assert "1 passed" in done.stdout, done.stdout + done.stderr

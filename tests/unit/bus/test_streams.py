@@ -12,10 +12,15 @@ from services.bus.subjects import Subjects
 def test_every_kind_has_its_stream_with_the_configured_retention() -> None:
     """Limits retention by age and size, on disk, with the configured copies."""
     wanted = streams.build_configs(BusConfig(replicas=3, keep_bytes=2**30), Subjects("plant"))
-    assert [one["name"] for one in wanted] == ["PLANT_SAMPLE", "PLANT_DECISION", "PLANT_ACTION", "PLANT_DEAD"]
+    names = ["PLANT_SAMPLE", "PLANT_DEFINITION", "PLANT_DECISION", "PLANT_ACTION", "PLANT_DEAD"]
+    assert [one["name"] for one in wanted] == names
     for one in wanted:
-        assert (one["retention"], one["storage"], one["discard"]) == ("limits", "file", "old")
-        assert (one["num_replicas"], one["max_bytes"], one["max_age"]) == (3, 2**30, 24 * 3600 * 10**9)
+        assert (one["retention"], one["storage"], one["num_replicas"]) == ("limits", "file", 3)
+        # A domain's last definition neither ages nor makes way for another's.
+        is_definition = one["name"] == "PLANT_DEFINITION"
+        assert (one["discard"], one["max_age"]) == (("new", 0) if is_definition else ("old", 24 * 3600 * 10**9))
+        assert one["max_bytes"] == 2**30
+        assert one.get("max_msgs_per_subject") == (128 if is_definition else None)
 
 
 def test_a_stream_as_it_should_be_has_no_differences() -> None:

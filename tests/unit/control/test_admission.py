@@ -15,7 +15,7 @@ DEAD_MAN = 5 * S
 DOMAIN = Domain(
     "line",
     (Critical("robot"),),
-    (Target("upload", Rate(1000), Rate(9000), Rate(2000)),),
+    (Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000)),),
     dead_man=Duration(DEAD_MAN),
 )
 

@@ -17,8 +17,8 @@ DOMAIN = Domain(
     "factory",
     (Critical("robot"), Critical("scanner")),
     (
-        Target("telemetry", Rate(1000), Rate(90_000), Rate(20_000), weight=3),
-        Target("backup", Rate(1000), Rate(30_000), Rate(5_000)),
+        Target(deployment="telemetry", min=Rate(1000), max=Rate(90_000), fail_safe=Rate(20_000), weight=3),
+        Target(deployment="backup", min=Rate(1000), max=Rate(30_000), fail_safe=Rate(5_000)),
     ),
     "proportional",
 )
@@ -251,8 +251,8 @@ def test_shield_settings_are_checked() -> None:
 def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
     """A target that may rise only slowly to its share pulls no other below its share of the budget."""
     targets = (
-        Target("telemetry", Rate(1000), Rate(100_000), Rate(40_000)),
-        Target("dashboard", Rate(60), Rate(6_000), Rate(2_400)),
+        Target(deployment="telemetry", min=Rate(1000), max=Rate(100_000), fail_safe=Rate(40_000)),
+        Target(deployment="dashboard", min=Rate(60), max=Rate(6_000), fail_safe=Rate(2_400)),
     )
     domain = replace(DOMAIN, targets=targets, shield=Shield(rise_per_second=0.05))
     controller = Controller(domain, Fixed(Proposal(42_400, "keep", CutMemory())))
@@ -268,10 +268,10 @@ def test_a_rise_that_is_kept_back_goes_to_the_other_targets() -> None:
 @pytest.mark.parametrize("late", ["telemetry", "backup"])
 def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> None:
     """Another target neither gets the bandwidth that waits, nor is cut step by step for it."""
-    idle = Target("backup", Rate(10), Rate(6_000), Rate(120))
+    idle = Target(deployment="backup", min=Rate(10), max=Rate(6_000), fail_safe=Rate(120))
     apart = replace(
         DOMAIN,
-        targets=(Target("telemetry", Rate(1000), Rate(90_000), Rate(45_000)), idle),
+        targets=(Target(deployment="telemetry", min=Rate(1000), max=Rate(90_000), fail_safe=Rate(45_000)), idle),
         shield=Shield(deadband=0.01),
     )
     fixed = Fixed(Proposal(45_120, "", CutMemory()))
@@ -297,8 +297,8 @@ def test_a_rise_that_waits_for_the_deadband_moves_no_other_target(late: str) -> 
 
 def test_a_target_that_idles_below_its_minimum_does_not_keep_the_others_down() -> None:
     """The dashboard may send 5M and sends 1M; telemetry fills its limit, and gets more."""
-    upload = Target("telemetry", Rate(5_000), Rate(90_000), Rate(20_000), weight=4)
-    idle = Target("dashboard", Rate(5_000), Rate(10_000), Rate(5_000))
+    upload = Target(deployment="telemetry", min=Rate(5_000), max=Rate(90_000), fail_safe=Rate(20_000), weight=4)
+    idle = Target(deployment="dashboard", min=Rate(5_000), max=Rate(10_000), fail_safe=Rate(5_000))
     controller = Controller(replace(DOMAIN, policy="learned", targets=(upload, idle), capacity=Rate(100_000)))
     state, limit = None, 20_000
     for index in range(10, 90):

@@ -8,7 +8,9 @@ from schemas.units import Rate
 from services.control import Controller
 
 S = 10**9
-ONE, OTHER = (Target(name, Rate(1_000), Rate(50_000), Rate(20_000)) for name in ("one", "other"))
+ONE, OTHER = (
+    Target(deployment=name, min=Rate(1_000), max=Rate(50_000), fail_safe=Rate(20_000)) for name in ("one", "other")
+)
 DOMAIN = Domain("line", (Critical("robot"),), (ONE, OTHER), policy="proportional", capacity=Rate(60_000))
 
 

@@ -12,7 +12,9 @@ from services.control.policies.proportional import Proportional
 from services.control.policy import Bounds, Proposal
 from services.decision.domain_worker import TimedPolicy
 
-DOMAIN = Domain("line", (Critical("robot"),), (Target("upload", Rate(1000), Rate(9000), Rate(2000)),))
+DOMAIN = Domain(
+    "line", (Critical("robot"),), (Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000)),)
+)
 SEEN = Observer(DOMAIN).observe(
     Sample("line", 0, 10**9, 10**9, "test", (CriticalMeasure("default/robot", 0.001, 0.001, 500),))
 )

@@ -10,7 +10,9 @@ from schemas.units import Rate
 from services.decision.reports import Enforcement, ReportHead
 
 KEY = "default/app"
-DOMAIN = Domain("line", (Critical("robot"),), (Target("app", Rate(5_000), Rate(80_000), Rate(10_000)),))
+DOMAIN = Domain(
+    "line", (Critical("robot"),), (Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000)),)
+)
 
 
 def report(limit: int, outcome: str = "applied", **more: Any) -> ReportHead:

@@ -1,0 +1,7 @@
+"""Domains described in the cluster: their custom resources are read, checked, and told how they stand.
+
+    BandwidthDomain --> watcher.py --> manifest.py --> the set of definitions
+    samples, decisions, limits in force --> status.py --> keeper.py --> the resource's status
+
+``crd.py`` writes the CustomResourceDefinition.
+"""

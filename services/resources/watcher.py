@@ -1,0 +1,179 @@
+"""Keeps the cluster's domains up to date: lists the custom resources, then watches them.
+
+API server --> here --> the set of definitions
+
+Only what the API server says of a resource withdraws it.  A list that fails, a watch that ends and a kind that is not
+there for a moment, as while an API server starts, leave what was seen last in force.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import structlog
+
+from schemas.definition import DefinitionSource
+from schemas.domain import Domain
+from services.common.backoff import BackOff
+from services.kube.client import Deleted, Listed, Updated
+from services.kube.objects import NotFound, Rejected, Unavailable
+from services.resources.manifest import InvalidResource, read_domain
+from services.resources.objects import BandwidthDomain
+
+_STEADY_S = 5.0
+"""After a watch that lasted longer, back-off restarts."""
+_SILENT_S, _ENDED_S, _REFUSED_S = (0.2, 5.0), (1.0, 12.0), (8.0, 40.0)
+"""First and longest delay where the API server does not answer, no longer has the changes, or refuses."""
+_ABSENT_S = 60.0
+"""How often to look for a kind that is not installed, and after which time it counts as removed."""
+_NOTE = "resources"
+
+_log = structlog.get_logger()
+
+
+class Lister(Protocol):
+    """What watching needs of the API client."""
+
+    def list_and_watch(
+        self, kind: type[BandwidthDomain], namespace: str
+    ) -> AsyncGenerator[Listed[BandwidthDomain] | Updated[BandwidthDomain] | Deleted[BandwidthDomain], None]:
+        """Yield all objects, then every change."""
+
+
+class Definitions(Protocol):
+    """Where domains go: what holds, and why what was offered does not."""
+
+    def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
+        """Take a resource's domain in place of what it offered before; returns why it is refused."""
+
+    def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
+        """Take note that a resource describes no domain; what it offered before holds on."""
+
+    def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
+        """Take note that these are all resources there are."""
+
+    def withdraw(self, source: DefinitionSource) -> None:
+        """Give up what a resource offered: it is gone."""
+
+
+class ResourceWatcher:
+    """The domains' resources as they were last seen."""
+
+    def __init__(
+        self,
+        client: Lister,
+        definitions: Definitions,
+        *,
+        namespace: str = "",
+        trusted: Collection[str] = (),
+        on_change: Callable[[], None] = lambda: None,
+        set_note: Callable[[str, str | None], None] = lambda _about, _text: None,
+    ) -> None:
+        """Prepare; ``run`` does the work.
+
+        Args:
+            client: of the API.
+            definitions: gets every domain.
+            namespace: the only one to look at; empty: all.
+            trusted: the namespaces whose resources may limit workloads of other namespaces.
+            on_change: called after a resource has changed in any way but its status.
+            set_note: shows people why resources cannot be read, or that they can (None).
+        """
+        self.resources: dict[tuple[str, str, str], BandwidthDomain] = {}
+        """By the key of their source."""
+        self.is_complete = False
+        """Whether all resources were seen once, or there is no such kind."""
+        self._client = client
+        self._definitions = definitions
+        self._namespace = namespace
+        self._trusted = trusted
+        self._on_change = on_change
+        self._set_note = set_note
+        self._absent_since: float | None = None
+        self._told = ""
+
+    async def run(self) -> None:
+        """Watch for ever: list again, with growing delays, whenever the watch ends."""
+        silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
+        while True:
+            began = time.monotonic()
+            try:
+                async with aclosing(self._client.list_and_watch(BandwidthDomain, self._namespace)) as changes:
+                    async for change in changes:
+                        self._observe(change)
+                wait_s = ended.next_s()
+            except NotFound as error:
+                self._miss_kind(str(error), began)
+                wait_s = _ABSENT_S if not self.resources else refused.next_s()
+            except (Unavailable, Rejected) as error:
+                self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
+                is_silent = isinstance(error, Unavailable) and error.status is None
+                wait_s = max((silent if is_silent else refused).next_s(), min(error.retry_after_s or 0.0, _ABSENT_S))
+            if time.monotonic() - began > _STEADY_S:
+                silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
+            await asyncio.sleep(wait_s)
+
+    def _observe(self, change: Listed[Any] | Updated[Any] | Deleted[Any]) -> None:
+        self._absent_since, self._told = None, ""
+        self._set_note(_NOTE, None)
+        if isinstance(change, Listed):
+            listed = {one.source.key: one for one in change.objects}
+            for key in self.resources.keys() - listed.keys():
+                self._lose(self.resources[key])
+            for one in listed.values():
+                self._see(one)
+            self._definitions.confirm_resources([one.source for one in listed.values()])
+            self.is_complete = True
+        elif isinstance(change, Deleted):
+            self._lose(change.object)
+        else:
+            self._see(change.object)
+
+    def _see(self, resource: BandwidthDomain) -> None:
+        """Offer a resource's domain, unless only its status has changed."""
+        if resource.is_going:
+            self._lose(resource)
+            return
+        key = resource.source.key
+        known = self.resources.get(key)
+        self.resources[key] = resource
+        if known is not None and (known.source, known.pause) == (resource.source, resource.pause):
+            return
+        meta = resource.metadata
+        if known is None or known.source != resource.source:
+            try:
+                domain = read_domain(meta.namespace, meta.name, resource.spec, self._trusted)
+            except InvalidResource as error:
+                _log.warning("resource refused", namespace=meta.namespace, name=meta.name, reason=str(error))
+                self._definitions.refuse(resource.source, str(error), meta.creation_timestamp)
+            else:
+                why = self._definitions.put(domain, resource.source, meta.creation_timestamp)
+                _log.info("resource read", namespace=meta.namespace, name=meta.name, refused=why)
+        self._on_change()
+
+    def _lose(self, resource: BandwidthDomain) -> None:
+        if self.resources.pop(resource.source.key, None) is not None:
+            _log.info("resource gone", namespace=resource.metadata.namespace, name=resource.metadata.name)
+            self._definitions.withdraw(resource.source)
+            self._on_change()
+
+    def _miss_kind(self, reason: str, now: float) -> None:
+        """The API server has no such kind: it was never installed, was removed, or the server is only starting."""
+        if self._absent_since is None:
+            self._absent_since = now
+        if now - self._absent_since >= _ABSENT_S:
+            self.is_complete = True
+            for resource in tuple(self.resources.values()):
+                self._lose(resource)
+        if not self.resources:
+            self._tell(f"the kind {BandwidthDomain.kind} is not installed ({reason}): domains come from the file alone")
+
+    def _tell(self, text: str) -> None:
+        """Say once what is wrong, and show it as long as it is."""
+        kind = text.partition(":")[0]
+        if kind != self._told:
+            self._told = kind
+            _log.info("resources", text=text)
+        self._set_note(_NOTE, text if self.resources else None)

@@ -1,0 +1,150 @@
+// The page: where it is, what it shows, and the loop that draws it.
+
+import { get, listen, upload } from "./api.js";
+import { ActionsPage } from "./actions.js";
+import { clean, el, setText } from "./dom.js";
+import { DomainPage } from "./domain.js";
+import { Machine } from "./machine.js";
+import { OverviewPage } from "./overview.js";
+import { link, parse } from "./route.js";
+import { closeStory, showStory } from "./story.js";
+import { WhatIfPage } from "./whatif.js";
+
+const PAGES = { overview: OverviewPage, domain: DomainPage, actions: ActionsPage, "what-if": WhatIfPage };
+const PAST_MS = 400;
+const byId = (id) => document.getElementById(id);
+const main = byId("main"), alertBox = byId("alert"), sourceBox = byId("source"), state = byId("link");
+let sources = [], view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, failure = null;
+
+const machine = new Machine(byId("machine"), (moved) => {
+  if (moved) { showLink(); pastAsked = 0; }
+  if (view instanceof OverviewPage) loadPast();
+});
+const clockOf = { now: () => machine.now(), latest: () => machine.latest(), goTo: (time) => machine.goTo(time), get live() { return machine.live; }, say };
+
+function say(text) {
+  const words = text ?? failure ?? "";
+  alertBox.hidden = !words;
+  setText(alertBox, clean(words));
+}
+
+function showLink() {
+  const alive = performance.now() - heard < 15000;
+  const now = machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
+  state.dataset.state = now;
+  setText(state, { live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
+}
+
+async function loadSources(wanted) {
+  const found = await get("sources");
+  sources = found.sources;
+  sourceBox.replaceChildren(...sources.map((one) => el("option", { value: one.id, text: one.id === "live" ? "the bus, live" : clean(one.title) })));
+  byId("open").hidden = !found.uploads;
+  const chosen = sources.find((one) => one.id === wanted) ?? sources[0];
+  if (chosen) sourceBox.value = chosen.id;
+  sourceBox.hidden = sources.length < 2;
+  return chosen;
+}
+
+// Overviews of the past are asked for one after another, and not more often than they can be looked at.
+async function loadPast() {
+  if (machine.live || performance.now() - pastAsked < PAST_MS) return;
+  pastAsked = performance.now();
+  const page = view;
+  try { await page.load(Math.round(machine.now())); say(null); } catch (error) { say(error.message); }
+}
+
+function connect(domain) {
+  events?.close();
+  events = null;
+  if (!machine.isLiveSource) return;
+  events = listen(domain, {
+    // What came before the stream was open, or while it was lost, is asked for.
+    open: () => { heard = performance.now(); showLink(); if (machine.live) view?.refresh?.(); },
+    lost: () => { heard = 0; showLink(); },
+    resync: () => { if (machine.live) view?.refresh?.(); },
+    overview: (event) => {
+      hear(event);
+      failure = event.failure ? `The bus cannot be read: ${event.failure}` : null;
+      say(null);
+      if (!machine.live) return;
+      if (view instanceof OverviewPage) view.update(event); else view?.updateOverview?.(event);
+    },
+    history: (event) => { hear(event); view?.update?.(event); },
+  });
+}
+
+function hear(event) {
+  heard = performance.now();
+  machine.setServerTime(event.now);
+  if (event.published) published = Math.min(published || Infinity, event.published);
+}
+
+async function route() {
+  const { page, parameters } = parse(location.hash);
+  if (page === "story") {
+    if (!view) await show(parameters.d ? "domain" : "overview", { s: parameters.s, d: parameters.d });
+    await showStory(parameters);
+    return;
+  }
+  closeStory();
+  await show(page in PAGES ? page : "overview", parameters);
+}
+
+async function show(page, parameters) {
+  const key = JSON.stringify([page, parameters]);
+  if (key === shown) return;
+  shown = key;
+  view?.close();
+  view = null;
+  main.replaceChildren();
+  say(null);
+  let source;
+  try { source = await loadSources(parameters.s); } catch (error) { say(error.message); shown = ""; setTimeout(route, 2000); return; }
+  if (!source) { main.append(el("p", { class: "empty", text: "There is nothing to show: drop a recording here." })); return; }
+  if (source.id !== machine.source || parameters.at) machine.setSource(source, Number(parameters.at) || null);
+  machine.source = source.id;
+  const context = { ...parameters, s: source.id };
+  for (const one of document.querySelectorAll("nav a")) {
+    one.toggleAttribute("aria-current", one.dataset.page === page);
+    one.href = link(one.dataset.page, { s: source.id });
+  }
+  if (source.problems?.length) { failure = `This recording is not whole: ${source.problems[0]}`; say(null); } else failure = null;
+  document.title = (parameters.d ? clean(parameters.d) + " – " : "") + "Sluice";
+  view = new PAGES[page](main, context, clockOf);
+  connect(page === "domain" ? parameters.d : null);
+  showLink();
+  try { await view.load?.(machine.live ? null : Math.round(machine.now())); } catch (error) { say(error.message); }
+}
+
+async function openFile(file) {
+  say(null);
+  setText(state, "reading …");
+  try {
+    const found = await upload(file);
+    location.hash = link("overview", { s: found.id });
+  } catch (error) { say(`${file.name}: ${error.message}`); showLink(); }
+}
+
+sourceBox.addEventListener("change", () => { location.hash = link("overview", { s: sourceBox.value === "live" ? null : sourceBox.value }); });
+byId("file").addEventListener("change", (event) => { if (event.target.files[0]) openFile(event.target.files[0]); event.target.value = ""; });
+addEventListener("dragenter", (event) => { if ([...event.dataTransfer.types].includes("Files")) byId("drop").hidden = false; });
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("dragleave", (event) => { if (event.relatedTarget === null) byId("drop").hidden = true; });
+addEventListener("drop", (event) => { event.preventDefault(); byId("drop").hidden = true; if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]); });
+addEventListener("hashchange", route);
+setInterval(() => { machine.refresh(); showLink(); }, 500);
+
+let last = performance.now();
+function frame(time) {
+  machine.tick(time - last);
+  last = time;
+  view?.frame?.();
+  // Benches measure how old a message is when it has become pixels: once the next frame begins.
+  if (pending !== null) { dispatchEvent(new CustomEvent("sluice:painted", { detail: { published: pending, at: Date.now() } })); pending = null; }
+  if (published) { pending = published; published = 0; }
+  requestAnimationFrame(frame);
+}
+
+route();
+requestAnimationFrame(frame);

@@ -1,0 +1,69 @@
+// The whole story of a mark: what was measured, proposed, decided and done, with every message of it.
+
+import { get } from "./api.js";
+import { clean, el, nameOf } from "./dom.js";
+import { clock, indent } from "./format.js";
+import { link } from "./route.js";
+
+const dialog = document.getElementById("story");
+const WAIT_MS = 120, KEPT = 200;
+const told = new Map();
+let timer = 0;
+
+// A story by its id; an action is found by its domain and time.
+async function tell({ s, id, d, at }) {
+  const key = `${s ?? "live"} ${id}`;
+  if (!told.has(key)) {
+    const isAction = !/^.+:\d{16,19}(:[^:]+)?$/.test(id) || (d !== undefined && !id.startsWith(d + ":"));
+    const found = await get("story", { source: s, id, ...(isAction ? { domain: d, at } : {}) });
+    // Its actions may still be on their way.
+    if (Date.now() - found.t < 5000) return found;
+    told.set(key, found);
+    if (told.size > KEPT) told.delete(told.keys().next().value);
+  }
+  return told.get(key);
+}
+
+// Adds explain's words to the tooltip, if it still shows the same mark a moment later.
+export function explain(what, place) {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    try {
+      const found = await tell(what);
+      if (place.node.number !== place.number) return;
+      place.node.append(el("div", { class: "explain" }, ...found.lines.slice(2).map((line) => el("p", { text: clean(line) }))));
+      const box = place.node.getBoundingClientRect();
+      if (box.bottom > innerHeight - 6) place.node.style.top = `${Math.max(innerHeight - box.height - 6, 6)}px`;
+    } catch { /* The mark's own words are there already. */ }
+  }, WAIT_MS);
+}
+
+export function openStory(what) { location.hash = link("story", { s: what.s, id: what.id, d: what.d, at: what.at, back: location.hash.includes("#/story") ? undefined : location.hash }); }
+
+dialog.addEventListener("close", () => { if (location.hash.startsWith("#/story")) location.hash = dialog.back || "#/"; });
+
+export function closeStory() { if (dialog.open) dialog.close(); }
+
+export async function showStory(parameters) {
+  const { s, id, d, at, back } = parameters;
+  if (back) dialog.back = back;
+  const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
+  dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "…" }), close));
+  if (!dialog.open) dialog.showModal();
+  let found;
+  try { found = await tell({ s, id, d, at }); } catch (error) {
+    dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "There is no such story" }), close), el("p", { class: "name", text: clean(error.message) }));
+    return;
+  }
+  const step = (name, to) => el("button", { type: "button", disabled: !to, onclick: () => { location.hash = link("story", { s, id: to }); } }, name);
+  const domain = el("a", { href: link("domain", { s, d: found.domain, at: found.t + 15000 }), onclick: () => { dialog.back = link("domain", { s, d: found.domain, at: found.t + 15000 }); } }, "Show it in the plots of ", nameOf(found.domain));
+  const lines = found.lines.map((line) => el(line.startsWith(" ") ? "p" : "b", { text: clean(line.trim()), class: "name" }));
+  const links = found.links.map((one) => el("details", { "data-kind": one.kind }, el("summary", {}, el("strong", { text: one.kind + " " }), el("span", { text: clock(one.t) + " UTC  " }), nameOf(one.title)),
+    el("p", {}, el("small", {}, "id ", nameOf(one.id))), el("pre", { tabindex: 0, text: clean2(indent(one.json)) })));
+  dialog.replaceChildren(
+    el("header", {}, el("h2", { id: "story-title", text: `${found.title} UTC`.replace("Z UTC", " UTC") }), step("‹ Before", found.previous), step("After ›", found.next), close),
+    el("p", {}, domain), el("div", { class: "lines" }, ...lines), el("h3", { text: "Messages, from sample to action" }), ...links);
+}
+
+// Keeps the lines of indented JSON.
+function clean2(text) { return text.split("\n").map(clean).join("\n"); }

@@ -1,0 +1,168 @@
+"""The whole story of a limit: sample, decision and actions that belong together; and the search over actions."""
+
+import re
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from schemas.domain import Domain
+from schemas.messages import Action, Decision, InvalidMessage
+from services.tools.common.bus_reader import MessageRange
+from services.tools.common.formatting import decode_message, describe_message, format_rate, short_name
+from services.tools.common.recording import RecordedMessage
+from services.tools.common.time_options import format_time
+from services.tools.explain.command import DecisionTrace, describe_trace
+from services.ui.sources import NotFound, Source
+from services.ui.views import Actions, ActionsQuery, ActionView, Link, Story, StoryQuery
+
+_ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII | re.DOTALL)
+_BEFORE_NS = 30 * 10**9
+_AFTER_NS = 30 * 10**9
+_RECENT_NS = 600 * 10**9
+
+
+@dataclass
+class _Teller:
+    """Collects what belongs to a decision, or to an action without one."""
+
+    trace: DecisionTrace
+    action: str | None = None
+    """The id of the action that is wanted."""
+    lines: dict[str, RecordedMessage] = field(default_factory=dict)
+    """Actions as they were on the bus, by id."""
+    previous: str | None = None
+    following: str | None = None
+    _last: str | None = None
+
+    def add(self, line: RecordedMessage) -> None:
+        """Take the next message of the domain."""
+        before = self.trace.decision
+        self.trace.add(line)
+        if line.kind == "sample":
+            return
+        try:
+            message = decode_message(line)
+        except InvalidMessage:
+            return
+        if isinstance(message, Action):
+            if message.id == self.action or (self.trace.decision and message.decision == self.trace.decision[0].id):
+                self.lines[message.id] = line
+        elif isinstance(message, Decision):
+            if self.trace.decision is not before:
+                self.previous, self.following, self.lines = self._last, None, {}
+            elif self.trace.decision is not None and self.following is None:
+                self.following = message.id
+            self._last = message.id
+
+
+async def tell_story(source: Source, query: StoryQuery) -> Story:
+    """Tell what belongs to a message.
+
+    Raises:
+        NotFound: there is no such message in the source.
+    """
+    wanted, action, found = query.id, None, _ID.fullmatch(query.id)
+    since = until = None
+    domain = query.domain
+    if domain is not None and query.at is not None:
+        action = query.id
+        match = re.search(rf"{re.escape(domain)}:\d{{16,19}}:[^:]+", query.id, re.ASCII)
+        wanted, middle = match[0] if match else query.id, int(query.at * 1e6)
+        since, until = middle - _BEFORE_NS, middle + _AFTER_NS
+    elif found:
+        domain, middle = found["domain"], int(found["end"])
+        since, until = middle - _BEFORE_NS, middle + _AFTER_NS
+    else:
+        domain = query.id
+        end = (await source.describe()).end
+        since = None if end is None else int(end * 1e6) - _RECENT_NS
+    teller = _Teller(DecisionTrace(wanted), action)
+    async with aclosing(source.read(MessageRange(("sample", "decision", "action"), since, until, (domain,)))) as lines:
+        async for line in lines:
+            teller.add(line)
+    settings = next((one for one in source.domains if one.name == domain), None)
+    if teller.trace.decision is not None:
+        return _tell_decision(teller, settings)
+    if action is not None and action in teller.lines:
+        return _tell_action(teller.lines[action])
+    raise NotFound(f"there is no message {query.id!r} here, or none of its limits moved")
+
+
+def _tell_decision(teller: _Teller, domain: Domain | None) -> Story:
+    assert teller.trace.decision is not None
+    decision, line = teller.trace.decision
+    links = []
+    if teller.trace.sample is not None:
+        sample, stored = teller.trace.sample
+        words = describe_message(sample, {domain.name: domain} if domain else {})
+        links.append(_link(stored, sample.id, words))
+    moves = (f"{short_name(one.target)} {format_rate(one.was)} → {format_rate(one.limit)}" for one in decision.targets)
+    links.append(_link(line, decision.id, ", ".join(moves)))
+    links += [_link(one, name, describe_message(decode_message(one), {})) for name, one in teller.lines.items()]
+    return Story(
+        domain=decision.domain,
+        title=f"Decision at {format_time(decision.end)[11:]}",
+        lines=list(describe_trace(teller.trace, domain)),
+        links=links,
+        decision=decision.id,
+        previous=teller.previous,
+        next=teller.following,
+        t=decision.end // 10**6,
+    )
+
+
+def _tell_action(line: RecordedMessage) -> Story:
+    """Tell of an action that no decision caused."""
+    action = decode_message(line)
+    assert isinstance(action, Action)
+    words = describe_message(action, {})
+    lines = [f"Action of the actuator by itself, because of {action.cause}", f"  {words}"]
+    lines += [f"  {pod.pod}: {pod.outcome}{f', {pod.error}' if pod.error else ''}" for pod in action.pods]
+    title = f"Action at {format_time(action.applied or line.time)[11:]}"
+    return Story(action.domain, title, lines, [_link(line, action.id, words)], t=line.time // 10**6)
+
+
+def _link(line: RecordedMessage, name: str, title: str) -> Link:
+    assert line.kind in ("sample", "decision", "action")
+    return Link(line.kind, name, title, line.payload.decode("utf-8", "replace"), line.time // 10**6)  # type: ignore[arg-type]
+
+
+async def search_actions(source: Source, query: ActionsQuery) -> Actions:
+    """Search a range for actions, the newest first."""
+    since = None if query.since is None else int(query.since * 1e6)
+    until = None if query.until is None else int(query.until * 1e6)
+    scope = MessageRange(("action",), since, until, (query.domain,) if query.domain else ())
+    kept: deque[ActionView] = deque(maxlen=query.limit)
+    passed = searched = 0
+    text = query.text.casefold() if query.text else None
+    async with aclosing(source.read(scope)) as lines:
+        async for line in lines:
+            try:
+                action = decode_message(line)
+            except InvalidMessage:
+                continue
+            assert isinstance(action, Action)
+            searched += 1
+            if query.cause not in (None, action.cause) or query.outcome not in (None, action.outcome):
+                continue
+            if text is not None and text not in f"{action.target}\n{action.reason}\n{action.id}".casefold():
+                continue
+            passed += 1
+            kept.appendleft(_view_action(action, line.time))
+    return Actions(list(kept), searched, passed > len(kept))
+
+
+def _view_action(action: Action, stored: int) -> ActionView:
+    return ActionView(
+        t=(action.applied or stored) // 10**6,
+        id=action.id,
+        domain=action.domain,
+        target=action.target,
+        cause=action.cause,
+        outcome=action.outcome,
+        limit=action.limit,
+        reason=action.reason,
+        was=action.was,
+        decision=action.decision,
+        pods=len(action.pods),
+    )

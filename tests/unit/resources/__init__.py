@@ -1,0 +1,1 @@
+"""Tests of domains described in the cluster."""
