@@ -15,6 +15,7 @@ from services.control.policies import find_policy, policy_names
 from services.decision.domain_worker import TimedPolicy
 from services.plant.commands import demo, factory
 from services.plant.scenario import SCENARIOS
+from services.resources.manifest import InvalidResource, read_domain
 from services.runtime.config_loader import ConfigError, parse
 from services.tools.replay import command as replay
 
@@ -123,6 +124,19 @@ def test_a_configuration_names_it_in_control_and_in_shadow() -> None:
         parse(text.replace("half_policy:Half", "nowhere:Half"), "f", {})
     with pytest.raises(ConfigError, match="parameters"):
         parse(text + "  parameters: {share: 0.5}\n", "f", {})
+
+
+def test_a_resource_names_installed_policies_only() -> None:
+    """Whoever may write one must not choose what the decision service imports."""
+    spec = {
+        "critical": [{"workload": "robot"}],
+        "targets": [{"deployment": "upload", "min": "1M", "max": "9M", "failSafe": "2M"}],
+        "policy": "half",
+    }
+    assert read_domain("plant", "line", spec).policy == "half"
+    for wrong in ({"policy": "half_policy:Half"}, {"shadow": ["nowhere_at_all:Half"]}):
+        with pytest.raises(InvalidResource, match="a resource names a policy, not a module and a class"):
+            read_domain("plant", "line", spec | wrong)
 
 
 def test_replay_bench_demo_and_factory_take_it() -> None:
