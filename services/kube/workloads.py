@@ -229,7 +229,7 @@ WORKLOADS: dict[str, type[Workload]] = {
 """The kinds that need no ``apiVersion``."""
 
 
-class Reader(Protocol):
+class DiscoveryReader(Protocol):
     """What finding a kind needs of the API client."""
 
     async def read_json(self, path: str) -> Any:
@@ -261,7 +261,7 @@ def known_kind(target: Target) -> type[Workload] | None:
     )
 
 
-async def find_kind(reader: Reader, target: Target) -> type[Workload]:
+async def find_kind(reader: DiscoveryReader, target: Target) -> type[Workload]:
     """The kind of the object that carries a target's record.
 
     Raises:
@@ -274,7 +274,7 @@ async def find_kind(reader: Reader, target: Target) -> type[Workload]:
     return await discover_kind(reader, target.ref.api_version, target.ref.kind)
 
 
-async def discover_kind(reader: Reader, api_version: str, kind: str) -> type[Workload]:
+async def discover_kind(reader: DiscoveryReader, api_version: str, kind: str) -> type[Workload]:
     """The class of a kind of which the API server has to tell the resource.
 
     Raises:

@@ -57,6 +57,12 @@ def read_domain(namespace: str, name: str, spec: Any, trusted: Collection[str] =
     tree = reader.convert(spec, Domain, ("spec",))
     if isinstance(tree, dict):
         tree["name"] = domain_name(namespace, name)
+        # Before anything is imported by such a name: writers of resources choose among installed policies only.
+        shadow = tree.get("shadow")
+        for one in (tree.get("policy"), *(shadow if isinstance(shadow, list | tuple) else ())):
+            if isinstance(one, str) and ":" in one:
+                why = f"{one!r}: a resource names a policy, not a module and a class"
+                raise InvalidResource([*reader.mistakes, Mistake(("spec", "policy"), why)])
     unexplained, domain = "", None
     try:
         domain = msgspec.convert(tree, Domain, dec_hook=decode_unit)

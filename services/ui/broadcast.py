@@ -17,6 +17,7 @@ from schemas.config import BusConfig
 from schemas.messages import KINDS, InvalidMessage, decode
 from services.bus.bus import Denied
 from services.bus.consumer import Start
+from services.common.backoff import BackOff
 from services.tools.common.bus_reader import BusError, BusReader, connect_reader
 from services.tools.common.recording import RecordedMessage, build_message
 from services.tools.common.time_options import to_datetime
@@ -35,6 +36,7 @@ _MANY = 100
 _FRAMES_WAITING = 16
 _MOST_PAGES = 64
 _AGAIN_S = 2.0
+_LOOK_AGAIN_S = 0.5
 _encoder = msgspec.json.Encoder()
 
 
@@ -120,6 +122,10 @@ class Broadcaster:
             start = "latest"
         if kind == "dead":
             start = "new"
+        # A service creates the streams.  A reader that waits for one by itself would ask for it less and less often.
+        back_off = BackOff(_LOOK_AGAIN_S, most_s=_LOOK_AGAIN_S)
+        while await reader.bus.stream_info(KINDS[kind]) is None:  # type: ignore[type-var]
+            await back_off.wait()
         async with aclosing(reader.bus.read(kind, start=start, follow=True)) as messages:
             async for raw in messages:
                 try:

@@ -227,7 +227,8 @@ def test_pods_of_each_kind_are_known_by_their_owners(
     kinds |= {"job": "Job", "cronjob": "CronJob", "rollout": "Rollout"}
     _, word, name = target.split("/")
     for kind in kinds.values():
-        old = change_pod(lambda obj, kind=kind: (obj.update(kind=kind), obj["metadata"].update(name=name)), DEPLOYMENT)
+        old = deepcopy(DEPLOYMENT) | {"kind": kind}
+        old["metadata"]["name"] = name
         found = find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))
         assert bool(found) is (kind != kinds[word])
 
@@ -325,6 +326,7 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "rollouts",
         "selectors",
         "tls",
+        "ui",
         "volatile-bus",
         "workloads",
     ]

@@ -89,7 +89,7 @@ def build_domains(count: int) -> tuple[Domain, ...]:
 async def _start(count: int) -> AsyncIterator[tuple[str, Processes]]:
     """Start bus, traffic and page; gives the page's address."""
     async with Processes() as processes:
-        bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=128 * 1024 * 1024)
+        bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=32 * 1024 * 1024)
         config = Config(domains=build_domains(count), bus=bus)
         path = processes.home / "traffic.yaml"
         path.write_text(format_config(config), encoding="utf-8")
