@@ -89,7 +89,11 @@ class Actuator:
             dry_run=config.kubernetes.dry_run,
         )
         self._targets = TargetSet(client, health, shared)
-        self._publisher = Publisher(self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS)
+        self._publisher = Publisher(
+            self.definitions,
+            lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
+            on_replaced=lambda last: self._targets.release(last.configuration),
+        )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
         self.definitions.on_change(self._define)

@@ -70,6 +70,13 @@ class TargetSet:
         if self._group is not None and (gone or added):
             self._start(gone, {target for _, target in wanted})
 
+    def release(self, domain: Domain) -> None:
+        """Restore what a domain had before, and no domain has now: it was taken out while no actuator ran."""
+        kept = {target.key for target in self.targets}
+        for target in domain.targets:
+            if target.key not in kept and target.key not in self._restoring and self._group is not None:
+                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target))
+
     async def run(self) -> None:
         """Keep all targets' limits in force, for ever."""
         async with asyncio.TaskGroup() as self._group:
@@ -83,7 +90,9 @@ class TargetSet:
             running = self._running.pop(key)
             running.cancel()
             if key[1] not in kept:
-                self._restoring[key[1]] = self._group.create_task(self._restore(key[0], reconciler.target, running))
+                self._restoring[key[1]] = self._group.create_task(
+                    self._restore(key[0], reconciler.target, after=running)
+                )
         for key, reconciler in self.reconcilers.items():
             if key not in self._running:
                 restoring = self._restoring.pop(key[1], None)
@@ -107,9 +116,10 @@ class TargetSet:
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
-    async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None]") -> None:
-        """Put a removed target's annotations back, and report it; tries until it is done."""
-        await asyncio.wait([before])
+    async def _restore(self, domain: str, target: Target, after: "asyncio.Task[None] | None" = None) -> None:
+        """Put a removed target's annotations back, ``after`` its reconciler, and report it; tries until it is done."""
+        if after is not None:
+            await asyncio.wait([after])
         about, back_off = f"{target.key} restore", BackOff(1.0, most_s=60.0)
         try:
             while True:
