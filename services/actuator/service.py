@@ -19,6 +19,7 @@ import click
 import structlog
 
 from schemas.config import Config
+from schemas.definition import Definition
 from schemas.messages import Action, Decision, M
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
@@ -89,10 +90,16 @@ class Actuator:
             dry_run=config.kubernetes.dry_run,
         )
         self._targets = TargetSet(client, health, shared)
-        self._publisher = Publisher(self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS)
+        self._publisher = Publisher(
+            self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS, self._hear_definition
+        )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
         self.definitions.on_change(self._define)
+
+    def _hear_definition(self, definition: Definition) -> None:
+        if definition.removed:
+            self._targets.release(definition.configuration)
 
     def _define(self) -> None:
         """Act on the domains that hold from now on."""
@@ -101,7 +108,7 @@ class Actuator:
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._targets.run())
+            group.create_task(self._run_targets())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
@@ -112,6 +119,10 @@ class Actuator:
             )
             group.create_task(leftovers)
             await self._use_bus(join)
+
+    async def _run_targets(self) -> None:
+        await self._resources.wait_for_first()
+        await self._targets.run()
 
     def _is_in_charge(self) -> bool:
         return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE

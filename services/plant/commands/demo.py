@@ -30,6 +30,7 @@ from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.policy_option import PolicyName
 from services.ui.command import PORT
 
 DOMAIN = "floor"
@@ -92,7 +93,7 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
 @click.option(
     "--policy",
     "policies",
-    type=click.Choice(sorted(POLICIES)),
+    type=PolicyName(),
     multiple=True,
     default=DEFAULT_POLICIES,
     show_default=True,
