@@ -64,7 +64,7 @@ class Trail:
 
 
 @dataclass
-class TargetStatus:
+class LiveTarget:
     """What is known of one target."""
 
     limit: int | None = None
@@ -75,7 +75,7 @@ class TargetStatus:
 
 
 @dataclass
-class DomainStatus:
+class LiveDomain:
     """What is known of one domain; times are UTC ns."""
 
     name: str
@@ -94,7 +94,7 @@ class DomainStatus:
     overrun: str = ""
     p95: LatencyView | None = None
     jitter: LatencyView | None = None
-    targets: dict[str, TargetStatus] = field(default_factory=dict)
+    targets: dict[str, LiveTarget] = field(default_factory=dict)
     trail: Trail = field(default_factory=Trail)
     was_silent: bool = False
 
@@ -106,7 +106,7 @@ class DomainStatus:
         """Take a configuration, from the file or from the bus."""
         self.domain = domain
         for target in domain.targets if domain else ():
-            self.targets.setdefault(target.key, TargetStatus())
+            self.targets.setdefault(target.key, LiveTarget())
         self._per_pod = per_pod_targets(domain)
 
     def add_sample(self, sample: Sample) -> None:
@@ -120,7 +120,7 @@ class DomainStatus:
         self.blind = sample.no_data or (reasons[0] if reasons else "")
         for target in sample.targets:
             sent = target.recent if target.recent is not None else target.throughput
-            self.targets.setdefault(target.target, TargetStatus()).sent = sent
+            self.targets.setdefault(target.target, LiveTarget()).sent = sent
         self.trail.set_sent(sample.end // 10**6, self.total("sent"))
 
     def add_decision(self, decision: Decision) -> None:
@@ -138,12 +138,12 @@ class DomainStatus:
             for one in decision.overruns
         )
         for one in decision.targets:
-            self.targets.setdefault(one.target, TargetStatus()).limit = one.limit
+            self.targets.setdefault(one.target, LiveTarget()).limit = one.limit
         self.trail.add(decision.end // 10**6, decision.stress, self.total("limit"), self.total("sent"))
 
     def add_action(self, action: Action) -> None:
         """Take what was done to a target."""
-        status = self.targets.setdefault(action.target, TargetStatus())
+        status = self.targets.setdefault(action.target, LiveTarget())
         status.paused, status.cause, status.note = action.paused, action.cause, ""
         if action.paused or action.outcome == "failed" or action.partial:
             status.note = action.reason
@@ -201,7 +201,7 @@ class DomainStatus:
             trail=self.trail.read(trail) if trail else [],
         )
 
-    def _build_target(self, key: str, one: TargetStatus) -> TargetView:
+    def _build_target(self, key: str, one: LiveTarget) -> TargetView:
         in_charge = self.policy.partition("/")[0] or "nobody yet"
         if one.paused:
             in_charge = "somebody else"
@@ -230,10 +230,10 @@ class BusOverview:
 
     def __init__(self, domains: Sequence[Domain]) -> None:
         """Begin with the domains of a configuration, if there is one."""
-        self.domains = {domain.name: DomainStatus(domain.name, domain) for domain in domains}
+        self.domains = {domain.name: LiveDomain(domain.name, domain) for domain in domains}
         self.dead = 0
 
-    def add(self, message: Message, published: int) -> DomainStatus | None:
+    def add(self, message: Message, published: int) -> LiveDomain | None:
         """Take a message that was stored at ``published``, UTC ns; return the domain that it changed."""
         if isinstance(message, DeadLetter):
             self.dead += 1
@@ -243,7 +243,7 @@ class BusOverview:
             return None
         status = self.domains.get(message.domain)
         if status is None:
-            status = self.domains[message.domain] = DomainStatus(message.domain, None)
+            status = self.domains[message.domain] = LiveDomain(message.domain, None)
         if isinstance(message, Sample):
             status.add_sample(message)
             status.seen = max(status.seen, published)

@@ -12,7 +12,7 @@ from services.tools.common.formatting import decode_message
 from services.tools.common.recording import RecordedMessage
 from services.ui.broadcast import Broadcaster
 from services.ui.guard import LOOPBACK
-from services.ui.server import Server, serve
+from services.ui.server import UiServer, serve
 from services.ui.sources import LiveSource, Recordings
 from tests.support import bus_stream
 from tests.support.bus_stream import PERIOD
@@ -35,7 +35,7 @@ async def serve_page(
         broadcaster = Broadcaster(BusConfig(servers=(url,)), live)
     if file is not None:
         await recordings.add_file(file)
-    application = Server(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
+    application = UiServer(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
     following = asyncio.create_task(broadcaster.run()) if broadcaster is not None else None
     try:
         async with serve(application, host, 0) as port:

@@ -32,8 +32,9 @@ _PERIODS = {1: 0.5, 20: 0.5}
 _LONG_PERIOD = 2.0
 _WATCH = """
 window.lags = []; window.frames = 0; window.longest = 0;
-addEventListener('sluice:painted', event => window.lags.push(event.detail.at - event.detail.published));
-(function () {
+if (!window.watched) (function () {
+  window.watched = true;
+  addEventListener('sluice:painted', event => window.lags.push(event.detail.at - event.detail.published));
   let last = performance.now();
   requestAnimationFrame(function count(now) {
     window.frames += 1; window.longest = Math.max(window.longest, now - last); last = now;

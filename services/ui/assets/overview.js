@@ -6,7 +6,7 @@ import { ms, rate, STATES } from "./format.js";
 import { spark } from "./plot.js";
 import { link } from "./route.js";
 
-const FEW = 12, PAGE = 50, TRAIL = 120, SORT_MS = 2000;
+const FEW = 12, PAGE = 50, TRAIL = 120, SORT_MS = 2000, ROWS_MS = 100;
 const ORDER = Object.keys(STATES);
 
 function meter() {
@@ -210,14 +210,18 @@ export class OverviewPage {
   // Draws what changed and can be seen; returns whether anything did.
   frame() {
     if (performance.now() - this.sorted > SORT_MS && this.dirty.size && !this.place.contains(document.activeElement)) this.arrange();
-    const any = this.dirty.size > 0;
+    // Hundreds of rows need not change more often than an eye can read them.
+    if (!this.few && performance.now() - (this.drawnAt ?? 0) < ROWS_MS) return false;
+    this.drawnAt = performance.now();
+    const any = this.dirty.size > 0, changed = [];
     if (any && performance.now() - (this.countedAt ?? 0) > 300) { this.countedAt = performance.now(); this.count(); }
     for (const name of this.dirty) {
       const item = this.items.get(name), view = this.views.get(name);
       if (!item || !view || !item.node.inView) continue;
       item.update(view);
-      item.draw();
+      changed.push(item);
     }
+    for (const item of changed) item.draw();
     this.dirty.clear();
     return any;
   }

@@ -29,8 +29,14 @@ export function firstFrom(times, time) {
   return low;
 }
 
+// Sizes are told by the browser: to ask for them between two changes would lay the page out again each time.
+const boxes = new WeakMap();
+const sizes = new ResizeObserver((entries) => entries.forEach((entry) => boxes.set(entry.target, entry.contentRect)));
+
 export function fit(canvas) {
-  const scale = devicePixelRatio || 1, box = canvas.getBoundingClientRect();
+  let box = boxes.get(canvas);
+  if (!box) { box = canvas.getBoundingClientRect(); boxes.set(canvas, box); sizes.observe(canvas); }
+  const scale = devicePixelRatio || 1;
   const width = Math.round(box.width * scale), height = Math.round(box.height * scale);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
   const context = canvas.getContext("2d");
@@ -94,6 +100,7 @@ export class Plot {
     this.top = 0; this.bottom = 0; this.drawn = "";
     this.size = new ResizeObserver(() => this.draw(true));
     this.size.observe(this.canvas);
+    fit(this.canvas);
     this.onTheme = () => this.draw(true);
     addEventListener("sluice:theme", this.onTheme);
     this.listen();
@@ -104,7 +111,7 @@ export class Plot {
     removeEventListener("sluice:theme", this.onTheme);
   }
 
-  get plotWidth() { return Math.max(this.canvas.clientWidth - LEFT - RIGHT, 10); }
+  get plotWidth() { return Math.max((boxes.get(this.canvas)?.width ?? 300) - LEFT - RIGHT, 10); }
   x(time) { return LEFT + ((time - this.begin) / (this.end - this.begin)) * this.plotWidth; }
   time(x) { return this.begin + ((x - LEFT) / this.plotWidth) * (this.end - this.begin); }
 
