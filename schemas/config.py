@@ -277,6 +277,17 @@ class Signal(Settings, frozen=True):
         return settings
 
 
+class Resources(Settings, frozen=True):
+    """Domains described in the cluster, beside those of the file: resources of the kind BandwidthDomain."""
+
+    enabled: bool = True
+    """Whether they are read; where the kind is not installed, there are none."""
+    namespace: str | None = None
+    """The only namespace whose resources count; without it those of every namespace."""
+    trusted: tuple[str, ...] = ("sluice",)
+    """The namespaces whose resources may limit workloads of other namespaces."""
+
+
 class Kubernetes(Settings, frozen=True):
     """How the actuator reaches the API server."""
 
@@ -294,6 +305,8 @@ class Kubernetes(Settings, frozen=True):
     Overridden by SLUICE_LEASE."""
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
+    resources: Resources = Resources()
+    """Domains described in the cluster."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from schemas.messages import Outcome, PodOutcome
 from services.actuator import metrics
-from services.actuator.informer import ObservedState
+from services.actuator.observed import ObservedState
 from services.actuator.plan import Plan, Write
 from services.common import failpoints
 from services.kube.client import T

@@ -143,6 +143,19 @@ class DesiredLimit:
         self._grace_ends = grace_ends
         self.lapses = Lapses(dead_man.seconds)
 
+    def define(self, target: Target, dead_man: Duration) -> None:
+        """Go on under other bounds: the order is brought inside of them, and a fail-safe limit is not raised."""
+        if dead_man != self._dead_man:
+            self.lapses = Lapses(dead_man.seconds)
+        self._target, self._dead_man = target, dead_man
+        if self.order is None:
+            return
+        wanted = self.order.limit if self.order.cause == "decision" else min(self.order.limit, target.fail_safe)
+        limit = _clamp(target, wanted)
+        if limit != self.order.limit:
+            text = f"{self.order.reason}; {Rate(self.order.limit)} is not within its new bounds"
+            self.order = replace(self.order, limit=limit, reason=text)
+
     def next_wake(self, instant: Instant) -> float | None:
         """When time alone may change the order next, by the steady clock; None: never."""
         times = [self.deadline] if self.deadline is not None else []
@@ -318,6 +331,10 @@ class RiseBound:
         self._in_force: int | None = None
         self._step: tuple[LimitOrder, LimitOrder] | None = None
         """The order, and the step towards it that is being taken."""
+
+    def define(self, rise: int) -> None:
+        """Rise by at most so much in one second from now on, kbit/s; nothing more is saved up than before."""
+        self._rise = rise
 
     def next_step(self, order: LimitOrder, in_force: int | None, now: float) -> LimitOrder:
         """The order as far as it may be put in force now.

@@ -1,280 +1,195 @@
 """Keeps the targets' workloads and Pods as the API server last showed them: lists them, then watches.
 
-All targets of a namespace share two watches: a connection each would cost 150 kB of memory a target.
+All targets share one watch for each kind and namespace, and one for each namespace's Pods: a connection each would cost
+150 kB of memory a target.
 
-API server --> here --> observed state --> reconciler.py
+API server --> here, pod_watch.py --> observed.py --> reconciler.py
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
 
-from services.common.backoff import BackOff
-from services.kube.client import Deleted, Listed, T, Updated
-from services.kube.objects import NotFound, Pod, Rejected, Unavailable, Workload
-
-_STEADY_S = 5.0
-"""After a watch that lasted longer, back-off restarts."""
-_LAG_S = 5.0
-"""A watch shows a change at most so long after the answer to the request that made it."""
-_SILENT_S = (0.2, 5.0)
-"""First and longest delay before an API server is asked again that does not answer."""
-_ENDED_S = (1.0, 12.0)
-"""The same if the server no longer has the changes."""
-_REFUSED_S = (8.0, 40.0)
-"""The same where it answers, and refuses."""
-_RELIST_S = 0.5
-"""New workloads have their Pods listed no more often than this: many may appear one after another."""
-_TOLD_S = 60.0
-"""A longer delay that the server asks for is not kept."""
+from services.actuator.observed import Watched
+from services.actuator.pod_watch import NamespacePods
+from services.kube.client import Listed, T, Updated
+from services.kube.objects import NotFound, Rejected, StaleObject, Workload, decode_as
+from services.kube.owners import OwnerChains
+from services.kube.watching import Change, Watcher, watch_for_ever
+from services.kube.workloads import OtherOwner, Scale, SelectorRecord, find_kind, object_name
 
 _log = structlog.get_logger()
 
 
-class Watcher(Protocol):
+class InformerClient(Watcher, Protocol):
     """What the informer needs of the API client."""
 
-    def list_and_watch(
-        self,
-        kind: type[T],
-        namespace: str,
-        is_wanted: Callable[[T], bool] = ...,
-        *,
-        name: str | None = None,
-        selector: str | None = None,
-    ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
-        """Yield all wanted objects, then every change."""
+    async def read_json(self, path: str) -> Any:
+        """Read what is at a path."""
 
+    async def fetch(self, path: str) -> bytes:
+        """Read what is at a path."""
 
-class ObservedState:
-    """A target's objects as they were last seen."""
+    async def read(self, kind: type[T], namespace: str, name: str) -> T:
+        """Read an object."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        """``on_change`` is called at every change."""
-        self._on_change = on_change
-        self._clock = time.monotonic
-        self._pods: dict[str, Pod] = {}
-        self._answered: dict[str, float] = {}
-        """When an answer showed an object last, by uid."""
-        self.workload: Workload | None = None
-        self.has_all_pods = False
-        """Whether all Pods of the workload are known."""
-
-    @property
-    def pods(self) -> list[Pod]:
-        """The workload's Pods, by name."""
-        owner = self.workload
-        if owner is None:
-            return []
-        return sorted((pod for pod in self._pods.values() if owner.owns(pod)), key=lambda pod: pod.metadata.name)
-
-    def has(self, obj: Workload | Pod) -> bool:
-        """Whether the object is still there."""
-        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
-        return known is not None and known.uid == obj.uid
-
-    def observe(
-        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any], began: float = 0.0
-    ) -> None:
-        """Take a change from the watch of the workload, or of the Pods that its selector matches.
-
-        Args:
-            kind: what is watched.
-            change: what was seen.
-            began: when a list was asked for, by the event loop's clock.
-        """
-        if isinstance(change, Updated):
-            self._see(change.object, self._clock() - _LAG_S)
-        elif isinstance(change, Deleted):
-            self.remove(change.object)
-        else:
-            if kind is Pod:
-                listed = {pod.uid for pod in change.objects}
-                self._pods = {uid: pod for uid, pod in self._pods.items() if uid in listed}
-                self._answered = {uid: at for uid, at in self._answered.items() if at > began}
-                self.has_all_pods = True
-            elif not change.objects:
-                self.workload = None
-            for obj in change.objects:
-                self._see(obj, began)
-            self._on_change()
-
-    def _see(self, obj: Workload | Pod, since: float) -> None:
-        """Take an object's state from the watch, unless an answer since then showed a newer one.
-
-        A lower resource version alone proves nothing: the API server may have been restored from a backup.
-        """
-        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
-        is_same = known is not None and known.uid == obj.uid
-        if is_same and self._answered.get(obj.uid, 0.0) > since and known is not None and known.is_newer_than(obj):
-            return
-        self._keep(obj)
-
-    def _keep(self, obj: Workload | Pod) -> None:
-        if isinstance(obj, Pod):
-            self._pods[obj.uid] = obj
-        else:
-            self.workload = obj
-        self._on_change()
-
-    def update(self, obj: Workload | Pod, *, since: Workload | Pod) -> None:
-        """Take an object's state from an answer of the API server, unless the watch has shown a newer one.
-
-        Args:
-            obj: the object.
-            since: its state when the request was sent; if it is gone by now, or another state of it is known
-                that is newer than the answer, the answer is late.
-        """
-        known = self.workload if isinstance(obj, Workload) else self._pods.get(obj.uid)
-        if known is None or known.uid != obj.uid:
-            self._on_change()
-        elif known is since or not known.is_newer_than(obj):
-            self._answered[obj.uid] = self._clock()
-            self._keep(obj)
-
-    def remove(self, obj: Workload | Pod) -> None:
-        """Drop an object that is gone."""
-        if isinstance(obj, Pod):
-            self._pods.pop(obj.uid, None)
-            self._answered.pop(obj.uid, None)
-        elif self.workload is not None and self.workload.uid == obj.uid:
-            self.workload = None
-        self._on_change()
-
-    def forget_pods(self) -> None:
-        """Drop all Pods: another workload took the place of the one that they belong to."""
-        self._pods.clear()
-        self.has_all_pods = False
-        self._on_change()
+    async def create(self, kind: type[T], namespace: str, name: str, *, dry_run: bool = False) -> T:
+        """Create an object that holds nothing but its name."""
 
 
 class Informer:
-    """Keeps the observed states of a namespace's targets of one kind up to date."""
+    """Keeps the observed states of all targets up to date."""
 
     def __init__(
         self,
-        client: Watcher,
-        kind: type[Workload],
-        namespace: str,
-        states: Mapping[str, ObservedState],
+        client: InformerClient,
+        watched: Iterable[Watched],
         set_trouble: Callable[[str, str | None], None],
+        set_note: Callable[[str, str | None], None] = lambda _what, _text: None,
+        *,
+        dry_run: bool = False,
+        records: dict[str, SelectorRecord | None] | None = None,
     ) -> None:
-        """Prepare to watch the workloads with these names.
+        """Prepare to watch these targets' objects.
 
         Args:
             client: of the API.
-            kind: of the workloads.
-            namespace: where they are.
-            states: what is kept up to date, by the workload's name.
-            set_trouble: gets the reason for a failure by ``namespace/name``, or None.
+            watched: the targets, and what is kept up to date.
+            set_trouble: gets the reason for a failure by the target's key, or None.
+            set_note: shows people a text about a target, or no longer (None).
+            dry_run: create nothing.
+            records: remembers for the next informer of this process which records were there.
         """
         self._client = client
-        self._kind = kind
-        self._namespace = namespace
-        self._states = states
+        self._watched = {one.target.key: one for one in watched}
         self._set_trouble = set_trouble
-        self._troubles: dict[str, str] = {}
-        self._uids: dict[str, str] = {}
-        """Of the workloads that were seen last."""
-        self._changed = asyncio.Event()
-        """Set when another workload was seen."""
+        self._troubles: dict[tuple[str, str], str] = {}
+        """Why a kind (``pods`` among them) cannot be watched in a namespace."""
+        self._needs: dict[str, tuple[tuple[str, str], ...]] = {}
+        """By a target's key, the watches that it depends on."""
+        self._dry_run = dry_run
+        self._made: dict[str, SelectorRecord | None] = {} if records is None else records
+        """The records of selectors that were there, or were made, by the target's key; in a dry run they are kept."""
+        chains = OwnerChains(client)
+        self._pods: dict[str, NamespacePods] = {}
+        for namespace in dict.fromkeys(place for one in self._watched.values() for place in one.target.pod_namespaces):
+            those = {key: one for key, one in self._watched.items() if namespace in one.target.pod_namespaces}
+
+            def report(why: str | None, place: tuple[str, str] = ("pods", namespace)) -> None:
+                self._report(place, why)
+
+            def note(key: str, where: str, text: str | None) -> None:
+                set_note(f"{key} pods in {where}", text)
+
+            self._pods[namespace] = NamespacePods(client, chains, namespace, those, report, note)
 
     async def run(self) -> None:
-        """Watch workloads and their Pods, for ever; list Pods again when a workload is new or was replaced."""
-
-        def is_own(pod: Pod) -> bool:
-            state = self._states.get(self._kind.find_owner(pod) or "")
-            workload = None if state is None else state.workload
-            return workload is not None and workload.spec.selector.matches(pod.metadata.labels or {})
-
-        only = next(iter(self._states)) if len(self._states) == 1 else None
-        watched: dict[str, str] = {}
-        watching: asyncio.Task[None] | None = None
+        """Watch workloads and their Pods, for ever."""
+        groups: dict[tuple[str, str, str], dict[str, Watched]] = {}
+        for key, one in self._watched.items():
+            ref = one.target.ref
+            kind = (SelectorRecord.api_version, SelectorRecord.kind) if ref is None else (ref.api_version, ref.kind)
+            place = (*kind, one.target.namespace)
+            groups.setdefault(place, {})[key] = one
+            pods = [("pods", where) for where in one.target.pod_namespaces]
+            self._needs[key] = ((" ".join(kind), one.target.namespace), *pods)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(self._kind, lambda one: one.metadata.name in self._states, name=only))
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                if watching is not None:
-                    watching.cancel()
-                    await asyncio.wait([watching])
-                for name, uid in self._uids.items():
-                    if watched.get(name) != uid:
-                        self._states[name].forget_pods()
-                watched = dict(self._uids)
-                workload = None if only is None else self._states[only].workload
-                selector = None if workload is None else workload.spec.selector.query()
-                watching = group.create_task(self._watch(Pod, is_own, selector=selector))
-                await asyncio.sleep(_RELIST_S)
+            for pods_there in self._pods.values():
+                group.create_task(pods_there.run())
+            for (version, kind_name, namespace), those in groups.items():
+                group.create_task(self._watch_objects((f"{version} {kind_name}", namespace), those))
 
-    async def _watch(
-        self,
-        kind: type[Any],
-        is_wanted: Callable[[Any], bool],
-        *,
-        name: str | None = None,
-        selector: str | None = None,
-    ) -> None:
-        """Watch for ever: list again, with growing delays, whenever the watch ends."""
-        silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
-        while True:
-            began = time.monotonic()
+    async def _watch_objects(self, place: tuple[str, str], watched: Mapping[str, Watched]) -> None:
+        """Watch the objects of one kind and namespace, for ever."""
+        names = {object_name(one.target): key for key, one in watched.items()}
+        only = next(iter(names)) if len(names) == 1 else None
+        first = next(iter(watched.values())).target
+        kind: type[Workload] = Workload
+
+        async def start() -> Any:
+            nonlocal kind
+            kind = await find_kind(self._client, first)
+            return self._client.list_and_watch(kind, place[1], lambda one: one.metadata.name in names, name=only)
+
+        async def take(change: Change, began: float) -> None:
+            await self._take(kind, change, began, names)
+            self._report(place, None)
+            for key in names.values():
+                self._tell(key)
+            for namespace in {one for key in names.values() for one in watched[key].target.pod_namespaces}:
+                self._pods[namespace].look_again()
+
+        def fail(error: Exception) -> None:
+            _log.warning("watch failed", namespace=place[1], kind=place[0], reason=str(error))
+            what = kind.plural if kind is not Workload else place[0]
+            self._report(place, f"cannot watch {what}: {error}")
+
+        await watch_for_ever(start, take, fail)
+
+    async def _take(self, kind: type[Workload], change: Change, began: float, names: Mapping[str, str]) -> None:
+        """Pass a change on to the targets concerned; ``names`` has their keys by the names of their objects."""
+        if not isinstance(change, Listed):
+            obj = change.object
+            key = names.get(obj.metadata.name)
+            if key is not None:
+                change = Updated(await self._add_scale(obj)) if isinstance(change, Updated) else change
+                self._watched[key].state.observe(kind, change, began)
+            return
+        listed = {one.metadata.name: await self._add_scale(one) for one in change.objects}
+        for name, key in names.items():
+            found = listed.get(name)
+            if kind is SelectorRecord:
+                found = await self._keep_record(key, name, found)
+            self._watched[key].state.observe(kind, Listed(() if found is None else (found,)), began)
+
+    async def _add_scale(self, obj: Any) -> Any:
+        """Read an object's scale subresource, where its kind has one."""
+        if not (isinstance(obj, OtherOwner) and obj.has_scale):
+            return obj
+        path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/scale"
+        try:
+            return obj.with_scale(decode_as(Scale, await self._client.fetch(path)))
+        except (NotFound, Rejected) as error:
+            _log.warning("scale cannot be read", object=obj.metadata.name, reason=str(error))
+            return obj
+
+    async def _keep_record(self, key: str, name: str, found: SelectorRecord | None) -> SelectorRecord | None:
+        """Create the record of a selector where there is none; never again one that has been there.
+
+        Who deletes it, as restore does, wants the target to be left alone.
+        """
+        if found is None and key in self._made:
+            return self._made[key]
+        if found is None:
+            namespace = self._watched[key].target.namespace
             try:
-                watch = self._client.list_and_watch(kind, self._namespace, is_wanted, name=name, selector=selector)
-                async with aclosing(watch) as changes:
-                    async for change in changes:
-                        self._observe(kind, change, began)
-                wait_s = ended.next_s()
-            except (Unavailable, Rejected, NotFound) as error:
-                _log.warning("watch failed", namespace=self._namespace, kind=kind.kind, reason=str(error))
-                self._troubles[kind.kind] = f"cannot watch {kind.plural}: {error}"
-                self._report_troubles(self._states)
-                is_silent = isinstance(error, Unavailable) and error.status is None
-                told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-                wait_s = max((silent if is_silent else refused).next_s(), told_s)
-            if time.monotonic() - began > _STEADY_S:
-                silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
-            await asyncio.sleep(wait_s)
+                found = await self._client.create(SelectorRecord, namespace, name, dry_run=self._dry_run)
+            except StaleObject:
+                return await self._client.read(SelectorRecord, namespace, name)
+            except Rejected as error:
+                raise Rejected(f"{name}, a selector's record, cannot be created: {error}") from None
+            self._made[key] = found if self._dry_run else None
+        self._made.setdefault(key, None)
+        return found
 
-    def _observe(
-        self, kind: type[Workload | Pod], change: Listed[Any] | Updated[Any] | Deleted[Any], began: float
-    ) -> None:
-        """Pass a change on to the targets concerned."""
-        parts: dict[str, Listed[Any] | Updated[Any] | Deleted[Any]] = {}
-        if isinstance(change, Listed):
-            listed: dict[str, list[Any]] = {name: [] for name in self._states}
-            for obj in change.objects:
-                listed[self._name(obj) or ""].append(obj)
-            parts |= {name: Listed(tuple(part)) for name, part in listed.items()}
-        elif isinstance(change, Deleted):
-            # A Pod that was given up names its owner no longer.
-            parts |= {name: change for name, state in self._states.items() if state.has(change.object)}
-        elif (name := self._name(change.object)) is not None:
-            parts[name] = change
-        for name, part in parts.items():
-            self._states[name].observe(kind, part, began)
-        if self._troubles.pop(kind.kind, None) is not None:
-            self._report_troubles(self._states)
-        if kind is not Pod:
-            self._report_troubles(parts)
-            for name in parts:
-                workload = self._states[name].workload
-                if workload is not None and self._uids.get(name) != workload.uid:
-                    self._uids[name] = workload.uid
-                    # The Pods that were listed so far were dropped, or are another's.
-                    self._states[name].forget_pods()
-                    self._changed.set()
+    def _report(self, place: tuple[str, str], why: str | None) -> None:
+        """Note why a watch fails, or that it does not (None)."""
+        if why is None and self._troubles.pop(place, None) is None:
+            return
+        if why is not None:
+            self._troubles[place] = why
+        for key, needs in self._needs.items():
+            if place in needs:
+                self._tell(key)
 
-    def _name(self, obj: Workload | Pod) -> str | None:
-        return self._kind.find_owner(obj) if isinstance(obj, Pod) else obj.metadata.name
-
-    def _report_troubles(self, names: Iterable[str]) -> None:
-        trouble = next(iter(self._troubles.values()), None)
-        for name in names:
-            is_missing = self._states[name].workload is None
-            why = trouble or (f"there is no such {self._kind.kind}" if is_missing else None)
-            self._set_trouble(f"{self._namespace}/{name}", why)
+    def _tell(self, key: str) -> None:
+        """Say what keeps a target from being watched, if anything does."""
+        one = self._watched[key]
+        why = next((self._troubles[place] for place in self._needs[key] if place in self._troubles), None)
+        if why is None and one.state.workload is None:
+            ref = one.target.ref
+            gone = f"its record, the Lease {object_name(one.target)}, was deleted; a restart takes it up again"
+            why = gone if ref is None else f"there is no such {ref.kind}"
+        self._set_trouble(key, why)

@@ -5,7 +5,7 @@ A target that is taken out of the file, or renamed, keeps the limit that was in 
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -14,7 +14,8 @@ from services.actuator import metrics
 from services.actuator.kube_events import EventRecorder
 from services.actuator.ownership import HAND_BACK, KEY
 from services.kube.client import T
-from services.kube.objects import BANDWIDTH, NotFound, Rejected, Unavailable, Workload, workload_kind
+from services.kube.objects import BANDWIDTH, NotFound, Rejected, Unavailable, Workload
+from services.kube.workloads import RECORD_PREFIX, SelectorRecord, find_kind, object_name
 
 _EVERY_S = 600.0
 
@@ -23,6 +24,9 @@ _log = structlog.get_logger()
 
 class Lister(Protocol):
     """What the search needs of the API client."""
+
+    async def read_json(self, path: str) -> Any:
+        """Read what is at a path."""
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches."""
@@ -34,24 +38,30 @@ async def find_leftovers(client: Lister, targets: Iterable[Target]) -> list[Work
     Raises:
         NotFound, Rejected or Unavailable: they cannot be listed.
     """
-    known = {(workload_kind(one), one.key) for one in targets}
+    known: dict[tuple[type[Workload], str], set[str]] = {}
+    for one in targets:
+        known.setdefault((await find_kind(client, one), one.namespace), set()).add(object_name(one))
     found: list[Workload] = []
-    for kind, namespace in sorted({(kind, key.partition("/")[0]) for kind, key in known}, key=str):
+    for (kind, namespace), names in sorted(known.items(), key=lambda item: (item[0][0].kind, item[0][1])):
         for obj in await client.list_by_labels(kind, namespace, ""):
-            key = f"{namespace}/{obj.metadata.name}"
-            if obj.annotations.get(KEY, HAND_BACK).strip() != HAND_BACK and (kind, key) not in known:
+            name, noted = obj.metadata.name, obj.annotations.get(KEY, HAND_BACK).strip() != HAND_BACK
+            is_ours = kind is not SelectorRecord or name.startswith(RECORD_PREFIX)
+            if noted and is_ours and name not in names:
                 found.append(obj)
     return found
 
 
 async def report_leftovers(
-    client: Lister, targets: Iterable[Target], events: EventRecorder, set_note: Callable[[str, str | None], None]
+    client: Lister,
+    find_targets: Callable[[], Iterable[Target]],
+    events: EventRecorder,
+    set_note: Callable[[str, str | None], None],
 ) -> None:
     """Look for leftovers now and then, for ever; they show in the log, as a metric, a note and an Event on each."""
-    targets, known = tuple(targets), set[str]()
+    known = set[str]()
     while True:
         try:
-            found = await find_leftovers(client, targets)
+            found = await find_leftovers(client, tuple(find_targets()))
         except (NotFound, Rejected, Unavailable) as error:
             _log.warning("cannot look for limits left over", reason=str(error))
         else:

@@ -14,11 +14,14 @@ conflicts = Counter("sluice_patch_conflicts", "Patches whose object was not as i
 refused = Counter("sluice_decisions_refused", "Decisions not put in force", ["reason"])
 recovered = Counter("sluice_reports_recovered", "Actions reported from what the objects carry")
 dead_man = Counter("sluice_dead_man", "Fail-safe limits applied for want of a decision", ["target"])
-limit = Gauge("sluice_limit_kbit", "Limit in force on the Deployment", ["target"])
+limit = Gauge("sluice_limit_kbit", "Limit in force on the workload", ["target"])
 pod_limit = Gauge("sluice_pod_limit_kbit", "What each Pod may send", ["target"])
 paused = Gauge("sluice_target_paused", "1 while the target is paused because of a foreign value", ["target"])
 not_enforced = Gauge(
     "sluice_limit_not_enforced", "1 while a target sends more than its Pods' annotations allow", ["target"]
+)
+stray_pods = Gauge(
+    "sluice_stray_pods", "Pods that a target's object selects and that are no target's", ["target", "namespace"]
 )
 leftovers = Gauge("sluice_limits_left_over", "Workloads with a limit of Sluice's that are in no configuration")
 pending = Gauge("sluice_reports_pending", "Reports that the bus has not acknowledged")

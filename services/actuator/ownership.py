@@ -73,6 +73,12 @@ _ABSURD = re.compile(r":\s*-?\d{20}")
 _decoder = msgspec.json.Decoder(OwnershipRecord)
 
 
+class _AnyRecord(Struct, frozen=True):
+    """What every record is known by."""
+
+    action: str = ""
+
+
 class _LaterRecord(Struct, frozen=True):
     """What every version's record has."""
 
@@ -125,6 +131,15 @@ def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
     return OwnershipRecord(
         action="", cause="start", value=obj.bandwidth or "", limit=obj.limit or 0, at=0, v=version, **kept
     )
+
+
+def names_target(obj: KubeObject, target: str) -> bool:
+    """Whether an object's record, of whichever version, is of a write for this target."""
+    try:
+        action = msgspec.json.decode(obj.annotations.get(KEY, "{}"), type=_AnyRecord).action
+    except DECODE_ERRORS:
+        return False
+    return action.startswith(f"{target}:")
 
 
 def find_record(obj: KubeObject | None) -> OwnershipRecord | None:

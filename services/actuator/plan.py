@@ -115,11 +115,14 @@ class Plan(Struct, frozen=True):
 
 
 def share_per_pod(target: Target, limit: int, workload: Workload, pods: Sequence[Pod]) -> int:
-    """Each Pod's share of the target's limit, kbit/s: rounded down, at least 1."""
+    """Each Pod's share of the target's limit, kbit/s: rounded down, at least 1.
+
+    A DaemonSet wants as many Pods as there are nodes for it.
+    """
     if target.scope == "per-pod":
         return limit
     sending = sum(not pod.has_ended for pod in pods)
-    return max(1, limit // max(sending, workload.spec.replicas, 1))
+    return max(1, limit // max(sending, workload.wanted_pods, 1))
 
 
 def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:

@@ -21,9 +21,9 @@ from services.actuator import metrics
 from services.actuator.apply import Patcher, apply_plan
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
 from services.actuator.drift import DriftBackOff
-from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge
+from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
@@ -59,6 +59,8 @@ class Dependencies(Struct, frozen=True):
     """Names this process."""
     charge: Callable[[float], Charge] = ask_nobody
     """Asks the Lease who acts, at a time of ``steady``."""
+    pause: Callable[[str], str | None] = lambda _: None
+    """Why a person paused a domain, by its name, and how to hand it back; None where nobody did."""
     dry_run: bool = False
     """Patch nothing, and report what would be patched."""
     clock: Callable[[], int] = time.time_ns
@@ -75,7 +77,7 @@ class Reconciler:
         shared = dependencies
         self.target = target
         self._awake = asyncio.Event()
-        self.observed = ObservedState(self._awake.set)
+        self.observed = ObservedState(self._awake.set, target.pod_namespaces)
         self._domain = domain
         self._shared = shared
         self._outbox = shared.outbox
@@ -105,6 +107,22 @@ class Reconciler:
         """Whether an object had changed in the last round."""
         self._drift = DriftBackOff()
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
+
+    def define(self, domain: Domain, target: Target) -> None:
+        """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
+        if (domain, target) == (self._domain, self.target):
+            return
+        self._domain, self.target = domain, target
+        self._reporter.define(target)
+        self._desired.define(target, domain.dead_man)
+        self._rise.define(Limits.from_target(target, domain).rise)
+        self._succession.define(domain.dead_man.seconds)
+        self._awake.set()
+
+    def retire(self) -> None:
+        """The target is no longer one: finish with what it still had to do."""
+        self._finish_pending()
+        self._reporter.retire()
 
     def resume(self, last_action: Action | None) -> None:
         """Take note that the bus has supplied what it holds; ``last_action`` is its last report."""
@@ -313,8 +331,10 @@ class Reconciler:
 
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
-        paused = pause_reason(workload, managed=self._is_managed)
-        why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
+        paused = why = self._shared.pause(self._domain.name)
+        if paused is None:
+            paused = pause_reason(workload, managed=self._is_managed)
+            why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
         if why != self._pause:
             self._pause = why
             self._reporter.report_pause(workload, why)

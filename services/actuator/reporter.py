@@ -126,6 +126,16 @@ class Reporter:
         self._is_unenforced = False
         metrics.not_enforced.labels(target.key).set(0)
 
+    def define(self, target: Target) -> None:
+        """Report on the target under another definition."""
+        self._target = target
+
+    def retire(self) -> None:
+        """Show no figures of the target any more."""
+        for gauge in (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced):
+            if (self._target.key,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
+                gauge.remove(self._target.key)
+
     def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,
         order: LimitOrder,

@@ -16,11 +16,11 @@ import click
 from msgspec import Struct
 
 from schemas.config import Config
-from schemas.domain import Domain, Target
+from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator.outbox import publish_action
-from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, parse_record
+from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, names_target, parse_record
 from services.bus.bus import Bus
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient, T
@@ -33,8 +33,9 @@ from services.kube.objects import (
     StaleObject,
     Unavailable,
     Workload,
-    workload_kind,
 )
+from services.kube.target_pods import list_pods, read_object
+from services.kube.workloads import CronJob, OtherOwner, SelectorRecord
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -49,6 +50,15 @@ _SETTLE_S = 1.0
 
 class Restorer(Protocol):
     """What restoring needs of the API client."""
+
+    async def read_json(self, path: str) -> Any:
+        """Read what is at a path."""
+
+    async def fetch(self, path: str) -> bytes:
+        """Read what is at a path."""
+
+    async def delete(self, obj: KubeObject) -> None:
+        """Delete an object, if it still is as it was seen."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object."""
@@ -84,12 +94,34 @@ async def restore(client: Restorer, target: Target, *, dry_run: bool) -> list[Re
         Rejected: reading is not allowed.
         Unavailable: the API server does not answer.
     """
-    workload = await client.read(workload_kind(target), target.namespace, target.key.partition("/")[2])
-    selected = await client.list_by_labels(Pod, target.namespace, workload.spec.selector.query())
-    pods = [pod for pod in selected if workload.owns(pod) and not pod.has_ended]
+    workload = await read_object(client, target)
+    found = {pod.uid: pod for pod in await list_pods(client, target, workload)}
+    if isinstance(workload, CronJob | OtherOwner | SelectorRecord):
+        # Of these, a Pod may have been given up, and its record alone tells whose it was.
+        for namespace in target.pod_namespaces:
+            every = await client.list_by_labels(Pod, namespace, "")
+            found |= {pod.uid: pod for pod in every if names_target(pod, target.key)}
+    pods = [pod for pod in found.values() if not pod.has_ended]
     results = [await _restore_object(client, workload, dry_run=dry_run)]
     results += await asyncio.gather(*(_restore_object(client, pod, dry_run=dry_run) for pod in pods))
-    return [one for one in results if one is not None]
+    done = [one for one in results if one is not None]
+    if isinstance(workload, SelectorRecord) and not dry_run and all(one.outcome == "applied" for one in done):
+        done += await _delete_record(client, workload)
+    return done
+
+
+async def _delete_record(client: Restorer, record: SelectorRecord) -> list[RestoreResult]:
+    """Delete a selector's record, unless somebody has noted something on it, such as a pause."""
+    try:
+        now = await client.read(SelectorRecord, record.metadata.namespace, record.metadata.name)
+        if now.annotations:
+            return []
+        await client.delete(now)
+    except NotFound:
+        return []
+    except (StaleObject, Rejected, Unavailable) as error:
+        return [RestoreResult(record, "failed", f"{error}; may be left")]
+    return [RestoreResult(record, "applied", "deleted")]
 
 
 async def _restore_object(client: Restorer, obj: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
@@ -132,7 +164,7 @@ def _plan_restore(obj: KubeObject, record: OwnershipRecord | None) -> tuple[dict
     return {KEY: None, BANDWIDTH: record.found}, text
 
 
-def build_restore_action(domain: Domain, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
+def build_restore_action(domain: str, target: Target, results: Sequence[RestoreResult], now: int) -> Action:
     """Build the report of restoring one target; ``now`` is in UTC ns."""
     workload = next((one for one in results if isinstance(one.obj, Workload)), None)
     found = None
@@ -142,7 +174,7 @@ def build_restore_action(domain: Domain, target: Target, results: Sequence[Resto
     digest = blake2b("\n".join(seen).encode(), digest_size=6).hexdigest()
     return Action(
         id=f"{target.key}:restore:-:{digest}",
-        domain=domain.name,
+        domain=domain,
         target=target.key,
         cause="restore",
         outcome="failed" if any(one.outcome == "failed" for one in results) else "applied",
@@ -172,7 +204,7 @@ async def _restore_all(config: Config, *, dry_run: bool) -> bool:
                 results, went_well = await _restore_target(client, target, dry_run=dry_run, is_first=not attempt)
                 is_well = is_well and went_well
                 if results:
-                    actions.append(build_restore_action(domain, target, results, time.time_ns()))
+                    actions.append(build_restore_action(domain.name, target, results, time.time_ns()))
                 if any(one.outcome == "applied" for one in results):
                     again.append((domain, target))
             left = again
@@ -193,7 +225,8 @@ async def _restore_target(
     try:
         results = await restore(client, target, dry_run=dry_run)
     except NotFound:
-        click.echo(f"{target.key}: there is no such {workload_kind(target).kind}")
+        what = "there is no record of it" if target.ref is None else f"there is no such {target.ref.kind}"
+        click.echo(f"{target.key}: {what}")
         return [], True
     except (Rejected, Unavailable) as error:
         click.echo(f"{target.key}: {error}", err=True)

@@ -19,22 +19,26 @@ import click
 import structlog
 
 from schemas.config import Config
+from schemas.definition import Definition
 from schemas.messages import Action, Decision, M
-from services.actuator.informer import Informer, ObservedState
 from services.actuator.kube_events import EventRecorder
-from services.actuator.lease import LeaseKeeper
+from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
-from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.reconciler import Dependencies
 from services.actuator.succession import ask_nobody
+from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
+from services.definitions.definition_set import DefinitionSet
+from services.definitions.file_source import FileSource
+from services.definitions.publisher import Publisher
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
-from services.kube.objects import Workload, workload_kind
+from services.resources.service import ResourceDomains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -54,17 +58,26 @@ _log = structlog.get_logger()
 class Actuator:
     """Acts on all configured domains."""
 
-    def __init__(self, config: Config, client: KubeClient, health: Health) -> None:
-        """Prepare; ``run`` does the work."""
+    def __init__(self, config: Config, client: KubeClient, health: Health, path: Path | None = None) -> None:
+        """Prepare; ``run`` does the work.  With the configuration's path, changes of its domains are taken up."""
         self._health = health
         self._client = client
-        self._domains = config.domains
         self._outbox = ActionOutbox()
         self._events = EventRecorder(client)
         # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
+        self._has_lease = config.kubernetes.lease is not None
         self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self.definitions = DefinitionSet(config.domains, config.signal.period)
+        self._resources = ResourceDomains(
+            client,
+            self.definitions,
+            config.kubernetes.resources,
+            on_change=self._wake_all,
+            set_note=health.set_note,
+            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+        )
         shared = Dependencies(
             client=client,
             outbox=self._outbox,
@@ -72,35 +85,52 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
+            charge=self._lease.charge if self._has_lease else ask_nobody,
+            pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
-        self._reconcilers = {
-            (domain.name, target.key): Reconciler(domain, target, shared)
-            for domain in config.domains
-            for target in domain.targets
-        }
+        self._targets = TargetSet(client, health, shared)
+        self._publisher = Publisher(
+            self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS, self._hear_definition
+        )
+        self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
+        self._define()
+        self.definitions.on_change(self._define)
+
+    def _hear_definition(self, definition: Definition) -> None:
+        if definition.removed:
+            self._targets.release(definition.configuration)
+
+    def _define(self) -> None:
+        """Act on the domains that hold from now on."""
+        self._targets.define(self.definitions.domains)
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            places: dict[tuple[type[Workload], str], dict[str, ObservedState]] = {}
-            for one in self._reconcilers.values():
-                namespace, _, name = one.target.key.partition("/")
-                places.setdefault((workload_kind(one.target), namespace), {})[name] = one.observed
-                group.create_task(one.run())
-            for (kind, namespace), states in places.items():
-                informer = Informer(self._client, kind, namespace, states, self._health.set_condition)
-                group.create_task(informer.run())
+            group.create_task(self._run_targets())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
-            targets = [one.target for one in self._reconcilers.values()]
-            group.create_task(report_leftovers(self._client, targets, self._events, self._health.set_note))
+            group.create_task(self._resources.run())
+            if self._file is not None:
+                group.create_task(self._file.run())
+            leftovers = report_leftovers(
+                self._client, lambda: self._targets.targets, self._events, self._health.set_note
+            )
+            group.create_task(leftovers)
             await self._use_bus(join)
 
+    async def _run_targets(self) -> None:
+        await self._resources.wait_for_first()
+        await self._targets.run()
+
+    def _is_in_charge(self) -> bool:
+        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
+
     def _wake_all(self) -> None:
-        for one in self._reconcilers.values():
+        for one in self._targets.reconcilers.values():
             one.wake()
+        self._publisher.wake()
 
     async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Consume decisions and publish reports, for ever, whatever goes wrong with the bus."""
@@ -108,17 +138,17 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
-                    for domain in self._domains:
-                        for target in domain.targets:
-                            subject = bus.subjects.action(domain.name, target.key)
-                            action = await self._fetch_last(bus, Action, subject)
-                            reconciler = self._reconcilers[domain.name, target.key]
-                            reconciler.resume(None if action is None else action.message)
+                    for (domain, target), reconciler in list(self._targets.reconcilers.items()):
+                        action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
+                        reconciler.resume(None if action is None else action.message)
+                    self._targets.has_bus_answered = True
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     group.create_task(self._catch_up(bus))
+                    group.create_task(self._publisher.run(bus))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and retried
                 # The dead-man works without the bus, and must not end with it.
@@ -128,7 +158,7 @@ class Actuator:
 
     async def _fetch_decisions(self, bus: Bus) -> None:
         """Offer the latest decision of every domain."""
-        for domain in self._domains:
+        for domain in self.definitions.domains:
             decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
             if decision is not None and decision.message.domain == domain.name:
                 self._dispatch(decision)
@@ -165,11 +195,13 @@ class Actuator:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
             Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
-        subjects = {domain.name: bus.subjects.decision(domain.name) for domain in self._domains}
+        subjects: dict[str, str] = {}
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
+                if domain not in subjects and domain in self.definitions.holding:
+                    subjects[domain] = bus.subjects.decision(domain)
                 if (subjects.get(domain) or bus.subjects.decision(domain)) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
@@ -187,7 +219,7 @@ class Actuator:
     def _dispatch(self, received: Received[Decision]) -> bool:
         """Offer a decision to the reconcilers of its targets; returns whether there are any."""
         decision = received.message
-        parts = [(self._reconcilers.get((decision.domain, part.target)), part) for part in decision.targets]
+        parts = [(self._targets.reconcilers.get((decision.domain, part.target)), part) for part in decision.targets]
         known = [(reconciler, part) for reconciler, part in parts if reconciler is not None]
         pending = PendingAck(received.acknowledgement, received.headers, len(known))
         for reconciler, part in known:
@@ -195,14 +227,14 @@ class Actuator:
         return bool(known)
 
 
-async def act(config: Config) -> None:
-    """Act until cancelled."""
-    health = Health("bus", "streams", *(target.key for domain in config.domains for target in domain.targets))
+async def act(config: Config, path: Path | None = None) -> None:
+    """Act until cancelled; with the configuration's path, changes of its domains are taken up."""
+    health = Health("bus", "streams")
     async with (
         KubeClient.connect(config.kubernetes) as client,
         serve(health, config.listen.host, config.listen.actuator),
     ):
-        await Actuator(config, client, health).run(partial(join_bus, config, NAME, health))
+        await Actuator(config, client, health, path).run(partial(join_bus, config, NAME, health))
 
 
 @click.command()
@@ -212,6 +244,6 @@ def command(path: Path) -> None:
     try:
         config = load(path)
         logging_setup.configure(NAME, config.log)
-        run(act(config))
+        run(act(config, path))
     except (ConfigError, KubeConfigError) as error:
         raise CommandFailure(error, ExitCode.UNREADABLE) from None

@@ -43,6 +43,10 @@ class Succession:
         self._rival_at = float("-inf")
         self._wrote_at = float("-inf")
 
+    def define(self, dead_man_s: float) -> None:
+        """Go by another dead-man time from now on."""
+        self._dead_man_s = dead_man_s
+
     def is_deposed(self, record: OwnershipRecord | None, now: float) -> bool:
         """Whether another is in charge: by the Lease, or because it wrote later; ``record`` is the workload's."""
         charge = self._charge(now)

@@ -7,7 +7,7 @@ would cost a pod 25 MiB.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -260,6 +260,42 @@ class KubeClient:
         async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
             await read_body(response.content)
 
+    async def create(self, kind: type[T], namespace: str, name: str, *, dry_run: bool = False) -> T:
+        """Create an object that holds nothing but its name; with ``dry_run`` only as if.
+
+        Raises:
+            StaleObject: there is one.
+            NotFound: the namespace is gone.
+            Rejected: it is not allowed.
+            Unavailable: no answer.
+        """
+        body = {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "sluice"}},
+        }
+        dry = [("dryRun", "All")] if dry_run else None
+        async with self._request("POST", kind.path(namespace), body, query=dry) as response:
+            return _decode(kind, await read_body(response.content))
+
+    async def delete(self, obj: KubeObject) -> None:
+        """Delete an object, if it still is as it was seen.
+
+        Raises:
+            StaleObject: it has changed.
+            NotFound: it is gone.
+            Rejected: it is not allowed.
+            Unavailable: no answer.
+        """
+        meta = obj.metadata
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": meta.uid, "resourceVersion": meta.resource_version},
+        }
+        async with self._request("DELETE", obj.path(meta.namespace, meta.name), body) as response:
+            await read_body(response.content)
+
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches.
 
@@ -277,6 +313,7 @@ class KubeClient:
         *,
         name: str | None = None,
         selector: str | None = None,
+        keep: Collection[str] = (),
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """Yield all objects, then every change, until the server can no longer tell what changed.
 
@@ -287,6 +324,7 @@ class KubeClient:
                 is no longer wanted is ``Deleted``.
             name: only the object of this name.
             selector: only objects that this label selector matches.
+            keep: labels that the objects keep.
 
         Raises:
             Rejected: it is not allowed.
@@ -295,7 +333,7 @@ class KubeClient:
         path = kind.path(namespace)
         query = [("fieldSelector", f"metadata.name={name}")] if name else []
         query += [("labelSelector", selector)] if selector else []
-        objects, version = await self._list(kind, namespace, query, is_wanted)
+        objects, version = await self._list(kind, namespace, query, is_wanted, keep)
         yield Listed(objects)
         back_off = BackOff(*_ENDED_S)
         while True:
@@ -316,14 +354,19 @@ class KubeClient:
                     if event.type != "BOOKMARK":
                         seen = decode_as(kind, event.object, f"no {kind.kind}")
                         is_there = event.type != "DELETED" and is_wanted(seen)
-                        yield Updated(seen.trim()) if is_there else Deleted(seen.trim())
+                        yield Updated(seen.trim(keep)) if is_there else Deleted(seen.trim(keep))
             if time.monotonic() - began > _STEADY_S:
                 back_off = BackOff(*_ENDED_S)
             else:
                 await back_off.wait()
 
     async def _list(
-        self, kind: type[T], namespace: str, query: Query, is_wanted: Callable[[T], bool] = lambda _: True
+        self,
+        kind: type[T],
+        namespace: str,
+        query: Query,
+        is_wanted: Callable[[T], bool] = lambda _: True,
+        keep: Collection[str] = (),
     ) -> tuple[tuple[T, ...], str]:
         objects: list[T] = []
         following = ""
@@ -331,7 +374,7 @@ class KubeClient:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
             answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
             listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
-            objects += (one.trim() for one in listed if is_wanted(one))
+            objects += (one.trim(keep) for one in listed if is_wanted(one))
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version

@@ -1,11 +1,10 @@
 """The cluster's objects as Sluice needs them, workloads and their Pods, and what the API server answers instead.
 
-A workload kind is a subclass of ``Workload``, which has its API path and selects its Pods, and a
-line in ``WORKLOADS``.  The actuator does not depend on the kind; docs/CONTRIBUTING.md lists what else does.
+A workload kind is a subclass of ``Workload``; ``workloads.py`` has them.  The actuator does not depend on the kind.
 """
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
@@ -13,7 +12,6 @@ import msgspec
 from msgspec import Struct, structs
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
-from schemas.domain import Target
 from schemas.units import Rate
 from services.common.retry_after import parse_retry_after
 from services.kube.selectors import Selector
@@ -33,19 +31,31 @@ _LONGEST_BODY = 32 * 1024 * 1024
 """No page of a list is larger; a proxy may send anything."""
 
 
+def group_of(api_version: str) -> str:
+    """The group of ``group/version``; empty for the core group."""
+    return api_version.rpartition("/")[0]
+
+
 class StatusDetails(Struct, frozen=True, rename="camel"):
     """More about an error."""
 
     retry_after_seconds: int = 0
 
 
-class Owner(Struct, frozen=True):
+class Owner(Struct, frozen=True, rename="camel"):
     """A reference to the object that made another."""
 
     kind: str = ""
     name: str = ""
     uid: str = ""
+    """Empty where only the name is known."""
     controller: bool = False
+    api_version: str = ""
+
+    @property
+    def group(self) -> str:
+        """The API group of its kind; empty for the core group."""
+        return group_of(self.api_version)
 
 
 class Meta(Struct, frozen=True, rename="camel"):
@@ -82,14 +92,18 @@ class KubeObject(Struct, frozen=True):
     kept_labels: ClassVar[tuple[str, ...]] = ()
     """The labels that tell whose object it is."""
 
-    def trim(self: K) -> K:
-        """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory."""
+    def trim(self: K, keep: Collection[str] = ()) -> K:
+        """Drop what Sluice never looks at: with thousands of objects, others' metadata would fill the memory.
+
+        Args:
+            keep: labels to keep beside those that tell whose object it is.
+        """
         meta = self.metadata
         noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
         if BANDWIDTH in noted:
             noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
         labels, owners = _share(
-            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels),
+            tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels or key in keep),
             tuple(owner for owner in meta.owner_references if owner.controller),
         )
         trimmed = structs.replace(
@@ -163,7 +177,7 @@ class Pod(KubeObject, frozen=True):
     spec: PodNetwork = PodNetwork()
     status: PodStatus = PodStatus()
 
-    kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash",)
+    kept_labels: ClassVar[tuple[str, ...]] = ("pod-template-hash", "rollouts-pod-template-hash")
     kind: ClassVar[str] = "Pod"
     api_version: ClassVar[str] = "v1"
     plural: ClassVar[str] = "pods"
@@ -187,50 +201,78 @@ class WorkloadSpec(Struct, frozen=True):
 
 
 class Workload(KubeObject, frozen=True):
-    """A target: an object that keeps a number of Pods."""
+    """A target's object: what keeps its Pods, or a record in the place of that."""
+
+    @property
+    def selector(self) -> Selector | None:
+        """Selects its Pods, and perhaps others' with the same labels; None: it has no selector."""
+        return None
+
+    @property
+    def wanted_pods(self) -> int:
+        """How many Pods it wants to have, as far as it tells; some may not exist yet."""
+        return 0
+
+    @classmethod
+    def is_kind_of(cls, owner: Owner) -> bool:
+        """Whether a reference is to an object of this kind, in whichever version."""
+        return owner.kind == cls.kind and owner.group in ("", group_of(cls.api_version))
+
+    def is_named_by(self, owner: Owner) -> bool:
+        """Whether a reference is to this object."""
+        return self.is_kind_of(owner) and owner.name == self.metadata.name and owner.uid in ("", self.uid)
+
+    def owns(self, pod: Pod) -> bool:
+        """Whether it made the Pod, as far as that Pod tells: another workload's may carry the same labels."""
+        return any(self.is_named_by(owner) for owner in known_owners(pod))
+
+
+class Replicated(Workload, frozen=True):
+    """An object that keeps a number of Pods which its selector matches."""
 
     spec: WorkloadSpec
 
-    @classmethod
-    def find_owner(cls, pod: Pod) -> str | None:
-        """The name of the workload of this kind that made the Pod, as far as the Pod tells."""
-        return next(
-            (one.name for one in pod.metadata.owner_references if one.controller and one.kind == cls.kind), None
-        )
+    @property
+    def selector(self) -> Selector:
+        """Selects its Pods."""
+        return self.spec.selector
 
-    def owns(self, pod: Pod) -> bool:
-        """Whether it made the Pod: another workload's Pod may carry the same labels."""
-        return any(owner.controller and owner.uid == self.uid for owner in pod.metadata.owner_references)
+    @property
+    def wanted_pods(self) -> int:
+        """Its replicas."""
+        return self.spec.replicas
 
 
-class Deployment(Workload, frozen=True):
+class Deployment(Replicated, frozen=True):
     """A Deployment, which makes Pods through ReplicaSets."""
 
     kind: ClassVar[str] = "Deployment"
     api_version: ClassVar[str] = "apps/v1"
     plural: ClassVar[str] = "deployments"
 
-    @classmethod
-    def find_owner(cls, pod: Pod) -> str | None:
-        """The name of the Deployment whose ReplicaSet made the Pod; the Pod's labels tell which."""
-        suffix = f"-{(pod.metadata.labels or {}).get('pod-template-hash')}"
-        for owner in pod.metadata.owner_references:
-            if owner.controller and owner.kind == "ReplicaSet" and owner.name.endswith(suffix):
-                return owner.name.removesuffix(suffix)
-        return None
 
-    def owns(self, pod: Pod) -> bool:
-        """Whether one of its ReplicaSets made the Pod."""
-        return self.find_owner(pod) == self.metadata.name
+_HASHES = {
+    "pod-template-hash": ("Deployment", "apps/v1"),
+    "rollouts-pod-template-hash": ("Rollout", "argoproj.io/v1alpha1"),
+}
+"""The label that ends the name of a ReplicaSet, and what makes such ReplicaSets."""
 
 
-WORKLOADS: dict[str, type[Workload]] = {"deployment": Deployment}
-"""Workload kinds, by the key that names a target's workload in the configuration."""
+def known_owners(pod: Pod) -> tuple[Owner, ...]:
+    """The chain of owners as far as a Pod itself tells, the nearest first.
 
-
-def workload_kind(target: Target) -> type[Workload]:
-    """The kind of workload that a target is."""
-    return next(kind for key, kind in WORKLOADS.items() if getattr(target, key, None))
+    A ReplicaSet that a Deployment or a Rollout made is named after it and a hash, which the Pod has as a label.
+    """
+    owner = next((one for one in pod.metadata.owner_references if one.controller), None)
+    if owner is None:
+        return ()
+    if owner.kind == "ReplicaSet":
+        for label, (kind, version) in _HASHES.items():
+            suffix = f"-{(pod.metadata.labels or {}).get(label, '')}"
+            if len(suffix) > 1 and owner.name.endswith(suffix):
+                maker = Owner(kind=kind, name=owner.name.removesuffix(suffix), controller=True, api_version=version)
+                return owner, maker
+    return (owner,)
 
 
 class ApiFailure(Exception):

@@ -1,9 +1,9 @@
 """The emulator's controllers: what the pipeline sees of a controller-manager and of kubelets.
 
-Deployments make ReplicaSets, ReplicaSets make Pods with the template's labels and annotations; a
-Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A changed template
-replaces the Pods.  Objects whose owner is gone are deleted.  The stand-in for kubelets binds Pods to
-nodes, runs them after a delay, and removes deleted ones.
+Deployments make ReplicaSets; ReplicaSets, StatefulSets, DaemonSets and Jobs make Pods with the template's labels and
+annotations; a Deployment's own annotations are copied to its ReplicaSets and never to Pods.  A Deployment's changed
+template replaces the Pods.  No Job ends by itself, and no CronJob makes one.  Objects whose owner is gone are deleted.
+The stand-in for kubelets binds Pods to nodes, runs them after a delay, and removes deleted ones.
 """
 
 import asyncio
@@ -19,26 +19,33 @@ from services.plant.kube_emulator.store import Key, ObjectStore, Tree, now
 
 NODES = ("node-1", "node-2")
 
+_POD_MAKERS = {
+    "replicasets.apps": "ReplicaSet",
+    "statefulsets.apps": "StatefulSet",
+    "daemonsets.apps": "DaemonSet",
+    "jobs.batch": "Job",
+}
 _HASH = "pod-template-hash"
 _REVISION = "deployment.kubernetes.io/revision"
 _NOT_COPIED = ("kubectl.kubernetes.io/last-applied-configuration", _REVISION)
 
 
 async def run(objects: ObjectStore) -> None:
-    """Keep Deployments, ReplicaSets and Pods in step until cancelled."""
+    """Keep workloads and Pods in step until cancelled."""
     while True:
         seen = objects.version
         # Delete objects whose owner is gone, as the garbage collector does.
-        for resource, owners in (("replicasets.apps", "deployments.apps"), ("pods", "replicasets.apps")):
-            alive = {tree["metadata"]["uid"] for _, tree in objects.list_objects(owners)}
+        for resource in ("replicasets.apps", "jobs.batch", "pods"):
+            alive = objects.uids()
             for key, tree in objects.list_objects(resource):
                 reference = _controller_reference(tree)
                 if reference is not None and reference["uid"] not in alive:
                     remove(objects, key)
         for key, deployment in objects.list_objects("deployments.apps"):
             _reconcile_deployment(objects, key, deployment)
-        for key, replica_set in objects.list_objects("replicasets.apps"):
-            _reconcile_replica_set(objects, key, replica_set)
+        for resource, kind in _POD_MAKERS.items():
+            for key, owner in objects.list_objects(resource):
+                _reconcile_pods(objects, key, owner, kind)
         if objects.version == seen:
             await objects.wait_for_change(seen)
         else:
@@ -68,7 +75,7 @@ def _build_owner_references(kind: str, owner: Tree) -> list[dict[str, Any]]:
     meta = owner["metadata"]
     return [
         {
-            "apiVersion": "apps/v1",
+            "apiVersion": "batch/v1" if kind == "Job" else "apps/v1",
             "kind": kind,
             "name": meta["name"],
             "uid": meta["uid"],
@@ -113,30 +120,61 @@ def _reconcile_deployment(objects: ObjectStore, key: Key, deployment: Tree) -> N
     _update_status(objects, key, deployment, sets, {_REVISION: revision})
 
 
-def _reconcile_replica_set(objects: ObjectStore, key: Key, replica_set: Tree) -> None:
-    pods = [one for one in iter_owned(objects, "pods", replica_set) if "deletionTimestamp" not in one[1]["metadata"]]
-    desired = replica_set["spec"].get("replicas", 1)
-    template = replica_set["spec"]["template"]
+def _count_desired(objects: ObjectStore, owner: Tree, kind: str) -> int:
+    """How many Pods an object wants."""
+    spec = owner["spec"]
+    if kind == "Job":
+        return int(spec.get("parallelism", 1))
+    if kind != "DaemonSet":
+        return int(spec.get("replicas", 1))
+    wanted = spec["template"]["spec"].get("nodeSelector") or {}
+    nodes = [tree["metadata"].get("labels") or {} for _, tree in objects.list_objects("nodes")]
+    # Without Nodes, Pods run on the ones that the stand-in for kubelets names.
+    return sum(wanted.items() <= labels.items() for labels in nodes) if nodes else len(NODES)
+
+
+def _name_pod(owner: Tree, kind: str, taken: set[str]) -> dict[str, str]:
+    """A Pod's name, or how it begins: a StatefulSet numbers its Pods."""
+    name = owner["metadata"]["name"]
+    if kind != "StatefulSet":
+        return {"generateName": f"{name}-"}
+    return {"name": next(one for number in itertools.count() if (one := f"{name}-{number}") not in taken)}
+
+
+def _reconcile_pods(objects: ObjectStore, key: Key, owner: Tree, kind: str) -> None:
+    every = list(iter_owned(objects, "pods", owner))
+    pods = [one for one in every if "deletionTimestamp" not in one[1]["metadata"]]
+    taken = {one[2] for one, _ in every}
+    desired = _count_desired(objects, owner, kind)
+    template = owner["spec"]["template"]
     for _ in range(desired - len(pods)):
-        meta = {
-            "generateName": f"{replica_set['metadata']['name']}-",
+        meta: dict[str, Any] = {
+            **_name_pod(owner, kind, taken),
             "labels": dict(template["metadata"].get("labels") or {}),
-            "ownerReferences": _build_owner_references("ReplicaSet", replica_set),
+            "ownerReferences": _build_owner_references(kind, owner),
         }
+        taken.add(meta.get("name", ""))
         if template["metadata"].get("annotations"):
             meta["annotations"] = dict(template["metadata"]["annotations"])
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": dict(template.get("spec") or {})}
-        objects.create(("pods", key[1], ""), body | {"status": {"phase": "Pending"}})
+        objects.create(("pods", key[1], meta.get("name", "")), body | {"status": {"phase": "Pending"}})
     # Remove Pods that do not run yet first, then the youngest.
     pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
     pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
     for one, _ in pods[: max(0, len(pods) - desired)]:
         remove(objects, one)
-    _update_status(objects, key, replica_set, [replica_set], {})
+    _update_status(objects, key, owner, [owner], {}, {"desiredNumberScheduled": desired} if kind == "DaemonSet" else {})
 
 
-def _update_status(objects: ObjectStore, key: Key, owner: Tree, sets: list[Tree], annotations: dict[str, str]) -> None:
-    """Count the Pods of some ReplicaSets into their owner's status."""
+def _update_status(
+    objects: ObjectStore,
+    key: Key,
+    owner: Tree,
+    sets: list[Tree],
+    annotations: dict[str, str],
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Count the Pods of some objects into their owner's status."""
     pods = [tree for one in sets for _, tree in iter_owned(objects, "pods", one)]
     live = [tree for tree in pods if "deletionTimestamp" not in tree["metadata"]]
     ready = sum(tree["status"]["phase"] == "Running" for tree in live)
@@ -146,6 +184,7 @@ def _update_status(objects: ObjectStore, key: Key, owner: Tree, sets: list[Tree]
         "updatedReplicas": len(live),
         "readyReplicas": ready,
         "availableReplicas": ready,
+        **(more or {}),
     }
 
     def change(tree: Tree) -> Tree:

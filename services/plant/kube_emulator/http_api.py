@@ -17,7 +17,7 @@ import kmock
 
 from services.plant.kube_emulator.controllers import bind, remove
 from services.plant.kube_emulator.patch import apply_patch, merge
-from services.plant.kube_emulator.resources import KINDS, Kind, kind_at
+from services.plant.kube_emulator.resources import KINDS, Kind, define_kind, kind_at, known_kinds
 from services.plant.kube_emulator.selectors import build_filter
 from services.plant.kube_emulator.store import Change, Key, ObjectStore, StatusError, Tree
 
@@ -158,7 +158,11 @@ class KubeApi(kmock.KubernetesScaffold):
             raise StatusError(404, "NotFound", f"there is no {key[0]}/{request.subresource} to create")
         if not isinstance(request.data, dict):
             raise StatusError(400, "BadRequest", "the body is not a JSON object")
-        return self.create(key, request.data, keep=not _is_dry_run(request))
+        made = self.create(key, request.data, keep=not _is_dry_run(request))
+        if key[0] == "customresourcedefinitions.apiextensions.k8s.io":
+            kind = define_kind(made)
+            self.resources[f"{kind.version}/{kind.plural}"].kind = kind.name
+        return made
 
     def create(self, key: Key, tree: Tree, *, keep: bool = True) -> Tree:
         """Store a new object as a request would.
@@ -223,7 +227,12 @@ def _is_dry_run(request: kmock.Request) -> bool:
 def _scale_of(tree: Tree) -> Tree:
     meta = {key: tree["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
     spec = {"replicas": tree["spec"].get("replicas", 1)}
-    return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": spec}
+    selector = (tree.get("status") or {}).get("selector")
+    if selector is None:
+        labels = (tree["spec"].get("selector") or {}).get("matchLabels") or {}
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    status = {"replicas": (tree.get("status") or {}).get("replicas", 0), "selector": selector}
+    return {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": spec, "status": status}
 
 
 def _event(change: Change, request: kmock.Request, kind: Kind, matches: Callable[[Tree], bool]) -> Tree | None:
@@ -243,7 +252,7 @@ def _event(change: Change, request: kmock.Request, kind: Kind, matches: Callable
 async def _discover(request: kmock.Request) -> Tree:
     """The resources of one version of one group; kmock's own answer misnames the core group."""
     version = request.url.path.removeprefix("/apis/").removeprefix("/api/")
-    kinds = [kind for kind in KINDS if kind.version == version]
+    kinds = [kind for kind in known_kinds() if kind.version == version]
     if not kinds:
         raise StatusError(404, "NotFound", "the server could not find the requested resource")
     resources = [

@@ -45,12 +45,15 @@ KINDS = (
     Kind("Secret", "v1"),
     Kind("Service", "v1", under=("status",)),
     Kind("ServiceAccount", "v1"),
-    Kind("DaemonSet", "apps/v1"),
+    Kind("CustomResourceDefinition", "apiextensions.k8s.io/v1", namespaced=False),
+    Kind("DaemonSet", "apps/v1", under=("status",)),
     Kind("Deployment", "apps/v1", under=("scale", "status")),
     Kind("ReplicaSet", "apps/v1", under=("scale", "status")),
-    Kind("StatefulSet", "apps/v1"),
+    Kind("StatefulSet", "apps/v1", under=("scale", "status")),
     Kind("ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1", namespaced=False),
     Kind("ValidatingAdmissionPolicyBinding", "admissionregistration.k8s.io/v1", namespaced=False),
+    Kind("CronJob", "batch/v1", under=("status",)),
+    Kind("Job", "batch/v1", under=("status",)),
     Kind("CiliumEndpoint", "cilium.io/v2"),
     Kind("CiliumNetworkPolicy", "cilium.io/v2"),
     Kind("Lease", "coordination.k8s.io/v1"),
@@ -67,6 +70,26 @@ KINDS = (
 
 _BY_NAME = {(kind.version, kind.name): kind for kind in KINDS}
 _BY_PATH = {(kind.version, kind.plural): kind for kind in KINDS}
+
+
+def define_kind(definition: Tree) -> Kind:
+    """Take up a kind that a CustomResourceDefinition defines, in its first version."""
+    spec = definition["spec"]
+    version = spec["versions"][0]
+    kind = Kind(
+        spec["names"]["kind"],
+        f"{spec['group']}/{version['name']}",
+        namespaced=spec["scope"] == "Namespaced",
+        under=tuple(version.get("subresources") or ()),
+    )
+    _BY_NAME[kind.version, kind.name] = kind
+    _BY_PATH[kind.version, spec["names"]["plural"]] = kind
+    return kind
+
+
+def known_kinds() -> tuple[Kind, ...]:
+    """All kinds, those that were defined later too."""
+    return tuple(_BY_NAME.values())
 
 
 def kind_at(group: str, version: str, plural: str) -> Kind:

@@ -114,6 +114,10 @@ class ObjectStore:
         """The keys of all objects in a namespace."""
         return [key for key in self._objects if key[1] == namespace]
 
+    def uids(self) -> frozenset[str]:
+        """The uids of all objects."""
+        return frozenset(tree["metadata"]["uid"] for tree in self._objects.values())
+
     def list_objects(self, resource: str, namespace: str | None = None) -> Iterator[tuple[Key, Tree]]:
         """All objects of a resource, in all namespaces or in one."""
         for key, tree in list(self._objects.items()):
@@ -250,5 +254,9 @@ def _merge_update(key: Key, before: Tree, after: Tree, *, status: bool) -> Tree:
     return tree
 
 
-STATUS_APART = frozenset({"pods", "nodes", "namespaces", "services", "deployments.apps", "replicasets.apps"})
+STATUS_APART = frozenset(
+    {"pods", "nodes", "namespaces", "services"}
+    | {f"{one}.apps" for one in ("deployments", "replicasets", "statefulsets", "daemonsets")}
+    | {"jobs.batch", "cronjobs.batch"}
+)
 """Resources whose status only their ``/status`` changes."""

@@ -77,6 +77,11 @@ class TargetAudit:
         self.unchecked = 0
         """Actions whose decision lies before the range, or has been forgotten."""
 
+    def define(self, target: Target) -> None:
+        """Take the target's next definition."""
+        self._target = target
+        self._limits.define(target)
+
     def add_decision(self, decision: Decision, part: TargetDecision, recorded: RecordedMessage) -> None:
         """Add the next decision, and its part about this target."""
         one = IssuedLimit(

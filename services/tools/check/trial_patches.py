@@ -13,7 +13,8 @@ from schemas.domain import Target
 from schemas.units import Rate
 from services.actuator.ownership import KEY, build_patch
 from services.kube.client import KubeClient
-from services.kube.objects import BANDWIDTH, ApiFailure, NotFound, Pod, Rejected, StaleObject, Workload, workload_kind
+from services.kube.objects import BANDWIDTH, ApiFailure, NotFound, Pod, Rejected, StaleObject, Workload
+from services.kube.target_pods import list_pods, read_object
 from services.tools.check.cluster_rules import Finding
 
 ACCOUNT = "system:serviceaccount:sluice:sluice-actuator"
@@ -29,14 +30,13 @@ async def try_patches(api: KubeClient, targets: Mapping[str, Target]) -> list[Fi
     except ApiFailure:
         account = None
     found: list[Finding] = []
-    for key, target in targets.items():
-        namespace, _, name = key.partition("/")
+    for target in targets.values():
         try:
-            workload = await api.read(workload_kind(target), namespace, name)
-            pods = await api.list_by_labels(Pod, namespace, workload.spec.selector.query())
+            workload = await read_object(api, target)
+            pods = await list_pods(api, target, workload)
         except ApiFailure:
             continue  # reported as missing, or as not readable
-        owned = [pod for pod in pods if workload.owns(pod) and not (pod.has_ended or pod.is_terminating)]
+        owned = [pod for pod in pods if not (pod.has_ended or pod.is_terminating)]
         objects: list[Workload | Pod] = [workload, *owned[:1]]
         for obj in objects:
             found += await _try_patch(api, obj, str(Rate(int(target.fail_safe))), account)

@@ -135,8 +135,8 @@ class MessageSource:
 
 
 def matches_workload(name: str, key: str) -> bool:
-    """Return whether a user's name, with or without its namespace, means the workload ``namespace/name``."""
-    return name in (key, key.rpartition("/")[2])
+    """Return whether a user's name, with or without namespace and kind, means the workload of this key."""
+    return name in (key, key.partition("/")[2], key.rpartition("/")[2])
 
 
 def require_domains(known: Sequence[Domain], names: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ from schemas.domain import Target
 from services.actuator.ownership import PAUSED, build_patch, hand_back, pause_reason
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
-from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable, Workload, workload_kind
+from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable, Workload
+from services.kube.workloads import find_kind, object_name
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
@@ -52,11 +53,11 @@ async def change_workload(config: Config, target: Target, change: Change) -> boo
     Raises:
         CommandError: the API server refuses, does not answer, or has no such workload.
     """
-    kind, name = workload_kind(target), target.key.partition("/")[2]
     try:
         async with KubeClient.connect(config.kubernetes) as client:
+            kind = await find_kind(client, target)
             for _ in range(_ATTEMPTS):
-                workload = await client.read(kind, target.namespace, name)
+                workload = await client.read(kind, target.namespace, object_name(target))
                 desired = change(workload)
                 if not desired:
                     return False
@@ -66,7 +67,8 @@ async def change_workload(config: Config, target: Target, change: Change) -> boo
                     continue
                 return True
     except NotFound:
-        raise CommandError(f"{target.key}: there is no such {kind.kind}", ExitCode.FINDING) from None
+        what = "the actuator has made no record of it" if target.ref is None else f"there is no such {target.ref.kind}"
+        raise CommandError(f"{target.key}: {what}", ExitCode.FINDING) from None
     except (Rejected, Unavailable, KubeConfigError) as error:
         raise CommandError(f"{target.key}: {error}", ExitCode.UNAVAILABLE) from None
     raise CommandError(f"{target.key}: it changed {_ATTEMPTS} times meanwhile", ExitCode.FINDING)

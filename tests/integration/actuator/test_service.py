@@ -227,6 +227,7 @@ class CutShort:
     def __init__(self, client: KubeClient, patches: int) -> None:
         """Allow so many patches."""
         self.read, self.list_by_labels = client.read, client.list_by_labels
+        self.read_json, self.fetch, self.delete = client.read_json, client.fetch, client.delete
         self._client = client
         self._left = patches
 

@@ -1,124 +1,291 @@
-"""A new workload kind needs one class.  Everything between the watch and the patch works on it."""
+"""Every kind of workload as a target, on a real API server with its controllers: a matrix of kinds and rules.
+
+All kinds are in one domain of one actuator.  Each step is done for all, and then looked at for each.
+"""
 
 import asyncio
 import time
-from typing import ClassVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
-import pytest
-
-from schemas.domain import Critical, Domain
+from schemas.domain import Critical, Domain, Shield
 from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.units import Duration
 from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
+from services.actuator.observed import Watched
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import resume_command
+from services.actuator.ownership import KEY
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.actuator.restore import restore
 from services.kube.client import KubeClient
-from services.kube.objects import BANDWIDTH, WORKLOADS, Workload
-from tests.support.kube.objects import TARGET
-from tests.support.kube.servers import Server, eventually
+from services.kube.objects import BANDWIDTH
+from tests.support.kube.servers import MERGE_PATCH, Server, eventually
+from tests.support.kube.workload_cases import Case, Workloads
 
 S = 10**9
+PAGE = Path(__file__).parents[3] / "docs" / "actuator.md"
+RULES = (
+    "limited before it runs",
+    "cut",
+    "raised",
+    "new pod, rescaled",
+    "drift put back",
+    "old decision refused",
+    "survives a restart",
+    "dead-man",
+    "restored without a trace",
+    "UIDs and templates unchanged",
+)
 
 
-class StatefulSet(Workload, frozen=True):
-    """A kind that creates its own Pods."""
+class Actuator:
+    """One actuator in this process, with its decisions and reports in memory."""
 
-    kind: ClassVar[str] = "StatefulSet"
-    api_version: ClassVar[str] = "apps/v1"
-    plural: ClassVar[str] = "statefulsets"
-
-
-@pytest.mark.parametrize("server", [pytest.param("apiserver", marks=pytest.mark.apiserver)], indirect=True)
-async def test_a_stateful_set_is_limited_and_restored(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decision reaches it and its Pods, with an Event and a report; restore puts everything back."""
-    monkeypatch.setitem(WORKLOADS, "deployment", StatefulSet)
-    spec = {
-        "replicas": 2,
-        "serviceName": "app",
-        "podManagementPolicy": "Parallel",
-        "selector": {"matchLabels": {"app": "app"}},
-        "template": {
-            "metadata": {"labels": {"app": "app"}},
-            "spec": {"containers": [{"name": "app", "image": "app:1"}]},
-        },
-    }
-    body = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "app"}, "spec": spec}
-    await server.must("POST", StatefulSet.path(server.namespace), body)
-    await server.pods_of("app", 2)
-    target = type(TARGET)(
-        deployment="app", namespace=server.namespace, min=TARGET.min, max=TARGET.max, fail_safe=TARGET.fail_safe
-    )
-    actions: list[Action] = []
-
-    async def publish(action: Action, headers: object) -> None:
-        actions.append(action)
-
-    async def stand_at(limit: str | None, share: str | None) -> bool:
-        trees = [await server.must("GET", StatefulSet.path(server.namespace, "app")), *await server.pods_of("app", 2)]
-        values = [(tree["metadata"].get("annotations") or {}).get(BANDWIDTH) for tree in trees]
-        return values == [limit, share, share]
-
-    async with KubeClient.connect(server.config) as client:
-        outbox, events = ActionOutbox(), EventRecorder(client)
+    def __init__(self, client: KubeClient, cases: list[Case], process: str) -> None:
+        """Act on these targets."""
+        self.actions: list[Action] = []
+        self.notes: dict[str, str | None] = {}
+        self._outbox, self._events = ActionOutbox(), EventRecorder(client)
         shared = Dependencies(
             client=client,
-            outbox=outbox,
-            events=events,
-            set_note=lambda _target, _text: None,
-            set_condition=lambda _what, _reason: None,
-            process="me",
+            outbox=self._outbox,
+            events=self._events,
+            set_note=self.notes.__setitem__,
+            set_condition=lambda _what, _why: None,
+            process=process,
         )
-        domain = Domain("line", (Critical("robot-control"),), (target,))
-        reconciler = Reconciler(domain, target, shared)
-        informer = Informer(
-            client, StatefulSet, server.namespace, {"app": reconciler.observed}, lambda _key, _trouble: None
+        targets = tuple(case.target for case in cases)
+        domain = Domain(
+            "line", (Critical("robot"),), targets, shield=Shield(rise_per_second=1), dead_man=Duration(60 * S)
         )
-        running = [asyncio.create_task(one) for one in (informer.run(), reconciler.run(), events.run())]
-        running.append(asyncio.create_task(outbox.run(publish)))
-        reconciler.offer(*decide(target.key, 60_000))
-        reconciler.resume(None)
-        await eventually(lambda: stand_at("60M", "30M"))
+        self._reconcilers = [Reconciler(domain, target, shared) for target in targets]
+        watched = [Watched(one.target, one.observed) for one in self._reconcilers]
+        self._informer = Informer(client, watched, lambda _key, _why: None, self.notes.__setitem__)
 
-        async def applied() -> bool:
-            return any(action.outcome == "applied" and len(action.pods) == 2 for action in actions)
+    def decide(self, limit: int, end: int, good_for: int = 600 * S) -> None:
+        """Hand a decision to every target."""
+        keys = [one.target.key for one in self._reconcilers]
+        parts = tuple(TargetDecision(target=key, limit=limit, proposal=limit, rule="none", was=0) for key in keys)
+        decision = Decision(
+            domain="line",
+            sample=f"line:{end}",
+            end=end,
+            expires=time.time_ns() + good_for,
+            targets=parts,
+            reason="set by the test",
+            state=State(1, end, end, {}, "test/1"),
+            policy="test/1",
+            stress=0.5,
+        )
 
-        await eventually(applied)
+        async def acknowledge() -> None:
+            pass
 
-        async def has_event() -> bool:
-            found = await server.must("GET", f"/api/v1/namespaces/{server.namespace}/events")
-            about = [one["involvedObject"] for one in found["items"] if one["reason"] == "LimitRaised"]
-            return [(one["kind"], one["name"]) for one in about] == [("StatefulSet", "app")]
+        for one, part in zip(self._reconcilers, parts, strict=True):
+            one.offer(decision, part, time.time_ns(), PendingAck(acknowledge, {}, 1))
 
-        await eventually(has_event)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        workload = await client.read(StatefulSet, server.namespace, "app")
-        assert resume_command(workload).startswith(f"kubectl -n {server.namespace} annotate statefulset app ")
-        results = await restore(client, target, dry_run=False)
-    assert [one.outcome for one in results] == ["applied"] * 3
-    assert await stand_at(None, None)
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator["Actuator"]:
+        """Act while the context lasts."""
+
+        async def publish(action: Action, headers: object) -> None:
+            self.actions.append(action)
+
+        works = [self._informer.run(), self._events.run(), self._outbox.run(publish)]
+        works += [one.run() for one in self._reconcilers]
+        running = [asyncio.create_task(work) for work in works]
+        for one in self._reconcilers:
+            one.resume(None)
+        try:
+            yield self
+        finally:
+            for task in running:
+                task.cancel()
+            ended = await asyncio.gather(*running, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in ended), ended
 
 
-def decide(target: str, limit: int) -> tuple[Decision, TargetDecision, int, PendingAck]:
-    """A decision on one target, as the actuator receives it."""
-    end = time.time_ns()
-    part = TargetDecision(target=target, limit=limit, proposal=limit, rule="none", was=0)
-    decision = Decision(
-        domain="line",
-        sample=f"line:{end}",
-        end=end,
-        expires=end + 60 * S,
-        targets=(part,),
-        reason="set by the test",
-        state=State(1, 1, end, {}, "test/1"),
-        policy="test/1",
-        stress=0.5,
-    )
+class Matrix:
+    """Looks at the objects of all kinds, and notes which rules hold for which."""
 
-    async def acknowledge() -> None:
-        pass
+    def __init__(self, server: Server, cases: list[Case]) -> None:
+        """Nothing holds yet."""
+        self._server = server
+        self.cases = cases
+        self.held: dict[str, set[str]] = {case.row: set() for case in cases}
 
-    return decision, part, end, PendingAck(acknowledge, {}, 1)
+    async def pods(self, case: Case) -> list[dict[str, Any]]:
+        """A case's Pods, unless they are being deleted."""
+        found = []
+        for place in case.namespaces:
+            path = f"/api/v1/namespaces/{place}/pods?labelSelector=app%3D{case.app}"
+            found += (await self._server.must("GET", path))["items"]
+        return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+
+    async def lead(self, case: Case) -> Any:
+        """The object that carries the record; None where there is none."""
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{case.namespaces[0]}/leases/sluice-target-{case.target.name}"
+        status, tree = await self._server.request("GET", case.lead or path)
+        return tree if status == 200 else None
+
+    async def check(self, rule: str, holds: Callable[[Case], Awaitable[bool]]) -> None:
+        """Wait until a rule holds for all kinds, and note for which it did."""
+
+        async def ask(case: Case) -> None:
+            async def question() -> bool:
+                return await holds(case)
+
+            await eventually(question)
+            self.held[case.row].add(rule)
+
+        results = await asyncio.gather(*(ask(case) for case in self.cases), return_exceptions=True)
+        others = [one for one in results if isinstance(one, BaseException) and not isinstance(one, AssertionError)]
+        assert not others, others
+
+    async def check_limits(self, rule: str, limit: str, share: str, count: int, phase: str = "") -> None:
+        """Wait until all objects of all kinds have a limit."""
+
+        async def holds(case: Case) -> bool:
+            lead, pods = await self.lead(case), await self.pods(case)
+            is_lead = lead is not None and get_bandwidth(lead) == limit
+            return (
+                is_lead
+                and [get_bandwidth(pod) for pod in pods] == [share] * count
+                and all(pod["status"]["phase"] == phase for pod in pods if phase)
+            )
+
+        await self.check(rule, holds)
+
+    def table(self) -> str:
+        """The matrix in Markdown."""
+        rows = [f"| | {' | '.join(RULES)} |", f"|---|{'---|' * len(RULES)}"]
+        rows += [
+            f"| {row} | {' | '.join('yes' if one in held else 'no' for one in RULES)} |"
+            for row, held in self.held.items()
+        ]
+        return "\n".join(rows)
+
+
+def get_bandwidth(tree: Any) -> str | None:
+    """An object's limit."""
+    value: str | None = (tree["metadata"].get("annotations") or {}).get(BANDWIDTH)
+    return value
+
+
+def fingerprint(tree: Any) -> Any:
+    """What must be the same after a restore; annotations that the API's own controllers set are kept."""
+    meta = tree["metadata"]
+    template = tree.get("spec", {}).get("template") or tree.get("spec", {}).get("jobTemplate")
+    return meta["uid"], meta.get("annotations") or {}, meta.get("labels") or {}, template
+
+
+async def test_every_rule_holds_for_every_kind(server: Server) -> None:
+    """All cells of the matrix say yes; a kind of one's own has a row where the server can have some."""
+    other = f"{server.namespace}-b"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}}
+    await server.must("POST", "/api/v1/namespaces", body)
+    if server.name == "apiserver":
+        await eventually(lambda: has_account(server, other))
+    matrix = Matrix(server, await Workloads(server, other).make_all())
+
+    async def has_two(case: Case) -> bool:
+        return len(await matrix.pods(case)) == 2
+
+    await matrix.check("", has_two)
+    leads = {case.row: await matrix.lead(case) for case in matrix.cases}
+    before = {case.row: [fingerprint(pod) for pod in await matrix.pods(case)] for case in matrix.cases}
+    begin = time.time_ns()
+    async with KubeClient.connect(server.config) as client:
+        async with Actuator(client, matrix.cases, "first").run() as actuator:
+            await change_everything(server, matrix, actuator, begin)
+            reports = list(actuator.actions)
+        # The second knows nothing but what the objects carry.
+        async with Actuator(client, matrix.cases, "second").run() as actuator:
+            await go_on(client, matrix, actuator, reports, begin)
+
+    async def is_same(case: Case) -> bool:
+        lead, was = await matrix.lead(case), leads[case.row]
+        same = lead is None if was is None else fingerprint(lead) == fingerprint(was)
+        now = [fingerprint(pod) for pod in await matrix.pods(case)]
+        return same and len(now) == 4 and all(one in now for one in before[case.row])
+
+    await matrix.check("UIDs and templates unchanged", is_same)
+    await tidy(server, other)
+    assert all(held >= set(RULES) for held in matrix.held.values()), matrix.table()
+    rows = [line for line in PAGE.read_text("utf-8").splitlines() if line in matrix.table().splitlines()]
+    assert len(rows) >= 2 + len(matrix.cases), f"docs/actuator.md lacks some of:\n{matrix.table()}"
+
+
+async def change_everything(server: Server, matrix: Matrix, actuator: Actuator, begin: int) -> None:
+    """Limits before and while Pods run, more Pods, and foreign values."""
+    actuator.decide(60_000, begin)
+    await matrix.check_limits("limited before it runs", "60M", "30M", 2, "Pending")
+    await start_pods(server, matrix)
+    actuator.decide(20_000, begin + 1)
+    await matrix.check_limits("cut", "20M", "10M", 2, "Running")
+    actuator.decide(40_000, begin + 2)
+    await matrix.check_limits("raised", "40M", "20M", 2)
+    await asyncio.gather(*(case.grow() for case in matrix.cases))
+    await matrix.check_limits("new pod, rescaled", "40M", "10M", 4)
+    for case in matrix.cases:
+        meta = (await matrix.pods(case))[0]["metadata"]
+        change = {"metadata": {"annotations": {BANDWIDTH: "1G"}}}
+        await server.must("PATCH", pod_path(meta), change, MERGE_PATCH)
+    await matrix.check_limits("drift put back", "40M", "10M", 4)
+    actuator.decide(80_000, begin + 1)
+
+
+async def go_on(client: KubeClient, matrix: Matrix, actuator: Actuator, reports: list[Action], begin: int) -> None:
+    """What another actuator makes of the objects, the end of its decision, and a restore beside it."""
+
+    async def goes_on(case: Case) -> bool:
+        mine = [one for one in actuator.actions if one.target == case.target.key]
+        return any((one.outcome, one.cause, one.limit) == ("unchanged", "decision", 40_000) for one in mine)
+
+    await matrix.check("survives a restart", goes_on)
+
+    async def was_refused(case: Case) -> bool:
+        mine = [one for one in (*reports, *actuator.actions) if one.target == case.target.key]
+        return all(one.limit != 80_000 for one in mine)
+
+    await matrix.check("old decision refused", was_refused)
+    actuator.decide(40_000, begin + 3, good_for=S)
+    await matrix.check_limits("dead-man", "10M", "2500k", 4)
+
+    async def is_restored(case: Case) -> bool:
+        results = await restore(client, case.target, dry_run=False)
+        assert all(one.outcome == "applied" for one in results), results
+        carrying = [one for one in (await matrix.lead(case), *await matrix.pods(case)) if one is not None]
+        noted = [one["metadata"].get("annotations") or {} for one in carrying]
+        return not any(BANDWIDTH in one or KEY in one for one in noted)
+
+    await matrix.check("restored without a trace", is_restored)
+
+
+async def start_pods(server: Server, matrix: Matrix) -> None:
+    """Let all Pods run, as kubelets would."""
+    for case in matrix.cases:
+        for pod in await matrix.pods(case):
+            path = f"{pod_path(pod['metadata'])}/status"
+            await server.must("PATCH", path, {"status": {"phase": "Running"}}, MERGE_PATCH)
+
+
+def pod_path(meta: Any) -> str:
+    """The path of a Pod."""
+    return f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+
+
+async def has_account(server: Server, namespace: str) -> Any:
+    """The namespace's default account, without which no Pod can be made."""
+    status, answer = await server.request("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+    return answer if status == 200 else None
+
+
+async def tidy(server: Server, other: str) -> None:
+    """Delete what is not in the test's own namespace."""
+    await server.request("DELETE", f"/api/v1/namespaces/{other}")
+    for node in (await server.must("GET", f"/api/v1/nodes?labelSelector=matrix%3D{server.namespace}"))["items"]:
+        await server.request("DELETE", f"/api/v1/nodes/{node['metadata']['name']}")

@@ -25,7 +25,9 @@ from tests.support.guard import LASTING
 from tests.support.ports import free_ports
 from tests.support.waiting import PATIENCE_S
 
-_CONTROLLERS = "deployment,replicaset,statefulset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+_CONTROLLERS = (
+    "deployment,replicaset,statefulset,daemonset,job,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+)
 
 
 class ApiServer:

@@ -1,16 +1,19 @@
 """One informer for all targets of a namespace: what each of them gets to see, in which order things may appear."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
-from services.actuator.informer import Informer, ObservedState
+from services.actuator.informer import Informer
+from services.actuator.observed import ObservedState, Watched
 from services.kube.client import Deleted, Listed, T, Updated
 from services.kube.objects import Deployment, Meta, Owner, Pod, WorkloadSpec
 from services.kube.selectors import Selector
+from tests.support.kube.objects import TARGET
 from tests.support.waiting import until
 
 NAMES = ("app", "other")
@@ -45,6 +48,20 @@ class Cluster:
             if kind is type(obj):
                 queue.put_nowait((obj, is_gone))
 
+    async def read_json(self, path: str) -> Any:
+        """Only known kinds are asked for."""
+        raise AssertionError(path)
+
+    fetch = read_json
+
+    async def read(self, kind: type[T], namespace: str, name: str) -> T:
+        """No owner is asked for."""
+        raise AssertionError(name)
+
+    async def create(self, kind: type[T], namespace: str, name: str, *, dry_run: bool = False) -> T:
+        """No record is made."""
+        raise AssertionError(name)
+
     async def list_and_watch(
         self,
         kind: type[T],
@@ -53,23 +70,26 @@ class Cluster:
         *,
         name: str | None = None,
         selector: str | None = None,
+        keep: Collection[str] = (),
     ) -> AsyncGenerator[Listed[T] | Updated[T] | Deleted[T], None]:
         """As the client does: objects are asked about with all their labels, and passed on without them."""
         self.lists.append(kind)
         queue: asyncio.Queue[Any] = asyncio.Queue()
         self._watches.append((kind, queue))
         await asyncio.sleep(0)
-        yield Listed(tuple(one.trim() for one in self.objects[kind].values() if is_wanted(one)))
+        yield Listed(tuple(one.trim(keep) for one in self.objects[kind].values() if is_wanted(one)))
         while True:
             obj, is_gone = await queue.get()
-            yield Deleted(obj.trim()) if is_gone or not is_wanted(obj) else Updated(obj.trim())
+            yield Deleted(obj.trim(keep)) if is_gone or not is_wanted(obj) else Updated(obj.trim(keep))
 
 
 async def test_each_target_gets_its_own() -> None:
     """Whatever appears first; a Pod that is given up, and those of a replaced Deployment, are dropped."""
     cluster, troubles = Cluster(), dict[str, str | None]()
     states = {name: ObservedState(lambda: None) for name in NAMES}
-    informer = Informer(cluster, Deployment, "n", states, troubles.__setitem__)
+    targets = {name: msgspec.structs.replace(TARGET, deployment=name, namespace="n") for name in NAMES}
+    watched = [Watched(targets[name], state) for name, state in states.items()]
+    informer = Informer(cluster, watched, troubles.__setitem__)
     cluster.put(deployment("app"))
     cluster.put(pod("app", 1))
     cluster.put(pod("stranger", 1))

@@ -9,8 +9,8 @@ import pytest
 
 from schemas.messages import Action, Cause, Outcome
 from services.actuator.apply import apply_plan
-from services.actuator.informer import ObservedState
 from services.actuator.kube_events import EventRecorder
+from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
 from services.kube.client import Listed, T, Updated

@@ -83,6 +83,16 @@ class Faulty:
         """Two Pods."""
         return tuple(pod(number, "30M", record("30M", 60_000)) for number in (1, 2))
 
+    async def read_json(self, path: str) -> Any:
+        """Only known kinds are asked for."""
+        raise AssertionError(path)
+
+    fetch = read_json
+
+    async def delete(self, obj: Any) -> None:
+        """A Deployment is never deleted."""
+        raise AssertionError(obj)
+
     async def patch(self, obj: Any, operations: list[dict[str, Any]]) -> Any:
         """The first Pod fails."""
         if obj.metadata.name == "app-1-1":
