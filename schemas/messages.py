@@ -138,6 +138,8 @@ class ShieldMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """Windows that start before this still see traffic from before the last cut, ns."""
     waiting: Rate = 0
     """A rise that the deadband keeps back, kbit/s: less than the deadband."""
+    back: Rate = 0
+    """The limit before the last cut, while no shared queue explains that cut, kbit/s; 0 otherwise."""
 
 
 class InForce(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from schemas.domain import Critical, Domain, Shield, Target
 from schemas.reference import Field, describe
-from schemas.resource_status import DomainStatus
+from schemas.resource_status import ResourceStatus
 from schemas.settings import Settings
 from schemas.units import MAX_KBIT, MULTIPLIERS
 from schemas.workloads import API_VERSION as ANY_API_VERSION
@@ -200,9 +200,9 @@ _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
 }
 """What else the types check of one field."""
 _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {
-    (DomainStatus, "critical"): ("namespace", "workload"),
-    (DomainStatus, "targets"): ("target",),
-    (DomainStatus, "conditions"): ("type",),
+    (ResourceStatus, "critical"): ("namespace", "workload"),
+    (ResourceStatus, "targets"): ("target",),
+    (ResourceStatus, "conditions"): ("type",),
 }
 """By what the items of a list differ."""
 OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace")})
@@ -238,7 +238,7 @@ def build_definition() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": build_schema(Domain),
-            "status": build_schema(DomainStatus),
+            "status": build_schema(ResourceStatus),
         },
     }
     return {

@@ -105,7 +105,7 @@ class Actuator:
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._targets.run())
+            group.create_task(self._run_targets())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
@@ -116,6 +116,10 @@ class Actuator:
             )
             group.create_task(leftovers)
             await self._use_bus(join)
+
+    async def _run_targets(self) -> None:
+        await self._resources.wait_for_first()
+        await self._targets.run()
 
     def _is_in_charge(self) -> bool:
         return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE

@@ -132,7 +132,7 @@ class Controller:
         before = start.before
         inputs = ShieldInput(
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
-            seen.missing is not None,
+            seen.missing is not None, seen.queued,
         )  # fmt: skip
         memory = _restore_memory(self.policy, state.memory if state.policy == self._version else None)
         proposal, fault = self._propose(memory, before, seen, bounds, fault)

@@ -13,6 +13,8 @@ from schemas.domain import Domain
 from schemas.messages import CriticalMeasure, Sample, TargetMeasure
 
 _LONGEST = 3600 * 10**9
+_QUEUED = 0.5
+"""Share of the tightest SLO from which the least median means a queue."""
 
 
 class Observation(Struct, frozen=True, gc=False):
@@ -38,11 +40,15 @@ class Observation(Struct, frozen=True, gc=False):
     """Throughput of all targets together; None unless each is measured."""
     target_recent: int | None
     """The same over the last period alone where the source measures it, else over the window."""
-    recent_p50: float | None
-    """Worst median latency over the last period alone, as a ratio to the P95's SLO: above 1, there is a queue now.
+    medians: tuple[float, ...] | None
+    """Median latency of each critical workload over the last period alone, as a ratio to the tightest P95's SLO.
 
-    None unless each workload's is measured.
+    None unless each workload's is measured.  A shared queue raises all of them, a stalled host only its own.
     """
+    shared_p95: float
+    """Least P95 over the critical workloads, as a ratio to the tightest SLO: no shared queue raised it above that."""
+    queued: bool
+    """Whether all of them wait for more than half of that SLO, or one loses something, or that is not known."""
     missing: str | None
     """Why there is no data; None when there is."""
     stress: float | None
@@ -64,6 +70,7 @@ class Observer:
     def __init__(self, domain: Domain) -> None:
         """Prepare what every sample needs."""
         self._critical = tuple((i, one.key, 1e9 / one.jitter, 1e9 / one.p95) for i, one in enumerate(domain.critical))
+        self._per_tightest = max(per_p95 for _, _, _, per_p95 in self._critical)
         self._targets = tuple((i, target.key) for i, target in enumerate(domain.targets))
         self._min_observations = domain.min_observations
         self._per_pod = any(target.scope == "per-pod" for target in domain.targets)
@@ -76,30 +83,33 @@ class Observer:
         if not 0 < period <= window <= _LONGEST:
             missing = missing or f"impossible window: from {sample.start} to {end}, a sample every {period} ns"
             window = period = 1
-        unusable, jitter, p95, lost, recent_p50, critical, critical_recent = self._observe_critical(sample.critical)
+        unusable, latency, medians, critical, critical_recent = self._observe_critical(sample.critical)
+        jitter, p95, shared_p95, lost = latency
         target, target_recent, recent_by_target, pods = self._observe_targets(sample.targets)
         if unusable is not None and not missing:
             missing = unusable
         if missing is not None:
             return Observation(
-                end, window, period, 0.0, 0.0, lost, critical, critical_recent, target, target_recent, None, missing,
-                None, lost > 0, recent_by_target, pods,
+                end, window, period, 0.0, 0.0, lost, critical, critical_recent, target, target_recent, None, 0.0, True,
+                missing, None, lost > 0, recent_by_target, pods,
             )  # fmt: skip
         stress = p95 if p95 > jitter else jitter
+        queued = medians is None or lost > 0 or min(medians) > _QUEUED
         return Observation(
-            end, window, period, jitter, p95, lost, critical, critical_recent, target, target_recent, recent_p50, None,
-            stress, stress > 1 or lost > 0, recent_by_target, pods,
+            end, window, period, jitter, p95, lost, critical, critical_recent, target, target_recent, medians,
+            shared_p95, queued, None, stress, stress > 1 or lost > 0, recent_by_target, pods,
         )  # fmt: skip
 
     # The hot part of every step: comparisons and sums are written out, because calls would cost several times as much.
 
-    def _observe_critical(  # noqa: C901 - one pass, with a branch for each figure that may be missing
+    def _observe_critical(  # noqa: C901, PLR0912 - one pass, with a branch for each figure that may be missing
         self, measures: tuple[CriticalMeasure, ...]
-    ) -> tuple[str | None, float, float, float, float | None, int | None, int | None]:
-        """Why there is no data, worst jitter and P95, what was lost, worst median, throughput and recent throughput."""
+    ) -> tuple[str | None, tuple[float, float, float, float], tuple[float, ...] | None, int | None, int | None]:
+        """Why there is no data; worst jitter, worst and least P95 and what was lost; medians; throughputs."""
         missing: str | None = None
         jitter = p95 = lost = 0.0
-        recent_p50: float | None = 0.0
+        shared_p95 = inf
+        medians: list[float] | None = []
         throughput = recent = 0
         measured = True
         for index, key, per_jitter, per_p95 in self._critical:
@@ -125,16 +135,21 @@ class Observer:
                 continue
             median = measure.recent_p50
             if median is None:
-                recent_p50 = None
-            elif recent_p50 is not None and (ratio := median * per_p95) > recent_p50:
-                recent_p50 = ratio
+                medians = None
+            elif medians is not None:
+                medians.append(median * self._per_tightest)
             if (ratio := measure.jitter * per_jitter) > jitter:  # type: ignore[operator]  # usable
                 jitter = ratio
-            if (ratio := measure.p95 * per_p95) > p95:  # type: ignore[operator]  # usable
+            latest: float = measure.p95  # type: ignore[assignment]  # usable
+            if (ratio := latest * per_p95) > p95:
                 p95 = ratio
+            if (ratio := latest * self._per_tightest) < shared_p95:
+                shared_p95 = ratio
+        latency = jitter, p95, shared_p95, lost
+        each = None if medians is None else tuple(medians)
         if not measured:
-            return missing, jitter, p95, lost, recent_p50, None, None
-        return missing, jitter, p95, lost, recent_p50, throughput, recent
+            return missing, latency, each, None, None
+        return missing, latency, each, throughput, recent
 
     def _observe_targets(
         self, measures: tuple[TargetMeasure, ...]

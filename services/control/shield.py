@@ -5,10 +5,14 @@ A proposal passes through these rules; the last one that changes it gives the de
     clamp     within [min, max]
     no-data   nothing is measured: never up; a limit above the fail-safe limit falls to it within ``decay``
     cut       an SLO is broken: at most ``cut`` of the limit in force, once per signal window
-    hold      the window still sees traffic from before the last cut: not up;
+    hold      the window still sees traffic from before the last cut: not up, unless that cut is taken back;
               or what was decided last is not in force yet: no further up than that
     rise      up by at most ``rise`` a second
     deadband  a rise too small to be worth a patch waits until it is large enough
+
+A cut is taken back early where no shared queue was seen when it was made, nor since: best effort did not cause
+what broke the SLO.  It is taken back once it has shown in full, no faster than any limit rises, and no further than to
+the limit before it.  If a queue shows then, the next violation cuts at once.
 
 Only rises are ever delayed or shortened.  A proposal to go down passes every rule untouched, except for
 the clamp to ``min``.  Rises start from what is in force (``start_from``).  ``python -m tests.proof`` proves these
@@ -46,12 +50,14 @@ class Limits(Struct, frozen=True, gc=False):
         most = int(target.max if domain.capacity is None else min(target.max, domain.capacity))
         span = most - target.min
         rise = max(int(span * settings.rise_per_second), 1)
+        # Without a capacity the span may be far wider than the link; the fail-safe limit is of its size.
+        smallest = int((span if domain.capacity is not None else target.fail_safe) * settings.deadband)
         return cls(
             min=int(target.min),
             max=most,
             fail_safe=int(target.fail_safe),
             rise=rise,
-            deadband=min(max(int(span * settings.deadband), 1), rise),
+            deadband=min(max(smallest, 1), rise),
             cut=int(settings.cut * 1000),
             decay=int(settings.decay),
         )
@@ -70,6 +76,8 @@ class ShieldInput(Struct, frozen=True, gc=False):
     """Time since the end of the sample before."""
     violated: bool
     no_data: bool
+    queued: bool
+    """Whether every critical workload waits in a queue now, or that is not known."""
 
 
 def start_from(limits: Limits, memory: ShieldMemory, in_force: int, unsettled: bool) -> tuple[ShieldMemory, int]:
@@ -90,10 +98,21 @@ def start_from(limits: Limits, memory: ShieldMemory, in_force: int, unsettled: b
     actual = min(max(in_force, limits.min), limits.max)
     if actual == decided and not unsettled:
         return memory, limits.max
-    return ShieldMemory(min(actual, decided), memory.since, memory.cut_until), max(actual, decided)
+    return ShieldMemory(min(actual, decided), memory.since, memory.cut_until, 0, memory.back), max(actual, decided)
 
 
-def shield(
+def open_way_back(memory: ShieldMemory, inputs: ShieldInput) -> tuple[bool, int]:
+    """Whether the last cut still holds, and up to which limit (kbit/s) it may be taken back; 0 if it may not."""
+    settling, back = inputs.start < memory.cut_until, 0
+    if settling and not inputs.queued and not inputs.no_data:
+        back = memory.back
+    if memory.back > 0 and inputs.queued and memory.since >= memory.cut_until:
+        # What was given back has built up a queue: it may be cut again at once.
+        settling = False
+    return settling, back
+
+
+def shield(  # noqa: C901 - a branch for each rule
     limits: Limits, memory: ShieldMemory, proposal: int, inputs: ShieldInput, highest: int
 ) -> tuple[int, Rule, ShieldMemory]:
     """The limit that is allowed, kbit/s, the rule that decided, and what to remember.
@@ -104,7 +123,7 @@ def shield(
     """
     now, wanted = memory.limit, proposal
     rule: Rule = "none"
-    settling = inputs.start < memory.cut_until
+    settling, back = open_way_back(memory, inputs)
     cut_until, waiting = memory.cut_until, 0
     if proposal < limits.min or proposal > limits.max:
         wanted, rule = min(max(proposal, limits.min), limits.max), "clamp"
@@ -114,11 +133,14 @@ def shield(
         wanted, rule = min(wanted, now, max(now - fall, limits.fail_safe)), "no-data"
     if inputs.violated and not settling:
         cut_until = inputs.end + inputs.settle
+        back = 0 if inputs.queued else now
         cut = max(now * limits.cut // 1000, limits.min)
         if wanted > cut:
             wanted, rule = cut, "cut"
     if wanted > now and settling:
-        wanted, rule = now, "hold"
+        most = max(back, now) if inputs.end >= memory.cut_until else now
+        if wanted > most:
+            wanted, rule = most, "hold"
     if wanted > highest:
         wanted, rule = highest, "hold"
     if wanted > now:
@@ -131,4 +153,4 @@ def shield(
         if wanted - now < limits.deadband and wanted < highest:
             wanted, rule, waiting = now, "deadband", wanted - now
     since = memory.since if wanted == now else inputs.end
-    return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting)
+    return wanted, rule, ShieldMemory(wanted, since, cut_until, waiting, back)

@@ -38,7 +38,7 @@ class StatusWriter(Protocol):
         """Merge into an object's status."""
 
 
-class View(Struct, frozen=True):
+class DefinitionView(Struct, frozen=True):
     """What the set of definitions says of a resource."""
 
     domain: Domain | None
@@ -54,7 +54,7 @@ class StatusKeeper:
         self,
         client: StatusWriter,
         resources: Mapping[tuple[str, str, str], BandwidthDomain],
-        view: Callable[[BandwidthDomain], View],
+        view: Callable[[BandwidthDomain], DefinitionView],
         is_in_charge: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare; ``run`` does the work.

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from schemas.config import Resources
 from services.definitions.definition_set import DefinitionSet
 from services.kube.client import KubeClient
-from services.resources.keeper import StatusKeeper, View
+from services.resources.keeper import DefinitionView, StatusKeeper
 from services.resources.manifest import domain_name
 from services.resources.objects import BandwidthDomain
 from services.resources.watcher import ResourceWatcher
+
+_FIRST_S = 2.0
 
 
 class ResourceDomains:
@@ -57,13 +60,20 @@ class ResourceDomains:
         """Work for ever, unless resources are switched off."""
         if not self._settings.enabled:
             self._definitions.confirm_resources(())
-        if self._settings.enabled:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.watcher.run())
-                group.create_task(self.keeper.run())
+            self.watcher.has_answer.set()
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.watcher.run())
+            group.create_task(self.keeper.run())
 
-    def _view(self, resource: BandwidthDomain) -> View:
+    async def wait_for_first(self) -> None:
+        """Wait until pauses are known, but not for long: the fail-safe limit must not wait for a slow API server."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_S):
+                await self.watcher.has_answer.wait()
+
+    def _view(self, resource: BandwidthDomain) -> DefinitionView:
         key = resource.source.key
         held = self._definitions.holding.get(domain_name(resource.metadata.namespace, resource.metadata.name))
         is_own = held is not None and held.source.key == key
-        return View(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))
+        return DefinitionView(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))

@@ -33,7 +33,7 @@ _NOTE = "resources"
 _log = structlog.get_logger()
 
 
-class Lister(Protocol):
+class ResourceLister(Protocol):
     """What watching needs of the API client."""
 
     def list_and_watch(
@@ -63,7 +63,7 @@ class ResourceWatcher:
 
     def __init__(
         self,
-        client: Lister,
+        client: ResourceLister,
         definitions: Definitions,
         *,
         namespace: str = "",
@@ -83,8 +83,8 @@ class ResourceWatcher:
         """
         self.resources: dict[tuple[str, str, str], BandwidthDomain] = {}
         """By the key of their source."""
-        self.is_complete = False
-        """Whether all resources were seen once, or there is no such kind."""
+        self.has_answer = asyncio.Event()
+        """Set once the API server has shown the resources, or could not."""
         self._client = client
         self._definitions = definitions
         self._namespace = namespace
@@ -111,6 +111,7 @@ class ResourceWatcher:
                 self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
                 is_silent = isinstance(error, Unavailable) and error.status is None
                 wait_s = max((silent if is_silent else refused).next_s(), min(error.retry_after_s or 0.0, _ABSENT_S))
+            self.has_answer.set()
             if time.monotonic() - began > _STEADY_S:
                 silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
             await asyncio.sleep(wait_s)
@@ -124,8 +125,8 @@ class ResourceWatcher:
                 self._lose(self.resources[key])
             for one in listed.values():
                 self._see(one)
-            self._definitions.confirm_resources([one.source for one in listed.values()])
-            self.is_complete = True
+            self._definitions.confirm_resources([one.source for one in self.resources.values()])
+            self.has_answer.set()
         elif isinstance(change, Deleted):
             self._lose(change.object)
         else:
@@ -164,9 +165,9 @@ class ResourceWatcher:
         if self._absent_since is None:
             self._absent_since = now
         if now - self._absent_since >= _ABSENT_S:
-            self.is_complete = True
             for resource in tuple(self.resources.values()):
                 self._lose(resource)
+            self._definitions.confirm_resources(())
         if not self.resources:
             self._tell(f"the kind {BandwidthDomain.kind} is not installed ({reason}): domains come from the file alone")
 

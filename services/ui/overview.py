@@ -4,10 +4,12 @@ Only a summary and a short trail are kept of a domain, so that a thousand of the
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 from services.tools.common.formatting import RULES, format_rate, per_pod_targets, short_name
@@ -44,6 +46,12 @@ class Trail:
         self._values.extend(values)
         if len(self._times) > 2 * TRAIL:
             del self._times[:-TRAIL], self._values[: -3 * TRAIL]
+
+    def set_sent(self, time: float, sent: float | None) -> None:
+        """Set what was sent in a window that is there: its sample came after its decision."""
+        i = bisect_left(self._times, time)
+        if i < len(self._times) and self._times[i] == time:
+            self._values[3 * i + 2] = nan if sent is None else sent
 
     def read(self, most: int) -> list[TrailPoint]:
         """Return the last windows, the newest last."""
@@ -92,9 +100,14 @@ class DomainStatus:
 
     def __post_init__(self) -> None:
         """List the configured targets in their order."""
-        for target in self.domain.targets if self.domain else ():
-            self.targets[target.key] = TargetStatus()
-        self._per_pod = per_pod_targets(self.domain)
+        self.configure(self.domain)
+
+    def configure(self, domain: Domain | None) -> None:
+        """Take a configuration, from the file or from the bus."""
+        self.domain = domain
+        for target in domain.targets if domain else ():
+            self.targets.setdefault(target.key, TargetStatus())
+        self._per_pod = per_pod_targets(domain)
 
     def add_sample(self, sample: Sample) -> None:
         """Take what was measured."""
@@ -108,6 +121,7 @@ class DomainStatus:
         for target in sample.targets:
             sent = target.recent if target.recent is not None else target.throughput
             self.targets.setdefault(target.target, TargetStatus()).sent = sent
+        self.trail.set_sent(sample.end // 10**6, self.total("sent"))
 
     def add_decision(self, decision: Decision) -> None:
         """Take what was decided."""
@@ -224,6 +238,9 @@ class BusOverview:
         if isinstance(message, DeadLetter):
             self.dead += 1
             return None
+        if isinstance(message, Definition) and message.removed:
+            self.domains.pop(message.domain, None)
+            return None
         status = self.domains.get(message.domain)
         if status is None:
             status = self.domains[message.domain] = DomainStatus(message.domain, None)
@@ -235,7 +252,14 @@ class BusOverview:
             status.seen = max(status.seen, published)
         elif isinstance(message, Action):
             status.add_action(message)
+        elif isinstance(message, Definition):
+            status.configure(message.configuration)
         return status
+
+    @property
+    def configured(self) -> tuple[Domain, ...]:
+        """The configurations that are known."""
+        return tuple(status.domain for status in self.domains.values() if status.domain is not None)
 
     def find_fallen_silent(self, now: int) -> list[str]:
         """Find the domains that fell silent since the last call; ``now`` is UTC ns."""

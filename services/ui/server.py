@@ -1,8 +1,10 @@
 """The page's HTTP server: the assets, the JSON API of ``openapi.py``, and the stream of events."""
 
 import asyncio
+import errno
 import importlib.metadata
 import importlib.resources
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -45,6 +47,7 @@ from services.ui.views import (
 )
 
 _PAGE = "index.html"
+_EVERYWHERE = "::"
 _TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -292,6 +295,22 @@ def _send(answer: Struct, status: int) -> web.Response:
     return web.Response(body=msgspec.json.encode(answer), status=status, content_type="application/json")
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen; ``::`` is every address of both families, or of IPv4 alone where the kernel has no other.
+
+    Raises:
+        OSError: the port is taken, or the address does not belong to this machine.
+    """
+    if host != _EVERYWHERE:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return socket.create_server(("0.0.0.0", port))  # noqa: S104 - what was asked for
+
+
 @asynccontextmanager
 async def serve(application: web.Application, host: str, port: int) -> AsyncIterator[int]:
     """Serve while the context lasts; gives the port.
@@ -302,8 +321,7 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        await web.SockSite(runner, listen(host, port)).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

@@ -346,7 +346,7 @@ class OverviewUpdate(View, frozen=True):
 
     now: float
     published: float
-    """When the bus stored the newest message in it, ms."""
+    """When the bus stored the oldest message in it, ms; 0 where no message made the change."""
     domains: list[DomainView]
     failure: str | None = None
 
@@ -356,6 +356,7 @@ class HistoryUpdate(View, frozen=True):
 
     now: float
     published: float
+    """As in ``OverviewUpdate``."""
     history: DomainHistory
 
 

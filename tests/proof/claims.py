@@ -67,6 +67,20 @@ class Case:
         return self.shield(self.limits, self.memory, proposal, inputs, self.highest)
 
     @property
+    def settling(self) -> Any:
+        """Whether the window still sees the last cut, and nothing that was given back has built up a queue."""
+        m, i = self.memory, self.inputs
+        overdone = self.logic.all(m.back > 0, i.queued, m.since >= m.cut_until)
+        return self.logic.all(i.start < m.cut_until, self.logic.no(overdone))
+
+    @property
+    def returning(self) -> Any:
+        """Whether a cut that no queue explains may be taken back."""
+        m, i = self.memory, self.inputs
+        quiet = self.logic.no(self.logic.any(i.queued, i.no_data))
+        return self.logic.all(self.settling, quiet, m.back > m.limit, i.end >= m.cut_until)
+
+    @property
     def actual(self) -> Any:
         """What is in force, within the bounds."""
         return self.logic.min(self.logic.max(self.in_force, self.limits.min), self.limits.max)
@@ -85,6 +99,7 @@ def assume(c: Case) -> Any:
         p.deadband >= 1, p.deadband <= p.rise, p.cut >= 50, p.cut <= 950, p.decay >= 1,
         p.min <= c.decided.limit, c.decided.limit <= p.max, c.decided.since <= c.inputs.end,
         c.inputs.elapsed >= 0, c.inputs.settle >= 1, c.inputs.start < c.inputs.end,
+        c.decided.back >= 0,
     )  # fmt: skip
 
 
@@ -146,7 +161,7 @@ def no_data_falls_no_faster(c: Case) -> Any:
 
 def violation_cuts(c: Case) -> Any:
     """A violation seen after the last cut took effect leaves at most ``cut`` of the limit, and starts a new window."""
-    fresh = c.logic.all(c.inputs.violated, c.inputs.start >= c.memory.cut_until)
+    fresh = c.logic.all(c.inputs.violated, c.logic.no(c.settling))
     low = c.logic.any(c.out * 1000 <= c.memory.limit * c.limits.cut, c.out == c.limits.min)
     return c.logic.implies(fresh, c.logic.all(low, c.after.cut_until == c.inputs.end + c.inputs.settle))
 
@@ -159,16 +174,43 @@ def violation_cuts_no_deeper(c: Case) -> Any:
 
 
 def violation_never_rises(c: Case) -> Any:
-    """While an SLO is broken, or the window still sees the last cut, the limit never goes up."""
-    settling = c.inputs.start < c.memory.cut_until
-    return c.logic.implies(c.logic.any(c.inputs.violated, settling), c.out <= c.memory.limit)
+    """While an SLO is broken, or the window still sees the last cut, the limit never goes up, but to take it back."""
+    bad = c.logic.any(c.inputs.violated, c.settling)
+    return c.logic.implies(c.logic.all(bad, c.logic.no(c.returning)), c.out <= c.memory.limit)
+
+
+def the_way_back_is_bounded(c: Case) -> Any:
+    """A cut is taken back only to the limit before it, once it has shown in full, and while no queue is seen.
+
+    That limit is remembered only from a cut made without a queue, and forgotten with the first queue.
+    """
+    up = c.logic.all(c.settling, c.out > c.memory.limit)
+    kept = c.logic.all(c.settling, c.after.back == c.memory.back)
+    made = c.logic.all(c.inputs.violated, c.logic.no(c.settling), c.after.back == c.memory.limit)
+    blind = c.logic.any(c.inputs.queued, c.logic.all(c.inputs.no_data, c.logic.no(c.inputs.violated)))
+    return c.logic.all(
+        c.logic.implies(up, c.logic.all(c.out <= c.memory.back, c.inputs.end >= c.memory.cut_until)),
+        c.logic.implies(up, c.logic.no(c.logic.any(c.inputs.queued, c.inputs.no_data))),
+        c.logic.implies(c.after.back != 0, c.logic.any(kept, made)),
+        c.logic.implies(blind, c.after.back == 0),
+    )
+
+
+def the_way_back_is_open(c: Case) -> Any:
+    """Liveness: with max proposed and the cut in force, it is taken back by ``rise`` a second, or whole."""
+    step = c.logic.min(c.memory.back, c.limits.max) - c.memory.limit
+    ripe = c.logic.all(c.returning, c.logic.no(c.pending), c.inputs.end - c.memory.since >= SECOND)
+    keen = c.logic.all(ripe, c.proposal >= c.limits.max, step >= c.limits.deadband)
+    return c.logic.implies(keen, c.out == c.memory.limit + c.logic.min(step, c.limits.rise))
 
 
 def cuts_once_a_window(c: Case) -> Any:
     """A window that still sees the last cut forces no second one, and moves no window."""
-    settling = c.logic.all(c.inputs.start < c.memory.cut_until, c.logic.no(c.inputs.no_data))
-    asked = c.logic.min(c.logic.max(c.proposal, c.limits.min), c.memory.limit)
-    return c.logic.implies(settling, c.logic.all(c.out == asked, c.after.cut_until == c.memory.cut_until))
+    settling = c.logic.all(c.settling, c.logic.no(c.inputs.no_data))
+    asked = c.logic.max(c.proposal, c.limits.min)
+    low = c.logic.min(asked, c.memory.limit)
+    right = c.logic.any(c.out == low, c.logic.all(c.returning, c.out >= low, c.out <= asked))
+    return c.logic.implies(settling, c.logic.all(right, c.after.cut_until == c.memory.cut_until))
 
 
 def only_violations_move_the_window(c: Case) -> Any:
@@ -178,7 +220,7 @@ def only_violations_move_the_window(c: Case) -> Any:
 
 def cuts_pass(c: Case) -> Any:
     """A cut is never delayed. With data, a proposal below the limit passes at once, except for min and a deeper cut."""
-    fresh = c.logic.all(c.inputs.violated, c.inputs.start >= c.memory.cut_until)
+    fresh = c.logic.all(c.inputs.violated, c.logic.no(c.settling))
     down = c.logic.all(c.proposal <= c.memory.limit, c.logic.no(c.inputs.no_data), c.logic.no(fresh))
     return c.logic.implies(down, c.out == c.logic.max(c.proposal, c.limits.min))
 
@@ -186,7 +228,7 @@ def cuts_pass(c: Case) -> Any:
 def safe_rises_pass(c: Case) -> Any:
     """With data, no violation and nothing pending, a rise within the rise bound passes unchanged."""
     step = c.proposal - c.memory.limit
-    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.settling))
     due = step * SECOND <= c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND)
     large = c.logic.any(step >= c.limits.deadband, c.proposal == c.highest)
     safe = c.logic.all(calm, step > 0, due, large, c.proposal <= c.highest)
@@ -208,6 +250,7 @@ def waiting_is_a_real_rise(c: Case) -> Any:
     honest = c.logic.all(waits >= 0, waits < c.limits.deadband, waits <= c.proposal - c.memory.limit, allowed)
     full = c.logic.any(
         c.memory.limit + waits == c.proposal,
+        c.logic.all(c.returning, c.memory.limit + waits == c.memory.back),
         (waits + 1) * SECOND > c.limits.rise * c.logic.min(c.inputs.end - c.memory.since, SECOND),
     )
     return c.logic.all(c.logic.implies(held, c.logic.all(honest, full)), c.logic.any(held, waits == 0))
@@ -221,7 +264,7 @@ def rises_when_there_is_room(c: Case) -> Any:
     max is reached within (max - min) / deadband rises, none later than one second and one sample after
     the one before.
     """
-    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.settling))
     keen = c.logic.all(calm, c.logic.no(c.pending), c.proposal >= c.limits.max)
     ripe = c.logic.all(keen, c.inputs.end - c.memory.since >= SECOND)
     return c.logic.all(
@@ -255,19 +298,22 @@ def bad_news_gives_no_higher_limits(c: Case) -> Any:
 def rules_are_true(c: Case) -> Any:
     """The rule's name describes what happened."""
     rule = {name: c.rule == c.logic.rule(name) for name in ("none", "clamp", "rise", "deadband", "cut", "hold")}
-    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.inputs.start < c.memory.cut_until))
+    calm = c.logic.no(c.logic.any(c.inputs.violated, c.inputs.no_data, c.settling))
+    free = c.logic.any(calm, c.returning)
     outside = c.logic.any(c.proposal < c.limits.min, c.proposal > c.limits.max)
     kept = c.logic.all(c.out == c.memory.limit, c.proposal > c.memory.limit)
     return c.logic.all(
         c.logic.implies(rule["none"], c.out == c.proposal),
         c.logic.implies(rule["clamp"], c.logic.all(outside, c.logic.any(c.out == c.limits.min, c.out == c.limits.max))),
-        c.logic.implies(rule["rise"], c.logic.all(calm, c.out > c.memory.limit, c.out < c.proposal)),
-        c.logic.implies(rule["deadband"], c.logic.all(calm, kept)),
+        c.logic.implies(rule["rise"], c.logic.all(free, c.out > c.memory.limit, c.out < c.proposal)),
+        c.logic.implies(rule["deadband"], c.logic.all(free, kept)),
         c.logic.implies(rule["cut"], c.logic.all(c.inputs.violated, c.out <= c.memory.limit)),
         c.logic.implies(
             rule["hold"],
             c.logic.any(
-                c.logic.all(kept, c.logic.no(calm)), c.logic.all(c.pending, c.out == c.highest, c.out < c.proposal)
+                c.logic.all(kept, c.logic.no(calm)),
+                c.logic.all(c.returning, c.out == c.memory.back, c.out < c.proposal),
+                c.logic.all(c.pending, c.out == c.highest, c.out < c.proposal),
             ),
         ),
         c.logic.implies(c.rule == c.logic.rule("no-data"), c.inputs.no_data),
@@ -299,7 +345,11 @@ def cuts_on_their_way_stay(c: Case) -> Any:
 
 def starts_at_the_lower(c: Case) -> Any:
     """A step starts from the lower of what was decided and what is in force, and keeps the pending window."""
-    same = c.logic.all(c.memory.since == c.decided.since, c.memory.cut_until == c.decided.cut_until)
+    same = c.logic.all(
+        c.memory.since == c.decided.since,
+        c.memory.cut_until == c.decided.cut_until,
+        c.memory.back == c.decided.back,
+    )
     lower, higher = c.logic.min(c.decided.limit, c.actual), c.logic.max(c.decided.limit, c.actual)
     return c.logic.all(same, c.memory.limit == lower, c.logic.implies(c.pending, c.highest == higher))
 
@@ -321,6 +371,8 @@ CLAIMS: tuple[Callable[[Case], Any], ...] = (
     violation_cuts,
     violation_cuts_no_deeper,
     violation_never_rises,
+    the_way_back_is_bounded,
+    the_way_back_is_open,
     cuts_once_a_window,
     only_violations_move_the_window,
     cuts_pass,

@@ -12,6 +12,7 @@ from tests.proof.claims import CLAIMS, SECOND, Case, Logic, assume
 
 _QUARTER = SECOND // 4
 _END = 100 * SECOND
+_BLIND = ((False, True, True), (True, True, True))
 
 
 class Numbers(Logic):
@@ -82,6 +83,9 @@ def _memories(limits: Any) -> Iterator[ShieldMemory]:
     for limit in range(limits.min, limits.max + 1):
         for waited, cut_until in itertools.product((0, 1, 2, 5), (0, _END - 2 * _QUARTER)):
             yield ShieldMemory(limit, _END - waited * _QUARTER, cut_until)
+        # Cuts that may be taken back: one that shows by now, and one that does not show yet.
+        for waited, cut_until in ((0, _END - 2 * _QUARTER), (2, _END - 2 * _QUARTER), (4, _END), (1, _END + _QUARTER)):
+            yield ShieldMemory(limit, _END - waited * _QUARTER, cut_until, 0, min(limit + 1 + waited % 2, limits.max))
 
 
 def _reports(limits: Any, memory: ShieldMemory, turn: int) -> Iterator[tuple[int, bool]]:
@@ -92,8 +96,11 @@ def _reports(limits: Any, memory: ShieldMemory, turn: int) -> Iterator[tuple[int
 
 def _inputs(shield: ModuleType) -> Iterator[Any]:
     for start, elapsed in ((2, 1), (3, 0), (4, 3)):
-        for violated, no_data in itertools.product((False, True), repeat=2):
-            yield shield.ShieldInput(_END, _END - start * _QUARTER, _QUARTER, elapsed * _QUARTER, violated, no_data)
+        # Without data it is not known whether there is a queue.
+        for violated, no_data, queued in (*itertools.product((False, True), (False,), (False, True)), *_BLIND):
+            yield shield.ShieldInput(
+                _END, _END - start * _QUARTER, _QUARTER, elapsed * _QUARTER, violated, no_data, queued
+            )
 
 
 def check_all(shield: ModuleType, highest: int) -> int:

@@ -44,6 +44,8 @@ class LoopState(Struct, frozen=True):
     """Since when it was decided; more than a second counts as one."""
     settles: int = 0
     """How long windows still see the last cut."""
+    back: int = 0
+    """The limit before the last cut, while no queue explains that cut."""
     reported: int | None = None
     """What the decision service knows to be in force; None: no report."""
     in_force: int = 2
@@ -57,12 +59,12 @@ class Broken(AssertionError):
     """An order of events that breaks a claim."""
 
 
-def _decide(state: LoopState, start: Start, violated: bool, greedy: bool) -> LoopState:
-    memory = ShieldMemory(state.decided, _NOW - state.age, _NOW - 2 * _TICK + state.settles)
+def _decide(state: LoopState, start: Start, violated: bool, greedy: bool, queued: bool = True) -> LoopState:
+    memory = ShieldMemory(state.decided, _NOW - state.age, _NOW - 2 * _TICK + state.settles, 0, state.back)
     base, highest = memory, LIMITS.max
     if state.reported is not None:
         base, highest = start(LIMITS, memory, state.reported, False)
-    inputs = ShieldInput(_NOW, _NOW - 2 * _TICK, 2 * _TICK, _TICK, violated, False)
+    inputs = ShieldInput(_NOW, _NOW - 2 * _TICK, 2 * _TICK, _TICK, violated, False, queued)
     limit, _, after = shield(LIMITS, base, LIMITS.max if greedy else base.limit, inputs, highest)
     known = state.reported
     if known is not None and limit > max(state.decided, known) and known != state.decided:
@@ -72,7 +74,7 @@ def _decide(state: LoopState, start: Start, violated: bool, greedy: bool) -> Loo
     if known is not None and state.decided < known and limit > state.decided + LIMITS.rise:
         raise Broken(f"{state}: the cut was taken back to {limit}")
     age, settles = min(_NOW - after.since, _S), max(after.cut_until - (_NOW - 2 * _TICK), 0)
-    return replace(state, decided=limit, age=age, settles=settles)
+    return replace(state, decided=limit, age=age, settles=settles, back=after.back)
 
 
 def _act(state: LoopState, *, bounded: bool) -> LoopState:
@@ -100,8 +102,15 @@ def after(state: LoopState, start: Start, *, bounded: bool) -> Iterator[LoopStat
     Raises:
         Broken: a claim does not hold.
     """
-    # In violation nothing rises, whatever is asked for.
-    decisions = [_decide(state, start, *one) for one in ((False, True), (False, False), (True, True))]
+    # In violation nothing rises, whatever is asked for, but to take back a cut that no queue explains.
+    samples = (
+        (False, True, False),
+        (False, False, False),
+        (True, True, False),
+        (False, True, True),
+        (True, True, True),
+    )
+    decisions = [_decide(state, start, *one) for one in samples]
     for now, heard, writes, told in product(dict.fromkeys(decisions), *[(False, True)] * 3):
         done = replace(now, ordered=now.decided) if heard else now
         done = _act(done, bounded=bounded) if writes else done
@@ -110,7 +119,7 @@ def after(state: LoopState, start: Start, *, bounded: bool) -> Iterator[LoopStat
         yield _wait(replace(done, reported=done.in_force) if told else done)
     yield _wait(replace(state, ordered=min(state.in_force, LIMITS.fail_safe)))  # the dead-man
     yield replace(state, saved=float(LIMITS.rise))  # another process
-    yield replace(state, decided=LIMITS.fail_safe, age=0, settles=0, reported=None)  # the bus was wiped
+    yield replace(state, decided=LIMITS.fail_safe, age=0, settles=0, back=0, reported=None)  # the bus was wiped
 
 
 def explore(start: Start = start_from, *, bounded: bool = True) -> int:
@@ -138,7 +147,7 @@ def explore(start: Start = start_from, *, bounded: bool = True) -> int:
 def _check_return(state: LoopState, start: Start, *, bounded: bool) -> None:
     now = state
     for _ in range(_HEALTHY):
-        now = _decide(now, start, violated=False, greedy=True)
+        now = _decide(now, start, violated=False, greedy=True, queued=False)
         now = _act(replace(now, ordered=now.decided), bounded=bounded)
         now = _wait(replace(now, reported=now.in_force))
         if now.decided == now.in_force == LIMITS.max:

@@ -15,7 +15,7 @@ from typing import Any
 from tests.proof.enumeration import Broken, check_all
 from tests.proof.solver import Unproven, prove_all
 
-FUNCTIONS = ("start_from", "shield")
+FUNCTIONS = ("start_from", "open_way_back", "shield")
 
 _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),
@@ -27,7 +27,8 @@ _TURNED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 _OTHER_FIELD = {
     "min": "fail_safe", "max": "fail_safe", "fail_safe": "min", "rise": "deadband", "deadband": "rise",
     "end": "start", "start": "end", "settle": "elapsed", "elapsed": "settle", "violated": "no_data",
-    "no_data": "violated", "since": "cut_until", "cut_until": "since",
+    "no_data": "violated", "queued": "violated", "back": "waiting", "waiting": "back", "since": "cut_until",
+    "cut_until": "since",
 }  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def test_every_figure_equals_its_definition(sample: Sample) -> None:
     assert seen.recent_by_target == tuple(rate if rate is not None and rate >= 0 else None for rate in lasts)
     assert seen.pods == tuple(None if one is None else one.pods for one in effort)
     if blind:
-        assert (seen.jitter, seen.p95, seen.recent_p50, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
+        assert (seen.jitter, seen.p95, seen.medians, seen.stress, seen.violated) == (0, 0, None, None, lost > 0)
+        assert seen.queued
         return
     usable = [one for one in critical if one is not None]
     jitter = max((one.jitter or 0) * 500 for one in usable)
@@ -125,4 +126,7 @@ def test_every_figure_equals_its_definition(sample: Sample) -> None:
     assert (seen.jitter, seen.p95, seen.stress) == (jitter, p95, max(jitter, p95))
     assert seen.violated is (max(jitter, p95) > 1 or lost > 0)
     medians = [one.recent_p50 for one in usable if one.recent_p50 is not None]
-    assert seen.recent_p50 == (max(median * 500 for median in medians) if len(medians) == len(usable) else None)
+    each = tuple(median * 500 for median in medians) if len(medians) == len(usable) else None
+    assert seen.medians == each
+    assert seen.shared_p95 == min((one.p95 or 0) * 500 for one in usable)
+    assert seen.queued is (each is None or min(each) > 0.5 or lost > 0)

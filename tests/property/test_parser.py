@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Signal
 from services.sampler.http_client import RequestFailed
-from services.sampler.prometheus.source import collect_bounds, parse_vector, sum_by_workload
+from services.sampler.prometheus.query import parse_vector
+from services.sampler.prometheus.source import collect_bounds, sum_by_workload
 from services.sampler.scrape.parser import MalformedPage, PageReader
 from services.sampler.scrape.source import measure_latency
 from services.sampler.scrape.throughput import measure_throughput

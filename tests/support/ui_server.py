@@ -24,6 +24,7 @@ async def serve_page(
     of: Config | None = None,
     file: Path | None = None,
     *,
+    host: str = "127.0.0.1",
     uploads: bool = True,
     user_header: str | None = None,
 ) -> AsyncIterator[str]:
@@ -37,7 +38,7 @@ async def serve_page(
     application = Server(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
     following = asyncio.create_task(broadcaster.run()) if broadcaster is not None else None
     try:
-        async with serve(application, "127.0.0.1", 0) as port:
+        async with serve(application, host, 0) as port:
             yield f"http://127.0.0.1:{port}/"
     finally:
         if following is not None:

@@ -17,6 +17,7 @@ from services.plant.scenario import Scenario
 from services.plant.simulated.closed_loop import Delays
 from services.plant.simulated.plant import Parameters
 from services.plant.simulated.probes import Noise, Pause
+from services.plant.simulated.sampling import ByteCounts
 from services.plant.simulated.signal_profiles import PROFILES
 
 HELD_OUT = 1000
@@ -98,3 +99,9 @@ class Prepared(Struct, frozen=True):
     def delays(self, signals: str) -> Delays:
         """The delays of the loop, by the case's own signals or by this profile."""
         return replace(Delays.of(PROFILES[self.case.signals or signals]), **self.case.meters)
+
+    def exact_delays(self, signals: str) -> Delays:
+        """The same delays without errors of measurement, and with throughput measured."""
+        own = PROFILES[self.case.signals or signals]
+        delays = Delays.of(own if own.throughput is not None else replace(own, throughput=ByteCounts()))
+        return replace(delays, gaps=self.case.meters.get("gaps", own.gaps))

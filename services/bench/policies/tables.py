@@ -62,8 +62,8 @@ def new_table(headings: Sequence[str], caption: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
     for heading in headings:
         is_name = heading in ("policy", "scenario", "case", "most violated", RIVALS)
-        # The list of rivals is what a narrow terminal wraps.
-        table.add_column(heading, justify="left" if is_name else "right", no_wrap=heading != RIVALS)
+        # Names are what a narrow terminal wraps.
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     return table
 
 

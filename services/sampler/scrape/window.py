@@ -170,11 +170,7 @@ class PageWindow:
                 increases[series] = (
                     list(counts) if reset else [max(b - a, 0.0) for a, b in zip(before, counts, strict=True)]
                 )
-            elif (
-                self._snapshots
-                and series.workload not in self._unread
-                and (series.kind == "lost" or self._is_one_more(series, counts, end, at))
-            ):
+            elif self._snapshots and self._counts_from_zero(series, counts, end, at):
                 increases[series] = list(counts)
             self._last[series] = (end, counts)
         self._unread = frozenset()
@@ -182,11 +178,13 @@ class PageWindow:
         self._newest = {(series.kind, series.workload) for series in page.counters}
         self._newest |= {("latency", workload) for workload in page.faults}
 
-    def _is_one_more(self, series: CounterSeries, counts: Sequence[float], end: int, at: float) -> bool:
-        """Whether a series is a new histogram of a known workload that counted since the last page.
+    def _counts_from_zero(self, series: CounterSeries, counts: Sequence[float], end: int, at: float) -> bool:
+        """Whether all that a new series shows was counted since the last page.
 
-        One that may have counted before it is remembered as doubtful.
+        A histogram that may have counted before it is remembered as doubtful.
         """
+        if series.kind == "lost":
+            return series.workload not in self._unread
         if series.kind != "latency" or ("latency", series.workload) not in self._newest:
             return False
         last = self._snapshots[-1]

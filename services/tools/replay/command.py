@@ -23,6 +23,7 @@ from services.control import POLICIES
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
+from services.runtime.policy_option import PolicyName
 from services.tools.common.bus_reader import BusError
 from services.tools.common.formatting import per_pod_targets
 from services.tools.common.message_source import build_bus_settings
@@ -41,7 +42,7 @@ _PREFIX = "replay"
 
 @click.command("replay")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--policy", "policies", multiple=True, type=click.Choice(sorted(POLICIES)), help="Try this policy.")
+@click.option("--policy", "policies", multiple=True, type=PolicyName(), help="Try this policy.")
 @click.option("--every-policy", is_flag=True, help="Try every policy there is.")
 @click.option(
     "--config",

@@ -36,7 +36,7 @@ class Item {
     this.p95 = el("span"); this.p95of = el("small");
     this.jitter = el("span"); this.jitterOf = el("small");
     this.limit = el("span"); this.sent = el("small"); this.room = el("span");
-    this.policy = el("span", { class: "name" }); this.charge = el("small", { class: "name" });
+    this.policy = el("span", { class: "name" }); this.charge = el("span", { class: "name" });
     this.why = el("p", { class: "why" });
     this.meters = { p95: meter(), jitter: meter(), sent: meter() };
     this.curve = el("canvas", { role: "img", "aria-label": "Latency beside its objective, over the last windows" });
@@ -87,13 +87,12 @@ class Card extends Item {
         figure("Limit", this.limit, this.sent, this.meters.sent.node), figure("Room for best effort", this.room),
         figure("Policy", this.policy), figure("In charge", this.charge)),
       this.why);
-    this.charge = this.node.querySelector("dl div:last-child dd").firstChild;
   }
 
   draw() {
     const { t, stress, limit, sent } = this.trail;
     spark(this.curve, t, stress, { full: 1 });
-    spark(this.rates, t, limit, { line: "--c2", under: sent });
+    spark(this.rates, t, limit, { line: "--c2", under: sent, step: true });
   }
 }
 
@@ -140,6 +139,8 @@ export class OverviewPage {
     this.arrange();
     return found;
   }
+
+  refresh() { this.load().catch(() => {}); }
 
   update(event) {
     for (const view of event.domains) {
@@ -210,6 +211,7 @@ export class OverviewPage {
   frame() {
     if (performance.now() - this.sorted > SORT_MS && this.dirty.size && !this.place.contains(document.activeElement)) this.arrange();
     const any = this.dirty.size > 0;
+    if (any && performance.now() - (this.countedAt ?? 0) > 300) { this.countedAt = performance.now(); this.count(); }
     for (const name of this.dirty) {
       const item = this.items.get(name), view = this.views.get(name);
       if (!item || !view || !item.node.inView) continue;

@@ -40,7 +40,7 @@ export function fit(canvas) {
 }
 
 // A small curve without axes: `full` is the line that must not be crossed.
-export function spark(canvas, times, values, { full = null, top = null, line = "--c0", under = null } = {}) {
+export function spark(canvas, times, values, { full = null, top = null, line = "--c0", under = null, step = false } = {}) {
   const [context, width, height] = fit(canvas);
   if (times.length < 2) return;
   const known = values.filter((one) => one !== null), others = (under ?? []).filter((one) => one !== null);
@@ -60,11 +60,12 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
     context.beginPath(); context.moveTo(0, y(full)); context.lineTo(width, y(full)); context.stroke();
     context.setLineDash([]);
   }
-  const trace = (list, ink, fill) => {
+  const trace = (list, ink, fill, stepped) => {
     context.beginPath();
     let down = false;
     list.forEach((value, i) => {
       if (value === null) { down = false; return; }
+      if (down && stepped) context.lineTo(x(times[i]), y(list[i - 1]));
       if (down) context.lineTo(x(times[i]), y(value)); else context.moveTo(x(times[i]), y(value));
       down = true;
     });
@@ -75,8 +76,8 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
       context.globalAlpha = 0.16; context.fillStyle = colour(ink); context.fill(); context.globalAlpha = 1;
     }
   };
-  if (under) trace(under, "--c1", true);
-  trace(values, line, !under && full === null);
+  if (under) trace(under, "--c1", true, false);
+  trace(values, line, !under && full === null, step);
 }
 
 export class Plot {
@@ -221,7 +222,7 @@ export class Plot {
         if (value > most) most = value;
       }
     }
-    for (const line of this.lines) { least = Math.min(least, line.v); most = Math.max(most, line.v); }
+    for (const line of this.lines.filter((one) => !one.far || one.v < most * 1.7)) { least = Math.min(least, line.v); most = Math.max(most, line.v); }
     if (most === -Infinity) { least = 0.1; most = 1; }
     if (this.options.log) {
       this.bottom = 10 ** (Math.floor(Math.log10(Math.max(least * 0.8, 0.001)) * 3) / 3);

@@ -29,10 +29,13 @@ def observe(index: int, load: int | None = 28_000, effort: int | None = None, **
     figures: dict[str, Any] = {
         "end": index * PERIOD, "window": 4 * PERIOD, "period": PERIOD, "jitter": 0.1, "p95": 0.2, "lost": 0.0,
         "critical_throughput": load, "critical_recent": load, "target_throughput": effort, "target_recent": effort,
-        "recent_p50": QUIET, "missing": None, "stress": 0.2, "violated": False, "recent_by_target": (effort,),
-        "pods": (None,),
+        "missing": None, "stress": 0.2, "violated": False, "recent_by_target": (effort,), "pods": (None,),
     }  # fmt: skip
-    return Observation(**(figures | changes))
+    median = changes.pop("recent_p50", QUIET)
+    figures["medians"] = None if median is None else (median,)
+    figures |= changes
+    # A single workload feels what there is.
+    return Observation(**({"shared_p95": figures["stress"], "queued": median is None or median > 0.5} | figures))
 
 
 class Loop:
@@ -127,7 +130,7 @@ def test_a_knee_that_falls_is_followed_down() -> None:
 
 
 def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
-    """Whatever the free capacity, a step builds up less than an SLO of queue before it shows."""
+    """A step builds up less than an SLO of queue before it shows; after eight without a queue it is twice as large."""
     loop = Loop()
     loop.explore_until_touch(80_000)
     totals = [28_000 + loop.limit]
@@ -136,7 +139,9 @@ def test_a_climb_is_no_faster_than_a_touch_can_take_back() -> None:
         totals.append(28_000 + loop.limit)
     steps = [(after - before) / after for before, after in itertools.pairwise(totals)]
     assert totals[-1] > 90_000
-    assert max(steps) * 0.5 < 0.002
+    climb = [step for step in steps if step > 0.0001]
+    assert max(climb[:8]) * 0.5 < 0.002
+    assert 0.003 < max(climb) < 0.0051
 
 
 def test_expected_load_is_reserved() -> None:
@@ -221,7 +226,7 @@ def test_bursts_widen_the_margin() -> None:
             loop.step()
         margins.append(loop.memory.margin)
     assert margins[1] > margins[0]
-    assert margins[-1] <= 10_000
+    assert margins[-1] <= 25_000
 
 
 def test_a_burst_that_nearly_broke_an_slo_widens_the_margin_too() -> None:
@@ -303,16 +308,6 @@ def test_a_probe_that_crosses_is_not_soon_repeated() -> None:
         loop.step()
     assert loop.step(violated=True, stress=1.5).reason.startswith("crossed")
     assert loop.memory.knee.rest == 60.0
-
-
-def test_a_knee_that_breaks_an_slo_as_it_meets_a_probe_is_falling() -> None:
-    """The queue exceeds that of a probe's own step: the limit falls ahead of the knee."""
-    loop = Loop()
-    loop.explore_until_touch()
-    while not loop.memory.knee.step:
-        loop.step()
-    loop.step(recent_p50=QUEUE, violated=True, stress=1.1)
-    assert loop.memory.knee.falls > 0
 
 
 def test_touches_that_grow_are_a_queue_and_no_new_base() -> None:

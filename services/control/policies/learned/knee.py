@@ -29,12 +29,14 @@ _ROUGH_REST = 10.0
 """Seconds until a rough estimate is probed again."""
 _AGAIN = 60.0
 """Seconds within which a second touch at rest shows that the knee is falling."""
-_SLOWEST, _FASTEST = 0.0025, 0.01
-"""Shares of the capacity between which the speed of a fall is believed, per second."""
-_MET = 0.005
-"""The speed assumed for a knee that came to meet a probe."""
-_SHORTEST = 10.0
-"""Seconds for which a fall is expected to go on, or twice as long as it took to be seen."""
+_FASTEST = 0.01
+"""Share of the capacity up to which the speed of a fall is believed, per second."""
+_LONGEST = 10.0
+"""Seconds for which a fall is expected to go on at most, or twice as long as it took to be seen."""
+_CLEAR = 8
+"""Steps without a queue after which a probe climbs twice as fast: the knee is not where it was."""
+_PASSED = 0.997
+"""Share of a load that flowed without a queue which is safe: measurements differ by a little."""
 
 
 class KneeSettings(Settings, frozen=True):
@@ -69,6 +71,8 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     """How fast it was last seen to fall, kbit/s in a second; 0 while it is not known to."""
     until: int = 0
     """Until when that is expected to go on."""
+    climbed: int = 0
+    """Steps of the probe that is under way."""
 
 
 class KneeEstimator:
@@ -83,16 +87,13 @@ class KneeEstimator:
         """What shares are of, kbit/s: the capacity, or the knee where it was met below that."""
         return min(self._capacity, knee.total) if knee.met else self._capacity
 
-    def on_touch(self, knee: Knee, total: float, excess: float, end: int, *, harder: bool) -> Knee:
-        """A queue began to form under ``total``, which was about ``excess`` (a share) too much.
-
-        ``harder``: the queue is more than a probe's own step builds up.
-        """
+    def on_touch(self, knee: Knee, total: float, excess: float, end: int) -> Knee:
+        """A queue began to form under ``total``, which was about ``excess`` (a share) too much."""
         if knee.met and total > knee.total * (1 + excess):
             # More load than was ever thought safe: that explains the queue, and shows nothing of the knee.
             return self._meet(knee.total, end, knee.rest)
         found = (min(knee.total, total) if knee.met else total) * (1 - excess)
-        falls, until = self._estimate_fall(knee, found, excess, end, harder)
+        falls, until = self._estimate_fall(knee, found, excess, end)
         met_at_rest = falls > 0 or (knee.met and not knee.step)
         left = max(found - (4 if met_at_rest else 1) * self._settings.back * self.reference_of(knee), 0.0)
         rest = self._next_rest(knee, left) if excess < _GROSS else _ROUGH_REST
@@ -104,18 +105,15 @@ class KneeEstimator:
             return min(2 * max(knee.rest, self._settings.rest / 2), self._settings.rest_max)
         return self._settings.rest
 
-    def _estimate_fall(self, knee: Knee, found: float, excess: float, end: int, harder: bool) -> tuple[float, int]:
+    def _estimate_fall(self, knee: Knee, found: float, excess: float, end: int) -> tuple[float, int]:
         """How fast the knee is falling, kbit/s in a second, and until when that is expected to go on."""
         if not knee.met or excess > _GROSS:
             return 0.0, 0
         seconds = (end - knee.met) / _SECOND
         if not knee.step and seconds < _AGAIN and found < knee.found:
             reference = self.reference_of(knee)
-            falls = min(max((knee.found - found) / seconds, _SLOWEST * reference), _FASTEST * reference)
-            return falls, end + int(max(2 * seconds, _SHORTEST) * _SECOND)
-        if harder:
-            # The knee came to meet the probe.
-            return _MET * self.reference_of(knee), end + int(_SHORTEST * _SECOND)
+            falls = min((knee.found - found) / seconds, _FASTEST * reference)
+            return falls, end + int(min(2 * seconds, _LONGEST) * _SECOND)
         return 0.0, 0
 
     def on_crossing(self, knee: Knee, total: float, end: int) -> Knee:
@@ -133,6 +131,12 @@ class KneeEstimator:
 
     def _meet(self, total: float, end: int, rest: float) -> Knee:
         return Knee(total, end, rest or self._settings.rest, found=total)
+
+    def on_passed(self, knee: Knee, total: float) -> Knee:
+        """A load of ``total`` has flowed for some periods without a queue: the knee is not below it."""
+        if knee.total >= _PASSED * total:
+            return knee
+        return Knee(_PASSED * total, knee.met, knee.rest, knee.step, knee.began, knee.found, knee.falls, knee.until)
 
     def follow_fall(self, knee: Knee, seconds: float, end: int) -> Knee:
         """Lower the estimate by what the knee fell in ``seconds``, before it is met again."""
@@ -158,8 +162,10 @@ class KneeEstimator:
             return Knee(max(knee.total, allowed_load + margin + step), rest=knee.rest)
         if not knee.step:
             return Knee(knee.total, knee.met, knee.rest, step, knee.total, knee.found)
+        if knee.climbed >= _CLEAR:
+            step *= 2
         total = max(knee.total, min(knee.total + knee.step, allowed_load + margin + knee.step))
-        return Knee(total, knee.met, knee.rest, step, knee.began, knee.found)
+        return Knee(total, knee.met, knee.rest, step, knee.began, knee.found, climbed=knee.climbed + 1)
 
     def pause_probe(self, knee: Knee) -> Knee:
         """Give up the probe for now."""

@@ -40,6 +40,10 @@ _CALM = 30.0
 """Seconds without unrest after which a load counts as steady."""
 _LEAP = 0.05
 """A rise by more than this share in one period is a leap: it is over at once, and no trend."""
+_LEAPS = 150.0
+"""Seconds after a leap for which a season is a better forecast than a trend."""
+_SLACKENS = 20.0
+"""Time constant with which a trend's errors are forgotten, seconds."""
 _TAU = 0.9
 _BIN = 2 * 10**9
 """Width of a bin, ns."""
@@ -93,6 +97,10 @@ class LoadHistory(Struct, frozen=True, omit_defaults=True, gc=False):
     """The load before that surge, until it is known whether it was a burst; 0 afterwards."""
     restless: int = 0
     """When it last rose by much."""
+    slope: float = 0.0
+    """By how much it changed in a period of late, kbit/s."""
+    slack: float = 0.0
+    """The most that it exceeded that trend by of late, kbit/s."""
 
 
 class LoadForecaster:
@@ -124,9 +132,17 @@ class LoadForecaster:
             if end - held > hold * _SECOND:
                 peak = max(load, peak - self._settings.fall * self._capacity * seconds)
             hold = max(self._settings.hold, hold - hold * seconds / _FORGETS)
-        rose = clean and history.last >= 0 and load - history.last > _RESTLESS * self._capacity
+        change = load - history.last
+        # A rise that goes on as before surprises nobody.
+        rose = clean and history.last >= 0 and change - max(history.slope, 0.0) > _RESTLESS * self._capacity
         before = 0.0 if end - history.surged > _BURST * _SECOND else history.before
-        return LoadHistory(load, peak, held, hold, history.surged, before, end if rose else history.restless)
+        slope = slack = 0.0
+        if history.last >= 0:
+            slope = (history.slope + change) / 2
+            slack = max(change - history.slope, history.slack * (1 - seconds / _SLACKENS), 0.0)
+        return LoadHistory(
+            load, peak, held, hold, history.surged, before, end if rose else history.restless, slope, slack
+        )
 
     def compare(self, history: LoadHistory, load: float, since: int) -> tuple[bool, bool, bool]:
         """How a load compares with the one before.
@@ -145,7 +161,9 @@ class LoadForecaster:
         """The load rose from ``before`` and broke an SLO."""
         flaps = not expected and history.surged and end - history.surged < _FLAPS * _SECOND
         hold = min(2 * history.hold, self._settings.hold_max) if flaps else history.hold
-        return LoadHistory(history.last, history.peak, history.held, hold, end, before, history.restless)
+        return LoadHistory(
+            history.last, history.peak, history.held, hold, end, before, history.restless, history.slope, history.slack
+        )
 
     def is_past_burst(self, history: LoadHistory, end: int) -> bool:
         """Whether the last surge turns out to have been a burst: it is over already."""
@@ -153,16 +171,32 @@ class LoadForecaster:
             history.before > 0 and end > history.surged and history.last < history.before + _RESTLESS * self._capacity
         )
 
+    def measure_stair(self, before: LoadHistory, history: LoadHistory) -> float:
+        """By how much (kbit/s) the load rose when it last surged, if it turns out now that it stays there; else 0."""
+        size = history.last - before.before
+        if not before.before or history.before or history.slope > size / 4:
+            return 0.0
+        return max(size, 0.0)
+
     def forecast(self, before: LoadHistory, history: LoadHistory) -> float:
         """The load to expect, kbit/s, after the history went from ``before`` to ``history``."""
         rise = history.last - before.peak
-        if before.last < 0 or not _NOTICEABLE * self._capacity < rise < _LEAP * self._capacity:
-            return history.peak
-        return history.last + self._settings.trend * rise
+        held = history.peak
+        if before.last >= 0 and _NOTICEABLE * self._capacity < rise < _LEAP * self._capacity:
+            held = history.last + self._settings.trend * rise
+        # One rise may be noise, and a leap is over at once; two rises in a row are a trend.
+        gradual = 0 < history.last - before.last < _LEAP * self._capacity
+        trend = history.slope if before.slope > 0 and gradual else 0.0
+        rising = history.last + 2 * max(trend, 0.0)
+        return min(max(held, rising), rising + 2 * history.slack + _NOTICEABLE / 4 * self._capacity)
 
     def is_near_peak(self, history: LoadHistory) -> bool:
         """Whether the load is about its peak."""
         return history.last > history.peak - _NOTICEABLE * self._capacity
+
+    def leaps(self, history: LoadHistory, end: int) -> bool:
+        """Whether the load has risen of late as no trend foretells."""
+        return end - history.restless < _LEAPS * _SECOND
 
     def is_calm(self, history: LoadHistory, end: int) -> bool:
         """Whether the load has not risen by much for a while."""

@@ -1,10 +1,11 @@
-"""The parameters of ``learned``, what it remembers, and what a sample shows beside that."""
+"""The parameters of ``learned``, and what it remembers."""
 
 from typing import Annotated
 
 from msgspec import Struct, field
 
 from schemas.settings import Settings, Share, between
+from services.control.policies.learned.gain import Gain
 from services.control.policies.learned.knee import Knee, KneeSettings
 from services.control.policies.learned.load_forecast import ForecastSettings, LoadHistory, Season
 
@@ -16,10 +17,12 @@ class LearnedParameters(Settings, frozen=True):
 
     margin: Share = 0.0075
     """Least distance to the knee, as a share of the capacity."""
-    margin_max: Share = 0.1
+    margin_max: Share = 0.25
     """Largest distance to the knee, as a share of the capacity."""
     eta: Share = 0.01
     """What a burst adds to the margin at least, as a share of the capacity."""
+    stair: Share = 0.08
+    """The margin has room for a rise that stayed and broke an SLO, if it is smaller than this share of the capacity."""
     shaken: _Ratio = 0.7
     """Stress from which a surge shows that the margin was too small, though no SLO was broken."""
     forget: Annotated[float, between(1, 10_000_000, unit="s")] = 2000.0
@@ -54,6 +57,20 @@ class Doubt(Struct, frozen=True, omit_defaults=True, gc=False):
     """By how much the median was above its usual value then."""
 
 
+class Blame(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Violations at rest, all alike, that lowered the knee: if they go on, the load did not cause them."""
+
+    count: int = 0
+    total: float = 0.0
+    """The knee before the first of them, kbit/s."""
+    stress: float = 0.0
+    """Of the first of them."""
+    last: int = 0
+    """When the last one was, ns."""
+    excused: int = 0
+    """Until when such violations are ignored, ns."""
+
+
 class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """All that the policy remembers.  Latencies are ratios to the P95's SLO."""
 
@@ -62,10 +79,12 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     season: Season = Season()
     margin: float = 0.0
     """kbit/s."""
-    usual: float = 0.0
-    """Median latency without a queue; 0 before the first sample."""
+    usual: tuple[float, ...] = ()
+    """Median latency of each critical workload without a queue; empty before the first sample."""
     recent_p50: float = field(default=0.0, name="median")
-    """Median latency of the last period."""
+    """Least median latency of the last period."""
+    rise: float = 0.0
+    """By how much the medians were above their usual values."""
     stress: float = 0.0
     """Stress of the last sample."""
     settles: int = 0
@@ -81,49 +100,11 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     doubt: Doubt = Doubt()
     pods: float = 1.0
     """How many times its limits best effort could last send; see ``Bounds.pods``."""
-
-
-class Evidence(Struct, frozen=True, gc=False):
-    """What one sample shows, compared with the memory.
-
-    Rates are kbit/s over the last period; latencies are ratios to the P95's SLO.
-    """
-
-    seconds: float
-    """Length of the period."""
-    critical_load: float
-    """Critical throughput, as far as it can be trusted."""
-    total_load: float
-    """Critical and best effort together."""
-    allowed_load: float
-    """The total load if best effort had filled its limits."""
-    throughput: float | None
-    """What was measured in all; None where not everything is measured."""
-    full: bool
-    """Whether best effort filled its limits: only then does the load show anything about the knee."""
-    hungry: bool
-    """Whether best effort would use more than its limits."""
-    recent_p50: float
-    """Median latency over the last period."""
-    rise: float
-    """By how much that is above its usual value."""
-    rise_before: float
-    """The same a period ago."""
-    queued: bool
-    """There is a queue: the median rose by as much as a touch does."""
-    queue_persists: bool
-    """There is a queue, as a period ago, and it does not shrink."""
-    surge: bool
-    """The critical load is above its forecast."""
-    load_rises: bool
-    """The critical load is well above that of the period before."""
-    load_rose: bool
-    """The critical load rose by much, this period or last, within what was forecast or not."""
-    new_violation: bool
-    """An SLO is broken, and not by traffic that a cut has ended already."""
-    near_violation: bool
-    """The stress is high enough to show that the margin was too small."""
-    settling: bool
-    """The window still sees traffic from before the last cut."""
-    clean: bool
-    """No SLO is broken, and nothing is settling."""
+    passed: tuple[float, ...] = ()
+    """Total loads of the last periods in a row that passed without a queue, at most four; kbit/s."""
+    gain: Gain = Gain()
+    scale: float = 0.0
+    """What shares are of where no capacity is configured, kbit/s; 0 where one is."""
+    distrusted: int = 0
+    """Until when the configured capacity is not believed, ns."""
+    blame: Blame = Blame()
