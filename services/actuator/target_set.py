@@ -96,7 +96,7 @@ class TargetSet:
             await asyncio.Event().wait()  # targets may come while there are none
 
     def release(self, domain: Domain) -> None:
-        """Restore the targets of a domain that is no more, also if it went while this process did not run."""
+        """Restore what a domain had before and no domain has now, also if it went while this process did not run."""
         if self._group is None:
             self._released.append(domain)
             return
