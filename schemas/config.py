@@ -190,7 +190,7 @@ class Prometheus(Settings, frozen=True):
     None: nothing."""
     headers: dict[str, str] = field(default_factory=dict)
     """Further HTTP headers of every query; those of ``signal.http`` are sent to every source."""
-    max_bytes: Annotated[int, between(1024, unit="bytes")] = 4 * 1024 * 1024
+    max_bytes: Annotated[int, between(1024, unit="bytes")] = 2 * 1024 * 1024
     """The largest answer that is read."""
     queries: dict[Figure, str] = field(default_factory=dict)
     """PromQL by figure, where the built-in query does not fit; an empty query is not asked.  See docs/signals.md."""

@@ -19,7 +19,6 @@ import click
 import structlog
 
 from schemas.config import Config
-from schemas.definition import Definition
 from schemas.messages import Action, Decision, M
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
@@ -91,15 +90,13 @@ class Actuator:
         )
         self._targets = TargetSet(client, health, shared)
         self._publisher = Publisher(
-            self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS, self._hear_definition
+            self.definitions,
+            lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
+            on_replaced=lambda last: self._targets.release(last.configuration),
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
         self.definitions.on_change(self._define)
-
-    def _hear_definition(self, definition: Definition) -> None:
-        if definition.removed:
-            self._targets.release(definition.configuration)
 
     def _define(self) -> None:
         """Act on the domains that hold from now on."""

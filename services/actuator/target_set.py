@@ -103,7 +103,7 @@ class TargetSet:
         kept = {target for _, target in self.reconcilers}
         for target in domain.targets:
             if target.key not in kept and target.key not in self._restoring:
-                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target, None))
+                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target))
 
     def _start(self, gone: Mapping[tuple[str, str], Reconciler], kept: set[str]) -> None:
         """Start what is new, end what is gone, and watch the objects of all that there are."""
@@ -112,7 +112,9 @@ class TargetSet:
             running = self._running.pop(key)
             running.cancel()
             if key[1] not in kept:
-                self._restoring[key[1]] = self._group.create_task(self._restore(key[0], reconciler.target, running))
+                self._restoring[key[1]] = self._group.create_task(
+                    self._restore(key[0], reconciler.target, after=running)
+                )
         for key, reconciler in self.reconcilers.items():
             if key not in self._running:
                 restoring = self._restoring.pop(key[1], None)
@@ -143,10 +145,10 @@ class TargetSet:
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
-    async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None] | None") -> None:
-        """Put a removed target's annotations back once ``before`` has ended, and report it; tries until it is done."""
-        if before is not None:
-            await asyncio.wait([before])
+    async def _restore(self, domain: str, target: Target, after: "asyncio.Task[None] | None" = None) -> None:
+        """Put a removed target's annotations back, ``after`` its reconciler, and report it; tries until it is done."""
+        if after is not None:
+            await asyncio.wait([after])
         about, back_off = f"{target.key} restore", BackOff(1.0, most_s=60.0)
         try:
             while True:

@@ -122,6 +122,9 @@ class Answer:
             RequestFailed: it is longer than ``max_bytes``, or comes too slowly.
         """
         size = 0
+        told = self._response.headers.get("Content-Length", "")
+        if told.isdecimal() and int(told) > max_bytes:
+            raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
         for chunk in self._response.raw.stream(_CHUNK, decode_content=True):
             size += len(chunk)
             if size > max_bytes:
@@ -283,10 +286,19 @@ class HttpWorker:
                 result = request()
             except Exception as error:  # noqa: BLE001 - raised again in the waiting coroutine
                 self._busy = False
+                if isinstance(error, (RequestFailed, OSError, urllib3.exceptions.HTTPError, ValueError)):
+                    _release_frames(error)
                 future.set_exception(error)
             else:
                 self._busy = False
                 future.set_result(result)
+
+
+def _release_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks: their frames would hold what was read, megabytes, until cycles are collected."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _find_root_cause(error: BaseException) -> BaseException:

@@ -31,7 +31,7 @@ def pace_of(seed: int) -> float:
     return _PACES[seed % len(_PACES)] if seed >= HELD_OUT else 1.0
 
 
-class Case(Struct, frozen=True, kw_only=True):
+class BenchCase(Struct, frozen=True, kw_only=True):
     """A scenario, the plant that plays it, and what is known of it."""
 
     name: str
@@ -79,7 +79,7 @@ class Case(Struct, frozen=True, kw_only=True):
 class Prepared(Struct, frozen=True):
     """One run's scenario and plant."""
 
-    case: Case
+    case: BenchCase
     scenario: Scenario
     parameters: Parameters
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from services.bench.goals import Goal, goals_as_json
 from services.bench.policies.results import USUAL_PERIOD, Outcome, ScenarioSummary, Summary
 
-RIVALS = "as safe, delivers more"
-"""The column of ``cases_table`` for what speaks against the subject."""
+RIVALS = "rivals"
+"""The column of ``cases_table`` for policies that are as safe as the subject and deliver more."""
 
 
 def scenarios_table(lines: Sequence[ScenarioSummary]) -> Table:

@@ -112,7 +112,11 @@ class Auditor:
 
     def _define(self, definition: Definition) -> None:
         """Check what follows under another definition; one of a domain that is in no file stands for it."""
-        domain = definition.configuration
+        domain, before = definition.configuration, self._configured.get(definition.domain)
+        kept = set() if definition.removed else {target.key for target in domain.targets}
+        for target in before.targets if before is not None else ():
+            if target.key not in kept and target.key in self._actions:
+                self._actions[target.key].release()
         self._get_domain(definition.domain).define(definition)
         self._configured[definition.domain] = domain
         for target in domain.targets:

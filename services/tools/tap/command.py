@@ -28,7 +28,7 @@ from services.tools.tap.state import BusStatus
 from services.tools.tap.table import build_table
 from services.tools.tap.view import LiveView
 
-_COLOURS = {"sample": "cyan", "decision": "magenta", "action": "green", "dead": "red"}
+_COLOURS = {"sample": "cyan", "definition": "yellow", "decision": "magenta", "action": "green", "dead": "red"}
 _CURVES_NS = 30 * 10**9
 _REFRESH_S = 0.25
 _SHORTEST_WAIT_S = 0.002
@@ -150,7 +150,7 @@ class _Printer:
             Text.assemble(
                 (format_time(recorded.time)[11:], "dim"),
                 "  ",
-                (f"{recorded.kind:<8}", _COLOURS[recorded.kind]),
+                (f"{recorded.kind:<10}", _COLOURS[recorded.kind]),
                 "  ",
                 (f"{escape_line(domain_token(recorded)):<12}", "bold"),
                 "  ",

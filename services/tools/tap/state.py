@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
+from schemas.messages import KINDS, Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 
 HISTORY = 40
 """How many samples the small curves show."""
@@ -77,7 +77,7 @@ class BusStatus:
         """Begin with the domains of a configuration, if there is one."""
         self.domains = {domain.name: DomainStatus(domain.name, domain) for domain in domains}
         self.dead: DeadLetter | None = None
-        self.counts = {"sample": 0, "decision": 0, "action": 0, "dead": 0}
+        self.counts = dict.fromkeys(KINDS, 0)
 
     def add(self, kind: str, message: Message, now: float) -> None:
         """Add a message that arrived at ``now``, seconds by this process's clock."""

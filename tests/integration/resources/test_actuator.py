@@ -59,7 +59,6 @@ async def test_a_domain_of_the_cluster_is_acted_on_without_a_restart(
             await has_state("Paused")
             assert await scene.bandwidth("upload") == "40M", "a restart ends no pause"
             await annotate(None)
-            await scene.wait_for_limits("20M", ["20M"], "upload")  # nothing was decided since the start
             await decider.publish_limit("25M", "upload")
             await scene.wait_for_limits("25M", ["25M"], "upload")
             await server.must("DELETE", path(server, "line"))
