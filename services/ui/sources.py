@@ -142,7 +142,12 @@ async def _read_in_turns(reader: RecordingReader) -> AsyncIterator[RecordedMessa
         await asyncio.sleep(0)
 
 
-def _require_size(size: int, largest: int, title: str) -> None:
+def require_size(size: int, largest: int, title: str) -> None:
+    """Refuse what has too many bytes.
+
+    Raises:
+        UploadTooLarge: it has more than ``largest``.
+    """
     if size > largest:
         raise UploadTooLarge(f"{title}: at most {largest // 1024**2} MiB are read")
 
@@ -181,7 +186,7 @@ class Recordings:
             with path.open("wb") as file:
                 async for chunk in chunks:
                     file.write(chunk)
-                    _require_size(file.tell(), largest, title)
+                    require_size(file.tell(), largest, title)
             try:
                 source = RecordingSource(name, title, path)
             except InvalidRecording as error:

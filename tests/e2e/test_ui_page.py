@@ -25,7 +25,7 @@ from tests.support.browser import Page, open_page
 from tests.support.bus_stream import config, record, stream
 from tests.support.decision_services import join
 from tests.support.nats_server import NatsServer
-from tests.support.ui_server import publish, recent_stream, serve_page
+from tests.support.ui_server import let_connections_close, publish, recent_stream, serve_page
 from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.browser
@@ -96,18 +96,20 @@ async def behind(address: str, path: str) -> AsyncIterator[str]:
     async def pass_on(request: web.Request) -> web.StreamResponse:
         target = f"{address}{request.match_info['rest']}"
         headers = {"Content-Type": request.content_type} if request.can_read_body else {}
-        async with session.request(
-            request.method, target, params=request.query, data=await request.read(), headers=headers
-        ) as answer:
-            response = web.StreamResponse(status=answer.status)
-            for name, value in answer.headers.items():
-                if name in ("Content-Type", "Content-Security-Policy"):
-                    response.headers[name] = value
-            await response.prepare(request)
-            with suppress(ConnectionResetError):
+        response = web.StreamResponse(status=502)
+        # The browser, or the server behind, may be gone meanwhile.
+        with suppress(ConnectionResetError, aiohttp.ClientError):
+            async with session.request(
+                request.method, target, params=request.query, data=await request.read(), headers=headers
+            ) as answer:
+                response.set_status(answer.status)
+                for name, value in answer.headers.items():
+                    if name in ("Content-Type", "Content-Security-Policy"):
+                        response.headers[name] = value
+                await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
-            return response
+        return response
 
     application = web.Application()
     application.router.add_route("*", f"{path}{{rest:.*}}", pass_on)
@@ -120,6 +122,7 @@ async def behind(address: str, path: str) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
         finally:
             await runner.cleanup()
+            await let_connections_close()
 
 
 async def test_a_recording_is_looked_at(recording: Path) -> None:

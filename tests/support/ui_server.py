@@ -45,6 +45,12 @@ async def serve_page(
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         recordings.close()
+        await let_connections_close()
+
+
+async def let_connections_close() -> None:
+    """Give the event loop a moment in which the connections of a browser that is gone are closed."""
+    await asyncio.sleep(0.2)
 
 
 def recent_stream(of: Config, count: int, *, actions: bool = True) -> list[RecordedMessage]:

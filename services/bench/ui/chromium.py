@@ -124,7 +124,7 @@ async def open_page(
             find_chromium() or "chromium", *_FLAGS, f"--user-data-dir={profile}", "about:blank", stderr=subprocess.PIPE
         )
         try:
-            port = await _find_port(process, patience)
+            port = await find_port(process, patience)
             async with aiohttp.ClientSession() as session:
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                     target = next(one for one in await answer.json() if one["type"] == "page")
@@ -141,7 +141,7 @@ async def open_page(
             await process.communicate()
 
 
-async def _find_port(process: asyncio.subprocess.Process, patience: float) -> int:
+async def find_port(process: asyncio.subprocess.Process, patience: float) -> int:
     """Find the port that the browser prints on standard error."""
     assert process.stderr is not None
     async with asyncio.timeout(patience):

@@ -118,7 +118,7 @@ async def measure_page(count: int, seconds: float) -> dict[str, float]:
             "longest frame, overview, ms": overview["longest"],
             "lag of a domain's plots, P95, ms": quantiles(domain["lags"], n=20)[18],
             "frames a second, plots": domain["frames"] / seconds,
-            "server, resident, MiB": _read_resident(processes.pid("ui")),
+            "server, resident, MiB": read_resident(processes.pid("ui")),
             "tab, heap, MiB": heap,
             "tab, heap grown in the second half, MiB": await _read_heap(page) - heap,
         }
@@ -144,7 +144,7 @@ async def _read_heap(page: Page) -> float:
     return float(usage["usedSize"]) / 2**20
 
 
-def _read_resident(pid: int) -> float:
+def read_resident(pid: int) -> float:
     """Read a process's resident memory, MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -86,7 +86,11 @@ class LiveView:
 
     def _sort(self, status: BusStatus) -> list[DomainStatus]:
         wanted = self.filter.casefold()
-        found = [one for one in status.sort_worst_first() if wanted in _describe(one).casefold()]
+        found = [
+            one
+            for one in status.sort_worst_first()
+            if wanted in f"{one.name} {one.decision.policy if one.decision else ''}".casefold()
+        ]
         if self.order is Order.NAME:
             found.sort(key=lambda one: one.name)
         elif self.order is Order.STRESS:
@@ -105,7 +109,3 @@ class LiveView:
         if self.speed != 1:
             parts.append(f"{self.speed:g} times as fast")
         return ", ".join([*parts, HINT])
-
-
-def _describe(one: DomainStatus) -> str:
-    return f"{one.name} {one.decision.policy if one.decision else ''}"
