@@ -19,7 +19,7 @@ from services.meter.kubelet import KubeletCounters
 from services.meter.page import CONTENT_TYPE, PageBuilder
 from services.meter.pod_watch import PodWatch
 from services.meter.reading import NodeMeter
-from services.meter.server import Answer, PageServer, answer_json
+from services.meter.server import PageAnswer, PageServer, answer_json
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.plain_logging import configure
 
@@ -97,7 +97,7 @@ class MeterService:
                 self._kubelet.update(pods)
             time.sleep(_SOURCES_S)
 
-    def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
+    def answer(self, path: str, query: dict[str, list[str]]) -> PageAnswer:
         """Answer a request; ``/metrics?namespace=NAME`` leaves other namespaces' pods out."""
         if path == "/metrics":
             return self._build_page(query.get("namespace", []))
@@ -109,12 +109,12 @@ class MeterService:
             return answer_json(503 if wrong else 200, body)
         if path == "/healthz":
             return answer_json(200, {"healthy": True})
-        return Answer(404, "text/plain", b"there are /metrics, /healthz and /readyz\n")
+        return PageAnswer(404, "text/plain", b"there are /metrics, /healthz and /readyz\n")
 
-    def _build_page(self, namespaces: list[str]) -> Answer:
+    def _build_page(self, namespaces: list[str]) -> PageAnswer:
         if not self._watch.listed.is_set():
             # A page without pods would say that nothing is sent.
-            return Answer(503, "text/plain", f"pods: {hide_passwords(self._watch.problem or 'not yet')}\n".encode())
+            return PageAnswer(503, "text/plain", f"pods: {hide_passwords(self._watch.problem or 'not yet')}\n".encode())
         try:
             with self._reading:
                 reading = self._meter.read(
@@ -124,5 +124,5 @@ class MeterService:
                 )
                 page = self._page.build(reading, watching=self._watch.problem is None, namespaces=frozenset(namespaces))
         except OSError as error:
-            return Answer(503, "text/plain", f"the host's network: {error.strerror}\n".encode())
-        return Answer(200, CONTENT_TYPE, page)
+            return PageAnswer(503, "text/plain", f"the host's network: {error.strerror}\n".encode())
+        return PageAnswer(200, CONTENT_TYPE, page)

@@ -17,7 +17,7 @@ _CRON_JOB = re.compile(r"(.+)-([2-9][0-9]{7})")
 """A CronJob's Job ends with the minute it was due, counted from 1970: eight digits until the year 2160."""
 
 
-class Workload(Struct, frozen=True):
+class PodOwner(Struct, frozen=True):
     """What a pod belongs to."""
 
     kind: str
@@ -71,18 +71,18 @@ class NodePod(Struct, frozen=True):
         return self.metadata.deletion_timestamp is not None
 
     @property
-    def workload(self) -> Workload:
+    def workload(self) -> PodOwner:
         """The workload at the end of its chain of owners."""
         meta = self.metadata
         owner = next((one for one in meta.owner_references if one.controller), None)
         # A static pod is owned by its node.
         if owner is None or owner.kind == "Node":
-            return Workload("Pod", meta.name)
+            return PodOwner("Pod", meta.name)
         if owner.kind == "ReplicaSet":
             for label, kind in HASH_LABELS.items():
                 suffix = f"-{(meta.labels or {}).get(label, '')}"
                 if len(suffix) > 1 and owner.name.endswith(suffix):
-                    return Workload(kind, owner.name.removesuffix(suffix))
+                    return PodOwner(kind, owner.name.removesuffix(suffix))
         if owner.kind == "Job" and (match := _CRON_JOB.fullmatch(owner.name)):
-            return Workload("CronJob", match[1])
-        return Workload(owner.kind, owner.name)
+            return PodOwner("CronJob", match[1])
+        return PodOwner(owner.kind, owner.name)

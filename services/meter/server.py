@@ -20,7 +20,7 @@ _SILENT_S = 90.0
 """A connection without a request for so long is closed: longer than Prometheus's scrape interval."""
 
 
-class Answer(NamedTuple):
+class PageAnswer(NamedTuple):
     """What is sent."""
 
     status: int
@@ -28,9 +28,9 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def answer_json(status: int, tree: dict[str, Any]) -> Answer:
+def answer_json(status: int, tree: dict[str, Any]) -> PageAnswer:
     """An answer in JSON."""
-    return Answer(status, "application/json", json.dumps(tree).encode() + b"\n")
+    return PageAnswer(status, "application/json", json.dumps(tree).encode() + b"\n")
 
 
 class PageServer(ThreadingMixIn, HTTPServer):
@@ -39,7 +39,7 @@ class PageServer(ThreadingMixIn, HTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, answer: Callable[[str, dict[str, list[str]]], Answer]) -> None:
+    def __init__(self, host: str, port: int, answer: Callable[[str, dict[str, list[str]]], PageAnswer]) -> None:
         """Listen.
 
         Args:

@@ -43,7 +43,7 @@ _PERIOD = Duration(100 * 10**6)
 _NODE_PODS = 110
 
 
-class Case:
+class TrafficCase:
     """Bytes of one case, as the sender, the meter and the wire have them."""
 
     def __init__(self, meter: int, wire: int, packets: int, offered: int | None = None) -> None:
@@ -88,7 +88,7 @@ class Bench:
         while len(await self.read_meter()) != count:  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(0.02)
 
-    async def compare(self, send: Callable[[], int | None]) -> Case:
+    async def compare(self, send: Callable[[], int | None]) -> TrafficCase:
         """Send, wait until all has arrived, and compare the increases."""
         before, wire = sum((await self.read_meter()).values()), self.wire.read()
         offered = await asyncio.to_thread(send)
@@ -96,7 +96,7 @@ class Bench:
         while last != (last := self.wire.read()[0]):  # noqa: ASYNC110 - the kernel decides
             await asyncio.sleep(0.3)
         after, now = sum((await self.read_meter()).values()), self.wire.read()
-        return Case(after - before, now[0] - wire[0], now[1] - wire[1], offered)
+        return TrafficCase(after - before, now[0] - wire[0], now[1] - wire[1], offered)
 
 
 def _fetch(url: str) -> bytes:
@@ -173,7 +173,7 @@ async def measure_pods(bench: Bench) -> dict[str, Any]:
         bench.remove(number)
         await bench.wait_for(_NODE_PODS)
     fleet.close()
-    gone = Case(round(seen), bench.wire.read()[0] - wire, 0)
+    gone = TrafficCase(round(seen), bench.wire.read()[0] - wire, 0)
     return {"100 pods at once, UDP": many.figures, "pods that live 1.5 s, samples added up": gone.figures}
 
 

@@ -37,7 +37,7 @@ class Delivered(Struct, frozen=True):
     packets: int
 
 
-class Mark(Struct, frozen=True):
+class CounterMark(Struct, frozen=True):
     """Counters and settings at one time, close to the boundary between two seconds."""
 
     time: int
@@ -77,7 +77,9 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def find_disturbance(start: int, before: Mark, after: Mark, sent: Mapping[str, tuple[int, int]]) -> str | None:
+def find_disturbance(
+    start: int, before: CounterMark, after: CounterMark, sent: Mapping[str, tuple[int, int]]
+) -> str | None:
     """Say why a second is invalid; None if it is valid.
 
     Args:
@@ -147,13 +149,13 @@ class SecondBuilder:
         """Begin empty."""
         self._apps = apps
         self._trips: dict[int, dict[str, list[int]]] = {}
-        self._marks: list[Mark] = []
+        self._marks: list[CounterMark] = []
 
     def trip(self, workload: str, sent: int, trip: int) -> None:
         """A probe's packet, sent at ``sent``, is back after ``trip`` ns, or ``LOST``."""
         self._trips.setdefault(bin_of(sent), {}).setdefault(workload, []).append(trip)
 
-    def mark(self, mark: Mark) -> Second | None:
+    def mark(self, mark: CounterMark) -> Second | None:
         """Take the mark of a second's start; return the newest second whose packets are all accounted for.
 
         A packet's fate is known half a second after it was sent, so a second is closed one second
@@ -184,7 +186,7 @@ class SecondBuilder:
             invalid=find_disturbance(start, before, after, sent),
         )
 
-    def _payload(self, workload: str, before: Mark, after: Mark, headers: int, probes: int) -> int:
+    def _payload(self, workload: str, before: CounterMark, after: CounterMark, headers: int, probes: int) -> int:
         """What arrived between two marks besides probes, kbit/s."""
         new, old = after.delivered[workload], before.delivered[workload]
         packets = new.packets - old.packets - probes

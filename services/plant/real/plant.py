@@ -16,9 +16,9 @@ from typing import IO
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod, Second
 from services.plant.real.ground_truth import (
     SECOND,
+    CounterMark,
     CrossingDetector,
     Delivered,
-    Mark,
     SecondBuilder,
     bin_of,
     read_processor,
@@ -254,7 +254,7 @@ class RealPlant:
                 # A node's device sends what its pod receives.
                 device = peers[self._bed.pod(PEERS[workload]).device]
                 delivered[workload] = Delivered(device.sent, device.sent_packets)
-            mark = Mark(
+            mark = CounterMark(
                 time=time.time_ns(),
                 delivered=delivered,
                 datagrams_lost={name: self._datagrams_lost(name) for name in self._tallies},

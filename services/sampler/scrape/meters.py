@@ -31,7 +31,7 @@ _SHOWN = 3
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-class Meter:
+class FoundMeter:
     """The pages of one meter."""
 
     def __init__(self, url: str, window: int, reader: PageReader, now: float) -> None:
@@ -106,7 +106,7 @@ class MeterFleet:
         self._signal = signal
         self._workloads = workloads
         self._resolve = resolve or resolve_name
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, FoundMeter] = {}
         self._session: aiohttp.ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._resolved = asyncio.Event()
@@ -195,7 +195,7 @@ class MeterFleet:
                 page = f"http://{host}:{port}{parts.path}?{self._query}"
                 if page not in self._meters:
                     reader = PageReader(self._workloads, self._signal.scrape.max_lines)
-                    self._meters[page] = Meter(page, self._signal.window, reader, now)
+                    self._meters[page] = FoundMeter(page, self._signal.window, reader, now)
                 self._meters[page].listed = now
         self._problem = "; ".join(problems) or None
         if not problems:

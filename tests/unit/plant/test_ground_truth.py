@@ -5,9 +5,9 @@ from msgspec.structs import replace
 from services.plant.real.ground_truth import (
     OFFSET,
     SECOND,
+    CounterMark,
     CrossingDetector,
     Delivered,
-    Mark,
     SecondBuilder,
     bin_of,
     critical_second,
@@ -24,8 +24,10 @@ START = 1_800_000_000 * SECOND + OFFSET
 APPS = Apps(critical=(CriticalApp(ROBOT, "udp", 2_000, packet=200, probe_hz=10),), targets=(TargetApp(TELEMETRY),))
 
 
-def _mark(second: int, robot: tuple[int, int] = (0, 0), telemetry: tuple[int, int] = (0, 0), lost: int = 0) -> Mark:
-    return Mark(
+def _mark(
+    second: int, robot: tuple[int, int] = (0, 0), telemetry: tuple[int, int] = (0, 0), lost: int = 0
+) -> CounterMark:
+    return CounterMark(
         time=START + second * SECOND,
         delivered={ROBOT: Delivered(*robot), TELEMETRY: Delivered(*telemetry)},
         datagrams_lost={ROBOT: lost},
