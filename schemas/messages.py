@@ -2,34 +2,24 @@
 
 ``Sample -> Decision -> Action``, and the ``Definition`` of each domain.  They evolve by addition: a new field has a
 default, a field never changes its type, unknown fields are ignored (but in a domain's configuration, which must not be
-half understood).  Times are UTC nanoseconds, rates kbit/s, latencies
-seconds.  What depends on the wall clock of a reader or writer (when it was published, decided)
-is in the headers, so that the payload of a decision is a function of its inputs alone.
+half understood).  Times are UTC nanoseconds, rates kbit/s, latencies seconds.  What depends on the wall clock of a
+reader or writer (when it was published, decided) is in the headers, so that the payload of a decision is a function
+of its inputs alone.
 
 No message can be part of a reference cycle, so ``gc=False`` leaves it out of garbage collection.
 """
 
 from math import inf
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.definition import Definition
+from schemas.numbers import Count, Integer, Load, Period, Rate, Time
 from schemas.units import decode_unit, encode_unit
 
-Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""No number needs more than 64 bits; a larger one could not even be divided."""
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
-"""UTC ns, 1823 to 2116: a date for every library, with room to add durations."""
-Period = Annotated[int, Meta(ge=1, le=24 * 3600 * 10**9)]
-"""ns, one day at most."""
-Rate = Annotated[int, Meta(ge=-(10**15), le=10**15)]
-"""kbit/s, at most 1 Ebit/s; a negative one can be read, and is then corrected by bounds."""
-Load = Annotated[int, Meta(ge=0, le=10**12)]
-"""Measured, kbit/s."""
 Outcome = Literal["applied", "unchanged", "skipped", "failed", "dry-run"]
 Cause = Literal["decision", "drift", "new-pod", "rescale", "dead-man", "start", "restore"]
 Rule = Literal["none", "clamp", "rise", "deadband", "cut", "hold", "no-data"]

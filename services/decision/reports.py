@@ -14,7 +14,8 @@ import structlog
 from msgspec import Struct
 
 from schemas.domain import Domain
-from schemas.messages import Cause, InForce, Integer, Outcome, Rate, Time
+from schemas.messages import Cause, InForce, Outcome
+from schemas.numbers import Integer, Rate, Time
 from services.bus.bus import Bus
 
 _BATCH = 16

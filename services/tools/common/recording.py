@@ -23,7 +23,7 @@ from msgspec import Meta, Raw, Struct
 from schemas.config import Config
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain
-from schemas.messages import Integer
+from schemas.numbers import Integer
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS, Subjects
 from services.control import Controller, make_policy

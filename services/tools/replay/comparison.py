@@ -7,7 +7,8 @@ statistics say what a policy would have set, and never what latency that would h
 from msgspec import Struct, structs
 
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample, State, TargetDecision
+from schemas.messages import Decision, Sample, State, TargetDecision
+from schemas.numbers import Integer
 from services.control import Controller, RejectedSample
 
 _MOST_WAITING = 1000

@@ -8,7 +8,8 @@ from msgspec import Raw, Struct
 from schemas.decode_errors import DECODE_ERRORS
 from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample, decode
+from schemas.messages import Decision, Sample, decode
+from schemas.numbers import Integer
 from services.bus.subjects import Subjects
 from services.control import Controller
 from services.tools.common.progress import ProgressCallback

@@ -13,7 +13,8 @@ from msgspec import Raw, Struct, field
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Decision, InForce, Integer, Sample, State, encode_into
+from schemas.messages import Decision, InForce, Sample, State, encode_into
+from schemas.numbers import Integer
 from services.control import Controller, RejectedSample
 from services.control.admission import admit
 from services.tools.common.remade import is_same_decision
