@@ -16,7 +16,7 @@ from services.actuator import metrics
 from services.actuator.observed import ObservedState
 from services.actuator.plan import Plan, Write
 from services.common import failpoints
-from services.kube.client import T
+from services.kube.changes import T
 from services.kube.objects import NotFound, Pod, Rejected, StaleObject, Superseded, Unavailable, Workload
 
 _AT_FIRST = 3

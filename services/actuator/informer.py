@@ -14,7 +14,7 @@ import structlog
 
 from services.actuator.observed import Watched
 from services.actuator.pod_watch import NamespacePods
-from services.kube.client import Listed, T, Updated
+from services.kube.changes import Listed, T, Updated
 from services.kube.objects import NotFound, Rejected, StaleObject, Workload, decode_as
 from services.kube.owners import OwnerChains
 from services.kube.watching import Change, Watcher, watch_for_ever

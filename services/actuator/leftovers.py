@@ -13,7 +13,7 @@ from schemas.domain import Target
 from services.actuator import metrics
 from services.actuator.kube_events import EventRecorder
 from services.actuator.ownership import HAND_BACK, KEY
-from services.kube.client import T
+from services.kube.changes import T
 from services.kube.objects import BANDWIDTH, NotFound, Rejected, Unavailable, Workload
 from services.kube.workloads import RECORD_PREFIX, SelectorRecord, find_kind, object_name
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from schemas.domain import Target
-from services.kube.client import Deleted, Listed, Updated
+from services.kube.changes import Deleted, Listed, Updated
 from services.kube.objects import Pod, Workload
 from services.kube.workloads import OtherOwner
 

@@ -12,8 +12,8 @@ import structlog
 
 from services.actuator import metrics
 from services.actuator.observed import Watched
+from services.kube.changes import Deleted, Listed
 from services.kube.claims import Claim, Claims
-from services.kube.client import Deleted, Listed
 from services.kube.objects import Pod, known_owners
 from services.kube.owners import OwnerChains
 from services.kube.watching import Change, Watcher, watch_for_ever

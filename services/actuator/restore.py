@@ -23,7 +23,8 @@ from services.actuator.outbox import publish_action
 from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, names_target, parse_record
 from services.bus.bus import Bus
 from services.kube.access import KubeConfigError
-from services.kube.client import KubeClient, T
+from services.kube.changes import T
+from services.kube.client import KubeClient
 from services.kube.objects import (
     BANDWIDTH,
     KubeObject,

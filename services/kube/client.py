@@ -1,7 +1,6 @@
 """The Kubernetes API: read, list, watch, patch, and write Events.  The one module that imports kubernetes.
 
-Requests go through the library's raw client and answers are decoded here: the library's typed classes
-would cost a pod 25 MiB.
+Requests go through the library's raw client and answers are decoded here: its typed classes would cost a pod 25 MiB.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -20,6 +19,7 @@ from schemas.config import Kubernetes
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
+from services.kube.changes import Deleted, Listed, T, Updated
 from services.kube.credentials import use_service_account, use_token_file
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
@@ -47,25 +47,6 @@ _ENDED_S = (8.0, 30.0)
 
 Query = list[tuple[str, str]]
 _GONE = 410
-T = TypeVar("T", bound=KubeObject)
-
-
-class Listed(Struct, Generic[T], frozen=True):
-    """A watch begins: all objects there are."""
-
-    objects: tuple[T, ...]
-
-
-class Updated(Struct, Generic[T], frozen=True):
-    """An object is new or has changed."""
-
-    object: T
-
-
-class Deleted(Struct, Generic[T], frozen=True):
-    """An object is gone."""
-
-    object: T
 
 
 class _ListMeta(Struct, frozen=True, rename="camel"):

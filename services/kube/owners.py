@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from services.kube.client import T
+from services.kube.changes import T
 from services.kube.objects import NotFound, Owner, Pod, Rejected, Workload, known_owners
 from services.kube.workloads import WORKLOADS, discover_kind
 

@@ -3,8 +3,8 @@
 from typing import Any, Protocol
 
 from schemas.domain import Target
+from services.kube.changes import T
 from services.kube.claims import Claims
-from services.kube.client import T
 from services.kube.objects import Pod, Workload, decode_as
 from services.kube.owners import OwnerChains
 from services.kube.workloads import CronJob, OtherOwner, Scale, build_selector, find_kind, object_name

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from services.common.backoff import BackOff
-from services.kube.client import Deleted, Listed, T, Updated
+from services.kube.changes import Deleted, Listed, T, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
 
 _STEADY_S = 5.0

@@ -17,7 +17,7 @@ import structlog
 from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.common.backoff import BackOff
-from services.kube.client import Deleted, Listed, Updated
+from services.kube.changes import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.resources.manifest import InvalidResource, read_domain
 from services.resources.objects import BandwidthDomain

@@ -19,7 +19,7 @@ from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.reconciler import Dependencies, Reconciler
 from services.control import Controller, RejectedSample
 from services.decision.reports import Enforcement, ReportHead
-from services.kube.client import Listed, Updated
+from services.kube.changes import Listed, Updated
 from services.kube.objects import Deployment, Pod, StaleObject, Superseded, Unavailable
 from services.runtime.health import Health
 from tests.support.kube.objects import after, deployment, pod

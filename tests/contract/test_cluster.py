@@ -9,7 +9,8 @@ import pytest
 from schemas.config import Kubernetes
 from services.actuator.ownership import build_patch
 from services.kube.access import KubeConfigError
-from services.kube.client import Deleted, KubeClient, Listed, Updated
+from services.kube.changes import Deleted, Listed, Updated
+from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, Deployment, NotFound, Pod, Rejected, StaleObject, Unavailable
 from tests.support.kube.servers import MERGE_PATCH, Server
 from tests.support.waiting import PATIENCE_S

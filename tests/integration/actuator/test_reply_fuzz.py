@@ -18,7 +18,8 @@ from aiohttp.test_utils import TestServer
 
 from schemas.config import Kubernetes
 from schemas.units import Duration
-from services.kube.client import KubeClient, Listed
+from services.kube.changes import Listed
+from services.kube.client import KubeClient
 from services.kube.objects import ApiFailure, Deployment, KubeObject, Pod, Unavailable
 from tests.support.kube.servers import BANDWIDTH
 

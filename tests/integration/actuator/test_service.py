@@ -12,7 +12,8 @@ import pytest
 from schemas.messages import Decision
 from services.actuator.ownership import KEY
 from services.actuator.restore import restore as restore_target
-from services.kube.client import KubeClient, T
+from services.kube.changes import T
+from services.kube.client import KubeClient
 from services.kube.objects import Unavailable
 from services.runtime.config_loader import load
 from tests.support.actuators import ActuatorProcess, Aim, Decider, Scene

@@ -20,7 +20,8 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import parse_record
 from services.actuator.reconciler import Dependencies, Reconciler
-from services.kube.client import KubeClient, Listed
+from services.kube.changes import Listed
+from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Pod
 from tests.support.kube.objects import NOW, TARGET, after, deployment, pod
 from tests.support.waiting import until

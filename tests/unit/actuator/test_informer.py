@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from services.actuator.informer import Informer
 from services.actuator.observed import ObservedState, Watched
-from services.kube.client import Deleted, Listed, T, Updated
+from services.kube.changes import Deleted, Listed, T, Updated
 from services.kube.objects import Deployment, Meta, Owner, Pod, WorkloadSpec
 from services.kube.selectors import Selector
 from tests.support.kube.objects import TARGET

@@ -13,7 +13,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
-from services.kube.client import Listed, T, Updated
+from services.kube.changes import Listed, T, Updated
 from services.kube.objects import (
     BANDWIDTH,
     Deployment,

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.definition import DefinitionSource
 from schemas.domain import Domain
-from services.kube.client import Deleted, Listed, Updated
+from services.kube.changes import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.resources.objects import BandwidthDomain
 from services.resources.watcher import ResourceWatcher
