@@ -33,7 +33,7 @@ _SECOND = Duration(10**9)
 _NATS = """\
 listen: "127.0.0.1:-1"
 ports_file_dir: "{home}"
-jetstream {{ store_dir: "{home}/jetstream", max_file_store: 256MB }}
+jetstream {{ store_dir: "{home}/jetstream", max_file_store: 512MB }}
 """
 
 

@@ -24,7 +24,9 @@ CLEAR = Observation(
     critical_recent=CRITICAL,
     target_throughput=40_000,
     target_recent=40_000,
-    recent_p50=0.1,
+    medians=(0.1,),
+    shared_p95=0.1,
+    queued=False,
     missing=None,
     stress=0.1,
     violated=False,
@@ -42,7 +44,9 @@ def make(name: str, **parameters: Any) -> Policy:
 
 def delayed(seen: Observation, stress: float = 2.0) -> Observation:
     """The same with latency at ``stress`` of its SLO."""
-    return replace(seen, jitter=stress, p95=stress, recent_p50=stress, stress=stress, violated=stress > 1)
+    return replace(
+        seen, jitter=stress, p95=stress, medians=(stress,), shared_p95=stress, stress=stress, violated=stress > 1
+    )
 
 
 def run(policy: Policy, steps: int, stress: float = 0.1) -> list[Proposal]:
