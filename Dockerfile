@@ -4,25 +4,38 @@
 #   docker build -t sluice-factory:0.1.0 --target factory .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
-ARG REQUIREMENTS=services
+# The build backend is not pinned by hash, so it is installed in a stage of its own.
+FROM ${PYTHON_IMAGE} AS wheel
 # The time of everything that is built here, so that the same sources give the same layers.
 ARG SOURCE_DATE_EPOCH=1700000000
 WORKDIR /src
-RUN python3 -m venv /opt/sluice
-COPY requirements/${REQUIREMENTS}.txt requirements.txt
-RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r requirements.txt
+RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --quiet "setuptools>=77" wheel
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY services services
-# The build backend is not pinned by hash, so it is installed in this stage only.
-RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --quiet "setuptools>=77" wheel \
- && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
- && /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps /wheels/*.whl \
- && /opt/sluice/bin/pip uninstall --yes --quiet setuptools pip \
- # Compile for a quick start, except for 1,500 types of Kubernetes's client that are never loaded.
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+RUN python3 -m venv /opt/sluice
+# What all images need comes first, so that they share its layers.
+# Compile for a quick start, except for 1,500 types of Kubernetes's client that are never loaded.
+COPY requirements/services.txt ./
+RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r services.txt \
  && /opt/sluice/bin/python -m compileall -q --invalidation-mode unchecked-hash \
-      -x '/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib \
+      -x '/(pip|setuptools)/|/kubernetes/(aio/)?client/(api|models)/(?!__init__)' /opt/sluice/lib
+ARG REQUIREMENTS=services
+COPY requirements/${REQUIREMENTS}.txt requirements.txt
+RUN cmp -s services.txt requirements.txt || { touch before \
+ && /opt/sluice/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r requirements.txt \
+ && find /opt/sluice/lib -name '*.py' -cnewer before \
+    | /opt/sluice/bin/python -m compileall -q --invalidation-mode unchecked-hash -i -; }
+ARG SOURCE_DATE_EPOCH=1700000000
+COPY --from=wheel /wheels /wheels
+RUN /opt/sluice/bin/pip install --no-cache-dir --no-compile --no-deps --disable-pip-version-check /wheels/*.whl \
+ && /opt/sluice/bin/pip uninstall --yes --quiet setuptools pip \
+ && /opt/sluice/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+      /opt/sluice/lib/python3.*/site-packages/services /opt/sluice/lib/python3.*/site-packages/schemas \
  && find /opt/sluice -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 FROM ${PYTHON_IMAGE} AS sluice

@@ -19,6 +19,11 @@ UNCOMPILED := /kubernetes/(aio/)?client/(api|models)/(?!__init__)
 # A test run starts hundreds of processes, each of which would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile
+# $(call require,VENV,FILE) installs pinned packages: by uv, if it is on PATH, in a tenth of the time; by pip, if uv is not
+# there or does not reach an index (it knows nothing of pip's settings).
+UV ?= $(shell command -v uv 2> /dev/null)
+require = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python --require-hashes -r $(2) 2> /dev/null ||) \
+	$(1)/bin/$(PIP) --require-hashes -r $(2)
 
 .PHONY: demo factory install uninstall test attack fuzz refusals prove bench bench-policies bench-factory lint format \
 	schemas docs golden proto pins wheel image sbom audit-pins digests clean
@@ -39,7 +44,7 @@ install:
 	  { echo "$(LINK) was not installed from here; remove it first, or choose another PREFIX"; exit 1; }
 	@echo "Installing sluice into $(INSTALLED), half a minute and more ..."
 	@$(PYTHON) -m venv --clear $(INSTALLED)
-	@$(INSTALLED)/bin/$(PIP) --require-hashes -r requirements/cli.txt
+	@$(call require,$(INSTALLED),requirements/cli.txt)
 # Build from a copy: setuptools would install files that an earlier build left in the checkout.
 	@mkdir $(INSTALLED)/source && cp -r pyproject.toml README.md LICENSE schemas services $(INSTALLED)/source
 	@$(INSTALLED)/bin/$(PIP) --no-deps --no-build-isolation $(INSTALLED)/source
@@ -185,25 +190,25 @@ digests:
 
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP) --require-hashes -r requirements/dev.txt
+	$(call require,$(VENV),requirements/dev.txt)
 	$(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv-run/ready: requirements/cli.txt pyproject.toml
 	@echo "Setting up .venv-run, once ..."
 	@$(PYTHON) -m venv .venv-run
-	@.venv-run/bin/$(PIP) --require-hashes -r requirements/cli.txt
+	@$(call require,.venv-run,requirements/cli.txt)
 	@.venv-run/bin/$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv-docs/ready: requirements/docs.txt
 	@$(PYTHON) -m venv .venv-docs
-	@.venv-docs/bin/$(PIP) --require-hashes -r requirements/docs.txt
+	@$(call require,.venv-docs,requirements/docs.txt)
 	@touch $@
 
 .venv-audit/ready: requirements/audit.txt
 	@$(PYTHON) -m venv .venv-audit
-	@.venv-audit/bin/$(PIP) --require-hashes -r requirements/audit.txt
+	@$(call require,.venv-audit,requirements/audit.txt)
 	@touch $@
 
 clean:

@@ -8,7 +8,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +189,16 @@ def _describe_command(command: click.Command, context: click.Context) -> Iterato
             yield from _describe_command(inner, click.Context(inner, parent=context, info_name=name))
 
 
-def render_all() -> dict[Path, str]:
-    """Every generated file and its text."""
-    return {
-        HOME / "configuration.md": render_configuration(),
-        HOME / "policies.md": render_policies(),
-        HOME / "metrics.md": render_metrics(),
-        HOME / "commands.md": render_commands(),
-    }
+PAGES: dict[Path, Callable[[], str]] = {
+    HOME / "configuration.md": render_configuration,
+    HOME / "policies.md": render_policies,
+    HOME / "metrics.md": render_metrics,
+    HOME / "commands.md": render_commands,
+}
+"""Every generated file, and what makes its text."""
 
 
 if __name__ == "__main__":
     HOME.mkdir(exist_ok=True)
-    for path, text in render_all().items():
-        path.write_text(text, encoding="utf-8")
+    for path, render in PAGES.items():
+        path.write_text(render(), encoding="utf-8")

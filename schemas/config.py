@@ -86,7 +86,9 @@ class BusConfig(Settings, frozen=True):
             raise ValueError("certificate, key: both are needed, and ca with them")
 
 
-Figure = Literal["jitter", "p95", "observations", "scraped", "buckets", "lost", "throughput"]
+Figure = Literal[
+    "jitter", "p95", "observations", "scraped", "buckets", "resets", "returns", "appeared", "lost", "throughput"
+]
 """What Prometheus is asked for, one query each."""
 
 
@@ -182,9 +184,13 @@ class Prometheus(Settings, frozen=True):
     """Address of Prometheus.  Overridden by SLUICE_PROMETHEUS_URL."""
     scrape_interval: Duration = Duration(1 * _S)
     """How often Prometheus scrapes the exporter; the signal window must be at least four of these."""
+    latency_offset: Annotated[Duration | None, between(Duration(1), Duration(600 * _S))] = None
+    """How long the server holds back what is new, or gets it late: windows end so much earlier.  VictoriaMetrics holds
+    back 30s unless its -search.latencyOffset says otherwise; behind remote write it is what the writer lags.
+    None: nothing."""
     headers: dict[str, str] = field(default_factory=dict)
     """Further HTTP headers of every query; those of ``signal.http`` are sent to every source."""
-    max_bytes: Annotated[int, between(1024, unit="bytes")] = 4 * 1024 * 1024
+    max_bytes: Annotated[int, between(1024, unit="bytes")] = 2 * 1024 * 1024
     """The largest answer that is read."""
     queries: dict[Figure, str] = field(default_factory=dict)
     """PromQL by figure, where the built-in query does not fit; an empty query is not asked.  See docs/signals.md."""
@@ -271,6 +277,17 @@ class Signal(Settings, frozen=True):
         return settings
 
 
+class Resources(Settings, frozen=True):
+    """Domains described in the cluster, beside those of the file: resources of the kind BandwidthDomain."""
+
+    enabled: bool = True
+    """Whether they are read; where the kind is not installed, there are none."""
+    namespace: str | None = None
+    """The only namespace whose resources count; without it those of every namespace."""
+    trusted: tuple[str, ...] = ("sluice",)
+    """The namespaces whose resources may limit workloads of other namespaces."""
+
+
 class Kubernetes(Settings, frozen=True):
     """How the actuator reaches the API server."""
 
@@ -288,6 +305,8 @@ class Kubernetes(Settings, frozen=True):
     Overridden by SLUICE_LEASE."""
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
+    resources: Resources = Resources()
+    """Domains described in the cluster."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.

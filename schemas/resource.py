@@ -16,9 +16,19 @@ from msgspec import Struct
 
 from schemas.domain import Critical, Domain, Shield, Target
 from schemas.reference import Field, describe
-from schemas.resource_status import DomainStatus
+from schemas.resource_status import ResourceStatus
 from schemas.settings import Settings
 from schemas.units import MAX_KBIT, MULTIPLIERS
+from schemas.workloads import API_VERSION as ANY_API_VERSION
+from schemas.workloads import (
+    KIND_NAME,
+    KINDS,
+    LABEL_NAME,
+    LABEL_VALUE,
+    SELECTOR_NAME,
+    LabelRequirement,
+    LabelSelector,
+)
 
 GROUP = "sluice.dev"
 API_VERSION = f"{GROUP}/v1alpha1"
@@ -65,8 +75,63 @@ def _unique(items: str, key: str) -> str:
     return f"{items}.all(a, {items}.exists_one(b, {same}))"
 
 
+def _whole(pattern: re.Pattern[str]) -> str:
+    """A pattern that has to match the whole text."""
+    return f"^(?:{pattern.pattern})$"
+
+
+_KIND_CHECKS = (
+    Rule("!has(self.apiVersion) || has(self.kind)", "apiVersion needs a kind"),
+    Rule(
+        f"!has(self.kind) || has(self.apiVersion) || self.kind in {list(KINDS)}",
+        f"this kind needs an apiVersion; known without are {', '.join(KINDS)}",
+    ),
+    Rule("!has(self.kind) || self.kind != 'Pod'", "a Pod cannot be named, since another takes its place"),
+)
+_TARGET_KEY = (
+    "[has(ITEM.namespace) ? ITEM.namespace : '', has(ITEM.apiVersion) ? ITEM.apiVersion : '', "
+    "has(ITEM.deployment) ? 'Deployment' : has(ITEM.kind) ? ITEM.kind : '', "
+    "has(ITEM.deployment) ? ITEM.deployment : has(ITEM.name) ? ITEM.name : '']"
+)
+
 RULES: dict[type[Struct], tuple[Rule, ...]] = {
+    Critical: _KIND_CHECKS,
+    LabelSelector: (
+        Rule(
+            "(has(self.matchLabels) && size(self.matchLabels) > 0) || "
+            "(has(self.matchExpressions) && size(self.matchExpressions) > 0)",
+            "it would select every Pod: matchLabels or matchExpressions must name a label",
+        ),
+        Rule(
+            f"!has(self.matchLabels) || self.matchLabels.all(key, key.matches('{_whole(LABEL_NAME)}') && "
+            f"self.matchLabels[key].matches('{_whole(LABEL_VALUE)}'))",
+            "no label, or no value of one",
+        ),
+    ),
+    LabelRequirement: (
+        Rule(
+            "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "In and NotIn need at least one value, Exists and DoesNotExist none",
+        ),
+    ),
     Target: (
+        Rule(
+            "[has(self.deployment), has(self.kind), has(self.selector)].exists_one(one, one)",
+            "needs exactly one of deployment, kind, selector",
+        ),
+        Rule(
+            "has(self.deployment) != has(self.name)",
+            "deployment is a name already; kind and selector need a name beside them",
+        ),
+        Rule(
+            "!has(self.namespaces) || size(self.namespaces) == 0 || has(self.selector)",
+            "namespaces needs a selector; an object is in one namespace",
+        ),
+        Rule(
+            f"!has(self.selector) || !has(self.name) || self.name.matches('{_whole(SELECTOR_NAME)}')",
+            "a selector's name has lower-case letters, digits and '-', at most 63",
+        ),
+        *_KIND_CHECKS,
         Rule(
             f"{_kbit('self.min')} <= {_kbit('self.failSafe')} && {_kbit('self.failSafe')} <= {_kbit('self.max')}",
             "expected min <= failSafe <= max",
@@ -84,7 +149,7 @@ RULES: dict[type[Struct], tuple[Rule, ...]] = {
             "critical workload named twice",
         ),
         Rule(
-            _unique("self.targets", "[has(ITEM.namespace) ? ITEM.namespace : '', ITEM.deployment]"),
+            _unique("self.targets", _TARGET_KEY),
             "target named twice",
         ),
         Rule("!has(self.shadow) || !(self.policy in self.shadow)", "policy named twice: it is in shadow, too"),
@@ -120,14 +185,24 @@ _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (Domain, "parameters"): {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     (Critical, "workload"): {"pattern": _NAME_PATTERN},
     (Critical, "namespace"): {"pattern": _NAME_PATTERN},
+    (Critical, "kind"): {"pattern": _whole(KIND_NAME)},
+    (Critical, "apiVersion"): {"pattern": _whole(ANY_API_VERSION)},
     (Target, "deployment"): {"pattern": _NAME_PATTERN},
+    (Target, "name"): {"pattern": _NAME_PATTERN},
     (Target, "namespace"): {"pattern": _NAME_PATTERN},
+    (Target, "namespaces"): {"x-kubernetes-list-type": "set", "items": {"pattern": _NAME_PATTERN}},
+    (Target, "kind"): {"pattern": _whole(KIND_NAME)},
+    (Target, "apiVersion"): {"pattern": _whole(ANY_API_VERSION)},
+    (LabelSelector, "matchLabels"): {"maxProperties": 32},
+    (LabelSelector, "matchExpressions"): {"maxItems": 32},
+    (LabelRequirement, "key"): {"pattern": _whole(LABEL_NAME)},
+    (LabelRequirement, "values"): {"maxItems": 32, "items": {"pattern": _whole(LABEL_VALUE)}},
 }
 """What else the types check of one field."""
 _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {
-    (DomainStatus, "critical"): ("namespace", "workload"),
-    (DomainStatus, "targets"): ("target",),
-    (DomainStatus, "conditions"): ("type",),
+    (ResourceStatus, "critical"): ("namespace", "workload"),
+    (ResourceStatus, "targets"): ("target",),
+    (ResourceStatus, "conditions"): ("type",),
 }
 """By what the items of a list differ."""
 OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace")})
@@ -163,7 +238,7 @@ def build_definition() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": build_schema(Domain),
-            "status": build_schema(DomainStatus),
+            "status": build_schema(ResourceStatus),
         },
     }
     return {
@@ -230,7 +305,10 @@ def _property(kind: type[Struct], field: Field) -> dict[str, Any]:
         found = {"type": "array", "items": found, "maxItems": _MOST_ITEMS}
     elif field.kind.startswith("mapping"):
         found = {"type": "object", "additionalProperties": found}
-    found = {"description": _describe(kind, field), **found, **_MORE.get((kind, field.name), {})}
+    more = _MORE.get((kind, field.name), {})
+    if "items" in more:
+        more = more | {"items": found["items"] | more["items"]}
+    found = {"description": _describe(kind, field), **found, **more}
     if found.get("x-kubernetes-preserve-unknown-fields"):
         found.pop("additionalProperties", None)
     if (kind, field.name) in _KEYS:

@@ -44,7 +44,7 @@ class CriticalStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why there is no latency."""
 
 
-class TargetStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
+class LimitStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A target and its limit."""
 
     target: str
@@ -59,7 +59,7 @@ class TargetStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why its limit is not what was decided."""
 
 
-class DomainStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
+class ResourceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """How a domain stands, written by the actuator in charge; at most once in five seconds."""
 
     observed_generation: int = 0
@@ -82,7 +82,7 @@ class DomainStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why the last limits are what they are."""
     critical: tuple[CriticalStatus, ...] = ()
     """The critical workloads."""
-    targets: tuple[TargetStatus, ...] = ()
+    targets: tuple[LimitStatus, ...] = ()
     """The targets."""
     conditions: tuple[Condition, ...] = ()
     """What is so, and since when."""

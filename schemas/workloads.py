@@ -20,11 +20,11 @@ KINDS = {
 SELECTOR = "selector"
 """Stands in the key of a target that is a label selector, where others have their kind."""
 
-_KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
-_API_VERSION = re.compile(r"(?:[a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+")
-_SELECTOR_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+KIND_NAME = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+API_VERSION = re.compile(r"(?:[a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+")
+SELECTOR_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 
 def check_names(what: str, *names: str) -> None:
@@ -61,13 +61,13 @@ class WorkloadRef(Struct, frozen=True):
             ValueError: a name cannot be one, or the kind is not known and has no ``api_version``.
         """
         check_names(what, name, namespace)
-        if not _KIND.fullmatch(kind):
+        if not KIND_NAME.fullmatch(kind):
             raise ValueError(f"{what}: {kind!r} is no kind of the API: expected one such as StatefulSet")
         if kind == "Pod":
             raise ValueError(f"{what}: a Pod cannot be named, since another takes its place: use a selector")
         if api_version is None and kind not in KINDS:
             raise ValueError(f"{what}: kind {kind} needs an apiVersion; known without are {', '.join(KINDS)}")
-        if api_version is not None and not _API_VERSION.fullmatch(api_version):
+        if api_version is not None and not API_VERSION.fullmatch(api_version):
             raise ValueError(f"{what}: {api_version!r} is no apiVersion: expected one such as apps/v1")
         return cls(api_version=api_version or KINDS[kind], kind=kind, namespace=namespace, name=name)
 
@@ -138,10 +138,10 @@ class LabelSelector(Settings, frozen=True):
 
 
 def _check_label(key: str, *values: str) -> None:
-    if not _LABEL_NAME.fullmatch(key):
+    if not LABEL_NAME.fullmatch(key):
         raise ValueError(f"selector: {key!r} is no label")
     for value in values:
-        if not _LABEL_VALUE.fullmatch(value):
+        if not LABEL_VALUE.fullmatch(value):
             raise ValueError(f"selector: {value!r} is no value of a label ({key})")
 
 
@@ -151,7 +151,7 @@ def check_selector_name(what: str, name: str) -> None:
     Raises:
         ValueError: the API would not take it.
     """
-    if not _SELECTOR_NAME.fullmatch(name):
+    if not SELECTOR_NAME.fullmatch(name):
         raise ValueError(f"{what}: a selector's name has lower-case letters, digits and '-', at most 63")
 
 

@@ -1,7 +1,11 @@
-"""Applies a plan: sends its patches, and judges what the API server makes of them."""
+"""Applies a plan: sends its patches, and judges what the API server makes of them.
+
+A server that refuses one patch of a target may refuse all.  So only a few are sent at first; each success allows one
+more at a time, and refusals end the round: what was not sent then waits with what was refused.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -14,6 +18,12 @@ from services.actuator.plan import Plan, Write
 from services.common import failpoints
 from services.kube.client import T
 from services.kube.objects import NotFound, Pod, Rejected, StaleObject, Superseded, Unavailable, Workload
+
+_AT_FIRST = 3
+"""Patches of a kind of object that are sent before one of them succeeded."""
+_REFUSED = 3
+_MOST_REFUSED = 6
+"""So many refusals end a round; fewer of them if they are a third of the answers."""
 
 _log = structlog.get_logger()
 
@@ -37,6 +47,12 @@ class ApplyResult(Struct, frozen=True):
     """By uid, why a write failed."""
     is_stale: bool
     """Whether some objects had changed since they were seen; they have been read again."""
+    unsent: Sequence[Write] = ()
+    """What was not sent, because others were refused."""
+
+
+class _Unsent(Exception):
+    """A patch that was not sent, because others were refused."""
 
 
 async def apply_plan(
@@ -56,15 +72,17 @@ async def apply_plan(
     outcomes: list[tuple[Write, PodOutcome]] = []
     failures: dict[str, Exception] = {}
     is_stale = False
+    unsent: list[Write] = []
     for phase in plan.phases:
-        errors = await asyncio.gather(*(_patch(client, observed, write, is_wanted) for write in phase))
+        errors = await _send(phase, lambda write: _patch(client, observed, write, is_wanted))
+        unsent += [write for write, error in zip(phase, errors, strict=True) if isinstance(error, _Unsent)]
         if any(isinstance(error, NotFound) for error in errors):
             errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
         stale = [write for write, error in zip(phase, errors, strict=True) if isinstance(error, StaleObject)]
         has_changed = bool(stale) and await _have_changed(client, observed, stale, tolerate_stale=tolerate_stale)
         is_stale = is_stale or has_changed
         for write, error in zip(phase, errors, strict=True):
-            if isinstance(error, Superseded) or (isinstance(error, StaleObject) and has_changed):
+            if isinstance(error, (Superseded, _Unsent)) or (isinstance(error, StaleObject) and has_changed):
                 continue
             outcomes.append((write, _judge(write, error)))
             if error is not None and not isinstance(error, NotFound):
@@ -73,7 +91,48 @@ async def apply_plan(
         if not all(error is None or isinstance(error, NotFound) for error in errors):
             break
     failpoints.point("actuator.written")
-    return ApplyResult(outcomes, failures, is_stale)
+    return ApplyResult(outcomes, failures, is_stale, unsent)
+
+
+async def _send(
+    phase: Sequence[Write], patch: Callable[[Write], Coroutine[Any, Any, Exception | None]]
+) -> list[Exception | None]:
+    """Send the patches of a phase; returns the error of each, or None."""
+    errors: dict[str, Exception | None] = {}
+    pods = [write for write in phase if isinstance(write.obj, Pod)]
+    others = [write for write in phase if not isinstance(write.obj, Pod)]
+    await asyncio.gather(*(_send_one_kind(writes, patch, errors) for writes in (pods, others) if writes))
+    return [errors.get(write.obj.uid, _UNSENT) for write in phase]
+
+
+async def _send_one_kind(
+    writes: Sequence[Write],
+    patch: Callable[[Write], Coroutine[Any, Any, Exception | None]],
+    errors: dict[str, Exception | None],
+) -> None:
+    """Send patches, more at a time with every success, into ``errors`` by uid; those behind many refusals stay out."""
+    waiting, running = list(reversed(writes)), dict[asyncio.Task[Exception | None], Write]()
+    most, refused, answered = _AT_FIRST, 0, 0
+    try:
+        while True:
+            is_over = refused >= _MOST_REFUSED or (refused >= _REFUSED and 3 * refused >= answered)
+            while waiting and len(running) < most and not is_over:
+                write = waiting.pop()
+                running[asyncio.create_task(patch(write))] = write
+            if not running:
+                return
+            for task in (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]:
+                error = errors[running.pop(task).obj.uid] = task.result()
+                answered += 1
+                refused += error is not None and not isinstance(error, Superseded)
+                most = 1 if refused else most + 1
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+_UNSENT = _Unsent()
 
 
 async def _patch(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.actuator.observed import Watched
-from services.actuator.pod_watch import PodWatch
+from services.actuator.pod_watch import NamespacePods
 from services.kube.client import Listed, T, Updated
 from services.kube.objects import NotFound, Rejected, StaleObject, Workload, decode_as
 from services.kube.owners import OwnerChains
@@ -50,6 +50,7 @@ class Informer:
         set_note: Callable[[str, str | None], None] = lambda _what, _text: None,
         *,
         dry_run: bool = False,
+        records: dict[str, SelectorRecord | None] | None = None,
     ) -> None:
         """Prepare to watch these targets' objects.
 
@@ -59,6 +60,7 @@ class Informer:
             set_trouble: gets the reason for a failure by the target's key, or None.
             set_note: shows people a text about a target, or no longer (None).
             dry_run: create nothing.
+            records: remembers for the next informer of this process which records were there.
         """
         self._client = client
         self._watched = {one.target.key: one for one in watched}
@@ -68,10 +70,10 @@ class Informer:
         self._needs: dict[str, tuple[tuple[str, str], ...]] = {}
         """By a target's key, the watches that it depends on."""
         self._dry_run = dry_run
-        self._made: dict[str, SelectorRecord | None] = {}
+        self._made: dict[str, SelectorRecord | None] = {} if records is None else records
         """The records of selectors that were there, or were made, by the target's key; in a dry run they are kept."""
         chains = OwnerChains(client)
-        self._pods: dict[str, PodWatch] = {}
+        self._pods: dict[str, NamespacePods] = {}
         for namespace in dict.fromkeys(place for one in self._watched.values() for place in one.target.pod_namespaces):
             those = {key: one for key, one in self._watched.items() if namespace in one.target.pod_namespaces}
 
@@ -81,7 +83,7 @@ class Informer:
             def note(key: str, where: str, text: str | None) -> None:
                 set_note(f"{key} pods in {where}", text)
 
-            self._pods[namespace] = PodWatch(client, chains, namespace, those, report, note)
+            self._pods[namespace] = NamespacePods(client, chains, namespace, those, report, note)
 
     async def run(self) -> None:
         """Watch workloads and their Pods, for ever."""

@@ -31,7 +31,7 @@ NotePods = Callable[[str, str, str | None], None]
 """Shows people what is odd about a target's Pods: its key, the namespace, and a text, or that nothing is (None)."""
 
 
-class PodWatch:
+class NamespacePods:
     """The Pods of one namespace."""
 
     def __init__(
@@ -83,6 +83,17 @@ class PodWatch:
 
     async def run(self) -> None:
         """Watch for ever; list again when an object is new or was replaced."""
+
+        async def start() -> Any:
+            claims = self._claims
+            return self._client.list_and_watch(
+                Pod, self._namespace, claims.may_concern, selector=claims.query, keep=claims.labels
+            )
+
+        def fail(error: Exception) -> None:
+            _log.warning("watch failed", namespace=self._namespace, kind="Pod", reason=str(error))
+            self._report(f"cannot watch pods: {error}")
+
         watching: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
             while True:
@@ -93,18 +104,8 @@ class PodWatch:
                     await asyncio.wait([watching])
                 self._claimed = dict(self._seen)
                 self._claims = Claims([(one.target, one.state.workload) for one in self._watched.values()])
-                watching = group.create_task(watch_for_ever(self._start, self._take, self._fail))
+                watching = group.create_task(watch_for_ever(start, self._take, fail))
                 await asyncio.sleep(_RELIST_S)
-
-    async def _start(self) -> Any:
-        claims = self._claims
-        return self._client.list_and_watch(
-            Pod, self._namespace, claims.may_concern, selector=claims.query, keep=claims.labels
-        )
-
-    def _fail(self, error: Exception) -> None:
-        _log.warning("watch failed", namespace=self._namespace, kind="Pod", reason=str(error))
-        self._report(f"cannot watch pods: {error}")
 
     async def _take(self, change: Change, began: float) -> None:
         """Pass a change on to the targets concerned."""

@@ -59,6 +59,8 @@ class Dependencies(Struct, frozen=True):
     """Names this process."""
     charge: Callable[[float], Charge] = ask_nobody
     """Asks the Lease who acts, at a time of ``steady``."""
+    pause: Callable[[str], str | None] = lambda _: None
+    """Why a person paused a domain, by its name, and how to hand it back; None where nobody did."""
     dry_run: bool = False
     """Patch nothing, and report what would be patched."""
     clock: Callable[[], int] = time.time_ns
@@ -329,8 +331,10 @@ class Reconciler:
 
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
-        paused = pause_reason(workload, managed=self._is_managed)
-        why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
+        paused = why = self._shared.pause(self._domain.name)
+        if paused is None:
+            paused = pause_reason(workload, managed=self._is_managed)
+            why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
         if why != self._pause:
             self._pause = why
             self._reporter.report_pause(workload, why)
@@ -369,7 +373,7 @@ class Reconciler:
                     self._succession.wrote(write.record.term, self._shared.steady())
                     self._is_managed = True
         answered = [write for write, _ in result.outcomes]
-        is_news = self._refusals.count(answered, result.failures, self._shared.steady())
+        is_news = self._refusals.count(answered, result.failures, self._shared.steady(), result.unsent)
         if result.failures:
             self._note_refusal(self._refusals.reason)
         known = self.observed.workload

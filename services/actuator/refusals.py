@@ -1,8 +1,10 @@
 """When to ask the API server again after it refused a patch: one rule for every refusal, whatever its kind.
 
-An object that was not refused yet is patched at once.  Those that were refused are tried one at a time, with growing
-delays that neither a new decision nor a change of the objects shortens: at most ten requests a minute.  A limit lower
-than the refused one is another question, and may be asked in between.  After a success twice as many are tried.
+An object that was not refused yet is patched at once, unless the Pods that were tried last for the first time were all
+refused: then the workload's own limit waits, too.  Objects that were refused, or not sent because others were, are
+tried one at a time, with growing delays that neither a new decision nor a change of the objects shortens: at most ten
+requests a minute.  A limit lower than the refused one is another question, and may be asked in between.  After a
+success twice as many are tried.
 Times are seconds by a steady clock.
 """
 
@@ -10,7 +12,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from services.actuator.plan import Plan, Write
-from services.kube.objects import Unavailable
+from services.kube.objects import Pod, Unavailable
 
 _REFUSED_S = (4.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
@@ -37,6 +39,8 @@ class Refusals:
         self._delay_s = 0.0
         self._at_once = 1
         self._lower_at = float("-inf")
+        self._spares_new = False
+        """Whether objects that were not refused yet wait, too: the Pods tried last for the first time were refused."""
         self._kinds: set[object] = set()
         """Of the failures since the last success: each is news once, however they alternate."""
         self.reason: str | None = None
@@ -53,8 +57,12 @@ class Refusals:
             return plan, 0.0
         writes = {write.obj.uid: write for write in plan.writes}
         held = sorted((writes[uid] for uid in self._failed if uid in writes), key=lambda write: not write.is_cut)
-        chosen = [write for write in plan.writes if write.obj.uid not in self._failed]
-        lower = [write for write in held if write.rate < self._failed[write.obj.uid]]
+        unseen = [write for write in plan.writes if write.obj.uid not in self._failed]
+        chosen = unseen
+        if self._spares_new and any(isinstance(write.obj, Pod) for write in plan.writes):
+            # The workload would say what no Pod has.
+            chosen, held = [], [write for write in unseen if isinstance(write.obj, Pod)] + held
+        lower = [write for write in held if write.rate < self._failed.get(write.obj.uid, 0)]
         if now >= self._not_before:
             chosen += held[: self._at_once]
         elif lower and now - self._lower_at >= _LOWER_S:
@@ -67,13 +75,16 @@ class Refusals:
         waits = [self._not_before - now, *([self._lower_at + _LOWER_S - now] if lower else [])]
         return part, max(min(waits), 0.0)
 
-    def count(self, writes: Sequence[Write], failures: Mapping[str, Exception], now: float) -> bool:
+    def count(
+        self, writes: Sequence[Write], failures: Mapping[str, Exception], now: float, unsent: Sequence[Write] = ()
+    ) -> bool:
         """Take note of how a round of writes ended.
 
         Args:
             writes: those that were answered.
             failures: by uid, why a write failed.
             now: by the steady clock.
+            unsent: those that were not sent because others were refused.
 
         Returns:
             Whether a failure is news: of a kind that was not seen since the last success.
@@ -81,6 +92,9 @@ class Refusals:
         if not writes:
             return False  # none was sent: a newer decision came first
         was_failing = bool(self._failed)
+        new = [write.obj.uid for write in writes if write.obj.uid not in self._failed and isinstance(write.obj, Pod)]
+        if new or not failures:
+            self._spares_new = bool(new) and all(uid in failures for uid in new)
         for write in writes:
             self._failed.pop(write.obj.uid, None)
         if not failures:
@@ -88,7 +102,8 @@ class Refusals:
             self._delay_s = 0.0
             self._not_before = now
             return False
-        self._failed |= {write.obj.uid: write.rate for write in writes if write.obj.uid in failures}
+        refused = [write for write in writes if write.obj.uid in failures]
+        self._failed |= {write.obj.uid: write.rate for write in (*refused, *unsent)}
         for uid in list(self._failed)[: max(len(self._failed) - _MOST_KEPT, 0)]:
             del self._failed[uid]
         error = next(iter(failures.values()))
@@ -112,4 +127,4 @@ class Refusals:
         self.reason = None
         if self._failed and now - self._not_before > _FORGET_S:
             self._failed.clear()
-            self._delay_s, self._at_once = 0.0, 1
+            self._delay_s, self._at_once, self._spares_new = 0.0, 1, False

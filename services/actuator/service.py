@@ -37,6 +37,7 @@ from services.definitions.file_source import FileSource
 from services.definitions.publisher import Publisher
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
+from services.resources.service import ResourceDomains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -65,7 +66,17 @@ class Actuator:
         # A random name, which no other client can guess: who can read the bus could take messages from it.
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
+        self._has_lease = config.kubernetes.lease is not None
         self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self.definitions = DefinitionSet(config.domains, config.signal.period)
+        self._resources = ResourceDomains(
+            client,
+            self.definitions,
+            config.kubernetes.resources,
+            on_change=self._wake_all,
+            set_note=health.set_note,
+            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+        )
         shared = Dependencies(
             client=client,
             outbox=self._outbox,
@@ -73,12 +84,16 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if config.kubernetes.lease is not None else ask_nobody,
+            charge=self._lease.charge if self._has_lease else ask_nobody,
+            pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
         self._targets = TargetSet(client, health, shared)
-        self.definitions = DefinitionSet(config.domains, config.signal.period)
-        self._publisher = Publisher(self.definitions, lambda: shared.charge(shared.steady()) is not Charge.OTHERS)
+        self._publisher = Publisher(
+            self.definitions,
+            lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
+            on_replaced=lambda last: self._targets.release(last.configuration),
+        )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define()
         self.definitions.on_change(self._define)
@@ -90,9 +105,10 @@ class Actuator:
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._targets.run())
+            group.create_task(self._run_targets())
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
+            group.create_task(self._resources.run())
             if self._file is not None:
                 group.create_task(self._file.run())
             leftovers = report_leftovers(
@@ -100,6 +116,13 @@ class Actuator:
             )
             group.create_task(leftovers)
             await self._use_bus(join)
+
+    async def _run_targets(self) -> None:
+        await self._resources.wait_for_first()
+        await self._targets.run()
+
+    def _is_in_charge(self) -> bool:
+        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
 
     def _wake_all(self) -> None:
         for one in self._targets.reconcilers.values():
@@ -112,6 +135,7 @@ class Actuator:
         while True:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
+                    self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
                     for (domain, target), reconciler in list(self._targets.reconcilers.items()):
                         action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))

@@ -19,6 +19,7 @@ from services.actuator.restore import build_restore_action, restore
 from services.common.backoff import BackOff
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
+from services.kube.workloads import SelectorRecord
 from services.runtime.health import Health
 
 _SETTLE_S = 1.0
@@ -27,6 +28,11 @@ _STAND_BY_S = 1.0
 """How often to look whether another actuator is still in charge, which restores."""
 
 _log = structlog.get_logger()
+
+
+def has_same_pods(one: Target, other: Target) -> bool:
+    """Whether two targets of one key have the same Pods."""
+    return (one.ref, one.selector, one.pod_namespaces) == (other.ref, other.selector, other.pod_namespaces)
 
 
 class TargetSet:
@@ -45,6 +51,10 @@ class TargetSet:
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self._restoring: dict[str, asyncio.Task[None]] = {}
+        self._records: dict[str, SelectorRecord | None] = {}
+        """The records of label selectors that were seen."""
+        self._released: list[Domain] = []
+        """Removed while this process did not act yet."""
 
     @property
     def targets(self) -> list[Target]:
@@ -54,11 +64,18 @@ class TargetSet:
     def define(self, domains: Iterable[Domain]) -> None:
         """Act on the targets of these domains from now on."""
         wanted = {(domain.name, target.key): (domain, target) for domain in domains for target in domain.targets}
-        gone = {key: one for key, one in self.reconcilers.items() if key not in wanted}
-        added = [key for key in wanted if key not in self.reconcilers]
+        gone = {
+            key: one
+            for key, one in self.reconcilers.items()
+            # What has other Pods from now on is another target, although its record is the same.
+            if key not in wanted or not has_same_pods(one.target, wanted[key][1])
+        }
         for key, reconciler in gone.items():
             del self.reconcilers[key]
             self._forget(reconciler)
+            if key not in wanted:
+                self._records.pop(key[1], None)
+        added = [key for key in wanted if key not in self.reconcilers]
         for key, (domain, target) in wanted.items():
             if key in self.reconcilers:
                 self.reconcilers[key].define(domain, target)
@@ -74,7 +91,19 @@ class TargetSet:
         """Keep all targets' limits in force, for ever."""
         async with asyncio.TaskGroup() as self._group:
             self._start({}, {target for _, target in self.reconcilers})
+            for domain in self._released:
+                self.release(domain)
             await asyncio.Event().wait()  # targets may come while there are none
+
+    def release(self, domain: Domain) -> None:
+        """Restore what a domain had before and no domain has now, also if it went while this process did not run."""
+        if self._group is None:
+            self._released.append(domain)
+            return
+        kept = {target for _, target in self.reconcilers}
+        for target in domain.targets:
+            if target.key not in kept and target.key not in self._restoring:
+                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target))
 
     def _start(self, gone: Mapping[tuple[str, str], Reconciler], kept: set[str]) -> None:
         """Start what is new, end what is gone, and watch the objects of all that there are."""
@@ -83,7 +112,9 @@ class TargetSet:
             running = self._running.pop(key)
             running.cancel()
             if key[1] not in kept:
-                self._restoring[key[1]] = self._group.create_task(self._restore(key[0], reconciler.target, running))
+                self._restoring[key[1]] = self._group.create_task(
+                    self._restore(key[0], reconciler.target, after=running)
+                )
         for key, reconciler in self.reconcilers.items():
             if key not in self._running:
                 restoring = self._restoring.pop(key[1], None)
@@ -94,7 +125,14 @@ class TargetSet:
             self._watching.cancel()
         watched = [Watched(one.target, one.observed) for one in self.reconcilers.values()]
         health = self._health
-        informer = Informer(self._client, watched, health.set_condition, health.set_note, dry_run=self._shared.dry_run)
+        informer = Informer(
+            self._client,
+            watched,
+            health.set_condition,
+            health.set_note,
+            dry_run=self._shared.dry_run,
+            records=self._records,
+        )
         self._watching = self._group.create_task(informer.run())
 
     def _forget(self, reconciler: Reconciler) -> None:
@@ -103,12 +141,14 @@ class TargetSet:
         key = reconciler.target.key
         for condition in (key, f"{key} patches"):
             self._health.set_ok(condition)
-        for note in (key, f"{key} decisions", f"{key} enforcement"):
+        pods = (f"{key} pods in {namespace}" for namespace in reconciler.target.pod_namespaces)
+        for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
-    async def _restore(self, domain: str, target: Target, before: "asyncio.Task[None]") -> None:
-        """Put a removed target's annotations back, and report it; tries until it is done."""
-        await asyncio.wait([before])
+    async def _restore(self, domain: str, target: Target, after: "asyncio.Task[None] | None" = None) -> None:
+        """Put a removed target's annotations back, ``after`` its reconciler, and report it; tries until it is done."""
+        if after is not None:
+            await asyncio.wait([after])
         about, back_off = f"{target.key} restore", BackOff(1.0, most_s=60.0)
         try:
             while True:

@@ -18,6 +18,7 @@ BENCHES = {
     "signals": "services.bench.signals.lag",
     "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
+    "ui": "services.bench.ui.command",
 }
 
 

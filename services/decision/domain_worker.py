@@ -20,9 +20,12 @@ from services.control import Controller, FutureSample, RejectedSample, StaleSamp
 from services.control.observation import Observation
 from services.control.policy import Bounds, Policy, Proposal
 from services.decision import metrics
+from services.decision.interruption import Interrupted, interrupt_after
 
 STEP_S = 0.02
 """Processor time that one proposal may take.  A learned policy needs some 10 us."""
+HANG_S = 1.0
+"""After so many seconds, a policy of another package is interrupted: it may be in an endless loop."""
 _LONGEST_REST = 64
 
 
@@ -74,6 +77,7 @@ class TimedPolicy:
 
     A slow proposal is still used, since it has already arrived.  The time-out changes an input of the steps
     that follow (``fault``), which their decisions record, so that a replay takes the same branch at any speed.
+    A policy of another package that never answers is interrupted (``interrupt_after``), and counts as one that raised.
     """
 
     def __init__(self, policy: Policy, clock: Callable[[], float] = time.thread_time, limit_s: float = STEP_S) -> None:
@@ -81,6 +85,7 @@ class TimedPolicy:
         self.version = policy.version
         self.memory_type = policy.memory_type
         self._policy = policy
+        self._hang_s = None if type(policy).__module__.startswith("services.") else HANG_S
         self._clock = clock
         self._limit_s = limit_s
         self._rest = 0
@@ -94,10 +99,18 @@ class TimedPolicy:
     def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
         """The policy's own; the time that it takes decides on ``fault``."""
         began = self._clock()
+        late_s = 0.0
         try:
-            return self._policy.propose(memory, seen, bounds)
+            if self._hang_s is None:
+                return self._policy.propose(memory, seen, bounds)
+            with interrupt_after(self._hang_s, f"no answer within {self._hang_s:g} s"):
+                return self._policy.propose(memory, seen, bounds)
+        except Interrupted:
+            # It may have slept: then it took no processor time.
+            late_s = self._hang_s or 0.0
+            raise
         finally:
-            took_s = self._clock() - began
+            took_s = max(self._clock() - began, late_s)
             if took_s <= self._limit_s:
                 self._rest = 0
             else:

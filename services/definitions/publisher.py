@@ -28,18 +28,18 @@ class Publisher:
         self,
         definitions: DefinitionSet,
         is_in_charge: Callable[[], bool] = lambda: True,
-        on_published: Callable[[Definition], None] = lambda _: None,
+        on_replaced: Callable[[Definition], None] = lambda _: None,
     ) -> None:
         """Prepare; ``run`` does the work.
 
         Args:
             definitions: what holds.
             is_in_charge: whether this process publishes.
-            on_published: hears of every definition that the bus has stored.
+            on_replaced: hears of every definition that no longer holds, once the one in its place is on the bus.
         """
         self._definitions = definitions
         self._is_in_charge = is_in_charge
-        self._on_published = on_published
+        self._on_replaced = on_replaced
         self._last: dict[str, tuple[Definition | None, int]] = {}
         """By domain, the last definition on the bus (None: it cannot be read) and its sequence."""
         self._awake = asyncio.Event()
@@ -105,7 +105,8 @@ class Publisher:
             return
         self._last[name] = definition, seq
         _log.info("definition published", domain=name, revision=definition.revision, removed=removed)
-        self._on_published(definition)
+        if last is not None and not last.removed:
+            self._on_replaced(last)
 
     async def _find_last(self, bus: Bus, name: str) -> tuple[Definition | None, int]:
         """The last definition on a domain's subject, and its sequence; 0 without one."""

@@ -3,11 +3,8 @@
 A workload kind is a subclass of ``Workload``; ``workloads.py`` has them.  The actuator does not depend on the kind.
 """
 
-import re
 import sys
-import time
 from collections.abc import AsyncIterator, Collection
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
@@ -16,6 +13,7 @@ from msgspec import Struct, structs
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.units import Rate
+from services.common.retry_after import parse_retry_after
 from services.kube.selectors import Selector
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ BANDWIDTH = "kubernetes.io/egress-bandwidth"
 _KEPT = (BANDWIDTH, "sluice.dev/")
 K = TypeVar("K", bound="KubeObject")
 S = TypeVar("S")
-_SECONDS = re.compile(r"\d{1,6}")
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
 _LONGEST_BODY = 32 * 1024 * 1024
@@ -390,14 +387,3 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
     if code in (400, 401, 403, 405, 415):
         raise Rejected(text, retry_after_s=seconds)
     raise Unavailable(text, status=code, retry_after_s=seconds)
-
-
-def parse_retry_after(text: str | None) -> float | None:
-    """The header in seconds from now: a number, or a date as some proxies write it; None where it is neither."""
-    text = (text or "").strip()
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None

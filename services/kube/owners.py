@@ -62,7 +62,12 @@ class OwnerChains:
             self._above.move_to_end(key)
             return self._above[key]
         try:
-            kind = await self._find_kind(owner)
+            kind = WORKLOADS.get(owner.kind)
+            if kind is None or kind.api_version != owner.api_version:
+                named = (owner.api_version, owner.kind)
+                if named not in self._kinds:
+                    self._kinds[named] = await discover_kind(self._client, *named)
+                kind = self._kinds[named]
             found = await self._client.read(kind, namespace, owner.name)
         except NotFound:
             return None  # it is gone, and so will be the Pod
@@ -76,12 +81,3 @@ class OwnerChains:
         if len(self._above) > _REMEMBERED:
             self._above.popitem(last=False)
         return above
-
-    async def _find_kind(self, owner: Owner) -> type[Workload]:
-        known = WORKLOADS.get(owner.kind)
-        if known is not None and known.api_version == owner.api_version:
-            return known
-        key = (owner.api_version, owner.kind)
-        if key not in self._kinds:
-            self._kinds[key] = await discover_kind(self._client, *key)
-        return self._kinds[key]

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from schemas.domain import Target
-from schemas.workloads import KINDS, LabelSelector
+from schemas.workloads import KINDS, SELECTOR, LabelSelector, WorkloadRef
 from services.kube.objects import Deployment, NotFound, Pod, Replicated, Workload
 from services.kube.selectors import Requirement, Selector, parse_selector
 
@@ -229,11 +229,18 @@ WORKLOADS: dict[str, type[Workload]] = {
 """The kinds that need no ``apiVersion``."""
 
 
-class Reader(Protocol):
+class DiscoveryReader(Protocol):
     """What finding a kind needs of the API client."""
 
     async def read_json(self, path: str) -> Any:
         """Read what is at a path."""
+
+
+def key_of(api_version: str, kind: str, namespace: str, name: str) -> str:
+    """The key of the target that an object stands for."""
+    if kind == SelectorRecord.kind and name.startswith(RECORD_PREFIX):
+        return f"{namespace}/{SELECTOR}/{name.removeprefix(RECORD_PREFIX)}"
+    return WorkloadRef(api_version=api_version, kind=kind, namespace=namespace, name=name).key
 
 
 def object_name(target: Target) -> str:
@@ -249,10 +256,12 @@ def known_kind(target: Target) -> type[Workload] | None:
     if not ref.is_known:
         return None
     known = WORKLOADS[ref.kind]
-    return known if known.api_version == ref.api_version else _derive(known, ref.kind, ref.api_version, known.plural)
+    return (
+        known if known.api_version == ref.api_version else derive_kind(known, ref.kind, ref.api_version, known.plural)
+    )
 
 
-async def find_kind(reader: Reader, target: Target) -> type[Workload]:
+async def find_kind(reader: DiscoveryReader, target: Target) -> type[Workload]:
     """The kind of the object that carries a target's record.
 
     Raises:
@@ -265,7 +274,7 @@ async def find_kind(reader: Reader, target: Target) -> type[Workload]:
     return await discover_kind(reader, target.ref.api_version, target.ref.kind)
 
 
-async def discover_kind(reader: Reader, api_version: str, kind: str) -> type[Workload]:
+async def discover_kind(reader: DiscoveryReader, api_version: str, kind: str) -> type[Workload]:
     """The class of a kind of which the API server has to tell the resource.
 
     Raises:
@@ -276,12 +285,12 @@ async def discover_kind(reader: Reader, api_version: str, kind: str) -> type[Wor
     resources = {one.get("name"): one for one in tree.get("resources") or ()}
     for name, one in resources.items():
         if one.get("kind") == kind and "/" not in str(name) and one.get("namespaced"):
-            return _derive(OtherOwner, kind, api_version, str(name), has_scale=f"{name}/scale" in resources)
+            return derive_kind(OtherOwner, kind, api_version, str(name), has_scale=f"{name}/scale" in resources)
     raise NotFound(f"the API server has no namespaced kind {kind} in {api_version}")
 
 
 @lru_cache(256)
-def _derive(
+def derive_kind(
     base: type[Workload], kind: str, api_version: str, plural: str, *, has_scale: bool = False
 ) -> type[Workload]:
     """A class for a kind; the same for the same kind."""

@@ -38,7 +38,7 @@ class StatusWriter(Protocol):
         """Merge into an object's status."""
 
 
-class View(Struct, frozen=True):
+class DefinitionView(Struct, frozen=True):
     """What the set of definitions says of a resource."""
 
     domain: Domain | None
@@ -53,8 +53,8 @@ class StatusKeeper:
     def __init__(
         self,
         client: StatusWriter,
-        resources: Mapping[tuple[str, str], BandwidthDomain],
-        view: Callable[[BandwidthDomain], View],
+        resources: Mapping[tuple[str, str, str], BandwidthDomain],
+        view: Callable[[BandwidthDomain], DefinitionView],
         is_in_charge: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare; ``run`` does the work.

@@ -53,10 +53,16 @@ def read_domain(namespace: str, name: str, spec: Any, trusted: Collection[str] =
     Raises:
         InvalidResource: it describes none.
     """
-    reader = _Reader(namespace)
+    reader = _Converter(namespace)
     tree = reader.convert(spec, Domain, ("spec",))
     if isinstance(tree, dict):
         tree["name"] = domain_name(namespace, name)
+        # Before anything is imported by such a name: writers of resources choose among installed policies only.
+        shadow = tree.get("shadow")
+        for one in (tree.get("policy"), *(shadow if isinstance(shadow, list | tuple) else ())):
+            if isinstance(one, str) and ":" in one:
+                why = f"{one!r}: a resource names a policy, not a module and a class"
+                raise InvalidResource([*reader.mistakes, Mistake(("spec", "policy"), why)])
     unexplained, domain = "", None
     try:
         domain = msgspec.convert(tree, Domain, dec_hook=decode_unit)
@@ -66,7 +72,7 @@ def read_domain(namespace: str, name: str, spec: Any, trusted: Collection[str] =
     mistakes = [*reader.mistakes]
     if unexplained:
         found = find_mistakes(tree, Domain) or [Mistake((), unexplained)]
-        mistakes += [Mistake(_path_in_resource(one.path), _reword(one.text)) for one in found]
+        mistakes += map(_translate, found)
     elif domain is not None and namespace not in trusted:
         mistakes += _find_foreign(domain, namespace, trusted)
     if mistakes or domain is None:
@@ -115,7 +121,7 @@ def _write_value(value: Any, namespace: str) -> Any:
     return str(value) if isinstance(value, Rate | Duration) else value
 
 
-class _Reader:
+class _Converter:
     """Turns a resource's fields into the file's, and collects the keys that only the file has."""
 
     def __init__(self, namespace: str) -> None:
@@ -152,11 +158,15 @@ class _Reader:
         return found
 
 
-def _path_in_resource(path: Path) -> Path:
-    if path[:1] == ("name",):
-        return ("metadata", *path)
-    inside = path[:1] == ("parameters",)  # whose names are the policy's
-    return ("spec", *(step if isinstance(step, int) or inside else camel(step) for step in path))
+def _translate(mistake: Mistake) -> Mistake:
+    """A mistake in the file's words in those of the resource."""
+    text = _file_words().sub(lambda match: camel(match[1]), mistake.text)
+    text = text.replace("(allowed: name, critical", "(allowed: critical")
+    if mistake.path[:1] == ("name",):
+        return Mistake(("metadata", *mistake.path), text)
+    inside = mistake.path[:1] == ("parameters",)  # whose names are the policy's
+    steps = (step if isinstance(step, int) or inside else camel(step) for step in mistake.path)
+    return Mistake(("spec", *steps), text)
 
 
 @cache
@@ -171,9 +181,3 @@ def _file_words() -> re.Pattern[str]:
 
     differing = sorted(word for word in words(Domain) if camel(word) != word)
     return re.compile(rf"\b({'|'.join(differing)})\b")
-
-
-def _reword(text: str) -> str:
-    return (
-        _file_words().sub(lambda match: camel(match[1]), text).replace("(allowed: name, critical", "(allowed: critical")
-    )

@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar
 
-from msgspec import Struct
-
+from schemas.definition import DefinitionSource
 from schemas.resource import API_VERSION, KIND, PLURAL
 from services.kube.objects import KubeObject, Meta
 
@@ -37,10 +36,10 @@ class BandwidthDomain(KubeObject, frozen=True):
         return super().path(namespace, name) if namespace else f"/apis/{cls.api_version}/{cls.plural}"
 
     @property
-    def source(self) -> "ResourceSource":
+    def source(self) -> DefinitionSource:
         """Names it, as of this generation."""
         meta = self.metadata
-        return ResourceSource(meta.namespace, meta.name, meta.uid, meta.generation)
+        return DefinitionSource("resource", meta.namespace, meta.name, uid=meta.uid, generation=meta.generation)
 
     @property
     def pause(self) -> str | None:
@@ -56,17 +55,3 @@ class BandwidthDomain(KubeObject, frozen=True):
     def is_going(self) -> bool:
         """Whether it was deleted; another client's finalizer may keep it for a while."""
         return self.metadata.deletion_timestamp is not None
-
-
-class ResourceSource(Struct, frozen=True):
-    """Names a resource, as of one generation."""
-
-    namespace: str
-    name: str
-    uid: str = ""
-    generation: int = 0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The same for every generation."""
-        return self.namespace, self.name

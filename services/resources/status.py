@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
-from schemas.resource_status import Condition, ConditionType, CriticalStatus, DomainStatus, TargetStatus
+from schemas.resource_status import Condition, ConditionType, CriticalStatus, LimitStatus, ResourceStatus
 from schemas.units import Duration, Rate
 
 _LONGEST_TEXT = 1024
@@ -45,7 +45,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """UTC ns."""
 
 
-def build_status(facts: Facts, before: DomainStatus | None) -> DomainStatus:
+def build_status(facts: Facts, before: ResourceStatus | None) -> ResourceStatus:
     """The status that follows from the facts; a condition that stays as it was ``before`` keeps its time."""
     findings: dict[ConditionType, Finding] = {
         "Ready": _is_ready(facts),
@@ -57,9 +57,10 @@ def build_status(facts: Facts, before: DomainStatus | None) -> DomainStatus:
     domain, decision = facts.domain, facts.decision
     critical = [] if domain is None else [_measure(one, facts) for one in domain.critical]
     targets = () if domain is None else tuple(_describe_target(one, facts) for one in domain.targets)
+    used = _read_throughputs(facts)
     worst = max(critical, key=lambda one: one[1], default=None)
     limits = [facts.actions[one.key].limit for one in (domain.targets if domain else ()) if one.key in facts.actions]
-    return DomainStatus(
+    return ResourceStatus(
         observed_generation=facts.generation,
         state=_summarize(facts, findings),
         policy=decision.policy if decision is not None else "",
@@ -67,7 +68,7 @@ def build_status(facts: Facts, before: DomainStatus | None) -> DomainStatus:
         objective=worst[0].p95_objective if worst is not None else "",
         jitter=worst[0].jitter if worst is not None else "",
         limit=str(Rate(sum(limits))) if limits else "",
-        use=_total_use(facts),
+        use=str(_round_rate(sum(used.values()))) if used else "",
         reason=decision.reason[:_LONGEST_TEXT] if decision is not None else "",
         critical=tuple(one for one, _ in critical),
         targets=targets,
@@ -75,17 +76,17 @@ def build_status(facts: Facts, before: DomainStatus | None) -> DomainStatus:
     )
 
 
-def read_status(tree: Any) -> DomainStatus | None:
+def read_status(tree: Any) -> ResourceStatus | None:
     """A status that was written before; None where it is another version's, or a person's."""
     try:
-        return msgspec.convert(tree, DomainStatus)
+        return msgspec.convert(tree, ResourceStatus)
     except msgspec.ValidationError:
         return None
 
 
-def encode_status(status: DomainStatus) -> dict[str, Any]:
+def encode_status(status: ResourceStatus) -> dict[str, Any]:
     """A status as a merge patch has it: what is absent is removed."""
-    fields: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(DomainStatus)}
+    fields: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(ResourceStatus)}
     return fields | dict(msgspec.json.decode(msgspec.json.encode(status)))
 
 
@@ -211,11 +212,11 @@ def _measure(one: Critical, facts: Facts) -> tuple[CriticalStatus, float]:
     return status, max((p95 or 0.0) / one.p95.seconds, (jitter or 0.0) / one.jitter.seconds)
 
 
-def _describe_target(target: Target, facts: Facts) -> TargetStatus:
+def _describe_target(target: Target, facts: Facts) -> LimitStatus:
     action = facts.actions.get(target.key)
-    sent = _sent(facts).get(target.key)
+    sent = _read_throughputs(facts).get(target.key)
     parts = facts.decision.targets if facts.decision is not None else ()
-    return TargetStatus(
+    return LimitStatus(
         target=target.key,
         limit="" if action is None else str(Rate(action.limit)),
         use="" if sent is None else str(_round_rate(sent)),
@@ -224,14 +225,9 @@ def _describe_target(target: Target, facts: Facts) -> TargetStatus:
     )
 
 
-def _sent(facts: Facts) -> dict[str, int]:
+def _read_throughputs(facts: Facts) -> dict[str, int]:
     measures = facts.sample.targets if facts.sample is not None else ()
     return {one.target: one.throughput for one in measures if one.throughput is not None}
-
-
-def _total_use(facts: Facts) -> str:
-    sent = _sent(facts)
-    return str(_round_rate(sum(sent.values()))) if sent else ""
 
 
 def _round_rate(kbit: int) -> Rate:

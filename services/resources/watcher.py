@@ -8,18 +8,19 @@ there for a moment, as while an API server starts, leave what was seen last in f
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import structlog
 
+from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.common.backoff import BackOff
 from services.kube.client import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
 from services.resources.manifest import InvalidResource, read_domain
-from services.resources.objects import BandwidthDomain, ResourceSource
+from services.resources.objects import BandwidthDomain
 
 _STEADY_S = 5.0
 """After a watch that lasted longer, back-off restarts."""
@@ -32,7 +33,7 @@ _NOTE = "resources"
 _log = structlog.get_logger()
 
 
-class Lister(Protocol):
+class ResourceLister(Protocol):
     """What watching needs of the API client."""
 
     def list_and_watch(
@@ -44,13 +45,16 @@ class Lister(Protocol):
 class Definitions(Protocol):
     """Where domains go: what holds, and why what was offered does not."""
 
-    def put(self, domain: Domain, source: ResourceSource, created: str = "") -> str | None:
+    def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
         """Take a resource's domain in place of what it offered before; returns why it is refused."""
 
-    def refuse(self, source: ResourceSource, reason: str, created: str = "") -> None:
+    def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take note that a resource describes no domain; what it offered before holds on."""
 
-    def withdraw(self, source: ResourceSource) -> None:
+    def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
+        """Take note that these are all resources there are."""
+
+    def withdraw(self, source: DefinitionSource) -> None:
         """Give up what a resource offered: it is gone."""
 
 
@@ -59,7 +63,7 @@ class ResourceWatcher:
 
     def __init__(
         self,
-        client: Lister,
+        client: ResourceLister,
         definitions: Definitions,
         *,
         namespace: str = "",
@@ -77,10 +81,10 @@ class ResourceWatcher:
             on_change: called after a resource has changed in any way but its status.
             set_note: shows people why resources cannot be read, or that they can (None).
         """
-        self.resources: dict[tuple[str, str], BandwidthDomain] = {}
-        """By namespace and name."""
-        self.is_complete = False
-        """Whether all resources were seen once, or there is no such kind."""
+        self.resources: dict[tuple[str, str, str], BandwidthDomain] = {}
+        """By the key of their source."""
+        self.has_answer = asyncio.Event()
+        """Set once the API server has shown the resources, or could not."""
         self._client = client
         self._definitions = definitions
         self._namespace = namespace
@@ -89,12 +93,6 @@ class ResourceWatcher:
         self._set_note = set_note
         self._absent_since: float | None = None
         self._told = ""
-
-    def pause_of(self, domain: str) -> str | None:
-        """Why a domain is paused; None where it is not, or is no resource's."""
-        namespace, _, name = domain.partition("/")
-        resource = self.resources.get((namespace, name))
-        return None if resource is None else resource.pause
 
     async def run(self) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
@@ -113,6 +111,7 @@ class ResourceWatcher:
                 self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
                 is_silent = isinstance(error, Unavailable) and error.status is None
                 wait_s = max((silent if is_silent else refused).next_s(), min(error.retry_after_s or 0.0, _ABSENT_S))
+            self.has_answer.set()
             if time.monotonic() - began > _STEADY_S:
                 silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
             await asyncio.sleep(wait_s)
@@ -121,12 +120,13 @@ class ResourceWatcher:
         self._absent_since, self._told = None, ""
         self._set_note(_NOTE, None)
         if isinstance(change, Listed):
-            listed = {(one.metadata.namespace, one.metadata.name): one for one in change.objects}
+            listed = {one.source.key: one for one in change.objects}
             for key in self.resources.keys() - listed.keys():
                 self._lose(self.resources[key])
             for one in listed.values():
                 self._see(one)
-            self.is_complete = True
+            self._definitions.confirm_resources([one.source for one in self.resources.values()])
+            self.has_answer.set()
         elif isinstance(change, Deleted):
             self._lose(change.object)
         else:
@@ -165,9 +165,9 @@ class ResourceWatcher:
         if self._absent_since is None:
             self._absent_since = now
         if now - self._absent_since >= _ABSENT_S:
-            self.is_complete = True
             for resource in tuple(self.resources.values()):
                 self._lose(resource)
+            self._definitions.confirm_resources(())
         if not self.resources:
             self._tell(f"the kind {BandwidthDomain.kind} is not installed ({reason}): domains come from the file alone")
 

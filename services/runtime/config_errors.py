@@ -17,7 +17,8 @@ from schemas.domain import Domain
 from schemas.units import Duration, Rate, decode_unit
 from services.bus.subjects import Subjects
 from services.control import Controller
-from services.control.policies import POLICIES
+from services.control.policies import find_policy, policy_names
+from services.control.policies.foreign import UnknownPolicy
 
 Path = tuple[str | int, ...]
 """Keys and indices that lead from the top of the file to a value."""
@@ -151,10 +152,15 @@ class _Walk:
         before = len(self.mistakes)
         shadow = ((("shadow", index), name) for index, name in enumerate(domain.shadow))
         for at, name in ((("policy",), domain.policy), *shadow):
-            if name not in POLICIES:
-                self._reject((*path, *at), f"there is no policy {name!r} (allowed: {', '.join(sorted(POLICIES))})")
-        if domain.policy in POLICIES:
-            self.check(domain.parameters, POLICIES[domain.policy].parameters_type, (*path, "parameters"))
+            try:
+                kind = find_policy(name)
+            except UnknownPolicy:
+                self._reject((*path, *at), f"there is no policy {name!r} (allowed: {', '.join(policy_names())})")
+            except ValueError as error:
+                self._reject((*path, *at), str(error))
+            else:
+                if at == ("policy",):
+                    self.check(domain.parameters, kind.parameters_type, (*path, "parameters"))
         if len(self.mistakes) == before:
             Controller(domain)
 

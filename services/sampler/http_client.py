@@ -23,9 +23,12 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from schemas.config import Http
+from services.common.retry_after import parse_retry_after
 
 _CHUNK = 65536
 _SHORTEST_SECRET = 6
+_LONGEST_WAIT_S = 60.0
+"""For which a server that is too busy is left alone, whatever it asks for."""
 _SECRET_WORDS = ("auth", "key", "token", "cookie", "secret", "password")
 """A header with one of them in its name holds a credential."""
 
@@ -119,6 +122,9 @@ class Answer:
             RequestFailed: it is longer than ``max_bytes``, or comes too slowly.
         """
         size = 0
+        told = self._response.headers.get("Content-Length", "")
+        if told.isdecimal() and int(told) > max_bytes:
+            raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
         for chunk in self._response.raw.stream(_CHUNK, decode_content=True):
             size += len(chunk)
             if size > max_bytes:
@@ -158,6 +164,7 @@ class HttpClient:
         self._session.headers.clear()
         self._session.headers.update({"User-Agent": "sluice-sampler", "Accept-Encoding": "identity", **headers})
         self._session.headers.update(http.headers)
+        self._not_before, self._busy = 0.0, 0
         self._query = f"?{parts.query}" if parts.query else ""
         self._session.auth = self._credentials
         self._session.verify = http.ca or True
@@ -176,9 +183,12 @@ class HttpClient:
         """Send one request; its connection is released when the context ends.
 
         Raises:
-            RequestFailed: the server redirects, or a credential cannot be read.
+            RequestFailed: the server redirects, asked to be left alone, or a credential cannot be read.
             OSError, HTTPError: the connection failed.
         """
+        left_s = self._not_before - time.monotonic()
+        if left_s > 0:
+            raise RequestFailed(f"HTTP status {self._busy}: the server asks for no request for {left_s:.0f} s more")
         deadline = time.monotonic() + self._timeout
         # A name may have an address that does not answer, of IPv6 say: leave time for its next one.
         timeout = (self._timeout / 2, self._timeout)
@@ -198,6 +208,9 @@ class HttpClient:
                 host = urlsplit(urljoin(url, response.headers.get("Location", ""))).netloc.rpartition("@")[2]
                 text = f"HTTP status {response.status_code} to {host}: redirects are not followed"
                 raise RequestFailed(text)  # noqa: TRY301 - the connection is closed below
+            if response.status_code in (429, 503):
+                told_s = parse_retry_after(response.headers.get("Retry-After")) or 0.0
+                self._not_before, self._busy = time.monotonic() + min(told_s, _LONGEST_WAIT_S), response.status_code
             yield Answer(response, deadline)
         except BaseException:
             response.raw.close()
@@ -273,10 +286,19 @@ class HttpWorker:
                 result = request()
             except Exception as error:  # noqa: BLE001 - raised again in the waiting coroutine
                 self._busy = False
+                if isinstance(error, (RequestFailed, OSError, urllib3.exceptions.HTTPError, ValueError)):
+                    _release_frames(error)
                 future.set_exception(error)
             else:
                 self._busy = False
                 future.set_result(result)
+
+
+def _release_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks: their frames would hold what was read, megabytes, until cycles are collected."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _find_root_cause(error: BaseException) -> BaseException:

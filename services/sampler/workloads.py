@@ -8,14 +8,26 @@ from msgspec.structs import replace
 
 from schemas.config import Config, Signal
 from schemas.domain import Domain
+from schemas.workloads import SELECTOR
 
 _OWNERS = (
-    re.compile(r"(.+)"),  # a pod without an owner
-    re.compile(r"(.+)-(?:[0-9]+|[a-z0-9]{5})"),  # of a StatefulSet or a DaemonSet
-    re.compile(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}"),  # of a Deployment
+    (re.compile(r"(.+)"), frozenset[str]()),  # a pod without an owner
+    (re.compile(r"(.+)-[0-9]+"), frozenset({"statefulset"})),
+    (re.compile(r"(.+)-[a-z0-9]{5}"), frozenset({"daemonset", "replicaset", "job"})),
+    (re.compile(r"(.+)-[0-9]{8,10}-[a-z0-9]{5}"), frozenset({"cronjob"})),
+    (re.compile(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}"), frozenset({"rollout"})),  # or of a Deployment
 )
+"""How the names of pods begin, and the kinds of owners, as keys have them, that name their pods so.
+
+What a key calls by no kind, a Deployment or a critical workload of any, may be an owner in each way.
+"""
 _LONGEST_POD, _RANDOM = 63, 5
 """Characters of a generated pod's name at most, and those of them that are random: what comes before is cut."""
+
+
+def _kind_of(key: str) -> str:
+    """The kind in a key, in lower case; empty where it has none."""
+    return key.partition("/")[2].rpartition("/")[0]
 
 
 class MetricNames(Struct, frozen=True):
@@ -129,6 +141,12 @@ class Workloads:
                 f"critical workloads need different names, got {', '.join(self.critical)}"
             )
         self._senders = frozenset(self.senders)
+        self._named: dict[tuple[str, str], list[str]] = {}
+        """The senders' keys by namespace and name: several kinds may have one of a name."""
+        for key in self.senders:
+            namespace, _, rest = key.partition("/")
+            name = rest if rest.startswith(f"{SELECTOR}/") else rest.rpartition("/")[2]
+            self._named.setdefault((namespace, name), []).append(key)
 
     @classmethod
     def from_config(cls, config: Config) -> "Workloads":
@@ -166,8 +184,9 @@ class Workloads:
     def find_sender(self, labels: Mapping[str, str]) -> str | None:
         """The workload of a series of the throughput counter.
 
-        The series names it by a label ``workload``, or by ``pod``, whose name begins with its owner's:
-        ``<deployment>-<hash>-<random>``, ``<daemonset>-<random>`` or ``<statefulset>-<ordinal>``.
+        The series names it by a label ``workload``, with or without ``kind``, or by ``pod``, whose name begins with its
+        owner's: ``<deployment>-<hash>-<random>``, ``<daemonset>-<random>`` or ``<statefulset>-<ordinal>``.
+        Whom a label selector means, no series tells, unless a rule of one's own writes ``workload="selector/<name>"``.
         Interfaces other than the configured one belong to nobody: a Pod on the host's network shows all of
         the host's.
         """
@@ -176,14 +195,26 @@ class Workloads:
         namespace = labels.get("namespace", "")
         workload = labels.get("workload")
         if workload is not None:
-            key = f"{namespace}/{workload}"
-            return key if key in self._senders else None
+            return self._find_named(namespace, workload, labels.get("kind", ""))
         # The owner with the longest name wins.
-        for pattern in _OWNERS:
+        for pattern, kinds in _OWNERS:
             match = pattern.fullmatch(labels.get("pod", ""))
-            if match and (key := f"{namespace}/{match[1]}") in self._senders:
-                return key
+            found = self._named.get((namespace, match[1]), ()) if match else ()
+            of_kind = [key for key in found if _kind_of(key) in kinds]
+            if keys := of_kind or [key for key in found if not _kind_of(key)]:
+                return keys[0]
         return self._find_cut(namespace, labels.get("pod", ""))
+
+    def _find_named(self, namespace: str, name: str, kind: str) -> str | None:
+        """The sender of this name, and of this kind where a series tells it."""
+        if f"{namespace}/{name}" in self._senders and kind in ("", "Deployment"):
+            return f"{namespace}/{name}"
+        found = self._named.get((namespace, name), ())
+        of_kind = [key for key in found if kind and _kind_of(key).partition(".")[0] == kind.lower()]
+        plain = [key for key in found if not _kind_of(key)]
+        # Without a kind, a name that one sender alone has is enough.
+        keys = of_kind or plain or (found if not kind and len(found) == 1 else ())
+        return keys[0] if keys else None
 
     def _find_cut(self, namespace: str, pod: str) -> str | None:
         """The sender with a name so long that Kubernetes cut it in the pod's; None where two could be meant."""
@@ -191,10 +222,9 @@ class Workloads:
             return None
         base = pod[:-_RANDOM]
         found = []
-        for key in self._senders:
-            where, _, name = key.partition("/")
+        for (where, name), keys in self._named.items():
             rest = base.removeprefix(f"{name}-")
             hash_ = rest != base and re.fullmatch("[a-z0-9]{0,10}-?", rest)
             if where == namespace and (hash_ or name.startswith(base)):
-                found.append(key)
+                found += keys
         return found[0] if len(found) == 1 else None

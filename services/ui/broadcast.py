@@ -17,6 +17,7 @@ from schemas.config import BusConfig
 from schemas.messages import KINDS, InvalidMessage, decode
 from services.bus.bus import Denied
 from services.bus.consumer import Start
+from services.common.backoff import BackOff
 from services.tools.common.bus_reader import BusError, BusReader, connect_reader
 from services.tools.common.recording import RecordedMessage, build_message
 from services.tools.common.time_options import to_datetime
@@ -35,6 +36,7 @@ _MANY = 100
 _FRAMES_WAITING = 16
 _MOST_PAGES = 64
 _AGAIN_S = 2.0
+_LOOK_AGAIN_S = 0.5
 _encoder = msgspec.json.Encoder()
 
 
@@ -72,7 +74,8 @@ class Broadcaster:
         self._pages: set[Subscriber] = set()
         self._changed: set[str] = set()
         self._fresh: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
-        self._published = 0
+        self._oldest = 0
+        """When the bus stored the oldest message that no frame has carried, UTC ns; 0 without one."""
         self._wake = asyncio.Event()
         self._told: str | None = None
 
@@ -113,12 +116,16 @@ class Broadcaster:
             await asyncio.sleep(_AGAIN_S)
 
     async def _follow_kind(self, reader: BusReader, kind: str) -> None:
-        """Follow one kind; of actions begin with the last one of each target: it says who is in charge."""
+        """Follow one kind; of actions and definitions begin with the last ones: they say who is in charge."""
         start: Start = to_datetime(time.time_ns() - _LOOK_BACK_NS)
-        if kind == "action" or len(self._domains) > _MANY:
+        if kind in ("action", "definition") or len(self._domains) > _MANY:
             start = "latest"
         if kind == "dead":
             start = "new"
+        # A service creates the streams.  A reader that waits for one by itself would ask for it less and less often.
+        back_off = BackOff(_LOOK_AGAIN_S, most_s=_LOOK_AGAIN_S)
+        while await reader.bus.stream_info(KINDS[kind]) is None:  # type: ignore[type-var]
+            await back_off.wait()
         async with aclosing(reader.bus.read(kind, start=start, follow=True)) as messages:
             async for raw in messages:
                 try:
@@ -126,10 +133,13 @@ class Broadcaster:
                 except InvalidMessage:
                     continue
                 status = self.overview.add(message, raw.published)
+                if kind == "definition":
+                    self._live.domains = self.overview.configured
+                    self._domains = {domain.name: domain for domain in self._live.domains}
                 if status is None:
                     continue
                 self._changed.add(status.name)
-                self._published = max(self._published, raw.published)
+                self._oldest = self._oldest or raw.published
                 if any(page.domain == status.name for page in self._pages):
                     line = build_message(kind, raw.subject, raw.seq, raw.published, {}, raw.body)
                     self._fresh[status.name].append(line)
@@ -158,13 +168,12 @@ class Broadcaster:
 
     def _build_frames(self) -> Iterator[tuple[str | None, bytes]]:
         """Build a frame for all pages, and one for each domain that a page shows; and begin anew."""
-        now, changed, fresh = time.time_ns(), self._changed, self._fresh
-        self._changed, self._fresh = set(), defaultdict(list)
+        now, changed, fresh, published = time.time_ns(), self._changed, self._fresh, self._oldest / 1e6
+        self._changed, self._fresh, self._oldest = set(), defaultdict(list), 0
         if not self._pages:
             return
         self._told = self._live.failure
         views = [self.overview.domains[name].build_view(now) for name in sorted(changed)]
-        published = self._published / 1e6
         for name, lines in fresh.items():
             builder = HistoryBuilder(name, self._domains.get(name), self._live.period)
             for line in lines:

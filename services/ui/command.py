@@ -12,7 +12,7 @@ from services.tools.common.message_source import MessageSource, source_options
 from services.tools.common.output import CommandError, print_line, print_warning
 from services.ui.broadcast import Broadcaster
 from services.ui.guard import LOOPBACK
-from services.ui.server import Server, serve
+from services.ui.server import UiServer, serve
 from services.ui.sources import LiveSource, Recordings
 
 PORT = 9970
@@ -69,7 +69,7 @@ async def _run(
         stack.callback(recordings.close)
         if source.reader is not None:
             await recordings.add_file(source.reader.path)
-        application = Server(live, broadcaster, recordings).build_application(hosts, user_header)
+        application = UiServer(live, broadcaster, recordings).build_application(hosts, user_header)
         port = await stack.enter_async_context(serve(application, *address))
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print_line(f"http://{shown}:{port}/")

@@ -10,12 +10,12 @@ from services.tools.common.recording import RecordedMessage
 from services.tools.report.downsampling import Curve
 from services.tools.report.incidents import Incident
 from services.tools.report.statistics import DomainStatistics
-from services.ui.overview import DomainStatus
+from services.ui.overview import LiveDomain
 from services.ui.views import (
     CriticalSettings,
     DomainHistory,
     DomainSettings,
-    Mark,
+    LimitMark,
     MarkKind,
     Series,
     SeriesKind,
@@ -33,10 +33,10 @@ class HistoryBuilder:
     def __init__(self, name: str, domain: Domain | None, period: int) -> None:
         """Begin; ``period`` is the time between samples, ns."""
         self.statistics = DomainStatistics(name, domain, period)
-        self.status = DomainStatus(name, domain)
+        self.status = LiveDomain(name, domain)
         self._domain = domain
         self._shadows: dict[str, Curve] = {}
-        self._marks: deque[Mark] = deque(maxlen=_MARKS)
+        self._marks: deque[LimitMark] = deque(maxlen=_MARKS)
         self._unreadable = 0
 
     def add(self, line: RecordedMessage) -> None:
@@ -57,11 +57,11 @@ class HistoryBuilder:
             self.status.add_decision(message)
             for shadow in message.shadow:
                 self._shadows.setdefault(shadow.policy, Curve(_POINTS)).add(message.end, shadow.limit)
-            self._marks.extend(_mark_decision(message))
+            self._marks.extend(mark_decision(message))
         elif isinstance(message, Action):
             self.statistics.add_action(message)
             self.status.add_action(message)
-            self._marks.extend(_mark_action(message, line.time))
+            self._marks.extend(mark_action(message, line.time))
 
     def build(self, begin: int = 0, end: int = 0, *, whole: bool = True) -> DomainHistory:
         """Build the answer for a range, UTC ns; ``whole`` adds the configuration and the summary at its end."""
@@ -125,7 +125,8 @@ def build_settings(domain: Domain) -> DomainSettings:
     )
 
 
-def _mark_decision(decision: Decision) -> Iterator[Mark]:
+def mark_decision(decision: Decision) -> Iterator[LimitMark]:
+    """Mark what a decision changed, target by target."""
     for one in decision.targets:
         if one.limit == one.was and decision.fault is None:
             continue
@@ -138,10 +139,10 @@ def _mark_decision(decision: Decision) -> Iterator[Mark]:
         move = f"{short_name(one.target)} {format_rate(one.was)} → {format_rate(one.limit)}"
         fault = f" Fault: {decision.fault}." if decision.fault else ""
         text = f"{move}. {decision.reason}.{shield}{fault}"
-        yield Mark(decision.end // 10**6, kind, decision.id, one.target, one.limit, text)
+        yield LimitMark(decision.end // 10**6, kind, decision.id, one.target, one.limit, text)
 
 
-def _mark_action(action: Action, stored: int) -> Iterator[Mark]:
+def mark_action(action: Action, stored: int) -> Iterator[LimitMark]:
     """An applied decision is the rule, and has its decision's mark."""
     kind: MarkKind = "applied"
     if action.paused:
@@ -154,4 +155,4 @@ def _mark_action(action: Action, stored: int) -> Iterator[Mark]:
         return
     when = (action.applied or stored) // 10**6
     what = f"{short_name(action.target)} {format_rate(action.limit)} {describe_outcome(action)} ({action.cause})"
-    yield Mark(when, kind, action.id, action.target, action.limit, f"{what}: {action.reason}")
+    yield LimitMark(when, kind, action.id, action.target, action.limit, f"{what}: {action.reason}")

@@ -12,24 +12,18 @@ from msgspec import Struct
 import schemas.generate
 from schemas.reference import describe
 from services.ui import views
+from services.ui.queries import ActionsQuery, EventsQuery, HistoryQuery, NoQuery, OverviewQuery, StoryQuery, UploadQuery
 from services.ui.views import (
     Actions,
-    ActionsQuery,
     DomainHistory,
-    EventsQuery,
-    HistoryQuery,
     HistoryUpdate,
-    NoQuery,
     Overview,
-    OverviewQuery,
     OverviewUpdate,
     Policies,
     Problem,
     Sources,
     SourceView,
     Story,
-    StoryQuery,
-    UploadQuery,
     WhatIf,
     WhatIfAnswer,
 )
@@ -85,7 +79,7 @@ def build_document(version: str) -> dict[str, Any]:
                     schema["properties"][field.name]["description"] = field.meaning
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
-        paths.setdefault(f"/{PREFIX}{route.path}", {})[route.method.lower()] = _build_operation(route)
+        paths.setdefault(f"/{PREFIX}{route.path}", {})[route.method.lower()] = build_operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -99,9 +93,10 @@ def build_document(version: str) -> dict[str, Any]:
     }
 
 
-def _build_operation(route: Route) -> dict[str, Any]:
+def build_operation(route: Route) -> dict[str, Any]:
+    """Build what the document says of an address."""
     found: dict[str, Any] = {"operationId": route.path, "summary": route.summary}
-    if parameters := list(_build_parameters(route.query)):
+    if parameters := list(build_parameters(route.query)):
         found["parameters"] = parameters
     if route.body is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": _refer(route.body)}}}
@@ -120,7 +115,8 @@ def _build_operation(route: Route) -> dict[str, Any]:
     return found
 
 
-def _build_parameters(query: type[Struct]) -> Iterable[dict[str, Any]]:
+def build_parameters(query: type[Struct]) -> Iterable[dict[str, Any]]:
+    """Build what the document says of the parameters."""
     _, components = msgspec.json.schema_components([query], ref_template=_REF)
     schema = components[query.__name__]
     meanings = {field.name: field.meaning for field in describe(query)}

@@ -4,10 +4,12 @@ Only a summary and a short trail are kept of a domain, so that a thousand of the
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 from services.tools.common.formatting import RULES, format_rate, per_pod_targets, short_name
@@ -45,6 +47,12 @@ class Trail:
         if len(self._times) > 2 * TRAIL:
             del self._times[:-TRAIL], self._values[: -3 * TRAIL]
 
+    def set_sent(self, time: float, sent: float | None) -> None:
+        """Set what was sent in a window that is there: its sample came after its decision."""
+        i = bisect_left(self._times, time)
+        if i < len(self._times) and self._times[i] == time:
+            self._values[3 * i + 2] = nan if sent is None else sent
+
     def read(self, most: int) -> list[TrailPoint]:
         """Return the last windows, the newest last."""
         begin = max(len(self._times) - most, 0)
@@ -56,7 +64,7 @@ class Trail:
 
 
 @dataclass
-class TargetStatus:
+class LiveTarget:
     """What is known of one target."""
 
     limit: int | None = None
@@ -67,7 +75,7 @@ class TargetStatus:
 
 
 @dataclass
-class DomainStatus:
+class LiveDomain:
     """What is known of one domain; times are UTC ns."""
 
     name: str
@@ -86,15 +94,20 @@ class DomainStatus:
     overrun: str = ""
     p95: LatencyView | None = None
     jitter: LatencyView | None = None
-    targets: dict[str, TargetStatus] = field(default_factory=dict)
+    targets: dict[str, LiveTarget] = field(default_factory=dict)
     trail: Trail = field(default_factory=Trail)
     was_silent: bool = False
 
     def __post_init__(self) -> None:
         """List the configured targets in their order."""
-        for target in self.domain.targets if self.domain else ():
-            self.targets[target.key] = TargetStatus()
-        self._per_pod = per_pod_targets(self.domain)
+        self.configure(self.domain)
+
+    def configure(self, domain: Domain | None) -> None:
+        """Take a configuration, from the file or from the bus."""
+        self.domain = domain
+        for target in domain.targets if domain else ():
+            self.targets.setdefault(target.key, LiveTarget())
+        self._per_pod = per_pod_targets(domain)
 
     def add_sample(self, sample: Sample) -> None:
         """Take what was measured."""
@@ -107,7 +120,8 @@ class DomainStatus:
         self.blind = sample.no_data or (reasons[0] if reasons else "")
         for target in sample.targets:
             sent = target.recent if target.recent is not None else target.throughput
-            self.targets.setdefault(target.target, TargetStatus()).sent = sent
+            self.targets.setdefault(target.target, LiveTarget()).sent = sent
+        self.trail.set_sent(sample.end // 10**6, self.total("sent"))
 
     def add_decision(self, decision: Decision) -> None:
         """Take what was decided."""
@@ -124,12 +138,12 @@ class DomainStatus:
             for one in decision.overruns
         )
         for one in decision.targets:
-            self.targets.setdefault(one.target, TargetStatus()).limit = one.limit
+            self.targets.setdefault(one.target, LiveTarget()).limit = one.limit
         self.trail.add(decision.end // 10**6, decision.stress, self.total("limit"), self.total("sent"))
 
     def add_action(self, action: Action) -> None:
         """Take what was done to a target."""
-        status = self.targets.setdefault(action.target, TargetStatus())
+        status = self.targets.setdefault(action.target, LiveTarget())
         status.paused, status.cause, status.note = action.paused, action.cause, ""
         if action.paused or action.outcome == "failed" or action.partial:
             status.note = action.reason
@@ -187,7 +201,7 @@ class DomainStatus:
             trail=self.trail.read(trail) if trail else [],
         )
 
-    def _build_target(self, key: str, one: TargetStatus) -> TargetView:
+    def _build_target(self, key: str, one: LiveTarget) -> TargetView:
         in_charge = self.policy.partition("/")[0] or "nobody yet"
         if one.paused:
             in_charge = "somebody else"
@@ -216,17 +230,20 @@ class BusOverview:
 
     def __init__(self, domains: Sequence[Domain]) -> None:
         """Begin with the domains of a configuration, if there is one."""
-        self.domains = {domain.name: DomainStatus(domain.name, domain) for domain in domains}
+        self.domains = {domain.name: LiveDomain(domain.name, domain) for domain in domains}
         self.dead = 0
 
-    def add(self, message: Message, published: int) -> DomainStatus | None:
+    def add(self, message: Message, published: int) -> LiveDomain | None:
         """Take a message that was stored at ``published``, UTC ns; return the domain that it changed."""
         if isinstance(message, DeadLetter):
             self.dead += 1
             return None
+        if isinstance(message, Definition) and message.removed:
+            self.domains.pop(message.domain, None)
+            return None
         status = self.domains.get(message.domain)
         if status is None:
-            status = self.domains[message.domain] = DomainStatus(message.domain, None)
+            status = self.domains[message.domain] = LiveDomain(message.domain, None)
         if isinstance(message, Sample):
             status.add_sample(message)
             status.seen = max(status.seen, published)
@@ -235,7 +252,14 @@ class BusOverview:
             status.seen = max(status.seen, published)
         elif isinstance(message, Action):
             status.add_action(message)
+        elif isinstance(message, Definition):
+            status.configure(message.configuration)
         return status
+
+    @property
+    def configured(self) -> tuple[Domain, ...]:
+        """The configurations that are known."""
+        return tuple(status.domain for status in self.domains.values() if status.domain is not None)
 
     def find_fallen_silent(self, now: int) -> list[str]:
         """Find the domains that fell silent since the last call; ``now`` is UTC ns."""

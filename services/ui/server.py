@@ -1,8 +1,10 @@
 """The page's HTTP server: the assets, the JSON API of ``openapi.py``, and the stream of events."""
 
 import asyncio
+import errno
 import importlib.metadata
 import importlib.resources
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -22,29 +24,24 @@ from services.ui.broadcast import Broadcaster, TooManyPages
 from services.ui.guard import HEADERS, build_guard
 from services.ui.history import HistoryBuilder
 from services.ui.overview import BusOverview
-from services.ui.sources import LiveSource, NotFound, Recordings, RecordingSource, TooLarge, Unreachable
+from services.ui.queries import ActionsQuery, EventsQuery, HistoryQuery, NoQuery, OverviewQuery, StoryQuery, UploadQuery
+from services.ui.sources import LiveSource, NotThere, Recordings, RecordingSource, Unreachable, UploadTooLarge
 from services.ui.views import (
     Actions,
-    ActionsQuery,
     DomainHistory,
     DomainView,
-    EventsQuery,
-    HistoryQuery,
-    NoQuery,
     Overview,
-    OverviewQuery,
     Policies,
     Problem,
     Sources,
     SourceView,
     Story,
-    StoryQuery,
-    UploadQuery,
     WhatIf,
     WhatIfAnswer,
 )
 
 _PAGE = "index.html"
+_EVERYWHERE = "::"
 _TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -60,18 +57,18 @@ _KEEP_ALIVE_S = 10.0
 _AT_ONCE = 2
 """Requests that read a range of messages at once: each takes a few MiB."""
 _STATUS: dict[type[Exception], int] = {
-    NotFound: 404,
+    NotThere: 404,
     Unreachable: 503,
     BusError: 503,
     TooManyPages: 503,
-    TooLarge: 413,
+    UploadTooLarge: 413,
     InvalidRecording: 400,
     msgspec.ValidationError: 400,
     ValueError: 400,
 }
 
 
-class Server:
+class UiServer:
     """Answers requests; ``run`` serves until it is cancelled."""
 
     def __init__(self, live: LiveSource | None, broadcaster: Broadcaster | None, recordings: Recordings) -> None:
@@ -102,13 +99,13 @@ class Server:
             path = f"/{openapi.PREFIX}{route.path}"
             if route.path in handlers:
                 application.router.add_get(path, _answer(route.query, handlers[route.path]))
-        application.router.add_get(f"/{openapi.PREFIX}events", self._send_events)
-        application.router.add_post(f"/{openapi.PREFIX}what-if", self._replay)
-        application.router.add_post(f"/{openapi.PREFIX}recordings", self._receive)
-        application.router.add_get(f"/{openapi.PREFIX}openapi.json", self._send_openapi)
-        application.router.add_get("/healthz", self._send_health)
-        application.router.add_get("/readyz", self._send_health)
-        application.router.add_get("/{name:[a-z0-9-]*(?:\\.[a-z]+)?}", self._send_asset)
+        application.router.add_get(f"/{openapi.PREFIX}events", self.send_events)
+        application.router.add_post(f"/{openapi.PREFIX}what-if", self.answer_what_if)
+        application.router.add_post(f"/{openapi.PREFIX}recordings", self.receive_recording)
+        application.router.add_get(f"/{openapi.PREFIX}openapi.json", self.send_openapi)
+        application.router.add_get("/healthz", self.send_health)
+        application.router.add_get("/readyz", self.send_health)
+        application.router.add_get("/{name:[a-z0-9-]*(?:\\.[a-z]+)?}", self.send_asset)
         return application
 
     async def list_sources(self, _: NoQuery) -> Sources:
@@ -151,7 +148,7 @@ class Server:
             async for line in lines:
                 builder.add(line)
         if domain is None and not builder.statistics.windows:
-            raise NotFound(f"there is no domain {query.domain!r} in this time")
+            raise NotThere(f"there is no domain {query.domain!r} in this time")
         return builder.build(begin, end)
 
     def _resolve_range(
@@ -187,14 +184,16 @@ class Server:
     def _find_source(self, name: str) -> LiveSource | RecordingSource:
         if name == "live":
             if self._live is None:
-                raise NotFound("this page shows recordings only: it was started without a bus")
+                raise NotThere("this page shows recordings only: it was started without a bus")
             return self._live
         found = self._recordings.sources.get(name)
         if found is None:
-            raise NotFound(f"there is no recording {name!r} here any more: send it again")
+            raise NotThere(f"there is no recording {name!r} here any more: send it again")
         return found
 
-    async def _replay(self, request: web.Request) -> web.StreamResponse:
+    async def answer_what_if(self, request: web.Request) -> web.StreamResponse:
+        """Replay, and answer with the limits that would have been set."""
+
         async def answer(asked: WhatIf) -> WhatIfAnswer:
             source = self._find_source(asked.source)
             begin, end = self._resolve_range(source, asked.since, asked.until)
@@ -205,17 +204,20 @@ class Server:
         body = await request.read()
         return await _respond(lambda: answer(msgspec.json.decode(body, type=WhatIf)))
 
-    async def _receive(self, request: web.Request) -> web.StreamResponse:
+    async def receive_recording(self, request: web.Request) -> web.StreamResponse:
+        """Receive a recording."""
+
         async def receive() -> SourceView:
             if not self._recordings.uploads:
-                raise NotFound("this page takes no recordings")
+                raise NotThere("this page takes no recordings")
             query = msgspec.convert(dict(request.query), UploadQuery, strict=False)
             chunks = request.content.iter_chunked(64 * 1024)
             return await (await self._recordings.receive(query.name, chunks)).describe()
 
         return await _respond(receive)
 
-    async def _send_events(self, request: web.Request) -> web.StreamResponse:
+    async def send_events(self, request: web.Request) -> web.StreamResponse:
+        """Send what changes until the page is closed."""
         if self._broadcaster is None:
             return await _respond(self._refuse_events)
         query = msgspec.convert(dict(request.query), EventsQuery, strict=False)
@@ -237,19 +239,22 @@ class Server:
         return response
 
     async def _refuse_events(self) -> Struct:
-        raise NotFound("this page shows recordings only: nothing changes")
+        raise NotThere("this page shows recordings only: nothing changes")
 
-    async def _send_openapi(self, _: web.Request) -> web.Response:
+    async def send_openapi(self, _: web.Request) -> web.Response:
+        """Send the document of this API."""
         return web.json_response(openapi.build_document(self._build))
 
-    async def _send_health(self, request: web.Request) -> web.Response:
+    async def send_health(self, request: web.Request) -> web.Response:
+        """Send whether the page runs, and whether it reads the bus."""
         failure = None if self._live is None else self._live.failure
         if request.path == "/readyz":
             wrong = {"bus": failure} if failure else {}
             return web.json_response({"ready": not wrong, "wrong": wrong}, status=503 if wrong else 200)
         return web.json_response({"healthy": True})
 
-    async def _send_asset(self, request: web.Request) -> web.StreamResponse:
+    async def send_asset(self, request: web.Request) -> web.StreamResponse:
+        """Send a file of the page."""
         name = request.match_info["name"] or _PAGE
         body = self._assets.get(name)
         if body is None:
@@ -292,6 +297,22 @@ def _send(answer: Struct, status: int) -> web.Response:
     return web.Response(body=msgspec.json.encode(answer), status=status, content_type="application/json")
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen; ``::`` is every address of both families, or of IPv4 alone where the kernel has no other.
+
+    Raises:
+        OSError: the port is taken, or the address does not belong to this machine.
+    """
+    if host != _EVERYWHERE:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return socket.create_server(("0.0.0.0", port))  # noqa: S104 - what was asked for
+
+
 @asynccontextmanager
 async def serve(application: web.Application, host: str, port: int) -> AsyncIterator[int]:
     """Serve while the context lasts; gives the port.
@@ -302,8 +323,7 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        await web.SockSite(runner, listen(host, port)).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

@@ -23,7 +23,7 @@ LARGEST = 256 * 1024 * 1024
 """Bytes of a recording that may be sent."""
 
 
-class NotFound(LookupError):
+class NotThere(LookupError):
     """There is no such recording, domain or message; the text names it."""
 
 
@@ -31,11 +31,11 @@ class Unreachable(Exception):
     """The bus cannot be read now; the text says why."""
 
 
-class TooLarge(ValueError):
+class UploadTooLarge(ValueError):
     """What was sent has too many bytes."""
 
 
-class Source(Protocol):
+class PageSource(Protocol):
     """A bus or a recording."""
 
     @property
@@ -142,9 +142,14 @@ async def _read_in_turns(reader: RecordingReader) -> AsyncIterator[RecordedMessa
         await asyncio.sleep(0)
 
 
-def _require_size(size: int, largest: int, title: str) -> None:
+def require_size(size: int, largest: int, title: str) -> None:
+    """Refuse what has too many bytes.
+
+    Raises:
+        UploadTooLarge: it has more than ``largest``.
+    """
     if size > largest:
-        raise TooLarge(f"{title}: at most {largest // 1024**2} MiB are read")
+        raise UploadTooLarge(f"{title}: at most {largest // 1024**2} MiB are read")
 
 
 class Recordings:
@@ -170,7 +175,7 @@ class Recordings:
         """Keep a recording that was sent, in place of the oldest if there are eight.
 
         Raises:
-            TooLarge: it has more than ``largest`` bytes.
+            UploadTooLarge: it has more than ``largest`` bytes.
             InvalidRecording: it is no recording.
         """
         if self._home is None:
@@ -181,7 +186,7 @@ class Recordings:
             with path.open("wb") as file:
                 async for chunk in chunks:
                     file.write(chunk)
-                    _require_size(file.tell(), largest, title)
+                    require_size(file.tell(), largest, title)
             try:
                 source = RecordingSource(name, title, path)
             except InvalidRecording as error:

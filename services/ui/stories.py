@@ -12,8 +12,9 @@ from services.tools.common.formatting import decode_message, describe_message, f
 from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import format_time
 from services.tools.explain.command import DecisionTrace, describe_trace
-from services.ui.sources import NotFound, Source
-from services.ui.views import Actions, ActionsQuery, ActionView, Link, Story, StoryQuery
+from services.ui.queries import ActionsQuery, StoryQuery
+from services.ui.sources import NotThere, PageSource
+from services.ui.views import Actions, ActionView, Link, Story
 
 _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII | re.DOTALL)
 _BEFORE_NS = 30 * 10**9
@@ -55,11 +56,11 @@ class _Teller:
             self._last = message.id
 
 
-async def tell_story(source: Source, query: StoryQuery) -> Story:
+async def tell_story(source: PageSource, query: StoryQuery) -> Story:
     """Tell what belongs to a message.
 
     Raises:
-        NotFound: there is no such message in the source.
+        NotThere: there is no such message in the source.
     """
     wanted, action, found = query.id, None, _ID.fullmatch(query.id)
     since = until = None
@@ -82,13 +83,14 @@ async def tell_story(source: Source, query: StoryQuery) -> Story:
             teller.add(line)
     settings = next((one for one in source.domains if one.name == domain), None)
     if teller.trace.decision is not None:
-        return _tell_decision(teller, settings)
+        return tell_decision(teller, settings)
     if action is not None and action in teller.lines:
-        return _tell_action(teller.lines[action])
-    raise NotFound(f"there is no message {query.id!r} here, or none of its limits moved")
+        return tell_action(teller.lines[action])
+    raise NotThere(f"there is no message {query.id!r} here, or none of its limits moved")
 
 
-def _tell_decision(teller: _Teller, domain: Domain | None) -> Story:
+def tell_decision(teller: _Teller, domain: Domain | None) -> Story:
+    """Tell of a decision: in words, and by its messages."""
     assert teller.trace.decision is not None
     decision, line = teller.trace.decision
     links = []
@@ -111,7 +113,7 @@ def _tell_decision(teller: _Teller, domain: Domain | None) -> Story:
     )
 
 
-def _tell_action(line: RecordedMessage) -> Story:
+def tell_action(line: RecordedMessage) -> Story:
     """Tell of an action that no decision caused."""
     action = decode_message(line)
     assert isinstance(action, Action)
@@ -127,7 +129,7 @@ def _link(line: RecordedMessage, name: str, title: str) -> Link:
     return Link(line.kind, name, title, line.payload.decode("utf-8", "replace"), line.time // 10**6)  # type: ignore[arg-type]
 
 
-async def search_actions(source: Source, query: ActionsQuery) -> Actions:
+async def search_actions(source: PageSource, query: ActionsQuery) -> Actions:
     """Search a range for actions, the newest first."""
     since = None if query.since is None else int(query.since * 1e6)
     until = None if query.until is None else int(query.until * 1e6)
@@ -148,11 +150,12 @@ async def search_actions(source: Source, query: ActionsQuery) -> Actions:
             if text is not None and text not in f"{action.target}\n{action.reason}\n{action.id}".casefold():
                 continue
             passed += 1
-            kept.appendleft(_view_action(action, line.time))
+            kept.appendleft(view_action(action, line.time))
     return Actions(list(kept), searched, passed > len(kept))
 
 
-def _view_action(action: Action, stored: int) -> ActionView:
+def view_action(action: Action, stored: int) -> ActionView:
+    """Build an action as the search shows it."""
     return ActionView(
         t=(action.applied or stored) // 10**6,
         id=action.id,

@@ -15,18 +15,18 @@ Text = Annotated[str, Meta(max_length=4096)]
 Milliseconds = Annotated[float, Meta(ge=0, le=4.6e12)]
 
 
-class View(Struct, frozen=True, omit_defaults=True, gc=False):
+class ApiView(Struct, frozen=True, omit_defaults=True, gc=False):
     """The base of all answers."""
 
 
-class Problem(View, frozen=True):
+class Problem(ApiView, frozen=True):
     """Why a request was not answered."""
 
     error: str
     """In words."""
 
 
-class LatencyView(View, frozen=True):
+class LatencyView(ApiView, frozen=True):
     """The figure of a critical workload that is closest to its objective, or beyond it."""
 
     workload: str
@@ -37,7 +37,7 @@ class LatencyView(View, frozen=True):
     """Milliseconds; absent where the configuration is not known."""
 
 
-class TargetView(View, frozen=True):
+class TargetView(ApiView, frozen=True):
     """One best-effort target now."""
 
     target: str
@@ -68,7 +68,7 @@ class TrailPoint(Struct, frozen=True, array_like=True, gc=False):
     """By all targets together, kbit/s."""
 
 
-class DomainView(View, frozen=True):
+class DomainView(ApiView, frozen=True):
     """One domain now."""
 
     name: str
@@ -95,7 +95,7 @@ class DomainView(View, frozen=True):
     """The last windows; only in the whole overview, not in its updates."""
 
 
-class SourceView(View, frozen=True):
+class SourceView(ApiView, frozen=True):
     """Where messages come from: the bus, or a recording."""
 
     id: str
@@ -109,7 +109,7 @@ class SourceView(View, frozen=True):
     """What could not be read of a recording."""
 
 
-class Overview(View, frozen=True):
+class Overview(ApiView, frozen=True):
     """All domains, the worst first."""
 
     source: SourceView
@@ -122,7 +122,7 @@ class Overview(View, frozen=True):
     """Domains by state."""
 
 
-class CriticalSettings(View, frozen=True):
+class CriticalSettings(ApiView, frozen=True):
     """A critical workload and its objectives, ms."""
 
     workload: str
@@ -130,7 +130,7 @@ class CriticalSettings(View, frozen=True):
     jitter: float
 
 
-class TargetSettings(View, frozen=True):
+class TargetSettings(ApiView, frozen=True):
     """A target and its bounds, kbit/s."""
 
     target: str
@@ -140,7 +140,7 @@ class TargetSettings(View, frozen=True):
     per_pod: bool = False
 
 
-class DomainSettings(View, frozen=True):
+class DomainSettings(ApiView, frozen=True):
     """A domain's configuration."""
 
     policy: str
@@ -152,7 +152,7 @@ class DomainSettings(View, frozen=True):
     """kbit/s."""
 
 
-class Series(View, frozen=True):
+class Series(ApiView, frozen=True):
     """One curve: ``v[i]`` at ``t[i]``."""
 
     kind: SeriesKind
@@ -163,7 +163,7 @@ class Series(View, frozen=True):
     """Milliseconds for ``p95`` and ``jitter``, kbit/s for the others."""
 
 
-class Span(View, frozen=True):
+class Span(ApiView, frozen=True):
     """A stretch of time in which an objective was broken, or nothing was known."""
 
     begin: float
@@ -174,7 +174,7 @@ class Span(View, frozen=True):
     """The largest ratio of a figure to its objective."""
 
 
-class Mark(View, frozen=True):
+class LimitMark(ApiView, frozen=True):
     """A decision that moved a limit, or an action."""
 
     t: float
@@ -188,14 +188,14 @@ class Mark(View, frozen=True):
     """In words."""
 
 
-class DomainHistory(View, frozen=True):
+class DomainHistory(ApiView, frozen=True):
     """One domain over a stretch of time."""
 
     name: str
     series: list[Series]
     broken: list[Span]
     blind: list[Span]
-    marks: list[Mark]
+    marks: list[LimitMark]
     begin: float = 0
     end: float = 0
     settings: DomainSettings | None = None
@@ -204,7 +204,7 @@ class DomainHistory(View, frozen=True):
     """The domain at the end of that time."""
 
 
-class ActionView(View, frozen=True):
+class ActionView(ApiView, frozen=True):
     """One action, as the search finds it."""
 
     t: float
@@ -221,7 +221,7 @@ class ActionView(View, frozen=True):
     pods: int = 0
 
 
-class Actions(View, frozen=True):
+class Actions(ApiView, frozen=True):
     """What a search found, the newest first."""
 
     actions: list[ActionView]
@@ -231,7 +231,7 @@ class Actions(View, frozen=True):
     """Whether older ones were left out."""
 
 
-class Link(View, frozen=True):
+class Link(ApiView, frozen=True):
     """A message that belongs to a story."""
 
     kind: Literal["sample", "decision", "action"]
@@ -242,7 +242,7 @@ class Link(View, frozen=True):
     t: float
 
 
-class Story(View, frozen=True):
+class Story(ApiView, frozen=True):
     """Sample, decision and actions that belong together, in ``sluice explain``'s words."""
 
     domain: str
@@ -257,7 +257,7 @@ class Story(View, frozen=True):
     t: float = 0
 
 
-class PolicyView(View, frozen=True):
+class PolicyView(ApiView, frozen=True):
     """A policy that a what-if may choose."""
 
     name: str
@@ -266,13 +266,13 @@ class PolicyView(View, frozen=True):
     """With their defaults."""
 
 
-class Policies(View, frozen=True):
+class Policies(ApiView, frozen=True):
     """All policies."""
 
     policies: list[PolicyView]
 
 
-class Sources(View, frozen=True):
+class Sources(ApiView, frozen=True):
     """The bus and all recordings that the page can show."""
 
     sources: list[SourceView]
@@ -282,7 +282,7 @@ class Sources(View, frozen=True):
     """Version of Sluice."""
 
 
-class Objective(View, frozen=True, forbid_unknown_fields=True):
+class Objective(ApiView, frozen=True, forbid_unknown_fields=True):
     """Other objectives for a critical workload, ms."""
 
     workload: Text
@@ -290,7 +290,7 @@ class Objective(View, frozen=True, forbid_unknown_fields=True):
     jitter: Annotated[float, Meta(gt=0, le=60_000)] | None = None
 
 
-class WhatIf(View, frozen=True, forbid_unknown_fields=True):
+class WhatIf(ApiView, frozen=True, forbid_unknown_fields=True):
     """What would another policy have decided on the samples of that time?"""
 
     domain: Text
@@ -303,7 +303,7 @@ class WhatIf(View, frozen=True, forbid_unknown_fields=True):
     objectives: Annotated[list[Objective], Meta(max_length=256)] = []
 
 
-class PolicyFigures(View, frozen=True):
+class PolicyFigures(ApiView, frozen=True):
     """What one policy set; rates are sums over the targets, kbit/s."""
 
     title: str
@@ -322,7 +322,7 @@ class PolicyFigures(View, frozen=True):
     below: float | None = None
 
 
-class WhatIfAnswer(View, frozen=True):
+class WhatIfAnswer(ApiView, frozen=True):
     """The limits that would have been set, beside those that were."""
 
     policy: str
@@ -341,79 +341,20 @@ class WhatIfAnswer(View, frozen=True):
     """Seconds."""
 
 
-class OverviewUpdate(View, frozen=True):
+class OverviewUpdate(ApiView, frozen=True):
     """An event ``overview``: the domains that changed since the last one."""
 
     now: float
     published: float
-    """When the bus stored the newest message in it, ms."""
+    """When the bus stored the oldest message in it, ms; 0 where no message made the change."""
     domains: list[DomainView]
     failure: str | None = None
 
 
-class HistoryUpdate(View, frozen=True):
+class HistoryUpdate(ApiView, frozen=True):
     """An event ``history``: what is new of the domain that the page shows."""
 
     now: float
     published: float
+    """As in ``OverviewUpdate``."""
     history: DomainHistory
-
-
-class OverviewQuery(Struct, frozen=True):
-    """Parameters of the overview."""
-
-    source: Text = "live"
-    at: Milliseconds | None = None
-    """At this time, ms; now, or at the end of a recording, without it."""
-
-
-class HistoryQuery(Struct, frozen=True):
-    """Parameters of a domain's history."""
-
-    domain: Text
-    source: Text = "live"
-    since: Milliseconds | None = None
-    until: Milliseconds | None = None
-
-
-class ActionsQuery(Struct, frozen=True):
-    """Parameters of the search; a part that is absent lets all pass."""
-
-    source: Text = "live"
-    domain: Text | None = None
-    since: Milliseconds | None = None
-    until: Milliseconds | None = None
-    cause: Text | None = None
-    outcome: Text | None = None
-    text: Text | None = None
-    """In the target, the reason or the id; upper and lower case alike."""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
-
-
-class StoryQuery(Struct, frozen=True):
-    """Parameters of a story."""
-
-    id: Text
-    """Of a sample, a decision or an action; or a domain, for the last time that one of its limits moved."""
-    source: Text = "live"
-    domain: Text | None = None
-    """Of an action."""
-    at: Milliseconds | None = None
-    """Around when an action was reported."""
-
-
-class EventsQuery(Struct, frozen=True):
-    """Parameters of the stream of events."""
-
-    domain: Text | None = None
-    """Send this domain's history, too."""
-
-
-class UploadQuery(Struct, frozen=True):
-    """Parameters of an upload."""
-
-    name: Annotated[str, Meta(max_length=255)] = "recording"
-
-
-class NoQuery(Struct, frozen=True):
-    """No parameters."""

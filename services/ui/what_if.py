@@ -21,7 +21,7 @@ from services.tools.replay.comparison import CAVEAT, PolicyRun, PolicyStatistics
 from services.tools.report.downsampling import Curve
 from services.tools.report.statistics import DomainStatistics
 from services.ui.history import build_all, build_span
-from services.ui.sources import NotFound, Source
+from services.ui.sources import NotThere, PageSource
 from services.ui.views import (
     CriticalSettings,
     Objective,
@@ -59,13 +59,14 @@ def change_domain(domain: Domain, asked: WhatIf) -> Domain:
     objectives = {one.workload: one for one in asked.objectives}
     if unknown := objectives.keys() - {one.key for one in domain.critical}:
         raise ValueError(f"domain {domain.name!r} has no critical workload {min(unknown)!r}")
-    critical = tuple(_change_objective(one, objectives.get(one.key)) for one in domain.critical)
+    critical = tuple(change_objective(one, objectives.get(one.key)) for one in domain.critical)
     policy = asked.policy or domain.policy
     parameters = asked.parameters or (domain.parameters if policy == domain.policy else {})
     return structs.replace(domain, critical=critical, policy=policy, parameters=parameters, shadow=())
 
 
-def _change_objective(critical: Critical, asked: Objective | None) -> Critical:
+def change_objective(critical: Critical, asked: Objective | None) -> Critical:
+    """Return the workload with the objectives that are asked for."""
     if asked is None:
         return critical
     p95 = critical.p95 if asked.p95 is None else Duration(round(asked.p95 * 1e6))
@@ -97,17 +98,17 @@ class _Replay:
             self.run.restore(decision.state)
 
 
-async def replay(source: Source, asked: WhatIf) -> WhatIfAnswer:
+async def replay(source: PageSource, asked: WhatIf) -> WhatIfAnswer:
     """Replay a range of one domain under what is asked for.
 
     Raises:
-        NotFound: the source's configuration does not have the domain.
+        NotThere: the source's configuration does not have the domain.
         TooLong: the range has more than 200,000 samples.
         ValueError: what is asked for cannot be.
     """
     known = next((one for one in source.domains if one.name == asked.domain), None)
     if known is None:
-        raise NotFound(f"the configuration of domain {asked.domain!r} is not known: a replay needs it")
+        raise NotThere(f"the configuration of domain {asked.domain!r} is not known: a replay needs it")
     domain, began = change_domain(known, asked), time.monotonic()
     pass_ = _Replay(domain, source.period)
     since = None if asked.since is None else int(asked.since * 1e6)
@@ -129,10 +130,11 @@ async def replay(source: Source, asked: WhatIf) -> WhatIfAnswer:
             elif isinstance(message, Decision):
                 pass_.statistics.add_decision(message, line)
                 pass_.add_decision(message)
-    return _build_answer(pass_, known, domain, time.monotonic() - began)
+    return build_answer(pass_, known, domain, time.monotonic() - began)
 
 
-def _build_answer(done: _Replay, known: Domain, domain: Domain, took: float) -> WhatIfAnswer:
+def build_answer(done: _Replay, known: Domain, domain: Domain, took: float) -> WhatIfAnswer:
+    """Build the answer from what a replay found."""
     statistics = done.statistics
     version = POLICIES[domain.policy].version
     replayed = done.run.statistics

@@ -204,6 +204,52 @@ def test_its_targets_are_those_of_the_shipped_configuration(policy: dict[str, An
     assert set(evaluate(targets, {})) == {target.key for domain in config.domains for target in domain.targets}
 
 
+@pytest.mark.parametrize(
+    ("target", "passes", "refused"),
+    [
+        ("factory/statefulset/db", ("StatefulSet", "db"), ("StatefulSet", "db2")),
+        ("factory/daemonset/logs", ("DaemonSet", "logs"), ("ReplicaSet", "logs-5d5x2")),
+        ("factory/job/load", ("Job", "load"), ("StatefulSet", "load")),
+        ("factory/cronjob/backup", ("Job", "backup-28000000"), ("Job", "backups")),
+        ("factory/rollout/web", ("ReplicaSet", "web-5f6"), ("ReplicaSet", "web-v2-5f6")),
+        ("factory/replicaset/old", ("ReplicaSet", "old"), ("Job", "old")),
+    ],
+)
+def test_pods_of_each_kind_are_known_by_their_owners(
+    policy: dict[str, Any], target: str, passes: tuple[str, str], refused: tuple[str, str]
+) -> None:
+    """Of the object too: its kind is a part of the target's name."""
+    edited = edit_variable(policy, "targets", f'["{target}"]')
+    for (kind, name), is_refused in ((passes, False), (refused, True)):
+        old = make_pod_of(name, kind=kind)
+        assert bool(find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))) is is_refused
+    kinds = {"statefulset": "StatefulSet", "daemonset": "DaemonSet", "replicaset": "ReplicaSet"}
+    kinds |= {"job": "Job", "cronjob": "CronJob", "rollout": "Rollout"}
+    _, word, name = target.split("/")
+    for kind in kinds.values():
+        old = deepcopy(DEPLOYMENT) | {"kind": kind}
+        old["metadata"]["name"] = name
+        found = find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))
+        assert bool(found) is (kind != kinds[word])
+
+
+def test_any_pod_passes_where_labels_select(policy: dict[str, Any]) -> None:
+    """The API server cannot tell whom a selector means; other namespaces stay closed."""
+    edited = edit_variable(policy, "selected", '["factory"]')
+    for namespace, is_refused in (("factory", False), ("kube-system", True)):
+        old = make_pod_of("anybody", kind="StatefulSet", namespace=namespace)
+        assert bool(find_refusals(edited, old, change_pod(set_annotations(bandwidth="5M"), old))) is is_refused
+
+
+def edit_variable(policy: dict[str, Any], name: str, expression: str) -> dict[str, Any]:
+    """The policy as an overlay has edited it."""
+    edited = deepcopy(policy)
+    for one in edited["variables"]:
+        if one["name"] == name:
+            one["expression"] = expression
+    return edited
+
+
 def test_a_dot_in_a_targets_name_is_no_wildcard(policy: dict[str, Any]) -> None:
     """A Deployment's name may hold dots."""
     edited = deepcopy(policy)
@@ -247,7 +293,7 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
     patched = {
         (group, resource)
         for (kind, name), role in overlay_objects.items()
-        if kind == "Role" and name == "sluice-actuator"
+        if kind == "Role" and name in ("sluice-actuator", "sluice-actuator-workloads", "sluice-actuator-rollouts")
         for rule in role["rules"]
         if "patch" in rule["verbs"]
         for group in rule["apiGroups"]
@@ -260,7 +306,8 @@ def test_whatever_the_actuator_may_patch_is_looked_at_and_denied(
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert patched == looked_at == {("apps", "deployments"), ("", "pods")}
+    assert patched == looked_at
+    assert {("apps", "deployments"), ("apps", "statefulsets"), ("batch", "cronjobs"), ("", "pods")} < looked_at
     binding = overlay_objects["ValidatingAdmissionPolicyBinding", "sluice-actuator-annotations-only"]["spec"]
     assert binding == {"policyName": "sluice-actuator-annotations-only", "validationActions": ["Deny"]}
     assert policy["failurePolicy"] == "Fail"
@@ -276,8 +323,12 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "meter-kubelet",
         "prometheus-operator",
         "resource-rules",
+        "rollouts",
+        "selectors",
         "tls",
+        "ui",
         "volatile-bus",
+        "workloads",
     ]
     meter = overlay_objects["DaemonSet", "sluice-meter"]["spec"]["template"]["spec"]
     assert "hostNetwork" not in meter

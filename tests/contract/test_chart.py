@@ -80,9 +80,13 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
         ("ha", "ha.enabled=true"),
+        ("ui", "ui.enabled=true"),
         ("meter-endpoints", "meter.endpoints=true"),
         ("meter-kubelet", "meter.kubelet=true"),
         ("resource-rules", "crds.rules=always"),
+        ("workloads", "rights.workloads=true"),
+        ("rollouts", "rights.rollouts=true"),
+        ("selectors", "rights.selectors=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )

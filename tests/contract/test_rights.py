@@ -166,7 +166,7 @@ def rules_of(server: ApiServer, token: str, namespace: str) -> set[tuple[str, st
     status = answer.json()["status"]
     assert not status["incomplete"]
     return {
-        (verb, f"{resource}.{group}" if group else resource)
+        (verb, re.sub(r"(?=/|$)", f".{group}" if group else "", resource, count=1))
         for rule in status["resourceRules"]
         for verb, group, resource in itertools.product(rule["verbs"], rule["apiGroups"], rule["resources"])
     }

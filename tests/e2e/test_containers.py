@@ -24,16 +24,17 @@ from tests.support.waiting import PATIENCE_S
 ROOT = Path(__file__).parents[2]
 SERVICES = ("sampler", "decision", "actuator")
 STATS = "{{.Name}} {{.MemUsage}}"
-MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80}
+MOST_MIB = {"sampler": 64, "decision": 64, "actuator": 80, "ui": 64}
 PROMETHEUS_PORT = free_port()
 """On this machine, where another Prometheus may have the usual one."""
+UI_PORT = free_port()
 pytestmark = pytest.mark.docker
 
 
 def compose(*words: str) -> str:
     """Run docker-compose on the project's file; return its output."""
     command = ["docker-compose", "--project-name", guard.label(), *words]
-    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT), "SLUICE_TAG": guard.label()}
+    ours = os.environ | {"PROMETHEUS_PORT": str(PROMETHEUS_PORT), "UI_PORT": str(UI_PORT), "SLUICE_TAG": guard.label()}
     done = subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return done.stdout
@@ -73,6 +74,17 @@ def test_the_bus_of_the_containers_passes_the_audit(running: None) -> None:
     """As the user ``reader``, the audit finds that every action has its cause and is within bounds."""
     user = ("-e", "SLUICE_NATS_USER=reader", "-e", "SLUICE_NATS_PASSWORD=p-reader")
     print(compose("exec", "-T", *user, "sampler", "sluice", "audit", "--config", "/etc/sluice/config.yaml"))
+
+
+def test_the_page_shows_what_is_decided(running: None) -> None:
+    """On a port of loopback; as the user ``reader`` it reads the bus."""
+    deadline = time.monotonic() + PATIENCE_S
+    shown: dict[str, Any] = {}
+    while not any(one.get("policy") for one in shown.get("domains", ())):
+        assert time.monotonic() < deadline, (shown, logs("ui"))
+        time.sleep(0.5)
+        shown = requests.get(f"http://127.0.0.1:{UI_PORT}/api/v1/overview", timeout=PATIENCE_S).json()
+    assert shown.get("failure") is None
 
 
 def test_prometheus_scrapes_all_services(running: None) -> None:
@@ -119,6 +131,12 @@ def test_each_container_keeps_within_its_memory(running: None) -> None:
         assert found is not None
         sizes[name] = float(found[1]) / 2**20
         assert sizes[name] <= MOST_MIB[name]
+    # The page has no metrics of its own.
+    status = compose("exec", "-T", "ui", "python3", "-c", "print(open('/proc/1/status').read())")
+    resident = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    assert resident is not None
+    sizes["ui"] = int(resident[1]) / 2**10
+    assert sizes["ui"] <= MOST_MIB["ui"]
     images = json.loads(subprocess.check_output(["docker", "image", "inspect", f"sluice:{guard.label()}"]))
     sizes_text = ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items())
     base = os.environ.get("PYTHON_IMAGE", "python:3.11-slim-bookworm")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from services.control import POLICIES
 from tests.support.commands import SLUICE
@@ -104,9 +106,13 @@ def test_the_demo_plays_its_runs_and_its_last_commands_work(tmp_path: Path) -> N
 
 
 def test_an_interrupt_stops_everything_in_order(tmp_path: Path) -> None:
-    """After Ctrl-C the results so far are printed, and everything is stopped."""
+    """While it plays, a page shows its domains.  After Ctrl-C results are printed, and everything is stopped."""
     with start("--seconds", "60", home=tmp_path) as process:
-        output_until(process, "no control")
+        printed = "".join(output_until(process, "no control"))
+        page = re.search(r"Watch it in a browser: (\S+)", printed)
+        assert page is not None, printed
+        shown = requests.get(f"{page[1]}api/v1/overview", timeout=PATIENCE_S).json()
+        assert {one["name"] for one in shown["domains"]} == {"floor", "floor-proportional"}
         assert len(list(find_children(tmp_path))) >= 4
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=PATIENCE_S)

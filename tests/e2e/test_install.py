@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ RECORDING = ROOT / "tests" / "golden" / "factory-learned.jsonl.zst"
 
 
 def make(target: str, prefix: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a target with this PREFIX; ``path`` precedes PATH."""
+    """Run a target with this PREFIX, and pip alone to install packages; ``path`` precedes PATH."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{path}:{environment['PATH']}"
-    command = ["make", "-C", str(ROOT), target, f"PREFIX={prefix}"]
+    command = ["make", "-C", str(ROOT), target, f"PREFIX={prefix}", "UV="]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WHOLE_S, check=False)
 
 
@@ -57,7 +58,10 @@ def test_every_command_works_where_it_was_installed(tmp_path: Path) -> None:
 @pytest.mark.index
 @pytest.mark.long
 def test_the_demo_of_a_fresh_checkout(tmp_path: Path) -> None:
-    """``make demo`` sets itself up, prints little without a terminal, and the commands at its end work as printed."""
+    """``make demo`` sets itself up, prints little without a terminal, and the commands at its end work as printed.
+
+    Packages are installed by uv.
+    """
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for name in ("LICENSE", "Makefile", "README.md", "pyproject.toml"):
@@ -66,6 +70,7 @@ def test_the_demo_of_a_fresh_checkout(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = ["make", "-C", str(checkout), "demo", "ARGS=--seconds 9"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    environment["UV"] = str(Path(sys.executable).parent / "uv")
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WHOLE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) < 50, done.stdout

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage
 from services.sampler.scrape.window import PageWindow
+from tests.support.lying_counters import judge, write_lie
 
 EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "300"))
 SERIES = CounterSeries("latency", "f/robot", (), (0.001, 0.002))
@@ -111,3 +113,20 @@ def test_several_processes_are_never_measured_as_one(
                 # A process younger than the slack may pass for a restart: all that it has counted is recent.  A rise
                 # of a thousand is believed beside what a window counts, and each page adds what it counts itself.
                 assert told[2] <= 5 * 20 * len(counts) + 1_000 + 4 * 100
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 2**64))
+def test_no_lying_counter_gives_a_wrong_number(seed: int) -> None:
+    """The same lies that a Prometheus is given: no data, or what was really observed."""
+    pages, size = 60, WINDOW // PERIOD
+    lie, history = write_lie(Random(seed), pages), PageWindow(WINDOW)
+    for at, page in enumerate(lie.pages):
+        shown = {SERIES._replace(labels=(("peer", peer),)): counts for peer, counts in page.items()}
+        history.add(at * PERIOD, float(at), ScrapedPage(dict(shown), {}, {}))
+        if at < size:
+            continue
+        believed = history.explain_unreliable("latency", "f/robot", at * PERIOD) is None
+        told = sum(one.counts[-1] for one in history.increases().values()) if believed else None
+        # A rise of a thousand is believed beside what a window counts.
+        judge(lie, at, size, told, most_before_a_fall=1_000 + 4 * 100)

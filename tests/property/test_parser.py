@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Signal
 from services.sampler.http_client import RequestFailed
-from services.sampler.prometheus.source import collect_bounds, parse_vector, sum_by_workload
+from services.sampler.prometheus.query import parse_vector
+from services.sampler.prometheus.source import collect_bounds, sum_by_workload
 from services.sampler.scrape.parser import MalformedPage, PageReader
 from services.sampler.scrape.source import measure_latency
 from services.sampler.scrape.throughput import measure_throughput
@@ -113,7 +114,7 @@ def test_a_page_with_faults_is_read_as_the_client_reads_it_or_refused(chance: Ra
     except MalformedPage:
         return
     stored = read_by_the_client(text)
-    assert stored is not None
+    assert stored is not None, text
     if not page.faults:
         assert flatten(page) == stored
 

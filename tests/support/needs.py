@@ -106,6 +106,14 @@ def _control_plane() -> bool:
     return folder is not None and all((Path(folder) / name).exists() for name in _CONTROL_PLANE)
 
 
+def _stores_custom_resources() -> bool:
+    """Whether the API server survives a custom resource: early ones crash on it if Go 1.18 or later built them."""
+    program = Path(os.environ.get("KUBEBUILDER_ASSETS", "")) / "kube-apiserver"
+    text = _output(str(program), "--version") or ""
+    found = re.search(r"v1\.(\d+)", text)
+    return "custom-resources" in text or (found is not None and int(found[1]) >= 24)
+
+
 PARTS: dict[str, tuple[Requirement, ...]] = {
     "root": (
         *(program(name, "util-linux") for name in ("unshare", "nsenter", "chrt")),
@@ -122,6 +130,13 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
             "kube-apiserver",
             f"set KUBEBUILDER_ASSETS to a folder with {', '.join(_CONTROL_PLANE)}",
             _control_plane,
+        ),
+    ),
+    "customresources": (
+        Requirement(
+            "custom resources",
+            "a kube-apiserver of Kubernetes 1.24 or later, or an earlier one that `.ci/kube-apiserver` built",
+            _stores_custom_resources,
         ),
     ),
     "kubectl": (program("kubectl", "kubernetes-client"), _KUSTOMIZE),
@@ -146,6 +161,7 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
         ),
     ),
     "prometheus": (program("prometheus", "prometheus"), program("promtool", "prometheus")),
+    "victoria_metrics": (program("victoria-metrics", "victoria-metrics"),),
     "browser": (program("chromium", "chromium"),),
     "node": (
         program("node", "nodejs"),

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,6 +51,8 @@ def typed(server: ApiServer, prefix: Path, command: str) -> Typed:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLUICE_", "MAKE", "MFLAGS"))}
     environment.pop("KUBECONFIG", None)
     environment |= {"PREFIX": str(prefix), "PATH": f"{prefix / 'bin'}:{environment['PATH']}"}
+    # As on a machine that has uv, with which `make install` is quick.
+    environment["UV"] = str(Path(sys.executable).parent / "uv")
     with TemporaryDirectory() as home:
         # kubectl's default kubeconfig, as on most machines.
         (Path(home) / ".kube").mkdir()

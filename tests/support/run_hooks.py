@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Let one worker compile the tests and what they import, where nothing is compiled yet; the others wait for it."""
-    if not is_worker(session.config) or not session.config.stash[_COLD]:
-        return (yield)
-    done = session.config.stash[_SHARED] / "compiled"
-    with (session.config.stash[_SHARED] / "compile.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
+    config = session.config
+    with _turn_to_compile(config.stash[_SHARED]) if is_worker(config) and config.stash[_COLD] else nullcontext():
+        with _no_collection():
             collected = yield
-            done.touch()
-            return collected
-    return (yield)
+        # Modules and tests stay to the end: no collection of garbage has to look at them.
+        gc.freeze()
+    return collected
+
+
+@contextmanager
+def _turn_to_compile(folder: Path) -> Iterator[None]:
+    """Run alone until one worker is done, then together."""
+    with (folder / "compile.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_size:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        yield
+        lock.write("compiled\n")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

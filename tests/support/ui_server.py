@@ -12,7 +12,7 @@ from services.tools.common.formatting import decode_message
 from services.tools.common.recording import RecordedMessage
 from services.ui.broadcast import Broadcaster
 from services.ui.guard import LOOPBACK
-from services.ui.server import Server, serve
+from services.ui.server import UiServer, serve
 from services.ui.sources import LiveSource, Recordings
 from tests.support import bus_stream
 from tests.support.bus_stream import PERIOD
@@ -24,6 +24,7 @@ async def serve_page(
     of: Config | None = None,
     file: Path | None = None,
     *,
+    host: str = "127.0.0.1",
     uploads: bool = True,
     user_header: str | None = None,
 ) -> AsyncIterator[str]:
@@ -34,16 +35,22 @@ async def serve_page(
         broadcaster = Broadcaster(BusConfig(servers=(url,)), live)
     if file is not None:
         await recordings.add_file(file)
-    application = Server(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
+    application = UiServer(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
     following = asyncio.create_task(broadcaster.run()) if broadcaster is not None else None
     try:
-        async with serve(application, "127.0.0.1", 0) as port:
+        async with serve(application, host, 0) as port:
             yield f"http://127.0.0.1:{port}/"
     finally:
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         recordings.close()
+        await let_connections_close()
+
+
+async def let_connections_close() -> None:
+    """Give the event loop a moment in which the connections of a browser that is gone are closed."""
+    await asyncio.sleep(0.2)
 
 
 def recent_stream(of: Config, count: int, *, actions: bool = True) -> list[RecordedMessage]:

@@ -67,18 +67,31 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Of the configured targets, as YAML: "namespaces", and "targets" as namespace/name. */}}
+{{/* Of the configured targets, as YAML: "namespaces"; "targets" as actions name them; "selected", the namespaces of
+     Pods that no owner's name tells; "records", the Leases of label selectors. */}}
 {{- define "sluice.targets" -}}
 {{- $config := include "sluice.config" . | fromYaml -}}
 {{- if hasKey $config "Error" -}}{{- fail (printf "config: %s" $config.Error) -}}{{- end -}}
 {{- if not $config.domains -}}{{- fail "config: it has no domains" -}}{{- end -}}
-{{- $namespaces := list -}}{{- $targets := list -}}
+{{- $namespaces := list -}}{{- $targets := list -}}{{- $selected := list -}}{{- $records := list -}}
+{{- $known := list "StatefulSet" "DaemonSet" "ReplicaSet" "Job" "CronJob" "Rollout" -}}
 {{- range $config.domains -}}{{- range .targets -}}
   {{- $namespace := .namespace | default "default" -}}
-  {{- $namespaces = append $namespaces $namespace -}}
-  {{- $targets = append $targets (printf "%s/%s" $namespace .deployment) -}}
+  {{- $namespaces = concat (append $namespaces $namespace) (.namespaces | default list) -}}
+  {{- if .selector -}}
+    {{- $targets = append $targets (printf "%s/selector/%s" $namespace .name) -}}
+    {{- $selected = concat $selected (.namespaces | default (list $namespace)) -}}
+    {{- $records = append $records (printf "sluice-target-%s" .name) -}}
+  {{- else if or .deployment (eq .kind "Deployment") -}}
+    {{- $targets = append $targets (printf "%s/%s" $namespace (.deployment | default .name)) -}}
+  {{- else if has .kind $known -}}
+    {{- $targets = append $targets (printf "%s/%s/%s" $namespace (lower .kind) .name) -}}
+  {{- else -}}
+    {{- $targets = append $targets (printf "%s/%s.%s/%s" $namespace (lower .kind) (first (splitList "/" .apiVersion)) .name) -}}
+    {{- $selected = append $selected $namespace -}}
+  {{- end -}}
 {{- end -}}{{- end -}}
-{{- dict "namespaces" (uniq $namespaces) "targets" $targets | toYaml -}}
+{{- dict "namespaces" (uniq $namespaces) "targets" $targets "selected" (uniq $selected) "records" (uniq $records) | toYaml -}}
 {{- end -}}
 
 {{/* Puts an object into this release: namespaces, images, names of generated ConfigMaps, and the values for pods.

@@ -10,8 +10,11 @@
     {{- if $storage.size -}}{{- $_ := set .spec.resources.requests "storage" $storage.size -}}{{- end -}}
   {{- end -}}
 {{- end -}}
+{{- if and (eq .object.kind "Role") (eq .object.metadata.name "sluice-actuator-selectors") .targets.records -}}
+  {{- range .object.rules -}}{{- if .resourceNames -}}{{- $_ := set . "resourceNames" $.targets.records -}}{{- end -}}{{- end -}}
+{{- end -}}
 {{- if eq .object.kind "ValidatingAdmissionPolicy" -}}
-  {{- $lists := dict "targets" .targets.targets "stamped" $values.admission.stamped -}}
+  {{- $lists := dict "targets" .targets.targets "selected" .targets.selected "stamped" $values.admission.stamped -}}
   {{- range $spec.variables -}}
     {{- if hasKey $lists .name -}}
       {{- $_ := set . "expression" (get $lists .name | toJson | replace "\",\"" "\", \"") -}}

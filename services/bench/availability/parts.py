@@ -88,7 +88,7 @@ def build_servers(home: Path) -> list[ProcessPart]:
         path = home / f"nats-{number}.conf"
         path.write_text(
             f'server_name: nats-{number}\nlisten: "127.0.0.1:{client}"\n'
-            f'jetstream {{ store_dir: "{home / path.stem}", max_file_store: 1GB, sync_interval: always }}\n'
+            f'jetstream {{ store_dir: "{home / path.stem}", max_file_store: 2GB, sync_interval: always }}\n'
             f'cluster {{ name: sluice, listen: "127.0.0.1:{route}", routes: [{addresses}], no_advertise: true }}\n',
             encoding="utf-8",
         )

@@ -17,6 +17,7 @@ from services.plant.scenario import Scenario
 from services.plant.simulated.closed_loop import Delays
 from services.plant.simulated.plant import Parameters
 from services.plant.simulated.probes import Noise, Pause
+from services.plant.simulated.sampling import ByteCounts
 from services.plant.simulated.signal_profiles import PROFILES
 
 HELD_OUT = 1000
@@ -30,7 +31,7 @@ def pace_of(seed: int) -> float:
     return _PACES[seed % len(_PACES)] if seed >= HELD_OUT else 1.0
 
 
-class Case(Struct, frozen=True, kw_only=True):
+class BenchCase(Struct, frozen=True, kw_only=True):
     """A scenario, the plant that plays it, and what is known of it."""
 
     name: str
@@ -78,7 +79,7 @@ class Case(Struct, frozen=True, kw_only=True):
 class Prepared(Struct, frozen=True):
     """One run's scenario and plant."""
 
-    case: Case
+    case: BenchCase
     scenario: Scenario
     parameters: Parameters
 
@@ -98,3 +99,9 @@ class Prepared(Struct, frozen=True):
     def delays(self, signals: str) -> Delays:
         """The delays of the loop, by the case's own signals or by this profile."""
         return replace(Delays.of(PROFILES[self.case.signals or signals]), **self.case.meters)
+
+    def exact_delays(self, signals: str) -> Delays:
+        """The same delays without errors of measurement, and with throughput measured."""
+        own = PROFILES[self.case.signals or signals]
+        delays = Delays.of(own if own.throughput is not None else replace(own, throughput=ByteCounts()))
+        return replace(delays, gaps=self.case.meters.get("gaps", own.gaps))

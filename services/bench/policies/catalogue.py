@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from services.bench.policies.case import Case
+from services.bench.policies.case import BenchCase
 from services.plant.courses import burst, draw_times, fade, follow, sine, walk
 from services.plant.scenario import NOMINAL, SCENARIOS, Event, Scenario
 from services.plant.simulated.probes import Pause
@@ -39,8 +39,8 @@ def _eventful(text: str, draw: Draw, apps: Apps = Apps(), learning: float = 60.0
     return make
 
 
-def _case(name: str, text: str, draw: Draw, apps: Apps = Apps()) -> Case:  # noqa: B008 - frozen
-    return Case(name=name, text=text, scenario=_eventful(text, draw, apps))
+def _case(name: str, text: str, draw: Draw, apps: Apps = Apps()) -> BenchCase:  # noqa: B008 - frozen
+    return BenchCase(name=name, text=text, scenario=_eventful(text, draw, apps))
 
 
 def _pauses(every: float, seconds: float, extra: float, workload: str = "") -> Callable[[Random, float], list[Pause]]:
@@ -115,45 +115,45 @@ def _day(random: Random) -> Scenario:
 _STEP = _shipped("step")
 _STEADY = _shipped("steady")
 
-_CASES: tuple[Case, ...] = (
-    *(Case(name=name, text=one.text, scenario=_shipped(name), shipped=True) for name, one in SCENARIOS.items()),
+_CASES: tuple[BenchCase, ...] = (
+    *(BenchCase(name=name, text=one.text, scenario=_shipped(name), shipped=True) for name, one in SCENARIOS.items()),
     # What best effort does not cause.
-    Case(
+    BenchCase(
         name="stalls-20s",
         text="All hosts stall for 0.3 s, by 5 ms, every 20 s.",
         scenario=_STEADY,
         pauses=_pauses(20, 0.3, 0.005),
         without="steady",
     ),
-    Case(
+    BenchCase(
         name="stalls-5s",
         text="All hosts stall for 0.3 s, by 5 ms, every 5 s.",
         scenario=_STEADY,
         pauses=_pauses(5, 0.3, 0.005),
         without="steady",
     ),
-    Case(
+    BenchCase(
         name="stalls-one-host",
         text="One workload's host stalls for 0.3 s, by 5 ms, every 5 s.",
         scenario=_STEADY,
         pauses=_pauses(5, 0.3, 0.005, ROBOT),
         without="steady",
     ),
-    Case(
+    BenchCase(
         name="own-queue",
         text="One workload's round trips take 4 ms longer for 45 s, twice.",
         scenario=_STEADY,
         pauses=_own_queue,
         without="steady",
     ),
-    Case(
+    BenchCase(
         name="outliers-1",
         text="1 % of latencies are outliers, mean 10 ms.",
         scenario=_STEADY,
         outliers=0.01,
         without="steady",
     ),
-    Case(
+    BenchCase(
         name="outliers-4",
         text="4 % of latencies are outliers, mean 10 ms.",
         scenario=_STEADY,
@@ -167,15 +167,17 @@ _CASES: tuple[Case, ...] = (
     _case("stairs", "Stairs of 2 s, up to twice the load and down again.", _stairs(2.0)),
     _case("sine-20s", "The critical load swings by half in 20 s.", _sine(20)),
     _case("sine-60s", "The critical load swings by half in 60 s.", _sine(60)),
-    Case(name="day", text="A day of 24 h in 24 minutes.", scenario=_day),
+    BenchCase(name="day", text="A day of 24 h in 24 minutes.", scenario=_day),
     # The link.
-    Case(name="link-60M", text="Nothing changes on 60 Mbit/s.", scenario=_steady(0.6)),
-    Case(name="link-400M", text="Nothing changes on 400 Mbit/s.", scenario=_steady(4.0)),
-    Case(
+    BenchCase(name="link-60M", text="Nothing changes on 60 Mbit/s.", scenario=_steady(0.6)),
+    BenchCase(name="link-400M", text="Nothing changes on 400 Mbit/s.", scenario=_steady(4.0)),
+    BenchCase(
         name="unconfigured-steady", text="The capacity is not configured; nothing changes.", scenario=_STEADY, maximum=4
     ),
-    Case(name="unconfigured-step", text="The capacity is not configured; the load doubles.", scenario=_STEP, maximum=4),
-    Case(
+    BenchCase(
+        name="unconfigured-step", text="The capacity is not configured; the load doubles.", scenario=_STEP, maximum=4
+    ),
+    BenchCase(
         name="unconfigured-capacity",
         text="The capacity is not configured, halves and drifts.",
         scenario=_shipped("capacity"),
@@ -187,41 +189,41 @@ _CASES: tuple[Case, ...] = (
     _case("radio", "The capacity varies as a radio link's.", lambda random: fade(random, 62_500, _SECONDS)),
     _case("neighbours", "Three noisy neighbours, one of which comes and goes.", _neighbours, _NEIGHBOURS),
     # What is measured.
-    Case(
+    BenchCase(
         name="throughput-low",
         text="Throughput is measured 20 % too low.",
         scenario=_STEP,
         meters={"target_gain": 0.8, "critical_gain": 0.8},
     ),
-    Case(
+    BenchCase(
         name="critical-high",
         text="Critical throughput is measured 20 % too high.",
         scenario=_STEP,
         meters={"critical_gain": 1.2},
     ),
-    Case(
+    BenchCase(
         name="throughput-noisy",
         text="Throughput is measured with 10 % of noise.",
         scenario=_STEP,
         meters={"throughput_noise": 0.1},
     ),
-    Case(
+    BenchCase(
         name="unmeasured-step", text="Throughput is not measured; the load doubles.", scenario=_STEP, signals="no-meter"
     ),
-    Case(
+    BenchCase(
         name="unmeasured-sine",
         text="Throughput is not measured; the load swings.",
         scenario=_eventful("Swings.", _sine(60)),
         signals="no-meter",
     ),
-    Case(name="missing-20", text="A fifth of the samples is missing.", scenario=_STEP, meters={"gaps": 0.2}),
-    Case(
+    BenchCase(name="missing-20", text="A fifth of the samples is missing.", scenario=_STEP, meters={"gaps": 0.2}),
+    BenchCase(
         name="prometheus-step", text="Prometheus at 15 s; the load doubles.", scenario=_STEP, signals="prometheus-15s"
     ),
-    Case(name="prometheus-day", text="Prometheus at 15 s; a day.", scenario=_day, signals="prometheus-15s"),
+    BenchCase(name="prometheus-day", text="Prometheus at 15 s; a day.", scenario=_day, signals="prometheus-15s"),
 )
 
-CASES: dict[str, Case] = {one.name: one for one in _CASES}
+CASES: dict[str, BenchCase] = {one.name: one for one in _CASES}
 """By name, in the order in which they are listed."""
 
 
@@ -233,6 +235,8 @@ def add_traces(folder: Path | None) -> list[str]:
     """
     if folder is None:
         return []
-    cases = [Case(name=one.name, text="A trace.", scenario=one.scenario, trace=True) for one in read_traces(folder)]
+    cases = [
+        BenchCase(name=one.name, text="A trace.", scenario=one.scenario, trace=True) for one in read_traces(folder)
+    ]
     CASES.update({one.name: one for one in cases})
     return [one.name for one in cases]

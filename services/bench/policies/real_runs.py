@@ -116,6 +116,9 @@ class Progress:
         """Show what happens."""
         self._status.update(f"{self._title}: {text}")
 
+    def show_page(self, address: str) -> None:
+        """Show nothing: these runs have no page."""
+
 
 async def play(cell: Cell, conditions: BenchConditions, status: Status) -> Outcome:
     """Play one run on a testbed of its own; an error becomes part of the outcome."""

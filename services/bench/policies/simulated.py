@@ -5,17 +5,19 @@ judged apart, and bad seconds right after an unpredicted step apart from all oth
 before it has seen something.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.bench.bound.search import INFORMED, PROBING, SAFE, margins, play_setting, search
 from services.bench.goals import goals_table
-from services.bench.policies.candidates import CANDIDATES, controller_of
+from services.bench.policies.candidates import CANDIDATES, Candidate, controller_of
 from services.bench.policies.case import HELD_OUT
 from services.bench.policies.case_tables import cases_table, traces_table
 from services.bench.policies.catalogue import CASES, add_traces
@@ -31,17 +33,32 @@ from services.bench.policies.results import (
     summarize_scenarios,
 )
 from services.bench.policies.tables import encode_results, summaries_table
+from services.control.policies import find_policy
 from services.plant.harness.results import ResultFile
 from services.plant.simulated.closed_loop import Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 from services.plant.traces import TraceError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 BY_NAME = {one.name: one for one in CANDIDATES}
+
+
+def find_candidate(name: str) -> Candidate:
+    """A contender of the bench, or any policy with its defaults.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if name not in BY_NAME:
+        find_policy(name)
+    return BY_NAME.get(name) or Candidate(name, name)
 
 
 def run(cell: Cell, pace: float = 1.0, signals: str = SHIPPED) -> Outcome:
     """Play one run, ``pace`` times as fast as in the scenario, by signals of a profile."""
-    contender = BY_NAME[cell.contender]
+    contender = find_candidate(cell.contender)
     prepared = CASES[cell.scenario].prepare(cell.seed, pace)
     controller = controller_of(contender, prepared)
     played = play(
@@ -62,6 +79,45 @@ def judge_played(cell: Cell, played: Run) -> Outcome:
     reactions = (one for one in played.reactions if one.crossed >= edge)
     pods = sum(target.replicas for target in scenario.apps.targets)
     return judge(cell, scenario, (played.score(), played.score(scenario.learning)), pods, reactions)
+
+
+def find_bound(task: tuple[str, str, tuple[int, ...]], pace: float = 1.0, signals: str = SHIPPED) -> list[Outcome]:
+    """One kind of bound on one case: its setting is searched for on the first seed, and played on all of them.
+
+    Args:
+        task: kind of bound, case and seeds.
+        pace: of the scenario.
+        signals: the profile, as the contenders have it, but without errors of measurement.
+    """
+    kind, name, seeds = task
+    prepared = CASES[name].prepare(seeds[0], pace)
+    delays = prepared.exact_delays(signals)
+    outcomes: list[Outcome] = []
+    for setting in margins(search(kind, prepared, delays)):
+        outcome = judge_played(Cell(kind, name, seeds[0]), play_setting(kind, setting, prepared, delays, seeds[0]))
+        outcomes.append(outcome)
+        if outcome.steady is None or outcome.steady.own_violation <= SAFE:
+            break
+    for seed in seeds[1:]:
+        prepared = CASES[name].prepare(seed, pace)
+        outcome = judge_played(Cell(kind, name, seed), play_setting(kind, setting, prepared, delays, seed))
+        outcomes.append(outcome)
+    return outcomes[-len(seeds) :]
+
+
+def find_bounds(cells: Sequence[Cell], pace: float, signals: str, traces: Path | None) -> list[Outcome]:
+    """Both kinds of bound on every case that is played.  A scraped signal is too slow to probe by."""
+    seeds: dict[str, dict[int, None]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.scenario, {})[cell.seed] = None
+    tasks = [
+        (kind, name, tuple(each))
+        for name, each in seeds.items()
+        for kind in (INFORMED, PROBING)
+        if kind == INFORMED or CASES[name].prepare(0).delays(signals).scrape is None
+    ]
+    found = track("bounds", partial(find_bound, pace=pace, signals=signals), tasks, traces)
+    return [one for outcomes in found for one in outcomes]
 
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
@@ -136,11 +192,18 @@ def choose_cases(scenarios: Sequence[str], traces: Path | None, *, shipped: bool
 
 
 def play_all(cells: Sequence[Cell], pace: float, signals: str, traces: Path | None = None) -> list[Outcome]:
-    """Play runs on two processors, with the cases of a folder of traces; shows progress on a terminal."""
-    bar = Progress(TextColumn("{task.completed}/{task.total} runs"), BarColumn(), TimeRemainingColumn(), transient=True)
-    with bar, Pool(2, add_traces, (traces,)) as pool:
-        runs = pool.imap(partial(run, pace=pace, signals=signals), cells, chunksize=1)
-        return list(bar.track(runs, total=len(cells)))
+    """Play runs, with the cases of a folder of traces."""
+    return track("runs", partial(run, pace=pace, signals=signals), cells, traces)
+
+
+def track(what: str, work: Callable[[T], R], items: Sequence[T], traces: Path | None) -> list[R]:
+    """Do work on two processors; shows progress on a terminal."""
+    text = TextColumn("{task.completed}/{task.total} " + what)
+    with (
+        Progress(text, BarColumn(), TimeRemainingColumn(), transient=True) as bar,
+        Pool(2, add_traces, (traces,)) as pool,
+    ):
+        return list(bar.track(pool.imap(work, items, chunksize=1), total=len(items)))
 
 
 @click.command()
@@ -168,7 +231,10 @@ def play_all(cells: Sequence[Cell], pace: float, signals: str, traces: Path | No
     help="Play the traces of links and loads in this folder, and only cases that --scenario names.",
 )
 @click.option("--shipped", is_flag=True, help="Only the eight scenarios that demo and factory play, too.")
-@click.option("--policy", "policies", multiple=True, type=click.Choice(list(BY_NAME)), help="Only these.")
+@click.option(
+    "--policy", "policies", multiple=True, metavar="NAME", help="Only these contenders or policies, or MODULE:CLASS."
+)
+@click.option("--bound/--no-bound", default=True, help="Also search for the best controller without foresight.")
 @click.option("--speed/--no-speed", default=True, help="Also time a step on this machine.")
 @click.option("--json", "json_path", type=ResultFile(), help="Write every run and the summary there.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw violation against goodput there (svg, png).")
@@ -183,6 +249,7 @@ def command(  # noqa: PLR0913 - one for each option
     traces: Path | None,
     shipped: bool,
     policies: tuple[str, ...],
+    bound: bool,
     speed: bool,
     json_path: Path | None,
     picture: Path | None,
@@ -193,19 +260,26 @@ def command(  # noqa: PLR0913 - one for each option
     falls where it usually does: a policy that was fitted to the scenarios fails there.
     """
     chosen = choose_cases(scenarios, traces, shipped=shipped)
-    runs = play_all(plan(chosen, policies, seeds, HELD_OUT if held_out else first), pace, signals, traces)
+    for name in policies:
+        try:
+            find_candidate(name)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}; contenders are {', '.join(BY_NAME)}", param_hint="--policy") from None
+    cells = plan(chosen, policies, seeds, HELD_OUT if held_out else first)
+    runs = play_all(cells, pace, signals, traces)
+    bounds = summarize_scenarios(find_bounds(cells, pace, signals, traces)) if bound else []
     usual = [one for one in runs if CASES[one.cell.scenario].shipped]
     lines = summarize_scenarios(runs)
     summaries = summarize_contenders(usual or runs)
     goals = judge_simulated(usual, summaries) + (measure_step() if speed else [])
     console = Console()
-    console.print(cases_table(lines))
+    console.print(cases_table(lines, bounds))
     if traces is not None:
-        console.print(traces_table([one for one in lines if CASES[one.scenario].trace]))
+        console.print(traces_table([one for one in lines if CASES[one.scenario].trace], bounds))
     console.print(summaries_table(summaries))
     if goals:
         console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if json_path is not None:
-        json_path.write_bytes(encode_results(runs, summaries, goals, cases=lines))
+        json_path.write_bytes(encode_results(runs, summaries, goals, cases=[*lines, *bounds]))
     if picture is not None:
         draw(summaries, picture)

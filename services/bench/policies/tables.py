@@ -9,8 +9,8 @@ from rich.table import Table
 from services.bench.goals import Goal, goals_as_json
 from services.bench.policies.results import USUAL_PERIOD, Outcome, ScenarioSummary, Summary
 
-RIVALS = "as safe, delivers more"
-"""The column of ``cases_table`` for what speaks against the subject."""
+RIVALS = "rivals"
+"""The column of ``cases_table`` for policies that are as safe as the subject and deliver more."""
 
 
 def scenarios_table(lines: Sequence[ScenarioSummary]) -> Table:
@@ -62,8 +62,8 @@ def new_table(headings: Sequence[str], caption: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left")
     for heading in headings:
         is_name = heading in ("policy", "scenario", "case", "most violated", RIVALS)
-        # The list of rivals is what a narrow terminal wraps.
-        table.add_column(heading, justify="left" if is_name else "right", no_wrap=heading != RIVALS)
+        # Names are what a narrow terminal wraps.
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     return table
 
 

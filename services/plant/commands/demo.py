@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 from msgspec import Struct
@@ -29,6 +30,8 @@ from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.policy_option import PolicyName
+from services.ui.command import PORT
 
 DOMAIN = "floor"
 """The domain of the first policy's run."""
@@ -47,6 +50,8 @@ class DemoOptions(Struct, frozen=True):
     """Where the first policy's run is recorded."""
     keep: Path | None = None
     """Where files and logs stay; None: they are removed."""
+    page: int = 0
+    """The port of the live page; 0: there is none."""
 
 
 def build_runs(options: DemoOptions) -> list[ScenarioRun]:
@@ -74,7 +79,9 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
     with select_view(console, runs) as view:
         view.say("Starting nats-server, an emulated Kubernetes API and the three services ...")
         complete = await run_until_signal(
-            play_scenario(runs, view, PipelineOptions(keep=options.keep, record=options.record))
+            play_scenario(
+                runs, view, PipelineOptions(keep=options.keep, record=options.record, page=options.page or None)
+            )
         )
     for run in runs:
         run.observe()
@@ -86,7 +93,7 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
 @click.option(
     "--policy",
     "policies",
-    type=click.Choice(sorted(POLICIES)),
+    type=PolicyName(),
     multiple=True,
     default=DEFAULT_POLICIES,
     show_default=True,
@@ -106,15 +113,12 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
 )
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the run of the first policy here.")
+@click.option(
+    "--page", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port of the live page; 0: no page."
+)
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
 def command(
-    policies: tuple[str, ...],
-    name: str,
-    seconds: float | None,
-    seed: int,
-    json: Path | None,
-    record: Path | None,
-    keep: Path | None,
+    policies: tuple[str, ...], name: str, seconds: float | None, json: Path | None, record: Path | None, **rest: Any
 ) -> None:
     """Run the whole pipeline on embedded parts and a simulated factory.
 
@@ -123,7 +127,7 @@ def command(
     if json is not None and json == record:
         raise click.UsageError("--json and --record: one file cannot hold both")
     scenario = SCENARIOS[name] if seconds is None else SCENARIOS[name].stretch_to(seconds)
-    options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), seed, record, keep)
+    options = DemoOptions(scenario, tuple(dict.fromkeys(policies)), record=record, **rest)
     console = Console()
     try:
         results, complete = asyncio.run(run_demo(options, console))

@@ -15,7 +15,6 @@ import click
 import msgspec
 
 from schemas.units import Duration, Rate
-from services.control import POLICIES
 from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
 from services.plant.harness.results import ResultFile
@@ -23,6 +22,7 @@ from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 from services.runtime.exit_codes import ExitCode
+from services.runtime.policy_option import PolicyName
 
 # Temporary files go to a tmpfs that only these namespaces see; the JSON is written to the host's folder.
 _WITHIN = 'mount -t tmpfs none /run; ip link set lo up; export TMPDIR=/run; exec "$@"'
@@ -61,10 +61,10 @@ class SecondsParam(click.ParamType[float]):
     help="What becomes of limits after half of the time.",
 )
 @click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Play only this kind; may be given again.")
-@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="learned", show_default=True, help="In control.")
+@click.option("--policy", type=PolicyName(), default="learned", show_default=True, help="In control.")
 @click.option(
     "--against",
-    type=click.Choice(sorted(POLICIES)),
+    type=PolicyName(),
     multiple=True,
     default=("proportional",),
     show_default=True,

@@ -31,6 +31,7 @@ from services.plant.harness.pipeline import (
     build_scrape_signal,
     find_program,
     start_nats,
+    start_page,
     start_services,
 )
 from services.plant.harness.processes import Processes
@@ -70,6 +71,8 @@ class PipelineOptions(Struct, frozen=True):
     """The folder in which files and logs stay; None: they are removed."""
     record: Path | None = None
     """Where the first controlled run's domain is recorded at the end."""
+    page: int | None = None
+    """The port of loopback on which the live page is served while the runs play; None: no page."""
 
 
 async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: PipelineOptions) -> None:
@@ -87,7 +90,7 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
         log = stack.enter_context((processes.home / "harness.log").open("w", encoding="utf-8"))
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
         page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
-        agent = await _start_pipeline(stack, processes, page, controlled, options) if controlled else None
+        agent = await _start_pipeline(stack, processes, page, controlled, options, view) if controlled else None
         started = time.time_ns() + round(_WARM_UP_S * 1e9)
         for run in runs:
             run.begin(started)
@@ -128,6 +131,7 @@ async def _start_pipeline(
     page: MetricsPage,
     runs: Sequence[ScenarioRun],
     options: PipelineOptions,
+    view: RunView,
 ) -> BandwidthAgent:
     """Start everything between the plants' page and their limits, and wait until the first limits are in force."""
     emulator = Emulator(place=options.place)
@@ -146,6 +150,8 @@ async def _start_pipeline(
     nats = await start_nats(processes)
     source = await options.signal(processes, page.url, api)
     config = build_config([run.domain for run in runs], nats, Kubernetes(server=api), source)
+    if options.page is not None:
+        view.show_page(await start_page(config, processes, options.page))
     await start_services(config, processes)
     bus = await stack.enter_async_context(Bus.connect(config.bus, "demo", lambda _: None))
     by_domain = {run.domain.name: run for run in runs}

@@ -84,6 +84,28 @@ def format_config(config: Config) -> str:
     return str(yaml.safe_dump(msgspec.to_builtins(config, enc_hook=encode_unit), sort_keys=False))
 
 
+async def start_page(config: Config, processes: Processes, port: int) -> str:
+    """Start ``sluice ui`` on a port of loopback, or on another one if that is taken; return its address."""
+    path = _write_config(config, processes)
+    with socket.socket() as probe:
+        # The server itself would take a port over from connections that are closing.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            port = 0
+    if port == 0:
+        [port] = find_free_ports(1)
+    await processes.start("ui", find_program("sluice"), "ui", "--config", path, "--port", str(port))
+    return f"http://127.0.0.1:{port}/"
+
+
+def _write_config(config: Config, processes: Processes) -> Path:
+    path = processes.home / "sluice.yaml"
+    path.write_text(format_config(config), encoding="utf-8")
+    return path
+
+
 async def start_services(config: Config, processes: Processes) -> None:
     """Start the three services under a configuration, and wait until all are ready.
 
@@ -91,8 +113,7 @@ async def start_services(config: Config, processes: Processes) -> None:
         NotReady: one is not ready in time.
         ProcessDied: one ended.
     """
-    path = processes.home / "sluice.yaml"
-    path.write_text(format_config(config), encoding="utf-8")
+    path = _write_config(config, processes)
     for name in SERVICES:
         await processes.start(name, find_program("sluice"), name, "--config", path)
     deadline = time.monotonic() + _READY_S

@@ -37,6 +37,9 @@ class RunView(Protocol):
     def say(self, text: str) -> None:
         """Show a step of set-up or cleanup."""
 
+    def show_page(self, address: str) -> None:
+        """Show where a browser can watch."""
+
 
 def select_view(console: Console, runs: Sequence[ScenarioRun]) -> RunView:
     """Choose the view for this console."""
@@ -63,6 +66,10 @@ class LogView:
         """Print the text."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    def show_page(self, address: str) -> None:
+        """Print the address."""
+        self.say(f"Watch it in a browser: {address}")
+
     def show(self, at: float) -> None:
         """Print a line if one is due."""
         if at < self._due:
@@ -82,7 +89,7 @@ class TerminalView:
         """Draw on ``console``."""
         self._runs = runs
         self._console = console
-        self._note = ""
+        self._note = self._page = ""
         self._at = 0.0
         self._margin = max(len(run.title) for run in runs) + 1
         self._screen = Screen(self, console=console, refresh_per_second=4, transient=True)
@@ -99,6 +106,10 @@ class TerminalView:
     def say(self, text: str) -> None:
         """Show the text in the heading."""
         self._note = text
+
+    def show_page(self, address: str) -> None:
+        """Show the address below the table until the end."""
+        self._page = f"In a browser: {address}"
 
     def show(self, at: float) -> None:
         """Move the clock; the display is drawn from the runs themselves."""
@@ -122,7 +133,7 @@ class TerminalView:
         parts.append(Text())
         for run in self._runs:
             parts += self._render_last_messages(run)
-        return Panel(Group(*parts), title="Sluice", border_style="cyan")
+        return Panel(Group(*parts), title="Sluice", subtitle=Text(self._page), border_style="cyan")
 
     def _render_heading(self) -> RenderableType:
         """The time, the critical loads at this time, and a progress bar; before the start, the note."""

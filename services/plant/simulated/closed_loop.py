@@ -25,7 +25,7 @@ from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.simulated.sampling import SampleBuilder, SignalTraits
 
 _NS = 10**9
-_START = 1_800_000_000 * _NS
+START = 1_800_000_000 * _NS
 """Any whole UTC second."""
 
 
@@ -92,13 +92,13 @@ def play(
     """
     if delays.probe_hz is not None:
         scenario = replace(scenario, apps=scenario.apps.with_probes(delays.probe_hz))
-    model = SimulatedPlant.for_apps(scenario.apps, parameters, seed, _START)
+    model = SimulatedPlant.for_apps(scenario.apps, parameters, seed, START)
     loop = ClosedLoop(scenario, domain, controller, delays, model, seed)
     if limits is None:
         limits = {} if controller is None else {one.key: int(one.fail_safe) for one in domain.targets}
     loop.start(limits)
     loop.run()
-    return Run(scenario, domain, _START, loop.seconds, loop.samples, loop.decisions, loop.patches, loop.reactions())
+    return Run(scenario, domain, START, loop.seconds, loop.samples, loop.decisions, loop.patches, loop.reactions())
 
 
 class ClosedLoop:
@@ -146,17 +146,17 @@ class ClosedLoop:
                 self._model.set_limit(pod.name, limits[pod.target])
                 self._desired[pod.name] = limits[pod.target]
         for event in self._scenario.events:
-            self._at(_START + round(event.at * _NS), self._apply_event, event)
+            self._at(START + round(event.at * _NS), self._apply_event, event)
         if self._controller is not None:
             counts = self._delays.throughput
             for sender in self._model.read_counters().sent if counts is not None and counts.every[1] else ():
                 self._count(sender)
-            self._at(_START, self._read)
-            self._at(_START + round(self._delays.period * _NS), self._sample)
+            self._at(START, self._read)
+            self._at(START + round(self._delays.period * _NS), self._sample)
 
     def run(self) -> None:
         """Run to the scenario's end."""
-        end = _START + round(self._scenario.seconds * _NS)
+        end = START + round(self._scenario.seconds * _NS)
         while self._agenda and self._agenda[0][0] <= end:
             at, _, (action, arguments) = heapq.heappop(self._agenda)
             self._advance(at)

@@ -33,6 +33,10 @@ _JSON = ("application/json", "text/plain", "application/octet-stream", "")
 """Content types that may hold JSON; some gateways name no better one."""
 
 
+_TEXTS = ("error", "message", "Message")
+"""Where an error's text may be; the last one is Amazon's."""
+
+
 class QueryTooLong(RequestFailed):
     """The server does not take the query as it was sent: it may take it in parts."""
 
@@ -184,12 +188,15 @@ def _explain_status(answer: Answer) -> str:
         body = json.loads(text)
     except ValueError:
         body = None
-    if isinstance(body, dict) and ("error" in body or "message" in body):
+    if isinstance(body, dict) and any(name in body for name in _TEXTS):
         text = _explain_error(body)
     return f"HTTP status {answer.status}" + (f": {text[:_SHOWN]}" if text else "")
 
 
 def _explain_error(body: Mapping[str, Any]) -> str:
     """The server's own words."""
-    kind, text = body.get("errorType"), body.get("error") or body.get("message") or "an error without a text"
+    kind, text = body.get("errorType"), next((body[name] for name in _TEXTS if body.get(name)), None)
+    if isinstance(text, dict):  # as Google writes it
+        kind, text = kind or text.get("status"), text.get("message") or text
+    text = text or "an error without a text"
     return (f"{kind}: {text}" if kind else str(text))[:_SHOWN]

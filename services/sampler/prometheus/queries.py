@@ -15,17 +15,35 @@ from services.sampler.workloads import Workloads, is_plain
 
 _BUCKETS = "sum by ($by, le) (rate(${metric}_bucket{$select}[$window]))"
 
+_DOUBTS: tuple[Figure, ...] = ("resets", "returns", "appeared")
+"""They are about what the built-in ``observations`` counts."""
+
 DEFAULTS: dict[Figure, str] = {
     "jitter": f"histogram_quantile(0.75, {_BUCKETS}) - histogram_quantile(0.25, {_BUCKETS})",
     "p95": f"histogram_quantile(0.95, {_BUCKETS})",
     "observations": "sum by ($by) (increase(${metric}_count{$select}[$window]))",
     "scraped": "min by ($by) (timestamp(${metric}_count{$select}))",
     "buckets": "count by ($by, le) (${metric}_bucket{$select})",
+    "resets": "sum by ($by) (resets(${metric}_bucket{$select}[$window]))",
+    "returns": (
+        "max by ($by) (resets(${metric}_count{$select}[$long]) "
+        "* (1 + (${metric}_count{$select} >= bool max_over_time(${metric}_count{$select}[$long]))))"
+    ),
+    "appeared": (
+        "sum by ($by) (min_over_time(${metric}_count{$select}[$window]) unless ${metric}_count{$select} offset $window)"
+    ),
     "lost": "sum by ($by) (increase(${lost}{$select}[$window]))",
     "throughput": "sum by (namespace, pod, workload) (rate(${throughput}{$senders}[$window]))",
 }
-"""``scraped`` is when each workload was last scraped, Unix seconds; throughput is in bytes a second."""
+"""``scraped`` is when each workload was last scraped, Unix seconds; throughput is in bytes a second.
 
+``resets`` is how often a bucket fell in the window.  ``returns`` is how often a count fell in ten windows, twice as
+much where it is back at the greatest height of these.  ``appeared`` is what new series had counted when they were first
+scraped, which no rate shows.  See `counter_doubts`.
+"""
+
+_LONG = 10
+"""Windows for which a counter that fell is watched: coming back to its height, it never restarted."""
 _REQUIRED: tuple[Figure, ...] = ("jitter", "p95", "observations")
 
 
@@ -94,6 +112,8 @@ def build_queries(
         texts["lost"] = ""
     if not names.throughput and "throughput" not in signal.prometheus.queries:
         texts["throughput"] = ""
+    if "observations" in signal.prometheus.queries:
+        texts |= {figure: signal.prometheus.queries.get(figure, "") for figure in _DOUBTS}
     # Only the critical workloads' series: a cluster may have thousands of others.
     keys = [key.partition("/") for key in (workloads.critical if critical is None else critical)]
     if not is_plain(names.metric) and any(figure not in signal.prometheus.queries for figure in texts if texts[figure]):
@@ -111,6 +131,7 @@ def build_queries(
         "lost": names.lost,
         "throughput": names.throughput,
         "window": f"{signal.window // 1_000_000}ms",
+        "long": f"{_LONG * signal.window // 1_000_000}ms",
         "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
         "select": ",".join(matchers),
         "senders": senders,

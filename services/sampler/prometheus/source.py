@@ -1,4 +1,4 @@
-"""The source that queries a Prometheus; the one module that imports prometheus_api_client.
+"""The source that queries a Prometheus.
 
 Every figure is one query for all workloads, evaluated at the window's end.  Each query has a connection and
 a thread of its own, so that all are sent together.
@@ -7,20 +7,17 @@ a thread of its own, so that all are sent together.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf, isfinite, nan
-from typing import Any
 
 import structlog
 from msgspec.structs import replace
-from prometheus_api_client import PrometheusConnect
 
-from schemas.config import Figure, Signal
-from services.sampler.http_client import HttpWorker, RequestFailed, show_url
-from services.sampler.prometheus.api_session import ApiSession, QueryTooLong
-from services.sampler.prometheus.queries import QueryPart, build_queries, split_query
+from schemas.config import Signal
+from services.sampler.http_client import RequestFailed, show_url
+from services.sampler.prometheus.counter_doubts import explain_fall, explain_jump, explain_uncounted, is_many
+from services.sampler.prometheus.queries import build_queries
+from services.sampler.prometheus.query import Query, Vector
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
 from services.sampler.workloads import Workloads
 
@@ -33,159 +30,9 @@ _STALE_INTERVALS = 2.5
 _HELD_BACK_S = 5.0
 """A backend that never shows anything newer holds it back."""
 _HINT_S = 20.0
+_MOST_COUNTED = 4096
+"""Windows whose observations are remembered; of more, they are asked for again."""
 _SLOW_INTERVAL_S = 5.0
-
-Vector = list[tuple[dict[str, str], float]]
-"""An instant vector: the labels and the value of each series."""
-
-
-class Query:
-    """The query of one figure, sent again and again; in parts where the server takes short ones only."""
-
-    def __init__(self, figure: Figure, text: str, signal: Signal, workloads: Workloads) -> None:
-        """Prepare the connection."""
-        self._figure = figure
-        self._signal = signal
-        self._workloads = workloads
-        self._parts = [QueryPart(text)]
-        self._session = ApiSession(signal)
-        self._client = PrometheusConnect(url=self._session.url, session=self._session)
-        self._worker = HttpWorker(f"query {figure}", signal.timeout.seconds)
-
-    def define(self, text: str, workloads: Workloads) -> None:
-        """Send another text from now on, about these workloads."""
-        self._workloads, self._parts = workloads, [QueryPart(text)]
-
-    async def evaluate(self, end: int) -> Vector:
-        """Evaluate the query at ``end``, UTC ns.
-
-        Raises:
-            RequestFailed: no answer, an error, an incomplete answer, or not an instant vector.
-        """
-        time_ = {"time": _format_seconds(end)}
-        return parse_vector(await self._run(lambda text: self._client.custom_query(text, params=time_)))
-
-    async def evaluate_range(self, ends: range) -> dict[int, Vector]:
-        """Evaluate the query at each of ``ends``, UTC ns; the vectors by end.
-
-        Raises:
-            RequestFailed: no answer, an error, an incomplete answer, or not a range vector.
-        """
-        # The client rounds its own start and end to seconds.
-        exact = {"start": _format_seconds(ends[0]), "end": _format_seconds(ends[-1])}
-        now, step = datetime.now(UTC), f"{ends.step / 1e9:.3f}"
-        answer = await self._run(lambda text: self._client.custom_query_range(text, now, now, step, params=exact))
-        return parse_matrix(answer, ends)
-
-    async def _run(self, request: Callable[[str], list[Any]]) -> list[Any]:
-        try:
-            return await self._worker.run(lambda: self.ask(request))
-        except RequestFailed as error:
-            raise RequestFailed(self._session.hide(str(error))) from error
-
-    def ask(self, request: Callable[[str], list[Any]]) -> list[Any]:
-        """The whole result, in the worker's thread.  A server that takes no long query is asked in parts from then on.
-
-        Raises:
-            RequestFailed: a request failed.
-        """
-        parts = self._parts
-        while True:
-            try:
-                result = self._ask_parts(parts, request)
-            except QueryTooLong as error:
-                finer = split_query(self._figure, self._signal, self._workloads, self._session.fits)
-                if len(finer) <= len(parts) or not all(self._session.fits(part.text) for part in finer):
-                    self._session.no_post = ""
-                    raise RequestFailed(f"{error}: give it fewer workloads, or allow POST") from error
-                parts = finer
-            except RequestFailed as error:
-                if parts is self._parts:
-                    raise
-                self._session.no_post = ""
-                raise RequestFailed(f"{error}; the query is too long for GET, and was sent in parts") from error
-            else:
-                self._parts = parts
-                return result
-
-    def _ask_parts(self, parts: Sequence[QueryPart], request: Callable[[str], list[Any]]) -> list[Any]:
-        deadline = time.monotonic() + self._signal.timeout.seconds
-        result: list[Any] = []
-        for part in parts:
-            if time.monotonic() > deadline:
-                raise RequestFailed(f"no answer to {len(parts)} short queries within {self._signal.timeout}")
-            self._session.keeps = partial(self.is_wanted, part.keys)
-            result += request(part.text)
-        return result
-
-    def is_wanted(self, keys: Collection[str] | None, series: Any) -> bool:
-        """Whether a series is of a configured workload, and of a part's own: matchers let others through."""
-        try:
-            labels = _parse_labels(series)
-            if keys is None:
-                parse_vector([series])
-        except (RequestFailed, KeyError, TypeError, AttributeError):
-            return True  # refused with the whole, or a part of a range
-        if self._figure == "throughput":
-            key = self._workloads.find_sender(labels)
-            return key is not None and (keys is None or labels.get("namespace") in keys)
-        key = self._workloads.find_critical(labels)
-        return key is not None and (keys is None or key in keys)
-
-    def close(self) -> None:
-        """Release the connection and the thread."""
-        self._worker.close()
-        self._client.close()
-
-
-def parse_vector(answer: Any) -> Vector:
-    """Parse an instant vector.
-
-    Raises:
-        RequestFailed: it is not one.
-    """
-    try:
-        return [(_parse_labels(series), _parse_number(series["value"][1])) for series in answer]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise RequestFailed("the answer is not an instant vector") from None
-
-
-def parse_matrix(answer: Any, ends: range) -> dict[int, Vector]:
-    """Parse a range vector into one instant vector for each end.
-
-    Raises:
-        RequestFailed: it is not one.
-    """
-    vectors: dict[int, Vector] = {end: [] for end in ends}
-    try:
-        for series in answer:
-            labels = _parse_labels(series)
-            for at, value in series["values"]:
-                # A float of seconds is exact to well below a millisecond.
-                vectors[round(float(at) * 1000) * 1_000_000].append((labels, _parse_number(value)))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise RequestFailed("the answer is not a range vector") from None
-    return vectors
-
-
-def _parse_labels(series: Any) -> dict[str, str]:
-    return {str(name): str(value) for name, value in series["metric"].items()}
-
-
-def _parse_number(value: Any) -> float:
-    """A sample's value; Python reads more as a number than Prometheus writes.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, bool) or (isinstance(value, str) and not value.isascii()) or "_" in str(value):
-        raise ValueError(value)
-    return float(value)
-
-
-def _format_seconds(ns: int) -> str:
-    """Prometheus keeps times in milliseconds."""
-    return f"{ns // 10**9}.{ns % 10**9 // 10**6:03d}"
 
 
 class PrometheusSource(Source):
@@ -205,7 +52,10 @@ class PrometheusSource(Source):
         }
         self._bounds: dict[str, tuple[float, ...]] = {}
         self._layout_due = 0.0
+        self._offset = signal.prometheus.latency_offset or 0
         self._throughput_failed = False
+        self._counted: dict[int, dict[str, float]] = {}
+        """Observations by the end of their window and by workload."""
         self._ages: dict[str, deque[tuple[int, float]]] = {}
 
     def define(self, workloads: Workloads) -> None:
@@ -215,6 +65,7 @@ class PrometheusSource(Source):
         for figure, query in self._queries.items():
             query.define(texts[figure], workloads)  # type: ignore[index]
         self._layout_due = 0.0
+        self._counted.clear()
 
     @classmethod
     def addresses(cls, signal: Signal) -> tuple[str, ...]:
@@ -234,13 +85,17 @@ class PrometheusSource(Source):
 
     @classmethod
     def delay(cls, signal: Signal) -> float:
-        """The newest scrape is up to one interval old."""
-        return signal.prometheus.scrape_interval.seconds
+        """The newest scrape is up to one interval old, and held back by as much as the settings say."""
+        return signal.prometheus.scrape_interval.seconds + (signal.prometheus.latency_offset or 0) / 1e9
 
     @classmethod
     def warnings(cls, signal: Signal) -> Iterator[tuple[str, str]]:
         """Rare scrapes; figures without a metric may have a query of their own."""
-        if cls.delay(signal) > _SLOW_INTERVAL_S:
+        offset = signal.prometheus.latency_offset
+        if offset is not None and offset.seconds > _SLOW_INTERVAL_S:
+            text = f"at {offset} a violation can go unseen for {cls.lag(signal).appears:.1f} s: lower it at the server"
+            yield "signal.prometheus.latency_offset", text
+        elif cls.delay(signal) > _SLOW_INTERVAL_S:
             text = (
                 f"at {signal.prometheus.scrape_interval} a violation can go unseen for {cls.lag(signal).appears:.1f} "
                 "s: scrape the exporter every second, or let the sampler do it (signal.source: scrape)"
@@ -251,14 +106,14 @@ class PrometheusSource(Source):
                 yield key, text
 
     async def measure(self, end: int) -> Measurements:
-        """Query the window that ends at ``end``, UTC ns.
+        """Query the window that ends at ``end``, UTC ns, less the server's latency offset.
 
         Raises:
             NoData: a figure other than throughput failed; without the loss, say, the rest cannot be trusted.
         """
         figures = [figure for figure in self._queries if figure != "buckets" or time.monotonic() >= self._layout_due]
         answers = await asyncio.gather(
-            *(self._queries[figure].evaluate(end) for figure in figures), return_exceptions=True
+            *(self._queries[figure].evaluate(end - self._offset) for figure in figures), return_exceptions=True
         )
         vectors: dict[str, Vector] = {}
         for figure, answer in zip(figures, answers, strict=True):
@@ -278,7 +133,32 @@ class PrometheusSource(Source):
         if "buckets" in vectors:
             self._bounds = collect_bounds(vectors["buckets"], self._workloads)
             self._layout_due = time.monotonic() + _LAYOUT_S
-        return self._build(end, vectors)
+        return self._build(end, vectors, await self._find_usual(end, vectors["observations"]))
+
+    async def _find_usual(self, end: int, observations: Vector) -> dict[str, float]:
+        """The fewer observations of the two windows before, by workload; asks for them where they matter.
+
+        Raises:
+            NoData: the server does not answer.
+        """
+        window, find = self._signal.window, self._workloads.find_critical
+        counted = self._counted[end] = sum_by_workload(observations, find)
+        for old in [one for one in self._counted if not end - 2 * window <= one <= end]:
+            del self._counted[old]
+        if len(self._counted) > _MOST_COUNTED:
+            del self._counted[end]
+        if not any(is_many(count) for count in counted.values()):
+            return {}
+        before = []
+        for at in (end - window, end - 2 * window):
+            if at not in self._counted:
+                try:
+                    vector = await self._queries["observations"].evaluate(at - self._offset)
+                except RequestFailed as error:
+                    raise NoData(f"{show_url(self._signal.prometheus.url)}: observations: {error}") from error
+                self._counted[at] = sum_by_workload(vector, find)
+            before.append(self._counted[at])
+        return take_fewer(*before)
 
     async def measure_past(self, ends: range) -> dict[int, Measurements]:
         """Query windows of the past by their ends, UTC ns; the bucket layout is that of the last end.
@@ -287,23 +167,37 @@ class PrometheusSource(Source):
             NoData: a figure failed.
         """
         figures = [figure for figure in self._queries if figure != "buckets"]
+        shown = range(ends.start - self._offset, ends.stop - self._offset, ends.step)
         try:
-            answers = await asyncio.gather(*(self._queries[figure].evaluate_range(ends) for figure in figures))
+            answers = await asyncio.gather(*(self._queries[figure].evaluate_range(shown) for figure in figures))
+            window = self._signal.window
+            earlier = range(shown.start - 2 * window, shown.stop - window, shown.step)
+            history = await self._queries["observations"].evaluate_range(earlier)
             if "buckets" in self._queries:
-                self._bounds = collect_bounds(await self._queries["buckets"].evaluate(ends[-1]), self._workloads)
+                self._bounds = collect_bounds(await self._queries["buckets"].evaluate(shown[-1]), self._workloads)
         except RequestFailed as error:
             raise NoData(str(error)) from error
         by_figure = dict(zip(figures, answers, strict=True))
-        return {end: self._build(end, {figure: by_figure[figure][end] for figure in figures}) for end in ends}
+        counted = {at: sum_by_workload(vector, self._workloads.find_critical) for at, vector in history.items()}
+        measured = {}
+        for end in ends:
+            at = end - self._offset
+            usual = take_fewer(counted[at - window], counted[at - 2 * window])
+            measured[end] = self._build(end, {figure: by_figure[figure][at] for figure in figures}, usual)
+        return measured
 
-    def _build(self, end: int, vectors: Mapping[str, Vector]) -> Measurements:
+    def _build(self, end: int, vectors: Mapping[str, Vector], usual: Mapping[str, float]) -> Measurements:
         workloads = self._workloads
         sums = {figure: sum_by_workload(vector, workloads.find_critical) for figure, vector in vectors.items()}
         latency = {}
         for key in workloads.critical:
             figures = {figure: values[key] for figure, values in sums.items() if key in values}
-            missing = self._explain_missing(key, end, figures)
             observations, lost = figures.get("observations", 0.0), figures.get("lost")
+            doubt = explain_fall(figures.get("resets", 0.0), figures.get("returns", 0.0))
+            doubt = doubt or explain_jump(observations, usual.get(key, 0.0))
+            missing = self._explain_missing(key, end, figures) or doubt
+            if doubt is not None:
+                lost = None  # whoever counted it
             latency[key] = LatencyStats(
                 jitter=None if missing else figures["jitter"] * workloads.names.unit,
                 p95=None if missing else figures["p95"] * workloads.names.unit,
@@ -333,7 +227,7 @@ class PrometheusSource(Source):
             scraped = figures.get("scraped")
             if scraped is None:
                 return "not measured: no series for it is being scraped"
-            stale = self._explain_age(key, end, end / 1e9 - scraped)
+            stale = self._explain_age(key, end, (end - self._offset) / 1e9 - scraped)
             if stale is not None:
                 return stale
         observations = figures.get("observations")
@@ -343,7 +237,7 @@ class PrometheusSource(Source):
             return "no observations in the window"
         if not all(isfinite(figures.get(figure, inf)) for figure in ("jitter", "p95")):
             return f"{observations:.0f} observations but no quantile: buckets, or the +Inf bucket, are missing"
-        return None
+        return explain_uncounted(observations, figures.get("appeared", 0.0))
 
     def _explain_age(self, key: str, end: int, age: float) -> str | None:
         """Why the newest scrape of a workload, ``age`` seconds old, is too old; None where it is not.
@@ -364,7 +258,10 @@ class PrometheusSource(Source):
         least = min(one for _, one in ages) if known else age - interval
         if age <= _STALE_INTERVALS * interval and least <= period + _HELD_BACK_S:
             return None
-        hint = "; VictoriaMetrics holds back the newest 30 s: set its -search.latencyOffset to the scrape interval"
+        hint = (
+            "; VictoriaMetrics holds back the newest 30 s: set its -search.latencyOffset to the scrape interval, "
+            "or signal.prometheus.latency_offset to what it holds back"
+        )
         hint = hint if age > _HINT_S else ""
         return f"stale: last scraped {age:.1f} s before the window's end, with an interval of {interval:g} s{hint}"
 
@@ -372,6 +269,11 @@ class PrometheusSource(Source):
         """Release connections and threads."""
         for query in self._queries.values():
             query.close()
+
+
+def take_fewer(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The smaller value by workload, where both are known."""
+    return {key: min(value, other[key]) for key, value in one.items() if key in other}
 
 
 def sum_by_workload(vector: Vector, find: Callable[[Mapping[str, str]], str | None]) -> dict[str, float]:

@@ -68,7 +68,7 @@ _TEXT_LINE = (
 
 _OPEN_LABELS = _labels(b"")
 # No date needs a larger exponent, and infinity is none.
-_OPEN_STAMP = rb"[+-]?+(?![0-9.]*[eE]\+?[0-9]{3})" + _FLOAT
+_OPEN_STAMP = rb"[+-]?+(?![0-9.]*[eE]\+?0*+[1-9][0-9]{2})" + _FLOAT
 _EXEMPLAR_LABELS = _labels(b"", named=False)
 _OPEN_HEAD = b"(?:" + _NAME + _optional(_OPEN_LABELS) + b"|" + _OPEN_LABELS + b") "
 _OPEN_EXEMPLAR = _optional(b" # " + _EXEMPLAR_LABELS + b" " + _NUMBER + _optional(b" " + _OPEN_STAMP))

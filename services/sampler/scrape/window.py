@@ -1,9 +1,10 @@
 """The last pages of one exporter, and how much every counter increased over a window of them.
 
 Increases are those of PromQL's ``increase`` before it extrapolates: from the first page in the window that
-has the series to the last, and across every reset in between.  There are two differences.  A loss counter that
-appears inside the window counts from zero, because an exporter that names a workload only at its first loss would
-otherwise hide that loss.  A histogram is reset as a whole, where PromQL looks at each bucket alone: a bucket that
+has the series to the last, and across every reset in between.  There are two differences.  What appears inside the
+window counts from zero: a loss counter, because an exporter that names a workload only at its first loss would
+otherwise hide that loss, and a histogram of a workload that has others, because it may hold the slow connections.
+A histogram is reset as a whole, where PromQL looks at each bucket alone: a bucket that
 has already counted more than before the restart would be cut.
 
 Counters that one process cannot have counted are not believed.
@@ -17,6 +18,7 @@ counted in hours.  So a restart is believed only if
 3. what it shows after the fall can have been counted since the last page: at most 100, or ten times the recent pace;
 4. it does not, however much later, jump back above the height it fell from, in a larger step than that.
 
+A histogram that appears with more than that is doubtful, too.
 A rise of more than 1,000, and of more than ten times the recent pace, is believed once it goes on.
 
 Coming back above, or a bucket that falls alone, proves that several processes answer; a fall that is not deep enough
@@ -65,6 +67,7 @@ _SEVERAL = "several processes answer at one address: a counter fell to {after:g}
 _DOUBTFUL = (
     "several processes answer at one address, or the counter jumped: from {before:g} to {after:g} between two pages"
 )
+_APPEARED = "a histogram appeared with {after:g} observations: it is not known when they were made"
 
 
 class Verdict(Enum):
@@ -167,13 +170,33 @@ class PageWindow:
                 increases[series] = (
                     list(counts) if reset else [max(b - a, 0.0) for a, b in zip(before, counts, strict=True)]
                 )
-            elif series.kind == "lost" and self._snapshots and series.workload not in self._unread:
+            elif self._snapshots and self._counts_from_zero(series, counts, end, at):
                 increases[series] = list(counts)
             self._last[series] = (end, counts)
         self._unread = frozenset()
         self._snapshots.append(_Snapshot(end, at, increases, page.stamps, heights))
         self._newest = {(series.kind, series.workload) for series in page.counters}
         self._newest |= {("latency", workload) for workload in page.faults}
+
+    def _counts_from_zero(self, series: CounterSeries, counts: Sequence[float], end: int, at: float) -> bool:
+        """Whether all that a new series shows was counted since the last page.
+
+        A histogram that may have counted before it is remembered as doubtful.
+        """
+        if series.kind == "lost":
+            return series.workload not in self._unread
+        if series.kind != "latency" or ("latency", series.workload) not in self._newest:
+            return False
+        last = self._snapshots[-1]
+        risen = sum(added[-1] for one, added in last.increases.items() if one[:2] == series[:2])
+        before = self._snapshots[-2].at if len(self._snapshots) > 1 else at
+        pace = risen / (last.at - before) if last.at > before else 0.0
+        if counts[-1] <= max(_SLACK, _TIMES_PACE * pace * (at - last.at)):
+            return True
+        key = (series.kind, series.workload)
+        why = _APPEARED.format(after=counts[-1])
+        self._unreliable[key] = max(self._unreliable.get(key, (0, "")), (end + self._window, why))
+        return False
 
     def _judge(
         self, series: CounterSeries, before: Sequence[float], after: Sequence[float], end: int, at: float

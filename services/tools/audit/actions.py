@@ -77,6 +77,17 @@ class TargetAudit:
         self.unchecked = 0
         """Actions whose decision lies before the range, or has been forgotten."""
 
+    def define(self, target: Target) -> None:
+        """Take the target's next definition."""
+        self._target = target
+        self._limits.define(target)
+
+    def release(self) -> None:
+        """The target is no longer one: nothing that was decided need be done any more, and it is restored."""
+        self._pending, self._in_force, self._missing = None, None, None
+        self._undone.clear()
+        self._alone = self._may_differ = True
+
     def add_decision(self, decision: Decision, part: TargetDecision, recorded: RecordedMessage) -> None:
         """Add the next decision, and its part about this target."""
         one = IssuedLimit(

@@ -14,8 +14,9 @@ from typing import Self
 
 from msgspec import Struct, field
 
+from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Sample
+from schemas.messages import DeadLetter, Decision, InvalidMessage, Sample
 from services.bus.subjects import KINDS
 from services.tools.audit.actions import TargetAudit
 from services.tools.audit.decisions import DomainAudit
@@ -90,6 +91,9 @@ class Auditor:
         if isinstance(message, DeadLetter):
             self._add_note(f"{message.service} put aside {message.subject} {message.seq}: {message.reason}")
             return
+        if isinstance(message, Definition):
+            self._define(message)
+            return
         if self._configured and message.domain not in self._configured:
             self._strangers.add(message.domain)
         if isinstance(message, Sample):
@@ -101,10 +105,22 @@ class Auditor:
             self._get_domain(message.domain).check_decision(message, recorded)
             for one in message.targets:
                 self._get_target(message.domain, one.target).add_decision(message, one, recorded)
-        elif isinstance(message, Action):
+        else:
             self._found.actions += 1
             target = self._get_target(message.domain, message.target)
             target.check_action(message, recorded, self._first.get(message.domain))
+
+    def _define(self, definition: Definition) -> None:
+        """Check what follows under another definition; one of a domain that is in no file stands for it."""
+        domain, before = definition.configuration, self._configured.get(definition.domain)
+        kept = set() if definition.removed else {target.key for target in domain.targets}
+        for target in before.targets if before is not None else ():
+            if target.key not in kept and target.key in self._actions:
+                self._actions[target.key].release()
+        self._get_domain(definition.domain).define(definition)
+        self._configured[definition.domain] = domain
+        for target in domain.targets:
+            self._get_target(definition.domain, target.key).define(target)
 
     def _add_note(self, note: str) -> None:
         if len(self._found.notes) < _MOST_NOTES:

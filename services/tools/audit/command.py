@@ -31,7 +31,7 @@ def command(
     """
     require_domains(source.domains, domains)
     require_order(since, until)
-    scope = MessageRange(since=since, until=until, domains=domains)
+    scope = MessageRange(since=since, until=until, domains=domains, with_past_definitions=True)
     auditor = Auditor.open(source, scope)
     source.process(scope, auditor.check)
     found = auditor.finish()

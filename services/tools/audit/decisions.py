@@ -5,7 +5,8 @@ The decision is made again from the recorded state before it; a difference of on
 
 import sys
 
-from schemas.domain import Domain
+from schemas.definition import Definition
+from schemas.domain import Domain, Target
 from schemas.messages import Decision, Sample
 from services.bus.envelope import SAMPLE_SEQ
 from services.tools.audit.streams import Breach, forget_oldest
@@ -29,7 +30,11 @@ class DomainAudit:
         self._domain = domain
         self._since = since
         self._verifier = ReplayVerifier(domain, answered=answered, listed=sys.maxsize) if domain is not None else None
-        self._bounds = {target.key: target for target in domain.targets} if domain is not None else {}
+        self._answered = answered
+        self._defined: dict[int, dict[str, Target]] = {}
+        """By the revision of a definition, its targets."""
+        if domain is not None:
+            self._defined[0] = {target.key: target for target in domain.targets}
         self._last: Decision | None = None
         self._sampled = False
         self._times = (0, 0)
@@ -38,6 +43,14 @@ class DomainAudit:
         self.breaches: list[Breach] = []
         self.remade = 0
         """Decisions that were made again."""
+
+    def define(self, definition: Definition) -> None:
+        """Take the next definition of the domain."""
+        domain = self._domain = definition.configuration
+        if self._verifier is None:
+            self._verifier = ReplayVerifier(domain, answered=self._answered, listed=sys.maxsize)
+        self._verifier.define(definition)
+        self._defined[definition.revision] = {target.key: target for target in domain.targets}
 
     def check_sample(self, sample: Sample, recorded: RecordedMessage) -> None:
         """Check the next sample."""
@@ -76,12 +89,14 @@ class DomainAudit:
 
     def _check_bounds(self, decision: Decision, recorded: RecordedMessage) -> None:
         named = {one.target for one in decision.targets}
-        if self._bounds and named != set(self._bounds):
-            text = f"decision {decision.id} is about {sorted(named)}, not {sorted(self._bounds)}"
+        bounds = self._defined.get(decision.definition, {})
+        if bounds and named != set(bounds):
+            text = f"decision {decision.id} is about {sorted(named)}, not {sorted(bounds)}"
             self._add_breach("bounds", text, recorded)
         for one in decision.targets:
-            target = self._bounds.get(one.target)
-            if target is not None and not target.min <= one.limit <= target.max:
+            target = bounds.get(one.target)
+            # Below a minimum that was raised, a limit rises to it step by step.
+            if target is not None and not min(target.min, one.was) <= one.limit <= target.max:
                 text = (
                     f"decision {decision.id}: {one.target} {one.limit} kbit/s is outside {target.min} to {target.max}"
                 )

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from schemas.domain import Target
 from schemas.messages import Action
+from schemas.units import Rate
 
 _FITTING: Mapping[str, Collection[str]] = {
     "applied": ("applied", "skipped"),
@@ -52,15 +53,26 @@ class LimitAudit:
     def __init__(self, target: Target | None) -> None:
         """Begin; without the target's configuration, limits are not checked."""
         self._target = target
+        self._least, self._most, self._safe = (
+            (0, 0, 0) if target is None else (int(target.min), int(target.max), int(target.fail_safe))
+        )
         self._last: deque[DividedLimit] = deque(maxlen=3)
+
+    def define(self, target: Target) -> None:
+        """Take the target's next definition: until another one, limits may lie within the bounds before, too."""
+        before = self._target or target
+        self._least, self._most = min(before.min, target.min), max(before.max, target.max)
+        self._safe = max(before.fail_safe, target.fail_safe)
+        self._target = target
 
     def check(self, action: Action) -> Iterator[tuple[str, str]]:
         """Check the next action; yield the rules that it breaks, and how."""
         target = self._target
         if target is not None and action.cause != "restore" and action.outcome != "skipped":
-            if not target.min <= action.limit <= target.max:
-                yield "bounds", f"action {action.id}: {action.limit} kbit/s is outside {target.min} to {target.max}"
-            if action.decision is None and action.limit > target.fail_safe:
+            if not self._least <= action.limit <= self._most:
+                bounds = f"{Rate(self._least)} to {Rate(self._most)}"
+                yield "bounds", f"action {action.id}: {action.limit} kbit/s is outside {bounds}"
+            if action.decision is None and action.limit > self._safe:
                 text = f"action {action.id} ({action.cause}): {action.limit} kbit/s is above the fail-safe limit"
                 yield "bounds", text
         strange = sorted({pod.outcome for pod in action.pods} - set(_FITTING[action.outcome]))

@@ -18,11 +18,13 @@ from services.actuator.reporter import ENFORCED, NOT_ENFORCED
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
+from services.kube.workloads import key_of
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, MeterObjects, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.selectors import annotations
 from services.tools.check.trial_patches import try_patches
+from services.tools.check.workload_reader import read_others
 
 _RECORD = "sluice.dev/limit"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -50,7 +52,8 @@ async def check_cluster(config: Config) -> CheckResult:
 async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     keys = {critical.key for domain in config.domains for critical in domain.critical}
     keys |= {target.key for domain in config.domains for target in domain.targets}
-    namespaces = sorted({key.partition("/")[0] for key in keys})
+    places = {place for domain in config.domains for target in domain.targets for place in target.pod_namespaces}
+    namespaces = sorted({key.partition("/")[0] for key in keys} | places)
     home = "kube-system"
     cilium = await _fetch(api, f"/api/v1/namespaces/{home}/configmaps/cilium-config")
     if cilium is None:
@@ -62,6 +65,8 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     agent = await _fetch(api, f"/apis/apps/v1/namespaces/{home}/daemonsets/cilium")
     deployments = await _list_items(api, "apis/apps/v1", namespaces, "deployments")
     named = {f"{one['metadata']['namespace']}/{one['metadata']['name']}": one for one in deployments}
+    workloads = {key: one for key, one in named.items() if key in keys}
+    workloads |= await read_others(api, config, workloads)
     wide = await _fetch(api, "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies")
     policies = await _list_items(api, "apis/cilium.io/v2", namespaces, "ciliumnetworkpolicies")
     events: list[Any] = []
@@ -77,7 +82,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     return ClusterObjects(
         cilium=None if cilium is None else cilium.get("data") or {},
         nodes=(await _fetch(api, "/api/v1/nodes"))["items"],
-        deployments={key: one for key, one in named.items() if key in keys},
+        deployments=workloads,
         pods=await _list_items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
         agent=None if agent is None else agent["spec"]["template"]["spec"]["containers"][0]["image"],
@@ -96,7 +101,8 @@ def find_not_enforced(events: Iterable[Any]) -> dict[str, str]:
     for event in events:
         if event.get("reason") in (NOT_ENFORCED, ENFORCED):
             about = event["involvedObject"]
-            key = f"{about.get('namespace')}/{about.get('name')}"
+            version, kind = about.get("apiVersion") or "apps/v1", about.get("kind") or "Deployment"
+            key = key_of(version, kind, str(about.get("namespace")), str(about.get("name")))
             when = str(event.get("lastTimestamp") or event.get("eventTime") or "")
             last[key] = max(last.get(key, ("", "", "")), (when, event["reason"], str(event.get("message", ""))))
     return {key: text for key, (_, reason, text) in last.items() if reason == NOT_ENFORCED}

@@ -12,7 +12,8 @@ from msgspec import Struct, convert
 
 from schemas.domain import Domain, Target
 from services.actuator.ownership import parse_record, pause_reason, resume_command
-from services.kube.objects import BANDWIDTH, Deployment
+from services.kube.objects import BANDWIDTH, Workload
+from services.kube.workloads import OtherOwner, derive_kind, known_kind
 from services.tools.check.selectors import (
     Object,
     PodIndex,
@@ -74,7 +75,7 @@ class ClusterObjects(Struct, frozen=True):
     """Data of the ConfigMap ``cilium-config``; None where there is none."""
     nodes: Sequence[Object]
     deployments: Mapping[str, Object]
-    """By ``namespace/name``, those that the configuration names and that exist."""
+    """By key, the workloads that the configuration names and that exist, of any kind, in the form of a Deployment."""
     pods: Sequence[Object]
     """All pods of the namespaces that the configuration names."""
     policies: Sequence[Object]
@@ -118,17 +119,20 @@ def check_cluster_objects(domains: Iterable[Domain], cluster: ClusterObjects) ->
             ("critical workload", "guaranteed", [critical.key for critical in domain.critical]),
         ):
             for key in keys:
-                where, deployment = f"deployment {key}", cluster.deployments.get(key)
+                deployment = cluster.deployments.get(key)
+                where = name_workload(key, deployment)
                 if deployment is None:
                     level = "error" if kind == "target" else "warning"
                     found.append(Finding(level, where, f"not found: the configuration names it as a {kind}"))
-                elif (priority := annotations(deployment["spec"]["template"]).get(PRIORITY)) != wanted:
+                    continue
+                template = deployment["spec"]["template"]
+                if template and (priority := annotations(template).get(PRIORITY)) != wanted:
                     text = f"its template's {PRIORITY} is {priority or 'not set'}; {wanted} protects a {kind} better"
                     found.append(Finding("warning", where, f"{text}, and must be set when a pod is created"))
         for target in domain.targets:
             found += _check_target(target, cluster, index)
     for key, text in cluster.not_enforced.items():
-        found.append(Finding("error", f"deployment {key}", f"{text}; {_name_likely_causes(key, found)}"))
+        found.append(Finding("error", name_workload(key), f"{text}; {_name_likely_causes(key, found)}"))
     return sorted(found, key=lambda one: one.level != "error")
 
 
@@ -222,13 +226,23 @@ def _check_nodes(cluster: ClusterObjects) -> Iterator[Finding]:
             yield Finding("warning", f"node {node['metadata']['name']}", text)
 
 
+def name_workload(key: str, workload: Object | None = None) -> str:
+    """How a finding calls a workload: its kind, and ``namespace/name``."""
+    parts = key.split("/")
+    kind = parts[1] if len(parts) == 3 else "deployment"
+    if workload is not None and len(parts) == 2:
+        kind = str(workload.get("kind", "Deployment")).lower()
+    return f"{kind} {parts[0]}/{parts[-1]}"
+
+
 def _check_target(target: Target, cluster: ClusterObjects, index: PodIndex) -> Iterator[Finding]:
-    where = f"deployment {target.key}"
+    where = name_workload(target.key)
     deployment = cluster.deployments.get(target.key)
     if deployment is None:
         return
     yield from _check_ownership(target, deployment)
-    if BANDWIDTH not in annotations(deployment["spec"]["template"]):
+    template = deployment["spec"]["template"]
+    if template and BANDWIDTH not in annotations(template):
         text = f"its template has no {BANDWIDTH}: a new pod is unlimited until the actuator has seen it"
         yield Finding("warning", where, f"{text}; set {target.fail_safe} there once")
     pods = index.select(deployment)
@@ -253,8 +267,10 @@ def _check_target(target: Target, cluster: ClusterObjects, index: PodIndex) -> I
 
 def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     """Check for a value that is there already, by the actuator's own rules."""
-    where = f"deployment {target.key}"
-    seen = convert(deployment, type=Deployment)
+    where = name_workload(target.key)
+    if "uid" not in deployment["metadata"] and target.selector is not None:
+        return  # its record is still to be made
+    seen = _convert_object(target, deployment)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
         text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
@@ -265,6 +281,15 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
             "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
         yield Finding("warning", where, text + _describe_gitops(deployment))
+
+
+def _convert_object(target: Target, workload: Object) -> Workload:
+    """The object that carries a target's record, as the actuator sees it."""
+    kind = known_kind(target)
+    if kind is None:
+        kind = derive_kind(OtherOwner, workload["kind"], workload["apiVersion"], "")
+    tree = workload if target.ref is not None else {"metadata": workload["metadata"]}
+    return convert(tree, type=kind)
 
 
 def _describe_setter(deployment: Object) -> str:
@@ -288,7 +313,7 @@ def _check_placement(
     target: Target, deployment: Object, pods: Sequence[Object], cluster: ClusterObjects
 ) -> Iterator[Finding]:
     """Check whether pods run, or may run, on one node with those they send to, as far as policies name these."""
-    where, advice = f"deployment {target.key}", "traffic inside a node is not limited; keep them apart by anti-affinity"
+    where, advice = name_workload(target.key), "traffic inside a node is not limited; keep them apart by anti-affinity"
     named, known = [], dict[int, list[Object]]()
     for policy in cluster.policies:
         for pod in pods:

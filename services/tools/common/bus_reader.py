@@ -42,10 +42,16 @@ class MessageRange:
     until: int | None = None
     domains: Sequence[str] = ()
     """Only these; all without any."""
+    with_past_definitions: bool = False
+    """Whether the definitions from before belong to it, too: decisions of the range may name them."""
+
+    def begins_at(self, kind: str) -> int | None:
+        """When the range begins for a kind of message."""
+        return None if kind == "definition" and self.with_past_definitions else self.since
 
     def selects(self, message: RecordedMessage) -> bool:
         """Return whether a message is not too early, and about one of the domains; a dead letter belongs to none."""
-        if message.time < (self.since or 0):
+        if message.time < (self.begins_at(message.kind) or 0):
             return False
         if not self.domains or message.kind == "dead":
             return True
@@ -115,7 +121,19 @@ class BusReader:
                 if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
                     undecided[domain].clear()
         waiting = chain.from_iterable(undecided.values())
-        return [*sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
+        definitions = await self._read_definitions_before(since, domains)
+        return [*definitions, *sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
+
+    async def _read_definitions_before(self, since: int, domains: Sequence[str]) -> list[RecordedMessage]:
+        """Read the definitions that decisions of the range may name: those of the last minute, and the one before."""
+        needed: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
+        async with aclosing(self.read_stored(MessageRange(("definition",), None, since - 1, domains))) as definitions:
+            async for one in definitions:
+                of_domain = needed[domain_token(one)]
+                if one.time < since - _LOOK_BACK_NS:
+                    of_domain.clear()
+                of_domain.append(one)
+        return sorted(chain.from_iterable(needed.values()), key=_sort_key)
 
     async def find_sample_time(self, seq: int) -> int | None:
         """Find when the first sample with at least this stream sequence was stored, UTC ns; None without one."""
@@ -125,7 +143,8 @@ class BusReader:
         return None if raw is None else raw.published
 
     async def _read_kind(self, kind: str, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
-        start: Start = "all" if scope.since is None else to_datetime(scope.since)
+        since = scope.begins_at(kind)
+        start: Start = "all" if since is None else to_datetime(since)
         raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start)
         async with aclosing(raws):
             while (raw := await self._read_next(raws)) is not None:

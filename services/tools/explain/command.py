@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage, LinkEstimate, Sample, State
 from services.bus import envelope
@@ -30,6 +31,7 @@ from services.tools.common.recording import RecordedMessage
 from services.tools.common.remade import is_same_decision
 from services.tools.common.time_options import format_time
 
+_KINDS = ("sample", "definition", "decision", "action")
 _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII)
 _BEFORE_NS = 30 * 10**9
 _AFTER_NS = 60 * 10**9
@@ -50,6 +52,8 @@ class DecisionTrace:
     """The state that the decision before left."""
     actions: list[Action] = field(default_factory=list)
     later: list[Action] = field(default_factory=list)
+    definitions: dict[int, Domain] = field(default_factory=dict)
+    """By revision."""
     """Limits set later, and not by a decision: the fail-safe limit after silence, a start."""
     _samples: dict[str, tuple[Sample, RecordedMessage]] = field(default_factory=dict)
     _last: Decision | None = None
@@ -60,7 +64,9 @@ class DecisionTrace:
             message = decode_message(recorded)
         except InvalidMessage:
             return
-        if isinstance(message, Sample):
+        if isinstance(message, Definition):
+            self.definitions[message.revision] = message.configuration
+        elif isinstance(message, Sample):
             self._samples[message.id] = (message, recorded)
             if len(self._samples) > _MOST_SAMPLES:
                 del self._samples[next(iter(self._samples))]
@@ -94,7 +100,7 @@ def command(source: MessageSource, decision: str) -> None:
     elif source.reader is None:
         since = time.time_ns() - _RECENT_NS
     trace, name = DecisionTrace(decision), match["domain"] if match else decision
-    source.process(MessageRange(("sample", "decision", "action"), since, until, (name,)), trace.add)
+    source.process(MessageRange(_KINDS, since, until, (name,), with_past_definitions=True), trace.add)
     if trace.decision is None:
         names = [domain.name for domain in source.domains]
         if decision in names:
@@ -105,7 +111,9 @@ def command(source: MessageSource, decision: str) -> None:
             what += f"; the domains are {', '.join(names)}" if names else ""
             what += "".join(f"\n{problem}" for problem in source.problems[:10])
         raise CommandError(f"{source.name}: {what}", ExitCode.FINDING)
-    domain = next((one for one in source.domains if one.name == trace.decision[0].domain), None)
+    decided = trace.decision[0]
+    domain = next((one for one in source.domains if one.name == decided.domain), None)
+    domain = trace.definitions.get(decided.definition, domain)
     console = TerminalConsole(soft_wrap=True)
     for line in describe_trace(trace, domain):
         console.print(escape_line(line), style="" if line.startswith(" ") else "bold")
@@ -219,7 +227,7 @@ def _verify(trace: DecisionTrace, domain: Domain | None) -> str:
         return "not possible without the decision before it"
     with suppress(RejectedSample):
         before, fault, reported = trace.state_before, decision.fault, decision.reported
-        again = Controller(domain).answer(before, sample, stored.time, fault, reported)
+        again = Controller(domain, revision=decision.definition).answer(before, sample, stored.time, fault, reported)
         return (
             "the same, byte for byte" if is_same_decision(again, recorded.payload) else "another one; see sluice audit"
         )

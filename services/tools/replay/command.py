@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import structs
 
 from schemas.config import BusConfig
 from schemas.domain import Domain
@@ -24,6 +23,7 @@ from services.control import POLICIES
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
+from services.runtime.policy_option import PolicyName
 from services.tools.common.bus_reader import BusError
 from services.tools.common.formatting import per_pod_targets
 from services.tools.common.message_source import build_bus_settings
@@ -31,7 +31,7 @@ from services.tools.common.output import CommandError, TerminalConsole, print_js
 from services.tools.common.progress import show_progress
 from services.tools.common.recording import InvalidRecording, RecordingReader
 from services.tools.replay import on_bus
-from services.tools.replay.comparison import CAVEAT, PolicyStatistics
+from services.tools.replay.comparison import CAVEAT, PolicyStatistics, under_policy
 from services.tools.replay.decision_process import run_decision_service
 from services.tools.replay.offline import compare_policies, verify
 from services.tools.replay.tables import show_comparison, show_verification
@@ -42,7 +42,7 @@ _PREFIX = "replay"
 
 @click.command("replay")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--policy", "policies", multiple=True, type=click.Choice(sorted(POLICIES)), help="Try this policy.")
+@click.option("--policy", "policies", multiple=True, type=PolicyName(), help="Try this policy.")
 @click.option("--every-policy", is_flag=True, help="Try every policy there is.")
 @click.option(
     "--config",
@@ -113,11 +113,7 @@ def build_variants(
     """
     variants = {}
     for name in policies:
-        # Parameters belong to the policy that they were written for.
-        variants[name] = tuple(
-            domain if domain.policy == name else structs.replace(domain, policy=name, parameters={}, shadow=())
-            for domain in reader.header.domains
-        )
+        variants[name] = tuple(under_policy(domain, name) for domain in reader.header.domains)
     for path in configs:
         domains = load(path, {}).domains
         ours, theirs = ({domain.name for domain in some} for some in (domains, reader.header.domains))
@@ -178,7 +174,7 @@ def _compare_policies(
 ) -> bool:
     began = time.perf_counter()
     with show_progress(f"reading {reader.path.name}", reader.size) as update:
-        found = compare_policies(reader, variants, update)
+        found = compare_policies(reader, variants, update, [name for name in variants if name in POLICIES])
     took = time.perf_counter() - began
     if as_json:
         answer: dict[str, Any] = {"seconds": took, "variants": found, "problems": reader.problems, "note": CAVEAT}

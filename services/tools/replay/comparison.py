@@ -91,6 +91,11 @@ class DecisionView(Struct, frozen=True):
     fault: str | None = None
 
 
+def under_policy(domain: Domain, policy: str) -> Domain:
+    """The same domain under another policy; parameters belong to the policy that they were written for."""
+    return domain if domain.policy == policy else structs.replace(domain, policy=policy, parameters={}, shadow=())
+
+
 class PolicyRun:
     """One domain under one configuration, from sample to sample."""
 
@@ -100,6 +105,10 @@ class PolicyRun:
         self._state: State | None = None
         self._totals: dict[int, int] = {}
         self.statistics = PolicyStatistics()
+
+    def define(self, domain: Domain) -> None:
+        """Step under another definition from now on."""
+        self._controller = Controller(domain)
 
     def restore(self, state: State) -> None:
         """Go on from a recorded state; what was in force under the recorded policy is not in force under this one."""

@@ -1,17 +1,19 @@
 """Replay inside this process: one pass over a recording, as fast as it goes, in constant memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
 from schemas.decode_errors import DECODE_ERRORS
+from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Decision, Integer, Sample
+from schemas.messages import Decision, Integer, Sample, decode
 from services.bus.subjects import Subjects
+from services.control import Controller
 from services.tools.common.progress import ProgressCallback
 from services.tools.common.recording import RecordingReader
-from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics
+from services.tools.replay.comparison import DecisionView, PolicyRun, PolicyStatistics, under_policy
 from services.tools.replay.verifier import RECORDED, RecordedDecision, ReplayTally, ReplayVerifier
 
 AS_RECORDED = "as recorded"
@@ -33,9 +35,10 @@ class DecisionLine(Struct, tag="decision", tag_field="kind", gc=False):
 
 
 class DefinitionLine(Struct, tag="definition", tag_field="kind", gc=False):
-    """A domain's definition."""
+    """A domain's definition, decoded with care: it may be of a build that knows more."""
 
     time: Integer
+    body: Raw
 
 
 class ActionLine(Struct, tag="action", tag_field="kind", gc=False):
@@ -60,7 +63,9 @@ _view = msgspec.json.Decoder(DecisionView)
 _decision = msgspec.json.Decoder(Decision)
 
 
-def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, ReplayTally]:
+def verify(  # noqa: C901 - a branch for each kind of line
+    reader: RecordingReader, progress: ProgressCallback
+) -> dict[str, ReplayTally]:
     """Make every recorded decision again and compare it byte for byte.
 
     Args:
@@ -80,6 +85,14 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
     by_subject = {subjects.decision(name): run for name, run in runs.items()}
     unknown: dict[str, ReplayTally] = {}
     last = 0
+
+    def define(definition: Definition) -> ReplayVerifier:
+        """Of a domain that is in no file, the first definition stands for the configuration."""
+        name = definition.domain
+        run = runs[name] = runs.get(name) or ReplayVerifier(definition.configuration, answered=answered)
+        run.define(definition)
+        return run
+
     for batch in reader.read_batches(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is SampleLine:
@@ -92,6 +105,10 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
                 else:
                     name = next(iter(unknown)) if len(unknown) >= _MOST_UNKNOWN else sample.domain
                     unknown.setdefault(name, ReplayTally(notes=[_UNKNOWN_DOMAIN])).samples += 1
+            elif type(line) is DefinitionLine:
+                definition = _decode_definition(reader, batch, line)
+                if definition is not None:
+                    by_subject[subjects.decision(definition.domain)] = define(definition)
             elif type(line) is DecisionLine:
                 run = by_subject.get(line.subject)
                 if run is not None and run.matches_recorded(line.body):
@@ -103,6 +120,17 @@ def verify(reader: RecordingReader, progress: ProgressCallback) -> dict[str, Rep
         last = max(last, batch[-1].time) if batch else last
         progress(reader.offset)
     return {name: run.end(last) for name, run in runs.items()} | unknown
+
+
+def _decode_definition(reader: RecordingReader, batch: Sequence[object], line: DefinitionLine) -> Definition | None:
+    """Decode a definition that this build can use; None where it cannot."""
+    try:
+        definition = decode(Definition, bytes(line.body))
+        Controller(definition.configuration)
+    except ValueError as error:
+        reader.add_problem(batch, line, str(error))
+        return None
+    return definition
 
 
 def _decode_recorded(
@@ -120,8 +148,21 @@ def _decode_recorded(
     return recorded
 
 
-def compare_policies(
-    reader: RecordingReader, variants: Mapping[str, Sequence[Domain]], progress: ProgressCallback
+def _define_under_policies(
+    runs: Mapping[str, Mapping[str, PolicyRun]], policies: Collection[str], definition: Definition | None
+) -> None:
+    """Let a recorded definition hold for every policy that is tried, too."""
+    for name in policies if definition is not None else ():
+        assert definition is not None
+        if (run := runs[name].get(definition.domain)) is not None:
+            run.define(under_policy(definition.configuration, name))
+
+
+def compare_policies(  # noqa: C901 - a branch for each kind of line
+    reader: RecordingReader,
+    variants: Mapping[str, Sequence[Domain]],
+    progress: ProgressCallback,
+    policies: Collection[str] = (),
 ) -> dict[str, dict[str, PolicyStatistics]]:
     """Run every variant over the recorded samples, side by side, in one pass.
 
@@ -129,6 +170,7 @@ def compare_policies(
         reader: the recording.
         variants: the domains of each, by the variant's name.
         progress: takes the bytes read so far, after each batch.
+        policies: the variants that are policies' names: recorded definitions hold for them, too.
 
     Returns:
         Statistics by variant and domain; ``AS_RECORDED`` stands for the decisions on record.
@@ -147,6 +189,8 @@ def compare_policies(
                     continue
                 for run in by_domain.get(line.body.domain, ()):
                     run.step(line.body, line.time)
+            elif type(line) is DefinitionLine:
+                _define_under_policies(runs, policies, _decode_definition(reader, batch, line))
             elif type(line) is DecisionLine:
                 try:
                     view = _view.decode(line.body)

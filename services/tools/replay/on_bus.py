@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from schemas.config import BusConfig
 from schemas.decode_errors import DECODE_ERRORS
-from schemas.messages import Decision, Sample, State, encode
+from schemas.definition import Definition
+from schemas.messages import Decision, InvalidMessage, Sample, State, decode, encode
 from services.bus import envelope
 from services.bus.bus import Bus
 from services.bus.subjects import DEFAULT_PREFIX
@@ -33,6 +34,7 @@ _TOGETHER = 64
 """Samples that are sent in one write."""
 _TIMEOUT_S = 20.0
 _LISTED = 50
+_TAKE_UP_S = 0.1
 _BEFORE_ALL = "0"
 """Marks a decision that the replay itself published: the position before the first sample."""
 _decision = msgspec.json.Decoder(Decision)
@@ -103,6 +105,8 @@ class ExpectedAnswers:
             text = describe_difference(recorded, _decision.decode(answer))
             if recorded.fault is not None:
                 text += f" (recorded with a fault, which cannot be injected into a running service: {recorded.fault})"
+            if recorded.definition:
+                text += " (recorded under a definition, which a running service takes up at a time of its own)"
             if recorded.state.in_force:
                 text += " (recorded with what an actuator had reported to be in force: none reports on this bus)"
             tally.differences.append(Remark(sample, text))
@@ -220,7 +224,10 @@ async def _publish(
     for line, sample in _read_messages(reader):
         update(reader.offset)
         if sample is None:
-            await _handle_decision(bus, line, expected, started, run)
+            if line.kind == "definition":
+                await _handle_definition(bus, line, expected, run)
+            else:
+                await _handle_decision(bus, line, expected, started, run)
             continue
         if sample.domain not in expected.tallies:
             continue
@@ -245,7 +252,7 @@ async def _publish(
 
 
 def _read_messages(reader: RecordingReader) -> Iterator[tuple[RecordedMessage, Sample | None]]:
-    """Yield samples, and decisions with None; what cannot be read becomes a problem of the reader."""
+    """Yield samples, and decisions and definitions with None; what cannot be read becomes a problem of the reader."""
     for batch in reader.read_batches(msgspec.json.Decoder(RecordedMessage)):
         for line in batch:
             try:
@@ -254,8 +261,22 @@ def _read_messages(reader: RecordingReader) -> Iterator[tuple[RecordedMessage, S
                 elif line.kind == "decision":
                     _decision.decode(line.payload)
                     yield line, None
-            except DECODE_ERRORS as error:
+                elif line.kind == "definition":
+                    decode(Definition, line.payload)
+                    yield line, None
+            except (*DECODE_ERRORS, InvalidMessage) as error:
                 reader.add_problem(batch, line, error)
+
+
+async def _handle_definition(bus: Bus, line: RecordedMessage, expected: ExpectedAnswers, run: str) -> None:
+    """Publish a definition once all samples before it are answered, and let the service take it up."""
+    definition = decode(Definition, line.payload)
+    deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+    while expected.missing and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - another task counts
+        await asyncio.sleep(0.01)
+    subject = bus.subjects.definition(definition.domain)
+    await bus.publish(subject, definition, msg_id=f"{run}:{definition.id}:{line.seq}")
+    await asyncio.sleep(_TAKE_UP_S)
 
 
 async def _handle_decision(

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Decision, InForce, Integer, Sample, State, encode_into
 from services.control import Controller, RejectedSample
@@ -44,6 +45,8 @@ class RecordedDecision(Struct, frozen=True, gc=False):
     """An input: the policy was not asked."""
     reported: dict[str, InForce | None] = {}
     """An input: what was newly reported to be in force."""
+    definition: Integer = 0
+    """An input: the revision of the definition; 0: the configuration of the recording."""
     v: Integer = 1
 
 
@@ -123,10 +126,12 @@ class ReplayVerifier:
             listed: how many remarks of each kind to keep.
             recorded_policy: name and version of the policy that decided, where they are known.
         """
-        self._domain = domain
         self._answered = answered
         self._listed = listed
         self._controller = Controller(domain)
+        """Under the definition that was decided under last."""
+        self._defined: dict[int, Domain] = {0: domain}
+        """Every definition that was recorded so far, by its revision."""
         self._state: State | None = None
         self._buffer = bytearray()
         self._first = _FOREVER
@@ -143,6 +148,21 @@ class ReplayVerifier:
         if recorded_policy not in (None, ours):
             text = f"recorded under {recorded_policy}, and this build has {ours}: other decisions are to be expected"
             self.tally.note(text)
+
+    def define(self, definition: Definition) -> None:
+        """Add a definition of the domain: decisions that name its revision were made under it."""
+        self._defined[definition.revision] = definition.configuration
+        if definition.revision == self._controller.revision:
+            self._use(definition.revision)  # a bus that was wiped counts from 1 again
+
+    def _use(self, revision: int) -> bool:
+        """Decide under a revision from now on; returns whether it is known."""
+        domain = self._defined.get(revision)
+        if domain is None:
+            return False
+        if revision != self._controller.revision or domain is not self._controller.domain:
+            self._controller = Controller(domain, revision=revision)
+        return True
 
     def add_sample(self, sample: Sample, published: int) -> None:
         """Add the next sample of the stream, and when the bus stored it, UTC ns."""
@@ -197,11 +217,11 @@ class ReplayVerifier:
         self._judge_ready(_FOREVER)
         for arrival in self._samples.values():
             try:
-                admit(self._domain, self._state, arrival.sample, arrival.published)
+                admit(self._controller.domain, self._state, arrival.sample, arrival.published)
             except RejectedSample:
                 self.tally.refused += 1
             else:
-                if arrival.published + self._domain.dead_man < now:
+                if arrival.published + self._controller.domain.dead_man < now:
                     self._count_unanswered(arrival)
                 else:
                     self.tally.waiting += 1
@@ -235,6 +255,16 @@ class ReplayVerifier:
         while (name := next(iter(self._samples))) != recorded.sample:
             skipped.append(self._samples.pop(name))
         arrival = self._samples.pop(name)
+        if recorded.definition != self._controller.revision:
+            try:
+                is_known, why = self._use(recorded.definition), "is not in the recording"
+            except ValueError as error:
+                is_known, why = False, f"is one that this build cannot use: {error}"
+            if not is_known:
+                self._accept_recorded(
+                    recorded, body, published, f"its definition, revision {recorded.definition}, {why}"
+                )
+                return
         replayed = self._decide(self._state, arrival, recorded) if not skipped else None
         if replayed is None or not is_same_decision(replayed, body):
             self._search(recorded, published, body, arrival, skipped)

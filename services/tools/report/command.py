@@ -44,7 +44,7 @@ def command(
     require_order(since, until)
     if not output.parent.is_dir():
         raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
-    scope = MessageRange(since=since, until=until, domains=domains)
+    scope = MessageRange(since=since, until=until, domains=domains, with_past_definitions=True)
     auditor = Auditor.open(source, scope)
     period = source.reader.header.period if source.reader is not None else _DEFAULT_PERIOD_NS
     statistics = ReportStatistics(source.domains, period, auditor.since)

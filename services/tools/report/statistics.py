@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Overrun, Sample, TargetDecision
 from services.control.enforcement import fills
@@ -234,6 +235,9 @@ class ReportStatistics:
         if isinstance(message, DeadLetter):
             self.dead += 1
             return
+        if isinstance(message, Definition):
+            self._define(message)
+            return
         if message.domain not in self._domains:
             self._domains[message.domain] = DomainStatistics(message.domain, None, self._period)
         statistics = self._domains[message.domain]
@@ -241,8 +245,14 @@ class ReportStatistics:
             statistics.add_sample(message, line)
         elif isinstance(message, Decision):
             statistics.add_decision(message, line)
-        elif isinstance(message, Action):
+        else:
             statistics.add_action(message)
+
+    def _define(self, definition: Definition) -> None:
+        """Judge by the objectives and bounds of the last definition."""
+        name = definition.domain
+        statistics = self._domains.setdefault(name, DomainStatistics(name, None, self._period))
+        statistics.domain = definition.configuration
 
     @property
     def domains(self) -> list[DomainStatistics]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -23,12 +23,17 @@ from services.tools.common.message_source import MessageSource, matches_workload
 from services.tools.common.output import CommandError, TerminalConsole, escape_line, print_json, print_warning
 from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import TimeParam, format_time, require_order
+from services.tools.tap.keyboard import watch_keys
 from services.tools.tap.state import BusStatus
 from services.tools.tap.table import build_table
+from services.tools.tap.view import LiveView
 
-_COLOURS = {"sample": "cyan", "decision": "magenta", "action": "green", "dead": "red"}
+_COLOURS = {"sample": "cyan", "definition": "yellow", "decision": "magenta", "action": "green", "dead": "red"}
 _CURVES_NS = 30 * 10**9
 _REFRESH_S = 0.25
+_SHORTEST_WAIT_S = 0.002
+_LONGEST_PAUSE_S = 10.0
+"""A longer gap in a recording is played as one of this length, seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class MessageFilter:
 @click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time.  Without it, with what comes.")
 @click.option("--no-follow", is_flag=True, help="End with the last message that is stored.")
 @click.option("--json", "as_json", is_flag=True, help="Print messages as the lines of a recording.")
-@click.option("--live", is_flag=True, help="Show a live table of all domains.")
+@click.option("--live", is_flag=True, help="Show a live table of all domains; of FILE, play it.  ? shows the keys.")
 def command(
     source: MessageSource, since: int | None, no_follow: bool, as_json: bool, live: bool, **filters: tuple[str, ...]
 ) -> None:
@@ -68,10 +73,8 @@ def command(
     Exit code 1: no message was shown of a recording or of what is stored, or some of the file cannot be read.
     """
     chosen = MessageFilter(**filters)
-    if live and (as_json or no_follow or source.reader is not None or chosen.workloads or chosen.outcomes):
-        raise click.UsageError(
-            "--live follows all of the bus: without FILE, --json, --no-follow, --workload, --outcome"
-        )
+    if live and (as_json or no_follow or chosen.workloads or chosen.outcomes):
+        raise click.UsageError("--live shows all messages: without --json, --no-follow, --workload, --outcome")
     require_domains(source.domains, chosen.domains)
     source.require_workloads(chosen.workloads)
     if chosen.outcomes and chosen.kinds and "action" not in chosen.kinds:
@@ -84,7 +87,9 @@ def command(
     scope = MessageRange(chosen.kinds or KINDS, since, None, chosen.domains)
     printer = _Printer(source, chosen, as_json=as_json)
     try:
-        service.run(_show_table(source, scope) if live else _print_messages(source, scope, printer, follow=follow))
+        service.run(
+            _show_table(source, scope, printer) if live else _print_messages(source, scope, printer, follow=follow)
+        )
     except (BusError, Denied) as error:
         raise CommandError(error, ExitCode.UNAVAILABLE) from None
     shown = follow or printer.printed > 0
@@ -145,7 +150,7 @@ class _Printer:
             Text.assemble(
                 (format_time(recorded.time)[11:], "dim"),
                 "  ",
-                (f"{recorded.kind:<8}", _COLOURS[recorded.kind]),
+                (f"{recorded.kind:<10}", _COLOURS[recorded.kind]),
                 "  ",
                 (f"{escape_line(domain_token(recorded)):<12}", "bold"),
                 "  ",
@@ -154,26 +159,83 @@ class _Printer:
         )
 
 
-async def _show_table(source: MessageSource, scope: MessageRange) -> None:
-    status = BusStatus(source.domains)
-    console = TerminalConsole()
-    # The curves begin with what is stored of the last moments.
-    scope = replace(scope, since=scope.since or time.time_ns() - _CURVES_NS)
-    async with connect_reader(source.settings, "reader") as reader:
-        with Live(console=console, screen=console.is_terminal, auto_refresh=False) as display:
+async def _show_table(source: MessageSource, scope: MessageRange, printer: "_Printer") -> None:
+    """Show the live table until its end: of the bus by ``q`` or Ctrl-C, of a recording also after its last message."""
+    table = _LiveTable(source)
+    async with AsyncExitStack() as stack:
+        if source.reader is not None:
+            messages = _play(source, scope, table.view)
+        else:
+            # The curves begin with what is stored of the last moments.
+            scope = replace(scope, since=scope.since or time.time_ns() - _CURVES_NS)
+            reader = await stack.enter_async_context(connect_reader(source.settings, "reader"))
+            table.reader, messages = reader, _follow(reader, scope)
+        has_keys = stack.enter_context(watch_keys(table.press))
+        refreshing = asyncio.create_task(table.refresh())
+        reading = asyncio.create_task(table.take(messages, printer))
+        tasks = [refreshing, reading]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and reading.exception() is None and has_keys:
+                # The recording is over: its end can be looked at.
+                await refreshing
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if reading.done() and not reading.cancelled():
+            reading.result()
 
-            async def refresh() -> None:
-                while True:
-                    now = time.monotonic()
-                    display.update(build_table(status, now, console.size, reader.failure), refresh=True)
-                    await asyncio.sleep(_REFRESH_S)
 
-            refreshing = asyncio.create_task(refresh())
-            try:
-                async with aclosing(_follow(reader, scope)) as messages:
-                    async for recorded in messages:
-                        # The dead letter that the service makes of an unreadable message is shown instead.
-                        with suppress(InvalidMessage):
-                            status.add(recorded.kind, decode_message(recorded), time.monotonic())
-            finally:
-                refreshing.cancel()
+async def _play(source: MessageSource, scope: MessageRange, view: LiveView) -> AsyncGenerator[RecordedMessage, None]:
+    """Give a recording's messages at the pace at which they were stored, times the view's speed."""
+    before: int | None = None
+    async with aclosing(source.read(scope)) as messages:
+        async for message in messages:
+            left = 0.0 if before is None else min((message.time - before) / 1e9, _LONGEST_PAUSE_S)
+            while left > 0 or view.paused:
+                step = min(_REFRESH_S, left / view.speed) if not view.paused else _REFRESH_S
+                await asyncio.sleep(step)
+                left -= 0 if view.paused else step * view.speed
+                if left < _SHORTEST_WAIT_S and not view.paused:
+                    break
+            before = message.time
+            yield message
+
+
+class _LiveTable:
+    """The table on the terminal, and what changes it: messages, keys and time."""
+
+    def __init__(self, source: MessageSource) -> None:
+        self._status = BusStatus(source.domains)
+        self._console = TerminalConsole()
+        self._changed = asyncio.Event()
+        self.view = LiveView()
+        self.reader: BusReader | None = None
+
+    def press(self, key: str) -> None:
+        self.view.press(key, self._status)
+        self._changed.set()
+
+    async def take(self, messages: AsyncGenerator[RecordedMessage, None], printer: "_Printer") -> None:
+        """Take messages until there are no more; while the table is paused, those of the bus change nothing."""
+        async with aclosing(messages):
+            async for recorded in messages:
+                printer.printed += 1
+                if self.view.paused and self.reader is not None:
+                    continue
+                # The dead letter that the service makes of an unreadable message is shown instead.
+                with suppress(InvalidMessage):
+                    self._status.add(recorded.kind, decode_message(recorded), time.monotonic())
+
+    async def refresh(self) -> None:
+        """Draw four times a second, and at each key, until ``q``."""
+        with Live(console=self._console, screen=self._console.is_terminal, auto_refresh=False) as display:
+            while not self.view.quit:
+                failure = self.reader.failure if self.reader is not None else None
+                table = build_table(self._status, time.monotonic(), self._console.size, failure, self.view)
+                display.update(table, refresh=True)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_REFRESH_S):
+                        await self._changed.wait()
+                self._changed.clear()

@@ -3,8 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
+from schemas.messages import KINDS, Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
 
 HISTORY = 40
 """How many samples the small curves show."""
@@ -76,7 +77,7 @@ class BusStatus:
         """Begin with the domains of a configuration, if there is one."""
         self.domains = {domain.name: DomainStatus(domain.name, domain) for domain in domains}
         self.dead: DeadLetter | None = None
-        self.counts = {"sample": 0, "decision": 0, "action": 0, "dead": 0}
+        self.counts = dict.fromkeys(KINDS, 0)
 
     def add(self, kind: str, message: Message, now: float) -> None:
         """Add a message that arrived at ``now``, seconds by this process's clock."""
@@ -84,14 +85,28 @@ class BusStatus:
         if isinstance(message, DeadLetter):
             self.dead = message
             return
+        if isinstance(message, Definition):
+            self._define(message)
+            return
         status = self.domains.setdefault(message.domain, DomainStatus(message.domain, None))
         status.seen = now
         if isinstance(message, Sample):
             status.sample = message
         elif isinstance(message, Decision):
             status.add_decision(message)
-        elif isinstance(message, Action):
+        else:
             status.actions[message.target] = message
+
+    def _define(self, definition: Definition) -> None:
+        """Show a domain under its new definition; one that was removed is shown no longer."""
+        if definition.removed:
+            self.domains.pop(definition.domain, None)
+            return
+        status = self.domains.setdefault(definition.domain, DomainStatus(definition.domain, None))
+        status.domain = definition.configuration
+        keys = {target.key for target in definition.configuration.targets}
+        status.limits = {key: one for key, one in status.limits.items() if key in keys}
+        status.actions = {key: one for key, one in status.actions.items() if key in keys}
 
     def sort_worst_first(self) -> list[DomainStatus]:
         """Return the domains, the most urgent first; equal ones by name."""

@@ -12,6 +12,7 @@ from schemas.domain import Critical
 from schemas.messages import CriticalMeasure
 from services.tools.common.formatting import RULES, describe_outcome, format_ms, format_rate, per_pod_targets
 from services.tools.tap.state import NEAR, BusStatus, DomainStatus
+from services.tools.tap.view import HELP, LiveView
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SILENT_S = 5.0
@@ -20,7 +21,9 @@ _WIDE = 130
 _CURVE = 14
 
 
-def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: str | None) -> RenderableType:
+def build_table(
+    status: BusStatus, now: float, size: tuple[int, int], failure: str | None, view: LiveView | None = None
+) -> RenderableType:
     """Build the table of all domains: in full where they fit, otherwise one line each.
 
     Args:
@@ -28,9 +31,11 @@ def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: s
         now: seconds by this process's clock.
         size: columns and lines there are.
         failure: why the bus cannot be read now.
+        view: what a person chose to see; without it, all domains, the worst first.
     """
     width, height = size
-    domains = status.sort_worst_first()
+    view = view or LiveView()
+    domains = view.select(status)
     panels = [_build_panel(one, now, wide=width >= _WIDE) for one in domains]
     body: list[RenderableType] = [panel for panel, _ in panels]
     if sum(lines for _, lines in panels) + 1 > height:
@@ -38,12 +43,23 @@ def build_table(status: BusStatus, now: float, size: tuple[int, int], failure: s
         body = [_build_compact_table(domains[:shown], now)]
         if len(domains) > shown:
             body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
+    if view.help:
+        body.insert(0, _build_help())
+    elif not domains and status.domains:
+        body = [Text("no domain passes the filter", style="yellow")]
     counts = ", ".join(f"{count:,} {kind}s" for kind, count in status.counts.items() if kind != "dead")
     foot = Text(f"{counts}   ", style="dim")
     if status.dead is not None:
         foot.append(f"{status.counts['dead']:,} put aside, last: {status.dead.reason}   ", style="yellow")
-    foot.append(failure or "Ctrl-C ends", style="bold red" if failure else "dim")
+    foot.append(failure or view.describe(), style="bold red" if failure else "dim")
     return Group(*body, foot)
+
+
+def _build_help() -> Panel:
+    keys = Table.grid(padding=(0, 2))
+    for key, meaning in HELP:
+        keys.add_row(Text(key, style="bold"), meaning)
+    return Panel(keys, title="Keys", title_align="left", border_style="cyan")
 
 
 def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:

@@ -23,7 +23,7 @@ export class ActionsPage {
     const form = el("form", { class: "form", role: "search", onsubmit: (event) => { event.preventDefault(); this.load(); } }, ...Object.values(this.fields), this.time, el("button", { class: "main" }, "Search"));
     for (const field of [this.fields.cause, this.fields.outcome, this.time]) field.addEventListener("change", () => this.load());
     main.append(el("h1", { text: "Actions" }), el("p", { class: "soft", text: "Every change that the actuator made or tried, and why. Each leads to its decision and its sample." }), form, this.found,
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "limit", "was", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", text: name })))), this.rows)));
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "limit", "was", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
   }
 
   close() {}

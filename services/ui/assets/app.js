@@ -59,9 +59,10 @@ function connect(domain) {
   events = null;
   if (!machine.isLiveSource) return;
   events = listen(domain, {
-    open: () => { heard = performance.now(); showLink(); },
+    // What came before the stream was open, or while it was lost, is asked for.
+    open: () => { heard = performance.now(); showLink(); if (machine.live) view?.refresh?.(); },
     lost: () => { heard = 0; showLink(); },
-    resync: () => { if (machine.live) view?.load?.(); },
+    resync: () => { if (machine.live) view?.refresh?.(); },
     overview: (event) => {
       hear(event);
       failure = event.failure ? `The bus cannot be read: ${event.failure}` : null;
@@ -76,7 +77,7 @@ function connect(domain) {
 function hear(event) {
   heard = performance.now();
   machine.setServerTime(event.now);
-  published = Math.max(published, event.published);
+  if (event.published) published = Math.min(published || Infinity, event.published);
 }
 
 async function route() {

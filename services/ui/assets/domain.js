@@ -45,7 +45,7 @@ export class DomainPage {
       el("div", { class: "tiles" }, ...Object.values(this.tiles).map((one) => one.node)),
       el("div", { class: "panels" }, panel("p95", "P95, ms"), panel("jitter", "Jitter, ms"), panel("rates", "Limits and load, bit/s", true)),
       el("h2", { text: "The last decisions and actions in this time" }),
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", text: name })))), this.table)), this.none,
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", class: name === "limit" ? "n" : null, text: name })))), this.table)), this.none,
       el("p", {}, el("a", { href: link("actions", { s: context.s, d: this.name }) }, "Search its actions"), " · ", el("a", { href: link("what-if", { s: context.s, d: this.name }) }, "What if it had another policy?")));
     this.setSpan(this.span);
   }
@@ -77,6 +77,8 @@ export class DomainPage {
       this.asked = performance.now() + 2000;
     } finally { this.loading = false; }
   }
+
+  refresh() { this.begin = Infinity; this.asked = 0; }
 
   update(event) {
     if (event.history.name !== this.name || !this.clock.live) return;
@@ -113,7 +115,7 @@ export class DomainPage {
       this.showKeys(kind);
     }
     plots.rates.series = history.series("limit", "sent", "shadow", "safe", "expected");
-    plots.rates.lines = settings?.capacity ? [{ v: settings.capacity, label: `capacity ${rate(settings.capacity)}`, colour: "--c5" }] : [];
+    plots.rates.lines = settings?.capacity ? [{ v: settings.capacity, label: `capacity ${rate(settings.capacity)}`, colour: "--c5", far: true }] : [];
     plots.rates.marks = history.marks;
     this.showKeys("rates");
     for (const plot of Object.values(plots)) { plot.shades = history.shades; plot.version = history.version; }

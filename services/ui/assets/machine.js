@@ -79,7 +79,7 @@ export class Machine {
     this.play.setAttribute("aria-label", this.live || this.playing ? "Pause" : "Play");
     setText(this.when, dateTime(this.now()) + (this.live ? ", live" : ""));
     setText(this.back, this.isLiveSource ? "Back to now" : "To the end");
-    this.back.disabled = this.live;
+    this.back.hidden = this.rate.hidden = this.live;
     const begin = this.begin ?? this.latest() - 3600e3, share = ((this.now() - begin) / (this.latest() - begin || 1)) * 1000;
     if (document.activeElement !== this.slider || !this.live) this.slider.value = String(this.live ? 1000 : share);
     this.slider.setAttribute("aria-valuetext", dateTime(this.now()));

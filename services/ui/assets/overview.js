@@ -6,7 +6,7 @@ import { ms, rate, STATES } from "./format.js";
 import { spark } from "./plot.js";
 import { link } from "./route.js";
 
-const FEW = 12, PAGE = 50, TRAIL = 120, SORT_MS = 2000;
+const FEW = 12, PAGE = 50, TRAIL = 120, SORT_MS = 2000, ROWS_MS = 100;
 const ORDER = Object.keys(STATES);
 
 function meter() {
@@ -36,7 +36,7 @@ class Item {
     this.p95 = el("span"); this.p95of = el("small");
     this.jitter = el("span"); this.jitterOf = el("small");
     this.limit = el("span"); this.sent = el("small"); this.room = el("span");
-    this.policy = el("span", { class: "name" }); this.charge = el("small", { class: "name" });
+    this.policy = el("span", { class: "name" }); this.charge = el("span", { class: "name" });
     this.why = el("p", { class: "why" });
     this.meters = { p95: meter(), jitter: meter(), sent: meter() };
     this.curve = el("canvas", { role: "img", "aria-label": "Latency beside its objective, over the last windows" });
@@ -87,13 +87,12 @@ class Card extends Item {
         figure("Limit", this.limit, this.sent, this.meters.sent.node), figure("Room for best effort", this.room),
         figure("Policy", this.policy), figure("In charge", this.charge)),
       this.why);
-    this.charge = this.node.querySelector("dl div:last-child dd").firstChild;
   }
 
   draw() {
     const { t, stress, limit, sent } = this.trail;
     spark(this.curve, t, stress, { full: 1 });
-    spark(this.rates, t, limit, { line: "--c2", under: sent });
+    spark(this.rates, t, limit, { line: "--c2", under: sent, step: true });
   }
 }
 
@@ -140,6 +139,8 @@ export class OverviewPage {
     this.arrange();
     return found;
   }
+
+  refresh() { this.load().catch(() => {}); }
 
   update(event) {
     for (const view of event.domains) {
@@ -209,13 +210,18 @@ export class OverviewPage {
   // Draws what changed and can be seen; returns whether anything did.
   frame() {
     if (performance.now() - this.sorted > SORT_MS && this.dirty.size && !this.place.contains(document.activeElement)) this.arrange();
-    const any = this.dirty.size > 0;
+    // Hundreds of rows need not change more often than an eye can read them.
+    if (!this.few && performance.now() - (this.drawnAt ?? 0) < ROWS_MS) return false;
+    this.drawnAt = performance.now();
+    const any = this.dirty.size > 0, changed = [];
+    if (any && performance.now() - (this.countedAt ?? 0) > 300) { this.countedAt = performance.now(); this.count(); }
     for (const name of this.dirty) {
       const item = this.items.get(name), view = this.views.get(name);
       if (!item || !view || !item.node.inView) continue;
       item.update(view);
-      item.draw();
+      changed.push(item);
     }
+    for (const item of changed) item.draw();
     this.dirty.clear();
     return any;
   }

@@ -29,8 +29,14 @@ export function firstFrom(times, time) {
   return low;
 }
 
+// Sizes are told by the browser: to ask for them between two changes would lay the page out again each time.
+const boxes = new WeakMap();
+const sizes = new ResizeObserver((entries) => entries.forEach((entry) => boxes.set(entry.target, entry.contentRect)));
+
 export function fit(canvas) {
-  const scale = devicePixelRatio || 1, box = canvas.getBoundingClientRect();
+  let box = boxes.get(canvas);
+  if (!box) { box = canvas.getBoundingClientRect(); boxes.set(canvas, box); sizes.observe(canvas); }
+  const scale = devicePixelRatio || 1;
   const width = Math.round(box.width * scale), height = Math.round(box.height * scale);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
   const context = canvas.getContext("2d");
@@ -40,7 +46,7 @@ export function fit(canvas) {
 }
 
 // A small curve without axes: `full` is the line that must not be crossed.
-export function spark(canvas, times, values, { full = null, top = null, line = "--c0", under = null } = {}) {
+export function spark(canvas, times, values, { full = null, top = null, line = "--c0", under = null, step = false } = {}) {
   const [context, width, height] = fit(canvas);
   if (times.length < 2) return;
   const known = values.filter((one) => one !== null), others = (under ?? []).filter((one) => one !== null);
@@ -60,11 +66,12 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
     context.beginPath(); context.moveTo(0, y(full)); context.lineTo(width, y(full)); context.stroke();
     context.setLineDash([]);
   }
-  const trace = (list, ink, fill) => {
+  const trace = (list, ink, fill, stepped) => {
     context.beginPath();
     let down = false;
     list.forEach((value, i) => {
       if (value === null) { down = false; return; }
+      if (down && stepped) context.lineTo(x(times[i]), y(list[i - 1]));
       if (down) context.lineTo(x(times[i]), y(value)); else context.moveTo(x(times[i]), y(value));
       down = true;
     });
@@ -75,8 +82,8 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
       context.globalAlpha = 0.16; context.fillStyle = colour(ink); context.fill(); context.globalAlpha = 1;
     }
   };
-  if (under) trace(under, "--c1", true);
-  trace(values, line, !under && full === null);
+  if (under) trace(under, "--c1", true, false);
+  trace(values, line, !under && full === null, step);
 }
 
 export class Plot {
@@ -93,6 +100,7 @@ export class Plot {
     this.top = 0; this.bottom = 0; this.drawn = "";
     this.size = new ResizeObserver(() => this.draw(true));
     this.size.observe(this.canvas);
+    fit(this.canvas);
     this.onTheme = () => this.draw(true);
     addEventListener("sluice:theme", this.onTheme);
     this.listen();
@@ -103,7 +111,7 @@ export class Plot {
     removeEventListener("sluice:theme", this.onTheme);
   }
 
-  get plotWidth() { return Math.max(this.canvas.clientWidth - LEFT - RIGHT, 10); }
+  get plotWidth() { return Math.max((boxes.get(this.canvas)?.width ?? 300) - LEFT - RIGHT, 10); }
   x(time) { return LEFT + ((time - this.begin) / (this.end - this.begin)) * this.plotWidth; }
   time(x) { return this.begin + ((x - LEFT) / this.plotWidth) * (this.end - this.begin); }
 
@@ -221,7 +229,7 @@ export class Plot {
         if (value > most) most = value;
       }
     }
-    for (const line of this.lines) { least = Math.min(least, line.v); most = Math.max(most, line.v); }
+    for (const line of this.lines.filter((one) => !one.far || one.v < most * 1.7)) { least = Math.min(least, line.v); most = Math.max(most, line.v); }
     if (most === -Infinity) { least = 0.1; most = 1; }
     if (this.options.log) {
       this.bottom = 10 ** (Math.floor(Math.log10(Math.max(least * 0.8, 0.001)) * 3) / 3);

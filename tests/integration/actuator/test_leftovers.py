@@ -33,6 +33,8 @@ async def test_a_target_that_was_taken_out_is_reported(scene: Scene, nats: NatsS
         await process.is_ready()
         assert process.metric("sluice_limits_left_over ") == {"": 0.0}
     namespace = scene.server.namespace
+    # With the definition from before on the bus, the target would be restored.
+    await scene.bus._session.request("STREAM.PURGE.SLUICE_DEFINITION")
     with ActuatorProcess(tmp_path / "one", nats.url, scene.server) as process:
 
         async def noted() -> bool:
@@ -55,3 +57,23 @@ async def test_a_target_that_was_taken_out_is_reported(scene: Scene, nats: NatsS
         result = await check_cluster(config)
         (finding,) = [one for one in result.findings if one.where == f"{namespace}/two"]
         assert "10M is in force" in finding.what
+
+
+async def test_a_target_that_was_taken_out_while_no_actuator_ran_is_restored(
+    scene: Scene, nats: NatsServer, tmp_path: Path
+) -> None:
+    """The bus knows what the domain had before; the restoring is reported, and the other target goes on."""
+    with ActuatorProcess(tmp_path / "both", nats.url, scene.server, (Aim(), Aim("two"))) as process:
+        await scene.wait_for_limits("10M", ["10M"], "two")
+        await process.is_ready()
+        assert process.stop() == 0
+
+    async def find_restored() -> list[str] | None:
+        reports = [one.message for one in await scene.read_reports()]
+        return [one.target for one in reports if (one.cause, one.outcome) == ("restore", "applied")] or None
+
+    with ActuatorProcess(tmp_path / "one", nats.url, scene.server):
+        restored = await eventually(find_restored)
+    assert restored == [f"{scene.server.namespace}/two"]
+    assert await scene.bandwidth("two") is None
+    assert await scene.bandwidth("app") == "10M"

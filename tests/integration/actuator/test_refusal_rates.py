@@ -104,6 +104,21 @@ def alternate(*statuses: int) -> Answer:
     return always(lambda: refusal(statuses[next(count) % len(statuses)]))
 
 
+def is_refused(path: str) -> bool:
+    """Whether ``every_second_pod`` refuses the object at a path."""
+    return "/pods/" in path and sum(path.encode()) % 2 == 0
+
+
+def every_second_pod(request: web.Request, _body: bytes) -> web.Response | None:
+    """A policy on some of the Pods."""
+    return refusal(422) if request.method == "PATCH" and is_refused(request.path) else None
+
+
+def every_pod(request: web.Request, _body: bytes) -> web.Response | None:
+    """A policy on Pods."""
+    return refusal(422) if request.method == "PATCH" and "/pods/" in request.path else None
+
+
 def end_watches(request: web.Request, _body: bytes) -> web.Response | None:
     """Watches end at once."""
     return web.Response(text="", content_type="application/json") if "watch" in request.query else None
@@ -114,6 +129,9 @@ PATCHES: dict[str, Answer] = {name: always(response) for name, response in REFUS
     "503, a date": always(lambda: refusal(503, headers={"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"})),
     "500, 403, 422, 503 in turn": alternate(500, 403, 422, 503),
     "409, 404 in turn": alternate(409, 404),
+    "403, 30 Pods": always(partial(refusal, 403)),
+    "422 on every Pod, 30 Pods": every_pod,
+    "422 on every second Pod, 30 Pods": every_second_pod,
     "no answer": lambda request, body: hang(request, body) if request.method == "PATCH" else None,
 }
 ALL: dict[str, Answer] = {
@@ -123,14 +141,14 @@ ALL: dict[str, Answer] = {
     "all: no answer": hang,
     "watches end at once": end_watches,
 }
-IN_SUITE = ("409", "429", "500, 403, 422, 503 in turn", "no answer", "all: 503", "watches end at once")
+IN_SUITE = ("409", "429", "422 on every Pod, 30 Pods", "no answer", "all: 503", "watches end at once")
 
 
-async def simulate(clock: VirtualClock, answer: Answer, seconds: float, *, is_silent: bool) -> Rates:
+async def simulate(clock: VirtualClock, answer: Answer, seconds: float, *, pods: int, is_silent: bool) -> Rates:
     """Decide twice a second, while the API server refuses for so long, and until it has recovered."""
     async with servers.emulate(Emulator(starts_after=None)) as server, open_proxy(server.url) as (proxy, url):
-        await server.deploy(replicas=2, template={servers.BANDWIDTH: "10M"})
-        await server.pods_of("app", 2)
+        await server.deploy(replicas=pods, template={servers.BANDWIDTH: "10M"})
+        await server.pods_of("app", pods)
         target = Target(
             deployment="app", namespace=server.namespace, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000)
         )
@@ -178,6 +196,8 @@ async def _observe(
     since = [request for request in proxy.requests if request[0] >= began]
     lists = [at for at, _, path in since if path.endswith(("/pods", "/deployments"))]
     others = [at for at, _, path in since if not path.endswith(("/pods", "/deployments"))]
+    if answer is every_second_pod:  # the others are written with every decision
+        others = [at for at, method, path in since if method == "PATCH" and is_refused(path)]
     failed = sum(action.outcome == "failed" for action in bus.actions)
     ready = not health.problems
     proxy.answer = lambda _request, _body: None
@@ -207,10 +227,13 @@ async def _limit(server: servers.Server) -> str | None:
 @pytest.mark.parametrize("kind", (PATCHES | ALL) if SIMULATED_S >= 600 else IN_SUITE)
 def test_a_refused_target_is_asked_for_at_most_ten_times_a_minute(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the whole time, in every minute; one report and one Event of each kind of refusal, and not ready."""
+    pods = 30 if "30 Pods" in kind else 2
     with virtual_time(monkeypatch) as (runner, clock):
         monkeypatch.setattr(service, "Dependencies", partial(Dependencies, clock=clock.utc, steady=clock.steady))
         monkeypatch.setattr(service, "EventRecorder", partial(EventRecorder, clock=clock.steady))
-        rates = runner.run(simulate(clock, (PATCHES | ALL)[kind], SIMULATED_S, is_silent="no answer" in kind))
+        rates = runner.run(
+            simulate(clock, (PATCHES | ALL)[kind], SIMULATED_S, pods=pods, is_silent="no answer" in kind)
+        )
     print(
         f"| {kind} | {rates.requests} | {rates.worst_minute} | {rates.lists} | {rates.worst_minute_of_lists} "
         f"| {rates.reports} | {rates.events} "

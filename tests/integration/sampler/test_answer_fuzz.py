@@ -20,8 +20,22 @@ from services.sampler.source import LatencyStats, NoData
 from tests.integration.sampler.test_sources import ROBOT, now, settings, source_for
 
 EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "250"))
-FIGURES = ("p95", "jitter", "observations", "scraped", "buckets", "lost", "throughput")
-MARKS = ("0.95", "0.75", "increase(hubble_flow_latency", "timestamp(", "count by", "lost", "container")
+FIGURES = ("resets", "returns", "appeared", "p95", "jitter", "observations", "scraped", "buckets", "lost", "throughput")
+DOUBTS = ("resets", "returns", "appeared")
+MARKS = (
+    *(
+        "resets(hubble_flow_latency_seconds_bucket",
+        "max_over_time(",
+        "min_over_time(",
+        "0.95",
+        "0.75",
+        "increase(hubble_flow_latency",
+        "timestamp(",
+        "count by",
+        "lost",
+    ),
+    "container",
+)
 """What tells each figure's query, in that order."""
 GROWTH_KIB = 64 * 1024
 NOTES = ("PromQL info: metric might not be a counter",)
@@ -48,7 +62,9 @@ def write_reply(chance: Random, figure: str, at: float) -> Reply:
     }.get(figure, chance.uniform(1e3, 1e7))
     bounds = (*(f"{bound:g}" for bound in (0.0005, 0.001, 0.0015, 0.002, 0.0025)), "+Inf")
     labels: list[dict[str, str]] = [robot]
-    if figure == "buckets":
+    if figure in DOUBTS:
+        labels = [robot] if chance.random() < 0.05 else []
+    elif figure == "buckets":
         labels = [{**robot, "le": bound} for bound in bounds]
     elif figure == "throughput":
         labels = [{"namespace": "factory", "pod": "telemetry-upload-5d5x2-abcde"}]
@@ -106,14 +122,14 @@ def _damage_json(chance: Random, reply: Reply, body: Any, kind: int) -> None:
         body |= {chance.choice(("warnings", "isPartial", "partial", "status", "error", "data")): strange}
     elif kind == 7:
         body |= {"warnings": [chance.choice(("store gone", "PromQL warning: x", "", *NOTES))]}
+    elif kind == 11 or not result:
+        body["data"][chance.choice(("result", "resultType"))] = strange
     elif kind == 8:
         chance.choice(result)["value"] = strange
     elif kind == 9:
         chance.choice(result)["value"][1] = strange
-    elif kind == 10:
-        chance.choice(result)["metric"] = strange
     else:
-        body["data"][chance.choice(("result", "resultType"))] = strange
+        chance.choice(result)["metric"] = strange
     reply.body = json.dumps(body).encode()
 
 
@@ -185,7 +201,11 @@ def judge(found: LatencyStats | None, replies: dict[str, Reply]) -> str:
     said = {figure: read_slowly(replies[figure]) for figure in FIGURES}
     needed = [figure for figure in FIGURES if figure not in ("throughput", "buckets")]
     values = {figure: (said[figure] or {}).get(ROBOT) for figure in needed}
+    uncounted = 0.01 * ((values["observations"] or 0.0) + (values["appeared"] or 0.0))
+    most = {"resets": 0.0, "returns": 1.0, "appeared": uncounted}
+    doubts = [said[figure] is None or not (values.pop(figure) or 0.0) <= most[figure] for figure in DOUBTS]
     usable = all(value is not None and isfinite(value) for figure, value in values.items() if figure != "lost")
+    usable = usable and not any(doubts)
     if found is None or found.missing is not None:
         return "no data" if not usable or found is None else "stale or empty"
     assert usable, replies
@@ -196,7 +216,7 @@ def judge(found: LatencyStats | None, replies: dict[str, Reply]) -> str:
 
 
 async def test_no_answer_gives_a_wrong_value() -> None:
-    """Each of the six or seven answers of a window may be damaged: the figures are right, or there is no data."""
+    """Each of the ten answers of a window may be damaged: the figures are right, or there is no data."""
     chance, tally, answers = Random(23), Counter[str](), 0
     replies: dict[str, Reply] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

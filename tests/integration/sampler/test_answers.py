@@ -89,7 +89,7 @@ async def test_what_is_complete_and_empty_is_empty(body: dict[str, Any]) -> None
         ('{"status":"weird","data":{"result":[]}}', "200 OK", "not a Prometheus answer"),
         ('{"status":"success","data":[1]}', "200 OK", "not a Prometheus answer"),
         ("[" * 100_000, "200 OK", "not a Prometheus answer"),
-        ('{"status":"success","data":{"result":[' + "1," * 3_000_000, "200 OK", "larger than 4194304 bytes"),
+        ('{"status":"success","data":{"result":[' + "1," * 3_000_000, "200 OK", "larger than 2097152 bytes"),
     ],
 )
 async def test_an_error_is_told_in_the_servers_own_words(body: str, status: str, why: str) -> None:

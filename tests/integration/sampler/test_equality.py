@@ -23,6 +23,7 @@ from services.sampler.source import Measurements
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.exporter_page import LiveExporter
 from tests.support.prometheus_server import PrometheusServer
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.prometheus
 
@@ -129,6 +130,10 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
                 theirs = await source.measure(end)
                 for key in CRITICAL:
                     one, other = ours.latency[key], theirs.latency[key]
+                    if (end // S - START - 60) % 61 < WINDOW and end // S - START >= 60:
+                        # Of a restart, PromQL looks at each bucket alone.
+                        assert "a counter fell" in str(other.missing)
+                        continue
                     assert (one.missing, other.missing) == (None, None)
                     assert (one.observations, one.bounds) == (other.observations, other.bounds)
                     assert one.lost == pytest.approx(other.lost)
@@ -139,7 +144,7 @@ async def test_same_buckets_same_figures(tmp_path: Path) -> None:
                 assert ours.throughput == pytest.approx(theirs.throughput, abs=1)
                 assert ours.pods == theirs.pods == {TARGETS[0]: 2}
     _log.info("%d figures compared, largest relative difference %.1e", compared, difference)
-    assert compared == 2 * 2 * (PAGES - WINDOW)
+    assert compared == 2 * 2 * (PAGES - WINDOW - 4 * WINDOW)
     assert difference < 1e-9
 
 
@@ -147,7 +152,7 @@ async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
     """Both read a live exporter at different instants, so their counts differ by less than a bucket."""
     period = Duration(S)
     with LiveExporter() as live, PrometheusServer(tmp_path, scrape=(live.address,)) as server:
-        live.traffic(500)
+        live.traffic(150)
         workloads = Workloads(metric_names(signal()), CRITICAL[:1], ())
         settings = Signal(
             period=period, window=Duration(WINDOW * S), timeout=Duration(10 * S), scrape=Scrape((live.url,))
@@ -156,14 +161,17 @@ async def test_live_scrapes_agree_within_a_bucket(tmp_path: Path) -> None:
             closing(PrometheusSource(signal(server.url), workloads)) as asked,
             closing(ScrapeSource(settings, workloads)) as scraped_by_us,
         ):
-            for number in range(WINDOW + 6):
+            compared, deadline = 0, time.monotonic() + PATIENCE_S
+            while compared < 3:
                 end = (time.time_ns() // period + 1) * period
                 await asyncio.sleep((end - time.time_ns()) / S)
                 ours, theirs = await asyncio.gather(scraped_by_us.measure(end), asked.measure(end))
                 one, other = ours.latency[CRITICAL[0]], theirs.latency[CRITICAL[0]]
-                if number <= WINDOW + 2:
-                    continue  # neither has a whole window yet
-                assert (one.missing, other.missing) == (None, None)
+                if one.missing is not None or other.missing is not None or other.observations < 150 * WINDOW // 2:
+                    # Neither has a whole window yet.
+                    assert time.monotonic() < deadline, (one.missing, other.missing)
+                    continue
+                compared += 1
                 for figure in ("jitter", "p95"):
                     a, b = getattr(one, figure), getattr(other, figure)
                     width = next(high - low for low, high in pairwise([0.0, *BOUNDS]) if low < b <= high)

@@ -118,7 +118,7 @@ async def test_figures_are_the_same_by_post_and_in_parts(tmp_path: Path) -> None
             parts = [one for one in gateway.requests if one.startswith("GET")]
             assert (len(parts) > 20) is bool(no_post)
             # Once it is known that POST is refused, it is not tried again.
-            assert sum(one.startswith("POST") for one in gateway.requests) <= (6 if no_post else 12)
+            assert sum(one.startswith("POST") for one in gateway.requests) <= (9 if no_post else 24)
         gateway.longest, gateway.no_post = 300, 403
         with pytest.raises(NoData, match=r"403.*too long for GET"):
             await measure(url)

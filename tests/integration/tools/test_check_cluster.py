@@ -92,6 +92,39 @@ def test_a_cluster_where_limits_hold(apiserver: ApiServer, tmp_path: Path) -> No
     assert "nothing found" in ended.stdout
 
 
+def test_workloads_of_every_kind_are_known_as_what_they_are(apiserver: ApiServer, tmp_path: Path) -> None:
+    """A critical StatefulSet and DaemonSet, targets of other kinds, a selector: none is called a missing Deployment."""
+    home = "check-kinds"
+    bounds = f"namespace: {home}, min: 1M, max: 10M, fail_safe: 2M"
+    others = (
+        f"  critical: [{{workload: robot, namespace: {home}}}, {{workload: eye, namespace: {home}, kind: DaemonSet}}]\n"
+        "  targets:\n"
+        f"  - {{kind: StatefulSet, name: db, {bounds}}}\n"
+        f"  - {{kind: CronJob, name: gone, apiVersion: batch/v1beta1, {bounds}}}\n"
+        f"  - {{name: hogs, selector: {{matchLabels: {{a: b}}}}, {bounds}}}\n"
+    )
+    path = write_config(tmp_path, home, apiserver.kubeconfig())
+    path.write_text(path.read_text().partition("  critical:")[0] + others)
+    with namespace(apiserver, home) as deployments:
+        folder = deployments.rpartition("/")[0]
+        for name, kind, plural, template in (
+            ("robot", "StatefulSet", "statefulsets", {"bandwidth.cilium.io/priority": "guaranteed"}),
+            ("eye", "DaemonSet", "daemonsets", {}),
+            ("db", "StatefulSet", "statefulsets", LIMITED),
+        ):
+            body = deployment(name, 1, template=template) | {"kind": kind}
+            if kind == "DaemonSet":
+                del body["spec"]["replicas"]
+            apiserver.request("POST", f"{folder}/{plural}", body)
+        ended = sluice("check", "--offline", "--cluster", path)
+    findings = ended.stdout.partition("Kubernetes ")[2]
+    assert "4 of the configured workloads" in findings, ended.stdout
+    assert "deployment " not in findings
+    assert "error cronjob check-kinds/gone: not found: the configuration names it as a target" in findings
+    assert "daemonset check-kinds/eye: its template's bandwidth.cilium.io/priority is not set" in findings
+    assert "statefulset check-kinds/robot" not in findings
+
+
 def test_cilium_in_a_namespace_of_its_own_is_found(apiserver: ApiServer, tmp_path: Path) -> None:
     """Its settings are read where it is: a fault in them is named with that namespace."""
     off = {"enable-bandwidth-manager": "false", "enable-hubble": "true"}

@@ -2,6 +2,11 @@
 
 import asyncio
 import json
+import os
+import pty
+import select
+import subprocess
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +18,7 @@ from msgspec import structs
 from schemas.messages import Action, DeadLetter, Decision, State, TargetDecision
 from services.bus.bus import Bus
 from services.bus.envelope import TRACE
+from tests.support.bus_stream import config, record, stream
 from tests.support.commands import SLUICE, sluice
 from tests.support.decision_services import join, sample, send
 from tests.support.nats_server import NatsServer
@@ -144,3 +150,41 @@ async def test_no_bus_is_an_error(nats: NatsServer) -> None:
     assert done.returncode == 4
     assert nats.url in done.stderr
     assert "refused" in done.stderr or "Connect call failed" in done.stderr
+
+
+def test_a_recording_is_played_on_a_terminal(tmp_path: Path) -> None:
+    """Keys change what is shown while it plays, and ``q`` ends it; the terminal is left as it was."""
+    of = config(2)
+    file = record(tmp_path / "run.rec", of, stream(of, 400))
+    master, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "50"}
+    shown = b""
+    with subprocess.Popen(
+        [SLUICE, "tap", file, "--live"], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    ) as process:
+
+        def read_until(text: bytes) -> None:
+            nonlocal shown
+            deadline = time.monotonic() + PATIENCE_S
+            while text not in shown:
+                assert time.monotonic() < deadline, shown[-2000:]
+                if select.select([master], [], [], 0.1)[0]:
+                    shown += os.read(master, 65536)
+
+        read_until(b"q quits")
+        os.write(master, b"+++++?")
+        read_until(b"this help")
+        read_until(b"times as fast")
+        os.write(master, b"?/cell-1\r")
+        read_until(b"filter /cell-1")
+        os.write(master, b"q")
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            if select.select([master], [], [], 0.1)[0]:
+                shown += os.read(master, 65536)
+    assert process.returncode == 0
+    assert termios.tcgetattr(terminal) == before
+    os.close(master)
+    os.close(terminal)

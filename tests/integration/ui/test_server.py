@@ -255,8 +255,8 @@ async def wait_ready(api: Api, status: int) -> None:
 
 
 async def test_a_pod_takes_no_recordings(recording: Path) -> None:
-    """Nor does it answer without the user that a proxy must name."""
-    async with serve_page(file=recording, uploads=False, user_header="X-User") as url:
+    """Nor does it answer without the user that a proxy must name.  ``::`` is reached by IPv4, too."""
+    async with serve_page(file=recording, host="::", uploads=False, user_header="X-User") as url:
         async with aiohttp.ClientSession(headers={"X-User": "ada"}) as session:
             api = Api(session, url)
             assert (await api.get("sources"))["uploads"] is False

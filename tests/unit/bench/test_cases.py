@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from services.bench.policies.case import HELD_OUT, Case, Prepared, pace_of
+from services.bench.policies.case import HELD_OUT, BenchCase, Prepared, pace_of
 from services.bench.policies.case_tables import better_rivals
 from services.bench.policies.catalogue import CASES
 from services.bench.policies.results import Cell, Outcome, Part, summarize_scenarios
@@ -121,6 +121,6 @@ def test_the_command_prints_a_row_for_each_case() -> None:
 
 def test_a_case_says_what_it_would_be_without_the_disturbance() -> None:
     """Such a case names another one."""
-    disturbed: list[Case] = [one for one in CASES.values() if one.without]
+    disturbed: list[BenchCase] = [one for one in CASES.values() if one.without]
     assert len(disturbed) >= 6
     assert all(one.without in CASES for one in disturbed)

@@ -45,7 +45,14 @@ def make(name: str, **parameters: Any) -> Policy:
 def delayed(seen: Observation, stress: float = 2.0) -> Observation:
     """The same with latency at ``stress`` of its SLO."""
     return replace(
-        seen, jitter=stress, p95=stress, medians=(stress,), shared_p95=stress, stress=stress, violated=stress > 1
+        seen,
+        jitter=stress,
+        p95=stress,
+        medians=(stress,),
+        shared_p95=stress,
+        queued=stress > 0.5,
+        stress=stress,
+        violated=stress > 1,
     )
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from services.cli import main
 from services.resources.file import has_resources, load_resources, write_resources
 from services.resources.manifest import InvalidResource, read_domain, write_manifest
 from services.runtime.config_loader import ConfigError, load, parse
@@ -132,3 +134,18 @@ def test_every_field_of_the_file_is_in_the_resource() -> None:
     manifest = write_manifest(read_domain("factory", "line", spec), "factory", "line")
     assert manifest["spec"] == spec
     assert yaml.safe_load(yaml.safe_dump(manifest)) == manifest
+
+
+def test_the_command_checks_files_of_resources(tmp_path: Path) -> None:
+    """`sluice check` prints what a resource controls, and ends with 1 on a mistake."""
+    printed = CliRunner().invoke(main, ["check", str(MANIFESTS / "config.yaml"), "--print-resources"])
+    assert (printed.exit_code, printed.output.count("kind: BandwidthDomain")) == (0, 1)
+    path = tmp_path / "line.yaml"
+    path.write_text(printed.output, encoding="utf-8")
+    right = CliRunner().invoke(main, ["check", str(path)])
+    assert right.exit_code == 0, right.output
+    assert "Domain factory/factory" in right.output
+    path.write_text(printed.output.replace("failSafe: 20M", "failSafe: 20"), encoding="utf-8")
+    wrong = CliRunner().invoke(main, ["check", str(path)])
+    assert wrong.exit_code == 1
+    assert ":14:5: spec.targets[0].failSafe: expected a quoted rate such as 50M, got 20" in wrong.output

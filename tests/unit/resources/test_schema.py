@@ -16,9 +16,11 @@ from tests.support.kube.custom_resources import admit
 (VERSION,) = build_definition()["spec"]["versions"]
 SPEC: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]
 STATUS: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]["properties"]["status"]
+BOUNDS = {"min": "5M", "max": "900M", "failSafe": "20M"}
+BATCH = {"matchLabels": {"tier": "batch"}}
 GOOD: dict[str, Any] = {
     "critical": [{"workload": "robot-control"}],
-    "targets": [{"deployment": "upload", "min": "5M", "max": "900M", "failSafe": "20M"}],
+    "targets": [{"deployment": "upload", **BOUNDS}],
 }
 
 
@@ -54,7 +56,8 @@ def test_the_schema_is_structural_and_described(name: str, schema: dict[str, Any
     assert len(parts) > 10
     for path, part in parts:
         assert part["type"] in {"object", "array", "string", "integer", "number", "boolean"}, path
-        assert not {"$ref", "anyOf", "additionalProperties"} & part.keys(), path
+        assert not {"$ref", "anyOf"} & part.keys(), path
+        assert not {"properties", "additionalProperties"} <= part.keys(), path
         assert path.endswith("[]") or part.get("description"), path
         if name == "spec" and part["type"] == "string":
             assert "maxLength" in part or "enum" in part, path
@@ -73,6 +76,22 @@ def test_what_the_file_fills_in_the_api_server_fills_in() -> None:
     assert read_domain("factory", "line", stored) == read_domain("factory", "line", GOOD)
 
 
+@pytest.mark.parametrize(
+    "naming",
+    [
+        {"kind": "StatefulSet", "name": "db"},
+        {"kind": "Kafka", "apiVersion": "kafka.strimzi.io/v1beta2", "name": "log"},
+        {"selector": BATCH, "name": "batch"},
+        {"selector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}, "name": "batch"},
+    ],
+)
+def test_any_workload_can_be_named(naming: dict[str, Any]) -> None:
+    """By kind and name, or by a label selector."""
+    spec = change("targets.0", {**naming, **BOUNDS})
+    assert admit(SPEC, spec)[1] == []
+    assert read_domain("factory", "line", spec).targets[0].namespace == "factory"
+
+
 REFUSED: list[tuple[str, Any, bool, str]] = [
     ("targets.0.failSafe", "1G", True, "expected min <= failSafe <= max"),
     ("targets.0.failSafe", "1M", True, "expected min <= failSafe <= max"),
@@ -83,6 +102,27 @@ REFUSED: list[tuple[str, Any, bool, str]] = [
     ("targets.0.weight", 0, False, "minimum"),
     ("targets.0.scope", "each", False, "is not one of"),
     ("targets.0.deployment", "a/b", False, "does not match"),
+    ("targets.0.kind", "StatefulSet", True, "exactly one of deployment, kind, selector"),
+    ("targets.0.name", "x", True, "deployment is a name already"),
+    ("targets.0", {**BOUNDS, "kind": "StatefulSet"}, True, "need a name beside"),
+    ("targets.0", {**BOUNDS, "kind": "Pod", "name": "a"}, True, "this kind needs an apiVersion"),
+    ("targets.0", {**BOUNDS, "kind": "Pod", "apiVersion": "v1", "name": "a"}, True, "a Pod cannot be named"),
+    ("targets.0", {**BOUNDS, "kind": "Kafka", "name": "a"}, True, "this kind needs an apiVersion"),
+    ("targets.0", {**BOUNDS, "kind": "kafka", "apiVersion": "a/v1", "name": "a"}, False, "does not match"),
+    ("targets.0", {**BOUNDS, "name": "a"}, True, "exactly one of"),
+    ("targets.0", {**BOUNDS, "name": "a", "selector": {}}, True, "it would select every Pod"),
+    ("targets.0", {**BOUNDS, "name": "A.b", "selector": BATCH}, True, "a selector's name"),
+    ("targets.0", {**BOUNDS, "name": "a", "selector": {"matchLabels": {"tier!": "x"}}}, True, "no label"),
+    (
+        "targets.0",
+        {**BOUNDS, "name": "a", "selector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        True,
+        "need at least one value",
+    ),
+    ("targets.0.apiVersion", "apps/v1", True, "apiVersion needs a kind"),
+    ("targets.0.namespaces", ["factory"], True, "namespaces needs a selector"),
+    ("critical.0.apiVersion", "apps/v1", True, "apiVersion needs a kind"),
+    ("critical.0.kind", "Kafka", True, "this kind needs an apiVersion"),
     ("targets", [], False, "non-empty"),
     ("targets", GOOD["targets"] * 2, True, "target named twice"),
     ("critical", [], False, "non-empty"),
@@ -122,9 +162,14 @@ def without_none(tree: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if value is not None}
 
 
-TARGETS = st.fixed_dictionaries(
-    {"deployment": NAMES, "min": RATES, "max": RATES, "failSafe": RATES, "namespace": NAMESPACES}
-).map(without_none)
+NAMING = st.one_of(
+    st.fixed_dictionaries({"deployment": NAMES}),
+    st.fixed_dictionaries({"kind": st.sampled_from(["StatefulSet", "Kafka", "Pod"]), "name": NAMES}),
+    st.fixed_dictionaries({"selector": st.sampled_from([BATCH, {}]), "name": NAMES}),
+    st.fixed_dictionaries({}, optional={"deployment": NAMES, "kind": st.just("Job"), "name": NAMES}),
+)
+BOUNDED = st.fixed_dictionaries({"min": RATES, "max": RATES, "failSafe": RATES, "namespace": NAMESPACES})
+TARGETS = st.builds(lambda naming, bounds: without_none(naming | bounds), NAMING, BOUNDED)
 CRITICAL = st.fixed_dictionaries({"workload": NAMES, "p95": DURATIONS, "namespace": NAMESPACES}).map(without_none)
 SPECS = st.fixed_dictionaries(
     {"critical": st.lists(CRITICAL, max_size=2), "targets": st.lists(TARGETS, max_size=2)},

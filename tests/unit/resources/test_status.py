@@ -7,7 +7,7 @@ import pytest
 
 from schemas.messages import Action, CriticalMeasure, Decision, Overrun, Sample, State, TargetDecision, TargetMeasure
 from schemas.resource import build_definition
-from schemas.resource_status import DomainStatus
+from schemas.resource_status import ResourceStatus
 from services.resources.manifest import read_domain
 from services.resources.status import Facts, build_status, encode_status, read_status
 from tests.support.kube.custom_resources import admit
@@ -65,7 +65,7 @@ def facts(**changed: Any) -> Facts:
     return Facts(**{**fields, **changed})
 
 
-def conditions(status: DomainStatus) -> dict[str, tuple[str, str]]:
+def conditions(status: ResourceStatus) -> dict[str, tuple[str, str]]:
     """Status and reason, by type."""
     return {one.type: (one.status, one.reason) for one in status.conditions}
 

@@ -1,16 +1,17 @@
 """Resources are offered once for each generation, and withdrawn only where the API server says that they are gone."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 import msgspec
 import pytest
 
+from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.kube.client import Deleted, Listed, Updated
 from services.kube.objects import NotFound, Rejected, Unavailable
-from services.resources.objects import BandwidthDomain, ResourceSource
+from services.resources.objects import BandwidthDomain
 from services.resources.watcher import ResourceWatcher
 from tests.support.virtual_time import virtual_time
 
@@ -34,19 +35,24 @@ class Recorder:
     def __init__(self) -> None:
         """Begin empty."""
         self.calls: list[str] = []
+        self.confirmed: list[list[str]] = []
 
-    def put(self, domain: Domain, source: ResourceSource, created: str = "") -> str | None:
+    def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
         """Take a domain."""
         self.calls.append(f"put {domain.name} {source.generation}")
         return None
 
-    def refuse(self, source: ResourceSource, reason: str, created: str = "") -> None:
+    def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take a reason."""
         self.calls.append(f"refuse {source.name} {source.generation}: {reason}")
 
-    def withdraw(self, source: ResourceSource) -> None:
+    def withdraw(self, source: DefinitionSource) -> None:
         """Take a domain away."""
         self.calls.append(f"withdraw {source.name}")
+
+    def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
+        """Take the whole list."""
+        self.confirmed.append(sorted(source.name for source in sources))
 
 
 class Api:
@@ -74,8 +80,13 @@ Play = Callable[..., list[str]]
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Runs a watcher for some seconds of virtual time; returns what the set of definitions was told."""
 
-    def run(api: Api, seconds: float = 1.0, look: Callable[[ResourceWatcher], None] = lambda _: None) -> list[str]:
-        told = Recorder()
+    def run(
+        api: Api,
+        seconds: float = 1.0,
+        look: Callable[[ResourceWatcher], None] = lambda _: None,
+        told: Recorder | None = None,
+    ) -> list[str]:
+        told = told or Recorder()
 
         async def watch() -> None:
             watcher = ResourceWatcher(api, told)
@@ -128,8 +139,10 @@ def test_nothing_is_withdrawn_while_the_server_does_not_list(play: Play, error: 
 
 def test_what_went_while_nobody_watched_is_withdrawn_by_the_next_list(play: Play) -> None:
     """Lists are compared with what was known."""
-    calls = play(Api([Listed((resource(), resource("other")))], [Listed((resource(),))]), seconds=3)
+    told = Recorder()
+    calls = play(Api([Listed((resource(), resource("other")))], [Listed((resource(),))]), seconds=3, told=told)
     assert calls == ["put factory/line 1", "put factory/other 1", "withdraw other"]
+    assert told.confirmed[:2] == [["line", "other"], ["line"]]
 
 
 def test_a_kind_that_stays_away_takes_its_resources_along(play: Play) -> None:
@@ -141,10 +154,11 @@ def test_a_kind_that_stays_away_takes_its_resources_along(play: Play) -> None:
 def test_without_the_kind_the_server_is_asked_once_a_minute(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     """The file works, and the log has one line."""
     api = Api(NotFound("404"))
-    complete: list[bool] = []
-    assert play(api, seconds=600, look=lambda watcher: complete.append(watcher.is_complete)) == []
+    told = Recorder()
+    assert play(api, seconds=600, told=told) == []
     assert len(api.asked) <= 11
-    assert complete == [True]
+    assert told.confirmed
+    assert not any(told.confirmed)
     assert capsys.readouterr().out.count("is not installed") <= 1
 
 
@@ -152,14 +166,12 @@ def test_a_pause_is_read_from_the_annotation(play: Play) -> None:
     """Any value but `false` pauses, as on a workload; the text says how to hand it back."""
     seen: list[str | None] = []
     annotated = Updated(resource(annotations={"sluice.dev/paused": "maintenance"}))
+    other = resource("other", annotations={"sluice.dev/paused": "false"})
     play(
-        Api(
-            [Listed((resource(), resource("other", annotations={"sluice.dev/paused": "false"}))), annotated],
-            Unavailable(),
-        ),
-        look=lambda watcher: seen.extend(map(watcher.pause_of, ("factory/line", "factory/other", "line"))),
+        Api([Listed((resource(), other)), annotated], Unavailable()),
+        look=lambda watcher: seen.extend(one.pause for one in watcher.resources.values()),
     )
     assert seen[0] is not None
     assert "'maintenance'" in seen[0]
     assert "kubectl -n factory annotate bandwidthdomain line sluice.dev/paused-" in seen[0]
-    assert seen[1:] == [None, None]
+    assert seen[1:] == [None]

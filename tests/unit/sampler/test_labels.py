@@ -39,6 +39,36 @@ def test_a_pod_whose_name_was_cut_is_found(targets: tuple[str, ...], pod: str, f
     assert (owner in keys) is found
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ({"pod": "db-0"}, "factory/statefulset/db"),
+        ({"pod": "db-5d4-abcde"}, "factory/db"),
+        ({"pod": "logs-x2x4z"}, "factory/daemonset/logs"),
+        ({"pod": "logs-0"}, None),
+        ({"pod": "backup-28000000-x2x4z"}, "factory/cronjob/backup"),
+        ({"pod": "web-5f6-x2x4z"}, "factory/rollout/web"),
+        ({"pod": "robot-0"}, "factory/robot"),
+        ({"workload": "db", "kind": "StatefulSet"}, "factory/statefulset/db"),
+        ({"workload": "db", "kind": "Deployment"}, "factory/db"),
+        ({"workload": "db"}, "factory/db"),
+        ({"workload": "logs"}, "factory/daemonset/logs"),
+        ({"workload": "logs", "kind": "Job"}, None),
+        ({"workload": "robot", "kind": "StatefulSet"}, "factory/robot"),
+        ({"workload": "bus", "kind": "Kafka"}, "factory/kafka.kafka.strimzi.io/bus"),
+        ({"workload": "selector/hogs"}, "factory/selector/hogs"),
+        ({"workload": "hogs", "kind": "Deployment"}, None),
+        ({"workload": "hogs"}, None),
+        ({"pod": "hogs-0"}, None),
+    ],
+)
+def test_kinds_of_one_name_are_told_apart(labels: dict[str, str], found: str | None) -> None:
+    """By the label that names the kind, or by how a pod of that kind is called."""
+    keys = ("db", "statefulset/db", "daemonset/logs", "cronjob/backup", "rollout/web", "selector/hogs")
+    one = workloads(*(f"factory/{key}" for key in keys), "factory/kafka.kafka.strimzi.io/bus")
+    assert one.find_sender({"namespace": "factory", **labels}) == found
+
+
 def test_one_interface_counts() -> None:
     """A Pod on the host's network shows all of the host's: they are not added up."""
     page = "".join(

@@ -50,7 +50,7 @@ def run(command: str, folder: Path) -> Result:
         ("report FILE -o x.html --since 5m --until 10m", "is not after the beginning"),
         ("audit FILE --nats nats://127.0.0.1:9", "without FILE"),
         ("tap FILE --prefix x", "without FILE"),
-        ("tap FILE --live", "without FILE"),
+        ("tap FILE --live --json", "--json"),
         ("tap --live --workload x", "--workload"),
         ("tap FILE --kind nobody", "nobody"),
         ("tap FILE --kind sample --outcome failed", "--outcome is about actions"),

@@ -10,6 +10,7 @@ from services.tools.common.formatting import decode_message
 from services.tools.common.output import TerminalConsole
 from services.tools.tap.state import BusStatus
 from services.tools.tap.table import build_table
+from services.tools.tap.view import LiveView
 from tests.support.bus_stream import config, stream
 
 
@@ -125,3 +126,16 @@ def test_limits_for_each_pod_are_shown_as_such() -> None:
     assert f"{last(status)[1].targets[0].limit / 1000:.1f}M/pod" in render(status, (180, 60))
     assert "per pod" in render(status, (180, 5))
     assert "/pod" not in render(fill_status(of), (180, 60))
+
+
+def test_the_table_shows_what_was_chosen() -> None:
+    """The help lists the keys; a filter that nothing passes is told."""
+    status = fill_status(config(2), 5)
+    for view, text in (
+        (LiveView(help=True), "this help"),
+        (LiveView(filter="nothing"), "no domain passes the filter"),
+        (LiveView(speed=5.0, paused=True), "paused, 5 times as fast, q quits, ? helps"),
+    ):
+        screen = StringIO()
+        TerminalConsole(width=140, height=60, file=screen).print(build_table(status, 0.0, (140, 60), None, view))
+        assert text in screen.getvalue()

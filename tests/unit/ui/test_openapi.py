@@ -6,7 +6,7 @@ from typing import Any
 
 from services.ui import openapi
 from services.ui.guard import LOOPBACK
-from services.ui.server import Server
+from services.ui.server import UiServer
 from services.ui.sources import Recordings
 
 
@@ -33,7 +33,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_every_address_is_served() -> None:
     """By its method; the document itself is, too."""
-    application = Server(None, None, Recordings(uploads=True)).build_application(LOOPBACK)
+    application = UiServer(None, None, Recordings(uploads=True)).build_application(LOOPBACK)
     served = {(route.method, route.resource.canonical) for route in application.router.routes() if route.resource}
     listed = {(method.upper(), path) for path, of in openapi.build_document("1")["paths"].items() for method in of}
     assert listed <= served

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from schemas.definition import Definition, DefinitionSource
 from schemas.messages import Action, Decision, Overrun, Sample
 from services.tools.common.formatting import decode_message
 from services.ui.overview import STATES, TRAIL, BusOverview, Trail
@@ -105,6 +106,22 @@ def test_the_worst_come_first() -> None:
     ):
         overview.add(structs.replace(one, domain=name, end=broken.end), broken.end)
     assert [one.name for one in overview.build_views(broken.end)] == ["cell-3", "cell-0", "cell-2", "cell-1"]
+
+
+def test_definitions_on_the_bus_configure_domains() -> None:
+    """A later one replaces the objectives; a removed domain is not shown."""
+    samples, decisions = messages()
+    [domain] = CONFIG.domains
+    strict = structs.replace(domain, critical=tuple(structs.replace(one, p95=one.p95 // 4) for one in domain.critical))
+    overview = BusOverview(())
+    for one in (samples[0], Definition("cell-0", 1, DefinitionSource(), strict), samples[1], calm(decisions)):
+        overview.add(one, 0)
+    [view] = overview.build_views(0)
+    assert view.p95 is not None
+    assert view.p95.objective == 0.5
+    assert overview.configured == (strict,)
+    overview.add(Definition("cell-0", 2, DefinitionSource(), strict, removed=True), 0)
+    assert overview.build_views(0) == []
 
 
 def test_the_trail_is_bounded() -> None:

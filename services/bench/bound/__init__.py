@@ -1,0 +1,1 @@
+"""The causal bound: what the best controller without foresight achieves on a case."""

@@ -1,0 +1,1 @@
+"""``sluice bench ui``: how old a message is when the live page shows it, and what page and server cost."""

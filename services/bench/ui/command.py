@@ -1,0 +1,150 @@
+"""``sluice bench ui``: the way of a message from the bus to a pixel of the live page, and what that costs.
+
+Real: nats-server, ``sluice ui`` and the traffic as processes of their own, and a headless Chromium that draws without a
+graphics card.  The lag is from the time at which the bus stored a message to the frame after the one that drew it; of
+the messages in one update the oldest counts.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import click
+
+from schemas.config import BusConfig, Config
+from schemas.domain import Critical, Domain, Target
+from schemas.units import Rate
+from services.bench.goals import show
+from services.bench.ui.chromium import Page, find_chromium, open_page
+from services.plant.harness.pipeline import format_config, start_nats, start_page
+from services.plant.harness.processes import Processes
+from services.plant.harness.results import ResultFile
+from services.runtime import logging_setup
+from services.runtime.exit_codes import CommandFailure, ExitCode
+
+_WARM_UP_S = 8.0
+_PERIODS = {1: 0.5, 20: 0.5}
+"""Seconds between the samples of a domain, by the number of domains."""
+_LONG_PERIOD = 2.0
+_WATCH = """
+window.lags = []; window.frames = 0; window.longest = 0;
+if (!window.watched) (function () {
+  window.watched = true;
+  addEventListener('sluice:painted', event => window.lags.push(event.detail.at - event.detail.published));
+  let last = performance.now();
+  requestAnimationFrame(function count(now) {
+    window.frames += 1; window.longest = Math.max(window.longest, now - last); last = now;
+    requestAnimationFrame(count);
+  });
+})()
+"""
+
+
+@click.command()
+@click.option(
+    "--domains", "counts", type=click.IntRange(1, 5000), multiple=True, default=(1, 20, 1000), show_default=True
+)
+@click.option("--seconds", type=click.FloatRange(2), default=20.0, show_default=True, help="How long each is measured.")
+@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+def command(counts: tuple[int, ...], seconds: float, path: Path | None) -> None:
+    """Lag, frames and memory of the live page."""
+    if find_chromium() is None:
+        raise CommandFailure("there is no program chromium: apt install chromium", ExitCode.USAGE)
+    logging_setup.configure("bench", "error")
+    figures: dict[str, float] = {}
+    goals: dict[str, str] = {}
+    for count in counts:
+        found = asyncio.run(measure_page(count, seconds))
+        figures |= {f"{count:,} domains: {name}": value for name, value in found.items()}
+        goals |= {f"{count:,} domains: server, resident, MiB": "<= 64"}
+        if count <= 20:
+            goals |= {f"{count:,} domains: lag, P95, ms": "<= 200"}
+    show("ui", figures, goals, path)
+
+
+def build_domains(count: int) -> tuple[Domain, ...]:
+    """Build domains of two critical workloads and one target each."""
+    return tuple(
+        Domain(
+            f"line-{i}",
+            (Critical("robot-control", f"line-{i}"), Critical("safety-scanner", f"line-{i}")),
+            (
+                Target(
+                    deployment="telemetry-upload",
+                    namespace=f"line-{i}",
+                    min=Rate(5_000),
+                    max=Rate(90_000),
+                    fail_safe=Rate(20_000),
+                ),
+            ),
+        )
+        for i in range(count)
+    )
+
+
+@asynccontextmanager
+async def _start(count: int) -> AsyncIterator[tuple[str, Processes]]:
+    """Start bus, traffic and page; gives the page's address."""
+    async with Processes() as processes:
+        bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=32 * 1024 * 1024)
+        config = Config(domains=build_domains(count), bus=bus)
+        path = processes.home / "traffic.yaml"
+        path.write_text(format_config(config), encoding="utf-8")
+        period = _PERIODS.get(count, _LONG_PERIOD)
+        await processes.start("traffic", sys.executable, "-m", "services.bench.ui.traffic", path, str(period))
+        await asyncio.sleep(2)
+        yield await start_page(config, processes, 0), processes
+
+
+async def measure_page(count: int, seconds: float) -> dict[str, float]:
+    """Measure the page with so many domains: the overview, then one domain."""
+    async with _start(count) as (address, processes), open_page("about:blank", width=1600, height=1000) as page:
+        await asyncio.sleep(_WARM_UP_S)
+        await page.ask("Page.navigate", url=address)
+        overview = await _watch(page, seconds)
+        heap = await _read_heap(page)
+        await page.value("location.hash = '#/domain?d=line-0&span=60000'")
+        domain = await _watch(page, seconds)
+        processes.check("ui")
+        figures = {
+            "lag, median, ms": quantiles(overview["lags"], n=20)[9],
+            "lag, P95, ms": quantiles(overview["lags"], n=20)[18],
+            "updates a second": len(overview["lags"]) / seconds,
+            "frames a second, overview": overview["frames"] / seconds,
+            "longest frame, overview, ms": overview["longest"],
+            "lag of a domain's plots, P95, ms": quantiles(domain["lags"], n=20)[18],
+            "frames a second, plots": domain["frames"] / seconds,
+            "server, resident, MiB": read_resident(processes.pid("ui")),
+            "tab, heap, MiB": heap,
+            "tab, heap grown in the second half, MiB": await _read_heap(page) - heap,
+        }
+        processes.check("traffic")
+        return figures
+
+
+async def _watch(page: Page, seconds: float) -> dict[str, Any]:
+    """Count frames, and collect the lags of what is painted."""
+    await asyncio.sleep(_WARM_UP_S / 2)
+    await page.value(_WATCH)
+    await asyncio.sleep(seconds)
+    found: dict[str, Any] = await page.value("({lags: window.lags, frames: window.frames, longest: window.longest})")
+    if len(found["lags"]) < 2:
+        raise CommandFailure(f"the page painted {len(found['lags'])} updates: {page.complaints}", ExitCode.FINDING)
+    return found
+
+
+async def _read_heap(page: Page) -> float:
+    """Read what the page's scripts hold after a garbage collection, MiB."""
+    await page.ask("HeapProfiler.collectGarbage")
+    usage = await page.ask("Runtime.getHeapUsage")
+    return float(usage["usedSize"]) / 2**20
+
+
+def read_resident(pid: int) -> float:
+    """Read a process's resident memory, MiB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

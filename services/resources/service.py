@@ -1,0 +1,79 @@
+"""Domains described in the cluster, as one part of the service that speaks to the API server."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from schemas.config import Resources
+from services.definitions.definition_set import DefinitionSet
+from services.kube.client import KubeClient
+from services.resources.keeper import DefinitionView, StatusKeeper
+from services.resources.manifest import domain_name
+from services.resources.objects import BandwidthDomain
+from services.resources.watcher import ResourceWatcher
+
+_FIRST_S = 2.0
+
+
+class ResourceDomains:
+    """Reads the resources into the set of definitions, and writes how their domains stand."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        definitions: DefinitionSet,
+        settings: Resources,
+        *,
+        on_change: Callable[[], None],
+        set_note: Callable[[str, str | None], None],
+        is_in_charge: Callable[[], bool],
+    ) -> None:
+        """Prepare; ``run`` does the work.
+
+        Args:
+            client: of the API.
+            definitions: gets every domain.
+            settings: which resources count.
+            on_change: called after a resource has changed in any way but its status.
+            set_note: shows people why resources cannot be read, or that they can (None).
+            is_in_charge: whether this process writes statuses.
+        """
+        self._definitions = definitions
+        self._settings = settings
+        self.watcher = ResourceWatcher(
+            client,
+            definitions,
+            namespace=settings.namespace or "",
+            trusted=settings.trusted,
+            on_change=on_change,
+            set_note=set_note,
+        )
+        self.keeper = StatusKeeper(client, self.watcher.resources, self._view, is_in_charge)
+
+    def pause_of(self, domain: str) -> str | None:
+        """Why a person paused a domain by its resource; None where nobody did, or the domain is another's."""
+        held = self._definitions.holding.get(domain)
+        resource = None if held is None else self.watcher.resources.get(held.source.key)
+        return None if resource is None else resource.pause
+
+    async def run(self) -> None:
+        """Work for ever, unless resources are switched off."""
+        if not self._settings.enabled:
+            self._definitions.confirm_resources(())
+            self.watcher.has_answer.set()
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.watcher.run())
+            group.create_task(self.keeper.run())
+
+    async def wait_for_first(self) -> None:
+        """Wait until pauses are known, but not for long: the fail-safe limit must not wait for a slow API server."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_S):
+                await self.watcher.has_answer.wait()
+
+    def _view(self, resource: BandwidthDomain) -> DefinitionView:
+        key = resource.source.key
+        held = self._definitions.holding.get(domain_name(resource.metadata.namespace, resource.metadata.name))
+        is_own = held is not None and held.source.key == key
+        return DefinitionView(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))

@@ -1,0 +1,1 @@
+"""Domains described in the cluster, on an API server."""
