@@ -50,14 +50,16 @@ class Limits(Struct, frozen=True, gc=False):
         most = int(target.max if domain.capacity is None else min(target.max, domain.capacity))
         span = most - target.min
         rise = max(int(span * settings.rise_per_second), 1)
-        # Without a capacity the span may be far wider than the link; the fail-safe limit is of its size.
-        smallest = int((span if domain.capacity is not None else target.fail_safe) * settings.deadband)
+        smallest = span * settings.deadband
+        if domain.capacity is None:
+            # The span may be far wider than the link; the fail-safe limits together are of the link's size.
+            smallest = min(smallest, 10 * sum(one.fail_safe for one in domain.targets) * settings.deadband)
         return cls(
             min=int(target.min),
             max=most,
             fail_safe=int(target.fail_safe),
             rise=rise,
-            deadband=min(max(smallest, 1), rise),
+            deadband=min(max(int(smallest), 1), rise),
             cut=int(settings.cut * 1000),
             decay=int(settings.decay),
         )
@@ -137,7 +139,7 @@ def shield(  # noqa: C901 - a branch for each rule
         cut = max(now * limits.cut // 1000, limits.min)
         if wanted > cut:
             wanted, rule = cut, "cut"
-    if wanted > now and settling:
+    if settling:
         most = max(back, now) if inputs.end >= memory.cut_until else now
         if wanted > most:
             wanted, rule = most, "hold"

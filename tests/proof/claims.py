@@ -197,11 +197,20 @@ def the_way_back_is_bounded(c: Case) -> Any:
 
 
 def the_way_back_is_open(c: Case) -> Any:
-    """Liveness: with max proposed and the cut in force, it is taken back by ``rise`` a second, or whole."""
+    """Liveness: with max proposed and the cut in force, it is taken back by ``rise`` a second, or whole.
+
+    The limit before a cut is remembered as long as no queue is seen.
+    """
     step = c.logic.min(c.memory.back, c.limits.max) - c.memory.limit
+    quiet = c.logic.no(c.logic.any(c.inputs.queued, c.inputs.no_data))
+    made = c.logic.all(c.inputs.violated, c.logic.no(c.settling), quiet)
     ripe = c.logic.all(c.returning, c.logic.no(c.pending), c.inputs.end - c.memory.since >= SECOND)
     keen = c.logic.all(ripe, c.proposal >= c.limits.max, step >= c.limits.deadband)
-    return c.logic.implies(keen, c.out == c.memory.limit + c.logic.min(step, c.limits.rise))
+    return c.logic.all(
+        c.logic.implies(keen, c.out == c.memory.limit + c.logic.min(step, c.limits.rise)),
+        c.logic.implies(made, c.after.back == c.memory.limit),
+        c.logic.implies(c.logic.all(c.settling, quiet), c.after.back == c.memory.back),
+    )
 
 
 def cuts_once_a_window(c: Case) -> Any:
@@ -351,7 +360,8 @@ def starts_at_the_lower(c: Case) -> Any:
         c.memory.back == c.decided.back,
     )
     lower, higher = c.logic.min(c.decided.limit, c.actual), c.logic.max(c.decided.limit, c.actual)
-    return c.logic.all(same, c.memory.limit == lower, c.logic.implies(c.pending, c.highest == higher))
+    started = c.logic.all(c.highest == higher, c.memory.waiting == 0)
+    return c.logic.all(same, c.memory.limit == lower, c.logic.implies(c.pending, started))
 
 
 def in_force_as_decided_changes_nothing(c: Case) -> Any:

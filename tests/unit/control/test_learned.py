@@ -414,3 +414,83 @@ def test_a_rise_to_a_known_load_does_not_change_the_knee() -> None:
     assert loop.step(42_000, violated=True, stress=1.4, recent_p50=QUEUE).reason.startswith("load rose")
     loop.step(48_000, violated=True, stress=2.0, recent_p50=QUEUE)
     assert loop.memory.knee.total == knee
+
+
+def test_a_queue_that_some_workload_does_not_feel_is_no_queue() -> None:
+    """One of two hosts stalls: that teaches nothing, and the decision's reason names it."""
+    loop = Loop()
+    loop.explore_until_touch()
+    for _ in range(8):
+        loop.step(medians=(QUIET, QUIET))
+    known = loop.memory
+    for _ in range(5):
+        proposal = loop.step(violated=True, stress=2.6, p95=2.6, shared_p95=0.2, medians=(QUIET, 2.4))
+        assert proposal.reason.startswith("host stalled")
+    assert loop.memory.knee == known.knee
+    assert loop.memory.margin == pytest.approx(known.margin, rel=0.01)
+
+
+def test_violations_that_lower_loads_do_not_change_are_not_the_loads_doing() -> None:
+    """All hosts stall again and again, all alike: after three the knee is what it was, and the next is ignored."""
+    loop = Loop()
+    loop.explore_until_touch()
+    for _ in range(8):
+        loop.step()
+    known, reasons = loop.memory.knee.total, []
+    for _ in range(4):
+        reasons.append(loop.step(violated=True, stress=2.6, p95=2.6, recent_p50=2.4).reason.partition(":")[0])
+        for _ in range(16):
+            loop.step()
+    assert reasons == ["touched", "touched", "not the load", "spike"]
+    assert loop.memory.knee.total == pytest.approx(known, rel=0.01)
+
+
+def test_a_meter_that_misses_a_fifth_is_found_out() -> None:
+    """The limit is lowered a little, once; what is seen falls with it, so the limit was filled."""
+    loop = Loop()
+    for _ in range(60):
+        loop.step(22_400, effort=int(0.8 * loop.limit))
+    assert loop.memory.gain.value == pytest.approx(0.8, abs=0.01)
+    assert loop.limit > 60_000
+
+
+def test_a_target_that_wants_no_more_is_no_meter_that_misses_bytes() -> None:
+    """What it sends stays the same when the limit is lowered."""
+    loop = Loop()
+    sent = int(0.8 * loop.limit)
+    for _ in range(200):
+        loop.step(effort=sent)
+    assert loop.memory.gain.value == 1.0
+
+
+def test_a_steady_rise_is_followed_ahead() -> None:
+    """A load that rises by half a per cent of the capacity each period gets its next rises in advance."""
+    loop = Loop()
+    loop.explore_until_touch()
+    for step in range(1, 12):
+        proposal = loop.step(28_000 + 500 * step)
+    assert proposal.link is not None
+    assert 28_000 + 500 * 12 < proposal.link.expected < 28_000 + 500 * 15
+
+
+def test_without_a_capacity_the_load_itself_is_the_scale() -> None:
+    """Targets may have 1G; the search rises by a share of what flows, and stops at the knee of 100M."""
+    (target,) = DOMAIN.targets
+    wide = msgspec.structs.replace(DOMAIN, capacity=None, targets=(msgspec.structs.replace(target, max=Rate(10**6)),))
+    loop = Loop(Learned(wide))
+    limits = [loop.limit]
+    for _ in range(30):
+        proposal = loop.step(recent_p50=QUEUE if 28_000 + loop.limit > 99_000 else QUIET)
+        limits.append(loop.limit)
+        if proposal.reason.startswith("touched"):
+            break
+    assert max(after - before for before, after in itertools.pairwise(limits)) < 0.08 * 99_000
+    assert loop.memory.knee.met
+
+
+def test_by_slow_signals_heracles_decides() -> None:
+    """A window of a minute without medians: the knee cannot be touched without crossing it."""
+    loop = Loop()
+    proposal = loop.step(window=120 * PERIOD, recent_p50=None)
+    assert proposal.budget == 100_000 - 28_000 - 5_000
+    assert proposal.reason.startswith("slow signals")

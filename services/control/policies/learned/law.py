@@ -54,8 +54,6 @@ _SERIES = 120.0
 """Seconds within which a violation belongs to the one before."""
 _SUDDEN = 4.0
 """A stress so many times the median's rise came too suddenly for a load at rest: as if a host had stalled."""
-_FILLED = 0.965
-"""Share of the allowed load that has to flow for a probe."""
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
@@ -251,9 +249,7 @@ class Law:
         self, knee: Knee, load: LoadHistory, season: Season, evidence: Evidence, end: int, lesson: str
     ) -> tuple[Knee, str]:
         """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
-        # What one target leaves idle is no load: a knee above it would be no knee.
-        idle = evidence.total_load < _FILLED * evidence.allowed_load
-        if not evidence.hungry or idle or load.restless == end or not self._load.is_near_peak(load):
+        if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
             return self._knee.pause_probe(knee), lesson
         margin = self._parameters.margin * self._knee.reference_of(knee)
         if knee.met and not knee.step:
