@@ -50,6 +50,7 @@ def test_asyncapis_own_parser_takes_the_document(node: Path) -> None:
     assert code == 0, errors
     assert {channel["address"]: channel["messages"] for channel in channels} == {
         "sluice.sample.v1.{domain}": ["Sample"],
+        "sluice.definition.v1.{domain}": ["Definition"],
         "sluice.decision.v1.{domain}": ["Decision"],
         "sluice.action.v1.{domain}.{namespace}.{deployment}": ["Action"],
         "sluice.dead.v1.{service}": ["DeadLetter"],

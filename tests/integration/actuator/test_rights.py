@@ -23,6 +23,8 @@ PATHS = {
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
 }
 
@@ -37,8 +39,9 @@ async def server(apiserver: ApiServer) -> AsyncIterator[Server]:
 
 
 async def install(server: Server, manifest: str = RBAC.read_text(encoding="utf-8")) -> None:
-    """The manifest's accounts and roles, in the test's namespace."""
+    """The manifest's accounts and roles, in the test's namespace; those of the whole cluster under names of its own."""
     text = re.sub(r"namespace: \w+", f"namespace: {server.namespace}", manifest)
+    text = text.replace("name: sluice-bandwidth-domains", f"name: {server.namespace}-bandwidth-domains")
     for tree in yaml.safe_load_all(text):
         await server.must("POST", PATHS[tree["kind"]].format(server.namespace), tree)
 

@@ -96,7 +96,7 @@ async def test_a_denied_publish_is_reported(tmp_path: Path, monkeypatch: pytest.
         settings = BusConfig(servers=(at.url,), user="watcher")
         async with asyncio.timeout(PATIENCE_S), Bus.connect(settings, "watcher", states.append) as bus:
             reports = await bus.ensure_streams()
-            assert len(reports) == 4
+            assert len(reports) == 5
             assert "this user may not publish to $JS.API.STREAM.CREATE.SLUICE_SAMPLE" in reports[0]
             waiting = asyncio.create_task(publish(bus, sample(1)))
             while states[-1] is None:  # noqa: ASYNC110 - the server's doing
