@@ -159,7 +159,9 @@ async def check_new_pod_is_limited(stage: Stage, decider: Decider) -> None:
 async def check_foreign_value_is_kept(stage: Stage, decider: Decider) -> None:
     """A foreign value of 7M gives an Event, a report and a note; only the other target's limit still changes."""
     stage.kubectl("-n", "factory", "annotate", "deployment", "telemetry-upload", f"{BANDWIDTH}=7M", "--overwrite")
-    await stage.until(lambda: "factory/telemetry-upload" in stage.ready("actuator")["notes"], "a note on /readyz")
+    await stage.until(
+        lambda: "factory/telemetry-upload" in stage.ready("actuator").get("notes", {}), "a note on /readyz"
+    )
     await stage.until(lambda: "LimitPaused" in reasons(stage), "an Event on the Deployment")
     await decider.publish(decider.decision({"telemetry-upload": 15_000, "erp-dashboard": 6_000}))
     await stage.until(lambda: stage.plant.limits["erp-dashboard-0"] == 6_000, "the other target's limit moves")

@@ -46,7 +46,7 @@ async def test_a_paused_target_keeps_its_limit(scene: Scene, nats: NatsServer, t
         assert "paused" in await type_in("pause", "app", "--reason", "uplink maintenance")
 
         async def is_shown() -> bool:
-            return "uplink maintenance" in str(process.ready()[1]["notes"])
+            return "uplink maintenance" in str(process.ready()[1].get("notes"))
 
         await eventually(is_shown)
         await decider.publish(decider.decision({"app": "20M", "other": "20M"}))
