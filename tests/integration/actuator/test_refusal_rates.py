@@ -52,13 +52,20 @@ class MemoryBus:
     async def get_last(self, _kind: Any, _subject: str) -> None:
         """Nothing was published before."""
 
-    async def publish(self, subject: str, message: Any, **_: Any) -> None:
-        """Deliver a decision, or keep an action."""
+    async def read(self, *_: Any, **__: Any) -> AsyncGenerator[RawMessage, None]:
+        """Nothing is stored."""
+        nothing: tuple[RawMessage, ...] = ()
+        for none in nothing:
+            yield none
+
+    async def publish(self, subject: str, message: Any, **_: Any) -> int:
+        """Deliver a decision, keep an action, and forget a definition."""
         if isinstance(message, Action):
             self.actions.append(message)
-        else:
+        elif isinstance(message, Decision):
             raw = RawMessage(subject=subject, seq=1, headers={}, body=b"", published=self._clock.utc())
             self._decisions.put_nowait(Received(message, raw))
+        return 1
 
     async def consume(self, *_: Any, **__: Any) -> AsyncGenerator[Received[Decision], None]:
         """The decisions as they come."""
@@ -195,7 +202,8 @@ async def _observe(
     await decide(began + seconds, "60M", "61M")
     since = [request for request in proxy.requests if request[0] >= began]
     lists = [at for at, _, path in since if path.endswith(("/pods", "/deployments"))]
-    others = [at for at, _, path in since if not path.endswith(("/pods", "/deployments"))]
+    # Resources belong to no target.
+    others = [at for at, _, path in since if not path.endswith(("/pods", "/deployments", "/bandwidthdomains"))]
     if answer is every_second_pod:  # the others are written with every decision
         others = [at for at, method, path in since if method == "PATCH" and is_refused(path)]
     failed = sum(action.outcome == "failed" for action in bus.actions)
