@@ -40,9 +40,10 @@ TARGETS = ("factory/telemetry-upload",)
 class Exporter:
     """Counters of an exporter, page after page: two protocols each, resets, series that come and go."""
 
-    def __init__(self, seed: int) -> None:
-        """All pages follow from the seed."""
+    def __init__(self, seed: int, restart_every: int = 61) -> None:
+        """All pages follow from the seed; the last page of each so many is the first after a restart."""
         self._random = random.Random(seed)
+        self._restart_every = restart_every
         self._counters: dict[str, float] = {}
 
     def _add(self, series: str, gain: float) -> None:
@@ -57,7 +58,7 @@ class Exporter:
 
     def page(self, number: int) -> dict[str, float]:
         """The counters one second later."""
-        if number % 61 == 60:  # restarted, and busy at once
+        if number % self._restart_every == self._restart_every - 1:  # restarted, and busy at once
             self._counters.clear()
         mean = self._random.choice((0.0003, 0.001, 0.004, 0.05))
         for workload in ("robot-control", "safety-scanner"):

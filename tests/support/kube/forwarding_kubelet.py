@@ -11,8 +11,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import requests
+
 from tests.support.kube.apiserver import ApiServer
 from tests.support.kube.servers import MERGE_PATCH
+from tests.support.waiting import wait_until
 
 _SYN_STREAM, _SYN_REPLY, _PING, _GOAWAY = 1, 2, 6, 7
 _CONTROL, _VERSION, _FIN = 0x8000, 3, 1
@@ -45,7 +48,7 @@ class ForwardingKubelet:
         try:
             yield
         finally:
-            await asyncio.to_thread(server.request, "DELETE", f"/api/v1/nodes/{node}")
+            await asyncio.to_thread(_unregister, server, node)
             listener.close()
             for task in self._tasks:
                 task.cancel()
@@ -134,6 +137,23 @@ def _register(server: ApiServer, node: str, port: int) -> None:
         "nodeInfo": {"kernelVersion": "6.12.0"},
     }
     server.request("PATCH", f"/api/v1/nodes/{node}/status", {"status": status}, MERGE_PATCH)
+
+
+def _unregister(server: ApiServer, node: str) -> None:
+    """Remove the node, and the Pods that DaemonSets had for it, as a cluster does: only then is it not counted."""
+    server.request("DELETE", f"/api/v1/nodes/{node}")
+
+    def is_forgotten() -> bool:
+        for pod in server.request("GET", "/api/v1/pods")["items"]:
+            meta = pod["metadata"]
+            if any(owner["kind"] == "DaemonSet" for owner in meta.get("ownerReferences", ())):
+                path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+                with suppress(requests.HTTPError):  # its controller was quicker
+                    server.request("DELETE", f"{path}?gracePeriodSeconds=0")
+        sets = server.request("GET", "/apis/apps/v1/daemonsets")["items"]
+        return not any(one["status"]["desiredNumberScheduled"] for one in sets)
+
+    wait_until(is_forgotten, lambda: f"DaemonSets still count {node}")
 
 
 def start_pod(server: ApiServer, namespace: str, name: str, node: str) -> None:
