@@ -1,7 +1,8 @@
 """Applies a plan: sends its patches, and judges what the API server makes of them.
 
 A server that refuses one patch of a target may refuse all.  So only a few are sent at first; each success allows one
-more at a time, and refusals end the round: what was not sent then waits with what was refused.
+more at a time, and refusals end the round: what was not sent then waits with what was refused.  A server that is
+merely slow delays no cut: a moment later all are sent that the client has room for, unless one was refused meanwhile.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from services.kube.objects import NotFound, Pod, Rejected, StaleObject, Supersed
 
 _AT_FIRST = 3
 """Patches of a kind of object that are sent before one of them succeeded."""
+_PATIENCE_S = 0.1
+"""Without a refusal for so long, all are sent."""
 _REFUSED = 3
 _MOST_REFUSED = 6
 """So many refusals end a round; fewer of them if they are a third of the answers."""
@@ -113,6 +116,7 @@ async def _send_one_kind(
     """Send patches, more at a time with every success, into ``errors`` by uid; those behind many refusals stay out."""
     waiting, running = list(reversed(writes)), dict[asyncio.Task[Exception | None], Write]()
     most, refused, answered = _AT_FIRST, 0, 0
+    patience = asyncio.create_task(asyncio.sleep(_PATIENCE_S))
     try:
         while True:
             is_over = refused >= _MOST_REFUSED or (refused >= _REFUSED and 3 * refused >= answered)
@@ -121,15 +125,20 @@ async def _send_one_kind(
                 running[asyncio.create_task(patch(write))] = write
             if not running:
                 return
-            for task in (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]:
+            is_patient = not patience.done()
+            awaited = {*running, patience} if is_patient else set(running)
+            done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done & running.keys():
                 error = errors[running.pop(task).obj.uid] = task.result()
                 answered += 1
                 refused += error is not None and not isinstance(error, Superseded)
                 most = 1 if refused else most + 1
+            if is_patient and patience.done() and not refused:
+                most = len(writes)
     finally:
-        for task in running:
+        for task in (*running, patience):
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, patience, return_exceptions=True)
 
 
 _UNSENT = _Unsent()
