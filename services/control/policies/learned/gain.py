@@ -30,17 +30,17 @@ class Gain(Struct, frozen=True, omit_defaults=True, gc=False):
     """What meters show of each byte; at most 1."""
     share: float = 0.0
     """What was seen of the limit, as a share of it."""
-    limit: float = 0.0
+    limit: int = 0
     """The limit at which that share was first seen."""
     steady: int = 0
     """For how many periods it has been the same."""
     tried: int = 0
     """When the limit was last lowered to see more; 0 before it ever was."""
-    last: float = 0.0
+    last: int = 0
     """The limit when the last period ended."""
 
 
-def follow_gain(gain: Gain, seen: float, limit: float, end: int) -> Gain:
+def follow_gain(gain: Gain, seen: float, limit: int, end: int) -> Gain:
     """The gain after one more calm period.
 
     Args:
