@@ -52,9 +52,9 @@ class DecisionTrace:
     """The state that the decision before left."""
     actions: list[Action] = field(default_factory=list)
     later: list[Action] = field(default_factory=list)
+    """Limits set later, and not by a decision: the fail-safe limit after silence, a start."""
     definitions: dict[int, Domain] = field(default_factory=dict)
     """By revision."""
-    """Limits set later, and not by a decision: the fail-safe limit after silence, a start."""
     _samples: dict[str, tuple[Sample, RecordedMessage]] = field(default_factory=dict)
     _last: Decision | None = None
 

@@ -5,7 +5,8 @@ import json
 from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
-from schemas.messages import Decision, Overrun, encode
+from schemas.messages import Decision, Overrun, Sample, State, encode
+from services.control import Controller
 from services.decision.metrics import LastDecisions
 from services.tools.common.formatting import decode_message, format_rate
 from services.tools.common.recording import RecordedMessage, build_message
@@ -22,22 +23,21 @@ DECISIONS = [one for line in LINES if isinstance(one := decode_message(line), De
 
 
 def without_link(line: RecordedMessage) -> RecordedMessage:
-    """A line as a build wrote it that knew neither estimates nor overruns."""
+    """A line as a build wrote it that knew no estimate, nor which limits do not hold."""
     message = decode_message(line)
     if not isinstance(message, Decision):
         return line
-    state = structs.replace(message.state, over={})
-    old = encode(structs.replace(message, link=None, overruns=(), state=state))
+    old = encode(structs.replace(message, link=None, overruns=(), state=structs.replace(message.state, over={})))
     return build_message("decision", line.subject, line.seq, line.time, line.headers, old)
 
 
-def without_overruns(line: RecordedMessage) -> RecordedMessage:
-    """A line as it would be if every limit had been kept."""
+def with_overruns(line: RecordedMessage, overruns: tuple[Overrun, ...]) -> RecordedMessage:
+    """A line with these overruns, if it is a decision: the generated traffic heeds no limit, and may have its own."""
     message = decode_message(line)
     if not isinstance(message, Decision):
         return line
-    kept = encode(structs.replace(message, overruns=()))
-    return build_message("decision", line.subject, line.seq, line.time, line.headers, kept)
+    changed = encode(structs.replace(message, overruns=overruns))
+    return build_message("decision", line.subject, line.seq, line.time, line.headers, changed)
 
 
 def gather(lines: list[RecordedMessage]) -> ReportStatistics:
@@ -99,6 +99,20 @@ def test_it_is_explained() -> None:
         assert "the same, byte for byte" in text
 
 
+def test_every_decision_follows_from_what_was_written() -> None:
+    """What a policy remembers is written the same way again after it was read: a restart changes no byte."""
+    controller = Controller(CONFIG.domains[0])
+    before: State | None = None
+    sample: Sample | None = None
+    for message in map(decode_message, LINES):
+        if isinstance(message, Sample):
+            sample = message
+        elif isinstance(message, Decision):
+            assert sample is not None
+            assert encode(controller.step(before, sample)) == encode(message)
+            before = message.state
+
+
 def test_the_report_draws_it() -> None:
     """A curve of the safe load and one of the load to come, and a sentence; neither for an older recording."""
     one = gather(LINES).domains[0]
@@ -115,12 +129,10 @@ def test_a_limit_that_is_not_enforced_is_explained_and_reported() -> None:
     decision = next(one for one in DECISIONS[20:] if one.link is not None)
     key = decision.targets[0].target
     over = Overrun(target=key, sent=60_000, limit=20_000, since=decision.end - 5 * 10**9)
-    changed = structs.replace(decision, overruns=(over,))
+    plain = [with_overruns(line, ()) for line in LINES]
     lines = [
-        build_message("decision", line.subject, line.seq, line.time, line.headers, encode(changed))
-        if decode_message(line) == decision
-        else line
-        for line in LINES
+        with_overruns(line, (over,)) if was == decision else other
+        for line, other, was in zip(LINES, plain, map(decode_message, LINES), strict=True)
     ]
     trace = DecisionTrace(decision.id)
     for line in lines:
@@ -130,6 +142,5 @@ def test_a_limit_that_is_not_enforced_is_explained_and_reported() -> None:
     assert f"telemetry-upload sends {format_rate(60_000)}, over its limit of {format_rate(20_000)} for 5" in text
     sentences = list(summarize(gather(lines).domains[0]))
     assert any("limit of cell-0/telemetry-upload was not enforced: it sent 60" in one for one in sentences)
-    sound = [without_overruns(line) for line in LINES]
-    assert not any("not enforced" in one for one in summarize(gather(sound).domains[0]))
+    assert not any("not enforced" in one for one in summarize(gather(plain).domains[0]))
     assert any("filled its limit" in one for one in sentences)
