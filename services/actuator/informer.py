@@ -7,7 +7,7 @@ API server --> here, pod_watch.py --> observed.py --> reconciler.py
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -15,10 +15,11 @@ import structlog
 from services.actuator.observed import Watched
 from services.actuator.pod_watch import NamespacePods
 from services.kube.changes import Listed, T, Updated
-from services.kube.objects import NotFound, Rejected, StaleObject, Workload, decode_as
+from services.kube.objects import NotFound, Rejected, StaleObject, Workload
 from services.kube.owners import OwnerChains
+from services.kube.target_pods import add_scale
 from services.kube.watching import Change, Watcher, watch_for_ever
-from services.kube.workloads import OtherOwner, Scale, SelectorRecord, find_kind, object_name
+from services.kube.workloads import SelectorRecord, find_kind, object_name
 
 _log = structlog.get_logger()
 
@@ -114,43 +115,51 @@ class Informer:
             return self._client.list_and_watch(kind, place[1], lambda one: one.metadata.name in names, name=only)
 
         async def take(change: Change, began: float) -> None:
-            await self._take(kind, change, began, names)
+            concerned = await self._take(kind, change, began, names)
             self._report(place, None)
-            for key in names.values():
+            for key in concerned:
                 self._tell(key)
-            for namespace in {one for key in names.values() for one in watched[key].target.pod_namespaces}:
-                self._pods[namespace].look_again()
+                for namespace in watched[key].target.pod_namespaces:
+                    self._pods[namespace].look_again(key)
 
-        def fail(error: Exception) -> None:
+        def fail(error: Exception) -> float:
             _log.warning("watch failed", namespace=place[1], kind=place[0], reason=str(error))
             what = kind.plural if kind is not Workload else place[0]
             self._report(place, f"cannot watch {what}: {error}")
+            return 0.0
 
         await watch_for_ever(start, take, fail)
 
-    async def _take(self, kind: type[Workload], change: Change, began: float, names: Mapping[str, str]) -> None:
-        """Pass a change on to the targets concerned; ``names`` has their keys by the names of their objects."""
+    async def _take(
+        self, kind: type[Workload], change: Change, began: float, names: Mapping[str, str]
+    ) -> Collection[str]:
+        """Pass a change on to the targets concerned; returns their keys.
+
+        Args:
+            kind: what is watched.
+            change: what was seen.
+            began: when the watch began, by the event loop's clock.
+            names: the targets' keys by the names of their objects.
+        """
         if not isinstance(change, Listed):
             obj = change.object
             key = names.get(obj.metadata.name)
-            if key is not None:
-                change = Updated(await self._add_scale(obj)) if isinstance(change, Updated) else change
-                self._watched[key].state.observe(kind, change, began)
-            return
+            if key is None:
+                return ()
+            change = Updated(await self._add_scale(obj)) if isinstance(change, Updated) else change
+            self._watched[key].state.observe(kind, change, began)
+            return (key,)
         listed = {one.metadata.name: await self._add_scale(one) for one in change.objects}
         for name, key in names.items():
             found = listed.get(name)
             if kind is SelectorRecord:
                 found = await self._keep_record(key, name, found)
             self._watched[key].state.observe(kind, Listed(() if found is None else (found,)), began)
+        return names.values()
 
     async def _add_scale(self, obj: Any) -> Any:
-        """Read an object's scale subresource, where its kind has one."""
-        if not (isinstance(obj, OtherOwner) and obj.has_scale):
-            return obj
-        path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/scale"
         try:
-            return obj.with_scale(decode_as(Scale, await self._client.fetch(path)))
+            return await add_scale(self._client, obj)
         except (NotFound, Rejected) as error:
             _log.warning("scale cannot be read", object=obj.metadata.name, reason=str(error))
             return obj

@@ -67,19 +67,19 @@ class NamespacePods:
         self._noted: dict[str, str] = {}
         self._changed = asyncio.Event()
 
-    def look_again(self) -> None:
+    def look_again(self, key: str) -> None:
         """A target's object was seen: if it is another, its Pods have to be listed."""
-        for key, one in self._watched.items():
-            workload = one.state.workload
-            if workload is None:
-                continue
-            selector = workload.selector
-            seen = (workload.uid, "" if selector is None else selector.query())
-            if self._seen.get(key) != seen:
-                self._seen[key] = seen
-                # The Pods that were listed so far were dropped, or are another's.
-                one.state.forget_pods()
-                self._changed.set()
+        state = self._watched[key].state
+        workload = state.workload
+        if workload is None:
+            return
+        selector = workload.selector
+        seen = (workload.uid, "" if selector is None else selector.query())
+        if self._seen.get(key) != seen:
+            self._seen[key] = seen
+            # The Pods that were listed so far were dropped, or are another's.
+            state.forget_pods()
+            self._changed.set()
 
     async def run(self) -> None:
         """Watch for ever; list again when an object is new or was replaced."""
@@ -90,9 +90,10 @@ class NamespacePods:
                 Pod, self._namespace, claims.may_concern, selector=claims.query, keep=claims.labels
             )
 
-        def fail(error: Exception) -> None:
+        def fail(error: Exception) -> float:
             _log.warning("watch failed", namespace=self._namespace, kind="Pod", reason=str(error))
             self._report(f"cannot watch pods: {error}")
+            return 0.0
 
         watching: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:

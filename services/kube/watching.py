@@ -43,14 +43,14 @@ class Watcher(Protocol):
 async def watch_for_ever(
     start: Callable[[], Awaitable[AsyncGenerator[Change, None]]],
     take: Callable[[Change, float], Awaitable[None]],
-    fail: Callable[[Exception], None],
+    fail: Callable[[Exception], float],
 ) -> None:
     """Watch, and watch again.
 
     Args:
         start: begins a watch.
         take: gets each change, and when its watch began, by the event loop's clock; may fail as a watch does.
-        fail: gets the reason why a watch failed.
+        fail: gets the reason why a watch failed, and gives the least delay before the next, seconds.
     """
     silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
     while True:
@@ -61,10 +61,10 @@ async def watch_for_ever(
                     await take(change, began)
             wait_s = ended.next_s()
         except (Unavailable, Rejected, NotFound) as error:
-            fail(error)
+            least_s = fail(error)
             is_silent = isinstance(error, Unavailable) and error.status is None
             told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-            wait_s = max((silent if is_silent else refused).next_s(), told_s)
+            wait_s = max((silent if is_silent else refused).next_s(), told_s, least_s)
         if time.monotonic() - began > _STEADY_S:
             silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
         await asyncio.sleep(wait_s)

@@ -9,23 +9,18 @@ there for a moment, as while an API server starts, leave what was seen last in f
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
-from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
 from schemas.definition import DefinitionSource
 from schemas.domain import Domain
-from services.common.backoff import BackOff
-from services.kube.changes import Deleted, Listed, Updated
-from services.kube.objects import NotFound, Rejected, Unavailable
+from services.kube.changes import Deleted, Listed
+from services.kube.objects import NotFound
+from services.kube.watching import Change, watch_for_ever
 from services.resources.manifest import InvalidResource, read_domain
 from services.resources.objects import BandwidthDomain
 
-_STEADY_S = 5.0
-"""After a watch that lasted longer, back-off restarts."""
-_SILENT_S, _ENDED_S, _REFUSED_S = (0.2, 5.0), (1.0, 12.0), (8.0, 40.0)
-"""First and longest delay where the API server does not answer, no longer has the changes, or refuses."""
 _ABSENT_S = 60.0
 """How often to look for a kind that is not installed, and after which time it counts as removed."""
 _NOTE = "resources"
@@ -36,9 +31,7 @@ _log = structlog.get_logger()
 class ResourceLister(Protocol):
     """What watching needs of the API client."""
 
-    def list_and_watch(
-        self, kind: type[BandwidthDomain], namespace: str
-    ) -> AsyncGenerator[Listed[BandwidthDomain] | Updated[BandwidthDomain] | Deleted[BandwidthDomain], None]:
+    def list_and_watch(self, kind: type[BandwidthDomain], namespace: str) -> AsyncGenerator[Change, None]:
         """Yield all objects, then every change."""
 
 
@@ -96,27 +89,21 @@ class ResourceWatcher:
 
     async def run(self) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
-        silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
-        while True:
-            began = time.monotonic()
-            try:
-                async with aclosing(self._client.list_and_watch(BandwidthDomain, self._namespace)) as changes:
-                    async for change in changes:
-                        self._observe(change)
-                wait_s = ended.next_s()
-            except NotFound as error:
-                self._miss_kind(str(error), began)
-                wait_s = _ABSENT_S if not self.resources else refused.next_s()
-            except (Unavailable, Rejected) as error:
-                self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
-                is_silent = isinstance(error, Unavailable) and error.status is None
-                wait_s = max((silent if is_silent else refused).next_s(), min(error.retry_after_s or 0.0, _ABSENT_S))
-            self.has_answer.set()
-            if time.monotonic() - began > _STEADY_S:
-                silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
-            await asyncio.sleep(wait_s)
+        await watch_for_ever(self._start, self._observe, self._miss)
 
-    def _observe(self, change: Listed[Any] | Updated[Any] | Deleted[Any]) -> None:
+    async def _start(self) -> AsyncGenerator[Change, None]:
+        return self._client.list_and_watch(BandwidthDomain, self._namespace)
+
+    def _miss(self, error: Exception) -> float:
+        """Take note that the resources cannot be read; gives the least delay before the next attempt, seconds."""
+        self.has_answer.set()
+        if not isinstance(error, NotFound):
+            self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
+            return 0.0
+        self._miss_kind(str(error))
+        return 0.0 if self.resources else _ABSENT_S
+
+    async def _observe(self, change: Change, _began: float) -> None:
         self._absent_since, self._told = None, ""
         self._set_note(_NOTE, None)
         if isinstance(change, Listed):
@@ -160,8 +147,9 @@ class ResourceWatcher:
             self._definitions.withdraw(resource.source)
             self._on_change()
 
-    def _miss_kind(self, reason: str, now: float) -> None:
+    def _miss_kind(self, reason: str) -> None:
         """The API server has no such kind: it was never installed, was removed, or the server is only starting."""
+        now = time.monotonic()
         if self._absent_since is None:
             self._absent_since = now
         if now - self._absent_since >= _ABSENT_S:
