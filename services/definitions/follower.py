@@ -105,7 +105,8 @@ class Follower:
         if known is not None and definition.revision <= known.revision and published <= known.published:
             return
         domain = definition.configuration
-        if before is not None and before.domain == domain:
+        is_in_use = before is not None and before.domain == domain
+        if before is not None and is_in_use:
             domain = before.domain  # kept once in memory
         after = Defined(domain, definition.revision, published)
         if definition.removed:
@@ -113,12 +114,9 @@ class Follower:
             if self._defined.pop(name, None) is None:
                 return
         else:
-            others = (one.domain for other, one in self._defined.items() if other != name)
-            try:
-                Controller(domain)
-                self._check((*others, domain))
-            except ValueError as error:
-                self._refuse(name, f"revision {definition.revision}: {error}")
+            why = None if is_in_use else self._why_unusable(domain)
+            if why is not None:
+                self._refuse(name, f"revision {definition.revision}: {why}")
                 return
             self._removed.pop(name, None)
             self._defined[name] = after
@@ -126,6 +124,15 @@ class Follower:
         _log.info("definition", domain=name, revision=definition.revision, removed=definition.removed)
         for listener in self._listeners:
             listener(before, None if definition.removed else after)
+
+    def _why_unusable(self, domain: Domain) -> str | None:
+        others = (one.domain for name, one in self._defined.items() if name != domain.name)
+        try:
+            Controller(domain)
+            self._check((*others, domain))
+        except ValueError as error:
+            return str(error)
+        return None
 
     def _refuse(self, what: str, reason: str) -> None:
         """Show that a definition cannot be used; what held before holds on."""

@@ -10,13 +10,17 @@ from services.kube.owners import OwnerChains
 from services.kube.workloads import CronJob, OtherOwner, Scale, build_selector, find_kind, object_name
 
 
-class TargetReader(Protocol):
+class ScaleReader(Protocol):
+    """What reading a scale needs of the API client."""
+
+    async def fetch(self, path: str) -> bytes:
+        """Read what is at a path."""
+
+
+class TargetReader(ScaleReader, Protocol):
     """What reading a target needs of the API client."""
 
     async def read_json(self, path: str) -> Any:
-        """Read what is at a path."""
-
-    async def fetch(self, path: str) -> bytes:
         """Read what is at a path."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -35,11 +39,21 @@ async def read_object(client: TargetReader, target: Target) -> Workload:
         Unavailable: the API server does not answer.
     """
     kind = await find_kind(client, target)
-    found = await client.read(kind, target.namespace, object_name(target))
-    if isinstance(found, OtherOwner) and found.has_scale:
-        path = f"{found.path(target.namespace, found.metadata.name)}/scale"
-        return found.with_scale(decode_as(Scale, await client.fetch(path)))
-    return found
+    return await add_scale(client, await client.read(kind, target.namespace, object_name(target)))
+
+
+async def add_scale(client: ScaleReader, obj: Workload) -> Workload:
+    """The object beside its scale subresource, where its kind has one.
+
+    Raises:
+        NotFound: it is gone.
+        Rejected: reading is not allowed.
+        Unavailable: the API server does not answer.
+    """
+    if not (isinstance(obj, OtherOwner) and obj.has_scale):
+        return obj
+    path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/scale"
+    return obj.with_scale(decode_as(Scale, await client.fetch(path)))
 
 
 async def list_pods(client: TargetReader, target: Target, workload: Workload) -> list[Pod]:

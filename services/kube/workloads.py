@@ -269,8 +269,9 @@ async def find_kind(reader: DiscoveryReader, target: Target) -> type[Workload]:
         Rejected or Unavailable: it does not tell.
     """
     known = known_kind(target)
-    if known is not None or target.ref is None:
-        return known or SelectorRecord
+    if known is not None:
+        return known
+    assert target.ref is not None, "a selector's record is of a known kind"
     return await discover_kind(reader, target.ref.api_version, target.ref.kind)
 
 
