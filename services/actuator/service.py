@@ -192,14 +192,11 @@ class Actuator:
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
             Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
         )
-        subjects: dict[str, str] = {}
         async with aclosing(decisions):
             async for received in decisions:
                 failpoints.point("actuator.received")
                 domain = received.message.domain
-                if domain not in subjects and domain in self.definitions.holding:
-                    subjects[domain] = bus.subjects.decision(domain)
-                if (subjects.get(domain) or bus.subjects.decision(domain)) != received.subject:
+                if bus.subjects.decision(domain) != received.subject:
                     await bus.dead_letter(NAME, received, f"a decision of domain {domain!r} on another's subject")
                     await received.ack()
                     continue

@@ -74,9 +74,10 @@ class Sampler:
 
     def _take_up(self, domains: tuple[Domain, ...]) -> None:
         before, names = self._domains, {domain.name for domain in domains}
+        known = {domain.name for domain in before}
         self._domains = domains
         for domain in domains:
-            if domain.name not in {one.name for one in before}:
+            if domain.name not in known:
                 self._health.set_failed(f"domain {domain.name}", "not yet")
                 for outcome in ("data", "blind"):
                     metrics.samples.labels(domain.name, outcome)
