@@ -48,7 +48,8 @@ def config_text(
     where = f"server: '{cluster.server}'" if cluster.server else f"kubeconfig: '{cluster.kubeconfig}'"
     lines = [
         f"bus: {{servers: ['{bus}']}}",
-        f"kubernetes: {{{where}, dry_run: {str(dry_run).lower()}, timeout: 2s, lease: {lease or 'null'}}}",
+        f"kubernetes: {{{where}, dry_run: {str(dry_run).lower()}, timeout: 2s, lease: {lease or 'null'},",
+        f"  resources: {{namespace: {namespace}}}}}",  # other tests' resources are in the same cluster
         f"listen: {{host: 127.0.0.1, actuator: {port}}}",
         "domains:",
         f"- name: {DOMAIN}",

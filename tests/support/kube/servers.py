@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
+from msgspec.structs import replace
 
-from schemas.config import Kubernetes
+from schemas.config import Kubernetes, Resources
 from services.plant.kube_emulator.emulator import Emulator
 from tests.support.kube.apiserver import ApiServer
 from tests.support.waiting import PATIENCE_S
@@ -127,6 +128,8 @@ async def real(running: ApiServer) -> AsyncIterator[Server]:
     config = Kubernetes(kubeconfig=str(running.kubeconfig()))
     async with aiohttp.ClientSession(headers=headers) as session:
         one = Server("apiserver", config, session, running.url, ssl=running.trust())
+        # Other tests have resources in the same cluster.
+        one.config = replace(config, resources=Resources(namespace=one.namespace))
         await _make_namespace(one)
         yield one
 
