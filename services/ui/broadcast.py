@@ -70,7 +70,6 @@ class Broadcaster:
         self.overview = BusOverview(live.domains)
         self._settings = settings
         self._live = live
-        self._domains = {domain.name: domain for domain in live.domains}
         self._pages: set[Subscriber] = set()
         self._changed: set[str] = set()
         self._fresh: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
@@ -118,7 +117,7 @@ class Broadcaster:
     async def _follow_kind(self, reader: BusReader, kind: str) -> None:
         """Follow one kind; of actions and definitions begin with the last ones: they say who is in charge."""
         start: Start = to_datetime(time.time_ns() - _LOOK_BACK_NS)
-        if kind in ("action", "definition") or len(self._domains) > _MANY:
+        if kind in ("action", "definition") or len(self.overview.domains) > _MANY:
             start = "latest"
         if kind == "dead":
             start = "new"
@@ -135,7 +134,6 @@ class Broadcaster:
                 status = self.overview.add(message, raw.published)
                 if kind == "definition":
                     self._live.domains = self.overview.configured
-                    self._domains = {domain.name: domain for domain in self._live.domains}
                 if status is None:
                     continue
                 self._changed.add(status.name)
@@ -173,9 +171,13 @@ class Broadcaster:
         if not self._pages:
             return
         self._told = self._live.failure
-        views = [self.overview.domains[name].build_view(now) for name in sorted(changed)]
+        domains = self.overview.domains
+        # A domain may have been removed meanwhile.
+        views = [domains[name].build_view(now) for name in sorted(changed & domains.keys())]
         for name, lines in fresh.items():
-            builder = HistoryBuilder(name, self._domains.get(name), self._live.period)
+            if name not in domains:
+                continue
+            builder = HistoryBuilder(name, domains[name].domain, self._live.period)
             for line in lines:
                 builder.add(line)
             update = HistoryUpdate(now / 1e6, published, builder.build(whole=False))
