@@ -85,9 +85,10 @@ class HistoryBuilder:
         yield from build_all("limit", one.limits)
         yield from build_all("sent", one.goodput)
         yield from build_all("shadow", self._shadows)
-        for kind, curve in (("safe", one.safe), ("expected", one.expected)):
-            if curve.points:
-                yield from build_all("safe" if kind == "safe" else "expected", {"": curve})
+        if one.safe.points:
+            yield from build_all("safe", {"": one.safe})
+        if one.expected.points:
+            yield from build_all("expected", {"": one.expected})
 
 
 def build_all(kind: SeriesKind, curves: Mapping[str, Curve]) -> Iterator[Series]:
@@ -114,7 +115,7 @@ def build_settings(domain: Domain) -> DomainSettings:
     """Build a domain's configuration for the page."""
     return DomainSettings(
         policy=domain.policy,
-        critical=[CriticalSettings(one.key, one.p95 / 1e6, one.jitter / 1e6) for one in domain.critical],
+        critical=view_objectives(domain),
         targets=[
             TargetSettings(one.key, int(one.min), int(one.max), int(one.fail_safe), one.scope == "per-pod")
             for one in domain.targets
@@ -123,6 +124,11 @@ def build_settings(domain: Domain) -> DomainSettings:
         shadow=list(domain.shadow),
         capacity=None if domain.capacity is None else int(domain.capacity),
     )
+
+
+def view_objectives(domain: Domain) -> list[CriticalSettings]:
+    """Build the objectives of a domain's critical workloads, ms."""
+    return [CriticalSettings(one.key, one.p95 / 1e6, one.jitter / 1e6) for one in domain.critical]
 
 
 def mark_decision(decision: Decision) -> Iterator[LimitMark]:

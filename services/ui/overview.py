@@ -108,13 +108,15 @@ class LiveDomain:
         for target in domain.targets if domain else ():
             self.targets.setdefault(target.key, LiveTarget())
         self._per_pod = per_pod_targets(domain)
+        critical = domain.critical if domain else ()
+        self._p95_ms = {one.key: one.p95 / 1e6 for one in critical}
+        self._jitter_ms = {one.key: one.jitter / 1e6 for one in critical}
 
     def add_sample(self, sample: Sample) -> None:
         """Take what was measured."""
         self.end, self.period = max(self.end, sample.end), sample.period
-        slos = {critical.key: critical for critical in self.domain.critical} if self.domain else {}
-        self.p95 = _pick_worst(sample.critical, "p95", {key: one.p95 / 1e6 for key, one in slos.items()})
-        self.jitter = _pick_worst(sample.critical, "jitter", {key: one.jitter / 1e6 for key, one in slos.items()})
+        self.p95 = _pick_worst(sample.critical, "p95", self._p95_ms)
+        self.jitter = _pick_worst(sample.critical, "jitter", self._jitter_ms)
         least = self.domain.min_observations if self.domain else 1
         reasons = [why for one in sample.critical if (why := one.why_unusable(least)) is not None]
         self.blind = sample.no_data or (reasons[0] if reasons else "")

@@ -12,7 +12,9 @@ from typing import Protocol
 import msgspec
 
 from schemas.domain import Domain
+from schemas.messages import InvalidMessage, Message
 from services.tools.common.bus_reader import BusReader, MessageRange
+from services.tools.common.formatting import decode_message
 from services.tools.common.recording import InvalidRecording, RecordedMessage, RecordingReader
 from services.ui.views import SourceView
 
@@ -51,6 +53,19 @@ class PageSource(Protocol):
 
     async def describe(self) -> SourceView:
         """Describe it, with the times of its first and last message."""
+
+
+async def read_messages(
+    source: PageSource, scope: MessageRange
+) -> AsyncGenerator[tuple[Message, RecordedMessage], None]:
+    """Read the messages of a range, decoded and as they were stored; those that cannot be read are left out."""
+    async with aclosing(source.read(scope)) as lines:
+        async for line in lines:
+            try:
+                message = decode_message(line)
+            except InvalidMessage:
+                continue
+            yield message, line
 
 
 class LiveSource:

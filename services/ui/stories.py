@@ -13,7 +13,7 @@ from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import format_time
 from services.tools.explain.command import DecisionTrace, describe_trace
 from services.ui.queries import ActionsQuery, StoryQuery
-from services.ui.sources import NotThere, PageSource
+from services.ui.sources import NotThere, PageSource, read_messages
 from services.ui.views import Actions, ActionView, Link, Story
 
 _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII | re.DOTALL)
@@ -137,12 +137,8 @@ async def search_actions(source: PageSource, query: ActionsQuery) -> Actions:
     kept: deque[ActionView] = deque(maxlen=query.limit)
     passed = searched = 0
     text = query.text.casefold() if query.text else None
-    async with aclosing(source.read(scope)) as lines:
-        async for line in lines:
-            try:
-                action = decode_message(line)
-            except InvalidMessage:
-                continue
+    async with aclosing(read_messages(source, scope)) as messages:
+        async for action, line in messages:
             assert isinstance(action, Action)
             searched += 1
             if query.cause not in (None, action.cause) or query.outcome not in (None, action.outcome):

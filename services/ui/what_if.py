@@ -12,18 +12,16 @@ import msgspec
 from msgspec import structs
 
 from schemas.domain import Critical, Domain
-from schemas.messages import Decision, InvalidMessage, Sample
+from schemas.messages import Decision, Sample
 from schemas.units import Duration
 from services.control import POLICIES
 from services.tools.common.bus_reader import MessageRange
-from services.tools.common.formatting import decode_message
 from services.tools.replay.comparison import CAVEAT, PolicyRun, PolicyStatistics
 from services.tools.report.downsampling import Curve
 from services.tools.report.statistics import DomainStatistics
-from services.ui.history import build_all, build_span
-from services.ui.sources import NotThere, PageSource
+from services.ui.history import build_all, build_span, view_objectives
+from services.ui.sources import NotThere, PageSource, read_messages
 from services.ui.views import (
-    CriticalSettings,
     Objective,
     Policies,
     PolicyFigures,
@@ -98,8 +96,8 @@ class _Replay:
             self.run.restore(decision.state)
 
 
-async def replay(source: PageSource, asked: WhatIf) -> WhatIfAnswer:
-    """Replay a range of one domain under what is asked for.
+async def replay(source: PageSource, asked: WhatIf, begin: int, end: int) -> WhatIfAnswer:
+    """Replay one domain from ``begin`` to ``end``, UTC ns, under what is asked for.
 
     Raises:
         NotThere: the source's configuration does not have the domain.
@@ -111,15 +109,9 @@ async def replay(source: PageSource, asked: WhatIf) -> WhatIfAnswer:
         raise NotThere(f"the configuration of domain {asked.domain!r} is not known: a replay needs it")
     domain, began = change_domain(known, asked), time.monotonic()
     pass_ = _Replay(domain, source.period)
-    since = None if asked.since is None else int(asked.since * 1e6)
-    until = None if asked.until is None else int(asked.until * 1e6)
-    scope = MessageRange(("sample", "decision"), since, until, (domain.name,))
-    async with aclosing(source.read(scope)) as lines:
-        async for line in lines:
-            try:
-                message = decode_message(line)
-            except InvalidMessage:
-                continue
+    scope = MessageRange(("sample", "decision"), begin, end, (domain.name,))
+    async with aclosing(read_messages(source, scope)) as messages:
+        async for message, line in messages:
             if isinstance(message, Sample):
                 pass_.statistics.add_sample(message, line)
                 pass_.add_sample(message, line.time)
@@ -147,7 +139,7 @@ def build_answer(done: _Replay, known: Domain, domain: Domain, took: float) -> W
             _build_figures(f"as recorded ({', '.join(statistics.policies) or known.policy})", done.recorded),
             _build_figures(f"what if ({version})", replayed, compared=True),
         ],
-        objectives=[CriticalSettings(one.key, one.p95 / 1e6, one.jitter / 1e6) for one in domain.critical],
+        objectives=view_objectives(domain),
         broken=[build_span(one) for one in statistics.broken.kept],
         caveat=CAVEAT,
         took=round(took, 3),
