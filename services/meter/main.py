@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from schemas.config import Config
+from services.common.listening import resolve_host
 from services.common.redaction import hide_passwords
 from services.kube.access import Access, KubeConfigError, find_access, https_url
 from services.kube.plain_client import PlainClient
@@ -48,7 +49,7 @@ def command(path: Path, node: str, host: str | None, proc: Path) -> None:
     service = MeterService(config, access, network, node)
     listen = host or config.listen.host
     try:
-        server = PageServer(listen, config.listen.meter, service.answer)
+        server = PageServer(resolve_host(listen), config.listen.meter, service.answer)
     except OSError as error:
         raise click.ClickException(f"listen: {listen}:{config.listen.meter}: {error.strerror}") from None
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,7 +5,6 @@ the reasons, so that ``kubectl describe pod`` and a browser show what is wrong.
 """
 
 import asyncio
-import errno
 import json
 import socket
 import threading
@@ -19,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 from prometheus_client import REGISTRY, disable_created_metrics, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from services.common.listening import EVERYWHERE, resolve_host
 from services.common.redaction import hide_passwords
 
 _STUCK_S = 10.0
@@ -26,7 +26,6 @@ _SILENT_S = 5.0
 """A connection on which nothing moves for this long is closed."""
 _MOST_CONNECTIONS = 16
 """Each costs a thread and a descriptor, of which the service's own work must not run out."""
-_EVERYWHERE = "::"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter would get a series with nothing but its start time
 
@@ -126,7 +125,7 @@ class _Server(ThreadingWSGIServer):
         super().__init__((host, port), _QuietHandler)
 
     def server_bind(self) -> None:
-        if self.server_address[0] == _EVERYWHERE:
+        if self.server_address[0] == EVERYWHERE:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # HTTPServer would look its own name up, which takes as long as DNS takes.
         TCPServer.server_bind(self)
@@ -170,7 +169,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         CannotListen: the port is taken, or the address does not belong to this machine.
     """
     try:
-        server = _listen(host, port)
+        server = _Server(resolve_host(host), port)
         server.set_app(_build_application(health))
     except OSError as error:
         raise CannotListen(f"listen: {host}:{port}: {error.strerror}") from error
@@ -184,12 +183,3 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         server.shutdown()
         await serving
         server.server_close()
-
-
-def _listen(host: str, port: int) -> _Server:
-    try:
-        return _Server(host, port)
-    except OSError as error:
-        if host != _EVERYWHERE or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            raise
-        return _Server("0.0.0.0", port)  # noqa: S104 - a Pod's probes and Prometheus come from outside of it

@@ -1,11 +1,11 @@
 """The page's HTTP server: the assets, the JSON API of ``openapi.py``, and the stream of events."""
 
 import asyncio
-import errno
 import importlib.metadata
 import importlib.resources
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.messages import InvalidMessage
+from services.common.listening import EVERYWHERE, resolve_host
 from services.tools.common.bus_reader import BusError, MessageRange
 from services.tools.common.formatting import decode_message
 from services.tools.common.recording import InvalidRecording
@@ -29,7 +30,6 @@ from services.ui.sources import LiveSource, NotThere, Recordings, RecordingSourc
 from services.ui.views import (
     Actions,
     DomainHistory,
-    DomainView,
     Overview,
     Policies,
     Problem,
@@ -41,7 +41,6 @@ from services.ui.views import (
 )
 
 _PAGE = "index.html"
-_EVERYWHERE = "::"
 _TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -122,7 +121,7 @@ class UiServer:
             assert self._broadcaster is not None
             now = time.time_ns()
             domains = self._broadcaster.overview.build_views(now)
-            return Overview(view, now / 1e6, domains, source.failure, _count(domains))
+            return Overview(view, now / 1e6, domains, source.failure, dict(Counter(one.state for one in domains)))
         at = int((query.at if query.at is not None else view.end or 0) * 1e6)
         # A recording also tells who paused a target an hour ago.
         since = at - _AT_NS if isinstance(source, LiveSource) else None
@@ -133,7 +132,7 @@ class UiServer:
                     with suppress(InvalidMessage):
                         overview.add(decode_message(line), line.time)
         domains = overview.build_views(at)
-        return Overview(view, at / 1e6, domains, None, _count(domains))
+        return Overview(view, at / 1e6, domains, None, dict(Counter(one.state for one in domains)))
 
     async def show_domain(self, query: HistoryQuery) -> DomainHistory:
         """Show one domain over a stretch of time: the last five minutes, or all of a recording, without a range."""
@@ -197,9 +196,8 @@ class UiServer:
         async def answer(asked: WhatIf) -> WhatIfAnswer:
             source = self._find_source(asked.source)
             begin, end = self._resolve_range(source, asked.since, asked.until)
-            ranged = msgspec.structs.replace(asked, since=begin / 1e6, until=end / 1e6)
             async with self._reads:
-                return await what_if.replay(source, ranged)
+                return await what_if.replay(source, asked, begin, end)
 
         body = await request.read()
         return await _respond(lambda: answer(msgspec.json.decode(body, type=WhatIf)))
@@ -263,13 +261,6 @@ class UiServer:
         return web.Response(body=body, content_type=kind, charset="utf-8")
 
 
-def _count(domains: list[DomainView]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in domains:
-        counts[one.state] = counts.get(one.state, 0) + 1
-    return counts
-
-
 def _answer(
     query: type[Struct], handle: Callable[[Any], Awaitable[Struct]]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -297,25 +288,9 @@ def _send(answer: Struct, status: int) -> web.Response:
     return web.Response(body=msgspec.json.encode(answer), status=status, content_type="application/json")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Listen; ``::`` is every address of both families, or of IPv4 alone where the kernel has no other.
-
-    Raises:
-        OSError: the port is taken, or the address does not belong to this machine.
-    """
-    if host != _EVERYWHERE:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-    except OSError as error:
-        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            raise
-        return socket.create_server(("0.0.0.0", port))  # noqa: S104 - what was asked for
-
-
 @asynccontextmanager
 async def serve(application: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve while the context lasts; gives the port.
+    """Serve while the context lasts; gives the port.  ``::`` is every address of both families.
 
     Raises:
         OSError: the port is taken, or the address does not belong to this machine.
@@ -323,7 +298,10 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        await web.SockSite(runner, listen(host, port)).start()
+        address = resolve_host(host)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family, dualstack_ipv6=address == EVERYWHERE)
+        await web.SockSite(runner, listening).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
