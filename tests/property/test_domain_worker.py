@@ -209,43 +209,8 @@ def waits() -> Iterator[list[float]]:
         yield waited
 
 
-@settings(max_examples=300, deadline=None)
-@given(streams(), ACTIONS)
-def test_replicas_that_fail_decide_as_one_that_does_not(
-    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
-) -> None:
-    """Each answerable sample is answered once, in order, with the same bytes."""
-    world = World(samples)
-    replicas = [Replica(world) for _ in range(REPLICAS)]
-    for action, which, pick in actions:
-        replica = replicas[which]
-        if action == "step":
-            replica.step()
-        elif action == "new" and world.delivered < len(samples):
-            world.delivered += 1
-            replica.deliver(world.delivered)
-        elif action == "again" and (missing := list_unacknowledged(world)):
-            replica.deliver(missing[pick % len(missing)])
-        elif action == "crash":
-            replica.stop()
-            replica.crash()
-    finish(world, replicas)
-    wanted = replay_samples(DOMAIN, samples, [])
-    assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
-    answered = [seq for _, seq in world.decisions]
-    assert answered == sorted(set(answered))
-    assert set(world.dead_letters) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
-
-
-@settings(max_examples=200, deadline=None)
-@given(streams(), st.lists(ACTION, max_size=120))
-def test_replicas_hear_of_definitions_at_any_time_and_agree(
-    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
-) -> None:
-    """Every decision follows, bit for bit, from its sample, the state before and the definition that it names.
-
-    No decision goes back to an older definition than the one before it.
-    """
+def play(samples: list[Received[Sample]], actions: list[tuple[str, int, int]]) -> World:
+    """What becomes of samples and definitions while replicas do these things, and then finish."""
     world = World(samples)
     replicas = [Replica(world) for _ in range(REPLICAS)]
     for action, which, pick in actions:
@@ -265,6 +230,33 @@ def test_replicas_hear_of_definitions_at_any_time_and_agree(
             replica.stop()
             replica.crash()
     finish(world, replicas)
+    return world
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams(), ACTIONS)
+def test_replicas_that_fail_decide_as_one_that_does_not(
+    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
+) -> None:
+    """Each answerable sample is answered once, in order, with the same bytes."""
+    world = play(samples, actions)
+    wanted = replay_samples(DOMAIN, samples, [])
+    assert [body for body, _ in world.decisions] == [encode(one) for one in wanted]
+    answered = [seq for _, seq in world.decisions]
+    assert answered == sorted(set(answered))
+    assert set(world.dead_letters) == {one.seq for one in samples if one.message.end > one.published + DOMAIN.dead_man}
+
+
+@settings(max_examples=200, deadline=None)
+@given(streams(), st.lists(ACTION, max_size=120))
+def test_replicas_hear_of_definitions_at_any_time_and_agree(
+    samples: list[Received[Sample]], actions: list[tuple[str, int, int]]
+) -> None:
+    """Every decision follows, bit for bit, from its sample, the state before and the definition that it names.
+
+    No decision goes back to an older definition than the one before it.
+    """
+    world = play(samples, actions)
     state, last, answered = None, 0, []
     for body, seq in world.decisions:
         revision = decode(Decision, body).definition
