@@ -4,12 +4,11 @@ import gzip
 import json
 import os
 import resource
-import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from math import isfinite
 from random import Random
 from typing import Any
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from services.sampler.source import LatencyStats, NoData
 from tests.integration.sampler.test_sources import ROBOT, now, settings, source_for
+from tests.support.http_server import serve_requests
 
 EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "250"))
 FIGURES = ("resets", "returns", "appeared", "p95", "jitter", "observations", "scraped", "buckets", "lost", "throughput")
@@ -181,19 +181,8 @@ def backend(replies: dict[str, Reply]) -> Iterator[str]:
             body = b"" if reply.status == 204 else reply.body
             self.wfile.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
-        def log_message(self, *_: Any) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve_requests(Handler) as url:
+        yield url
 
 
 def judge(found: LatencyStats | None, replies: dict[str, Reply]) -> str:

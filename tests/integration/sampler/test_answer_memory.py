@@ -5,15 +5,15 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.http_server import serve_requests
 
 ARENAS = {"MALLOC_ARENA_MAX": "2"}
 """As the image sets it."""
@@ -62,19 +62,8 @@ def large_answers(series: int, *, tells_length: bool) -> Iterator[str]:
             with suppress(ConnectionError):  # the answer is refused
                 self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve_requests(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize(("series", "tells_length"), [(14_000, True), (33_000, True), (33_000, False)])

@@ -1,12 +1,10 @@
 """Many workloads behind gateways that take short addresses only, or no POST: the same figures as from the server."""
 
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +12,7 @@ from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.source import Measurements, NoData
 from services.sampler.workloads import Workloads, metric_names
 from tests.integration.sampler.test_sources import settings
+from tests.support.http_server import serve_requests
 from tests.support.prometheus_server import PrometheusServer
 
 EPOCH = 1_795_000_000
@@ -80,19 +79,8 @@ def open_gateway(behind: str) -> Iterator[tuple[Gateway, str]]:
 
         do_POST = do_GET  # noqa: N815 - the library calls it by this name
 
-        def log_message(self, *_: Any) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield gateway, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve_requests(Handler) as url:
+        yield gateway, url
 
 
 async def measure(url: str, windows: int = 1) -> Measurements:
