@@ -3,8 +3,8 @@
 An object that was not refused yet is patched at once, unless the Pods that were tried last for the first time were all
 refused: then the workload's own limit waits, too.  Objects that were refused, or not sent because others were, are
 tried one at a time, with growing delays that neither a new decision nor a change of the objects shortens: at most ten
-requests a minute.  A limit lower than the refused one is another question, and may be asked in between.  After a
-success twice as many are tried.
+requests a minute.  A limit lower than the refused one is another question, and may be asked in between.  After one of
+them succeeded twice as many are tried; what other objects accept says nothing of them.
 Times are seconds by a steady clock.
 """
 
@@ -95,11 +95,13 @@ class Refusals:
         new = [write.obj.uid for write in writes if write.obj.uid not in self._failed and isinstance(write.obj, Pod)]
         if new or not failures:
             self._spares_new = bool(new) and all(uid in failures for uid in new)
-        for write in writes:
-            self._failed.pop(write.obj.uid, None)
+        tried = [self._failed.pop(write.obj.uid) for write in writes if write.obj.uid in self._failed]
+        if not failures and self._failed and not tried:
+            return False  # that others were patched says nothing of those that were refused
         if not failures:
             self._at_once *= 2
-            self._delay_s = 0.0
+            if not self._failed:
+                self._delay_s = 0.0  # else the next refusal waits longer than the last: some objects stay refused
             self._not_before = now
             return False
         refused = [write for write in writes if write.obj.uid in failures]

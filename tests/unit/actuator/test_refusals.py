@@ -41,3 +41,29 @@ def test_an_accepted_limit_ends_the_waiting() -> None:
     part, wait_s = refusals.select(lower, AT)
     assert len(part.writes) >= 2
     assert wait_s == 0
+
+
+def test_what_others_accept_says_nothing_of_the_refused() -> None:
+    """Pods that are patched with every decision keep the delay of one that is refused."""
+    objects = deployment("20M"), pod(1), pod(2)
+    plan = plan_of(order(60_000, end=60_000), *objects)
+    refused, *others = plan.writes
+    refusals = Refusals()
+    assert refusals.count([refused], {refused.obj.uid: Unavailable("no", status=422)}, AT)
+    refusals.count(others, {}, AT + 1)
+    part, wait_s = refusals.select(plan, AT + 1)
+    assert refused not in part.writes
+    assert wait_s > 1
+
+
+def test_the_delay_grows_while_some_stay_refused() -> None:
+    """Where one is accepted the next is tried at once, and its refusal costs more than the first."""
+    objects = deployment("20M"), pod(1), pod(2)
+    plan = plan_of(order(60_000, end=60_000), *objects)
+    refusals = refuse(plan)
+    one, *rest = plan.writes
+    refusals.count([one], {}, AT + 5)
+    assert refusals.select(plan, AT + 5)[1] == 0
+    refusals.count(rest, {write.obj.uid: Unavailable("no", status=422) for write in rest}, AT + 5)
+    assert refusals.select(plan, AT + 5)[0].writes == (one,)
+    assert all(write not in refusals.select(plan, AT + 5 + 5.9)[0].writes for write in rest)
