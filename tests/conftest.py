@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,8 +16,14 @@ from tests.support.nats_server import NatsServer
 
 pytest_plugins = ("tests.support.run_hooks",)
 
-# An example's duration depends on the machine's load, not only on the code.
-settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# An example's duration depends on the machine's load, not only on the code.  The examples are the same in each run, so
+# that a change is judged by what it changes; `make fuzz` looks for new ones (SLUICE_FUZZ_EXAMPLES).
+settings.register_profile(
+    "loaded",
+    deadline=None,
+    derandomize="SLUICE_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("loaded")
 
 

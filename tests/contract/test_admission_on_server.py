@@ -64,6 +64,15 @@ async def test_what_the_actuator_writes_passes_and_nothing_else(apiserver: ApiSe
         edited = allow(policy, f"{server.namespace}/app")
         await server.deploy(replicas=1, own={"team": "x"})
         (pod,) = await server.pods_of("app", 1)
+
+        async def settled() -> bool:
+            # Between two reads nobody but the test writes.
+            status = (await server.must("GET", f"{server.deployments}/app"))["status"]
+            return (status.get("updatedReplicas"), status.get("unavailableReplicas")) == (1, 1) and any(
+                one["reason"] == "ReplicaSetUpdated" for one in status.get("conditions", ())
+            )
+
+        await servers.eventually(settled)
         paths = {Deployment: f"{server.deployments}/app", Pod: f"{server.pods}/{pod['metadata']['name']}"}
         by_hand = {"metadata": {"annotations": {BANDWIDTH: "7M", "team": "y"}}}
         await server.must("PATCH", f"{paths[Pod]}?fieldManager=kubectl-annotate", by_hand, servers.MERGE_PATCH)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -34,10 +35,12 @@ class Processes:
             self._keep.mkdir(parents=True, exist_ok=True)
             self.home = self._keep
         else:
-            self.home = Path(tempfile.mkdtemp(prefix="sluice-"))
+            self.home = Path(tempfile.gettempdir(), f"sluice-{secrets.token_hex(8)}")
+            # Before the folder: whenever this process is killed, somebody removes what it created.
             self._sweeper = await asyncio.create_subprocess_exec(
                 *sweep_command(str(self.home)), stdin=subprocess.PIPE, start_new_session=True
             )
+            self.home.mkdir(mode=0o700)
         return self
 
     async def __aexit__(

@@ -110,14 +110,17 @@ class ApiServer:
         self.wait_for("kube-controller-manager", "/api/v1/namespaces/default/serviceaccounts/default")
 
     def wait_for(self, name: str, path: str) -> None:
-        """Wait until ``path`` answers; it needs the program ``name``.
+        """Wait until ``path`` answers; it needs the program ``name``, which is started again if it gives up.
+
+        On a busy machine the API server may take longer to be healthy than a controller manager waits for it.
 
         Raises:
             RuntimeError: it does not in time; the text holds the end of the program's log.
         """
         deadline = time.monotonic() + PATIENCE_S
         error: object = None
-        while time.monotonic() < deadline and self._processes[name].poll() is None:
+        ended: int | None = None
+        while time.monotonic() < deadline:
             try:
                 self.request("GET", path)
             except OSError as absent:
@@ -125,8 +128,12 @@ class ApiServer:
                 time.sleep(0.05)
             else:
                 return
+            if self._processes[name].poll() is not None:
+                ended = self._processes[name].returncode
+                time.sleep(1)
+                self.start(name)
         tail = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{name} is not ready: {error}, exit code {self._processes[name].poll()}\n{tail}")
+        raise RuntimeError(f"{name} is not ready: {error}, last exit code {ended}\n{tail}")
 
     def plan(self, name: str, *command: str | Path) -> None:
         """The command that starts a program."""
