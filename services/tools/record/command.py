@@ -137,6 +137,8 @@ def command(path: Path, output: Path | None, force: bool, **asked: object) -> No
     output = output or Path(f"sluice-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst")
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists; --force overwrites it")
+    if not output.parent.is_dir():
+        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     logging_setup.configure("record", "error")
     try:
         config = load(path)
