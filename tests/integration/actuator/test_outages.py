@@ -37,7 +37,7 @@ class Outage(Struct, frozen=True):
     """Duration of the outage."""
 
 
-@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
+@pytest.fixture(params=servers.KINDS)
 async def outage(request: pytest.FixtureRequest, nats: NatsServer) -> AsyncIterator[Outage]:
     """A cluster for one test, with two targets of two Pods each."""
     async with AsyncExitStack() as stack:
