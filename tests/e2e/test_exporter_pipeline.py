@@ -108,7 +108,7 @@ def start_cluster(factory: Factory) -> None:
     threading.Thread(target=enforce, daemon=True).start()
 
 
-@pytest.mark.quiet
+@pytest.mark.realtime
 @pytest.mark.prometheus
 def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
     """Packets, flows and probes, exporter, Prometheus, sampler, decision, actuator, qdisc: the loop ends a congestion.
