@@ -118,7 +118,7 @@ class Informer:
             concerned = await self._take(kind, change, began, names)
             self._report(place, None)
             for key in concerned:
-                self._tell(key)
+                self._notify(key)
                 for namespace in watched[key].target.pod_namespaces:
                     self._pods[namespace].look_again(key)
 
@@ -191,9 +191,9 @@ class Informer:
             self._troubles[place] = why
         for key, needs in self._needs.items():
             if place in needs:
-                self._tell(key)
+                self._notify(key)
 
-    def _tell(self, key: str) -> None:
+    def _notify(self, key: str) -> None:
         """Say what keeps a target from being watched, if anything does."""
         one = self._watched[key]
         why = next((self._troubles[place] for place in self._needs[key] if place in self._troubles), None)
