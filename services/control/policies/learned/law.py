@@ -119,8 +119,8 @@ class Law:
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
-            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles, waits,
-            spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
+            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles,
+            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
         )  # fmt: skip
         headroom = int(knee.total - coming - margin)
         link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
