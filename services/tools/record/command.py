@@ -237,7 +237,10 @@ def _record_from_prometheus(config: Config, url: str, request: RecordRequest, ou
 
     assert request.since is not None
     until = time.time_ns() if request.until is None else request.until
-    adapted = backfill.adapt_config(config, url, request.step)
+    try:
+        adapted = backfill.adapt_config(config, url, request.step)
+    except ValueError as error:
+        raise click.UsageError(f"--from-prometheus: {error}") from None
     if (changes := backfill.describe_adaptation(config, adapted)) is not None:
         print_warning(changes)
     subjects = Subjects(config.bus.prefix)
