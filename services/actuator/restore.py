@@ -7,7 +7,7 @@ else has set meanwhile stays.
 import asyncio
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
