@@ -20,7 +20,7 @@ from services.bus.connection import Denied
 from services.bus.session import ApiError
 from services.common.backoff import BackOff
 from services.common.histogram import BOUNDS
-from services.definitions.follower import Defined, Follower
+from services.definitions.follower import Follower
 from services.exporter.coverage import CoverageMonitor, matchers_of
 from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.probe_manager import ProbeManager, probe_counter
@@ -75,7 +75,10 @@ async def _serve(config: Config) -> None:
     definitions = Follower(config.domains, health.set_note)
     follower = None if settings.relay is None else build_follower(config, settings.relay, latencies)
 
-    def define(_before: Defined | None, _after: Defined | None) -> None:
+    changed = asyncio.Event()
+
+    def define() -> None:
+        changed.clear()
         domains = definitions.domains
         critical = find_critical(domains)
         latencies.define(critical)
@@ -85,7 +88,8 @@ async def _serve(config: Config) -> None:
         if follower is not None:
             follower.define(critical, find_targets(domains))
 
-    definitions.on_change(define)
+    # Many may come at once, and each one would open another stream.
+    definitions.on_change(lambda _before, _after: changed.set())
     async with serve(health, config.listen.host, config.listen.exporter), asyncio.TaskGroup() as group:
         if follower is not None:
             group.create_task(_follow(follower, health))
@@ -94,6 +98,8 @@ async def _serve(config: Config) -> None:
             prober.is_wanted = prober.key in latencies.observations
             group.create_task(prober.run())
         while True:
+            if changed.is_set():
+                define()
             health.set_condition("observations", monitor.check(time.monotonic()))
             if probers:
                 problems = [f"{prober.key}: {prober.problem}" for prober in probers if prober.problem]
