@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from schemas.domain import Critical, Domain, LabelSelector, Target
+from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration, Rate
+from schemas.workloads import LabelSelector
 from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
