@@ -161,7 +161,7 @@ class Informer:
             for key in concerned:
                 if key not in self._watched:
                     continue
-                self._tell(key)
+                self._notify(key)
                 for namespace in self._watched[key].target.pod_namespaces:
                     self._pods[namespace].look_again(key)
 
@@ -235,9 +235,9 @@ class Informer:
         if why is not None:
             self._troubles[place] = why
         for key in self._dependents.get(place, ()):
-            self._tell(key)
+            self._notify(key)
 
-    def _tell(self, key: str) -> None:
+    def _notify(self, key: str) -> None:
         """Say what keeps a target from being watched, if anything does."""
         one = self._watched[key]
         why = next((self._troubles[place] for place in _needs(one.target) if place in self._troubles), None)

@@ -1,4 +1,4 @@
-"""Watches a namespace's Pods for all targets that may have some there, and tells each target its own.
+"""Watches a namespace's Pods for all targets that may have some there, and gives each target its own.
 
 A Pod that two targets match goes to one of them by the rule in ``claims.py``, and is reported.  So is one that a
 target's object selects by its labels, while nobody known made it: nobody would limit it.

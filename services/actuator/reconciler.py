@@ -72,7 +72,7 @@ class Reconciler:
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
-        self._told: int | None = None
+        self._published: int | None = None
         """The limit that was reported last to be in force on all objects; None: no such report is the last."""
         self._last_late_report = float("-inf")
         self._rise = RiseBound(Limits.from_target(target, domain).rise)
@@ -212,7 +212,7 @@ class Reconciler:
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
         self._finish_pending()
-        self._told = None
+        self._published = None
         if not plan.writes:
             self._note_refusal(None)
             self._succession.is_settled()
@@ -278,13 +278,13 @@ class Reconciler:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
-        is_told = self._told == order.limit or self._shared.dry_run
+        is_published = self._published == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            is_told = is_told and (order.limit != workload.limit or order.is_repeated)
-        if not is_told:
+            is_published = is_published and (order.limit != workload.limit or order.is_repeated)
+        if not is_published:
             # Decisions rise only from what was reported to be in force.
-            self._told = order.limit
+            self._published = order.limit
             self._reporter.report_unwritten(order, "unchanged", order.reason, {})
         share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
         metrics.limit.labels(self.target.key).set(order.limit)
@@ -335,7 +335,7 @@ class Reconciler:
             # To stand by without the Lease is planned, and no news.
             is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
             if why is not None and self._desired.order is not None and not is_planned:
-                self._told = None
+                self._published = None
                 order, is_paused = self._desired.order, paused is not None
                 self._reporter.report_unwritten(order, "skipped", f"paused: {why}", self._headers, paused=is_paused)
         if paused is not None:
@@ -372,7 +372,7 @@ class Reconciler:
         self._reporter.report_writes(
             order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news, partial=not whole
         )
-        self._told = order.limit if whole else None
+        self._published = order.limit if whole else None
         self._was_stale = result.is_stale
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())

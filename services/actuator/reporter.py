@@ -240,7 +240,7 @@ class Reporter:
         _log.info("note", target=self._target.key, text=why)
 
     def report_pause(self, workload: Workload, why: str | None) -> None:
-        """Tell people that the target is left alone, and why; None: that Sluice sets its limit again."""
+        """Notify people that the target is left alone, and why; None: that Sluice sets its limit again."""
         key = self._target.key
         metrics.paused.labels(key).set(why is not None)
         if why is None:
@@ -251,7 +251,7 @@ class Reporter:
             _log.warning("paused", target=key, reason=why)
 
     def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
-        """Tell people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
+        """Notify people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
 
         A limit that was never set, or that somebody else set, is not the agent's fault, and is reported elsewhere.
 

@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Serve a live page over the bus, or over a recording FILE.
 
-    It only reads, and has no login: it listens on this machine's loopback alone, unless told otherwise.
+    It only reads, and has no login: it listens on this machine's loopback alone, unless set otherwise.
     """
     if not _is_loopback(host):
         print_warning(f"{host} is reachable from outside, and the page has no login: put a proxy with one in front")

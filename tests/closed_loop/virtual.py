@@ -284,8 +284,8 @@ class Decider:
         """Decide on a sample, and publish; None where it is refused or the bus is away."""
         if not self._bus.is_up:
             return None
-        told = {} if self.state is None else self.state.in_force
-        reported = self._bus.enforcement.find_news(self._domain.name, told) if self._closed else {}
+        previous = {} if self.state is None else self.state.in_force
+        reported = self._bus.enforcement.find_news(self._domain.name, previous) if self._closed else {}
         try:
             decision = self._controller.answer(self.state, sample, now, None, reported)
         except RejectedSample:

@@ -141,6 +141,7 @@ def test_missing_requirements_are_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.realtime
 def test_limits_that_are_silently_lifted_are_found_within_ten_seconds(tmp_path: Path) -> None:
     """Real packets: the agent lifts all limits after half of the time, and says nothing."""
     options = ("--runs", "scrape", "--against", "proportional", "--scenario", "steady", "--seconds", "30")

@@ -44,8 +44,6 @@ SETTINGS = {
 """Variables that name what a user has set up below HOME."""
 _KINDS = ("e2e", "contract", "integration", "property", "golden", "unit")
 """The order of a run: slow kinds first, so that the workers end at about the same time."""
-_PRECEDENCE = -15
-"""The priority of tests that measure real packets: 28 times the share of an ordinary process."""
 _SERVERS = 2
 """How many workers run the tests on a real API server: each of them has a server of its own."""
 
@@ -191,15 +189,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextmanager
 def _precedence() -> Iterator[None]:
-    """Let this thread and the processes that it starts run before those of other tests, where root may say so."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
+    """Let this thread and the processes that it starts run before those of other tests, where root may say so.
+
+    Where the kernel shares the processors among sessions, a higher priority alone would count for nothing.
+    """
     with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _PRECEDENCE)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     try:
         yield
     finally:
         with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, before)
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _forget_failure() -> None:

@@ -27,6 +27,7 @@ _BUS_USERS = {
     "audit": "reader",
     "explain": "reader",
     "report": "reader",
+    "calibrate": "reader",
     "ui": "reader",
     "check": "reader",
     "restore": "actuator",  # it reports what it did

@@ -57,6 +57,8 @@ def run(command: str, folder: Path) -> Result:
         ("tap FILE --workload nobody", "there is no workload or target 'nobody'; there are cell-0/robot-control"),
         ("tap FILE --domain cell-7", "the domains are cell-0"),
         ("explain", "DECISION"),
+        ("calibrate FILE --domain cell-7", "the domains are cell-0"),
+        ("calibrate FILE --seconds 5", "without FILE"),
     ],
 )
 def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why: str) -> None:
@@ -79,6 +81,10 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why
         ("replay CONFIG", ExitCode.UNREADABLE, "line 1: not the header of a recording"),
         ("audit FILE --config nowhere.yaml", ExitCode.UNREADABLE, "nowhere.yaml"),
         ("record --config CONFIG -o NEW --since 5m", ExitCode.UNAVAILABLE, "nats://127.0.0.1:9"),
+        ("calibrate FILE", ExitCode.OK, ""),
+        ("calibrate FILE --since 1m", ExitCode.FINDING, "none of its 20 samples, 20 decisions"),
+        ("calibrate CONFIG", ExitCode.UNREADABLE, "line 1: not the header of a recording"),
+        ("calibrate --nats nats://127.0.0.1:9", ExitCode.UNAVAILABLE, "nats://127.0.0.1:9"),
         ("check nowhere.yaml", ExitCode.FINDING, "nowhere.yaml"),
     ],
 )

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str | Path]]] = {
     "tap-json": lambda file, _: ["tap", file, "--json"],
     "audit": lambda file, _: ["audit", file],
     "explain": lambda file, _: ["explain", "cell-0", file],
+    "calibrate": lambda file, _: ["calibrate", file],
     "report": lambda file, folder: ["report", file, "-o", folder / "page.html"],
 }
 
