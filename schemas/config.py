@@ -350,7 +350,7 @@ class Config(Settings, frozen=True):
     """The whole file."""
 
     domains: tuple[Domain, ...]
-    """Who shares a bottleneck, and whose limits may move."""
+    """Who shares a bottleneck, and whose limits may move.  May be empty (``[]``) where resources are read."""
     bus: BusConfig = BusConfig()
     """The NATS server and the streams on it."""
     signal: Signal = Signal()
@@ -372,7 +372,10 @@ class Config(Settings, frozen=True):
         Raises:
             ValueError: two domains share a name or a target, or the dead-man time is too short for the signal.
         """
-        problems = [] if self.domains else ["domains: at least one is needed"]
+        has_own = bool(self.domains)
+        problems = []
+        if not has_own and not self.kubernetes.resources.enabled:
+            problems.append("domains: at least one is needed, since kubernetes.resources is not enabled")
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
@@ -384,7 +387,7 @@ class Config(Settings, frozen=True):
         problems += [
             f"exporter: the probed workload {probe.key} is not critical in any domain"
             for probe in self.exporter.probes
-            if probe.key not in critical
+            if has_own and probe.key not in critical
         ]
         if problems:
             raise ValueError("\n".join(problems))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from schemas.domain import Target
 from schemas.messages import Action, Decision, Outcome, PodOutcome
@@ -14,6 +15,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import WriteRecord, find_record
 from services.actuator.plan import Plan, Write
+from services.actuator.restore import RestoreResult
 from services.control.enforcement import allows
 from services.kube.objects import KubeObject, Pod, Workload
 
@@ -197,6 +199,34 @@ class Reporter:
         action_id = ":".join([self._target.key, order.cause, order.decision or "-", outcome, place])
         action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason, paused=paused)
         self._send(action, headers)
+
+    def report_given_up(
+        self, order: LimitOrder, workload: Workload, results: Sequence[RestoreResult], now: int
+    ) -> None:
+        """Report Pods that the target no longer has: they were put back as they were found, or that failed.
+
+        Args:
+            order: the current one.
+            workload: the target's, with the limit in force.
+            results: of the Pods.
+            now: when the last one was answered, UTC ns.
+        """
+        limit = order.limit if workload.limit is None else workload.limit
+        kept = replace(order, cause="rescale", limit=limit)
+        texts = sorted(f"{one.obj.metadata.name}: {one.text}" for one in results)
+        action = build_action(
+            self._domain,
+            self._target,
+            kept,
+            f"{self._target.key}:given-up:-:{now}",
+            "failed" if any(one.outcome == "failed" for one in results) else "applied",
+            reason=f"no longer its Pods, put back: {'; '.join(texts)}"[:2000],
+            was=limit,
+            pods=tuple(PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome) for one in results),
+            applied=now,
+        )
+        self._send(action, {})
+        self._record_event(workload, action)
 
     def report_recovered(self, action: Action) -> None:
         """Report an action again whose report may have been lost."""

@@ -26,7 +26,7 @@ from services.bench.goals import show
 from services.bench.speed.flow_server import messages
 from services.common.histogram import BOUNDS, quantile
 from services.exporter.flow_follower import FlowFollower
-from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.flow_reader import FlowReader
 from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.observer_pb2 import GetFlowsResponse
 from services.exporter.pairing import PairingTable
@@ -87,7 +87,6 @@ def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
     latencies = LatencyMetrics(_CRITICAL, BOUNDS, 50, CollectorRegistry())
     follower = FlowFollower(
         partial(open_stream, Relay(address=address)),
-        partial(build_request, _CRITICAL, [], ()),
         FlowReader(_CRITICAL, [], ()),
         PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024),
         latencies,
