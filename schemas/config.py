@@ -21,17 +21,25 @@ _S = 10**9
 Port = Annotated[int, between(0, 65535)]
 
 
+def _has_host(url: str) -> bool:
+    """Whether a URL names a host, and no port that does not exist."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _check_url(what: str, url: str) -> None:
     """Check that a URL is one of HTTP.
 
     Raises:
         ValueError: it is not.
     """
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url.partition("//")[2].partition("/")[0]:
         # Not shown: it would be in a log.
         raise ValueError(f"{what}: an address must not hold credentials: see signal.http")
-    if not url.startswith(("http://", "https://")) or not parts.hostname or parts.fragment:
+    if not url.startswith(("http://", "https://")) or not _has_host(url) or urlsplit(url).fragment:
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
@@ -78,7 +86,7 @@ class BusConfig(Settings, frozen=True):
                     "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
                     " or bus.credentials"
                 )
-            if not server.startswith(("nats://", "tls://")):
+            if not server.startswith(("nats://", "tls://")) or not _has_host(server):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
             raise ValueError("user and credentials: only one of the two")

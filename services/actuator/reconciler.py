@@ -130,7 +130,10 @@ class Reconciler:
         record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
         why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
-            self._watch_enforcement(decision)
+            # Whether a limit is enforced is this actuator's to report only where it sets the limit.
+            is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
+            workload = self.observed.workload if is_mine else None
+            self._reporter.report_enforcement(decision, workload, self.observed.pods)
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
             self._awake.set()
@@ -145,12 +148,6 @@ class Reconciler:
             late = build_order(self.target, decision, part, decision.end)
             self._reporter.report_unwritten(late, "skipped", why, {})
         self._outbox.finish(pending)
-
-    def _watch_enforcement(self, decision: Decision) -> None:
-        """Report whether the limits that this actuator sets are enforced."""
-        workload = self.observed.workload
-        is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
-        self._reporter.report_enforcement(decision, workload if is_mine else None, self.observed.pods)
 
     async def run(self) -> None:
         """Keep the desired limit in force, until it is stopped."""

@@ -75,7 +75,10 @@ class Actuator:
             config.kubernetes.resources,
             on_change=self._wake_all,
             set_note=health.set_note,
-            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+            is_in_charge=lambda: (
+                not config.kubernetes.dry_run
+                and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
+            ),
         )
         shared = Dependencies(
             client=client,
@@ -121,9 +124,6 @@ class Actuator:
     async def _run_targets(self) -> None:
         await self._resources.wait_for_first()
         await self._targets.run()
-
-    def _is_in_charge(self) -> bool:
-        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
 
     def _wake_all(self) -> None:
         for one in self._targets.reconcilers.values():

@@ -100,8 +100,18 @@ class ResourceWatcher:
         if not isinstance(error, NotFound):
             self._report(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
             return 0.0
-        self._miss_kind(str(error))
-        return 0.0 if self.resources else _ABSENT_S
+        # There is no such kind: it was never installed, was removed, or the server is only starting.
+        now = time.monotonic()
+        if self._absent_since is None:
+            self._absent_since = now
+        if now - self._absent_since >= _ABSENT_S:
+            for resource in tuple(self.resources.values()):
+                self._lose(resource)
+            self._definitions.confirm_resources(())
+        if self.resources:
+            return 0.0
+        self._report(f"the kind {BandwidthDomain.kind} is not installed ({error}): domains come from the file alone")
+        return _ABSENT_S
 
     async def _observe(self, change: Change, _began: float) -> None:
         self._absent_since, self._reported = None, ""
@@ -146,20 +156,6 @@ class ResourceWatcher:
             _log.info("resource gone", namespace=resource.metadata.namespace, name=resource.metadata.name)
             self._definitions.withdraw(resource.source)
             self._on_change()
-
-    def _miss_kind(self, reason: str) -> None:
-        """The API server has no such kind: it was never installed, was removed, or the server is only starting."""
-        now = time.monotonic()
-        if self._absent_since is None:
-            self._absent_since = now
-        if now - self._absent_since >= _ABSENT_S:
-            for resource in tuple(self.resources.values()):
-                self._lose(resource)
-            self._definitions.confirm_resources(())
-        if not self.resources:
-            self._report(
-                f"the kind {BandwidthDomain.kind} is not installed ({reason}): domains come from the file alone"
-            )
 
     def _report(self, text: str) -> None:
         """Log once what is wrong, and show it as long as it is."""

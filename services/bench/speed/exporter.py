@@ -31,7 +31,7 @@ from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.observer_pb2 import GetFlowsResponse
 from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import open_stream
-from services.plant.harness.results import ResultFile
+from services.runtime.option_types import FiguresFile
 
 _CRITICAL = ["factory/robot-control"]
 _S = 1_000_000_000
@@ -59,7 +59,7 @@ _FINE = [number / 100_000 for number in range(1, 100)]
 @click.option(
     "--flows", type=click.IntRange(1), default=60_000, show_default=True, help="How many flows each measurement takes."
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(flows: int, path: Path | None) -> None:
     """Flows and pairs a second, memory with many pending pairs."""
     figures = {**measure_pairing(flows), **measure_stages(flows), **measure_grpc(flows), **measure_pending()}
