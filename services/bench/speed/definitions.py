@@ -24,9 +24,9 @@ from services.bench.goals import show
 from services.definitions.definition_set import DefinitionSet
 from services.definitions.follower import Follower
 from services.kube.client import KubeClient
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
 from services.runtime.health import Health
+from services.runtime.option_types import FiguresFile
 
 _FEW = 10
 _PERIOD = Duration(10**9 // 2)
@@ -37,7 +37,7 @@ _PERIOD = Duration(10**9 // 2)
 @click.option(
     "--changes", type=click.IntRange(10), default=300, show_default=True, help="How many changes of each kind."
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(domains: int, changes: int, path: Path | None) -> None:
     """Cost of a changed definition among many domains, and among ten."""
     logging_setup.configure("bench", "error")
