@@ -10,18 +10,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
-from services.kube.changes import Deleted, Listed, T, Updated
-from services.kube.credentials import use_service_account, use_token_file
+from services.kube.changes import Deleted, Listed, ListPage, T, Updated, WatchedObject, WatchEvent
+from services.kube.credentials import refuse_redirect, use_service_account, use_token_file
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
     KubeObject,
@@ -48,27 +46,6 @@ _ENDED_S = (8.0, 30.0)
 
 Query = list[tuple[str, str]]
 _GONE = 410
-
-
-class _ListMeta(Struct, frozen=True, rename="camel"):
-    resource_version: str = ""
-    following: str = field(default="", name="continue")
-    """Where the next page begins; empty on the last one."""
-
-
-class _List(Struct, frozen=True):
-    metadata: _ListMeta
-    items: tuple[msgspec.Raw, ...] | None
-    """Required: an error with status 200 has metadata, too."""
-
-
-class _WatchEvent(Struct, frozen=True):
-    type: str
-    object: msgspec.Raw
-
-
-class _EventObject(Struct, frozen=True):
-    metadata: _ListMeta
 
 
 class KubeClient:
@@ -107,7 +84,7 @@ class KubeClient:
             raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
         # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
         settings.disable_strict_ssl_verification = True
-        settings.client_session_kwargs = {"middlewares": (_refuse_redirect,)}
+        settings.client_session_kwargs = {"middlewares": (refuse_redirect,)}
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             session = client.rest_client.pool_manager = client.rest_client._create_pool_manager()  # noqa: SLF001 - its way
@@ -330,13 +307,13 @@ class KubeClient:
             options.append(("timeoutSeconds", str(seconds)))
             async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
                 async for line in read_lines(response.content):
-                    event = msgspec.json.decode(line, type=_WatchEvent)
+                    event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
                         status = decode_as(Status, event.object)
                         if status.code != _GONE:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
-                    version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
+                    version = msgspec.json.decode(event.object, type=WatchedObject).metadata.resource_version
                     if event.type != "BOOKMARK":
                         seen = decode_as(kind, event.object, f"no {kind.kind}")
                         is_there = event.type != "DELETED" and is_wanted(seen)
@@ -358,7 +335,7 @@ class KubeClient:
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
-            answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
+            answer = decode_as(ListPage, await self.fetch(kind.path(namespace), [*query, *page]))
             listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
             objects += (one.trim(keep) for one in listed if is_wanted(one))
             following = answer.metadata.following
@@ -403,20 +380,6 @@ class KubeClient:
             )
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise Unavailable(text, is_unreached=is_unreached) from None
-
-
-async def _refuse_redirect(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Pass a request on; an API server redirects nobody, but a sign-in page before it may.
-
-    Raises:
-        Unavailable: the answer is a redirect; it is not followed.
-    """
-    response = await send(request)
-    if "Location" in response.headers and 300 <= response.status < 400:
-        response.close()
-        host = urlsplit(response.headers["Location"]).hostname or request.url.host
-        raise Unavailable(f"HTTP status {response.status} to {host}", status=response.status)
-    return response
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
