@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from services.plant.kube_emulator.emulator import Emulator
 from tests.support.attack_tally import ATTACK, Attacks
 from tests.support.fault_tally import FAULT, Tally
 from tests.support.kube import apiserver as kube
@@ -57,12 +56,8 @@ def apiserver() -> Iterator[kube.ApiServer]:
         yield server
 
 
-@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
+@pytest.fixture(params=servers.KINDS)
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
-    """A Kubernetes API without nodes, first emulated and then a real one, and a fresh namespace on it."""
-    if request.param == "emulator":
-        async with servers.emulate(Emulator(starts_after=None)) as one:
-            yield one
-    else:
-        async with servers.real(request.getfixturevalue("apiserver")) as one:
-            yield one
+    """A Kubernetes API without nodes, real or else emulated, and a fresh namespace on it."""
+    async with servers.open_server(request) as one:
+        yield one

@@ -14,6 +14,7 @@ BENCHES = {
     "factory": "services.bench.policies.real",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
+    "definitions": "services.bench.speed.definitions",
     "enforcement": "services.bench.policies.enforcement",
     "meter": "services.bench.signals.meter",
     "signals": "services.bench.signals.lag",

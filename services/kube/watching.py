@@ -18,7 +18,7 @@ _ENDED_S = (1.0, 12.0)
 """The same if the server no longer has the changes."""
 _REFUSED_S = (8.0, 40.0)
 """The same where it answers, and refuses."""
-_TOLD_S = 60.0
+_MOST_RETRY_AFTER_S = 60.0
 """A longer delay that the server asks for is not kept."""
 
 Change = Listed[Any] | Updated[Any] | Deleted[Any]
@@ -63,8 +63,8 @@ async def watch_for_ever(
         except (Unavailable, Rejected, NotFound) as error:
             least_s = fail(error)
             is_silent = isinstance(error, Unavailable) and error.status is None
-            told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
-            wait_s = max((silent if is_silent else refused).next_s(), told_s, least_s)
+            retry_after_s = min(getattr(error, "retry_after_s", None) or 0.0, _MOST_RETRY_AFTER_S)
+            wait_s = max((silent if is_silent else refused).next_s(), retry_after_s, least_s)
         if time.monotonic() - began > _STEADY_S:
             silent, ended, refused = BackOff(*_SILENT_S), BackOff(*_ENDED_S), BackOff(*_REFUSED_S)
         await asyncio.sleep(wait_s)

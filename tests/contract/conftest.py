@@ -1,16 +1,23 @@
 """An API server on which Sluice was installed with README's commands."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.kube import apiserver
+from tests.support.kube import apiserver, servers
 from tests.support.readme import Installed, commands, typed
 
 SETTINGS = {"enable-bandwidth-manager": "true", "enable-endpoint-routes": "true", "enable-hubble": "true"}
 """The settings that Cilium's chart derives from cilium-values.yaml, as far as they are read."""
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+@pytest.fixture(params=servers.BOTH)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[servers.Server]:
+    """A Kubernetes API without nodes, first emulated and then real, and a fresh namespace on it."""
+    async with servers.open_server(request) as one:
+        yield one
 
 
 @pytest.fixture(scope="package")

@@ -206,8 +206,8 @@ class TargetAudit:
         before = self._in_force
         keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
         # A report that was read back after a crash, or made when nothing was left to write, may be of a step, too.
-        told_later = action.outcome == "unchanged" or action.reason.startswith(_READ_BACK)
-        held_back = _HELD_BACK in action.reason or told_later
+        reported_later = action.outcome == "unchanged" or action.reason.startswith(_READ_BACK)
+        held_back = _HELD_BACK in action.reason or reported_later
         may_be_lower = decided.blind or keeps or held_back
         if action.limit != asked and not (may_be_lower and action.limit < asked):
             text = f"action {action.id} set {action.limit} kbit/s, and decision {decided.id} {decided.limit}"

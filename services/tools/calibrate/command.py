@@ -68,8 +68,8 @@ def command(
         console = TerminalConsole()
         for _, proposal in found:
             show_proposal(console, proposal)
-    tells = all(any(figure.confidence != "none" for figure in one.figures) for _, one in found)
-    source.exit(ok=bool(found) and tells and not readings.unknown and not readings.unreadable)
+    is_known = all(any(figure.confidence != "none" for figure in one.figures) for _, one in found)
+    source.exit(ok=bool(found) and is_known and not readings.unknown and not readings.unreadable)
 
 
 def show_proposal(console: TerminalConsole, proposal: Proposal) -> None:

@@ -37,7 +37,7 @@ class Outage(Struct, frozen=True):
     """Duration of the outage."""
 
 
-@pytest.fixture(params=["emulator", pytest.param("apiserver", marks=pytest.mark.apiserver)])
+@pytest.fixture(params=servers.KINDS)
 async def outage(request: pytest.FixtureRequest, nats: NatsServer) -> AsyncIterator[Outage]:
     """A cluster for one test, with two targets of two Pods each."""
     async with AsyncExitStack() as stack:
@@ -108,7 +108,7 @@ async def test_the_api_server_is_gone_for_a_while(
 
             await eventually(caught_up)
             await eventually(lambda: is_acknowledged(scene, durable, last.last))
-            verdicts = [trail.verdict(await scene.actions(name), "5M", "80M") for name, trail in trails.items()]
+            verdicts = [await scene.judge(trail, name) for name, trail in trails.items()]
     tally.add("API server down", f"{outage.seconds} seconds, 21 decisions queued", judge(*verdicts))
 
 

@@ -20,8 +20,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision
 from schemas.units import Duration, Rate
 from services.actuator import apply, service
+from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
-from services.actuator.reconciler import Dependencies
 from services.bus.envelope import RawMessage, Received
 from services.bus.subjects import Subjects
 from services.kube.client import KubeClient

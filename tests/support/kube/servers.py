@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
+import pytest
 from msgspec.structs import replace
 
 from schemas.config import Kubernetes, Resources
 from services.plant.kube_emulator.emulator import Emulator
+from tests.support import needs
 from tests.support.kube.apiserver import ApiServer
 from tests.support.waiting import PATIENCE_S
 
@@ -21,6 +23,12 @@ JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 BANDWIDTH = "kubernetes.io/egress-bandwidth"
+REAL = pytest.param("apiserver", marks=pytest.mark.apiserver)
+EMULATOR = "emulator"
+BOTH = (EMULATOR, REAL)
+"""For tests that hold the emulator to the real server."""
+KINDS = BOTH if needs.lacking("apiserver") else (REAL,)
+"""For tests of what talks to a server: where a real one can run, the emulator would show nothing more."""
 
 
 class Server:
@@ -110,6 +118,17 @@ def deployment(
             },
         },
     }
+
+
+@asynccontextmanager
+async def open_server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """The server that a fixture's parameter names, without nodes, and a fresh namespace on it."""
+    if request.param == EMULATOR:
+        async with emulate(Emulator(starts_after=None)) as one:
+            yield one
+    else:
+        async with real(request.getfixturevalue("apiserver")) as one:
+            yield one
 
 
 @asynccontextmanager
