@@ -159,17 +159,23 @@ class Reporter:
             workload: as it was before them.
             headers: of the message that caused them.
             applied: when the last one was answered, UTC ns; None: none was sent.
-            is_news: whether failures are reported that changed nothing.
+            is_news: whether failures are reported; otherwise only what was written in the same round.
             partial: whether some of the target's objects do not have the limit yet.
         """
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
             if not done:
                 continue
+            again = 0
+            if not is_news and any(one.outcome == "applied" for _, one in done):
+                # The refusals were reported before.
+                again = sum(one.outcome == "failed" for _, one in done)
+                done = [(write, one) for write, one in done if one.outcome != "failed"]
             kinds = {one.outcome for _, one in done}
-            reasons = [why, *sorted({one.error for _, one in done if one.error})]
+            reasons = [why, *([f"{again} still refused"] if again else [])]
             if workload.limit != order.limit and not any(isinstance(write.obj, Workload) for write, _ in done):
-                reasons.insert(1, PODS_ONLY)
+                reasons.append(PODS_ONLY)
+            reasons += sorted({one.error for _, one in done if one.error})
             record = done[0][0].record
             action = build_action(
                 self._domain,

@@ -24,9 +24,9 @@ from services.bench.goals import show
 from services.definitions.definition_set import DefinitionSet
 from services.definitions.follower import Follower
 from services.kube.client import KubeClient
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
 from services.runtime.health import Health
+from services.runtime.option_types import ResultFile
 
 _FEW = 10
 _PERIOD = Duration(10**9 // 2)

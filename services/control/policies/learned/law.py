@@ -100,9 +100,8 @@ class Law:
         if load.last > 0:
             season = follow_season(season, load.last, load.peak, end, self._capacity)
         passed: tuple[float, ...] = ()
-        tail, gain, usual = memory.tail, memory.gain, evidence.medians if lesson == "latency rose" else memory.usual
+        gain, usual = memory.gain, evidence.medians if lesson == "latency rose" else memory.usual
         if evidence.clean and not evidence.queued:
-            tail += (seen.shared_p95 - tail) * (0.1 if tail else 1.0)
             usual = _follow_usual(usual, evidence.medians, self._parameters.hesitate / 2)
             knee, passed = self._learn_passed(knee, memory.passed, evidence)
             knee, lesson = self._probe(knee, load, season, evidence, end, lesson)
@@ -119,8 +118,8 @@ class Law:
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
-            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles,
-            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
+            knee, load, season, margin, usual, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles, waits,
+            spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
         )  # fmt: skip
         headroom = int(knee.total - coming - margin)
         link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
@@ -218,7 +217,7 @@ class Law:
 
     def _touch(self, knee: Knee, total: float, evidence: Evidence, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
-        excess = min(max(2 * evidence.rise, evidence.tail) * self._slo / evidence.seconds, 0.5)
+        excess = min(2 * evidence.rise * self._slo / evidence.seconds, 0.5)
         return self._knee.on_touch(knee, total, excess, end)
 
     def _learn_margin(
