@@ -9,8 +9,8 @@ import click
 import msgspec
 from rich.console import Console
 
-from services.plant.harness.results import ResultFile
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import ResultFile
 
 
 @click.command()
