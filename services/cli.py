@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": "services.tools.explain.command",
     "report": "services.tools.report.command",
     "calibrate": "services.tools.calibrate.command",
+    "export": "services.tools.export.command",
     "ui": "services.ui.command",
     "check": "services.tools.check.command",
     "restore": "services.actuator.restore",

@@ -10,6 +10,7 @@ BENCHES = {
     "memory": "services.bench.speed.memory",
     "pipeline": "services.bench.speed.end_to_end",
     "policies": "services.bench.policies.simulated",
+    "train": "services.bench.policies.train",
     "factory": "services.bench.policies.real",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",

@@ -28,6 +28,7 @@ _BUS_USERS = {
     "explain": "reader",
     "report": "reader",
     "calibrate": "reader",
+    "export": "reader",
     "ui": "reader",
     "check": "reader",
     "restore": "actuator",  # it reports what it did

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str | Path]]] = {
     "audit": lambda file, _: ["audit", file],
     "explain": lambda file, _: ["explain", "cell-0", file],
     "calibrate": lambda file, _: ["calibrate", file],
+    "export": lambda file, folder: ["export", file, "--parquet", folder / "run.parquet"],
     "report": lambda file, folder: ["report", file, "-o", folder / "page.html"],
 }
 
