@@ -38,6 +38,7 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
         shown = await wait_for(page, "document.querySelector('#tip .explain')?.innerText", "no explanation")
         assert "Proposed by" in shown
         assert "Shielded" in shown
+        await step_through_marks(page)
         # The mouse finds the same figures, without any mark.
         await page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=place["left"] + 400, y=place["top"] + 12)
         await wait_for(
@@ -61,6 +62,25 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
         await search_and_ask(page)
         assert page.complaints == []
         assert all(one.startswith((url, "data:")) for one in page.fetched), page.fetched
+
+
+async def step_through_marks(page: Page) -> None:
+    """The keys lead to every mark that is listed, also where one decision moved two limits."""
+    listed = await page.value(
+        "[...document.querySelectorAll('main tbody tr')]"
+        ".map(row => row.cells[0].innerText + ' ' + row.cells[4].innerText)"
+    )
+    assert len({one.split()[0] for one in listed}) < len(listed), "no decision moved two limits"
+    shown = []
+    for _ in listed:
+        shown.append(
+            await page.value(
+                "(tip => tip.querySelector('b').innerText.slice(0, 8) + ' ' + tip.querySelector('p').innerText)"
+                "(document.getElementById('tip'))"
+            )
+        )
+        await press(page, "ArrowLeft")
+    assert shown == listed
 
 
 async def travel(page: Page) -> None:
