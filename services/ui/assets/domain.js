@@ -10,6 +10,7 @@ import { openStory, explain } from "./story.js";
 import { hideTip, showTip } from "./tip.js";
 
 const SPANS = { "1 min": 60e3, "5 min": 300e3, "15 min": 900e3, "1 h": 3600e3, "6 h": 21600e3, "24 h": 86400e3 };
+const HEADS = { p95: "P95", jitter: "Jitter" };
 const LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
 
 export class DomainPage {
@@ -166,7 +167,7 @@ export class DomainPage {
         const line = el("i", { class: one.dash });
         line.style.borderColor = `var(${one.colour})`;
         const value = plot === this.plots.rates ? rateWithUnit(one.value) : `${ms(one.value)} ms`;
-        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(labelOf(one)) })), el("span", { text: value })));
+        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(`${HEADS[one.kind] ?? ""} ${labelOf(one)}`.trim()) })), el("span", { text: value })));
       }
     }
     const shade = this.history.shades.find((one) => one.begin <= time && one.end >= time);
