@@ -49,7 +49,7 @@ OUTAGES: dict[Part, float] = {"api": 40.0, "bus": 12.0, "actuator": 30.0}
 
 _OUTAGE_AT = 0.25
 """When an outage begins, as a share of the scenario: the limit still rises then."""
-_AFTER_S = 20.0
+_AFTER_S = 10.0
 """How long the scenario goes on after an outage at least."""
 
 
