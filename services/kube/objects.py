@@ -25,6 +25,7 @@ BANDWIDTH = "kubernetes.io/egress-bandwidth"
 _KEPT = (BANDWIDTH, "sluice.dev/")
 K = TypeVar("K", bound="KubeObject")
 S = TypeVar("S")
+_MOST_OF_REFUSAL = 64 * 1024
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
 _LONGEST_BODY = 32 * 1024 * 1024
@@ -285,6 +286,7 @@ class ApiFailure(Exception):
         status: int | None = None,
         retry_after_s: float | None = None,
         is_unreached: bool = False,
+        body: bytes = b"",
     ) -> None:
         """Say why.
 
@@ -293,11 +295,13 @@ class ApiFailure(Exception):
             status: of HTTP; None: no answer.
             retry_after_s: for how many seconds the server asks to be left alone.
             is_unreached: there was no connection, so that the server has no work with another attempt.
+            body: of the answer, which may be that of a Pod behind the server; cut where it is long.
         """
         super().__init__(text)
         self.status = status
         self.retry_after_s = retry_after_s
         self.is_unreached = is_unreached
+        self.body = body[:_MOST_OF_REFUSAL]
 
 
 class Unavailable(ApiFailure):
@@ -395,4 +399,4 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
         raise StaleObject(text, retry_after_s=seconds)
     if code in (400, 401, 403, 405, 415):
         raise Rejected(text, retry_after_s=seconds)
-    raise Unavailable(text, status=code, retry_after_s=seconds)
+    raise Unavailable(text, status=code, retry_after_s=seconds, body=body)
