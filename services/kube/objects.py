@@ -213,14 +213,10 @@ class Workload(KubeObject, frozen=True):
         """How many Pods it wants to have, as far as it tells; some may not exist yet."""
         return 0
 
-    @classmethod
-    def is_kind_of(cls, owner: Owner) -> bool:
-        """Whether a reference is to an object of this kind, in whichever version."""
-        return owner.kind == cls.kind and owner.group in ("", group_of(cls.api_version))
-
     def is_named_by(self, owner: Owner) -> bool:
-        """Whether a reference is to this object."""
-        return self.is_kind_of(owner) and owner.name == self.metadata.name and owner.uid in ("", self.uid)
+        """Whether a reference is to this object, in whichever version of its kind."""
+        is_kind = owner.kind == self.kind and owner.group in ("", group_of(self.api_version))
+        return is_kind and owner.name == self.metadata.name and owner.uid in ("", self.uid)
 
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod, as far as that Pod tells: another workload's may carry the same labels."""
