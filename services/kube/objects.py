@@ -31,11 +31,6 @@ _LONGEST_BODY = 32 * 1024 * 1024
 """No page of a list is larger; a proxy may send anything."""
 
 
-def group_of(api_version: str) -> str:
-    """The group of ``group/version``; empty for the core group."""
-    return api_version.rpartition("/")[0]
-
-
 class StatusDetails(Struct, frozen=True, rename="camel"):
     """More about an error."""
 
@@ -55,7 +50,7 @@ class Owner(Struct, frozen=True, rename="camel"):
     @property
     def group(self) -> str:
         """The API group of its kind; empty for the core group."""
-        return group_of(self.api_version)
+        return self.api_version.rpartition("/")[0]
 
 
 class Meta(Struct, frozen=True, rename="camel"):
@@ -215,7 +210,7 @@ class Workload(KubeObject, frozen=True):
 
     def is_named_by(self, owner: Owner) -> bool:
         """Whether a reference is to this object, in whichever version of its kind."""
-        is_kind = owner.kind == self.kind and owner.group in ("", group_of(self.api_version))
+        is_kind = owner.kind == self.kind and owner.group in ("", self.api_version.rpartition("/")[0])
         return is_kind and owner.name == self.metadata.name and owner.uid in ("", self.uid)
 
     def owns(self, pod: Pod) -> bool:
