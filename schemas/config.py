@@ -14,6 +14,7 @@ from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
+from schemas.sharding import Sharding
 from schemas.units import Duration
 
 _S = 10**9
@@ -357,6 +358,8 @@ class Config(Settings, frozen=True):
     """Where measurements come from."""
     kubernetes: Kubernetes = Kubernetes()
     """How the actuator reaches the API server."""
+    sharding: Sharding = Sharding()
+    """How several replicas share the domains."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
     meter: Meter = Meter()

@@ -79,6 +79,7 @@ class Actuator:
                 not config.kubernetes.dry_run
                 and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
             ),
+            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
         )
         shared = Dependencies(
             client=client,

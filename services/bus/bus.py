@@ -23,6 +23,7 @@ from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
 from services.bus.envelope import RawMessage, Received, StreamInfo, Unreadable
 from services.bus.session import ANSWER_S, ApiError, ErrorCode, Session
+from services.bus.sharing import Share
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
 from services.common.backoff import BackOff
 
@@ -182,6 +183,7 @@ class Bus:
         ack_wait: float = 30.0,
         transient: bool = False,
         once: bool = False,
+        share: Share | None = None,
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, without end.
 
@@ -201,6 +203,7 @@ class Bus:
             ack_wait: seconds after which a message without acknowledgement is redelivered.
             transient: whether the server deletes a durable consumer after a minute without a reader.
             once: whether to skip a redelivery while this reader still holds the message.
+            share: reads these subjects alone, and only what no reader of a lower priority asks for.
         """
         spec = ConsumerSpec(
             stream=self._streams[kind],
@@ -210,6 +213,7 @@ class Bus:
             batch=batch,
             ack_wait=ack_wait,
             transient=transient,
+            share=share,
         )
         held: set[int] = set()
         async with aclosing(Consumer(self._session, spec, self.ensure_streams).deliver()) as deliveries:
