@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import structlog
+from msgspec.structs import replace
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
@@ -25,7 +26,6 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
-from services.actuator.succession import ask_nobody
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
@@ -79,6 +79,7 @@ class Actuator:
                 not config.kubernetes.dry_run
                 and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
             ),
+            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
         )
         shared = Dependencies(
             client=client,
@@ -87,10 +88,11 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if self._has_lease else ask_nobody,
             pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
+        if self._has_lease:
+            shared = replace(shared, charge=self._lease.charge)
         self._targets = TargetSet(client, health, shared)
         self._publisher = Publisher(
             self.definitions,

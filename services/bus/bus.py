@@ -133,8 +133,9 @@ class Bus:
             decode(type(message), body)  # type: ignore[type-var]
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"{msg_id}: {error}") from None
-        sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
-        sent[envelope.EXPECTED_STREAM] = self._streams[type(message)]
+        sent = {**(headers or {}), envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: self._streams[type(message)]}
+        if envelope.TRACE not in sent:
+            sent[envelope.TRACE] = envelope.start_trace(msg_id)
         if expect_last is not None:
             sent[envelope.EXPECTED_LAST] = str(expect_last)
         async with self._in_flight:

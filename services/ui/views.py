@@ -278,6 +278,8 @@ class Sources(ApiView, frozen=True):
     sources: list[SourceView]
     uploads: bool
     """Whether a recording may be sent."""
+    largest: int
+    """Bytes of a recording that may be sent."""
     build: str
     """Version of Sluice."""
 

@@ -104,7 +104,7 @@ async def replay(source: PageSource, asked: WhatIf, begin: int, end: int) -> Wha
         TooLong: the range has more than 200,000 samples.
         ValueError: what is asked for cannot be.
     """
-    known = next((one for one in source.domains if one.name == asked.domain), None)
+    known = next((one for one in source.list_domains(end) if one.name == asked.domain), None)
     if known is None:
         raise NotThere(f"the configuration of domain {asked.domain!r} is not known: a replay needs it")
     domain, began = change_domain(known, asked), time.monotonic()

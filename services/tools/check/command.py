@@ -74,10 +74,13 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
         # Its client is slow to load.
         from services.tools.check.api_proxy import check_through_api  # noqa: PLC0415
         from services.tools.check.cluster_reader import check_cluster  # noqa: PLC0415
+        from services.tools.check.running_services import check_services  # noqa: PLC0415
 
         settings = with_default_kubeconfig(config)
         results = [] if offline else asyncio.run(check_through_api(settings))
         results.append(asyncio.run(check_cluster(settings)))
+        running = asyncio.run(check_services(settings))
+        results += [running] if running is not None else []
     elif not offline:
         results = asyncio.run(check_connectivity(config))
     measured = any(one.what == config.signal.source and is_measured(one) for one in results)

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { clean, el, nameOf } from "./dom.js";
-import { clock, dateTime, rate } from "./format.js";
+import { clock, dateTime, ratePair } from "./format.js";
 import { link } from "./route.js";
 import { openStory } from "./story.js";
 
@@ -42,10 +42,11 @@ export class ActionsPage {
 
   row(one) {
     const open = () => openStory({ s: this.context.s, id: one.id, d: one.domain, at: one.t });
+    const [was, limit] = ratePair(one.was, one.limit);
     const cell = (text, kind) => el("td", { class: kind, text });
     return el("tr", {},
       el("td", { class: "when" }, el("button", { type: "button", class: "text", title: dateTime(one.t), onclick: open }, clock(one.t))),
       el("td", {}, el("a", { href: link("domain", { s: this.context.s, d: one.domain, at: one.t + 15000 }) }, nameOf(one.domain))), el("td", {}, nameOf(one.target)),
-      cell(rate(one.limit), "n"), cell(rate(one.was), "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pods` : "")), cell(one.cause), cell(clean(one.reason), "words"));
+      cell(limit, "n"), cell(was, "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pods` : "")), cell(one.cause), cell(clean(one.reason), "words"));
   }
 }
