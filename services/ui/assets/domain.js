@@ -13,6 +13,17 @@ const SPANS = { "1 min": 60e3, "5 min": 300e3, "15 min": 900e3, "1 h": 3600e3, "
 const HEADS = { p95: "P95", jitter: "Jitter" };
 const LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
 
+const MARKS = [["●", "--c2", "raise"], ["●", "--c1", "lower"], ["▼", "--bad", "cut: an SLO is broken"], ["◆", "--c3", "by the actuator itself"], ["◆", "--near", "no data, or paused"], ["◆", "--bad", "fault, or a failed patch"]];
+
+function legend() {
+  const signs = MARKS.map(([sign, colour, words]) => {
+    const shape = el("span", { "aria-hidden": "true", text: sign });
+    shape.style.color = `var(${colour})`;
+    return el("span", { class: "key" }, shape, words);
+  });
+  return el("p", { class: "soft legend" }, ...signs, el("span", { text: "Red ground: an SLO was broken. Grey ground: no data. Click a mark for its story." }));
+}
+
 export class DomainPage {
   // `clock` gives and takes the time that is shown: now(), live, goTo(ms).
   constructor(main, context, clock) {
@@ -46,6 +57,7 @@ export class DomainPage {
       el("div", { class: "head" }, el("h1", {}, nameOf(this.name)), this.badge, this.busy, this.spans), this.why,
       el("div", { class: "tiles" }, ...Object.values(this.tiles).map((one) => one.node)),
       el("div", { class: "panels" }, panel("p95", "P95, ms"), panel("jitter", "Jitter, ms"), panel("rates", "Limits and load, bit/s", true)),
+      legend(),
       el("h2", { text: "The last decisions and actions in this time" }),
       el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", class: name === "limit" ? "n" : null, text: name })))), this.table)), this.none,
       el("p", {}, el("a", { href: link("actions", { s: context.s, d: this.name }) }, "Search its actions"), " · ", el("a", { href: link("what-if", { s: context.s, d: this.name }) }, "What if it had another policy?")));
