@@ -32,6 +32,8 @@ class Dependencies(Struct, frozen=True):
     """Names this process."""
     charge: Callable[[float], Charge] = lambda _: Charge.UNKNOWN
     """Asks the Lease, if there is one, who acts at a time of ``steady``."""
+    charge_of: Callable[[str], Callable[[float], Charge]] | None = None
+    """Who acts on a domain, by its name, where shards have Leases of their own; None: ``charge`` for all."""
     pause: Callable[[str], str | None] = lambda _: None
     """Why a person paused a domain, by its name, and how to hand it back; None where nobody did."""
     dry_run: bool = False
@@ -45,3 +47,7 @@ class Dependencies(Struct, frozen=True):
     def instant(self) -> Instant:
         """Now, by both clocks."""
         return Instant(self.clock(), self.steady())
+
+    def find_charge(self, domain: str) -> Callable[[float], Charge]:
+        """Asks the Lease of a domain's shard who acts."""
+        return self.charge if self.charge_of is None else self.charge_of(domain)

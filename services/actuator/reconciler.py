@@ -66,7 +66,8 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._succession = Succession(shared.process, domain.dead_man.seconds, shared.charge)
+        self._find_charge = shared.find_charge(domain.name)
+        self._succession = Succession(shared.process, domain.dead_man.seconds, self._find_charge)
         self._is_deposed = False
         """Whether another actuator is in charge, as the workload's record showed in the last round."""
         self._pause: str | None = None
@@ -334,7 +335,7 @@ class Reconciler:
             self._note = why
             self._reporter.set_note(why)
             # To stand by without the Lease is planned, and no news.
-            is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
+            is_planned = paused is None and self._find_charge(self._shared.steady()) is Charge.OTHERS
             if why is not None and self._desired.order is not None and not is_planned:
                 self._published = None
                 order, is_paused = self._desired.order, paused is not None

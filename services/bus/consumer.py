@@ -84,7 +84,7 @@ class Consumer:
         while True:
             after, share = self._after, self._spec.share
             try:
-                if share is not None:
+                if share is not None and share.subjects is not None:
                     await share.subjects.some.wait()  # without a subject, a consumer reads all of them
                 connection = await self._session.connection()
                 name = await self._bind()
@@ -136,17 +136,20 @@ class Consumer:
                     yield PulledMessage(raw, delivery, state.record_delivery(delivery), message.reply)
         finally:
             # Return what was not processed, so that another reader gets it now and not after ``ack_wait``.
-            while self._spec.durable and not incoming.empty():
+            while self._spec.durable and not incoming.empty() and not (share is not None and share.takes_turns):
                 rest = incoming.get_nowait()
                 if isinstance(rest, Msg) and rest.reply:
                     await self._session.send(rest.reply, b"-NAK")
 
     async def _keep_subjects(self, share: Share) -> bool:
         """Let the consumer read what is shared by now, and look again now and then; gives whether there is anything."""
-        if share.subjects and (share.subjects.version != self._bound or time.monotonic() > self._check_at):
+        subjects = share.subjects
+        has_any = subjects is None or bool(subjects)
+        is_other = subjects is not None and subjects.version != self._bound
+        if has_any and (is_other or time.monotonic() > self._check_at):
             await self._bind()
             self._check_at = time.monotonic() + _SHARED_CHECK_S
-        return bool(share.subjects)
+        return has_any
 
     async def _bind(self) -> str:
         """Create the consumer, or correct the subject of the one that exists; gives its name."""
@@ -164,7 +167,7 @@ class Consumer:
             if not self._correct_subjects(name, config):
                 return name
         request = {"stream_name": spec.stream, "config": config, "action": action}
-        where = name if spec.share is not None else f"{name}.{spec.pattern}"
+        where = name if "filter_subjects" in config else f"{name}.{spec.pattern}"
         try:
             await self._session.request(f"CONSUMER.CREATE.{spec.stream}.{where}", request)
         except ApiError as error:
@@ -177,7 +180,7 @@ class Consumer:
     def _correct_subjects(self, name: str, config: dict[str, Any]) -> bool:
         """Set what an existing consumer should read in its configuration; gives whether it reads something else."""
         found, share = config.pop("filter_subjects", None) or config.get("filter_subject"), self._spec.share
-        if share is not None:
+        if share is not None and share.subjects is not None:
             self._bound = share.subjects.version
             config.pop("filter_subject", None)
             known = [found] if isinstance(found, str) else found or []
@@ -200,10 +203,13 @@ class Consumer:
         if spec.transient or not spec.durable:
             config |= {"inactive_threshold": _INACTIVE_NS, "mem_storage": True}
         if spec.share is not None:
-            self._bound = spec.share.subjects.version
-            del config["filter_subject"]
             config |= {"priority_groups": [_GROUP], "priority_policy": "prioritized"}
-            config["filter_subjects"] = spec.share.subjects.merge(())
+            if spec.share.takes_turns:
+                config["max_ack_pending"] = 1
+            if spec.share.subjects is not None:
+                self._bound = spec.share.subjects.version
+                del config["filter_subject"]
+                config["filter_subjects"] = spec.share.subjects.merge(())
         start = spec.start if spec.durable or self._after is None else self._after
         if start == "latest":
             return {**config, "deliver_policy": "last_per_subject"}

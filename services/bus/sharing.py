@@ -55,6 +55,9 @@ class SharedSubjects:
 class Share:
     """How a reader shares a consumer with others."""
 
-    subjects: SharedSubjects
+    subjects: SharedSubjects | None
+    """None: those of the consumer's pattern."""
     priority: int
     """0 to 9: the server sends messages to the reader of the lowest one that asks for them."""
+    takes_turns: bool = False
+    """Whether the consumer has one message only, which nobody acknowledges: it is redelivered to whose turn it is."""

@@ -21,13 +21,21 @@ class Intake:
     """One consumer, as this replica reads it; times are seconds by a steady clock."""
 
     consumer: str
-    share: Share | None = None
+    rank: int | None = None
+    """This replica's, where replicas share the consumer by ranks."""
+    subjects: SharedSubjects = field(default_factory=SharedSubjects)
+    """Of the samples; unused without a rank."""
     domains: dict[str, None] = field(default_factory=dict)
     """Whose samples it delivers, to this replica or another; in order."""
     taken_at: float = field(default_factory=time.monotonic)
     """Since when samples come to this replica without a break."""
     delivered_at: float = field(default_factory=time.monotonic)
     """When a sample last came to this replica."""
+
+    @property
+    def share(self) -> Share | None:
+        """How it is shared by ranks."""
+        return None if self.rank is None else Share(self.subjects, self.rank)
 
     def note_delivery(self, break_s: float) -> None:
         """A sample came; after a break of so many seconds, another replica may have had the samples in between."""
@@ -38,7 +46,7 @@ class Intake:
 
     def is_mine(self, now: float, within_s: float) -> bool:
         """Whether samples come to this replica: always, or by what came within some seconds."""
-        return self.share is None or now - self.delivered_at <= within_s
+        return self.rank is None or now - self.delivered_at <= within_s
 
 
 class Intakes:
@@ -51,8 +59,7 @@ class Intakes:
         self.all: tuple[Intake, ...] = (Intake(NAME),)
         if sharding.replica is not None:
             self.all = tuple(
-                Intake(f"{NAME}-{number}", Share(SharedSubjects(), find_rank(number, sharding.replica)))
-                for number in range(PARTITIONS)
+                Intake(f"{NAME}-{number}", find_rank(number, sharding.replica)) for number in range(PARTITIONS)
             )
         for domain in domains:
             self.add(domain)
@@ -65,12 +72,10 @@ class Intakes:
         """Take a domain's samples from now on."""
         intake = self.find(domain)
         intake.domains[domain] = None
-        if intake.share is not None:
-            intake.share.subjects.add(self._find_subject(domain))
+        intake.subjects.add(self._find_subject(domain))
 
     def remove(self, domain: str) -> None:
         """Take a domain's samples no longer."""
         intake = self.find(domain)
         intake.domains.pop(domain, None)
-        if intake.share is not None:
-            intake.share.subjects.remove(self._find_subject(domain))
+        intake.subjects.remove(self._find_subject(domain))

@@ -94,6 +94,7 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "SLUICE_LEASE": (("kubernetes", "lease"), str),
+    "SLUICE_SHARDS": (("kubernetes", "shards"), _number),
     "SLUICE_REPLICA": (("sharding", "replica"), _ordinal),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_METER_ENDPOINTS": (("meter", "endpoints"), lambda text: text.lower() == "true"),
