@@ -264,6 +264,8 @@ class PolicyView(ApiView, frozen=True):
     version: str
     parameters: dict[str, Any]
     """With their defaults."""
+    meanings: dict[str, str] = {}
+    """What each parameter is for."""
 
 
 class Policies(ApiView, frozen=True):

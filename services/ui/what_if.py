@@ -13,6 +13,7 @@ from msgspec import structs
 
 from schemas.domain import Critical, Domain
 from schemas.messages import Decision, Sample
+from schemas.reference import describe
 from schemas.units import Duration
 from services.control import POLICIES
 from services.tools.common.bus_reader import MessageRange
@@ -44,7 +45,8 @@ def list_policies() -> Policies:
     found = []
     for name, kind in sorted(POLICIES.items()):
         parameters = msgspec.to_builtins(kind.parameters_type(), enc_hook=str)
-        found.append(PolicyView(name, kind.version, parameters))
+        meanings = {field.name: field.meaning for field in describe(kind.parameters_type)}
+        found.append(PolicyView(name, kind.version, parameters, meanings))
     return Policies(found)
 
 

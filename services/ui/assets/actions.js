@@ -23,7 +23,7 @@ export class ActionsPage {
     const form = el("form", { class: "form", role: "search", onsubmit: (event) => { event.preventDefault(); this.load(); } }, ...Object.values(this.fields), this.time, el("button", { class: "main" }, "Search"));
     for (const field of [this.fields.cause, this.fields.outcome, this.time]) field.addEventListener("change", () => this.load());
     main.append(el("h1", { text: "Actions" }), el("p", { class: "soft", text: "Every change that the actuator made or tried, and why. Each leads to its decision and its sample." }), form, this.found,
-      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "limit", "was", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
+      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "was", "limit", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
   }
 
   close() {}
@@ -47,6 +47,6 @@ export class ActionsPage {
     return el("tr", {},
       el("td", { class: "when" }, el("button", { type: "button", class: "text", title: dateTime(one.t), onclick: open }, clock(one.t))),
       el("td", {}, el("a", { href: link("domain", { s: this.context.s, d: one.domain, at: one.t + 15000 }) }, nameOf(one.domain))), el("td", {}, nameOf(one.target)),
-      cell(limit, "n"), cell(was, "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pods` : "")), cell(one.cause), cell(clean(one.reason), "words"));
+      cell(was, "n"), cell(limit, "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pod${one.pods > 1 ? "s" : ""}` : "")), cell(one.cause), cell(clean(one.reason), "words"));
   }
 }

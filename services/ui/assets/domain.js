@@ -22,7 +22,7 @@ export class DomainPage {
     this.badge = el("span", { class: "badge", "data-state": "waiting", text: "…" });
     this.busy = el("span", { class: "soft", role: "status", hidden: true, text: "loading …" });
     this.why = el("p", { class: "soft name" });
-    this.tiles = Object.fromEntries(["P95, the worst", "Jitter, the worst", "Limit", "Sent", "Room for best effort", "In charge"].map((name) => {
+    this.tiles = Object.fromEntries(["Worst P95", "Worst jitter", "Limit", "Sent", "Room for best effort", "In charge"].map((name) => {
       const value = el("b", { text: "–" }), note = el("small", { text: "" });
       return [name, { value, note, node: el("div", { class: "tile" }, el("small", { text: name }), value, note) }];
     }));
@@ -99,11 +99,12 @@ export class DomainPage {
     setText(this.why, clean(view.reason));
     const set = (name, value, note) => { setText(this.tiles[name].value, value); setText(this.tiles[name].note, clean(note ?? "")); };
     const latency = (name, one) => set(name, one ? `${ms(one.value)} ms` : "–", one ? (one.objective ? `of ${ms(one.objective)} ms, ` : "") + one.workload : "");
-    latency("P95, the worst", view.p95); latency("Jitter, the worst", view.jitter);
+    latency("Worst P95", view.p95); latency("Worst jitter", view.jitter);
     const targets = view.targets ?? [], perPod = targets.some((one) => one.per_pod);
     set("Limit", perPod && view.limit === undefined ? "per pod" : rateWithUnit(view.limit), targets.map((one) => `${one.target} ${rate(one.limit)}`).join(", "));
     set("Sent", rateWithUnit(view.sent), targets.map((one) => `${one.target} ${rate(one.sent)}`).join(", "));
-    set("Room for best effort", rateWithUnit(view.headroom), view.headroom === undefined ? "this policy keeps no estimate" : "what the policy takes the bottleneck to leave");
+    const room = view.headroom === undefined ? "this policy keeps no estimate" : view.headroom > 0 ? "what the policy takes the bottleneck to leave" : "the policy expects the critical load to need all of the bottleneck";
+    set("Room for best effort", view.headroom <= 0 ? "none" : rateWithUnit(view.headroom), room);
     set("In charge", view.in_charge || "–", [view.policy, ...targets.filter((one) => one.note).map((one) => `${one.target}: ${one.note}`)].filter(Boolean).join(" · "));
   }
 

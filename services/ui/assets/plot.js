@@ -72,8 +72,10 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
   const y = (value) => height - 3 - (Math.min(value, cap) / cap) * (height - 8);
   if (full !== null) {
     context.fillStyle = colour("--bad-shade");
+    // Each window stands for the time since the one before.
     times.forEach((time, i) => {
-      if (values[i] !== null && values[i] > full) context.fillRect(x(time) - 2, 0, 4, height);
+      const from = Math.min(i ? x(times[i - 1]) : 0, x(time) - 3);
+      if (values[i] !== null && values[i] > full) context.fillRect(from, 0, x(time) - from, height);
     });
     context.strokeStyle = colour("--bad");
     context.setLineDash([thick(5), thick(4)]);
