@@ -116,7 +116,7 @@ export class DomainPage {
     const targets = view.targets ?? [], perPod = targets.some((one) => one.per_pod);
     set("Limit", perPod && view.limit === undefined ? "per pod" : rateWithUnit(view.limit), targets.map((one) => `${one.target} ${rate(one.limit)}`).join(", "));
     set("Sent", rateWithUnit(view.sent), targets.map((one) => `${one.target} ${rate(one.sent)}`).join(", "));
-    const room = view.headroom === undefined ? "this policy keeps no estimate" : view.headroom > 0 ? "what the policy takes the bottleneck to leave" : "the policy expects the critical load to need all of the bottleneck";
+    const room = view.headroom === undefined ? (view.policy ? "this policy keeps no estimate" : "") : view.headroom > 0 ? "what the policy takes the bottleneck to leave" : "the policy expects the critical load to need all of the bottleneck";
     set("Room for best effort", view.headroom <= 0 ? "none" : rateWithUnit(view.headroom), room);
     set("In charge", view.in_charge || "–", [view.policy, ...targets.filter((one) => one.note).map((one) => `${one.target}: ${one.note}`)].filter(Boolean).join(" · "));
   }
