@@ -1,7 +1,6 @@
-"""The one configuration file that all services read, as types.
+"""The one configuration file that all services read by ``services.runtime.config_loader``, as types.
 
-Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are
-written ``500ms``.  ``services.runtime.config_loader`` reads the file.
+Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are like ``500ms``.
 """
 
 import re

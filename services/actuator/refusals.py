@@ -3,8 +3,8 @@
 An object that was not refused yet is patched at once, unless the Pods that were tried last for the first time were all
 refused: then the workload's own limit waits, too.  Objects that were refused, or not sent because others were, are
 tried one at a time, with growing delays that neither a new decision nor a change of the objects shortens: at most ten
-requests a minute.  A limit lower than the refused one is another question, and may be asked in between.  After one of
-them succeeded twice as many are tried; what other objects accept says nothing of them.
+requests a minute.  A limit lower than the refused one may be tried in between.  After one of them succeeded,
+twice as many are tried.  That other objects were patched proves nothing about those that were refused.
 Times are seconds by a steady clock.
 """
 

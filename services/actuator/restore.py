@@ -1,7 +1,7 @@
 """``sluice restore``: puts the annotations back as they were found, from the records on the objects.
 
 It works without the bus; where there is one, what was done is reported on it.  A value that another client
-else has set meanwhile stays.
+has set meanwhile stays.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """``sluice actuator``: consumes decisions and offers each one to the reconcilers of its targets.
 
 Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
-or that runs dry, keeps no decision from the one that is.
+or that runs dry, takes no decision away from the one that is.
 
 It works without the bus: without decisions the targets fall back to their fail-safe limits, and what
 was done is reported when the bus is there.

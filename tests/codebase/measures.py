@@ -27,6 +27,8 @@ class Measures(Struct, frozen=True):
     modules: int
     classes: int
     one_caller: list[Function]
+    one_reference: list[Function]
+    """Those, and callbacks."""
     participles: list[Function]
     shared_classes: dict[str, list[str]]
     folders: dict[str, int]
@@ -45,6 +47,7 @@ class Measures(Struct, frozen=True):
         """Every measure by name."""
         figures: dict[str, float] = {
             "private functions with one caller": len(self.one_caller) / self.functions,
+            "private functions with one reference": len(self.one_reference) / self.functions,
             "functions named by a participle": len(self.participles) / self.functions,
             "class names in several modules": len(self.shared_classes),
         }
@@ -64,6 +67,7 @@ class Measures(Struct, frozen=True):
         """For measures that are shares or parts of a whole: the part and the whole."""
         return {
             "private functions with one caller": f"{len(self.one_caller)} of {self.functions:,}",
+            "private functions with one reference": f"{len(self.one_reference)} of {self.functions:,}, with callbacks",
             "functions named by a participle": f"{len(self.participles)} of {self.functions:,}",
             "class names in several modules": f"of {self.classes}",
             "lines of product code": f"in {self.modules} modules",
@@ -92,6 +96,7 @@ def measure(path: AbstractSet[tuple[str, str]] | None = None) -> Measures:
         modules=len(modules),
         classes=len({name for module in modules for name in module.classes}),
         one_caller=source.functions_with_one_caller(modules),
+        one_reference=source.functions_with_one_reference(modules),
         participles=source.functions_named_by_participle(modules),
         shared_classes=source.classes_in_several_modules(modules),
         folders=source.large_folders(modules),

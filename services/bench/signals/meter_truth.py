@@ -4,6 +4,7 @@ Writes its figures as JSON to standard output.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -254,18 +255,14 @@ def run_meter(url: str) -> Iterator[tuple[int, float]]:
         began = time.monotonic()
         with subprocess.Popen(command) as process:
             try:
-                while not _is_ready():
+                is_ready = False
+                while not is_ready:
                     time.sleep(0.01)
+                    with contextlib.suppress(OSError):
+                        is_ready = bool(_fetch(_PAGE))
                 yield process.pid, time.monotonic() - began
             finally:
                 process.terminate()
-
-
-def _is_ready() -> bool:
-    try:
-        return bool(_fetch(_PAGE))
-    except OSError:
-        return False
 
 
 async def measure(mib: int, *, brief: bool) -> dict[str, Any]:

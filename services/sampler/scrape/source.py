@@ -112,7 +112,12 @@ class ScrapeSource(Source):
         self._window = signal.window
         self._workloads = workloads
         self._scrapers = [Scraper(url, signal, workloads) for url in signal.scrape.urls]
-        self._fleet = _build_fleet(signal, workloads) if signal.scrape.meters else None
+        self._fleet: MeterFleet | None = None
+        if signal.scrape.meters:
+            # Most of the HTTP library's memory is saved where no meter is read.
+            from services.sampler.scrape import meters  # noqa: PLC0415
+
+            self._fleet = meters.MeterFleet(signal, workloads)
 
     def define(self, workloads: Workloads) -> None:
         """Read these workloads from the next page on."""
@@ -218,13 +223,6 @@ class ScrapeSource(Source):
             scraper.close()
         if self._fleet is not None:
             self._fleet.close()
-
-
-def _build_fleet(signal: Signal, workloads: Workloads) -> "MeterFleet":
-    # Most of the HTTP library's memory is saved where no meter is read.
-    from services.sampler.scrape.meters import MeterFleet  # noqa: PLC0415
-
-    return MeterFleet(signal, workloads)
 
 
 def measure_latency(

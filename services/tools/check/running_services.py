@@ -38,10 +38,16 @@ class Readiness(Struct, frozen=True):
 
 async def check_services(config: Config) -> CheckResult | None:
     """Ask the services that run; None where there are none, as before the install."""
-    found, states = list[Finding](), list[str]()
+    found, states, signal = list[Finding](), list[str](), config.signal
     try:
         async with KubeClient.connect(config.kubernetes) as api:
-            pods = await _list_pods(api, config)
+            # In the namespaces that the configuration's addresses name.
+            addresses = [*config.bus.servers, *source_class(signal.source).addresses(signal), *signal.scrape.meters]
+            named = {service.partition("/")[0] for one in addresses if (service := parse_service(one)) is not None}
+            paths = [
+                f"/api/v1/namespaces/{one}/pods?labelSelector={_SELECTOR}&limit=500" for one in sorted({_HOME, *named})
+            ]
+            pods = [pod for path in paths for pod in (await api.read_json(path))["items"]]
             for name in _NAMES:
                 ours = [pod for pod in pods if pod["metadata"]["labels"][_NAME] == name]
                 running = [
@@ -62,19 +68,6 @@ async def check_services(config: Config) -> CheckResult | None:
     if not states:
         return None
     return CheckResult("services", "/readyz read from", ", ".join(states), reached=True, findings=tuple(found))
-
-
-async def _list_pods(api: KubeClient, config: Config) -> list[Any]:
-    """The services' Pods, in the namespaces that the configuration's addresses name."""
-    signal = config.signal
-    addresses = [*config.bus.servers, *source_class(signal.source).addresses(signal), *signal.scrape.meters]
-    named = {service.partition("/")[0] for one in addresses if (service := parse_service(one)) is not None}
-    pods = []
-    for namespace in sorted({_HOME, *named}):
-        pods += (await api.read_json(f"/api/v1/namespaces/{namespace}/pods?labelSelector={_SELECTOR}&limit=500"))[
-            "items"
-        ]
-    return pods
 
 
 def _is_ready(pod: Any) -> bool:
