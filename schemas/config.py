@@ -383,6 +383,11 @@ class Config(Settings, frozen=True):
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
         problems += [why for domain in self.domains if (why := domain.why_too_hasty(self.signal.period)) is not None]
+        problems += [
+            f"domain {domain.name!r}: of, on and nodes are Sluice's own: set per alone"
+            for domain in self.domains
+            if domain.of or domain.nodes
+        ]
         critical = {one.key for domain in self.domains for one in domain.critical}
         problems += [
             f"exporter: the probed workload {probe.key} is not critical in any domain"

@@ -180,6 +180,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (Domain, "critical"): {"minItems": 1},
+    (Domain, "per"): {"pattern": _whole(LABEL_NAME)},
     (Domain, "targets"): {"minItems": 1},
     (Domain, "shadow"): {"x-kubernetes-list-type": "set", "maxItems": 16},
     (Domain, "parameters"): {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
@@ -207,8 +208,8 @@ _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {
 """By what the items of a list differ."""
 OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace")})
 """Fields that hold the resource's own namespace where it does not have them."""
-_LEFT_OUT = frozenset({(Domain, "name")})
-"""The resource's own name takes its place."""
+_LEFT_OUT = frozenset({(Domain, "name"), (Domain, "of"), (Domain, "on"), (Domain, "nodes")})
+"""The resource's own name takes the place of one; the others are an instance's, which no resource describes."""
 
 
 def camel(name: str) -> str:

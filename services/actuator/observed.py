@@ -18,7 +18,7 @@ _LAG_S = 5.0
 class ObservedState:
     """A target's objects as they were last seen."""
 
-    def __init__(self, on_change: Callable[[], None], namespaces: Collection[str] = ()) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None, namespaces: Collection[str] = ()) -> None:
         """``on_change`` is called at every change; ``namespaces`` are those whose Pods are watched."""
         self._on_change = on_change
         self._namespaces = frozenset(namespaces)
@@ -31,6 +31,10 @@ class ObservedState:
         self.workload: Workload | None = None
         self.given_up: dict[str, Pod] = {}
         """Pods that were the workload's, and are not by now, by uid: some of them may still be there."""
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` at every change from now on."""
+        self._on_change = on_change
 
     @property
     def has_all_pods(self) -> bool:
