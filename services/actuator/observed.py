@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -133,6 +133,19 @@ class ObservedState:
             self.workload = None
         self._on_change()
 
+    def share_workload(self, workload: Workload | None) -> None:
+        """Take the workload as another state of the same target has it."""
+        if workload is not self.workload:
+            self.workload = workload
+            self._on_change()
+
+    def release(self, uid: str) -> Pod | None:
+        """Drop a Pod that another state of the same target has from now on; returns it."""
+        pod = self._pods.pop(uid, None)
+        self._answered.pop(uid, None)
+        self._on_change()
+        return pod
+
     def forget_pods(self) -> None:
         """Drop all Pods: another workload took the place of the one that they belong to."""
         self.inherit(self)
@@ -151,8 +164,28 @@ class ObservedState:
             self.given_up[pod.uid] = pod
 
 
+class StateSink(Protocol):
+    """Where what is seen of a target goes."""
+
+    @property
+    def workload(self) -> Workload | None:
+        """The target's object as it was last seen."""
+
+    def observe(
+        self,
+        kind: type[Workload | Pod],
+        change: Listed[Any] | Updated[Any] | Deleted[Any],
+        began: float = 0.0,
+        namespace: str = "",
+    ) -> None:
+        """Take a change from a watch."""
+
+    def forget_pods(self) -> None:
+        """Drop all Pods."""
+
+
 class Watched(Struct, frozen=True):
     """A target, and where what is seen of it goes."""
 
     target: Target
-    state: ObservedState
+    state: StateSink

@@ -61,7 +61,7 @@ class Reconciler:
         self._awake = asyncio.Event()
         self.observed = observed or ObservedState(namespaces=target.pod_namespaces)
         self.observed.listen(self._awake.set)
-        self._domain = domain
+        self.domain = domain
         self._shared = shared
         self._outbox = shared.outbox
         self._reporter = Reporter(domain, target, shared.outbox, shared.events, shared.set_note, shared.clock)
@@ -95,9 +95,9 @@ class Reconciler:
 
     def define(self, domain: Domain, target: Target) -> None:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
-        if (domain, target) == (self._domain, self.target):
+        if (domain, target) == (self.domain, self.target):
             return
-        self._domain, self.target = domain, target
+        self.domain, self.target = domain, target
         self._reporter.define(target)
         self._desired.define(target, domain.dead_man)
         self._rise.define(Limits.from_target(target, domain).rise)
@@ -152,7 +152,7 @@ class Reconciler:
             return
         kind = next((word for word in ("future", "expired") if word in why), "overtaken")
         metrics.refused.labels(kind).inc()
-        if kind != "overtaken" and instant.steady - self._last_late_report > self._domain.dead_man.seconds:
+        if kind != "overtaken" and instant.steady - self._last_late_report > self.domain.dead_man.seconds:
             self._last_late_report = instant.steady
             late = build_order(self.target, decision, part, decision.end)
             self._reporter.report_unwritten(late, "skipped", why, {})
@@ -310,7 +310,7 @@ class Reconciler:
             return
         carrier = self.extent.carrier(workload)
         objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
-        for action in recover_actions(self._domain, self.target, objects, self._on_bus, self._reported):
+        for action in recover_actions(self.domain, self.target, objects, self._on_bus, self._reported):
             self._reporter.report_recovered(action)
             failpoints.point("actuator.recovered")
         records = {obj.uid: self.extent.find_record(obj) for obj in objects}
@@ -318,7 +318,7 @@ class Reconciler:
 
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
-        paused = why = self._shared.pause(self._domain.name)
+        paused = why = self._shared.pause(self.domain.name)
         if paused is None:
             paused = pause_reason(workload, managed=self._is_managed)
             why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"

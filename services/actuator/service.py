@@ -25,6 +25,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
+from services.actuator.places.placement import Placement
 from services.actuator.succession import ask_nobody
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
@@ -34,6 +35,7 @@ from services.common import failpoints
 from services.common.backoff import BackOff
 from services.definitions.definition_set import DefinitionSet
 from services.definitions.file_source import FileSource
+from services.definitions.instances import Instances
 from services.definitions.publisher import Publisher
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
@@ -48,6 +50,8 @@ NAME = "actuator"
 _ACK_WAIT_S = 10.0
 _LOOK_S, _STOPPED_S = 0.5, 2.0
 """How often to look whether this process was stopped, and after which time it counts as that."""
+_EXPIRE_S = 1.0
+"""How often to look for instances whose time is over."""
 _DECISIONS = "decisions"
 """The health condition that the bus has supplied what is in force."""
 
@@ -69,6 +73,7 @@ class Actuator:
         self._has_lease = config.kubernetes.lease is not None
         self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
         self.definitions = DefinitionSet(config.domains, config.signal.period)
+        self.instances = Instances(self.definitions)
         self._resources = ResourceDomains(
             client,
             self.definitions,
@@ -91,20 +96,20 @@ class Actuator:
             pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
-        self._targets = TargetSet(client, health, shared)
+        self._targets = TargetSet(client, health, shared, Placement(client, self.instances.see, health.set_note))
         self._publisher = Publisher(
-            self.definitions,
+            self.instances,
             lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
             on_replaced=lambda last: self._targets.release(last.configuration),
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._define([domain.name for domain in self.definitions.domains])
-        self.definitions.on_change(self._define)
+        self.instances.on_change(self._define)
 
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
-        holding = self.definitions.holding
-        self._targets.define({name: holding[name].domain if name in holding else None for name in names})
+        held = {name: self.instances.holding.get(name) or self.instances.templates.get(name) for name in names}
+        self._targets.define({name: None if one is None else one.domain for name, one in held.items()})
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
@@ -113,6 +118,7 @@ class Actuator:
             group.create_task(self._lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
+            group.create_task(self._expire_instances())
             if self._file is not None:
                 group.create_task(self._file.run())
             leftovers = report_leftovers(
@@ -125,9 +131,13 @@ class Actuator:
         await self._resources.wait_for_first()
         await self._targets.run()
 
+    async def _expire_instances(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_S)
+            self.instances.expire()
+
     def _wake_all(self) -> None:
-        for one in self._targets.reconcilers.values():
-            one.wake()
+        self._targets.wake()
         self._publisher.wake()
 
     async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
@@ -156,7 +166,7 @@ class Actuator:
 
     async def _fetch_decisions(self, bus: Bus) -> None:
         """Offer the latest decision of every domain."""
-        for domain in self.definitions.domains:
+        for domain in self.instances.domains:
             decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
             if decision is not None and decision.message.domain == domain.name:
                 self._dispatch(decision)
