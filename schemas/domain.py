@@ -229,6 +229,11 @@ class Domain(Settings, frozen=True):
     """Sluice's own, of an instance by a label: the nodes with that value on which Pods of its workloads are."""
 
     @property
+    def workloads(self) -> tuple[str, ...]:
+        """The keys of all critical workloads and targets."""
+        return (*(one.key for one in self.critical), *(one.key for one in self.targets))
+
+    @property
     def is_template(self) -> bool:
         """Whether it stands for instances, and is not controlled itself."""
         return bool(self.per) and not self.on

@@ -7,8 +7,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Config, Signal
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from schemas.workloads import SELECTOR
+from services.sampler.parts import NO_PARTS, Parts
 
 _OWNERS = (
     (re.compile(r"(.+)"), frozenset[str]()),  # a pod without an owner
@@ -21,6 +22,8 @@ _OWNERS = (
 
 What a key calls by no kind, a Deployment or a critical workload of any, may be an owner in each way.
 """
+SENDER_NODE = "node"
+"""The label of the throughput counter for the node that the Pod is on, as the meter has it."""
 _LONGEST_POD, _RANDOM = 63, 5
 """Characters of a generated pod's name at most, and those of them that are random: what comes before is cut."""
 
@@ -46,11 +49,13 @@ class MetricNames(Struct, frozen=True):
     """The network interface whose bytes count, where a series names one; empty: all."""
     unit: float = 1.0
     """Seconds in the histogram's unit."""
+    node: str = ""
+    """Label of the node that the workload's Pod is on."""
 
     @property
     def are_plain(self) -> bool:
         """Whether none of the names needs quotation marks."""
-        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, *self.matchers)
+        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, self.node, *self.matchers)
         return all(is_plain(name) for name in names if name)
 
 
@@ -71,10 +76,10 @@ class Preset(Struct, frozen=True):
 
 PRESETS: dict[str, Preset] = {
     "hubble": Preset(
-        MetricNames("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total")
+        MetricNames("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total", node="node")
     ),
     "netobserv": Preset(
-        MetricNames("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName"),
+        MetricNames("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName", node="SrcK8S_HostName"),
         hint="switch on the agent's feature FlowRTT and the metric workload_rtt_seconds",
         buckets=(0.005,),
     ),
@@ -108,6 +113,7 @@ def metric_names(signal: Signal) -> MetricNames:
         throughput=signal.throughput,
         namespace=signal.labels.get("namespace", names.namespace),
         workload=signal.labels.get("workload", names.workload),
+        node=signal.labels.get("node", names.node),
         matchers={**names.matchers, **signal.matchers},
         interface=signal.interface,
         unit={"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[signal.unit],
@@ -117,8 +123,10 @@ def metric_names(signal: Signal) -> MetricNames:
 class Workloads:
     """The configured workloads, found by the labels of a series."""
 
-    def __init__(self, names: MetricNames, critical: Iterable[str], targets: Iterable[str]) -> None:
-        """Take the workloads as ``namespace/name``.
+    def __init__(
+        self, names: MetricNames, critical: Iterable[str], targets: Iterable[str], parts: Parts = NO_PARTS
+    ) -> None:
+        """Take the workloads as ``namespace/name``, and the parts of them that instances look at.
 
         Raises:
             ValueError: a label that is needed has no name, or the histogram has no namespace label and two
@@ -129,8 +137,11 @@ class Workloads:
         if "" in names.matchers:
             raise ValueError("signal.matchers: a label without a name")
         self.names = names
+        self.parts = parts
         self.critical = tuple(dict.fromkeys(critical))
         self.senders = tuple(dict.fromkeys([*self.critical, *targets]))
+        self.measured_critical, self.measured_senders = self.critical, self.senders
+        """The names of all that is measured of them: whole workloads, and parts."""
         self._critical: dict[tuple[str, str], str] = {}
         for key in self.critical:
             namespace, _, name = key.partition("/")
@@ -155,7 +166,7 @@ class Workloads:
         Raises:
             ValueError: series could not be distinguished; see the constructor.
         """
-        return cls.from_domains(metric_names(config.signal), config.domains)
+        return cls.from_domains(metric_names(config.signal), without_templates(config.domains))
 
     @classmethod
     def from_domains(cls, names: MetricNames, domains: Iterable[Domain]) -> "Workloads":
@@ -165,11 +176,18 @@ class Workloads:
             ValueError: series could not be distinguished; see the constructor.
         """
         domains = tuple(domains)
-        return cls(
+        workloads = cls(
             names,
             (critical.key for domain in domains for critical in domain.critical),
             (target.key for domain in domains for target in domain.targets),
+            Parts(domains),
         )
+        if workloads.parts.split:
+            named = [(domain, critical.key) for domain in domains for critical in domain.critical]
+            workloads.measured_critical = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+            named += [(domain, target.key) for domain in domains for target in domain.targets]
+            workloads.measured_senders = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+        return workloads
 
     def has_matchers(self, labels: Mapping[str, str]) -> bool:
         """Whether a series of the histogram or of the loss counter carries the configured matchers."""
@@ -180,6 +198,16 @@ class Workloads:
         names = self.names
         namespace = labels.get(names.namespace, "") if names.namespace else ""
         return self._critical.get((namespace, labels.get(names.workload, "")))
+
+    def find_critical_part(self, labels: Mapping[str, str]) -> str | None:
+        """The same, or the part of it on the series' node where it is read node by node."""
+        key = self.find_critical(labels)
+        return None if key is None else self.parts.find(key, labels.get(self.names.node, ""))
+
+    def find_sender_part(self, labels: Mapping[str, str]) -> str | None:
+        """The workload of a series of the throughput counter, or the part of it on the series' node."""
+        key = self.find_sender(labels)
+        return None if key is None else self.parts.find(key, labels.get(SENDER_NODE, ""))
 
     def find_sender(self, labels: Mapping[str, str]) -> str | None:
         """The workload of a series of the throughput counter.

@@ -126,12 +126,11 @@ class Placement:
         for name, domain in changed.items():
             if domain is None and self._templates.pop(name, None) is None:
                 continue
-            keys = set[str]()
             if domain is None:
                 self._set_note(f"{name} places", None)
             else:
                 self._templates[name] = domain
-                keys = {one.key for one in domain.critical} | {one.key for one in domain.targets}
+            keys = () if domain is None else domain.workloads
             for pair in [pair for pair in self._nodes if pair[0] == name and pair[1] not in keys]:
                 del self._nodes[pair]
             self._mark(name)
