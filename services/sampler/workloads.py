@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Config, Signal
-from schemas.domain import Domain, without_templates
+from schemas.domain import Domain
 from schemas.workloads import SELECTOR
 from services.sampler.parts import NO_PARTS, Parts
 
@@ -161,12 +161,12 @@ class Workloads:
 
     @classmethod
     def from_config(cls, config: Config) -> "Workloads":
-        """All workloads of all domains.
+        """All workloads of all domains; those of definitions that stand for instances as a whole.
 
         Raises:
             ValueError: series could not be distinguished; see the constructor.
         """
-        return cls.from_domains(metric_names(config.signal), without_templates(config.domains))
+        return cls.from_domains(metric_names(config.signal), config.domains)
 
     @classmethod
     def from_domains(cls, names: MetricNames, domains: Iterable[Domain]) -> "Workloads":

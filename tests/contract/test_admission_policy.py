@@ -321,6 +321,7 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "ha",
         "meter-endpoints",
         "meter-kubelet",
+        "per-label",
         "prometheus-operator",
         "resource-rules",
         "rollouts",
