@@ -14,6 +14,7 @@ from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
+from schemas.sharding import Sharding
 from schemas.units import Duration
 
 _S = 10**9
@@ -248,8 +249,7 @@ class Signal(Settings, frozen=True):
     metric: str | None = None
     """The latency histogram's name, without ``_bucket``."""
     labels: dict[Literal["namespace", "workload", "node"], str] = field(default_factory=dict)
-    """The histogram's labels for a workload's namespace, its name, and the node of its Pod; an empty name means that it
-    has no such label."""
+    """The histogram's labels for a workload's namespace, its name, and its Pod's node; empty where it has no such."""
     matchers: dict[str, str] = field(default_factory=dict)
     """Further labels that a series of the histogram must carry, by exact value."""
     lost: str | None = None
@@ -314,6 +314,9 @@ class Kubernetes(Settings, frozen=True):
     Overridden by SLUICE_LEASE."""
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
+    shards: Annotated[int, between(1, 12)] = 1
+    """Into how many shards the actuators divide the domains.  Each has a Lease of its own, ``lease`` with ``-0``,
+    ``-1`` and so on.  Overridden by SLUICE_SHARDS."""
     resources: Resources = Resources()
     """Domains described in the cluster."""
 
@@ -321,13 +324,15 @@ class Kubernetes(Settings, frozen=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: an address of another kind, or a Lease that is not named by two words.
+            ValueError: an address of another kind, a Lease that is not named by two words, or shards without one.
         """
         super().__post_init__()
         if self.server is not None:
             _check_url("server", self.server)
         if self.lease is not None and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", self.lease):
             raise ValueError(f"lease: {self.lease!r} is no NAMESPACE/NAME")
+        if self.shards > 1 and self.lease is None:
+            raise ValueError("shards: several need a lease")
 
 
 class Listen(Settings, frozen=True):
@@ -358,6 +363,8 @@ class Config(Settings, frozen=True):
     """Where measurements come from."""
     kubernetes: Kubernetes = Kubernetes()
     """How the actuator reaches the API server."""
+    sharding: Sharding = Sharding()
+    """How several replicas share the domains."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
     meter: Meter = Meter()
@@ -384,11 +391,6 @@ class Config(Settings, frozen=True):
             if twice:
                 problems.append(f"{what} named twice: {', '.join(twice)}")
         problems += [why for domain in self.domains if (why := domain.why_too_hasty(self.signal.period)) is not None]
-        problems += [
-            f"domain {domain.name!r}: of, on and nodes are Sluice's own: set per alone"
-            for domain in self.domains
-            if domain.of or domain.nodes
-        ]
         critical = {one.key for domain in self.domains for one in domain.critical}
         problems += [
             f"exporter: the probed workload {probe.key} is not critical in any domain"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import structlog
+from msgspec.structs import replace
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
@@ -26,10 +27,10 @@ from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.places.placement import Placement
-from services.actuator.succession import ask_nobody
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
+from services.bus.partitions import find_partition
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
@@ -71,7 +72,18 @@ class Actuator:
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
         self._has_lease = config.kubernetes.lease is not None
-        self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self._leases = [
+            LeaseKeeper(
+                client,
+                config.kubernetes,
+                process,
+                self._wake_all,
+                health.set_condition,
+                shard=shard,
+                replica=config.sharding.replica,
+            )
+            for shard in range(config.kubernetes.shards)
+        ]
         self.definitions = DefinitionSet(config.domains, config.signal.period)
         self.instances = Instances(self.definitions)
         self._resources = ResourceDomains(
@@ -82,8 +94,9 @@ class Actuator:
             set_note=health.set_note,
             is_in_charge=lambda: (
                 not config.kubernetes.dry_run
-                and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
+                and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
+            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
         )
         shared = Dependencies(
             client=client,
@@ -92,10 +105,12 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if self._has_lease else ask_nobody,
             pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
+        if self._has_lease:
+            # The first shard's holder also publishes definitions and writes statuses.
+            shared = replace(shared, charge=self._leases[0].charge, charge_of=self._find_charge)
         self._targets = TargetSet(client, health, shared, Placement(client, self.instances.see, health.set_note))
         self._publisher = Publisher(
             self.instances,
@@ -106,6 +121,9 @@ class Actuator:
         self._define([domain.name for domain in self.definitions.domains])
         self.instances.on_change(self._define)
 
+    def _find_charge(self, domain: str) -> Callable[[float], Charge]:
+        return self._leases[find_partition(domain, len(self._leases))].charge
+
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
         held = {name: self.instances.holding.get(name) or self.instances.templates.get(name) for name in names}
@@ -115,7 +133,8 @@ class Actuator:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_targets())
-            group.create_task(self._lease.run())
+            for lease in self._leases:
+                group.create_task(lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
             group.create_task(self._expire_instances())

@@ -20,7 +20,7 @@ from schemas.domain import Domain, Target
 from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
 from services.actuator.lease import Charge
-from services.actuator.observed import ObservedState, StateSink, Watched
+from services.actuator.observed import ObservedState, Watched
 from services.actuator.ownership import PART
 from services.actuator.places.placement import Placement
 from services.actuator.places.spread_target import SpreadTarget
@@ -116,7 +116,7 @@ class TargetSet:
                 _inherit(added[key], before)
             self._give_up(name, before)
         for key, new in added.items():
-            self._informer.add(Watched(new.target, _state_of(new)))
+            self._informer.add(Watched(new.target, new.observed))
             if self._group is not None:
                 self._start(key, new.run())
 
@@ -162,7 +162,7 @@ class TargetSet:
         for key in tuple(self._keys.get(name, ())):
             one = self.reconcilers[name, key]
             spread = self.spread.get(key)
-            is_there = spread is not None and spread.parts.parts.get(_place_of(one)) is one.observed
+            is_there = spread is not None and spread.observed.parts.get(_place_of(one)) is one.observed
             if domain is not None and key in wanted and is_there:
                 one.define(domain, wanted[key])
             else:
@@ -171,7 +171,7 @@ class TargetSet:
             spread = self.spread.get(key)
             if domain is not None and spread is not None and (name, key) not in self.reconcilers:
                 self._keys.setdefault(name, set()).add(key)
-                one = self._add_reconciler(domain, target, spread.parts.get_part(domain.on or ""))
+                one = self._add_reconciler(domain, target, spread.observed.get_part(domain.on or ""))
                 if self._group is not None:
                     self._start(one.extent.name, one.run())
 
@@ -182,7 +182,7 @@ class TargetSet:
         one = self.reconcilers.pop((name, key))
         one.stop()
         if key in self.spread:
-            self.spread[key].parts.drop_part(_place_of(one), one.observed)
+            self.spread[key].observed.drop_part(_place_of(one), one.observed)
 
         async def end() -> None:
             self._forget(one)
@@ -198,7 +198,7 @@ class TargetSet:
 
     def _place_again(self) -> None:
         for one in self.spread.values():
-            one.parts.place_again()
+            one.observed.place_again()
 
     def wake(self) -> None:
         """Look at every target again: who is in charge has changed."""
@@ -287,7 +287,7 @@ class TargetSet:
 
         try:
             while target.key not in self._owners:
-                if self._shared.charge(self._shared.steady()) is Charge.OTHERS:
+                if self._shared.find_charge(domain)(self._shared.steady()) is Charge.OTHERS:
                     await wait(_STAND_BY_S)
                     continue
                 try:
@@ -319,16 +319,12 @@ def _place_of(one: Reconciler) -> str:
     return one.domain.on or ""
 
 
-def _state_of(one: Reconciler | SpreadTarget) -> StateSink:
-    return one.parts if isinstance(one, SpreadTarget) else one.observed
-
-
 def _inherit(one: Reconciler | SpreadTarget, before: Reconciler | SpreadTarget) -> None:
     """Take the Pods of a target of the same key, unless they are seen again, as given up."""
     if isinstance(one, SpreadTarget) and isinstance(before, SpreadTarget):
-        one.parts.inherit(before.parts)
-    elif isinstance(one, Reconciler) and isinstance(before, Reconciler):
         one.observed.inherit(before.observed)
-    elif isinstance(one, Reconciler) and isinstance(before, SpreadTarget):
-        for part in before.parts.parts.values():
+    elif isinstance(one, Reconciler):
+        # Where one limit becomes a limit per place, what Pods carry tells whose they were.
+        known = [before.observed] if isinstance(before, Reconciler) else before.observed.parts.values()
+        for part in known:
             one.observed.inherit(part)

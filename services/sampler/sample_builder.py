@@ -25,6 +25,9 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         end: end of the window, UTC ns.
         measured: all domains together.
     """
+    why_unknown = {
+        key: hide_passwords(why) for key, why in measured.throughput_missing.items() if key not in measured.throughput
+    }
     critical = []
     for one in domain.critical:
         name = domain.name_part(one.key)
@@ -46,7 +49,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             recent=measured.recent.get(name),
             recent_p50=None if missing else measured.recent_p50.get(name),
             missing=missing,
-            throughput_missing=_explain_throughput(name, measured),
+            throughput_missing=why_unknown.get(name),
         )
         critical.append(measure)
     targets = tuple(
@@ -55,7 +58,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             throughput=measured.throughput.get(name),
             recent=measured.recent.get(name),
             pods=measured.pods.get(name),
-            throughput_missing=_explain_throughput(name, measured),
+            throughput_missing=why_unknown.get(name),
         )
         for target in domain.targets
         for name in (domain.name_part(target.key),)
@@ -69,11 +72,6 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         critical=tuple(critical),
         targets=targets,
     )
-
-
-def _explain_throughput(key: str, measured: Measurements) -> str | None:
-    why = measured.throughput_missing.get(key)
-    return None if why is None or key in measured.throughput else hide_passwords(why)
 
 
 def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:

@@ -96,7 +96,8 @@ class ObservedParts:
                 self.get_part(place).observe(Pod, change, began)
         elif self._put(change.object):
             self.get_part(self._places[change.object.uid]).observe(Pod, change, began)
-        self._settle()
+        self._on_nodes(self._nodes.keys())
+        self._on_change()
 
     def _list(self, pods: Collection[Pod], began: float, namespace: str) -> None:
         self._listed[namespace] = began
@@ -164,11 +165,6 @@ class ObservedParts:
             self._nodes[pod.spec.node_name] -= 1
             if not self._nodes[pod.spec.node_name]:
                 del self._nodes[pod.spec.node_name]
-
-    def _settle(self) -> None:
-        """Tell where Pods are, once a change is taken in whole."""
-        self._on_nodes(self._nodes.keys())
-        self._on_change()
 
     def _pass_on(self) -> None:
         for part in self._parts.values():

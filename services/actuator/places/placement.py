@@ -198,8 +198,12 @@ class Placement:
         if (before := self._watches.pop(what, None)) is not None:
             before.cancel()
         namespace = what.removeprefix("pods in ")
+
+        def list_nodes() -> Any:
+            return self._client.list_and_watch(Node, "", keep=self._labels_wanted)
+
         if what == _NODES and self._labels_wanted:
-            self._watches[what] = self._group.create_task(self._watch(what, self._list_nodes, self._take_nodes))
+            self._watches[what] = self._group.create_task(self._watch(what, list_nodes, self._take_nodes))
         elif what != _NODES and (critical := self._critical[namespace]).names:
 
             def list_pods() -> Any:
@@ -225,9 +229,6 @@ class Placement:
             return 0.0
 
         await watch_for_ever(start, handle, fail)
-
-    def _list_nodes(self) -> Any:
-        return self._client.list_and_watch(Node, "", keep=self._labels_wanted)
 
     def _take_nodes(self, change: Change) -> None:
         before = dict(self._labels)

@@ -15,7 +15,6 @@ from schemas.units import MAX_KBIT
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import LimitOrder
-from services.actuator.observed import ObservedState
 from services.actuator.ownership import PART, Extent, find_record, pause_reason
 from services.actuator.places.parts import ObservedParts
 from services.actuator.places.placement import Placement
@@ -69,7 +68,7 @@ class SpreadTarget:
         self._is_acting = is_acting
         self._awake = asyncio.Event()
         self._is_stopping = False
-        self.parts = ObservedParts(
+        self.observed = ObservedParts(
             lambda node: placement.find_place(self.domain.name, node),
             lambda nodes: placement.note(self.domain.name, self.target.key, nodes),
             self._awake.set,
@@ -85,7 +84,7 @@ class SpreadTarget:
         """Go on under another definition."""
         if domain.per != self.domain.per:
             self.domain = domain
-            self.parts.place_again()
+            self.observed.place_again()
         self.domain, self.target = domain, target
         self._reporter.define(target)
         self._awake.set()
@@ -116,8 +115,8 @@ class SpreadTarget:
 
     async def _write_sum(self) -> float | None:
         """Write the sum where it is another; returns after how many seconds to try again, or None."""
-        observed, shared = self.parts.whole, self._shared
-        workload = observed.workload
+        whole, shared = self.observed.whole, self._shared
+        workload = whole.workload
         if workload is None or shared.dry_run or self._is_stopping:
             return None
         why = shared.pause(self.domain.name) or pause_reason(workload, managed=workload.uid == self._uid)
@@ -129,10 +128,14 @@ class SpreadTarget:
         record = find_record(workload)
         if record is not None:
             self._uid = workload.uid
-            for action in recover_actions(self.domain, self.target, [workload], self._reported, {}):
+            lost = {one.action for one in record.writes} - self._reported
+            for action in recover_actions(self.domain, self.target, [workload], {workload.uid: lost}) if lost else ():
                 self._reporter.report_recovered(action)
-                self._reported.add(action.id)
-        total, places = sum_parts(self.target, {place: part.pods for place, part in self._named_parts()})
+            self._reported |= lost
+        # By how the limits' names have the places.
+        parts = self.observed.parts.items()
+        pods = {self.domain.build_instance(place, ()).place_key: part.pods for place, part in parts}
+        total, places = sum_parts(self.target, pods)
         if not places:
             return None  # what it carried last stays, as on any workload without Pods
         order = LimitOrder(cause="rescale", limit=total, reason=f"the sum of what it may send in {places} places")
@@ -141,7 +144,7 @@ class SpreadTarget:
         plan, wait_s = self._refusals.select(plan, shared.steady())
         if not plan.writes:
             return wait_s or None
-        result = await apply_plan(shared.client, observed, plan, lambda _: not self._is_stopping, tolerate_stale=True)
+        result = await apply_plan(shared.client, whole, plan, lambda _: not self._is_stopping, tolerate_stale=True)
         self._reported = {write.action for one, _ in result.outcomes for write in one.record.writes}
         is_news = self._refusals.count(
             [one for one, _ in result.outcomes], result.failures, shared.steady(), result.unsent
@@ -150,8 +153,3 @@ class SpreadTarget:
             order, plan, result.outcomes, workload, {}, applied=shared.clock(), is_news=is_news
         )
         return EVERY_S if result.failures else None
-
-    def _named_parts(self) -> Iterable[tuple[str, ObservedState]]:
-        """The parts by how their limits' names have the place."""
-        for place, part in self.parts.parts.items():
-            yield self.domain.build_instance(place, ()).place_key, part

@@ -7,8 +7,6 @@ the messages in one update the oldest counts.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -86,10 +84,9 @@ def build_domains(count: int) -> tuple[Domain, ...]:
     )
 
 
-@asynccontextmanager
-async def _start(count: int) -> AsyncIterator[tuple[str, Processes]]:
-    """Start bus, traffic and page; gives the page's address."""
-    async with Processes() as processes:
+async def measure_page(count: int, seconds: float) -> dict[str, float]:
+    """Measure the page with so many domains: the overview, then one domain."""
+    async with Processes() as processes, open_page("about:blank", width=1600, height=1000) as page:
         bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=32 * 1024 * 1024)
         config = Config(domains=build_domains(count), bus=bus)
         path = processes.home / "traffic.yaml"
@@ -97,12 +94,7 @@ async def _start(count: int) -> AsyncIterator[tuple[str, Processes]]:
         period = _PERIODS.get(count, _LONG_PERIOD)
         await processes.start("traffic", sys.executable, "-m", "services.bench.ui.traffic", path, str(period))
         await asyncio.sleep(2)
-        yield await start_page(config, processes, 0), processes
-
-
-async def measure_page(count: int, seconds: float) -> dict[str, float]:
-    """Measure the page with so many domains: the overview, then one domain."""
-    async with _start(count) as (address, processes), open_page("about:blank", width=1600, height=1000) as page:
+        address = await start_page(config, processes, 0)
         await asyncio.sleep(_WARM_UP_S)
         await page.ask("Page.navigate", url=address)
         overview = await _watch(page, seconds)

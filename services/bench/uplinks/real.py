@@ -32,6 +32,7 @@ from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.kube_emulator.emulator import Emulator
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
+from services.plant.scenario import Event
 from services.plant.score import Score
 
 PER_NODE, EVEN = "per node", "even share"
@@ -98,7 +99,7 @@ async def _control(uplinks: tuple[Uplink, ...], runs: list[ScenarioRun], domain:
         for run in runs:
             run.begin(started)
         group.start(_observe(runs))
-        await play_events(runs, started, lambda _: None)
+        await play_events(runs, started, _ignore)
         await asyncio.sleep(_LAST_SECOND_S)
         for run in runs:
             run.observe()
@@ -124,6 +125,10 @@ class _Tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def _ignore(_: Event) -> None:
+    """Nothing but loads changes."""
 
 
 async def _observe(runs: list[ScenarioRun]) -> None:

@@ -15,12 +15,11 @@ from msgspec.structs import replace
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
 from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
-from services.sampler.parts import explain_absence
 from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage, SeriesKind
 from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, by_part, combine_pages
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
-from services.sampler.workloads import Workloads
+from services.sampler.workloads import Workloads, explain_absence
 
 if TYPE_CHECKING:
     from services.sampler.scrape.meters import MeterFleet

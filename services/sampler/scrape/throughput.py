@@ -9,10 +9,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from services.sampler.parts import Parts
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
-from services.sampler.workloads import Workloads
+from services.sampler.workloads import Parts, Workloads
 
 ONE_PAGE = "seen on one page so far; a window needs two"
 _NOT_COUNTED = "not counted anew within the window"

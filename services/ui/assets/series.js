@@ -40,8 +40,11 @@ export class History {
       one.t.forEach((time, i) => add(curve, time, one.v[i]));
       trim(curve, oldest);
     }
-    const known = new Set(this.marks.map((mark) => mark.id + mark.target));
-    this.marks.push(...found.marks.filter((mark) => !known.has(mark.id + mark.target) && mark.t >= oldest));
+    const known = new Set(this.marks.map((mark) => mark.key));
+    for (const one of found.marks) {
+      const mark = { ...one, key: `${one.id} ${one.target}` };
+      if (!known.has(mark.key) && mark.t >= oldest) this.marks.push(mark);
+    }
     this.marks.sort((a, b) => a.t - b.t);
     if (oldest) this.marks = this.marks.filter((mark) => mark.t >= oldest);
     this.times = this.marks.map((mark) => mark.t);

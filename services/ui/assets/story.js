@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { clean, el, nameOf } from "./dom.js";
 import { clock, indent } from "./format.js";
 import { link } from "./route.js";
+import { placeTip } from "./tip.js";
 
 const dialog = document.getElementById("story");
 const WAIT_MS = 120, KEPT = 200;
@@ -32,8 +33,7 @@ export function explain(what, place) {
       const found = await loadStory(what);
       if (place.node.number !== place.number) return;
       place.node.append(el("div", { class: "explain" }, ...found.lines.slice(2).map((line) => el("p", { text: clean(line) }))));
-      const box = place.node.getBoundingClientRect();
-      if (box.bottom > innerHeight - 6) place.node.style.top = `${Math.max(innerHeight - box.height - 6, 6)}px`;
+      placeTip(place.x, place.y);
     } catch { /* The mark's own words are there already. */ }
   }, WAIT_MS);
 }
