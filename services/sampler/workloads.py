@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Config, Signal
-from schemas.domain import Domain
+from schemas.domain import PER_NODE, Domain
 from schemas.workloads import SELECTOR
 
 _OWNERS = (
@@ -170,6 +170,21 @@ class Parts:
 NO_PARTS = Parts()
 
 
+class PlacedParts(Parts):
+    """Parts that a backend adds up itself: those on single nodes, or all with a value of a label together."""
+
+    def __init__(self, nodes: tuple[str, ...], place: str = "") -> None:
+        """Take the nodes, and the place that they are together; without one, each is its own."""
+        super().__init__()
+        self.nodes = nodes
+        self.are_single = not place
+        self._place = place
+
+    def find(self, key: str, node: str) -> str:
+        """What a series of a workload is read as; it names its node where each is its own place."""
+        return f"{key}{_AT}{self._place or node}"
+
+
 def explain_absence(metric: str, name: str, label: str, present: Iterable[str]) -> str:
     """Why a page measures nothing of a workload, or of a part of it.
 
@@ -207,6 +222,7 @@ class Workloads:
             raise ValueError("signal.matchers: a label without a name")
         self.names = names
         self.parts = parts
+        self._domains: tuple[Domain, ...] = ()
         self.critical = tuple(dict.fromkeys(critical))
         self.senders = tuple(dict.fromkeys([*self.critical, *targets]))
         self.measured_critical, self.measured_senders = self.critical, self.senders
@@ -245,18 +261,37 @@ class Workloads:
             ValueError: series could not be distinguished; see the constructor.
         """
         domains = tuple(domains)
+        return cls._build(names, domains, Parts(domains))
+
+    @classmethod
+    def _build(cls, names: MetricNames, domains: tuple[Domain, ...], parts: Parts) -> "Workloads":
         workloads = cls(
             names,
             (critical.key for domain in domains for critical in domain.critical),
             (target.key for domain in domains for target in domain.targets),
-            Parts(domains),
+            parts,
         )
-        if workloads.parts.split:
-            named = [(domain, critical.key) for domain in domains for critical in domain.critical]
-            workloads.measured_critical = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
-            named += [(domain, target.key) for domain in domains for target in domain.targets]
-            workloads.measured_senders = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+        workloads._domains = domains
+        named = [(domain, critical.key) for domain in domains for critical in domain.critical]
+        workloads.measured_critical = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+        named += [(domain, target.key) for domain in domains for target in domain.targets]
+        workloads.measured_senders = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
         return workloads
+
+    def split_by_place(self) -> dict[str, "Workloads"]:
+        """The workloads of one backend's queries each: those wherever they are, on single nodes, and by each label."""
+        if not self.parts.split:
+            return {"": self}
+        groups: dict[str, list[Domain]] = {}
+        for domain in self._domains:
+            place = "" if domain.places is None else _AT if domain.per == PER_NODE else domain.place_key
+            groups.setdefault(place, []).append(domain)
+        found = {}
+        for place, some in groups.items():
+            nodes = tuple(sorted({node for domain in some for node in domain.places or ()}))
+            parts = PlacedParts(nodes, "" if place == _AT else place) if place else NO_PARTS
+            found[place] = self._build(self.names, tuple(some), parts)
+        return found
 
     def has_matchers(self, labels: Mapping[str, str]) -> bool:
         """Whether a series of the histogram or of the loss counter carries the configured matchers."""
