@@ -191,7 +191,7 @@ class Sampler:
             measures = {measure.workload: measure for measure in sample.critical}
             for critical in domain.critical:
                 measure = measures.get(critical.key)
-                name = domain.name_part(critical.key)
+                name = domain.name_part(critical.key) if domain.on else critical.key
                 metrics.observations.labels(name).set(measure.observations if measure else 0)
                 for figure in ("jitter", "p95"):
                     value = getattr(measure, figure, None)

@@ -28,9 +28,10 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
     why_unknown = {
         key: hide_passwords(why) for key, why in measured.throughput_missing.items() if key not in measured.throughput
     }
+    name_of = domain.name_part if domain.on else str
     critical = []
     for one in domain.critical:
-        name = domain.name_part(one.key)
+        name = name_of(one.key)
         stats = measured.latency.get(name, LatencyStats(missing="not measured"))
         missing = None if stats.missing is None else hide_passwords(stats.missing)
         if missing is None and stats.bounds is not None:
@@ -61,7 +62,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             throughput_missing=why_unknown.get(name),
         )
         for target in domain.targets
-        for name in (domain.name_part(target.key),)
+        for name in (name_of(target.key),)
     )
     return Sample(
         domain=domain.name,
