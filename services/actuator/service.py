@@ -10,7 +10,7 @@ was done is reported when the bus is there.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,9 @@ class Actuator:
             on_replaced=lambda last: self._targets.release(last.configuration),
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
+        self._joined = set[str]()
+        """Instances that the bus was not asked about yet."""
+        self._has_joined = asyncio.Event()
         self._define([domain.name for domain in self.definitions.domains])
         self.instances.on_change(self._define)
 
@@ -128,6 +131,12 @@ class Actuator:
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
         held = {name: self.instances.holding.get(name) or self.instances.templates.get(name) for name in names}
+        known, instances = self._targets.reconcilers, [one.domain for one in held.values() if one and one.domain.on]
+        self._joined |= {
+            one.name for one in instances if any((one.name, target.key) not in known for target in one.targets)
+        }
+        if self._joined:
+            self._has_joined.set()
         self._targets.define({name: None if one is None else one.domain for name, one in held.items()})
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
@@ -168,14 +177,13 @@ class Actuator:
                 async with join() as bus, asyncio.TaskGroup() as group:
                     self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
-                    for (domain, target), reconciler in list(self._targets.reconcilers.items()):
-                        action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
-                        reconciler.resume(None if action is None else action.message)
+                    await self._resume(bus, list(self._targets.reconcilers))
                     self._targets.has_bus_answered = True
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     group.create_task(self._catch_up(bus))
+                    group.create_task(self._welcome(bus))
                     group.create_task(self._publisher.run(bus))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and retried
@@ -187,9 +195,29 @@ class Actuator:
     async def _fetch_decisions(self, bus: Bus) -> None:
         """Offer the latest decision of every domain."""
         for domain in self.instances.domains:
-            decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
-            if decision is not None and decision.message.domain == domain.name:
-                self._dispatch(decision)
+            await self._fetch_decision(bus, domain.name)
+
+    async def _fetch_decision(self, bus: Bus, name: str) -> None:
+        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(name))
+        if decision is not None and decision.message.domain == name:
+            self._dispatch(decision)
+
+    async def _resume(self, bus: Bus, keys: Iterable[tuple[str, str]]) -> None:
+        """Let the reconcilers of these domains and targets know that the bus has supplied what it holds."""
+        for domain, target in keys:
+            action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
+            if (reconciler := self._targets.reconcilers.get((domain, target))) is not None:
+                reconciler.resume(None if action is None else action.message)
+
+    async def _welcome(self, bus: Bus) -> None:
+        """Offer instances that are new here what the bus holds of them: after a restart, they come with their Pods."""
+        while True:
+            await self._has_joined.wait()
+            self._has_joined.clear()
+            names, self._joined = self._joined, set()
+            for name in names:
+                await self._fetch_decision(bus, name)
+                await self._resume(bus, [one for one in self._targets.reconcilers if one[0] == name])
 
     async def _catch_up(self, bus: Bus) -> None:
         """Fetch the latest decisions whenever this process was stopped for a while.

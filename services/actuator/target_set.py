@@ -143,7 +143,8 @@ class TargetSet:
 
     def _add_reconciler(self, domain: Domain, target: Target, observed: ObservedState | None) -> Reconciler:
         one = self.reconcilers[domain.name, target.key] = Reconciler(domain, target, self._shared, observed)
-        if self.has_bus_answered:
+        # Of an instance the bus may hold a decision: after a restart it comes later than others.
+        if self.has_bus_answered and observed is None:
             one.resume(None)
         return one
 
