@@ -247,8 +247,8 @@ class Signal(Settings, frozen=True):
     """Whose histogram is read; names the metrics and labels below where they are not given."""
     metric: str | None = None
     """The latency histogram's name, without ``_bucket``."""
-    labels: dict[Literal["namespace", "workload"], str] = field(default_factory=dict)
-    """The histogram's labels for a workload's namespace and name; an empty name means that it has no such label."""
+    labels: dict[Literal["namespace", "workload", "node"], str] = field(default_factory=dict)
+    """The histogram's labels for a workload's namespace, its name, and its Pod's node; empty where it has no such."""
     matchers: dict[str, str] = field(default_factory=dict)
     """Further labels that a series of the histogram must carry, by exact value."""
     lost: str | None = None

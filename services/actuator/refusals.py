@@ -29,6 +29,9 @@ _FORGET_S = 60.0
 _MOST_KEPT = 10_000
 """Of more objects the first are forgotten: Pods come and go."""
 
+_FULL_S = 1.0
+"""How long raises wait for reports to go out."""
+
 
 class Refusals:
     """One target's objects whose patches failed."""
@@ -160,3 +163,27 @@ class DriftBackOff:
         is_repeated = now - self._last < 4 * self._gap_s
         self._gap_s = min(2 * self._gap_s, self._MOST_S) if is_repeated else self._FIRST_S
         self._last = now
+
+
+def select_writes(
+    plan: Plan, refusals: Refusals, drift: DriftBackOff, now: float, *, is_full: bool
+) -> tuple[Plan, float]:
+    """The writes of a plan that may be sent now, and after how many seconds to ask for the others.
+
+    Args:
+        plan: all that is to be written.
+        refusals: what was refused, and waits.
+        drift: when the next correction is due.
+        now: by the steady clock.
+        is_full: so many reports wait that raises should not add more.
+    """
+    if plan.has_backlog:
+        plan = plan.without_raises()
+    has_cut = any(write.is_cut for write in plan.writes)
+    if not plan.writes or (is_full and not has_cut):
+        return plan.without_raises(), _FULL_S
+    if all(write.record.cause == "drift" for write in plan.writes):
+        wait_s = drift.next_wait(now, has_cut=has_cut)
+        if wait_s > 0:
+            return Plan((), {}), wait_s
+    return refusals.select(plan, now)

@@ -21,6 +21,7 @@ BENCHES = {
     "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
     "ui": "services.bench.ui.command",
+    "uplinks": "services.bench.uplinks.command",
 }
 
 

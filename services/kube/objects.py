@@ -161,10 +161,12 @@ class PodStatus(Struct, frozen=True):
 
 
 class PodNetwork(Struct, frozen=True, rename="camel"):
-    """What of a Pod's specification decides whether it can be limited."""
+    """What of a Pod's specification decides whether and where it can be limited."""
 
     host_network: bool = False
     """Whether it has no network of its own."""
+    node_name: str = ""
+    """Where it runs; empty until it has been scheduled."""
 
 
 class Pod(KubeObject, frozen=True):

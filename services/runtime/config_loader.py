@@ -160,6 +160,8 @@ def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
         except ValueError as error:
             unexplained = str(error)
         else:
+            if any(domain.of for domain in config.domains):
+                raise ConfigError(f"{name}: domains: of, on and nodes are Sluice's own: set per alone")
             return config
     found = config_errors.find_mistakes(tree)
     if not found and unexplained:

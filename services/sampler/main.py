@@ -3,7 +3,7 @@
 import asyncio
 
 from schemas.config import Config
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from services.bus.bus import Bus
 from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health
@@ -19,7 +19,7 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
     """Measure: publish one sample per domain and signal period."""
     signal, names = config.signal, metric_names(config.signal)
     outbox = Outbox(
-        (domain.name for domain in config.domains),
+        (domain.name for domain in without_templates(config.domains)),
         lambda sample: bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id),
         keep=signal.window // signal.period,
         timeout=signal.window.seconds,

@@ -322,6 +322,7 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "keda",
         "meter-endpoints",
         "meter-kubelet",
+        "per-label",
         "prometheus-operator",
         "resource-rules",
         "rollouts",

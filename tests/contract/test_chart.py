@@ -89,6 +89,7 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("workloads", "rights.workloads=true"),
         ("rollouts", "rights.rollouts=true"),
         ("selectors", "rights.selectors=true"),
+        ("per-label", "rights.nodes=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )

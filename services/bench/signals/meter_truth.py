@@ -169,7 +169,7 @@ async def measure_pods(bench: Bench) -> dict[str, Any]:
         sending = asyncio.create_task(asyncio.to_thread(send_udp, [number], _UDP_FULL, 20_000, 1.5))
         while not sending.done():
             end, before = await _next_window(fleet, before)
-            recent = combine_pages(workloads.senders, fleet.answered, [], end).recent
+            recent = combine_pages(workloads, fleet.answered, [], end).recent
             seen += sum(recent.values()) * 125 * 0.5
         bench.remove(number)
         await bench.wait_for(_NODE_PODS)
@@ -206,7 +206,7 @@ async def measure_lag(bursts: int) -> dict[str, float]:
                 sender.send(bytes(_UDP_FULL))
             while True:
                 end, before = await _next_window(fleet, before, _PERIOD)
-                recent = combine_pages(workloads.senders, fleet.answered, [], end).recent
+                recent = combine_pages(workloads, fleet.answered, [], end).recent
                 if recent.get("factory/upload-5d4-00001", 0) > 100:
                     break
             lags.append((time.monotonic() - began - _PERIOD.seconds) * 1000)

@@ -157,6 +157,10 @@ def _reconcile_pods(objects: ObjectStore, key: Key, owner: Tree, kind: str) -> N
     # Remove Pods that do not run yet first, then the youngest.
     pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
     pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
+    if kind == "DaemonSet":
+        nodes = {tree["metadata"]["name"] for _, tree in objects.list_objects("nodes")} or set(NODES)
+        # Those of nodes that are gone before all others.
+        pods.sort(key=lambda one: one[1]["spec"].get("nodeName") in (None, *nodes))
     for one, _ in pods[: max(0, len(pods) - desired)]:
         remove(objects, one)
     _update_status(objects, key, owner, [owner], {}, {"desiredNumberScheduled": desired} if kind == "DaemonSet" else {})

@@ -145,7 +145,7 @@ class PrometheusSource(Source):
         Raises:
             NoData: the server does not answer.
         """
-        window, find = self._signal.window, self._workloads.find_critical
+        window, find = self._signal.window, self._workloads.find_critical_part
         counted = self._counted[end] = sum_by_workload(observations, find)
         for old in [one for one in self._counted if not end - 2 * window <= one <= end]:
             del self._counted[old]
@@ -182,7 +182,7 @@ class PrometheusSource(Source):
         except RequestFailed as error:
             raise NoData(str(error)) from error
         by_figure = dict(zip(figures, answers, strict=True))
-        counted = {at: sum_by_workload(vector, self._workloads.find_critical) for at, vector in history.items()}
+        counted = {at: sum_by_workload(vector, self._workloads.find_critical_part) for at, vector in history.items()}
         measured = {}
         for end in ends:
             at = end - self._offset
@@ -192,10 +192,10 @@ class PrometheusSource(Source):
 
     def _build(self, end: int, vectors: Mapping[str, Vector], usual: Mapping[str, float]) -> Measurements:
         workloads = self._workloads
-        sums = {figure: sum_by_workload(vector, workloads.find_critical) for figure, vector in vectors.items()}
+        sums = {figure: sum_by_workload(vector, workloads.find_critical_part) for figure, vector in vectors.items()}
         twice = {key: figure for figure in _SINGLE for key in find_repeated(vectors.get(figure, []), workloads)}
         latency = {}
-        for key in workloads.critical:
+        for key in workloads.measured_critical:
             figures = {figure: values[key] for figure, values in sums.items() if key in values}
             observations, lost = figures.get("observations", 0.0), figures.get("lost")
             doubt = explain_fall(figures.get("resets", 0.0), figures.get("returns", 0.0))
@@ -216,11 +216,11 @@ class PrometheusSource(Source):
                 missing=missing,
             )
         sent = vectors.get("throughput", [])
-        rates = sum_by_workload(sent, workloads.find_sender)
+        rates = sum_by_workload(sent, workloads.find_sender_part)
         throughput = {key: round(rate * 8 / 1000) for key, rate in rates.items() if 0 <= rate < inf}
         pods: dict[str, set[str]] = {}
         for labels, _ in sent:
-            sender = workloads.find_sender(labels)
+            sender = workloads.find_sender_part(labels)
             if sender in throughput and "pod" in labels:
                 pods.setdefault(sender, set()).add(labels["pod"])
         return Measurements(
@@ -301,7 +301,7 @@ def sum_by_workload(vector: Vector, find: Callable[[Mapping[str, str]], str | No
 
 def find_repeated(vector: Vector, workloads: Workloads) -> set[str]:
     """Critical workloads with more than one series in an answer."""
-    count = Counter(workloads.find_critical(labels) for labels, _ in vector)
+    count = Counter(workloads.find_critical_part(labels) for labels, _ in vector)
     return {key for key, number in count.items() if key is not None and number > 1}
 
 
@@ -309,7 +309,7 @@ def collect_bounds(vector: Vector, workloads: Workloads) -> dict[str, tuple[floa
     """Finite bucket bounds by workload."""
     bounds: dict[str, set[float]] = {}
     for labels, _ in vector:
-        key = workloads.find_critical(labels)
+        key = workloads.find_critical_part(labels)
         if key is not None:
             try:
                 bound = float(labels.get("le", "")) * workloads.names.unit

@@ -191,7 +191,7 @@ class PageWindow:
         A histogram that may have counted before it is remembered as doubtful.
         """
         if series.kind == "lost":
-            return series.workload not in self._unread
+            return series.workload.partition("@")[0] not in self._unread
         if series.kind != "latency" or ("latency", series.workload) not in self._newest:
             return False
         last = self._snapshots[-1]

@@ -144,14 +144,15 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, o
 
 def _show_domain(console: TerminalConsole, domain: Domain) -> None:
     capacity = f", together at most {domain.capacity}" if domain.capacity is not None else ""
+    per = f", an instance of it per {escape_line(domain.per)}" if domain.per else ""
     shadow = f", in the shadow {', '.join(domain.shadow)}" if domain.shadow else ""
     shield = domain.shield
     console.print(
         Text.assemble(
             (f"Domain {escape_line(domain.name)}", "bold"),
-            f": policy {domain.policy}{shadow}{capacity}; limits rise by at most {shield.rise_per_second:.0%} of their "
-            f"range a second, a violation cuts them to {shield.cut:.0%}; fail-safe after {domain.dead_man} without "
-            "a decision",
+            f"{per}: policy {domain.policy}{shadow}{capacity}; limits rise by at most {shield.rise_per_second:.0%} of "
+            f"their range a second, a violation cuts them to {shield.cut:.0%}; fail-safe after {domain.dead_man} "
+            "without a decision",
         ),
         soft_wrap=True,
     )

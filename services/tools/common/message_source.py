@@ -16,7 +16,7 @@ import click
 from msgspec import structs
 
 from schemas.config import BusConfig
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup
@@ -149,7 +149,8 @@ def require_domains(known: Sequence[Domain], names: Sequence[str]) -> None:
     """
     existing = [domain.name for domain in known]
     for name in names:
-        if existing and name not in existing:
+        # Instances of a definition come and go; the configuration does not name them.
+        if existing and name not in existing and "@" not in name:
             raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(existing)}")
 
 
@@ -182,7 +183,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise CommandError(error, ExitCode.UNREADABLE) from None
         settings = build_bus_settings(None if config is None else config.bus, server, prefix)
         known = config if config is not None else reader.header if reader is not None else None
-        return command(MessageSource(reader, settings, known.domains if known is not None else ()), **rest)
+        return command(
+            MessageSource(reader, settings, without_templates(known.domains) if known is not None else ()), **rest
+        )
 
     decorated: Callable[..., Any] = with_source
     for option in (

@@ -22,7 +22,7 @@ from msgspec import Meta, Raw, Struct
 
 from schemas.config import Config
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from schemas.numbers import Integer
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS, Subjects
@@ -112,7 +112,9 @@ def build_header(config: Config, origin: str, build: str, since: int, only: tupl
         since: where the range begins, UTC ns.
         only: record these domains; all without any.
     """
-    chosen = tuple(domain for domain in config.domains if not only or domain.name in only)
+    # Instances of a definition are in the definitions that the bus has.
+    domains = without_templates(config.domains) if origin == "bus" else config.domains
+    chosen = tuple(domain for domain in domains if not only or domain.name in only)
     return RecordingHeader(
         v=FORMAT,
         build=build,
