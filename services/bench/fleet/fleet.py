@@ -104,11 +104,12 @@ class Fleet:
         for node in fails:
             self._down_until[node] = now + _DOWN_S
             self._links.pods[node] = 0
-        for node in np.flatnonzero((self._down_until > 0) & (self._down_until <= now)):
+        for back in np.flatnonzero((self._down_until > 0) & (self._down_until <= now)):
+            node = int(back)
             self._down_until[node] = 0
             self._came_at[node] = now
             self._states[node] = None
-            self._links.restart(int(node))
+            self._links.restart(node)
             self._limits[node] = self._links.limit[node]
             self.result.starts += 1
 
