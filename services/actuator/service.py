@@ -43,6 +43,7 @@ from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
+from services.runtime.option_types import ConfigFile
 from services.runtime.service import join_bus, run
 
 NAME = "actuator"
@@ -252,7 +253,7 @@ async def act(config: Config, path: Path | None = None) -> None:
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(path: Path) -> None:
     """Act: put the limits in force on the cluster."""
     try:

@@ -115,6 +115,37 @@ async def search_and_ask(page: Page) -> None:
     assert "aimd/1" in await read_text(page, "main table")
 
 
+HOUR = """
+(async () => {
+  const { History } = await import('./series.js'), history = new History(), names = [...Array(10).keys()].map(String);
+  let most = 0;
+  for (let i = 0; i < 7200; i++) {
+    const t = 1e12 + i * 500, kinds = ['p95', 'limit', 'sent', 'shadow'];
+    history.merge({
+      series: kinds.flatMap(kind => names.map(name => ({ kind, name, t: [t], v: [i % 7] }))),
+      marks: names.map(name => ({ t, kind: 'cut', id: `d:${t}`, target: name, limit: i })),
+      broken: [{ begin: t - 500, end: t, what: 'P95' }].filter(() => i % 9 === 0), blind: [],
+    }, t - 450e3);
+    const points = history.series(...kinds)[0].t.length;
+    most = Math.max(most, history.shades.length, history.marks.length / names.length, points);
+  }
+  const { marks } = history;
+  return [most, marks.at(-1).t - marks[0].t, new Set(marks.map(one => one.key)).size / marks.length];
+})()
+"""
+"""Adds the updates of an hour, two a second, to a history that shows five minutes."""
+
+
+async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Path) -> None:
+    """Curves, marks and shaded times are forgotten once they are out of sight; a mark is none of another target."""
+    async with serve_page(file=recording) as url, open_page(url) as page:
+        most, shown, unique = await page.value(HOUR)
+        assert most < 2 * 450 + 300
+        assert 440_000 < shown < 470_000
+        assert unique == 1
+        assert page.complaints == []
+
+
 async def test_a_finger_and_odd_addresses(recording: Path) -> None:
     """A tap shows the figures and leaves them there; only the view that was asked for last is shown."""
     async with serve_page(file=recording) as url, open_page(url, width=700, height=1000) as page:

@@ -18,6 +18,7 @@ from services.resources.file import has_resources, load_resources, write_resourc
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.sampler.source import Lag
 from services.sampler.source_factory import check_source, source_class
 from services.tools.check.advice import advise
@@ -46,7 +47,7 @@ class CheckReport(Struct, frozen=True):
 
 
 @click.command("check")
-@click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CONFIG", type=ConfigFile())
 @click.option("--offline", is_flag=True, help="Do not look at the bus and the source of measurements.")
 @click.option("--cluster", is_flag=True, help="Look at the cluster, too: whether limits would hold there.")
 @click.option("--strict", is_flag=True, help="Warnings, and servers that cannot be reached, count as errors.")

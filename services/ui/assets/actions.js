@@ -43,10 +43,10 @@ export class ActionsPage {
   row(one) {
     const open = () => openStory({ s: this.context.s, id: one.id, d: one.domain, at: one.t });
     const [was, limit] = ratePair(one.was, one.limit);
-    const cell = (text, kind) => el("td", { class: kind, text });
+    const cell = (text, kind, label) => el("td", { class: kind, "data-label": label, text });
     return el("tr", {},
       el("td", { class: "when" }, el("button", { type: "button", class: "text", title: dateTime(one.t), onclick: open }, clock(one.t))),
       el("td", {}, el("a", { href: link("domain", { s: this.context.s, d: one.domain, at: one.t + 15000 }) }, nameOf(one.domain))), el("td", {}, nameOf(one.target)),
-      cell(was, "n"), cell(limit, "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pod${one.pods > 1 ? "s" : ""}` : "")), cell(one.cause), cell(clean(one.reason), "words"));
+      cell(was, "n", "was"), cell(limit, "n", "limit"), cell(one.outcome + (one.pods ? `, ${one.pods} pod${one.pods > 1 ? "s" : ""}` : "")), cell(one.cause), cell(clean(one.reason), "words"));
   }
 }

@@ -10,7 +10,19 @@ import { openStory, explain } from "./story.js";
 import { hideTip, showTip } from "./tip.js";
 
 const SPANS = { "1 min": 60e3, "5 min": 300e3, "15 min": 900e3, "1 h": 3600e3, "6 h": 21600e3, "24 h": 86400e3 };
+const HEADS = { p95: "P95", jitter: "Jitter" };
 const LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
+
+const MARKS = [["●", "--c2", "raise"], ["●", "--c1", "lower"], ["▼", "--bad", "cut: an SLO is broken"], ["◆", "--c3", "by the actuator itself"], ["◆", "--near", "no data, or paused"], ["◆", "--bad", "fault, or a failed patch"]];
+
+function legend() {
+  const signs = MARKS.map(([sign, colour, words]) => {
+    const shape = el("span", { "aria-hidden": "true", text: sign });
+    shape.style.color = `var(${colour})`;
+    return el("span", { class: "key" }, shape, words);
+  });
+  return el("p", { class: "soft legend" }, ...signs, el("span", { text: "Red ground: an SLO was broken. Grey ground: no data. Click a mark for its story." }));
+}
 
 export class DomainPage {
   // `clock` gives and takes the time that is shown: now(), live, goTo(ms).
@@ -45,6 +57,7 @@ export class DomainPage {
       el("div", { class: "head" }, el("h1", {}, nameOf(this.name)), this.badge, this.busy, this.spans), this.why,
       el("div", { class: "tiles" }, ...Object.values(this.tiles).map((one) => one.node)),
       el("div", { class: "panels" }, panel("p95", "P95, ms"), panel("jitter", "Jitter, ms"), panel("rates", "Limits and load, bit/s", true)),
+      legend(),
       el("h2", { text: "The last decisions and actions in this time" }),
       el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", class: name === "limit" ? "n" : null, text: name })))), this.table)), this.none,
       el("p", {}, el("a", { href: link("actions", { s: context.s, d: this.name }) }, "Search its actions"), " · ", el("a", { href: link("what-if", { s: context.s, d: this.name }) }, "What if it had another policy?")));
@@ -166,7 +179,7 @@ export class DomainPage {
         const line = el("i", { class: one.dash });
         line.style.borderColor = `var(${one.colour})`;
         const value = plot === this.plots.rates ? rateWithUnit(one.value) : `${ms(one.value)} ms`;
-        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(labelOf(one)) })), el("span", { text: value })));
+        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(`${HEADS[one.kind] ?? ""} ${labelOf(one)}`.trim()) })), el("span", { text: value })));
       }
     }
     const shade = this.history.shades.find((one) => one.begin <= time && one.end >= time);

@@ -82,7 +82,9 @@ export class Machine {
 
   refresh() {
     setText(this.play, this.live || this.playing ? "Ⅱ" : "▶");
-    this.play.setAttribute("aria-label", this.live || this.playing ? "Pause" : "Play");
+    const does = this.live || this.playing ? "Pause" : "Play";
+    this.play.setAttribute("aria-label", does);
+    if (this.play.title !== does) this.play.title = does;
     setText(this.when, this.isEmpty ? "no message" : dateTime(this.now()) + (this.live ? ", live" : ""));
     setText(this.back, this.isLiveSource ? "Back to now" : "To the end");
     this.back.hidden = this.rate.hidden = this.live || this.isEmpty;

@@ -313,6 +313,11 @@ async def test_what_happens_on_the_bus_is_told_at_once(nats: NatsServer) -> None
         past = await api.get("overview", at=overview["source"]["begin"] + 1)
         assert past["now"] < overview["now"]
         assert (await api.get("actions"))["searched"] > 0
+        # A day, and what lies around it.
+        long_ago = overview["now"] - 40 * 3600e3
+        day = await api.get("domain", domain="cell-1", since=long_ago, until=overview["now"])
+        assert day["begin"] == pytest.approx(long_ago, abs=1)
+        assert day["series"]
 
 
 async def test_a_bus_that_is_gone_is_named_and_found_again(nats: NatsServer) -> None:
