@@ -12,12 +12,15 @@ from pathlib import Path
 
 import click
 
+from services.bench.fleet.cost import draw_growth, measure_growth, summarize_growth
 from services.bench.fleet.fleet import Course, Fleet, Result
 from services.bench.fleet.links import PERIOD_S
 from services.bench.fleet.warm import CASES, compare_starts
 from services.bench.goals import show
-from services.runtime.option_types import FiguresFile
+from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile, ResultFile
 
+_COST_S = 6
 _GOALS = {
     "violation, % of node-seconds": "<= 0.5",
     "goodput, % of what was possible": ">= 93",
@@ -32,12 +35,31 @@ _GOALS = {
 @click.option("--flap", is_flag=True, help="Lose the measurements of all nodes for ten seconds, in the middle.")
 @click.option("--cold", is_flag=True, help="Let new instances begin afresh.")
 @click.option("--starts", is_flag=True, help="Compare both ways to begin on the simulated plant, and nothing else.")
+@click.option("--costs", is_flag=True, help="Measure the decision service at 10, 100 and 1,000 instances instead.")
+@click.option("--picture", type=ResultFile(), help="With --costs: draw the growth into this SVG.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything random.")
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
-def command(nodes: int, minutes: int, flap: bool, cold: bool, starts: bool, seed: int, path: Path | None) -> None:
+def command(  # noqa: PLR0913, PLR0917 - one an option
+    nodes: int,
+    minutes: int,
+    flap: bool,
+    cold: bool,
+    starts: bool,
+    costs: bool,
+    picture: Path | None,
+    seed: int,
+    path: Path | None,
+) -> None:
     """A simulated fleet: violation, goodput and patches."""
     if starts:
         show("starts", _measure_starts(), {}, path)
+        return
+    if costs:
+        logging_setup.configure("bench", "error")
+        growth = measure_growth(_COST_S)
+        show("cost of an instance", summarize_growth(growth), {"memory of an instance, KiB": "<= 64"}, path)
+        if picture is not None:
+            draw_growth(growth, picture)
         return
     course = Course(60 * minutes, flap_at=30.0 * minutes if flap else None)
     began = time.monotonic()
