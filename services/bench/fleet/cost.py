@@ -33,7 +33,7 @@ class Cost(Struct, frozen=True):
 async def measure_cost(instances: int, seconds: int) -> Cost:
     """Run one process with so many instances under ``learned`` for so long."""
     async with Processes() as processes:
-        settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=200 * 1024 * 1024)
+        settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=60 * 1024 * 1024)
         domains = tuple(_build_domain(number) for number in range(instances))
         listen = Listen("127.0.0.1", decision=find_free_ports(1)[0])
         path = processes.home / "sluice.yaml"

@@ -80,6 +80,7 @@ class Fleet:
         self._came_at = np.zeros(nodes)
         self._limits = self._links.limit.copy()
         self._late = np.zeros(nodes)
+        self._upgraded = 0
         self.result = Result(nodes)
 
     def run(self) -> Result:
@@ -99,8 +100,10 @@ class Fleet:
         fails = {node for node in range(nodes) if self._random.random() < course.failures_per_hour * PERIOD_S / 3600}
         begin, end = course.seconds / 3, 2 * course.seconds / 3
         if course.upgrade and begin <= now < end:
-            first, last = (int(nodes * (at - begin) / (end - begin)) for at in (now, now + PERIOD_S))
-            fails |= set(range(first, min(last, nodes)))
+            due = nodes * (now - begin) / (end - begin)
+            while self._upgraded < due:
+                fails.add(self._upgraded)
+                self._upgraded += 1
         for node in fails:
             self._down_until[node] = now + _DOWN_S
             self._links.pods[node] = 0
