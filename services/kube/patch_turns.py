@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 _LEAST_S = 0.001
+"""A shorter wait may not pass by the clock."""
 _FOR_CUTS = 0.25
 """Share of a second's patches that raises leave for the cuts of that second."""
 
@@ -60,14 +61,12 @@ class PatchTurns:
                 continue
             missing = 1 + (_FOR_CUTS * (self._rate - 1) if is_raise else 0) - self._left
             if missing > 0:
-                self._wake_in(max(missing / self._rate, _LEAST_S))
+                if self._timer is not None:
+                    self._timer.cancel()
+                wait_s = max(missing / self._rate, _LEAST_S)
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._give_turns)
                 return
             heapq.heappop(self._waiting)
             self._left -= 1
             self._free -= 1
             turn.set_result(None)
-
-    def _wake_in(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._give_turns)

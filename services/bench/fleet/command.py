@@ -52,7 +52,10 @@ def command(  # noqa: PLR0913, PLR0917 - one an option
 ) -> None:
     """A simulated fleet: violation, goodput and patches."""
     if starts:
-        show("starts", _measure_starts(), {}, path)
+        begun = {one.case: {"cold": one.cold, "warm": one.warm} for one in map(compare_starts, CASES)}
+        rows = [(f"{case}, {name}", start) for case, of in begun.items() for name, start in of.items()]
+        seen: dict[str, float] = {f"{name}: bad seconds": start.bad_seconds for name, start in rows}
+        show("starts", seen | {f"{name}: goodput, share of the oracle": start.share for name, start in rows}, {}, path)
         return
     if costs:
         logging_setup.configure("bench", "error")
@@ -116,14 +119,4 @@ def summarize(result: Result, course: Course) -> dict[str, float]:
         first = int(course.flap_at / PERIOD_S)
         around = result.pod_patches[first : first + int(20 / PERIOD_S)]
         figures["Pods patched around the flap (20 s), a node and second"] = sum(around) / 20 / result.nodes
-    return figures
-
-
-def _measure_starts() -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for case in CASES:
-        found = compare_starts(case)
-        for name, start in (("cold", found.cold), ("warm", found.warm)):
-            figures[f"{case}, {name}: bad seconds"] = start.bad_seconds
-            figures[f"{case}, {name}: goodput, share of the oracle"] = start.share
     return figures

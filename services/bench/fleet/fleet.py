@@ -137,7 +137,8 @@ class Fleet:
         now, flap = period * PERIOD_S, self._course.flap_at
         blind = flap is not None and flap <= now < flap + 10
         end, patches = _START + (period + 1) * _PERIOD, 0
-        columns = zip(*(column.tolist() for column in _columns(seen)), strict=True)
+        seen_by_node = (seen.p95, seen.jitter, seen.p50, seen.lost, seen.load, seen.sent)
+        columns = zip(*(column.tolist() for column in seen_by_node), strict=True)
         for node, row in enumerate(columns):
             if self._down_until[node] or period < WINDOW:
                 continue
@@ -169,10 +170,6 @@ class Fleet:
             return None
         _, middle = found[(len(found) - 1) // 2]
         return Inherited(controller.domain.name, middle.seq, middle.state.policy, middle.state.memory)
-
-
-def _columns(seen: Seen) -> tuple[Any, ...]:
-    return seen.p95, seen.jitter, seen.p50, seen.lost, seen.load, seen.sent
 
 
 def _build_domain(plate: int) -> Domain:

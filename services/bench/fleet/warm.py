@@ -10,8 +10,8 @@ from schemas.inherited import Inherited
 from schemas.messages import Decision, Sample, State
 from services.control import Controller
 from services.control.controller import NOTHING_REPORTED, Reported
-from services.plant.scenario import SCENARIOS, Event, Scenario
-from services.plant.simulated.closed_loop import Run, play
+from services.plant.scenario import SCENARIOS, Event
+from services.plant.simulated.closed_loop import play
 
 _FIRST_S = 120.0
 """What is compared: the first two minutes."""
@@ -72,22 +72,16 @@ def compare_starts(case: str, seeds: int = 3) -> Comparison:
         )
     elif case == CASES[2]:
         domain = replace(domain, capacity=None)
+    events = tuple(one for one in scenario.events if one.at < _FIRST_S)
+    beginning = replace(scenario, seconds=int(_FIRST_S), events=events)
     starts: dict[bool, list[Start]] = {False: [], True: []}
     for seed in range(seeds):
         learned = take_over(play(scenario, domain, Controller(domain), seed=100 + seed).decisions[-1])
         for is_warm, found in starts.items():
             controller = WarmController(domain, learned) if is_warm else Controller(domain)
-            found.append(_judge(play(_shorten(scenario), domain, controller, seed=seed)))
+            score = play(beginning, domain, controller, seed=seed).score()
+            found.append(Start(score.violation_seconds, score.share))
     cold, warm = (
         Start(sum(one.bad_seconds for one in found), fmean(one.share for one in found)) for found in starts.values()
     )
     return Comparison(case, cold, warm)
-
-
-def _shorten(scenario: Scenario) -> Scenario:
-    return replace(scenario, seconds=int(_FIRST_S), events=tuple(one for one in scenario.events if one.at < _FIRST_S))
-
-
-def _judge(run: Run) -> Start:
-    score = run.score()
-    return Start(score.violation_seconds, score.share)
