@@ -314,8 +314,7 @@ class Kubernetes(Settings, frozen=True):
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
     shards: Annotated[int, between(1, 12)] = 1
-    """Into how many shards the actuators divide the domains.  Each has a Lease of its own, ``lease`` with ``-0``,
-    ``-1`` and so on.  Overridden by SLUICE_SHARDS."""
+    """Shards of domains, each with a Lease: ``lease`` and ``-0``, ``-1``.  Overridden by SLUICE_SHARDS."""
     resources: Resources = Resources()
     """Domains described in the cluster."""
 

@@ -17,3 +17,5 @@ class Sharding(Settings, frozen=True):
     replica: Annotated[int | None, between(0, MOST_REPLICAS - 1)] = None
     """This replica's number, from 0.  Overridden by SLUICE_REPLICA, where the number may end a name, as in a
     StatefulSet's Pod: ``sluice-decision-2``."""
+    patches_per_second: Annotated[float, between(1, 100_000)] = 500.0
+    """How many patches an actuator sends in a second at most; further ones wait, and cuts come first."""

@@ -35,7 +35,9 @@ _log = structlog.get_logger()
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
+    ) -> T:
         """Apply the JSON Patch that ``build`` gives when its turn comes, unless that is None; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -145,7 +147,9 @@ async def _patch(
     """Patch one object; returns the exception that stopped it, or None."""
     obj = write.obj
     try:
-        after = await client.patch_in_turn(obj, lambda: write.operations if is_wanted(write) else None)
+        after = await client.patch_in_turn(
+            obj, lambda: write.operations if is_wanted(write) else None, is_cut=write.is_cut
+        )
     except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
         return error
     failpoints.point("actuator.patched")

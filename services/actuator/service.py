@@ -284,7 +284,7 @@ async def act(config: Config, path: Path | None = None) -> None:
     """Act until cancelled; with the configuration's path, changes of its domains are taken up."""
     health = Health("bus", "streams")
     async with (
-        KubeClient.connect(config.kubernetes) as client,
+        KubeClient.connect(config.kubernetes, config.sharding.patches_per_second) as client,
         serve(health, config.listen.host, config.listen.actuator),
     ):
         await Actuator(config, client, health, path).run(partial(join_bus, config, NAME, health))

@@ -12,6 +12,7 @@ BENCHES = {
     "policies": "services.bench.policies.simulated",
     "train": "services.bench.policies.train",
     "factory": "services.bench.policies.real",
+    "fleet": "services.bench.fleet.command",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
     "definitions": "services.bench.speed.definitions",

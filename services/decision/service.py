@@ -30,6 +30,7 @@ from services.decision.domain_log import BusDecisionLog, BusSampleLog
 from services.decision.domain_worker import DomainWorker
 from services.decision.intake import NAME, Intake, Intakes
 from services.decision.reports import Enforcement
+from services.decision.siblings import Siblings
 from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health
 from services.runtime.service import service_command
@@ -84,7 +85,14 @@ class DecisionService:
     def _build_queue(self, defined: Defined) -> DomainQueue:
         bus, name = self._bus, defined.domain.name
         decisions, samples = BusDecisionLog(bus, name, self._intakes.find(name).consumer), BusSampleLog(bus, name)
-        worker = DomainWorker(defined.domain, decisions, samples, self._enforcement, defined.revision)
+        worker = DomainWorker(
+            defined.domain,
+            decisions,
+            samples,
+            self._enforcement,
+            defined.revision,
+            Siblings(bus, self._definitions.defined).find_inherited,
+        )
         return DomainQueue(name, bus.subjects.sample(name), worker)
 
     def _define(self, before: Defined | None, after: Defined | None) -> None:

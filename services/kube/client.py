@@ -3,7 +3,6 @@
 Requests go through the library's raw client and answers are decoded here: its typed classes would cost a pod 25 MiB.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
@@ -31,9 +30,11 @@ from services.kube.objects import (
     read_body,
     read_lines,
 )
+from services.kube.patch_turns import PatchTurns
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
+_UNBOUNDED = 1e6
 _PAGE = 100
 """Objects of one page of a list: pages of large objects must fit into the memory."""
 _WATCH_S = (40, 60)
@@ -51,15 +52,15 @@ _GONE = 410
 class KubeClient:
     """A client of one API server."""
 
-    def __init__(self, client: ApiClient, timeout_s: float) -> None:
+    def __init__(self, client: ApiClient, timeout_s: float, patches_per_second: float = _UNBOUNDED) -> None:
         """See ``connect``."""
         self._client = client
         self._timeout_s = timeout_s
-        self._patch_slots = asyncio.Semaphore(_CONCURRENT_PATCHES)
+        self._turns = PatchTurns(_CONCURRENT_PATCHES, patches_per_second)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, config: Kubernetes) -> AsyncIterator["KubeClient"]:
+    async def connect(cls, config: Kubernetes, patches_per_second: float = _UNBOUNDED) -> AsyncIterator["KubeClient"]:
         """Prepare to reach the configured API server; it need not be there yet.
 
         Raises:
@@ -87,7 +88,7 @@ class KubeClient:
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             send_once(client)
-            yield cls(client, config.timeout.seconds)
+            yield cls(client, config.timeout.seconds, patches_per_second)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object.
@@ -140,7 +141,12 @@ class KubeClient:
         return await self.patch_in_turn(obj, lambda: operations, is_urgent=is_urgent)
 
     async def patch_in_turn(
-        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_urgent: bool = False
+        self,
+        obj: T,
+        build: Callable[[], list[dict[str, Any]] | None],
+        *,
+        is_urgent: bool = False,
+        is_cut: bool = False,
     ) -> T:
         """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
@@ -149,6 +155,7 @@ class KubeClient:
             build: gives the patch right before it is sent, which may be long after the call; None: it is no
                 longer wanted.
             is_urgent: see ``patch``.
+            is_cut: its turn comes before that of others.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -158,7 +165,7 @@ class KubeClient:
             Unavailable: no answer; the patch may have been applied.
         """
         path = obj.path(obj.metadata.namespace, obj.metadata.name)
-        async with nullcontext() if is_urgent else self._patch_slots:
+        async with nullcontext() if is_urgent else self._turns.take(is_cut=is_cut):
             operations = build()
             if operations is None:
                 raise Superseded

@@ -245,7 +245,8 @@ def _verify(trace: DecisionTrace, domain: Domain | None) -> str:
         return "not possible without the decision before it"
     with suppress(RejectedSample):
         before, fault, reported = trace.state_before, decision.fault, decision.reported
-        again = Controller(domain, revision=decision.definition).answer(before, sample, stored.time, fault, reported)
+        controller = Controller(domain, revision=decision.definition)
+        again = controller.answer(before, sample, stored.time, fault, reported, decision.inherited)
         return (
             "the same, byte for byte" if is_same_decision(again, recorded.payload) else "another one; see sluice audit"
         )

@@ -203,7 +203,9 @@ class LateApi:
         self._meanwhile = meanwhile
         self._stale = stale
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
+    ) -> T:
         """Apply the patch, and then cause the other event; or refuse it as stale."""
         if self._stale:
             raise StaleObject("422")
