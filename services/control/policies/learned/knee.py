@@ -156,13 +156,16 @@ class KneeEstimator:
         """
         return 0 < knee.rest <= _ROUGH_REST or end - knee.met > self._settings.rest_max * _SECOND
 
-    def step_probe(self, knee: Knee, allowed_load: float, margin: float, step: float) -> Knee:
-        """Begin a probe, or raise it one step: at most ``margin`` and a step beyond the load that was allowed."""
+    def step_probe(self, knee: Knee, allowed_load: float, margin: float, step: float, near: float) -> Knee:
+        """Begin a probe, or raise it one step: at most ``margin`` and a step beyond the load that was allowed.
+
+        Steps double only below ``near``.
+        """
         if not knee.met:
             return Knee(max(knee.total, allowed_load + margin + step), rest=knee.rest)
         if not knee.step:
             return Knee(knee.total, knee.met, knee.rest, step, knee.total, knee.found)
-        if knee.climbed >= _CLEAR:
+        if knee.climbed >= _CLEAR and knee.total < near:
             step *= 2
         total = max(knee.total, min(knee.total + knee.step, allowed_load + margin + knee.step))
         return Knee(total, knee.met, knee.rest, step, knee.began, knee.found, climbed=knee.climbed + 1)

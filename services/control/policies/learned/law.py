@@ -57,6 +57,9 @@ _SUDDEN = 4.0
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
+_LAST = 0.95
+"""Share of the capacity beyond which a probe never doubles its steps: the knee cannot be far."""
+
 _NO_DOUBT = Doubt()
 
 
@@ -119,8 +122,8 @@ class Law:
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
-            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles, waits,
-            spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
+            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, evidence.stress, settles,
+            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
         )  # fmt: skip
         headroom = int(knee.total - coming - margin)
         link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
@@ -271,7 +274,8 @@ class Law:
         step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
         if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
             step = self._parameters.explore * self._capacity * evidence.seconds
-        probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step)
+        near = _LAST * self._capacity
+        probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step, near)
         return probed, "probes" if knee.met else "explores"
 
     def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
