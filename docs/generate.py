@@ -15,6 +15,7 @@ from typing import Any
 import click
 from msgspec import Struct
 from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.config import Config
 from schemas.reference import Field, describe
@@ -22,6 +23,10 @@ from services.bus.subjects import DEFAULT_PREFIX
 from services.cli import main as cli
 from services.control.policies import POLICIES
 from services.exporter.metrics import LatencyMetrics
+from services.kube.objects import Meta
+from services.meter.page import PageBuilder
+from services.meter.pods import NodePod
+from services.meter.reading import PodBytes, Reading, UnmeteredPod
 
 HOME = Path(__file__).parent / "reference"
 _HEAD = "<!-- Written by docs/generate.py (make schemas): change the code, not this page. -->\n\n"
@@ -129,6 +134,8 @@ def render_metrics() -> str:
     for module in _COLLECTORS:
         for name, kind, labels, text in _read_families(module):
             rows[name] = f"| `{name}` | {kind} | {', '.join(f'`{one}`' for one in labels)} | {text} |"
+    for name, kind, labels, text in _read_meter_page():
+        rows[name] = f"| `{name}` | {kind} | {', '.join(f'`{one}`' for one in labels)} | {text} |"
     lines = ["# Metrics", "", "Every service exposes its metrics on `/metrics` of its own port (`listen`).", ""]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|", *(rows[name] for name in sorted(rows))]
     return _HEAD + "\n".join(lines) + "\n"
@@ -158,6 +165,16 @@ def _read_families(module: str) -> Iterator[tuple[str, str, list[str], str]]:
             labels = [ast.literal_eval(one.value) for one in node.keywords if one.arg == "labels"]
             text = ast.literal_eval(node.args[1])
             yield f"{name}_total" if kind == "Counter" else name, kind.lower(), [*labels, []][0], text
+
+
+def _read_meter_page() -> Iterator[tuple[str, str, list[str], str]]:
+    """The metrics of the meter's own page, from one with every kind of series."""
+    pod = NodePod(Meta("x", "x", "x", "1"))
+    reading = Reading((PodBytes(pod, sent=1, received=1, source="device", stamp=1),), (UnmeteredPod(pod, "x"),))
+    page = PageBuilder("x").build(reading, watching=True).decode()
+    for family in text_string_to_metric_families(page):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield name, family.type, list(family.samples[0].labels), family.documentation
 
 
 def render_commands() -> str:

@@ -21,17 +21,25 @@ _S = 10**9
 Port = Annotated[int, between(0, 65535)]
 
 
+def _has_host(url: str) -> bool:
+    """Whether a URL names a host, and no port that does not exist."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _check_url(what: str, url: str) -> None:
     """Check that a URL is one of HTTP.
 
     Raises:
         ValueError: it is not.
     """
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url.partition("//")[2].partition("/")[0]:
         # Not shown: it would be in a log.
         raise ValueError(f"{what}: an address must not hold credentials: see signal.http")
-    if not url.startswith(("http://", "https://")) or not parts.hostname or parts.fragment:
+    if not url.startswith(("http://", "https://")) or not _has_host(url) or urlsplit(url).fragment:
         raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
@@ -78,7 +86,7 @@ class BusConfig(Settings, frozen=True):
                     "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
                     " or bus.credentials"
                 )
-            if not server.startswith(("nats://", "tls://")):
+            if not server.startswith(("nats://", "tls://")) or not _has_host(server):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
             raise ValueError("user and credentials: only one of the two")
@@ -342,7 +350,7 @@ class Config(Settings, frozen=True):
     """The whole file."""
 
     domains: tuple[Domain, ...]
-    """Who shares a bottleneck, and whose limits may move."""
+    """Who shares a bottleneck, and whose limits may move.  May be empty (``[]``) where resources are read."""
     bus: BusConfig = BusConfig()
     """The NATS server and the streams on it."""
     signal: Signal = Signal()
@@ -364,7 +372,10 @@ class Config(Settings, frozen=True):
         Raises:
             ValueError: two domains share a name or a target, or the dead-man time is too short for the signal.
         """
-        problems = [] if self.domains else ["domains: at least one is needed"]
+        has_own = bool(self.domains)
+        problems = []
+        if not has_own and not self.kubernetes.resources.enabled:
+            problems.append("domains: at least one is needed, since kubernetes.resources is not enabled")
         names = [domain.name for domain in self.domains]
         targets = [target.key for domain in self.domains for target in domain.targets]
         for what, keys in (("domain", names), ("target", targets)):
@@ -376,7 +387,7 @@ class Config(Settings, frozen=True):
         problems += [
             f"exporter: the probed workload {probe.key} is not critical in any domain"
             for probe in self.exporter.probes
-            if probe.key not in critical
+            if has_own and probe.key not in critical
         ]
         if problems:
             raise ValueError("\n".join(problems))

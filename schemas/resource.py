@@ -308,18 +308,14 @@ def _property(kind: type[Struct], field: Field) -> dict[str, Any]:
     more = _MORE.get((kind, field.name), {})
     if "items" in more:
         more = more | {"items": found["items"] | more["items"]}
-    found = {"description": _describe(kind, field), **found, **more}
+    own = " By default the resource's own." if (kind, field.name) in OWN_NAMESPACE else ""
+    found = {"description": f"{field.meaning.replace(' fail_safe', ' failSafe')}{own}", **found, **more}
     if found.get("x-kubernetes-preserve-unknown-fields"):
         found.pop("additionalProperties", None)
     if (kind, field.name) in _KEYS:
         found |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(_KEYS[kind, field.name])}
     default = _default(kind, field)
     return found if default is None else found | {"default": default}
-
-
-def _describe(kind: type[Struct], field: Field) -> str:
-    own = " By default the resource's own." if (kind, field.name) in OWN_NAMESPACE else ""
-    return f"{field.meaning.replace(' fail_safe', ' failSafe')}{own}"
 
 
 def _default(kind: type[Struct], field: Field) -> Any:

@@ -31,6 +31,8 @@ COMMANDS = {
     "audit": "services.tools.audit.command",
     "explain": "services.tools.explain.command",
     "report": "services.tools.report.command",
+    "calibrate": "services.tools.calibrate.command",
+    "export": "services.tools.export.command",
     "ui": "services.ui.command",
     "check": "services.tools.check.command",
     "restore": "services.actuator.restore",

@@ -7,11 +7,12 @@ API server --> here, pod_watch.py --> observed.py --> reconciler.py
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import structlog
 
+from schemas.domain import Target
 from services.actuator.observed import Watched
 from services.actuator.pod_watch import NamespacePods
 from services.kube.changes import Listed, T, Updated
@@ -21,7 +22,12 @@ from services.kube.target_pods import add_scale
 from services.kube.watching import Change, Watcher, watch_for_ever
 from services.kube.workloads import SelectorRecord, find_kind, object_name
 
+_PODS = "pods"
+
 _log = structlog.get_logger()
+
+Place = tuple[str, str]
+"""What one watch is about: a version and kind, or ``pods``, and the namespace."""
 
 
 class InformerClient(Watcher, Protocol):
@@ -41,72 +47,107 @@ class InformerClient(Watcher, Protocol):
 
 
 class Informer:
-    """Keeps the observed states of all targets up to date."""
+    """Keeps the observed states of all targets up to date; targets may come and go."""
 
     def __init__(
         self,
         client: InformerClient,
-        watched: Iterable[Watched],
         set_trouble: Callable[[str, str | None], None],
         set_note: Callable[[str, str | None], None] = lambda _what, _text: None,
         *,
         dry_run: bool = False,
-        records: dict[str, SelectorRecord | None] | None = None,
     ) -> None:
-        """Prepare to watch these targets' objects.
+        """Prepare; ``add`` names the targets, and ``run`` does the work.
 
         Args:
             client: of the API.
-            watched: the targets, and what is kept up to date.
             set_trouble: gets the reason for a failure by the target's key, or None.
             set_note: shows people a text about a target, or no longer (None).
             dry_run: create nothing.
-            records: remembers for the next informer of this process which records were there.
         """
         self._client = client
-        self._watched = {one.target.key: one for one in watched}
-        self._set_trouble = set_trouble
-        self._troubles: dict[tuple[str, str], str] = {}
+        self._chains = OwnerChains(client)
+        self._set_trouble, self._set_note = set_trouble, set_note
+        self._watched: dict[str, Watched] = {}
+        self._troubles: dict[Place, str] = {}
         """Why a kind (``pods`` among them) cannot be watched in a namespace."""
-        self._needs: dict[str, tuple[tuple[str, str], ...]] = {}
-        """By a target's key, the watches that it depends on."""
+        self._dependents: dict[Place, dict[str, None]] = {}
+        """By what is watched, the targets that depend on it, in the order in which they came."""
         self._dry_run = dry_run
-        self._made: dict[str, SelectorRecord | None] = {} if records is None else records
+        self._made: dict[str, SelectorRecord | None] = {}
         """The records of selectors that were there, or were made, by the target's key; in a dry run they are kept."""
-        chains = OwnerChains(client)
         self._pods: dict[str, NamespacePods] = {}
-        for namespace in dict.fromkeys(place for one in self._watched.values() for place in one.target.pod_namespaces):
-            those = {key: one for key, one in self._watched.items() if namespace in one.target.pod_namespaces}
+        self._watches: dict[Place, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
 
-            def report(why: str | None, place: tuple[str, str] = ("pods", namespace)) -> None:
-                self._report(place, why)
+    def add(self, watched: Watched) -> None:
+        """Watch another target's objects."""
+        key = watched.target.key
+        self._watched[key] = watched
+        for place in _needs(watched.target):
+            self._dependents.setdefault(place, {})[key] = None
+            kind, namespace = place
+            if kind == _PODS:
+                self._find_pods(namespace).add(watched)
+            self._start(place)
 
-            def note(key: str, where: str, text: str | None) -> None:
-                set_note(f"{key} pods in {where}", text)
-
-            self._pods[namespace] = NamespacePods(client, chains, namespace, those, report, note)
+    def remove(self, key: str, *, is_gone: bool = True) -> None:
+        """Watch a target's objects no longer; ``is_gone``: nor will there be one of that key at once."""
+        target = self._watched.pop(key).target
+        if is_gone:
+            self._made.pop(key, None)
+        for place in _needs(target):
+            kind, namespace = place
+            if kind == _PODS:
+                self._pods[namespace].remove(key)
+            del self._dependents[place][key]
+            if not self._dependents[place]:
+                del self._dependents[place]
+                self._troubles.pop(place, None)
+                self._stop(place)
+                if kind == _PODS:
+                    del self._pods[namespace]
 
     async def run(self) -> None:
         """Watch workloads and their Pods, for ever."""
-        groups: dict[tuple[str, str, str], dict[str, Watched]] = {}
-        for key, one in self._watched.items():
-            ref = one.target.ref
-            kind = (SelectorRecord.api_version, SelectorRecord.kind) if ref is None else (ref.api_version, ref.kind)
-            place = (*kind, one.target.namespace)
-            groups.setdefault(place, {})[key] = one
-            pods = [("pods", where) for where in one.target.pod_namespaces]
-            self._needs[key] = ((" ".join(kind), one.target.namespace), *pods)
-        async with asyncio.TaskGroup() as group:
-            for pods_there in self._pods.values():
-                group.create_task(pods_there.run())
-            for (version, kind_name, namespace), those in groups.items():
-                group.create_task(self._watch_objects((f"{version} {kind_name}", namespace), those))
+        async with asyncio.TaskGroup() as self._group:
+            for place in self._dependents:
+                self._start(place)
+            await asyncio.Event().wait()
 
-    async def _watch_objects(self, place: tuple[str, str], watched: Mapping[str, Watched]) -> None:
+    def _start(self, place: Place) -> None:
+        """Watch a place; what is watched already is listed again, so that another target is seen."""
+        if self._group is None:
+            return
+        kind, namespace = place
+        if kind != _PODS:
+            self._stop(place)
+            self._watches[place] = self._group.create_task(self._watch_objects(place))
+        elif place not in self._watches:
+            self._watches[place] = self._group.create_task(self._pods[namespace].run())
+
+    def _stop(self, place: Place) -> None:
+        watching = self._watches.pop(place, None)
+        if watching is not None:
+            watching.cancel()
+
+    def _find_pods(self, namespace: str) -> NamespacePods:
+        if namespace not in self._pods:
+
+            def report(why: str | None) -> None:
+                self._report((_PODS, namespace), why)
+
+            def note(key: str, where: str, text: str | None) -> None:
+                self._set_note(f"{key} pods in {where}", text)
+
+            self._pods[namespace] = NamespacePods(self._client, self._chains, namespace, report, note)
+        return self._pods[namespace]
+
+    async def _watch_objects(self, place: Place) -> None:
         """Watch the objects of one kind and namespace, for ever."""
-        names = {object_name(one.target): key for key, one in watched.items()}
+        names = {object_name(self._watched[key].target): key for key in self._dependents[place]}
         only = next(iter(names)) if len(names) == 1 else None
-        first = next(iter(watched.values())).target
+        first = self._watched[next(iter(names.values()))].target
         kind: type[Workload] = Workload
 
         async def start() -> Any:
@@ -118,8 +159,10 @@ class Informer:
             concerned = await self._take(kind, change, began, names)
             self._report(place, None)
             for key in concerned:
-                self._tell(key)
-                for namespace in watched[key].target.pod_namespaces:
+                if key not in self._watched:
+                    continue
+                self._notify(key)
+                for namespace in self._watched[key].target.pod_namespaces:
                     self._pods[namespace].look_again(key)
 
         def fail(error: Exception) -> float:
@@ -144,17 +187,19 @@ class Informer:
         if not isinstance(change, Listed):
             obj = change.object
             key = names.get(obj.metadata.name)
-            if key is None:
+            if key not in self._watched:
                 return ()
-            change = Updated(await self._add_scale(obj)) if isinstance(change, Updated) else change
-            self._watched[key].state.observe(kind, change, began)
+            state = self._watched[key].state
+            state.observe(kind, Updated(await self._add_scale(obj)) if isinstance(change, Updated) else change, began)
             return (key,)
         listed = {one.metadata.name: await self._add_scale(one) for one in change.objects}
         for name, key in names.items():
-            found = listed.get(name)
+            if key not in self._watched:
+                continue
+            state, found = self._watched[key].state, listed.get(name)
             if kind is SelectorRecord:
                 found = await self._keep_record(key, name, found)
-            self._watched[key].state.observe(kind, Listed(() if found is None else (found,)), began)
+            state.observe(kind, Listed(() if found is None else (found,)), began)
         return names.values()
 
     async def _add_scale(self, obj: Any) -> Any:
@@ -183,22 +228,28 @@ class Informer:
         self._made.setdefault(key, None)
         return found
 
-    def _report(self, place: tuple[str, str], why: str | None) -> None:
+    def _report(self, place: Place, why: str | None) -> None:
         """Note why a watch fails, or that it does not (None)."""
         if why is None and self._troubles.pop(place, None) is None:
             return
         if why is not None:
             self._troubles[place] = why
-        for key, needs in self._needs.items():
-            if place in needs:
-                self._tell(key)
+        for key in self._dependents.get(place, ()):
+            self._notify(key)
 
-    def _tell(self, key: str) -> None:
+    def _notify(self, key: str) -> None:
         """Say what keeps a target from being watched, if anything does."""
         one = self._watched[key]
-        why = next((self._troubles[place] for place in self._needs[key] if place in self._troubles), None)
+        why = next((self._troubles[place] for place in _needs(one.target) if place in self._troubles), None)
         if why is None and one.state.workload is None:
             ref = one.target.ref
             gone = f"its record, the Lease {object_name(one.target)}, was deleted; a restart takes it up again"
             why = gone if ref is None else f"there is no such {ref.kind}"
         self._set_trouble(key, why)
+
+
+def _needs(target: Target) -> list[Place]:
+    """The watches that a target depends on."""
+    ref = target.ref
+    kind = (SelectorRecord.api_version, SelectorRecord.kind) if ref is None else (ref.api_version, ref.kind)
+    return [(" ".join(kind), target.namespace), *((_PODS, where) for where in target.pod_namespaces)]

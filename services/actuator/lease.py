@@ -19,11 +19,14 @@ import structlog
 from msgspec import Struct
 
 from schemas.config import Kubernetes
+from services.common.backoff import BackOff
 from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, Unavailable
 
 _RENEWALS = 5
 """In a duration."""
 _RELEASE_S = 1.0
+_REFUSED_S = (6.0, 24.0)
+"""First and longest delay after the server refused the Lease: most often a right is missing, for long."""
 _CONDITION = "lease"
 
 _log = structlog.get_logger()
@@ -98,6 +101,7 @@ class LeaseKeeper:
         self._seen_at = time.monotonic() if self._name else -math.inf
         self._is_new = True
         self._held_until = -math.inf
+        self._is_refused = False
 
     def charge(self, now: float) -> Charge:
         """Who is in charge at this time."""
@@ -112,7 +116,7 @@ class LeaseKeeper:
         """Take and renew the Lease, for ever; give it back at the end."""
         if not self._name:
             return
-        before = Charge.UNKNOWN
+        before, refused = Charge.UNKNOWN, BackOff(*_REFUSED_S)
         try:
             while True:
                 started = time.monotonic()
@@ -122,7 +126,10 @@ class LeaseKeeper:
                     _log.info("lease", charge=now.value, holder=self._seen[0])
                     before = now
                     self._on_change()
-                await asyncio.sleep(max(started + self._duration_s / _RENEWALS - time.monotonic(), 0.0))
+                wait_s = max(started + self._duration_s / _RENEWALS - time.monotonic(), 0.0)
+                if not self._is_refused:
+                    refused = BackOff(*_REFUSED_S)
+                await asyncio.sleep(max(wait_s, refused.next_s()) if self._is_refused else wait_s)
         finally:
             if self.charge(time.monotonic()) is Charge.MINE and self._lease is not None:
                 with suppress(Exception):
@@ -145,9 +152,12 @@ class LeaseKeeper:
             self._lease = None  # somebody else was faster
         except (NotFound, Rejected, Unavailable, TimeoutError) as error:
             self._lease = None
+            # What the server says of one Lease it says again; one that is busy or away may be back with the next round.
+            self._is_refused = isinstance(error, (NotFound, Rejected))
             text = f"the Lease {self._namespace}/{self._name} cannot be used: {type(error).__name__} {error}".strip()
             self._set_condition(_CONDITION, text)
             return
+        self._is_refused = False
         self._set_condition(_CONDITION, None)
 
     def _notice(self, lease: Lease) -> None:

@@ -12,7 +12,7 @@ import structlog
 from schemas.domain import Target
 from services.actuator import metrics
 from services.actuator.kube_events import EventRecorder
-from services.actuator.ownership import HAND_BACK, KEY
+from services.actuator.ownership import KEY, RESUMED
 from services.kube.changes import T
 from services.kube.objects import BANDWIDTH, NotFound, Rejected, Unavailable, Workload
 from services.kube.workloads import RECORD_PREFIX, SelectorRecord, find_kind, object_name
@@ -44,7 +44,7 @@ async def find_leftovers(client: Lister, targets: Iterable[Target]) -> list[Work
     found: list[Workload] = []
     for (kind, namespace), names in sorted(known.items(), key=lambda item: (item[0][0].kind, item[0][1])):
         for obj in await client.list_by_labels(kind, namespace, ""):
-            name, noted = obj.metadata.name, obj.annotations.get(KEY, HAND_BACK).strip() != HAND_BACK
+            name, noted = obj.metadata.name, obj.annotations.get(KEY, RESUMED).strip() != RESUMED
             is_ours = kind is not SelectorRecord or name.startswith(RECORD_PREFIX)
             if noted and is_ours and name not in names:
                 found.append(obj)

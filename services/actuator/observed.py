@@ -29,6 +29,8 @@ class ObservedState:
         self._answered: dict[str, float] = {}
         """When an answer showed an object last, by uid."""
         self.workload: Workload | None = None
+        self.given_up: dict[str, Pod] = {}
+        """Pods that were the workload's, and are not by now, by uid: some of them may still be there."""
 
     @property
     def has_all_pods(self) -> bool:
@@ -70,11 +72,9 @@ class ObservedState:
         else:
             if kind is Pod:
                 listed = {pod.uid for pod in change.objects}
-                self._pods = {
-                    uid: pod
-                    for uid, pod in self._pods.items()
-                    if uid in listed or namespace not in ("", pod.metadata.namespace)
-                }
+                for pod in tuple(self._pods.values()):
+                    if pod.uid not in listed and namespace in ("", pod.metadata.namespace):
+                        self._give_up(self._pods.pop(pod.uid))
                 self._answered = {uid: at for uid, at in self._answered.items() if at > began}
                 self._listed.add(namespace)
             elif not change.objects:
@@ -99,6 +99,7 @@ class ObservedState:
             obj = obj.with_scale(self.workload.scale)  # the API's answer to a patch is without
         if isinstance(obj, Pod):
             self._pods[obj.uid] = obj
+            self.given_up.pop(obj.uid, None)
         else:
             self.workload = obj
         self._on_change()
@@ -121,7 +122,8 @@ class ObservedState:
     def remove(self, obj: Workload | Pod) -> None:
         """Drop an object that is gone."""
         if isinstance(obj, Pod):
-            self._pods.pop(obj.uid, None)
+            if self._pods.pop(obj.uid, None) is not None:
+                self._give_up(obj)
             self._answered.pop(obj.uid, None)
         elif self.workload is not None and self.workload.uid == obj.uid:
             self.workload = None
@@ -129,9 +131,20 @@ class ObservedState:
 
     def forget_pods(self) -> None:
         """Drop all Pods: another workload took the place of the one that they belong to."""
+        self.inherit(self)
         self._pods.clear()
         self._listed.clear()
         self._on_change()
+
+    def inherit(self, before: "ObservedState") -> None:
+        """Take the Pods of another state as given up, unless they are seen again."""
+        for pod in (*before.given_up.values(), *before._pods.values()):  # noqa: SLF001 - the same class
+            if pod.uid not in self._pods or before is self:
+                self._give_up(pod)
+
+    def _give_up(self, pod: Pod) -> None:
+        if not (pod.is_terminating or pod.has_ended):
+            self.given_up[pod.uid] = pod
 
 
 class Watched(Struct, frozen=True):

@@ -21,7 +21,7 @@ from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 KEY = "sluice.dev/limit"
 PAUSED = "sluice.dev/paused"
 """The annotation by which a person pauses a target: any value but ``false``, such as a reason."""
-HAND_BACK = "{}"
+RESUMED = "{}"
 """The annotation's value by which a person gives a target that Sluice let go of back to it."""
 VERSION = 1
 RAISE_BACKLOG = 64
@@ -94,7 +94,7 @@ def parse_record(obj: KubeObject) -> OwnershipRecord | None:
         UnreadableRecord: another client wrote the annotation.
     """
     text = obj.annotations.get(KEY)
-    if text is None or text.strip() == HAND_BACK:
+    if text is None or text.strip() == RESUMED:
         return None
     try:
         if _ABSURD.search(text):
@@ -172,7 +172,7 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
         workload: as it was last seen.
         managed: whether this process has seen Sluice's record on it.
     """
-    if is_paused_by_hand(workload):
+    if is_paused_by_annotation(workload):
         return f"{PAUSED} says {workload.annotations[PAUSED]!r}"
     try:
         record = parse_record(workload)
@@ -187,23 +187,23 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
 
 
-def is_paused_by_hand(workload: Workload) -> bool:
+def is_paused_by_annotation(workload: Workload) -> bool:
     """Whether a person paused the target with the annotation."""
     return workload.annotations.get(PAUSED, "false") != "false"
 
 
 def resume_command(workload: Workload) -> str:
     """The command by which a person gives a paused target back to Sluice."""
-    meta, ((key, value),) = workload.metadata, hand_back(workload).items()
+    meta, ((key, value),) = workload.metadata, resume_annotation(workload).items()
     change = f"{key}-" if value is None else f"{key}='{value}' --overwrite"
     return f"kubectl -n {meta.namespace} annotate {workload.kind.lower()} {meta.name} {change}"
 
 
-def hand_back(workload: Workload) -> dict[str, str | None]:
+def resume_annotation(workload: Workload) -> dict[str, str | None]:
     """The annotation that gives a paused target back to Sluice: its value, or None to remove it."""
-    if is_paused_by_hand(workload):
+    if is_paused_by_annotation(workload):
         return {PAUSED: None}
-    return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: HAND_BACK}
+    return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: RESUMED}
 
 
 def build_patch(obj: KubeObject, desired: dict[str, str | None]) -> list[dict[str, Any]]:

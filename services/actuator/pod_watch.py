@@ -1,11 +1,11 @@
-"""Watches a namespace's Pods for all targets that may have some there, and tells each target its own.
+"""Watches a namespace's Pods for all targets that may have some there, and gives each target its own.
 
 A Pod that two targets match goes to one of them by the rule in ``claims.py``, and is reported.  So is one that a
 target's object selects by its labels, while nobody known made it: nobody would limit it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -39,7 +39,6 @@ class NamespacePods:
         client: Watcher,
         chains: OwnerChains,
         namespace: str,
-        watched: Mapping[str, Watched],
         report: Callable[[str | None], None],
         note: NotePods,
     ) -> None:
@@ -49,11 +48,12 @@ class NamespacePods:
             client: of the API.
             chains: follows Pods' owners.
             namespace: where.
-            watched: the targets that may have Pods there, by key, in the order of the configuration.
             report: gets the reason why the Pods cannot be watched, or None.
             note: shows what is odd.
         """
-        self._client, self._chains, self._namespace, self._watched = client, chains, namespace, watched
+        self._client, self._chains, self._namespace = client, chains, namespace
+        self._watched: dict[str, Watched] = {}
+        """The targets that may have Pods there, by key, in the order in which they came."""
         self._report, self._note = report, note
         self._claims = Claims(())
         self._claimed: dict[str, tuple[object, ...]] = {}
@@ -66,6 +66,17 @@ class NamespacePods:
         """Pods to be reported, by uid, and how they are called."""
         self._noted: dict[str, str] = {}
         self._changed = asyncio.Event()
+
+    def add(self, watched: Watched) -> None:
+        """Another target may have Pods there; they are listed once its object is seen."""
+        self._watched[watched.target.key] = watched
+
+    def remove(self, key: str) -> None:
+        """A target is no longer one; what it had may now be another's."""
+        del self._watched[key]
+        self._claimed.pop(key, None)
+        if self._seen.pop(key, None) is not None:
+            self._changed.set()
 
     def look_again(self, key: str) -> None:
         """A target's object was seen: if it is another, its Pods have to be listed."""
@@ -119,7 +130,7 @@ class NamespacePods:
                 some = pods[begin : begin + _AT_ONCE]
                 for pod, claim in zip(some, await asyncio.gather(*map(self._judge, some)), strict=True):
                     self._remember(pod, claim)
-                    if claim.target is not None:
+                    if claim.target in parts:
                         parts[claim.target].append(pod)
             for key, part in parts.items():
                 if self._is_current(key):
@@ -129,7 +140,7 @@ class NamespacePods:
             claim = Claim() if isinstance(change, Deleted) else await self._judge(pod)
             before = self._found.get(pod.uid)
             self._remember(pod, claim)
-            if before is not None and before != claim.target:
+            if before is not None and before != claim.target and before in self._watched:
                 self._watched[before].state.observe(Pod, Deleted(pod), began)
             if claim.target is not None and self._is_current(claim.target):
                 self._watched[claim.target].state.observe(Pod, change, began)
@@ -138,7 +149,7 @@ class NamespacePods:
 
     def _is_current(self, key: str) -> bool:
         """Whether the claims were made with a target's object as it is now; if not, its Pods are listed again."""
-        return key in self._claimed and self._claimed[key] == self._seen[key]
+        return key in self._claimed and self._claimed[key] == self._seen.get(key)
 
     async def _judge(self, pod: Pod) -> Claim:
         return self._claims.judge(pod, await self._chains.follow(pod, self._claims.is_worth_following))

@@ -9,27 +9,25 @@ until nothing is left to write.  One target's work is sequential; targets do not
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
-from msgspec import Struct
 
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
-from services.actuator.apply import Patcher, apply_plan
+from services.actuator.apply import apply_plan
+from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
-from services.actuator.drift import DriftBackOff
-from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
-from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.outbox import PendingAck
 from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
-from services.actuator.refusals import Refusals
+from services.actuator.refusals import DriftBackOff, Refusals
 from services.actuator.reporter import Reporter, recover_actions
-from services.actuator.succession import Succession, ask_nobody
+from services.actuator.restore import GivenUpPods
+from services.actuator.succession import Succession
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -43,30 +41,6 @@ _STEP_S = 0.01
 """A rise in steps looks no more often than that whether the next one is due."""
 
 _log = structlog.get_logger()
-
-
-class Dependencies(Struct, frozen=True):
-    """What all reconcilers of a process share."""
-
-    client: Patcher
-    outbox: ActionOutbox
-    events: EventRecorder
-    set_note: Callable[[str, str | None], None]
-    """Shows people a text about a target, or no longer (None)."""
-    set_condition: Callable[[str, str | None], None]
-    """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
-    process: str
-    """Names this process."""
-    charge: Callable[[float], Charge] = ask_nobody
-    """Asks the Lease who acts, at a time of ``steady``."""
-    pause: Callable[[str], str | None] = lambda _: None
-    """Why a person paused a domain, by its name, and how to hand it back; None where nobody did."""
-    dry_run: bool = False
-    """Patch nothing, and report what would be patched."""
-    clock: Callable[[], int] = time.time_ns
-    """UTC ns."""
-    steady: Callable[[], float] = time.monotonic
-    """Seconds, by a clock that never steps."""
 
 
 class Reconciler:
@@ -98,7 +72,7 @@ class Reconciler:
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
-        self._told: int | None = None
+        self._published: int | None = None
         """The limit that was reported last to be in force on all objects; None: no such report is the last."""
         self._last_late_report = float("-inf")
         self._rise = RiseBound(Limits.from_target(target, domain).rise)
@@ -106,6 +80,8 @@ class Reconciler:
         self._was_stale = False
         """Whether an object had changed in the last round."""
         self._drift = DriftBackOff()
+        self._is_stopping = False
+        self._given_up = GivenUpPods(shared.client, self.observed)
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
     def define(self, domain: Domain, target: Target) -> None:
@@ -119,8 +95,14 @@ class Reconciler:
         self._succession.define(domain.dead_man.seconds)
         self._awake.set()
 
+    def stop(self) -> None:
+        """The target is no longer one: finish with what is being written, so that it is reported, and do no more."""
+        self._is_stopping = True
+        self._finish_pending()
+        self._awake.set()
+
     def retire(self) -> None:
-        """The target is no longer one: finish with what it still had to do."""
+        """Show nothing of the target any more, once ``run`` has ended."""
         self._finish_pending()
         self._reporter.retire()
 
@@ -148,7 +130,10 @@ class Reconciler:
         record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
         why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
-            self._watch_enforcement(decision)
+            # Whether a limit is enforced is this actuator's to report only where it sets the limit.
+            is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
+            workload = self.observed.workload if is_mine else None
+            self._reporter.report_enforcement(decision, workload, self.observed.pods)
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
             self._awake.set()
@@ -164,15 +149,9 @@ class Reconciler:
             self._reporter.report_unwritten(late, "skipped", why, {})
         self._outbox.finish(pending)
 
-    def _watch_enforcement(self, decision: Decision) -> None:
-        """Report whether the limits that this actuator sets are enforced."""
-        workload = self.observed.workload
-        is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
-        self._reporter.report_enforcement(decision, workload if is_mine else None, self.observed.pods)
-
     async def run(self) -> None:
-        """Keep the desired limit in force, for ever."""
-        while True:
+        """Keep the desired limit in force, until it is stopped."""
+        while not self._is_stopping:
             self._awake.clear()
             retry_s = await self._reconcile()
             # Sleep until something changes, time changes the order, or it is time to try again.
@@ -218,12 +197,19 @@ class Reconciler:
         if self._desired.adopt_newer(record, instant):
             self._finish_pending()
         self._desired.cap(limit)
-        return await self._bring_about(self._desired.order, workload, limit)
+        order = self._desired.order
+        retry_s = await self._bring_about(order, workload, limit)
+        if self._is_deposed or self._shared.dry_run:
+            self._given_up.forget()  # the one in charge does it
+        restored, given_up_s = await self._given_up.restore(self.target.key, self._shared.steady())
+        if restored:
+            self._reporter.report_given_up(order, workload, restored, self._shared.clock())
+        return min((one for one in (retry_s, given_up_s) if one is not None), default=None)
 
     def _stand_by(self, order: LimitOrder, plan: Plan) -> float | None:
         """Leave a target to the actuator in charge, unless that is gone; returns when to ask again, or None."""
         self._finish_pending()
-        self._told = None
+        self._published = None
         if not plan.writes:
             self._note_refusal(None)
             self._succession.is_settled()
@@ -289,13 +275,13 @@ class Reconciler:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
-        is_told = self._told == order.limit or self._shared.dry_run
+        is_published = self._published == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            is_told = is_told and (order.limit != workload.limit or order.is_repeated)
-        if not is_told:
+            is_published = is_published and (order.limit != workload.limit or order.is_repeated)
+        if not is_published:
             # Decisions rise only from what was reported to be in force.
-            self._told = order.limit
+            self._published = order.limit
             self._reporter.report_unwritten(order, "unchanged", order.reason, {})
         share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
         metrics.limit.labels(self.target.key).set(order.limit)
@@ -346,7 +332,7 @@ class Reconciler:
             # To stand by without the Lease is planned, and no news.
             is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
             if why is not None and self._desired.order is not None and not is_planned:
-                self._told = None
+                self._published = None
                 order, is_paused = self._desired.order, paused is not None
                 self._reporter.report_unwritten(order, "skipped", f"paused: {why}", self._headers, paused=is_paused)
         if paused is not None:
@@ -361,7 +347,9 @@ class Reconciler:
             self._shared.client,
             self.observed,
             plan,
-            lambda write: self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut),
+            lambda write: (
+                not self._is_stopping and self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut)
+            ),
             tolerate_stale=not self._was_stale and self._refusals.reason is None,
         )
         applied = self._shared.clock()
@@ -381,7 +369,7 @@ class Reconciler:
         self._reporter.report_writes(
             order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news, partial=not whole
         )
-        self._told = order.limit if whole else None
+        self._published = order.limit if whole else None
         self._was_stale = result.is_stale
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())

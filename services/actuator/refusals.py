@@ -16,9 +16,11 @@ from services.kube.objects import Pod, Unavailable
 
 _REFUSED_S = (4.0, 25.0)
 """First and longest delay where the API server answers, and refuses."""
-_SILENT_S = (0.2, 10.0)
-"""The same if the server is unreachable, so that retries add no load."""
-_TOLD_S = 60.0
+_SILENT_S = (4.0, 15.0)
+"""The same if it takes a patch, and does not answer."""
+_UNREACHED_S = (0.2, 10.0)
+"""The same if there is no connection: another attempt to connect adds no load."""
+_MOST_RETRY_AFTER_S = 60.0
 """A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
 _LOWER_S = 10.0
 """Between two lower limits that are tried in between."""
@@ -108,15 +110,17 @@ class Refusals:
         self._failed |= {write.obj.uid: write.rate for write in (*refused, *unsent)}
         for uid in list(self._failed)[: max(len(self._failed) - _MOST_KEPT, 0)]:
             del self._failed[uid]
-        error = next(iter(failures.values()))
+        errors = tuple(failures.values())
+        error = errors[0]
         self.reason = str(error)
         self._at_once = 1
-        is_silent = isinstance(error, Unavailable) and error.status is None
-        first_s, most_s = _SILENT_S if is_silent else _REFUSED_S
-        self._delay_s = min(max((3 if is_silent else 2) * self._delay_s, first_s), most_s)
-        told_s = min(getattr(error, "retry_after_s", None) or 0.0, _TOLD_S)
+        is_unreached = all(isinstance(one, Unavailable) and one.is_unreached for one in errors)
+        is_silent = all(isinstance(one, Unavailable) and one.status is None for one in errors)
+        first_s, most_s = _UNREACHED_S if is_unreached else _SILENT_S if is_silent else _REFUSED_S
+        self._delay_s = min(max((3 if is_unreached else 2) * self._delay_s, first_s), most_s)
+        retry_after_s = min(max(getattr(one, "retry_after_s", None) or 0.0 for one in errors), _MOST_RETRY_AFTER_S)
         delay_s = self._delay_s * random.uniform(0.75, 1.0)  # noqa: S311 - spreads load
-        self._not_before = now + max(delay_s, told_s)
+        self._not_before = now + max(delay_s, retry_after_s)
         kind = (type(error), getattr(error, "status", None))
         if not was_failing:
             self._kinds.clear()
@@ -130,3 +134,31 @@ class Refusals:
         if self._failed and now - self._not_before > _FORGET_S:
             self._failed.clear()
             self._delay_s, self._at_once, self._spares_new = 0.0, 1, False
+
+
+class DriftBackOff:
+    """Delays corrections of values that another client changes repeatedly.  Times are seconds by a steady clock.
+
+    Two who correct each other must not keep the API server busy.
+    """
+
+    _FIRST_S, _MOST_S = 0.2, 10.0
+    """Between two corrections at first, and at most."""
+    _CUT_S = 0.5
+    """At most this long where an object may send more than it should."""
+
+    def __init__(self) -> None:
+        """Begin with nothing corrected."""
+        self._gap_s = self._FIRST_S
+        self._last = float("-inf")
+
+    def next_wait(self, now: float, *, has_cut: bool) -> float:
+        """How long the next correction has to wait; not positive: not at all."""
+        gap_s = min(self._gap_s, self._CUT_S) if has_cut else self._gap_s
+        return self._last + gap_s - now
+
+    def count(self, now: float) -> None:
+        """Count a correction."""
+        is_repeated = now - self._last < 4 * self._gap_s
+        self._gap_s = min(2 * self._gap_s, self._MOST_S) if is_repeated else self._FIRST_S
+        self._last = now

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from schemas.domain import Target
 from schemas.messages import Action, Decision, Outcome, PodOutcome
@@ -14,6 +15,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import WriteRecord, find_record
 from services.actuator.plan import Plan, Write
+from services.actuator.restore import RestoreResult
 from services.control.enforcement import allows
 from services.kube.objects import KubeObject, Pod, Workload
 
@@ -157,17 +159,23 @@ class Reporter:
             workload: as it was before them.
             headers: of the message that caused them.
             applied: when the last one was answered, UTC ns; None: none was sent.
-            is_news: whether failures are reported that changed nothing.
+            is_news: whether failures are reported; otherwise only what was written in the same round.
             partial: whether some of the target's objects do not have the limit yet.
         """
         for action_id, why in plan.reasons.items():
             done = [(write, one) for write, one in outcomes if write.record.action == action_id]
             if not done:
                 continue
+            again = 0
+            if not is_news and any(one.outcome == "applied" for _, one in done):
+                # The refusals were reported before.
+                again = sum(one.outcome == "failed" for _, one in done)
+                done = [(write, one) for write, one in done if one.outcome != "failed"]
             kinds = {one.outcome for _, one in done}
-            reasons = [why, *sorted({one.error for _, one in done if one.error})]
+            reasons = [why, *([f"{again} still refused"] if again else [])]
             if workload.limit != order.limit and not any(isinstance(write.obj, Workload) for write, _ in done):
-                reasons.insert(1, PODS_ONLY)
+                reasons.append(PODS_ONLY)
+            reasons += sorted({one.error for _, one in done if one.error})
             record = done[0][0].record
             action = build_action(
                 self._domain,
@@ -198,6 +206,34 @@ class Reporter:
         action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason, paused=paused)
         self._send(action, headers)
 
+    def report_given_up(
+        self, order: LimitOrder, workload: Workload, results: Sequence[RestoreResult], now: int
+    ) -> None:
+        """Report Pods that the target no longer has: they were put back as they were found, or that failed.
+
+        Args:
+            order: the current one.
+            workload: the target's, with the limit in force.
+            results: of the Pods.
+            now: when the last one was answered, UTC ns.
+        """
+        limit = order.limit if workload.limit is None else workload.limit
+        kept = replace(order, cause="rescale", limit=limit)
+        texts = sorted(f"{one.obj.metadata.name}: {one.text}" for one in results)
+        action = build_action(
+            self._domain,
+            self._target,
+            kept,
+            f"{self._target.key}:given-up:-:{now}",
+            "failed" if any(one.outcome == "failed" for one in results) else "applied",
+            reason=f"no longer its Pods, put back: {'; '.join(texts)}"[:2000],
+            was=limit,
+            pods=tuple(PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome) for one in results),
+            applied=now,
+        )
+        self._send(action, {})
+        self._record_event(workload, action)
+
     def report_recovered(self, action: Action) -> None:
         """Report an action again whose report may have been lost."""
         metrics.recovered.inc()
@@ -210,7 +246,7 @@ class Reporter:
         _log.info("note", target=self._target.key, text=why)
 
     def report_pause(self, workload: Workload, why: str | None) -> None:
-        """Tell people that the target is left alone, and why; None: that Sluice sets its limit again."""
+        """Notify people that the target is left alone, and why; None: that Sluice sets its limit again."""
         key = self._target.key
         metrics.paused.labels(key).set(why is not None)
         if why is None:
@@ -221,7 +257,7 @@ class Reporter:
             _log.warning("paused", target=key, reason=why)
 
     def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
-        """Tell people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
+        """Notify people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
 
         A limit that was never set, or that somebody else set, is not the agent's fault, and is reported elsewhere.
 

@@ -19,6 +19,7 @@ from schemas.config import Config
 from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
 from schemas.units import Rate
+from services.actuator.observed import ObservedState
 from services.actuator.outbox import publish_action
 from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, names_target, parse_record
 from services.bus.bus import Bus
@@ -43,14 +44,26 @@ from services.runtime.exit_codes import CommandFailure, ExitCode
 
 _ATTEMPTS = 5
 _BUS_S = 5.0
+_RETRY_S = 10.0
+"""After a failure, Pods that a target gave up are tried again no sooner than that."""
 _ROUNDS = 3
 """How often the objects are looked at, as long as there was something to restore."""
 _SETTLE_S = 1.0
 """Between two rounds."""
 
 
-class Restorer(Protocol):
-    """What restoring needs of the API client."""
+class ObjectClient(Protocol):
+    """What restoring an object needs of the API client."""
+
+    async def read(self, kind: type[T], namespace: str, name: str) -> T:
+        """Read an object."""
+
+    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
+        """Apply a JSON Patch to an object, and return the object that results."""
+
+
+class Restorer(ObjectClient, Protocol):
+    """What restoring a target needs of the API client."""
 
     async def read_json(self, path: str) -> Any:
         """Read what is at a path."""
@@ -61,14 +74,8 @@ class Restorer(Protocol):
     async def delete(self, obj: KubeObject) -> None:
         """Delete an object, if it still is as it was seen."""
 
-    async def read(self, kind: type[T], namespace: str, name: str) -> T:
-        """Read an object."""
-
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches."""
-
-    async def patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
-        """Apply a JSON Patch to an object, and return the object that results."""
 
 
 class RestoreResult(Struct, frozen=True):
@@ -103,8 +110,8 @@ async def restore(client: Restorer, target: Target, *, dry_run: bool) -> list[Re
             every = await client.list_by_labels(Pod, namespace, "")
             found |= {pod.uid: pod for pod in every if names_target(pod, target.key)}
     pods = [pod for pod in found.values() if not pod.has_ended]
-    results = [await _restore_object(client, workload, dry_run=dry_run)]
-    results += await asyncio.gather(*(_restore_object(client, pod, dry_run=dry_run) for pod in pods))
+    results = [await restore_object(client, workload, dry_run=dry_run)]
+    results += await asyncio.gather(*(restore_object(client, pod, dry_run=dry_run) for pod in pods))
     done = [one for one in results if one is not None]
     if isinstance(workload, SelectorRecord) and not dry_run and all(one.outcome == "applied" for one in done):
         done += await _delete_record(client, workload)
@@ -125,7 +132,7 @@ async def _delete_record(client: Restorer, record: SelectorRecord) -> list[Resto
     return [RestoreResult(record, "applied", "deleted")]
 
 
-async def _restore_object(client: Restorer, obj: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
+async def restore_object(client: ObjectClient, obj: Workload | Pod, *, dry_run: bool) -> RestoreResult | None:
     """Restore one object, again where it changes meanwhile; None without a record on it, or where it is gone."""
     try:
         for _ in range(_ATTEMPTS):
@@ -163,6 +170,57 @@ def _plan_restore(obj: KubeObject, record: OwnershipRecord | None) -> tuple[dict
         return {KEY: None}, f"let go; {obj.bandwidth} was set by somebody else and stays"
     text = f"{obj.bandwidth or 'no limit'} -> {record.found or 'no limit, as it was found'}"
     return {KEY: None, BANDWIDTH: record.found}, text
+
+
+class GivenUpPods:
+    """Restores Pods that one target no longer has, such as those whose labels its selector no longer matches.
+
+    A Pod that another target has taken over by now, or that carries no record of this one, is left as it is.
+    """
+
+    def __init__(self, client: ObjectClient, observed: ObservedState) -> None:
+        """Prepare; ``observed`` knows the Pods."""
+        self._client, self._observed = client, observed
+        self._due = 0.0
+
+    async def restore(self, target: str, now: float) -> tuple[list[RestoreResult], float | None]:
+        """Restore what is due.
+
+        Args:
+            target: its key.
+            now: by the steady clock, seconds.
+
+        Returns:
+            What was tried, and after how many seconds to try again; None: there is nothing left.
+        """
+        given_up = self._observed.given_up
+        if not given_up or now < self._due:
+            return [], self._due - now if given_up else None
+
+        async def restore_pod(pod: Pod) -> RestoreResult | None:
+            try:
+                found = await self._client.read(Pod, pod.metadata.namespace, pod.metadata.name)
+            except NotFound:
+                return None
+            except (Rejected, Unavailable) as error:
+                return RestoreResult(pod, "failed", f"cannot be read: {error}")
+            if found.uid != pod.uid or found.has_ended or not names_target(found, target):
+                return None
+            return await restore_object(self._client, found, dry_run=False)
+
+        tried = tuple(given_up.values())
+        tries: list[Any] = await asyncio.gather(*(restore_pod(pod) for pod in tried))
+        results = [one for one in tries if one is not None]
+        failed = {one.obj.uid for one in results if one.outcome == "failed"}
+        for pod in tried:
+            if pod.uid not in failed:
+                given_up.pop(pod.uid, None)
+        self._due = now + _RETRY_S if failed else 0.0
+        return results, _RETRY_S if failed else None
+
+    def forget(self) -> None:
+        """Leave what was given up so far to somebody else."""
+        self._observed.given_up.clear()
 
 
 def build_restore_action(domain: str, target: Target, results: Sequence[RestoreResult], now: int) -> Action:

@@ -10,7 +10,7 @@ was done is reported when the bus is there.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ import structlog
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
+from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
-from services.actuator.reconciler import Dependencies
 from services.actuator.succession import ask_nobody
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
@@ -75,7 +75,10 @@ class Actuator:
             config.kubernetes.resources,
             on_change=self._wake_all,
             set_note=health.set_note,
-            is_in_charge=lambda: not config.kubernetes.dry_run and self._is_in_charge(),
+            is_in_charge=lambda: (
+                not config.kubernetes.dry_run
+                and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
+            ),
         )
         shared = Dependencies(
             client=client,
@@ -95,12 +98,13 @@ class Actuator:
             on_replaced=lambda last: self._targets.release(last.configuration),
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
-        self._define()
+        self._define([domain.name for domain in self.definitions.domains])
         self.definitions.on_change(self._define)
 
-    def _define(self) -> None:
-        """Act on the domains that hold from now on."""
-        self._targets.define(self.definitions.domains)
+    def _define(self, names: Collection[str]) -> None:
+        """Act on domains as they hold from now on."""
+        holding = self.definitions.holding
+        self._targets.define({name: holding[name].domain if name in holding else None for name in names})
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
@@ -120,9 +124,6 @@ class Actuator:
     async def _run_targets(self) -> None:
         await self._resources.wait_for_first()
         await self._targets.run()
-
-    def _is_in_charge(self) -> bool:
-        return not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE
 
     def _wake_all(self) -> None:
         for one in self._targets.reconcilers.values():

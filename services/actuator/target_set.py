@@ -6,20 +6,22 @@ any more is restored: its annotations are put back as they were found, and that 
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
 
 import structlog
 
 from schemas.domain import Domain, Target
+from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
 from services.actuator.lease import Charge
 from services.actuator.observed import Watched
-from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.reconciler import Reconciler
 from services.actuator.restore import build_restore_action, restore
 from services.common.backoff import BackOff
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
-from services.kube.workloads import SelectorRecord
 from services.runtime.health import Health
 
 _SETTLE_S = 1.0
@@ -36,7 +38,7 @@ def has_same_pods(one: Target, other: Target) -> bool:
 
 
 class TargetSet:
-    """A reconciler for each target, the informers that they share, and what is still to be restored."""
+    """A reconciler for each target, the informer that they share, and what is still to be restored."""
 
     def __init__(self, client: KubeClient, health: Health, shared: Dependencies) -> None:
         """Begin without a target; ``run`` does the work."""
@@ -47,12 +49,16 @@ class TargetSet:
         self._client = client
         self._health = health
         self._shared = shared
+        self._informer = Informer(client, health.set_condition, health.set_note, dry_run=shared.dry_run)
+        self._keys: dict[str, set[str]] = {}
+        """By domain, its targets."""
+        self._owners: dict[str, str] = {}
+        """By target, its domain."""
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        """Who works on a target's objects, or will: each waits for the one before."""
+        self._restoring: dict[str, asyncio.Event] = {}
+        """By target that is being restored, whether it is a target again."""
         self._group: asyncio.TaskGroup | None = None
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._watching: asyncio.Task[None] | None = None
-        self._restoring: dict[str, asyncio.Task[None]] = {}
-        self._records: dict[str, SelectorRecord | None] = {}
-        """The records of label selectors that were seen."""
         self._released: list[Domain] = []
         """Removed while this process did not act yet."""
 
@@ -61,36 +67,59 @@ class TargetSet:
         """All of them."""
         return [one.target for one in self.reconcilers.values()]
 
-    def define(self, domains: Iterable[Domain]) -> None:
-        """Act on the targets of these domains from now on."""
+    def define(self, changed: Mapping[str, Domain | None]) -> None:
+        """Act on the targets of these domains as they are from now on; None: the domain is gone."""
+        domains = [domain for domain in changed.values() if domain is not None]
         wanted = {(domain.name, target.key): (domain, target) for domain in domains for target in domain.targets}
+        known = {(name, key) for name in changed for key in self._keys.get(name, ())}
+        # What has other Pods from now on is another target, although its record is the same.
         gone = {
-            key: one
-            for key, one in self.reconcilers.items()
-            # What has other Pods from now on is another target, although its record is the same.
-            if key not in wanted or not has_same_pods(one.target, wanted[key][1])
+            one: self._drop(*one)
+            for one in known
+            if one not in wanted or not has_same_pods(self.reconcilers[one].target, wanted[one][1])
         }
-        for key, reconciler in gone.items():
-            del self.reconcilers[key]
-            self._forget(reconciler)
-            if key not in wanted:
-                self._records.pop(key[1], None)
-        added = [key for key in wanted if key not in self.reconcilers]
-        for key, (domain, target) in wanted.items():
-            if key in self.reconcilers:
-                self.reconcilers[key].define(domain, target)
-                continue
-            self._health.set_failed(target.key, "not yet")
-            self.reconcilers[key] = Reconciler(domain, target, self._shared)
-            if self.has_bus_answered:
-                self.reconcilers[key].resume(None)
-        if self._group is not None and (gone or added):
-            self._start(gone, {target for _, target in wanted})
+        added: dict[str, Reconciler] = {}
+        for one, (domain, target) in wanted.items():
+            if one in self.reconcilers:
+                self.reconcilers[one].define(domain, target)
+            else:
+                added[target.key] = self._add(domain, target)
+        for (name, key), before in gone.items():
+            self._informer.remove(key, is_gone=key not in added)
+            if key in added:
+                added[key].observed.inherit(before.observed)
+            self._give_up(name, before)
+        for key, new in added.items():
+            self._informer.add(Watched(new.target, new.observed))
+            if self._group is not None:
+                self._start(key, new.run())
+
+    def _add(self, domain: Domain, target: Target) -> Reconciler:
+        self._health.set_failed(target.key, "not yet")
+        one = self.reconcilers[domain.name, target.key] = Reconciler(domain, target, self._shared)
+        self._keys.setdefault(domain.name, set()).add(target.key)
+        self._owners[target.key] = domain.name
+        if target.key in self._restoring:
+            self._restoring[target.key].set()
+        if self.has_bus_answered:
+            one.resume(None)
+        return one
+
+    def _drop(self, name: str, key: str) -> Reconciler:
+        self._keys[name].discard(key)
+        if not self._keys[name]:
+            del self._keys[name]
+        del self._owners[key]
+        one = self.reconcilers.pop((name, key))
+        one.stop()
+        return one
 
     async def run(self) -> None:
         """Keep all targets' limits in force, for ever."""
         async with asyncio.TaskGroup() as self._group:
-            self._start({}, {target for _, target in self.reconcilers})
+            self._group.create_task(self._informer.run())
+            for (_, key), one in self.reconcilers.items():
+                self._start(key, one.run())
             for domain in self._released:
                 self.release(domain)
             await asyncio.Event().wait()  # targets may come while there are none
@@ -100,60 +129,63 @@ class TargetSet:
         if self._group is None:
             self._released.append(domain)
             return
-        kept = {target for _, target in self.reconcilers}
         for target in domain.targets:
-            if target.key not in kept and target.key not in self._restoring:
-                self._restoring[target.key] = self._group.create_task(self._restore(domain.name, target))
+            if target.key not in self._owners and target.key not in self._busy:
+                self._start(target.key, self._restore(domain.name, target))
 
-    def _start(self, gone: Mapping[tuple[str, str], Reconciler], kept: set[str]) -> None:
-        """Start what is new, end what is gone, and watch the objects of all that there are."""
+    def _give_up(self, name: str, reconciler: Reconciler) -> None:
+        """Restore a target that is gone, once its reconciler has ended."""
+        if self._group is None:
+            self._forget(reconciler)
+            return
+
+        async def end() -> None:
+            self._forget(reconciler)
+            await self._restore(name, reconciler.target)
+
+        self._start(reconciler.target.key, end())
+
+    def _start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        """Work on a target's objects once whoever does so has ended."""
         assert self._group is not None
-        for key, reconciler in gone.items():
-            running = self._running.pop(key)
-            running.cancel()
-            if key[1] not in kept:
-                self._restoring[key[1]] = self._group.create_task(
-                    self._restore(key[0], reconciler.target, after=running)
-                )
-        for key, reconciler in self.reconcilers.items():
-            if key not in self._running:
-                restoring = self._restoring.pop(key[1], None)
-                if restoring is not None:
-                    restoring.cancel()
-                self._running[key] = self._group.create_task(reconciler.run())
-        if self._watching is not None:
-            self._watching.cancel()
-        watched = [Watched(one.target, one.observed) for one in self.reconcilers.values()]
-        health = self._health
-        informer = Informer(
-            self._client,
-            watched,
-            health.set_condition,
-            health.set_note,
-            dry_run=self._shared.dry_run,
-            records=self._records,
-        )
-        self._watching = self._group.create_task(informer.run())
+        before = self._busy.get(key)
+
+        async def work_in_turn() -> None:
+            try:
+                if before is not None:
+                    await asyncio.wait([before])
+                await work
+            finally:
+                work.close()
+                if self._busy.get(key) is asyncio.current_task():
+                    del self._busy[key]
+
+        self._busy[key] = self._group.create_task(work_in_turn())
 
     def _forget(self, reconciler: Reconciler) -> None:
-        """Show nothing more of a target, and wait for nothing that its reconciler had to do."""
+        """Show nothing more of a target that another may have taken the place of."""
         reconciler.retire()
         key = reconciler.target.key
-        for condition in (key, f"{key} patches"):
+        for condition in (f"{key} patches", *(() if key in self._owners else (key,))):
             self._health.set_ok(condition)
         pods = (f"{key} pods in {namespace}" for namespace in reconciler.target.pod_namespaces)
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
-    async def _restore(self, domain: str, target: Target, after: "asyncio.Task[None] | None" = None) -> None:
-        """Put a removed target's annotations back, ``after`` its reconciler, and report it; tries until it is done."""
-        if after is not None:
-            await asyncio.wait([after])
+    async def _restore(self, domain: str, target: Target) -> None:
+        """Put a removed target's annotations back, and report it; tries until it is done, or it is a target again."""
         about, back_off = f"{target.key} restore", BackOff(1.0, most_s=60.0)
+        again = self._restoring[target.key] = asyncio.Event()
+
+        async def wait(seconds: float) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await again.wait()
+
         try:
-            while True:
+            while target.key not in self._owners:
                 if self._shared.charge(self._shared.steady()) is Charge.OTHERS:
-                    await asyncio.sleep(_STAND_BY_S)
+                    await wait(_STAND_BY_S)
                     continue
                 try:
                     results = await restore(self._client, target, dry_run=self._shared.dry_run)
@@ -161,7 +193,7 @@ class TargetSet:
                     return
                 except (Rejected, Unavailable) as error:
                     self._health.set_note(about, f"removed, and not restored yet: {error}")
-                    await back_off.wait()
+                    await wait(back_off.next_s())
                     continue
                 if results and not self._shared.dry_run:
                     self._shared.outbox.put(build_restore_action(domain, target, results, time.time_ns()), {})
@@ -169,12 +201,11 @@ class TargetSet:
                     _log.warning("removed target restored", target=target.key, domain=domain, what=texts[:1000])
                 if any(one.outcome == "failed" for one in results):
                     self._health.set_note(about, "removed, and not restored in whole yet")
-                    await back_off.wait()
+                    await wait(back_off.next_s())
                 elif any(one.outcome == "applied" for one in results):
-                    await asyncio.sleep(_SETTLE_S)
+                    await wait(_SETTLE_S)
                 else:
                     return
         finally:
+            del self._restoring[target.key]
             self._health.set_note(about, None)
-            if self._restoring.get(target.key) is asyncio.current_task():
-                del self._restoring[target.key]

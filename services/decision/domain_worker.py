@@ -127,8 +127,8 @@ class TimedPolicy:
 class Reports(Protocol):
     """What the actuator reports to be in force."""
 
-    def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
-        """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
+    def find_news(self, domain: str, previous: Mapping[str, InForce]) -> dict[str, InForce | None]:
+        """What differs from what a domain's last decision took to be in force, by target; None: now unknown."""
 
 
 class DomainWorker:
@@ -218,8 +218,8 @@ class DomainWorker:
         await self._keep_up_with(position.definition)
         fault = self._policy.fault
         try:
-            told = {} if position.state is None else position.state.in_force
-            reported = self._reports.find_news(self._controller.domain.name, told)
+            previous = {} if position.state is None else position.state.in_force
+            reported = self._reports.find_news(self._controller.domain.name, previous)
             try:
                 decision = self._controller.answer(position.state, sample.message, sample.published, fault, reported)
             except RejectedSample:

@@ -1,4 +1,4 @@
-"""What is in force, as the actuator's reports tell: decisions rise from there, not from what was only decided.
+"""What is in force, as the actuator reports it: decisions rise from there, not from what was only decided.
 
     actions --> here --> what is news since the last decision --> domain_worker.py
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class ReportHead(Struct, frozen=True, gc=False):
-    """The part of an action that tells what is in force."""
+    """The part of an action that says what is in force."""
 
     domain: str
     target: str
@@ -59,7 +59,7 @@ class Enforcement:
             self.define(domain)
 
     def define(self, domain: Domain) -> None:
-        """Tell of these targets of a domain from now on."""
+        """Follow the reports on these targets of a domain from now on."""
         self._targets[domain.name] = frozenset(target.key for target in domain.targets)
 
     def take(self, report: ReportHead, published: int) -> None:
@@ -92,13 +92,13 @@ class Enforcement:
             in_force = InForce(report.limit)
         of_domain[report.target] = _Known(in_force, applied)
 
-    def find_news(self, domain: str, told: Mapping[str, InForce]) -> dict[str, InForce | None]:
-        """What differs from what a domain's last decision was told, by target; None: it is no longer known."""
+    def find_news(self, domain: str, previous: Mapping[str, InForce]) -> dict[str, InForce | None]:
+        """What differs from what a domain's last decision took to be in force, by target; None: now unknown."""
         configured = self._targets[domain]
         return {
             target: known.in_force
             for target, known in self._known.get(domain, {}).items()
-            if target in configured and known.in_force != told.get(target)
+            if target in configured and known.in_force != previous.get(target)
         }
 
     async def follow(self, bus: Bus) -> None:

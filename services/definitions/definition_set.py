@@ -5,10 +5,12 @@ and the last one of the same source that could holds on.  No two domains share a
 the file's come first, then the resource that was created first; the others are refused, and hold as soon as nothing is
 in their way.  So two actuators that see the same sources agree, in whatever order they saw them.
 
+A change costs in proportion to what changed: only the offers that want the same names or targets are compared again.
+
 In one process, and without I/O; nothing here is awaited.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct
 
@@ -28,15 +30,33 @@ class Held(Struct, frozen=True):
     source: DefinitionSource
 
 
+Claimed = tuple[str, str]
+"""What no two domains share: ``("domain", name)`` or ``("target", key)``."""
+
+
 class _Offer(Struct):
     source: DefinitionSource
     created: str
+    place: int = 0
+    """In the file."""
     wanted: Held | None = None
     """What it offered last, if that can be used by itself."""
     held: Held | None = None
     """What holds, or held last."""
     refused: str | None = None
     """Why what it offered last cannot be used by itself."""
+
+    @property
+    def rank(self) -> tuple[bool, int, str, SourceKey]:
+        """Who comes first where offers clash: the file's, in its order, then the resource that was created first."""
+        return self.source.kind != "file", self.place, self.created, self.source.key
+
+    @property
+    def claims(self) -> set[Claimed]:
+        """The names and targets that it wants, or holds."""
+        known = [held.domain for held in (self.wanted, self.held) if held is not None]
+        targets = {("target", target.key) for domain in known for target in domain.targets}
+        return targets | {("domain", domain.name) for domain in known}
 
 
 class DefinitionSet:
@@ -46,34 +66,50 @@ class DefinitionSet:
         """Begin with the file's domains, which were checked; ``period`` is the time from one sample to the next."""
         self._period = period
         self._offers: dict[SourceKey, _Offer] = {}
-        self._listeners: list[Callable[[], None]] = []
-        self.holding: Mapping[str, Held] = {}
-        """The domains that hold, by name; replaced as a whole by every change."""
+        self._listeners: list[Callable[[Collection[str]], None]] = []
+        self._claimed: dict[SourceKey, set[Claimed]] = {}
+        """By offer, what it wants."""
+        self._claimants: dict[Claimed, set[SourceKey]] = {}
+        """The offers that want something."""
+        self._holding: dict[str, Held] = {}
+        self._refusals: dict[SourceKey, str] = {}
         self._are_resources_known = False
-        self.refusals: Mapping[SourceKey, str] = {}
-        """Why a source's last offer does not hold, by source; replaced as a whole by every change."""
         self.replace_file(domains)
 
     @property
-    def domains(self) -> tuple[Domain, ...]:
-        """The domains that hold."""
-        return tuple(held.domain for held in self.holding.values())
+    def holding(self) -> Mapping[str, Held]:
+        """The domains that hold, by name; changes with the set."""
+        return self._holding
 
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` after every change of ``holding`` or ``refusals``, in this process's event loop."""
+    @property
+    def refusals(self) -> Mapping[SourceKey, str]:
+        """Why what a source offers does not hold, or not yet, by the source's key; changes with the set."""
+        return self._refusals
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """The domains that hold: the file's in its order, then the resources', the oldest first."""
+        held = sorted(self._holding.values(), key=lambda one: self._offers[one.source.key].rank)
+        return tuple(one.domain for one in held)
+
+    def on_change(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call ``listener`` after every change, in this process's event loop.
+
+        It gets the names of the domains that are new, others or gone; none where only ``refusals`` changed.
+        """
         self._listeners.append(listener)
 
     def replace_file(self, domains: Iterable[Domain]) -> None:
         """Take the domains of a file that can be used: those that it no longer has are given up."""
         offered = {DefinitionSource(name=domain.name).key: domain for domain in domains}
-        kept = {key: one for key, one in self._offers.items() if key[0] != "file" or key in offered}
-        for key, domain in offered.items():
+        gone = [key for key in self._offers if key[0] == "file" and key not in offered]
+        for key in gone:
+            del self._offers[key]
+        for place, (key, domain) in enumerate(offered.items()):
             source = DefinitionSource(name=domain.name)
-            offer = kept.setdefault(key, _Offer(source, ""))
-            offer.wanted, offer.refused = Held(domain, source), None
-        # In the file's order.
-        self._offers = {key: kept[key] for key in offered} | {key: kept[key] for key in kept if key not in offered}
-        self._merge()
+            offer = self._offers.setdefault(key, _Offer(source, ""))
+            offer.place, offer.wanted, offer.refused = place, Held(domain, source), None
+        self._merge([*gone, *offered])
 
     def put(self, domain: Domain, source: DefinitionSource, created: str = "") -> str | None:
         """Take a resource's domain in place of what it offered before.
@@ -91,19 +127,19 @@ class DefinitionSet:
         offer.refused = self._why_unusable(domain)
         if offer.refused is None:
             offer.wanted = Held(domain, source)
-        self._merge()
+        self._merge([source.key])
         return self.refusals.get(source.key)
 
     def refuse(self, source: DefinitionSource, reason: str, created: str = "") -> None:
         """Take note that a resource cannot be read as a domain; what it offered before holds on."""
         offer = self._offers.setdefault(source.key, _Offer(source, created))
         offer.source, offer.refused = source, reason
-        self._merge()
+        self._merge([source.key])
 
     def withdraw(self, source: DefinitionSource) -> None:
         """Give up what a resource offered: it is gone."""
         if self._offers.pop(source.key, None) is not None:
-            self._merge()
+            self._merge([source.key])
 
     def remember(self, domain: Domain, source: DefinitionSource) -> None:
         """Take what held last for a resource, as the bus has it, where nothing of that resource is known better.
@@ -116,7 +152,7 @@ class DefinitionSet:
             offer = self._offers[source.key] = _Offer(source, "~")
         if offer is not None and offer.held is None and offer.wanted is None and self._why_unusable(domain) is None:
             offer.held = Held(domain, source)
-            self._merge()
+            self._merge([source.key])
 
     def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
         """Take note that these are all resources there are: of the others, nothing holds any more."""
@@ -126,7 +162,7 @@ class DefinitionSet:
         for key in gone:
             del self._offers[key]
         if gone:
-            self._merge()
+            self._merge(gone)
 
     def _why_unusable(self, domain: Domain) -> str | None:
         try:
@@ -135,14 +171,13 @@ class DefinitionSet:
             return str(error)
         return domain.why_too_hasty(self._period)
 
-    def _merge(self) -> None:
-        """Let every source's offer hold that clashes with none before it, or else what it held before."""
+    def _merge(self, changed: Iterable[SourceKey]) -> None:
+        """Let every offer that changed, or wants the same, hold unless it clashes, or else what it held before."""
+        keys, claims = self._find_concerned(changed)
         holding: dict[str, Held] = {}
         owners: dict[str, Held] = {}
         refusals: dict[SourceKey, str] = {}
-        files = [one for one in self._offers.values() if one.source.kind == "file"]
-        resources = [one for one in self._offers.values() if one.source.kind != "file"]
-        for offer in [*files, *sorted(resources, key=lambda one: (one.created, one.source.key))]:
+        for offer in sorted((self._offers[key] for key in keys if key in self._offers), key=lambda one: one.rank):
             refused = offer.refused
             for held in (offer.wanted, offer.held):
                 if held is None:
@@ -155,10 +190,46 @@ class DefinitionSet:
                 refused = refused or clash
             if refused is not None:
                 refusals[offer.source.key] = refused
-        if (holding, refusals) != (self.holding, self.refusals):
-            self.holding, self.refusals = holding, refusals
+            self._index(offer.source.key)  # what it held before, it claims no more
+        names = {name for kind, name in claims if kind == "domain"}
+        others = {name for name in names if self._holding.get(name) != holding.get(name)}
+        is_news = others or any(self._refusals.get(key) != refusals.get(key) for key in keys)
+        for name in others - holding.keys():
+            del self._holding[name]
+        self._holding |= {name: held for name, held in holding.items() if name in others}
+        for key in keys:
+            self._refusals.pop(key, None)
+        self._refusals |= refusals
+        if is_news:
             for listener in self._listeners:
-                listener()
+                listener(others)
+
+    def _find_concerned(self, changed: Iterable[SourceKey]) -> tuple[set[SourceKey], set[Claimed]]:
+        """The offers that want, or wanted, a name or a target that one of the changed does, and what all these want."""
+        keys, claims, left = set[SourceKey](), set[Claimed](), list(changed)
+        while left:
+            key = left.pop()
+            if key in keys:
+                continue
+            keys.add(key)
+            new = (self._claimed.get(key, set()) | self._index(key)) - claims
+            claims |= new
+            left += [other for claim in new for other in self._claimants.get(claim, ())]
+        return keys, claims
+
+    def _index(self, key: SourceKey) -> set[Claimed]:
+        """Note what an offer wants by now, and return it."""
+        offer = self._offers.get(key)
+        before, after = self._claimed.pop(key, set()), set() if offer is None else offer.claims
+        for claim in before - after:
+            self._claimants[claim].discard(key)
+            if not self._claimants[claim]:
+                del self._claimants[claim]
+        for claim in after - before:
+            self._claimants.setdefault(claim, set()).add(key)
+        if after:
+            self._claimed[key] = after
+        return after
 
 
 def _find_clash(domain: Domain, holding: Mapping[str, Held], owners: Mapping[str, Held]) -> str | None:

@@ -21,7 +21,7 @@ _ABOUT = "configuration"
 _log = structlog.get_logger()
 
 Stamp = tuple[int, ...] | None
-"""What tells one state of the file from another; None: it cannot be read."""
+"""What distinguishes one state of the file from another; None: it cannot be read."""
 
 
 class FileSource:

@@ -42,14 +42,15 @@ class Follower:
         self,
         domains: Iterable[Domain],
         set_note: Callable[[str, str | None], None],
-        check: Callable[[tuple[Domain, ...]], object] = lambda _: None,
+        check: Callable[[tuple[Domain, ...]], object] | None = None,
     ) -> None:
         """Begin with the file's domains.
 
         Args:
             domains: of the file.
             set_note: shows a text about a domain on ``/readyz``, or no longer (None).
-            check: raises a ValueError where this service cannot work with all these domains.
+            check: raises a ValueError where this service cannot work with all these domains; it costs in proportion
+                to their number.
         """
         self._defined = {domain.name: Defined(domain) for domain in domains}
         self._removed: dict[str, Defined] = {}
@@ -126,10 +127,11 @@ class Follower:
             listener(before, None if definition.removed else after)
 
     def _why_unusable(self, domain: Domain) -> str | None:
-        others = (one.domain for name, one in self._defined.items() if name != domain.name)
         try:
             Controller(domain)
-            self._check((*others, domain))
+            if self._check is not None:
+                others = (one.domain for name, one in self._defined.items() if name != domain.name)
+                self._check((*others, domain))
         except ValueError as error:
             return str(error)
         return None

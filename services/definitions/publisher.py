@@ -5,7 +5,7 @@ revisions only grow, whoever publishes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing, suppress
 
 import structlog
@@ -42,11 +42,17 @@ class Publisher:
         self._on_replaced = on_replaced
         self._last: dict[str, tuple[Definition | None, int]] = {}
         """By domain, the last definition on the bus (None: it cannot be read) and its sequence."""
+        self._changed = set[str]()
+        """Domains that may differ from the last on the bus."""
         self._awake = asyncio.Event()
-        definitions.on_change(self.wake)
+        definitions.on_change(self._note_changed)
+
+    def _note_changed(self, names: Collection[str]) -> None:
+        self._changed |= set(names)
+        self._awake.set()
 
     def wake(self) -> None:
-        """Look again: the set, or who is in charge, has changed."""
+        """Look again: who is in charge has changed."""
         self._awake.set()
 
     async def run(self, bus: Bus) -> None:
@@ -58,6 +64,7 @@ class Publisher:
             if is_in_charge:
                 if not was_in_charge:
                     await self._load(bus)  # another one may have published meanwhile
+                    self._changed = {*self._last, *self._definitions.holding}
                 await self._publish_differences(bus)
             was_in_charge = is_in_charge
             with suppress(TimeoutError):
@@ -78,14 +85,17 @@ class Publisher:
                     self._definitions.remember(found.configuration, found.source)
 
     async def _publish_differences(self, bus: Bus) -> None:
-        holding = self._definitions.holding
-        for name, held in holding.items():
+        """Publish what changed; those that cannot be published for now stay to be looked at."""
+        for name in sorted(self._changed):
+            held = self._definitions.holding.get(name)
             last, _ = self._last.get(name, (None, 0))
-            if last is None or last.removed or not _is_same(last, held):
+            is_there = last is not None and not last.removed
+            if held is not None and not (last is not None and is_there and _is_same(last, held)):
                 await self._publish(bus, name, held, removed=False)
-        for name, (last, _) in list(self._last.items()):
-            if last is not None and not last.removed and name not in holding:
+            elif held is None and last is not None and is_there:
                 await self._publish(bus, name, Held(last.configuration, last.source), removed=True)
+            else:
+                self._changed.discard(name)
 
     async def _publish(self, bus: Bus, name: str, held: Held, *, removed: bool) -> None:
         subject = bus.subjects.definition(name)

@@ -5,10 +5,11 @@ Pure, but for the counts that ``CoverageMonitor`` reads.  ``sluice check`` gives
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from schemas.config import Config, Signal
+from schemas.domain import Domain
 
 
 class Counted(Protocol):
@@ -25,9 +26,14 @@ class CoverageMonitor:
     def __init__(self, config: Config, counted: Counted) -> None:
         """Read ``counted`` at each check."""
         self._window = config.signal.window.seconds
-        self._needed = {one.key: domain.min_observations for domain in config.domains for one in domain.critical}
+        self._needed: dict[str, int] = {}
+        self.define(config.domains)
         self._counted = counted
         self._past: deque[tuple[float, dict[str, int]]] = deque()
+
+    def define(self, domains: Iterable[Domain]) -> None:
+        """Compare with what these domains need from now on."""
+        self._needed = {one.key: domain.min_observations for domain in domains for one in domain.critical}
 
     def check(self, now: float) -> str | None:
         """Which workloads are blind at ``now`` (monotonic, seconds); None when none is."""
@@ -35,10 +41,12 @@ class CoverageMonitor:
         while len(self._past) > 1 and self._past[1][0] <= now - self._window:
             self._past.popleft()
         before, after = self._past[0][1], self._past[-1][1]
+        # Of a workload that is new there was nothing before.
+        seen = {workload: after.get(workload, 0) - before.get(workload, 0) for workload in self._needed}
         blind = [
-            f"{workload}: {after[workload] - before[workload]} observations, {needed} needed"
+            f"{workload}: {seen[workload]} observations, {needed} needed"
             for workload, needed in sorted(self._needed.items())
-            if after[workload] - before[workload] < needed
+            if seen[workload] < needed
         ]
         return "blind: " + "; ".join(blind) if blind else None
 

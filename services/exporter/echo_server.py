@@ -43,14 +43,9 @@ def build_answer(data: bytes, received: int, now: int) -> bytes | None:
         received: when it was received, ns.
         now: when it is answered, ns, by the same clock.
     """
-    if not _is_probe(data):
+    if len(data) < PACKET.size or not data.startswith(MAGIC) or data[_STAMPS : PACKET.size] != _UNSTAMPED:
         return None
     return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
-
-
-def _is_probe(data: bytes) -> bool:
-    """Whether this is a question of the prober."""
-    return len(data) >= PACKET.size and data.startswith(MAGIC) and data[_STAMPS : PACKET.size] == _UNSTAMPED
 
 
 class EchoServer:

@@ -8,7 +8,7 @@ This module runs that whole chain.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 import structlog
@@ -18,7 +18,6 @@ from services.common.backoff import BackOff
 from services.exporter.flow_reader import FlowReader, UnusableFlow
 from services.exporter.metrics import FlowStatus, LatencyMetrics
 from services.exporter.observer_pb2 import (
-    GetFlowsRequest,
     GetFlowsResponse,
     LostEventSource,
     NodeState,
@@ -57,7 +56,6 @@ class FlowFollower:
     def __init__(
         self,
         open_stream: Callable[[bytes], Messages],
-        request: Callable[[int | None], GetFlowsRequest],
         reader: FlowReader,
         pairing: PairingTable,
         latencies: LatencyMetrics,
@@ -67,14 +65,12 @@ class FlowFollower:
 
         Args:
             open_stream: opens a stream for an encoded request; raises RelayError.
-            request: builds the request for a time to resume from (UTC ns), or None.
-            reader: parses flows.
+            reader: builds the request, and parses flows.
             pairing: pairs them.
             latencies: counts the pairs.
             silence: a stream without messages for this long (ns) is reopened.
         """
         self._open = open_stream
-        self._request = request
         self._reader = reader
         self._pairing = pairing
         self._latencies = latencies
@@ -85,6 +81,8 @@ class FlowFollower:
         self._stream: Messages | None = None
         self._last_message = 0
         self._stopping = threading.Event()
+        self._defined = 0
+        """How often other workloads were to be followed."""
         self._lock = threading.Lock()
         self._log = structlog.get_logger()
         self.status = FlowStatus(pairing, self._replay_filter)
@@ -112,6 +110,15 @@ class FlowFollower:
         if stream is not None:
             stream.cancel()
 
+    def define(self, critical: Collection[str], targets: Collection[str]) -> None:
+        """Follow these workloads from now on, ``namespace/workload``; from any thread."""
+        if not self._reader.define(critical, targets):
+            return
+        self._defined += 1
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
+
     def enforce_timeouts(self) -> None:
         """Drop old requests, and a stream that has been silent for too long; to be called about every second.
 
@@ -131,16 +138,16 @@ class FlowFollower:
         Raises:
             RelayError: it ended too soon.
         """
-        opened = time.monotonic_ns()
+        opened, defined = time.monotonic_ns(), self._defined
         since = self._replay_filter.start_stream(time.time_ns(), opened)
         self._pairing.mark_interrupted()
         self._last_message = opened
-        stream = self._open(self._request(since).SerializeToString())
+        stream = self._open(self._reader.build_request(since).SerializeToString())
         self._stream = stream
         self.status.connections += 1
         why = "the stream ended"
         try:
-            for body in stream if not self._stopping.is_set() else ():
+            for body in stream if not self._stopping.is_set() and defined == self._defined else ():
                 self._last_message = time.monotonic_ns()
                 self.status.connected = True
                 self.problem = None
@@ -154,7 +161,7 @@ class FlowFollower:
             self._stream = None
             self.status.connected = False
             stream.close()
-        if self._stopping.is_set():
+        if self._stopping.is_set() or defined != self._defined:
             return
         if time.monotonic_ns() - opened < _SETTLED_NS:
             raise RelayError(why)

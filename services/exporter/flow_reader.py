@@ -125,8 +125,18 @@ class FlowReader:
         """Take the same sets as ``build_request``: Relay's filters cannot express all of it."""
         self._critical = frozenset(critical)
         self._targets = frozenset(targets)
-        self._excluded = frozenset(exclude_ports)
+        self._excluded = tuple(exclude_ports)
         self._names: dict[tuple[str, str, str], str] = {}
+
+    def define(self, critical: Iterable[str], targets: Iterable[str]) -> bool:
+        """Read flows of these workloads from now on; returns whether they are others."""
+        before = self._critical, self._targets
+        self._critical, self._targets = frozenset(critical), frozenset(targets)
+        return before != (self._critical, self._targets)
+
+    def build_request(self, since: int | None) -> GetFlowsRequest:
+        """The request for what it reads; ``since``: see ``build_request``."""
+        return build_request(self._critical, self._targets, self._excluded, since)
 
     def read(self, message: GetFlowsResponse) -> ReceivedFlow:
         """Parse the flow in a message.

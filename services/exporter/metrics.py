@@ -61,6 +61,7 @@ class LatencyMetrics:
         self._observe: dict[SeriesKey, tuple[Histogram, bool]] = {}
         """The histogram of each series, and whether the signal selects it."""
         self._lose: dict[SeriesKey, Counter] = {}
+        self._counts_handshakes = False
         self._latency = Histogram(
             name, "Round trip of L4 flows and probes.", _LABELS, buckets=tuple(bounds), registry=registry
         )
@@ -76,8 +77,29 @@ class LatencyMetrics:
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
         """Number of latencies of each workload in series that the signal selects."""
 
+    def define(self, critical: Collection[str]) -> None:
+        """Have series of these workloads from now on; may run beside the follower's thread.
+
+        What is new is there before it counts; of what is gone, a pair that is being counted finds nothing.
+        """
+        wanted = frozenset(critical)
+        for workload in wanted - self._critical:
+            self._peers[workload] = set()
+            self.observations[workload] = 0
+        gone, self._critical = self._critical - wanted, wanted
+        for workload in gone:
+            self._peers.pop(workload, None)
+            self.observations.pop(workload, None)
+        for known, family in ((self._observe, self._latency), (self._lose, self._lost)):
+            for series in [one for one in tuple(known) if one[0] in gone]:
+                del known[series]
+                family.remove(*_label_values(series))
+        if self._counts_handshakes:
+            self.initialize_losses()
+
     def initialize_losses(self) -> None:
         """Start every workload's losses at zero, because only an increase counts as a loss."""
+        self._counts_handshakes = True
         for workload in self._critical:
             for local in (False, True):
                 self.lose((workload, OTHER, "tcp", "handshake", local), 0)
@@ -108,7 +130,7 @@ class LatencyMetrics:
                 self.lose(series, 0)
         child, selected = known
         child.observe(latency)
-        if selected:
+        if selected and series[0] in self.observations:
             self.observations[series[0]] += 1
 
     def lose(self, series: SeriesKey, number: int = 1) -> None:
@@ -124,7 +146,7 @@ class LatencyMetrics:
     def _fold(self, series: SeriesKey) -> SeriesKey:
         """The series itself while its workload has room for the peer, else the one of all other peers."""
         workload, peer, protocol, source, local = series
-        known = self._peers[workload]
+        known = self._peers.get(workload, set())  # none where it is being removed
         if peer == OTHER or peer in known:
             return series
         if len(known) < self._most:

@@ -55,7 +55,9 @@ class ProbeManager:
         """Set when an address does not answer: its pod may have been replaced."""
         self.key = probe.key
         self.problem: str | None = "not yet resolved"
-        """Why no address is probed; None while one is."""
+        """Why no address is probed; None while one is, and while none is wanted."""
+        self.is_wanted = True
+        """Whether its workload is critical in some domain; looked at whenever the name would be resolved."""
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -63,6 +65,11 @@ class ProbeManager:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._unanswered.clear()
+                if not self.is_wanted:
+                    self.problem = None
+                    self.reconcile(set(), group)
+                    await asyncio.sleep(_RETRY_S)
+                    continue
                 try:
                     found = await loop.getaddrinfo(self._probe.address, None, type=socket.SOCK_DGRAM)
                 except OSError as error:

@@ -12,6 +12,7 @@ import yaml
 from msgspec import Struct
 
 from schemas.config import Kubernetes
+from services.common.os_errors import describe_os_error
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a Pod finds its account's token and the cluster's authority."""
@@ -95,8 +96,10 @@ def _read_kubeconfig(path: Path) -> Access:
         context = _named(tree, "context", tree["current-context"])
         cluster, user = _named(tree, "cluster", context["cluster"]), _named(tree, "user", context["user"])
         url = str(cluster["server"]).rstrip("/")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise KubeConfigError(f"kubernetes: {path}: {error}") from None
+    except OSError as error:
+        raise KubeConfigError(f"kubernetes: {describe_os_error(error)}") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise KubeConfigError(f"kubernetes: {path}: not a kubeconfig: it is no YAML") from None
     except (KeyError, TypeError, StopIteration) as error:
         raise KubeConfigError(f"kubernetes: {path}: not a kubeconfig: {error}") from None
     if not user.get("token") and not user.get("tokenFile"):

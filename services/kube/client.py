@@ -13,14 +13,13 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from msgspec import Struct, field
 
 from schemas.config import Kubernetes
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
-from services.kube.changes import Deleted, Listed, T, Updated
-from services.kube.credentials import use_service_account, use_token_file
+from services.kube.changes import Deleted, Listed, ListPage, T, Updated, WatchedObject, WatchEvent
+from services.kube.credentials import refuse_redirect, use_service_account, use_token_file
 from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
 from services.kube.objects import (
     KubeObject,
@@ -47,27 +46,6 @@ _ENDED_S = (8.0, 30.0)
 
 Query = list[tuple[str, str]]
 _GONE = 410
-
-
-class _ListMeta(Struct, frozen=True, rename="camel"):
-    resource_version: str = ""
-    following: str = field(default="", name="continue")
-    """Where the next page begins; empty on the last one."""
-
-
-class _List(Struct, frozen=True):
-    metadata: _ListMeta
-    items: tuple[msgspec.Raw, ...] | None
-    """Required: an error with status 200 has metadata, too."""
-
-
-class _WatchEvent(Struct, frozen=True):
-    type: str
-    object: msgspec.Raw
-
-
-class _EventObject(Struct, frozen=True):
-    metadata: _ListMeta
 
 
 class KubeClient:
@@ -106,8 +84,12 @@ class KubeClient:
             raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
         # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
         settings.disable_strict_ssl_verification = True
+        settings.client_session_kwargs = {"middlewares": (refuse_redirect,)}
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
+            session = client.rest_client.pool_manager = client.rest_client._create_pool_manager()  # noqa: SLF001 - its way
+            # Requests whose connection is closed have delays of their own.
+            session._retry_connection = False  # noqa: SLF001 - aiohttp has no setting
             yield cls(client, config.timeout.seconds)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -325,13 +307,13 @@ class KubeClient:
             options.append(("timeoutSeconds", str(seconds)))
             async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
                 async for line in read_lines(response.content):
-                    event = msgspec.json.decode(line, type=_WatchEvent)
+                    event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
                         status = decode_as(Status, event.object)
                         if status.code != _GONE:
                             raise Unavailable(f"{status.code} {status.reason}: {status.message}"[:500], status=200)
                         return  # the server no longer has the changes since then, so the caller lists again
-                    version = msgspec.json.decode(event.object, type=_EventObject).metadata.resource_version
+                    version = msgspec.json.decode(event.object, type=WatchedObject).metadata.resource_version
                     if event.type != "BOOKMARK":
                         seen = decode_as(kind, event.object, f"no {kind.kind}")
                         is_there = event.type != "DELETED" and is_wanted(seen)
@@ -353,7 +335,7 @@ class KubeClient:
         following = ""
         while True:
             page = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
-            answer = decode_as(_List, await self.fetch(kind.path(namespace), [*query, *page]))
+            answer = decode_as(ListPage, await self.fetch(kind.path(namespace), [*query, *page]))
             listed = (decode_as(kind, item, f"no {kind.kind}") for item in answer.items or ())
             objects += (one.trim(keep) for one in listed if is_wanted(one))
             following = answer.metadata.following
@@ -393,7 +375,11 @@ class KubeClient:
             text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
             raise Unavailable(text, status=200) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
-            raise Unavailable(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
+            is_unreached = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
+                error, aiohttp.ClientSSLError
+            )
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise Unavailable(text, is_unreached=is_unreached) from None
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

@@ -278,17 +278,26 @@ def known_owners(pod: Pod) -> tuple[Owner, ...]:
 class ApiFailure(Exception):
     """The API server did not do what was asked."""
 
-    def __init__(self, text: str = "", *, status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        is_unreached: bool = False,
+    ) -> None:
         """Say why.
 
         Args:
             text: in words.
             status: of HTTP; None: no answer.
             retry_after_s: for how many seconds the server asks to be left alone.
+            is_unreached: there was no connection, so that the server has no work with another attempt.
         """
         super().__init__(text)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.is_unreached = is_unreached
 
 
 class Unavailable(ApiFailure):

@@ -1,6 +1,6 @@
 """The kinds of workloads that can be targets, and how the kind of a configured target is found.
 
-Kinds that the configuration names with an ``apiVersion`` become classes when the API server has told their resource.
+Kinds that the configuration names with an ``apiVersion`` become classes once the API server has named their resource.
 """
 
 from functools import lru_cache

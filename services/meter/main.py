@@ -11,6 +11,7 @@ import click
 
 from schemas.config import Config
 from services.common.listening import resolve_host
+from services.common.os_errors import describe_os_error
 from services.common.redaction import hide_passwords
 from services.kube.access import Access, KubeConfigError, find_access, https_url
 from services.kube.plain_client import PlainClient
@@ -22,6 +23,7 @@ from services.meter.pod_watch import PodWatch
 from services.meter.reading import NodeMeter
 from services.meter.server import PageAnswer, PageServer, answer_json
 from services.runtime.config_loader import ConfigError, load
+from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.plain_logging import configure
 
 _SOURCES_S = 1.0
@@ -41,10 +43,12 @@ def command(path: Path, node: str, host: str | None, proc: Path) -> None:
     """Measure: export the bytes that each pod of this node sends and receives."""
     try:
         config = load(path)
-        access = find_access(config.kubernetes)
         network = HostNetwork(proc)
-    except (ConfigError, KubeConfigError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        access = find_access(config.kubernetes)
+    except OSError as error:
+        raise CommandFailure(f"--proc: {describe_os_error(error)}", ExitCode.UNREADABLE) from None
+    except (ConfigError, KubeConfigError) as error:
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None
     configure("meter", config.log)
     service = MeterService(config, access, network, node)
     listen = host or config.listen.host

@@ -141,7 +141,7 @@ class NodeMeter:
         version = pod.metadata.resource_version
         before = self._bound.get(pod.metadata.uid, _Binding(device, version))
         if before.device != device and (before.version == version or pod.is_terminating):
-            # The address went to another pod, of which the API has not told yet.
+            # The address went to another pod, of which the API has no news yet.
             return f"its address moved from device {before.device} to {device}"
         self._bound[pod.metadata.uid] = _Binding(device, version)
         return counters[device]

@@ -85,7 +85,7 @@ class ResourceWatcher:
         self._on_change = on_change
         self._set_note = set_note
         self._absent_since: float | None = None
-        self._told = ""
+        self._reported = ""
 
     async def run(self) -> None:
         """Watch for ever: list again, with growing delays, whenever the watch ends."""
@@ -98,13 +98,23 @@ class ResourceWatcher:
         """Take note that the resources cannot be read; gives the least delay before the next attempt, seconds."""
         self.has_answer.set()
         if not isinstance(error, NotFound):
-            self._tell(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
+            self._report(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
             return 0.0
-        self._miss_kind(str(error))
-        return 0.0 if self.resources else _ABSENT_S
+        # There is no such kind: it was never installed, was removed, or the server is only starting.
+        now = time.monotonic()
+        if self._absent_since is None:
+            self._absent_since = now
+        if now - self._absent_since >= _ABSENT_S:
+            for resource in tuple(self.resources.values()):
+                self._lose(resource)
+            self._definitions.confirm_resources(())
+        if self.resources:
+            return 0.0
+        self._report(f"the kind {BandwidthDomain.kind} is not installed ({error}): domains come from the file alone")
+        return _ABSENT_S
 
     async def _observe(self, change: Change, _began: float) -> None:
-        self._absent_since, self._told = None, ""
+        self._absent_since, self._reported = None, ""
         self._set_note(_NOTE, None)
         if isinstance(change, Listed):
             listed = {one.source.key: one for one in change.objects}
@@ -147,22 +157,10 @@ class ResourceWatcher:
             self._definitions.withdraw(resource.source)
             self._on_change()
 
-    def _miss_kind(self, reason: str) -> None:
-        """The API server has no such kind: it was never installed, was removed, or the server is only starting."""
-        now = time.monotonic()
-        if self._absent_since is None:
-            self._absent_since = now
-        if now - self._absent_since >= _ABSENT_S:
-            for resource in tuple(self.resources.values()):
-                self._lose(resource)
-            self._definitions.confirm_resources(())
-        if not self.resources:
-            self._tell(f"the kind {BandwidthDomain.kind} is not installed ({reason}): domains come from the file alone")
-
-    def _tell(self, text: str) -> None:
-        """Say once what is wrong, and show it as long as it is."""
+    def _report(self, text: str) -> None:
+        """Log once what is wrong, and show it as long as it is."""
         kind = text.partition(":")[0]
-        if kind != self._told:
-            self._told = kind
+        if kind != self._reported:
+            self._reported = kind
             _log.info("resources", text=text)
         self._set_note(_NOTE, text if self.resources else None)

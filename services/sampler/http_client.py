@@ -122,8 +122,8 @@ class Answer:
             RequestFailed: it is longer than ``max_bytes``, or comes too slowly.
         """
         size = 0
-        told = self._response.headers.get("Content-Length", "")
-        if told.isdecimal() and int(told) > max_bytes:
+        length = self._response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > max_bytes:
             raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
         for chunk in self._response.raw.stream(_CHUNK, decode_content=True):
             size += len(chunk)
@@ -209,8 +209,11 @@ class HttpClient:
                 text = f"HTTP status {response.status_code} to {host}: redirects are not followed"
                 raise RequestFailed(text)  # noqa: TRY301 - the connection is closed below
             if response.status_code in (429, 503):
-                told_s = parse_retry_after(response.headers.get("Retry-After")) or 0.0
-                self._not_before, self._busy = time.monotonic() + min(told_s, _LONGEST_WAIT_S), response.status_code
+                retry_after_s = parse_retry_after(response.headers.get("Retry-After")) or 0.0
+                self._not_before, self._busy = (
+                    time.monotonic() + min(retry_after_s, _LONGEST_WAIT_S),
+                    response.status_code,
+                )
             yield Answer(response, deadline)
         except BaseException:
             response.raw.close()

@@ -35,7 +35,9 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
             health,
             define_source=lambda domains: source.define(find_workloads(domains)),
         )
-        definitions = Follower(config.domains, health.set_note, check=find_workloads)
+        # Only without a label for a namespace may what is known keep another domain from being measured.
+        check = None if names.namespace else find_workloads
+        definitions = Follower(config.domains, health.set_note, check=check)
 
         def define(before: Defined | None, after: Defined | None) -> None:
             sampler.define(definitions.domains)

@@ -2,7 +2,7 @@
 
 A thousand domains give thousands of messages a second, and a page draws sixty times a second.  So messages mark
 what they changed, and a frame carries only the last state of each.  It is encoded once for all pages.  A page that
-does not keep up loses frames, and is told to ask for everything again.
+does not keep up loses frames, and is asked to fetch everything again.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Subscriber:
         self.frames: asyncio.Queue[bytes] = asyncio.Queue(_FRAMES_WAITING)
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame; where the page does not keep up, drop what waits and tell it."""
+        """Queue a frame; where the page does not keep up, drop what waits, and notify it."""
         try:
             self.frames.put_nowait(frame)
         except asyncio.QueueFull:
@@ -76,7 +76,7 @@ class Broadcaster:
         self._oldest = 0
         """When the bus stored the oldest message that no frame has carried, UTC ns; 0 without one."""
         self._wake = asyncio.Event()
-        self._told: str | None = None
+        self._sent_failure: str | None = None
 
     @asynccontextmanager
     async def subscribe(self, domain: str | None) -> AsyncIterator[Subscriber]:
@@ -150,7 +150,7 @@ class Broadcaster:
             if reader is not None:
                 self._live.failure = reader.failure
             self._changed.update(self.overview.find_fallen_silent(time.time_ns()))
-            if self._changed or self._told != self._live.failure:
+            if self._changed or self._sent_failure != self._live.failure:
                 self._wake.set()
             await asyncio.sleep(0.5)
 
@@ -170,7 +170,7 @@ class Broadcaster:
         self._changed, self._fresh, self._oldest = set(), defaultdict(list), 0
         if not self._pages:
             return
-        self._told = self._live.failure
+        self._sent_failure = self._live.failure
         domains = self.overview.domains
         # A domain may have been removed meanwhile.
         views = [domains[name].build_view(now) for name in sorted(changed & domains.keys())]
@@ -182,7 +182,10 @@ class Broadcaster:
                 builder.add(line)
             update = HistoryUpdate(now / 1e6, published, builder.build(whole=False))
             yield name, encode_event("history", _encoder.encode(update))
-        yield None, encode_event("overview", _encoder.encode(OverviewUpdate(now / 1e6, published, views, self._told)))
+        yield (
+            None,
+            encode_event("overview", _encoder.encode(OverviewUpdate(now / 1e6, published, views, self._sent_failure))),
+        )
 
 
 def encode_event(name: str, data: bytes) -> bytes:

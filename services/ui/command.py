@@ -39,8 +39,16 @@ def command(
 ) -> None:
     """Serve a live page over the bus, or over a recording FILE.
 
-    It only reads, and has no login: it listens on this machine's loopback alone, unless told otherwise.
+    It only reads, and has no login: it listens on this machine's loopback alone, unless set otherwise.
     """
+    # A variable that is not set must not open the page to everybody.
+    for option, value in (
+        ("--listen", host),
+        ("--user-header", user_header),
+        *(("--allow-host", one) for one in hosts),
+    ):
+        if value is not None and not value.strip():
+            raise click.UsageError(f"{option} is empty")
     if not _is_loopback(host):
         print_warning(f"{host} is reachable from outside, and the page has no login: put a proxy with one in front")
     allowed = {*LOOPBACK, host.lower(), *(one.lower() for one in hosts)}

@@ -54,7 +54,7 @@ def explain_refusal(request: web.Request, hosts: Collection[str], user_header: s
     elif request.method not in ("GET", "HEAD", "POST"):
         why = f"{request.method} is not among what this page does: it only reads"
     elif request.method == "POST":
-        # A script of another site could send neither type without asking first, and would be told no.
+        # A script of another site could send neither type without asking first, and would be refused.
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             why = "only the page itself may send anything"
         elif request.content_type not in _POST_TYPES:

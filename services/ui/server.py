@@ -91,7 +91,7 @@ class UiServer:
             "overview": self.show_overview,
             "domain": self.show_domain,
             "actions": self.search_actions,
-            "story": self.tell_story,
+            "story": self.build_story,
             "policies": self.list_policies,
         }
         for route in openapi.ROUTES:
@@ -171,10 +171,10 @@ class UiServer:
         async with self._reads:
             return await stories.search_actions(source, query)
 
-    async def tell_story(self, query: StoryQuery) -> Story:
-        """Tell the story of a message."""
+    async def build_story(self, query: StoryQuery) -> Story:
+        """Build the story of a message."""
         async with self._reads:
-            return await stories.tell_story(self._find_source(query.source), query)
+            return await stories.build_story(self._find_source(query.source), query)
 
     async def list_policies(self, _: NoQuery) -> Policies:
         """List the policies."""

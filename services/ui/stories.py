@@ -23,7 +23,7 @@ _RECENT_NS = 600 * 10**9
 
 
 @dataclass
-class _Teller:
+class _StoryBuilder:
     """Collects what belongs to a decision, or to an action without one."""
 
     trace: DecisionTrace
@@ -56,8 +56,8 @@ class _Teller:
             self._last = message.id
 
 
-async def tell_story(source: PageSource, query: StoryQuery) -> Story:
-    """Tell what belongs to a message.
+async def build_story(source: PageSource, query: StoryQuery) -> Story:
+    """Collect what belongs to a message.
 
     Raises:
         NotThere: there is no such message in the source.
@@ -77,44 +77,44 @@ async def tell_story(source: PageSource, query: StoryQuery) -> Story:
         domain = query.id
         end = (await source.describe()).end
         since = None if end is None else int(end * 1e6) - _RECENT_NS
-    teller = _Teller(DecisionTrace(wanted), action)
+    builder = _StoryBuilder(DecisionTrace(wanted), action)
     async with aclosing(source.read(MessageRange(("sample", "decision", "action"), since, until, (domain,)))) as lines:
         async for line in lines:
-            teller.add(line)
+            builder.add(line)
     settings = next((one for one in source.domains if one.name == domain), None)
-    if teller.trace.decision is not None:
-        return tell_decision(teller, settings)
-    if action is not None and action in teller.lines:
-        return tell_action(teller.lines[action])
+    if builder.trace.decision is not None:
+        return describe_decision(builder, settings)
+    if action is not None and action in builder.lines:
+        return describe_action(builder.lines[action])
     raise NotThere(f"there is no message {query.id!r} here, or none of its limits moved")
 
 
-def tell_decision(teller: _Teller, domain: Domain | None) -> Story:
-    """Tell of a decision: in words, and by its messages."""
-    assert teller.trace.decision is not None
-    decision, line = teller.trace.decision
+def describe_decision(builder: _StoryBuilder, domain: Domain | None) -> Story:
+    """Describe a decision: in words, and by its messages."""
+    assert builder.trace.decision is not None
+    decision, line = builder.trace.decision
     links = []
-    if teller.trace.sample is not None:
-        sample, stored = teller.trace.sample
+    if builder.trace.sample is not None:
+        sample, stored = builder.trace.sample
         words = describe_message(sample, {domain.name: domain} if domain else {})
         links.append(_link(stored, sample.id, words))
     moves = (f"{short_name(one.target)} {format_rate(one.was)} → {format_rate(one.limit)}" for one in decision.targets)
     links.append(_link(line, decision.id, ", ".join(moves)))
-    links += [_link(one, name, describe_message(decode_message(one), {})) for name, one in teller.lines.items()]
+    links += [_link(one, name, describe_message(decode_message(one), {})) for name, one in builder.lines.items()]
     return Story(
         domain=decision.domain,
         title=f"Decision at {format_time(decision.end)[11:]}",
-        lines=list(describe_trace(teller.trace, domain)),
+        lines=list(describe_trace(builder.trace, domain)),
         links=links,
         decision=decision.id,
-        previous=teller.previous,
-        next=teller.following,
+        previous=builder.previous,
+        next=builder.following,
         t=decision.end // 10**6,
     )
 
 
-def tell_action(line: RecordedMessage) -> Story:
-    """Tell of an action that no decision caused."""
+def describe_action(line: RecordedMessage) -> Story:
+    """Describe an action that no decision caused."""
     action = decode_message(line)
     assert isinstance(action, Action)
     words = describe_message(action, {})

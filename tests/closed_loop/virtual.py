@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, Sample, State, encode
+from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import Instant
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.reconciler import Reconciler
 from services.control import Controller, RejectedSample
 from services.decision.reports import Enforcement, ReportHead
 from services.kube.changes import Listed, Updated
@@ -204,6 +205,10 @@ class Actuator:
         operations = build()
         if operations is None:
             raise Superseded
+        return await self.patch(obj, operations)
+
+    async def patch(self, obj: Any, operations: list[dict[str, Any]]) -> Any:
+        """Patch an object at once."""
         if not self.has_api:
             raise Unavailable("connection refused")
         found = self._cluster.objects[obj.uid]
@@ -279,8 +284,8 @@ class Decider:
         """Decide on a sample, and publish; None where it is refused or the bus is away."""
         if not self._bus.is_up:
             return None
-        told = {} if self.state is None else self.state.in_force
-        reported = self._bus.enforcement.find_news(self._domain.name, told) if self._closed else {}
+        previous = {} if self.state is None else self.state.in_force
+        reported = self._bus.enforcement.find_news(self._domain.name, previous) if self._closed else {}
         try:
             decision = self._controller.answer(self.state, sample, now, None, reported)
         except RejectedSample:

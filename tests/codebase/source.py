@@ -4,6 +4,7 @@ Dunder methods do not count as functions, because their names are fixed.
 """
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ _IRREGULAR = frozenset(
     }
 )
 """Participles that are not imperatives as well, unlike ``put``, ``read`` and ``run``."""
+
+
+PRIVATE_WORDS = frozenset({"duty", "hand", "means", "said", "tell", "teller", "tells", "thing", "told", "voice"})
+"""Words that no name is made of: the field says reconcile, notify, report, publish, lease, observed, desired."""
 
 
 class Function(Struct, frozen=True):
@@ -48,6 +53,8 @@ class Module(Struct, frozen=True):
     """Without leading underscores."""
     references: Counter[str]
     """How often each name occurs in an expression, as a name or as an attribute."""
+    names: frozenset[str]
+    """All names in it: of functions, classes, parameters, variables and attributes."""
 
 
 def read_modules(root: Path = ROOT) -> list[Module]:
@@ -58,7 +65,7 @@ def read_modules(root: Path = ROOT) -> list[Module]:
 
 def _read_module(path: Path, root: Path) -> Module:
     text, file = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
-    functions, classes, references = [], [], Counter[str]()
+    functions, classes, references, parameters = [], [], Counter[str](), set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -70,7 +77,10 @@ def _read_module(path: Path, root: Path) -> Module:
             references[node.id] += 1
         elif isinstance(node, ast.Attribute):
             references[node.attr] += 1
-    return Module(file, len(text.splitlines()), tuple(functions), tuple(classes), references)
+        elif isinstance(node, ast.arg):
+            parameters.add(node.arg)
+    names = frozenset({one.name for one in functions} | set(classes) | set(references) | parameters)
+    return Module(file, len(text.splitlines()), tuple(functions), tuple(classes), references, names)
 
 
 def functions_with_one_caller(modules: Sequence[Module]) -> list[Function]:
@@ -96,6 +106,16 @@ def functions_named_by_participle(modules: Sequence[Module]) -> list[Function]:
 def is_participle(word: str) -> bool:
     """Whether an English word is a past participle and not also an imperative."""
     return word in _IRREGULAR or (word.endswith("ed") and word not in _NO_PARTICIPLES)
+
+
+def names_of_private_words(modules: Sequence[Module]) -> list[str]:
+    """Names that contain one of ``PRIVATE_WORDS``, as ``FILE: NAME``; ``file.tell`` is Python's own."""
+    return sorted(
+        f"{module.file}: {name}"
+        for module in modules
+        for name in module.names
+        if name != "tell" and PRIVATE_WORDS.intersection(re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_"))
+    )
 
 
 def classes_in_several_modules(modules: Sequence[Module]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.domain import Target
 from schemas.units import Rate
-from services.actuator.ownership import HAND_BACK, KEY, build_patch
+from services.actuator.ownership import KEY, RESUMED, build_patch
 from services.actuator.restore import restore
 from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, Deployment, Pod
@@ -82,7 +82,7 @@ async def test_what_the_actuator_writes_passes_and_nothing_else(apiserver: ApiSe
             return {"kind": kind.kind, **tree}
 
         for kind in (Deployment, Pod):
-            for value, record in (("5M", '{"v": 1}'), ("20M", '{"v": 1, "limit": 20000}'), ("20M", HAND_BACK)):
+            for value, record in (("5M", '{"v": 1}'), ("20M", '{"v": 1, "limit": 20000}'), ("20M", RESUMED)):
                 before = await show(kind)
                 seen = msgspec.convert(before, type=kind)
                 await client.patch(seen, build_patch(seen, {BANDWIDTH: value, KEY: record}))

@@ -22,7 +22,7 @@ def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.root
-@pytest.mark.quiet
+@pytest.mark.realtime
 def test_a_quick_run_is_measured_saved_and_not_repeated(tmp_path: Path) -> None:
     """The table has the run, the JSON has its figures, and --continue finds no run left."""
     path = tmp_path / "bench.json"

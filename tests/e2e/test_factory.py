@@ -56,7 +56,7 @@ def _measure_loss(result: dict[str, Any]) -> float:
     return lost
 
 
-@pytest.mark.quiet
+@pytest.mark.realtime
 def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
     """With telemetry-upload unlimited, nearly every second is bad."""
     run = _play(tmp_path, "--runs", "none", "--scenario", "steady", "--seconds", "8")["runs"]["no control"]
@@ -64,7 +64,7 @@ def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
     assert run["patches"] == 0
 
 
-@pytest.mark.quiet
+@pytest.mark.realtime
 def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart."""
     result = _play(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "25")
@@ -75,7 +75,7 @@ def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
     assert run["restarts"] == 0
 
 
-@pytest.mark.quiet
+@pytest.mark.realtime
 @pytest.mark.prometheus
 def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> None:
     """The loop keeps the SLO with Prometheus's signal; bands protect only where packets wait."""
@@ -141,6 +141,7 @@ def test_missing_requirements_are_named() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.realtime
 def test_limits_that_are_silently_lifted_are_found_within_ten_seconds(tmp_path: Path) -> None:
     """Real packets: the agent lifts all limits after half of the time, and says nothing."""
     options = ("--runs", "scrape", "--against", "proportional", "--scenario", "steady", "--seconds", "30")

@@ -126,8 +126,8 @@ async def test_the_signal_goes_and_comes_back(nats: NatsServer, tmp_path: Path, 
                     (silent, *_) = await scene.wait_for_reports(cause="dead-man", outcome="applied", seq=last.seq)
                     running["sampler"].start()
                     await eventually(lambda: high(scene))
+                    verdict = await scene.judge(trail)
                     assert running["actuator"].stop() == 0
-            verdict = trail.verdict(await scene.actions(), "5M", "80M")
     tally.add("Prometheus or exporter down", f"1 outages, {verdict.writes} writes", judge(verdict), blind)
     tally.add("sampler silent", "1 kills", Broken(), lateness(silent, last.expires))
 
@@ -172,8 +172,8 @@ async def test_clocks_jump(nats: NatsServer, tmp_path: Path, tally: Tally) -> No
 
                 await eventually(in_force)
                 await check(bus, parse_config(text))
+                verdict = await scene.judge(trail)
                 assert running["actuator"].stop() == 0
-        verdict = trail.verdict(await scene.actions(), "5M", "80M")
     lost = {one.end for one in honest} - {one.end for one in decisions}
     tried = f"{len(honest)} jumps, {len(honest)} samples, {verdict.writes} writes"
     tally.add("clocks jump", tried, judge(verdict, lost=len(lost)))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage
@@ -95,6 +95,7 @@ def test_a_restart_of_a_steady_process_costs_nothing(steps: list[int], start: in
     st.lists(st.integers(0, 20), min_size=2, max_size=3),
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=4, max_size=12),
 )
+@example([0, 1_001, 2_702], [0, 0], [(0, 1), (0, 7), (1, 1), (2, 4)])  # two jumps in a row
 def test_several_processes_are_never_measured_as_one(
     starts: list[int], paces: list[int], turns: list[tuple[int, int]]
 ) -> None:
@@ -117,6 +118,8 @@ def test_several_processes_are_never_measured_as_one(
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(0, 2**64))
+@example(1_950_594)  # another process answers on the second page of all
+@example(4_933_967_754)  # a jump, and a fall on the next page
 def test_no_lying_counter_gives_a_wrong_number(seed: int) -> None:
     """The same lies that a Prometheus is given: no data, or what was really observed."""
     pages, size = 60, WINDOW // PERIOD

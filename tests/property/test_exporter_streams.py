@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.exporter.flow_follower import FlowFollower
-from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.flow_reader import FlowReader
 from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
@@ -26,7 +26,6 @@ def follower() -> FlowFollower:
     latencies = LatencyMetrics([ROBOT_KEY], (0.001, 0.01, 0.1), PEERS, registry)
     made = FlowFollower(
         lambda _: iter(()),  # type: ignore[arg-type,return-value]
-        lambda since: build_request([ROBOT_KEY], ["factory/telemetry-upload"], (53,), since),
         FlowReader([ROBOT_KEY], ["factory/telemetry-upload"], (53,)),
         PairingTable(5 * S, S, ENTRIES, BYTES),
         latencies,

@@ -1,6 +1,7 @@
 """Arbitrary pages and answers are read or refused, and never crash."""
 
 import os
+import re
 from random import Random
 from typing import Any
 
@@ -77,12 +78,18 @@ def test_a_page_with_any_fault_is_read_or_refused(data: st.DataObject) -> None:
     read(bytes(text), history, 1)
 
 
+# A line with # is a comment "unless the first token after # is either HELP or TYPE" (Prometheus, exposition formats,
+# "Comments, help text, and type information").  The client looks at the second word whatever the first one is, and
+# takes `#+ TYPE x histogra#m` for metadata; Prometheus ignores the line.
+_NO_METADATA = re.compile(r"(?m)^[ \t]*#[^ \t\n][^\n]*$")
+
 FACTORY = Workloads(metric_names(Signal()), ("factory/robot",), ())
 
 
 def read_by_the_client(text: str) -> Samples | None:
     """The robot's samples as prometheus_client reads them; None where it refuses the page."""
     samples: Samples = {}
+    text = _NO_METADATA.sub("", text)
     try:
         for family in text_string_to_metric_families(text):
             for name, labels, value, *_ in family.samples:
@@ -102,6 +109,13 @@ def test_well_formed_pages_are_read_as_the_client_reads_them(chance: Random) -> 
     page = PageReader(FACTORY).read(text.encode())
     assert not page.faults
     assert flatten(page) == read_by_the_client(text)
+
+
+def test_words_behind_another_token_are_no_metadata() -> None:
+    """The client refuses this page, and Prometheus reads it."""
+    for comment in ("#+ TYPE x histogra#m", "## TYPE x y", "#x HELP", "#, TYPE robot"):
+        page = PAGE.replace(b'"f"', b'"factory"').decode() + comment + "\n"
+        assert flatten(PageReader(FACTORY).read(page.encode())) == read_by_the_client(page)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

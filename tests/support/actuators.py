@@ -1,5 +1,6 @@
 """Actuators as processes, decisions for them, and checks of their effects."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
 from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
+from tests.support.kube.write_trail import Trail, Verdict
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
 
@@ -222,6 +224,18 @@ class Scene(Struct, frozen=True):
             return fitting if len(fitting) >= count else None
 
         return await eventually(enough)
+
+    async def judge(self, trail: Trail, name: str = "app") -> Verdict:
+        """The verdict on a trail once every write is reported, or as it stands when patience ends.
+
+        Reports follow patches, so that the last ones may be on their way when a limit is seen.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := trail.verdict(await self.actions(name), Aim().min, Aim().max)).unreported:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.05)
+        return found
 
     async def records(self, name: str = "app") -> dict[str, str | None]:
         """Sluice's own annotation on the Deployment and its Pods, by object name."""

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from _pytest.reports import CollectErrorRepr
 
-from tests.support import guard, needs, quiet, scheduler
+from tests.support import guard, needs, scheduler
 from tests.support.run_report import LACKS, Reporter
 from tests.support.waiting import PATIENCE_S
 
@@ -144,9 +144,9 @@ def _turn_to_compile(folder: Path) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run long tests first, those that measure last and alone, and those with one expensive fixture on one worker."""
+    """Run long tests first, and on one worker each those that measure, and those with one expensive fixture."""
     groups = {item.nodeid: group for item in items if (group := _group(item))}
-    kept = {"quiet", "docker"}
+    kept = {"realtime", "docker"}
     on_server = [item.nodeid for item in items if item.get_closest_marker("apiserver")]
     on_server = [one for one in on_server if groups.get(one) not in kept]
     # Tests that share a fixture of their module stay together, on one of the workers that have a server.
@@ -159,14 +159,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _turn(item: pytest.Item) -> tuple[bool, bool, bool, int]:
     (kind,) = item.nodeid.split("/")[1:2] or ("",)
-    marked = [item.get_closest_marker(name) is not None for name in ("quiet", "long", "apiserver")]
-    is_quiet, is_long, needs_server = marked
-    return is_quiet, not is_long, not needs_server, _KINDS.index(kind) if kind in _KINDS else 0
+    measures, is_long, needs_server = (
+        item.get_closest_marker(one) is not None for one in ("realtime", "long", "apiserver")
+    )
+    return not measures, not is_long, not needs_server, _KINDS.index(kind) if kind in _KINDS else 0
 
 
 def _group(item: pytest.Item) -> str | None:
-    if item.get_closest_marker("quiet"):
-        return "quiet"
+    if item.get_closest_marker("realtime"):
+        return "realtime"
     if item.get_closest_marker("docker"):
         return "docker"
     fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
@@ -176,14 +177,29 @@ def _group(item: pytest.Item) -> str | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Wait for the turn; release what a failed test still holds before the next one begins."""
+    """Release what a failed test still holds before the next one begins."""
     path = os.environ["PATH"]
-    with quiet.turn(item.config.stash[_SHARED], alone=item.get_closest_marker("quiet") is not None):
+    with _precedence() if item.get_closest_marker("realtime") else nullcontext():
         done = yield
-        os.environ["PATH"] = path
-        if item.stash.get(_FAILED, False):
-            _forget_failure()
+    os.environ["PATH"] = path
+    if item.stash.get(_FAILED, False):
+        _forget_failure()
     return done
+
+
+@contextmanager
+def _precedence() -> Iterator[None]:
+    """Let this thread and the processes that it starts run before those of other tests, where root may say so.
+
+    Where the kernel shares the processors among sessions, a higher priority alone would count for nothing.
+    """
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _forget_failure() -> None:

@@ -37,12 +37,6 @@ def test_listing_the_commands_imports_none_of_them() -> None:
     assert done.stdout.splitlines() == ["[]", "['services.decision.service']"]
 
 
-def test_the_exporter_does_not_load_the_client_of_a_bus_that_it_does_not_use() -> None:
-    """It would cost its pod 5 MiB."""
-    program = "import sys, services.exporter.main\nassert 'nats' not in sys.modules\n"
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
 @pytest.mark.parametrize("service", ["sampler", "decision", "actuator", "exporter"])
 def test_a_service_does_not_load_what_draws_on_terminals(service: str) -> None:
     """It would cost each pod 5 MiB and a quarter of its start-up."""

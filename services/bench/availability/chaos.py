@@ -42,6 +42,7 @@ from services.plant.score import is_bad
 from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile, FiniteRange, ResultFolder
 from services.tools.audit.auditor import Auditor, Findings
 from services.tools.common.bus_reader import MessageRange, connect_reader
 from services.tools.common.message_source import MessageSource
@@ -303,11 +304,13 @@ def show_kills(console: Console, kills: list[Kill]) -> None:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(5, 86400), default=600.0, show_default=True, help="How long to kill.")
-@click.option("--every", "every_s", type=click.FloatRange(0.5), default=4.0, show_default=True, help="Pause, mean, s.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the kills and of the plant.")
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Add the figures to this file.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep files and logs here.")
+@click.option("--seconds", type=FiniteRange(5, 86400), default=600.0, show_default=True, help="How long to kill.")
+@click.option("--every", "every_s", type=FiniteRange(0.5), default=4.0, show_default=True, help="Pause, mean, s.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the kills and of the plant."
+)
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
+@click.option("--keep", type=ResultFolder(), help="Keep files and logs here.")
 def command(seconds: float, every_s: float, seed: int, path: Path | None, keep: Path | None) -> None:
     """Kill every part at random, and count what was promised.
 

@@ -72,6 +72,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("bbr", "bbr"),
     Candidate("bbr, 2 % probes", "bbr", {"probe": 0.02}),
     Candidate("learned", "learned"),
+    Candidate("neural", "neural", reference=True),
     Candidate("greedy", "greedy", reference=True),
     Candidate("riser", "riser", reference=True),
 )

@@ -57,7 +57,7 @@ class BenchCase(Struct, frozen=True, kw_only=True):
 
     @property
     def seeds(self) -> int:
-        """How many seeds play it, unless told otherwise."""
+        """How many seeds play it, unless set otherwise."""
         if self.trace:
             return 1
         return 5 if self.shipped else 3

@@ -21,6 +21,7 @@ from services.control import Controller
 from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
 from services.plant.simulated.closed_loop import Delays, Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
+from services.runtime.option_types import ResultFile
 
 _S = 10**9
 _GOAL_S = 10.0
@@ -81,8 +82,14 @@ def _play(scenario: Scenario, seed: int) -> Run:
 
 
 @click.command()
-@click.option("--seeds", default=5, show_default=True, help="Runs of each fault, and of each sound scenario.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures here, too.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Runs of each fault, and of each sound scenario.",
+)
+@click.option("--json", "path", type=ResultFile(), help="Write the figures here, too.")
 def command(seeds: int, path: Path | None) -> None:
     """How soon limits that are silently not enforced are found, and how often sound ones are blamed."""
     faults = [(scenario, kind, seed) for scenario, kind in FAULTS for seed in range(seeds)]

@@ -20,6 +20,7 @@ from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import FiniteRange, ResultFile
 
 PUBLISHED = "heracles, nameplate"
 """The published baseline of the default plan."""
@@ -96,13 +97,11 @@ def select_missing(
 @click.option(
     "--seeds", type=click.IntRange(1, 20), help="Runs of each; by default 3 of learned on steady and step, else 1."
 )
-@click.option("--seconds", type=click.FloatRange(10, 3600), help="Play every scenario in this time.")
+@click.option("--seconds", type=FiniteRange(10, 3600), help="Play every scenario in this time.")
 @click.option("--quick", is_flag=True, help="A few runs of 15 s at 45 Mbit/s: shows that it works, not how well.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
 @click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
-@click.option(
-    "--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Write runs, summary and goals here."
-)
+@click.option("--json", "result", type=ResultFile(), help="Write runs, summary and goals here.")
 @click.option("--continue", "goes_on", is_flag=True, help="Keep the runs that --json's file has, play what is missing.")
 def command(  # noqa: PLR0913 - one for each option
     *,

@@ -34,10 +34,10 @@ from services.bench.policies.results import (
 )
 from services.bench.policies.tables import encode_results, summaries_table
 from services.control.policies import find_policy
-from services.plant.harness.results import ResultFile
 from services.plant.simulated.closed_loop import Run, play
 from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 from services.plant.traces import TraceError
+from services.runtime.option_types import FiniteRange, ResultFile
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -180,7 +180,7 @@ def choose_cases(scenarios: Sequence[str], traces: Path | None, *, shipped: bool
     try:
         recorded = add_traces(traces)
     except TraceError as error:
-        raise click.BadParameter(f"\n{error}", param_hint="--traces") from None
+        raise click.BadParameter(str(error), param_hint="--traces") from None
     for name in scenarios:
         if name not in CASES:
             raise click.BadParameter(
@@ -212,9 +212,17 @@ def track(what: str, work: Callable[[T], R], items: Sequence[T], traces: Path | 
     type=click.IntRange(1),
     help="Runs of each policy on each case; by default 5 if shipped, 1 on a trace, else 3.",
 )
-@click.option("--first", default=0, show_default=True, help="The first seed; the others follow.")
+@click.option(
+    "--first", type=click.IntRange(0), default=0, show_default=True, help="The first seed; the others follow."
+)
 @click.option("--held-out", is_flag=True, help=f"Play seeds from {HELD_OUT} on, each at a pace of its own.")
-@click.option("--pace", default=1.0, show_default=True, help="Play the scenarios so much faster, or slower below 1.")
+@click.option(
+    "--pace",
+    type=FiniteRange(0.1, 10),
+    default=1.0,
+    show_default=True,
+    help="Play the scenarios so much faster, or slower below 1.",
+)
 @click.option(
     "--signals",
     type=click.Choice(list(PROFILES)),
@@ -237,7 +245,7 @@ def track(what: str, work: Callable[[T], R], items: Sequence[T], traces: Path | 
 @click.option("--bound/--no-bound", default=True, help="Also search for the best controller without foresight.")
 @click.option("--speed/--no-speed", default=True, help="Also time a step on this machine.")
 @click.option("--json", "json_path", type=ResultFile(), help="Write every run and the summary there.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw violation against goodput there (svg, png).")
+@click.option("--picture", type=ResultFile(), help="Draw violation against goodput there (svg, png).")
 def command(  # noqa: PLR0913 - one for each option
     *,
     seeds: int | None,

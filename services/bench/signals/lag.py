@@ -32,11 +32,11 @@ from services.control.observation import Observer
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import build_prometheus_signal, start_prometheus
 from services.plant.harness.processes import Processes
-from services.plant.harness.results import ResultFile
 from services.plant.interface import BUCKETS, Counters, Histogram, Pod
 from services.plant.scenario import SCENARIOS
 from services.runtime import logging_setup
 from services.runtime.health import Health
+from services.runtime.option_types import ResultFile
 from services.sampler.loop import Sampler
 from services.sampler.source import Lag
 from services.sampler.source_factory import open_source, source_class

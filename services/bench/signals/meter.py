@@ -18,6 +18,7 @@ from schemas.config import Scrape, Signal
 from schemas.units import Duration
 from services.bench.goals import show
 from services.plant.real.namespaces import enclose, find_missing
+from services.runtime.option_types import FiguresFile
 from services.sampler.scrape.meters import MeterFleet
 from services.sampler.scrape.throughput import combine_pages
 from services.sampler.workloads import Workloads, metric_names
@@ -38,9 +39,11 @@ _OWN_PODS = 4
 
 
 @click.command()
-@click.option("--mib", default=64, show_default=True, help="How much each TCP case sends.")
-@click.option("--meters", default=1000, show_default=True, help="How many meters one sampler reads.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Add the figures to this file.")
+@click.option("--mib", type=click.IntRange(1), default=64, show_default=True, help="How much each TCP case sends.")
+@click.option(
+    "--meters", type=click.IntRange(1), default=1000, show_default=True, help="How many meters one sampler reads."
+)
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(mib: int, meters: int, path: Path | None) -> None:
     """The meter's error against the wire, its lag and cost (root), and a sampler with a thousand meters."""
     missing = find_missing(["ip", "tc"])

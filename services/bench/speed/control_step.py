@@ -12,7 +12,7 @@ from schemas.messages import CriticalMeasure, Sample, State, TargetMeasure
 from schemas.units import Rate
 from services.bench.goals import show
 from services.control import Controller
-from services.plant.harness.results import ResultFile
+from services.runtime.option_types import FiguresFile
 
 _POLICIES = ("proportional", "learned")
 _PERIOD = 10**9 // 2
@@ -65,7 +65,7 @@ def measure_rate(policy: str, count: int) -> float:
 @click.option(
     "--steps", type=click.IntRange(1), default=200_000, show_default=True, help="How many steps each policy takes."
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(steps: int, path: Path | None) -> None:
     """Steps a second of the pure control core."""
     figures = {f"{policy}, steps/s a core": measure_rate(policy, steps) for policy in _POLICIES}

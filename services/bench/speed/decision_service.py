@@ -23,8 +23,8 @@ from services.bus.bus import Bus, Received
 from services.bus.envelope import SAMPLE_SEQ
 from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile
 
 _S = 10**9
 _PATIENCE_S = 120
@@ -52,8 +52,10 @@ _GOALS = {
     show_default=True,
     help="How many samples the memory is measured after.",
 )
-@click.option("--seconds", default=10, show_default=True, help="How long 2,000 domains run at 1 Hz.")
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option(
+    "--seconds", type=click.IntRange(1), default=10, show_default=True, help="How long 2,000 domains run at 1 Hz."
+)
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(samples: int, seconds: int, path: Path | None) -> None:
     """Decisions a second, from sample to decision, memory."""
     logging_setup.configure("bench", "error")

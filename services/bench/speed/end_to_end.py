@@ -32,8 +32,8 @@ from services.bus.envelope import SAMPLE_SEQ, RawMessage
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import SERVICES, find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile
 
 SIZES = (3, 30)
 _MS, _S = 10**6, 10**9
@@ -237,7 +237,7 @@ def _percentiles(name: str, durations: Sequence[int]) -> dict[str, float]:
     show_default=True,
     help="How many samples a size of Deployment gets.",
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(rounds: int, path: Path | None) -> None:
     """From a sample to its patches' answers, beside the bare hops."""
     logging_setup.configure("bench", "error")

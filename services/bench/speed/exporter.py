@@ -26,12 +26,12 @@ from services.bench.goals import show
 from services.bench.speed.flow_server import messages
 from services.common.histogram import BOUNDS, quantile
 from services.exporter.flow_follower import FlowFollower
-from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.flow_reader import FlowReader
 from services.exporter.metrics import LATENCY, LatencyMetrics
 from services.exporter.observer_pb2 import GetFlowsResponse
 from services.exporter.pairing import PairingTable
 from services.exporter.relay_client import open_stream
-from services.plant.harness.results import ResultFile
+from services.runtime.option_types import FiguresFile
 
 _CRITICAL = ["factory/robot-control"]
 _S = 1_000_000_000
@@ -59,7 +59,7 @@ _FINE = [number / 100_000 for number in range(1, 100)]
 @click.option(
     "--flows", type=click.IntRange(1), default=60_000, show_default=True, help="How many flows each measurement takes."
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(flows: int, path: Path | None) -> None:
     """Flows and pairs a second, memory with many pending pairs."""
     figures = {**measure_pairing(flows), **measure_stages(flows), **measure_grpc(flows), **measure_pending()}
@@ -87,7 +87,6 @@ def _follower(address: str) -> tuple[FlowFollower, LatencyMetrics]:
     latencies = LatencyMetrics(_CRITICAL, BOUNDS, 50, CollectorRegistry())
     follower = FlowFollower(
         partial(open_stream, Relay(address=address)),
-        partial(build_request, _CRITICAL, [], ()),
         FlowReader(_CRITICAL, [], ()),
         PairingTable(5 * _S, _S, 100_000, 48 * 1024 * 1024),
         latencies,

@@ -24,8 +24,8 @@ from services.bus.bus import Bus
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile
 
 _S = 10**9
 _PATIENCE_S = 300
@@ -49,7 +49,7 @@ _GOALS = {
     show_default=True,
     help="How many the memory is measured after.",
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(messages: int, path: Path | None) -> None:
     """Readiness and memory of sampler and actuator."""
     logging_setup.configure("bench", "error")

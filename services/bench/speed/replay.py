@@ -29,8 +29,8 @@ from services.bench.speed.control_step import step_through
 from services.bench.timing import measure_seconds
 from services.bus.subjects import Subjects
 from services.control import POLICIES, Controller
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
+from services.runtime.option_types import FiguresFile
 from services.tools.common.recording import RecordingReader, RecordingWriter, build_header, build_message
 from services.tools.replay import on_bus
 from services.tools.replay.decision_process import run_decision_service
@@ -212,7 +212,7 @@ def through_bus(home: Path) -> dict[str, float]:
     show_default=True,
     help="How many each measurement in this process takes.",
 )
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(samples: int, path: Path | None) -> None:
     """Decoding and replay, in this process and onto a bus."""
     logging_setup.configure("bench", "error")

@@ -22,9 +22,9 @@ from services.bench.goals import show
 from services.bench.ui.chromium import Page, find_chromium, open_page
 from services.plant.harness.pipeline import format_config, start_nats, start_page
 from services.plant.harness.processes import Processes
-from services.plant.harness.results import ResultFile
 from services.runtime import logging_setup
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import FiguresFile, FiniteRange
 
 _WARM_UP_S = 8.0
 _PERIODS = {1: 0.5, 20: 0.5}
@@ -48,8 +48,8 @@ if (!window.watched) (function () {
 @click.option(
     "--domains", "counts", type=click.IntRange(1, 5000), multiple=True, default=(1, 20, 1000), show_default=True
 )
-@click.option("--seconds", type=click.FloatRange(2), default=20.0, show_default=True, help="How long each is measured.")
-@click.option("--json", "path", type=ResultFile(), help="Add the figures to this file.")
+@click.option("--seconds", type=FiniteRange(2), default=20.0, show_default=True, help="How long each is measured.")
+@click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(counts: tuple[int, ...], seconds: float, path: Path | None) -> None:
     """Lag, frames and memory of the live page."""
     if find_chromium() is None:

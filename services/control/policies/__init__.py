@@ -12,6 +12,7 @@ from services.control.policies.cake_autorate import CakeAutorate
 from services.control.policies.foreign import UnknownPolicy, foreign_names, load_foreign
 from services.control.policies.heracles import Heracles
 from services.control.policies.learned.policy import Learned
+from services.control.policies.neural.policy import Neural
 from services.control.policies.parameters import read_parameters
 from services.control.policies.parties import Parties
 from services.control.policies.proportional import Proportional
@@ -22,7 +23,7 @@ from services.control.policies.watermark import Watermark
 from services.control.policy import Policy, PolicyType
 
 _TYPES: tuple[PolicyType, ...] = (
-    Aimd, Bbr, CakeAutorate, Heracles, Learned, Parties, Proportional, Proteus, SqmAutorate, Static, Watermark,
+    Aimd, Bbr, CakeAutorate, Heracles, Learned, Neural, Parties, Proportional, Proteus, SqmAutorate, Static, Watermark,
 )  # fmt: skip
 
 POLICIES: dict[str, PolicyType] = {kind.version.partition("/")[0]: kind for kind in _TYPES}

@@ -36,12 +36,12 @@ from services.plant.commands.open_loop import (
     TimedPlant,
     measure,
 )
-from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC, RealPlant, parameters
 from services.plant.real.testbed import Bed
 from services.plant.simulated.plant import Parameters, SimulatedPlant
 from services.plant.workloads import Apps
+from services.runtime.option_types import ResultFile
 
 RUNS = ("100M", "50M")
 """Capacities of the committed runs on real packets."""

@@ -22,7 +22,7 @@ from services.control import POLICIES
 from services.plant.harness.orchestrator import PipelineOptions, RecordingFailed, play_scenario, run_until_signal
 from services.plant.harness.pipeline import NotReady, find_program
 from services.plant.harness.processes import ProcessDied
-from services.plant.harness.results import ResultFile, ScenarioResults, build_table
+from services.plant.harness.results import ScenarioResults, build_table
 from services.plant.harness.run import ScenarioRun
 from services.plant.harness.view import select_view
 from services.plant.scenario import SCENARIOS, Scenario
@@ -30,6 +30,7 @@ from services.plant.simulated.plant import SimulatedPlant
 from services.plant.simulated.realtime import RealtimePlant
 from services.plant.topology import NAMESPACE
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import FiniteRange, ResultFile, ResultFolder
 from services.runtime.policy_option import PolicyName
 from services.ui.command import PORT
 
@@ -107,7 +108,7 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
     show_default=True,
     help="What to play.",
 )
-@click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
+@click.option("--seconds", type=FiniteRange(5, 3600), help="Play the scenario in this time instead of its own.")
 @click.option(
     "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the plants' random numbers."
 )
@@ -116,7 +117,7 @@ async def run_demo(options: DemoOptions, console: Console) -> tuple[ScenarioResu
 @click.option(
     "--page", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port of the live page; 0: no page."
 )
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
+@click.option("--keep", type=ResultFolder(), help="Leave logs and files in this folder.")
 def command(
     policies: tuple[str, ...], name: str, seconds: float | None, json: Path | None, record: Path | None, **rest: Any
 ) -> None:

@@ -17,11 +17,11 @@ import msgspec
 from schemas.units import Duration, Rate
 from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
-from services.plant.harness.results import ResultFile
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
 from services.plant.scenario import SCENARIOS
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import FiniteRange, ResultFile, ResultFolder
 from services.runtime.policy_option import PolicyName
 
 # Temporary files go to a tmpfs that only these namespaces see; the JSON is written to the host's folder.
@@ -73,7 +73,7 @@ class SecondsParam(click.ParamType[float]):
 @click.option(
     "--scenario", type=click.Choice(sorted(SCENARIOS)), default="demo", show_default=True, help="What to play."
 )
-@click.option("--seconds", type=click.FloatRange(5, 3600), help="Play the scenario in this time instead of its own.")
+@click.option("--seconds", type=FiniteRange(5, 3600), help="Play the scenario in this time instead of its own.")
 @click.option("--capacity", type=RateParam(), default="100M", show_default=True, help="Bottleneck rate; scales loads.")
 @click.option("--fifo", type=SecondsParam(), default="100ms", show_default=True, help="Bottleneck queue depth.")
 @click.option(
@@ -81,7 +81,7 @@ class SecondsParam(click.ParamType[float]):
 )
 @click.option("--json", type=ResultFile(), help="Write the results here, as JSON.")
 @click.option("--record", type=ResultFile(), help="Record the bus of the last run here.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave logs and files in this folder.")
+@click.option("--keep", type=ResultFolder(), help="Leave logs and files in this folder.")
 def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep: Path | None, **asked: object) -> None:
     """Run the whole pipeline on real packets (needs root).
 

@@ -108,6 +108,6 @@ def command(*, host: str, api_port: int, metrics_port: int, name: str, traces: P
             raise click.BadParameter(f"there is no {name!r}; there are {', '.join(scenarios)}", param_hint="--scenario")
         service.run(serve(scenarios[name], seed, host, api_port, metrics_port))
     except TraceError as error:
-        raise click.BadParameter(f"\n{error}", param_hint="--traces") from None
+        raise click.BadParameter(str(error), param_hint="--traces") from None
     except OSError as error:
         raise click.ClickException(f"ports {api_port} and {metrics_port} of {host}: {error.strerror}") from None

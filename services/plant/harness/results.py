@@ -1,13 +1,11 @@
-"""The results of a scenario's runs: a table for people, JSON for programs, and the option that names its file.
+"""The results of a scenario's runs: a table for people, and JSON for programs.
 
 In the JSON, rates are kbit/s and durations seconds.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 from msgspec import Struct
 from rich import box
@@ -15,23 +13,6 @@ from rich.table import Table
 
 from services.plant.scenario import Scenario
 from services.plant.score import Score, Spread
-
-
-class ResultFile(click.Path):
-    """The type of an option that names a file to write, whether or not it exists; gives an absolute ``Path``."""
-
-    def __init__(self) -> None:
-        """Accept files only."""
-        super().__init__(dir_okay=False, writable=True, path_type=Path)
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Make the path absolute, and check that its folder can be written to."""
-        path = Path(str(super().convert(str(value), param, ctx))).absolute()
-        if not path.parent.is_dir():
-            self.fail(f"{path}: there is no folder {path.parent}", param, ctx)
-        if not path.exists() and not os.access(path.parent, os.W_OK):
-            self.fail(f"{path}: no file can be made in {path.parent}", param, ctx)
-        return path
 
 
 class ScenarioResults(Struct, frozen=True):

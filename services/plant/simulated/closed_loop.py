@@ -156,12 +156,34 @@ class ClosedLoop:
 
     def run(self) -> None:
         """Run to the scenario's end."""
+        while self.run_to_sample() is not None:
+            self.decide()
+
+    def run_to_sample(self) -> Sample | None:
+        """Run until a sample waits for its decision; None at the scenario's end.  ``decide`` comes next."""
         end = START + round(self._scenario.seconds * _NS)
         while self._agenda and self._agenda[0][0] <= end:
-            at, _, (action, arguments) = heapq.heappop(self._agenda)
-            self._advance(at)
-            action(*arguments)
+            _, _, (action, arguments) = self._agenda[0]
+            if action == self._decide:
+                sample: Sample = arguments[0]
+                return sample
+            self._run_next()
         self._advance(end)
+        return None
+
+    def decide(self) -> None:
+        """Decide on the sample that waits."""
+        self._run_next()
+
+    def _run_next(self) -> None:
+        at, _, (action, arguments) = heapq.heappop(self._agenda)
+        self._advance(at)
+        action(*arguments)
+
+    @property
+    def state(self) -> State | None:
+        """The last decision's state; None before any."""
+        return self._state
 
     def _at(self, when: int, action: Any, *arguments: Any) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), (action, arguments)))

@@ -109,7 +109,7 @@ class PageReader:
         Args:
             chunks: the page.
             openmetrics: it is in OpenMetrics, not in the text format.
-            is_whole: its server told its length, so that its last line needs no line feed.
+            is_whole: its server announced its length, so that its last line needs no line feed.
 
         Raises:
             MalformedPage: it is cut off, not in its format, or has too many lines of the configured workloads.

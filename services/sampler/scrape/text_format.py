@@ -5,7 +5,7 @@ what Prometheus takes, with these exceptions, where a page that Prometheus reads
 
 - a raw line feed inside a label value, a NUL byte, labels without a comma between, a name in HELP or TYPE
   without a space behind it: the page is broken;
-- a page that does not end with a line feed, and whose length the server did not tell: it may have been cut off.
+- a page that does not end with a line feed, and whose length the server did not announce: it may have been cut off.
 
 Taken are, as since Prometheus 3, quoted names in braces, and exemplars of any series.
 """

@@ -19,7 +19,8 @@ counted in hours.  So a restart is believed only if
 4. it does not, however much later, jump back above the height it fell from, in a larger step than that.
 
 A histogram that appears with more than that is doubtful, too.
-A rise of more than 1,000, and of more than ten times the recent pace, is believed once it goes on.
+A rise of more than 1,000, and of more than ten times the recent pace, is believed with its third page in a row: three
+processes in the order of their heights look like two such rises.  One that ends sooner stays doubtful for a window.
 
 Coming back above, or a bucket that falls alone, proves that several processes answer; a fall that is not deep enough
 or shows too much, and such a rise, make it doubtful.
@@ -39,6 +40,8 @@ _SLACK = 100.0
 _BURST = 1_000.0
 """A rise that is believed whatever the pace was before."""
 _TIMES_PACE = 10.0
+_GOES_ON = 3
+"""Sudden rises in a row that are believed: three processes can make two."""
 _PACES = 3
 """The pace is the median of so many steps: one wrong step does not change it."""
 
@@ -75,19 +78,21 @@ class Verdict(Enum):
 
     ONE = "one process"
     DOUBTFUL = "doubtful"
+    PENDING = "doubtful, unless the next pages show more of the kind"
     SEVERAL = "several processes"
 
 
 class CounterTrail:
     """What is remembered of one counter."""
 
-    __slots__ = ("_doubted", "_paces", "_peak")
+    __slots__ = ("_paces", "_peak", "_sudden")
 
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._paces: tuple[float, ...] = ()
         self._peak = 0.0
-        self._doubted = False
+        self._sudden = 0
+        """Sudden rises in a row."""
 
     def judge(
         self, before: Sequence[float], after: Sequence[float], seconds: float, heights: Iterable[float], *, steady: bool
@@ -103,28 +108,30 @@ class CounterTrail:
         """
         low, high = before[-1], after[-1]
         plausible = _TIMES_PACE * (median(self._paces) if self._paces else 0.0) * seconds
+        was_pending = 0 < self._sudden < _GOES_ON
         if high < low:
-            self._doubted = False
+            self._sudden = 0
             self._peak = max(self._peak, low)
             readings = list(heights)
             if _came_back(readings, high):
                 return Verdict.SEVERAL
             deep = all(reading > high for reading in readings)
-            return Verdict.ONE if deep and high <= max(_SLACK, plausible) else Verdict.DOUBTFUL
-        if any(new < old for old, new in zip(before, after, strict=True)):
-            return Verdict.SEVERAL
+            is_restart = deep and high <= max(_SLACK, plausible) and not was_pending
+            return Verdict.ONE if is_restart else Verdict.DOUBTFUL
         rise = high - low
-        if self._peak and _came_back(heights, high):
+        is_back = self._peak and (
+            _came_back(heights, high) or (low < self._peak <= high and rise > max(_SLACK, plausible))
+        )
+        if is_back or any(new < old for old, new in zip(before, after, strict=True)):
             return Verdict.SEVERAL
-        if low < self._peak <= high:
-            if rise > max(_SLACK, plausible):
-                return Verdict.SEVERAL
+        if high >= self._peak:
             self._peak = 0.0
-        sudden = steady and rise > max(_BURST, plausible) and (bool(self._paces) or rise > low)
-        doubtful, self._doubted = sudden and not self._doubted, sudden
-        if not doubtful and seconds > 0:
+        self._sudden = self._sudden + 1 if steady and rise > max(_BURST, plausible) else 0
+        if 0 < self._sudden < _GOES_ON:
+            return Verdict.PENDING
+        if seconds > 0:
             self._paces = (*self._paces[1 - _PACES :], rise / seconds)
-        return Verdict.DOUBTFUL if doubtful else Verdict.ONE
+        return Verdict.DOUBTFUL if was_pending and not self._sudden else Verdict.ONE
 
 
 def _came_back(heights: Iterable[float], high: float) -> bool:
@@ -211,7 +218,7 @@ class PageWindow:
             return
         several = verdict is Verdict.SEVERAL
         why = (_SEVERAL if several else _DOUBTFUL).format(before=before[-1], after=after[-1])
-        until = end + self._window * (_HELD if several else 1)
+        until = end + 1 if verdict is Verdict.PENDING else end + self._window * (_HELD if several else 1)
         if several and series.kind != "throughput":
             self._several = until, why
         key = (series.kind, series.workload)

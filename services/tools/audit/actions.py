@@ -15,6 +15,8 @@ from services.tools.common.time_options import format_time
 
 _LATE_NS = 10 * 10**9
 """How long after its decision expired a patch may be acknowledged: patches are slow, and clocks differ."""
+_MOST_OTHERWISE = 10
+"""Actions under a definition that is not stored yet: it is, moments later."""
 _KEEPING = ("drift", "new-pod", "rescale")
 """Causes that restore a limit that is in force already."""
 _PAUSED = "paused: "
@@ -53,7 +55,9 @@ class TargetAudit:
             target: its configuration; None leaves out what only it can tell.
         """
         self.name = name
-        self._target = target
+        self._target = self._target_before = target
+        self._otherwise: list[tuple[int, int, Breach]] = []
+        """Actions since the last definition that set something else than was decided: both limits, and the breach."""
         self._issued: dict[str, IssuedLimit] = {}
         self._forgot = False
         """Whether some decisions of the range have been forgotten."""
@@ -78,8 +82,15 @@ class TargetAudit:
         """Actions whose decision lies before the range, or has been forgotten."""
 
     def define(self, target: Target) -> None:
-        """Take the target's next definition."""
-        self._target = target
+        """Take the target's next definition.
+
+        The actuator acts by it before it is stored, and what it was writing under the one before is reported after it.
+        """
+        self._target_before, self._target = self._target, target
+        for limit, decided, breach in self._otherwise:
+            if limit == _clamp(target, decided):
+                self.breaches.remove(breach)
+        self._otherwise.clear()
         self._limits.define(target)
 
     def release(self) -> None:
@@ -110,7 +121,7 @@ class TargetAudit:
         if self._in_force is None:
             asks = one.moved and not one.blind
         else:
-            limit = self._clamp(one.limit)
+            limit = _clamp(self._target, one.limit)
             # Without data the actuator does not raise what is in force.
             asks = (min(limit, self._in_force.limit) if one.blind else limit) != self._in_force.limit
             self._pending = self._pending if asks else None
@@ -166,10 +177,6 @@ class TargetAudit:
     def _add_breach(self, rule: str, what: str, time: int) -> None:
         self.breaches.append(Breach(rule, self.name, what, time))
 
-    def _clamp(self, limit: int) -> int:
-        target = self._target
-        return limit if target is None else int(min(max(limit, target.min), target.max))
-
     def _check_overdue(self, now: int) -> None:
         """Check that a decision that moves the limit is acted on, or a newer one is, before it expires."""
         one = self._pending
@@ -202,16 +209,17 @@ class TargetAudit:
         if (action.epoch, action.seq, action.sampled) != (decided.epoch, decided.seq, decided.end):
             text = f"action {action.id} has another epoch, sequence or sample than decision {decided.id}"
             self._add_breach("cause", text, recorded.time)
-        asked = self._clamp(decided.limit)
+        asked = {_clamp(one, decided.limit) for one in (self._target, self._target_before)}
         before = self._in_force
         keeps = action.cause in _KEEPING and before is not None and action.limit in (before.limit, before.was)
         # A report that was read back after a crash, or made when nothing was left to write, may be of a step, too.
-        told_later = action.outcome == "unchanged" or action.reason.startswith(_READ_BACK)
-        held_back = _HELD_BACK in action.reason or told_later
+        reported_later = action.outcome == "unchanged" or action.reason.startswith(_READ_BACK)
+        held_back = _HELD_BACK in action.reason or reported_later
         may_be_lower = decided.blind or keeps or held_back
-        if action.limit != asked and not (may_be_lower and action.limit < asked):
+        if action.limit not in asked and not (may_be_lower and action.limit < max(asked)):
             text = f"action {action.id} set {action.limit} kbit/s, and decision {decided.id} {decided.limit}"
             self._add_breach("cause", text, recorded.time)
+            self._otherwise = [*self._otherwise, (action.limit, decided.limit, self.breaches[-1])][-_MOST_OTHERWISE:]
         if action.applied is not None and action.cause == "decision" and action.applied > decided.expires + _LATE_NS:
             late = (action.applied - decided.expires) / 1e9
             text = f"action {action.id} was applied {late:.1f} s after its decision expired"
@@ -256,6 +264,10 @@ class TargetAudit:
         )
         self._add_breach("chain", text, recorded.time)
         self._missing = before.limit, found, self.breaches[-1]
+
+
+def _clamp(target: Target | None, limit: int) -> int:
+    return limit if target is None else int(min(max(limit, target.min), target.max))
 
 
 def _get_order(action: Action) -> tuple[str, str | None, int]:

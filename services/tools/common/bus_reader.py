@@ -72,12 +72,14 @@ class BusReader:
         return self._failures[0]
 
     async def read_stored(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
-        """Read what is stored up to now, merged by time.
+        """Read what is stored up to now, merged by time.  What is stored meanwhile may be missing, but never a cause.
 
         Raises:
             BusError: the bus does not answer.
         """
-        sources = [self._read_kind(kind, scope) for kind in scope.kinds]
+        # The first read of a stream fixes its end.  Effects come first, so that no cause of one is after the end.
+        kinds = sorted(scope.kinds, key=KINDS.index, reverse=True)
+        sources = [self._read_kind(kind, scope) for kind in kinds]
         try:
             heap: list[tuple[tuple[int, int, int], int, RecordedMessage]] = []
             for index, source in enumerate(sources):

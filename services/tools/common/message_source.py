@@ -189,7 +189,7 @@ def build_bus_settings(bus: BusConfig | None, server: str | None, prefix: str | 
     try:
         settings = bus
         if settings is None:
-            server = server or os.environ.get("SLUICE_NATS_URL") or None
+            server = server if server is not None else os.environ.get("SLUICE_NATS_URL") or None
             prefix = prefix if prefix is not None else os.environ.get("SLUICE_BUS_PREFIX")
             settings = BusConfig(user=os.environ.get("SLUICE_NATS_USER"))
         if server is not None:

@@ -219,7 +219,9 @@ class RecordingReader:
         except ValueError as error:
             if fallback is None or _HEADER in first:
                 why = (
-                    f": {damage[0].what}; tap, audit, report and explain read the rest with --config" if damage else ""
+                    f": {damage[0].what}; tap, audit, report, calibrate and explain read the rest with --config"
+                    if damage
+                    else ""
                 )
                 raise InvalidRecording(f"{path}: line 1: {error}{why}") from None
             self.header = fallback

@@ -1,1 +1,1 @@
-"""``sluice explain``: tell in words why a limit changed."""
+"""``sluice explain``: say in words why a limit changed."""

@@ -114,18 +114,26 @@ def command(source: MessageSource, decision: str) -> None:
     decided = trace.decision[0]
     domain = next((one for one in source.domains if one.name == decided.domain), None)
     domain = trace.definitions.get(decided.definition, domain)
+    is_missing = decided.definition > 0 and decided.definition not in trace.definitions
     console = TerminalConsole(soft_wrap=True)
-    for line in describe_trace(trace, domain):
+    for line in describe_trace(trace, domain, lacks_definition=is_missing):
         console.print(escape_line(line), style="" if line.startswith(" ") else "bold")
     source.exit()
 
 
-def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]:
-    """Explain a decision, line by line; ``domain`` is its configuration, where it is known."""
+def describe_trace(trace: DecisionTrace, domain: Domain | None, *, lacks_definition: bool = False) -> Iterator[str]:
+    """Explain a decision, line by line.
+
+    Args:
+        trace: of the decision.
+        domain: its configuration, where it is known.
+        lacks_definition: whether it was made under a definition that is not here, so that ``domain`` may be another.
+    """
     assert trace.decision is not None
     decision, recorded = trace.decision
     yield f"Decision {decision.id}"
     yield f"  number {decision.seq} of epoch {decision.epoch} in domain {decision.domain}, {format_time(recorded.time)}"
+    yield from _describe_lack(decision, domain) if lacks_definition else ()
     yield from _describe_sample(trace, decision, domain)
     yield f"Proposed by {decision.policy}"
     yield f"  {decision.reason}"
@@ -152,10 +160,17 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None) -> Iterator[str]
     for action in trace.later:
         when = "" if action.applied is None else f"{format_time(action.applied)[11:]}  "
         yield f"  {when}{short_name(action.target)} {format_rate(action.limit)} ({action.cause}): {action.reason}"
-    yield f"Made again from its sample: {_verify(trace, domain)}"
+    again = "not possible without that definition" if lacks_definition else _verify(trace, domain)
+    yield f"Made again from its sample: {again}"
     trace_id = recorded.headers.get(envelope.TRACE, "").split("-")
     if len(trace_id) > 1:
         yield f"Trace {trace_id[1]}"
+
+
+def _describe_lack(decision: Decision, domain: Domain | None) -> Iterator[str]:
+    yield f"Made under revision {decision.definition} of the definition, which is not here"
+    if domain is not None:
+        yield "  objectives and minima below are those of the configuration, and may be others"
 
 
 def _describe_sample(trace: DecisionTrace, decision: Decision, domain: Domain | None) -> Iterator[str]:

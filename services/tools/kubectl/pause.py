@@ -11,7 +11,7 @@ import click
 
 from schemas.config import Config
 from schemas.domain import Target
-from services.actuator.ownership import PAUSED, build_patch, hand_back, pause_reason
+from services.actuator.ownership import PAUSED, build_patch, pause_reason, resume_annotation
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable, Workload
@@ -30,7 +30,7 @@ Change = Callable[[Workload], dict[str, str | None]]
 
 def plan_resume(workload: Workload) -> dict[str, str | None]:
     """The annotations that give a target back to Sluice, whatever paused it."""
-    return {} if pause_reason(workload, managed=True) is None else hand_back(workload)
+    return {} if pause_reason(workload, managed=True) is None else resume_annotation(workload)
 
 
 def find_target(config: Config, name: str) -> Target:

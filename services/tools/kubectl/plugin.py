@@ -27,6 +27,8 @@ _BUS_USERS = {
     "audit": "reader",
     "explain": "reader",
     "report": "reader",
+    "calibrate": "reader",
+    "export": "reader",
     "ui": "reader",
     "check": "reader",
     "restore": "actuator",  # it reports what it did

@@ -137,6 +137,8 @@ def command(path: Path, output: Path | None, force: bool, **asked: object) -> No
     output = output or Path(f"sluice-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst")
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists; --force overwrites it")
+    if not output.parent.is_dir():
+        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     logging_setup.configure("record", "error")
     try:
         config = load(path)
@@ -235,7 +237,10 @@ def _record_from_prometheus(config: Config, url: str, request: RecordRequest, ou
 
     assert request.since is not None
     until = time.time_ns() if request.until is None else request.until
-    adapted = backfill.adapt_config(config, url, request.step)
+    try:
+        adapted = backfill.adapt_config(config, url, request.step)
+    except ValueError as error:
+        raise click.UsageError(f"--from-prometheus: {error}") from None
     if (changes := backfill.describe_adaptation(config, adapted)) is not None:
         print_warning(changes)
     subjects = Subjects(config.bus.prefix)

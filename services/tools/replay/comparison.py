@@ -90,6 +90,8 @@ class DecisionView(Struct, frozen=True):
     stress: float | None = None
     violated: bool = False
     fault: str | None = None
+    definition: Integer = 0
+    """The revision that it was made under; 0: the configuration of the recording."""
 
 
 def under_policy(domain: Domain, policy: str) -> Domain:

@@ -60,6 +60,10 @@ Lines = SampleLine | DefinitionLine | DecisionLine | ActionLine | DeadLetterLine
 _MOST_UNKNOWN = 1000
 _UNKNOWN_VERSION = "of a version that this build does not read"
 _UNKNOWN_DOMAIN = "the recording's configuration does not have this domain: not replayed"
+_LACKING = (
+    "definition is not in the recording, or cannot be used: policies were tried under the one before, or the "
+    "configuration"
+)
 _view = msgspec.json.Decoder(DecisionView)
 _decision = msgspec.json.Decoder(Decision)
 
@@ -182,6 +186,8 @@ def compare_policies(  # noqa: C901 - a branch for each kind of line
         name: [of[name] for of in runs.values() if name in of]
         for name in {domain.name for domains in variants.values() for domain in domains}
     }
+    known = {(name, 0) for name in recorded}
+    """Domains and the revisions of their definitions that the recording has, or whose absence was noted."""
     for batch in reader.read_batches(msgspec.json.Decoder(Lines)):
         for line in batch:
             if type(line) is SampleLine:
@@ -191,10 +197,15 @@ def compare_policies(  # noqa: C901 - a branch for each kind of line
                 for run in by_domain.get(line.body.domain, ()):
                     run.step(line.body, line.time)
             elif type(line) is DefinitionLine:
-                _define_under_policies(runs, policies, _decode_definition(reader, batch, line))
+                definition = _decode_definition(reader, batch, line)
+                _define_under_policies(runs, policies, definition)
+                known |= {(definition.domain, definition.revision)} if definition is not None else set()
             elif type(line) is DecisionLine:
                 try:
                     view = _view.decode(line.body)
+                    if view.domain in recorded and (view.domain, view.definition) not in known:
+                        known.add((view.domain, view.definition))
+                        reader.add_problem(batch, line, f"revision {view.definition} of {view.domain}'s {_LACKING}")
                     total = recorded[view.domain].add(view) if view.domain in recorded else 0
                     for run in by_domain.get(view.domain, ()):
                         if run.statistics.samples:

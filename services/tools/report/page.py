@@ -144,20 +144,20 @@ def _describe_enforcement(one: DomainStatistics) -> Iterator[str]:
 
 def mean_sent(one: DomainStatistics) -> float | None:
     """Return what all targets sent together on average, kbit/s."""
-    return _sum_of_means(one.goodput)
+    return _sum_of_averages(one.goodput)
 
 
 def mean_limit(one: DomainStatistics) -> float | None:
     """Return the mean of all targets' limits together, kbit/s; None where one holds for each pod."""
-    return None if one.per_pod else _sum_of_means(one.limits)
+    return None if one.per_pod else _sum_of_averages(one.limits)
 
 
-def _sum_of_means(curves: Any) -> float | None:
-    means = []
+def _sum_of_averages(curves: Any) -> float | None:
+    averages = []
     for curve in curves.values():
         count = sum(point.count for point in curve.points)
-        means.append(sum(point.total for point in curve.points) / count)
-    return sum(means) if means else None
+        averages.append(sum(point.total for point in curve.points) / count)
+    return sum(averages) if averages else None
 
 
 def format_response(incident: Incident) -> str:

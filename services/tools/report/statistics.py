@@ -235,24 +235,18 @@ class ReportStatistics:
         if isinstance(message, DeadLetter):
             self.dead += 1
             return
-        if isinstance(message, Definition):
-            self._define(message)
-            return
         if message.domain not in self._domains:
             self._domains[message.domain] = DomainStatistics(message.domain, None, self._period)
         statistics = self._domains[message.domain]
-        if isinstance(message, Sample):
+        if isinstance(message, Definition):
+            # The objectives and bounds of the last definition are what a domain is judged by.
+            statistics.domain = message.configuration
+        elif isinstance(message, Sample):
             statistics.add_sample(message, line)
         elif isinstance(message, Decision):
             statistics.add_decision(message, line)
         else:
             statistics.add_action(message)
-
-    def _define(self, definition: Definition) -> None:
-        """Judge by the objectives and bounds of the last definition."""
-        name = definition.domain
-        statistics = self._domains.setdefault(name, DomainStatistics(name, None, self._period))
-        statistics.domain = definition.configuration
 
     @property
     def domains(self) -> list[DomainStatistics]:

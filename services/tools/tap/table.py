@@ -44,7 +44,10 @@ def build_table(
         if len(domains) > shown:
             body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
     if view.help:
-        body.insert(0, _build_help())
+        keys = Table.grid(padding=(0, 2))
+        for key, meaning in HELP:
+            keys.add_row(Text(key, style="bold"), meaning)
+        body.insert(0, Panel(keys, title="Keys", title_align="left", border_style="cyan"))
     elif not domains and status.domains:
         body = [Text("no domain passes the filter", style="yellow")]
     counts = ", ".join(f"{count:,} {kind}s" for kind, count in status.counts.items() if kind != "dead")
@@ -53,13 +56,6 @@ def build_table(
         foot.append(f"{status.counts['dead']:,} put aside, last: {status.dead.reason}   ", style="yellow")
     foot.append(failure or view.describe(), style="bold red" if failure else "dim")
     return Group(*body, foot)
-
-
-def _build_help() -> Panel:
-    keys = Table.grid(padding=(0, 2))
-    for key, meaning in HELP:
-        keys.add_row(Text(key, style="bold"), meaning)
-    return Panel(keys, title="Keys", title_align="left", border_style="cyan")
 
 
 def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:

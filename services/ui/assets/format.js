@@ -34,7 +34,7 @@ export function percent(share) {
 
 export const STATES = {
   broken: "SLO broken", unenforced: "not enforced", blind: "blind", silent: "silent",
-  paused: "paused", waiting: "waiting", near: "near its SLO", good: "within its SLOs",
+  paused: "paused", waiting: "waiting", near: "near an SLO", good: "within SLOs",
 };
 
 // Indents JSON text without reading its numbers: some have more digits than JavaScript keeps.

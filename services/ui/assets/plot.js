@@ -29,7 +29,7 @@ export function firstFrom(times, time) {
   return low;
 }
 
-// Sizes are told by the browser: to ask for them between two changes would lay the page out again each time.
+// The browser reports sizes: to ask for them between two changes would lay the page out again each time.
 const boxes = new WeakMap();
 const sizes = new ResizeObserver((entries) => entries.forEach((entry) => boxes.set(entry.target, entry.contentRect)));
 

@@ -7,21 +7,21 @@ import { link } from "./route.js";
 
 const dialog = document.getElementById("story");
 const WAIT_MS = 120, KEPT = 200;
-const told = new Map();
+const stories = new Map();
 let timer = 0;
 
 // A story by its id; an action is found by its domain and time.
-async function tell({ s, id, d, at }) {
+async function loadStory({ s, id, d, at }) {
   const key = `${s ?? "live"} ${id}`;
-  if (!told.has(key)) {
+  if (!stories.has(key)) {
     const isAction = !/^.+:\d{16,19}(:[^:]+)?$/.test(id) || (d !== undefined && !id.startsWith(d + ":"));
     const found = await get("story", { source: s, id, ...(isAction ? { domain: d, at } : {}) });
     // Its actions may still be on their way.
     if (Date.now() - found.t < 5000) return found;
-    told.set(key, found);
-    if (told.size > KEPT) told.delete(told.keys().next().value);
+    stories.set(key, found);
+    if (stories.size > KEPT) stories.delete(stories.keys().next().value);
   }
-  return told.get(key);
+  return stories.get(key);
 }
 
 // Adds explain's words to the tooltip, if it still shows the same mark a moment later.
@@ -29,7 +29,7 @@ export function explain(what, place) {
   clearTimeout(timer);
   timer = setTimeout(async () => {
     try {
-      const found = await tell(what);
+      const found = await loadStory(what);
       if (place.node.number !== place.number) return;
       place.node.append(el("div", { class: "explain" }, ...found.lines.slice(2).map((line) => el("p", { text: clean(line) }))));
       const box = place.node.getBoundingClientRect();
@@ -51,7 +51,7 @@ export async function showStory(parameters) {
   dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "…" }), close));
   if (!dialog.open) dialog.showModal();
   let found;
-  try { found = await tell({ s, id, d, at }); } catch (error) {
+  try { found = await loadStory({ s, id, d, at }); } catch (error) {
     dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "There is no such story" }), close), el("p", { class: "name", text: clean(error.message) }));
     return;
   }

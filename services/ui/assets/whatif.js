@@ -47,7 +47,7 @@ export class WhatIfPage {
     this.settings = found.settings;
     if (this.settings) this.policy.value = this.settings.policy;
     const field = (one, kind) => el("label", {}, `${kind === "p95" ? "P95" : "jitter"}, ms`, el("input", { type: "number", min: "0.01", step: "any", value: one[kind], "data-workload": one.workload, "data-kind": kind }));
-    this.objectives.replaceChildren(el("legend", { text: "Objectives" }), ...(this.settings?.critical ?? []).map((one) => el("div", { class: "form" }, el("strong", {}, nameOf(one.workload)), field(one, "p95"), field(one, "jitter"))));
+    this.objectives.replaceChildren(el("legend", { text: "Objectives" }), el("div", { class: "objectives" }, ...(this.settings?.critical ?? []).flatMap((one) => [el("strong", {}, nameOf(one.workload)), field(one, "p95"), field(one, "jitter")])));
     this.showParameters();
   }
 

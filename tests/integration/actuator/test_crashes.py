@@ -80,8 +80,9 @@ async def run_to_end(scene: Scene, decider: Decider, process: ActuatorProcess, t
     # Reports follow patches: wait for those of the last ones, and until none is in flight.
     await eventually(lambda: has_last_reports(scene, trail))
     await eventually(lambda: nothing_pending(process))
+    verdict = await scene.judge(trail)
     assert process.stop() == 0
-    return trail.verdict(await scene.actions(), "5M", "80M")
+    return verdict
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

@@ -112,7 +112,7 @@ async def test_it_starts_and_works_without_a_bus(scene: Scene, nats: NatsServer,
             nats.start()
             await scene.wait_for_reports(cause="start", outcome="applied")
             await scene.wait_for_reports(2, cause="rescale", outcome="applied")
-            verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     assert verdict.writes >= 7
     tally.add("bus away", f"1 outages, {verdict.writes} writes", judge(verdict))
 
@@ -137,7 +137,7 @@ async def test_reports_survive_a_crash_without_a_bus(
                 return is_idle and len(actions) > 3 and trail.has_last_reports(actions)
 
             await eventually(complete)
-            verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     tally.add("bus away", f"3 kills, {verdict.writes} writes", judge(verdict))
 
 
@@ -169,7 +169,7 @@ async def test_more_writes_than_an_object_should_owe(nats: NatsServer, tmp_path:
                     return await nothing_pending(process) and trail.has_last_reports(await scene.actions())
 
                 await eventually(reported)
-            verdict = trail.verdict(await scene.actions(), "5M", "80M")
+                verdict = await scene.judge(trail)
     tally.add("bus away", f"1 outages, 1 kills, {verdict.writes} writes", judge(verdict))
 
 
@@ -245,7 +245,7 @@ async def test_duplicated_and_reordered_decisions(scene: Scene, nats: NatsServer
                 await scene.bus.publish(subject, decision, msg_id=f"{decision.id}:{number}")
             await scene.wait_for_limits("20199k", ["10099k"] * 2)
             refused = process.metric("sluice_decisions_refused_total")
-        verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     assert refused['reason="overtaken"'] > 100
     tried = f"{len(stream)} decisions, {verdict.writes} writes"
     tally.add("duplicated and reordered delivery", tried, judge(verdict))
@@ -273,7 +273,7 @@ async def test_adversarial_decisions(scene: Scene, nats: NatsServer, tmp_path: P
                 )
             await decider.publish_limit("42M", end=time.time_ns() + 8 * S)
             await scene.wait_for_limits("42M", ["21M"] * 2)
-        verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     tried = f"{FORGED} decisions, {verdict.writes} writes"
     tally.add("malformed and adversarial messages", tried, judge(verdict))
 
@@ -317,7 +317,7 @@ async def test_a_wiped_bus(scene: Scene, nats: NatsServer, tmp_path: Path, tally
             await scene.wait_for_limits("45M", ["22500k"] * 2)
             (action,) = await scene.wait_for_reports(decision=decision.id)
             assert action.outcome == "applied"
-            verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     tally.add("nats-server wiped", f"1 wipes, {verdict.writes} writes", judge(verdict))
 
 

@@ -108,7 +108,7 @@ async def test_the_api_server_is_gone_for_a_while(
 
             await eventually(caught_up)
             await eventually(lambda: is_acknowledged(scene, durable, last.last))
-            verdicts = [trail.verdict(await scene.actions(name), "5M", "80M") for name, trail in trails.items()]
+            verdicts = [await scene.judge(trail, name) for name, trail in trails.items()]
     tally.add("API server down", f"{outage.seconds} seconds, 21 decisions queued", judge(*verdicts))
 
 

@@ -6,6 +6,7 @@ simulated.
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,8 +21,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, Decision
 from schemas.units import Duration, Rate
 from services.actuator import apply, service
+from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
-from services.actuator.reconciler import Dependencies
 from services.bus.envelope import RawMessage, Received
 from services.bus.subjects import Subjects
 from services.kube.client import KubeClient
@@ -101,9 +102,29 @@ async def hang(_request: web.Request, _body: bytes) -> web.Response | None:
     return None
 
 
+async def drop(request: web.Request, _body: bytes) -> web.Response | None:
+    """Take the request, and close the connection."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def halve(request: web.Request, _body: bytes) -> web.Response | None:
+    """Close the connection within the answer."""
+    answer = web.StreamResponse(headers={"Content-Length": "100", "Content-Type": "application/json"})
+    await answer.prepare(request)
+    await answer.write(b'{"metadata": {')
+    return await drop(request, b"")
+
+
 def everything(response: Callable[[], web.Response]) -> Answer:
     """Give every request this answer, but for those of the test itself."""
     return lambda request, _body: response() if "aiohttp" not in request.headers.get("User-Agent", "") else None
+
+
+def patches(answer: Answer) -> Answer:
+    """Treat patches so."""
+    return lambda request, body: answer(request, body) if request.method == "PATCH" else None
 
 
 def alternate(*statuses: int) -> Answer:
@@ -112,9 +133,12 @@ def alternate(*statuses: int) -> Answer:
     return always(lambda: refusal(statuses[next(count) % len(statuses)]))
 
 
+_seen: dict[str, bool] = {}
+
+
 def is_refused(path: str) -> bool:
     """Whether ``every_second_pod`` refuses the object at a path."""
-    return "/pods/" in path and sum(path.encode()) % 2 == 0
+    return "/pods/" in path and _seen.setdefault(path, len(_seen) % 2 == 0)
 
 
 def every_second_pod(request: web.Request, _body: bytes) -> web.Response | None:
@@ -140,16 +164,34 @@ PATCHES: dict[str, Answer] = {name: always(response) for name, response in REFUS
     "403, 30 Pods": always(partial(refusal, 403)),
     "422 on every Pod, 30 Pods": every_pod,
     "422 on every second Pod, 30 Pods": every_second_pod,
-    "no answer": lambda request, body: hang(request, body) if request.method == "PATCH" else None,
+    "422 on every second Pod, 6 Pods": every_second_pod,
+    "302 to a login page": always(lambda: web.Response(status=302, headers={"Location": "/login"})),
+    "no answer": patches(hang),
+    "connection closed": patches(drop),
+    "connection closed within the answer": patches(halve),
 }
 ALL: dict[str, Answer] = {
     **{f"all: {status}": everything(partial(refusal, status)) for status in (401, 403, 404, 500, 503)},
     "all: 429": everything(lambda: refusal(429, headers={"Retry-After": "5"})),
     "all: a page with 200": everything(lambda: web.Response(text=PAGE, content_type="text/html")),
+    "all: 302 to a login page": everything(lambda: web.Response(status=302, headers={"Location": "/login"})),
     "all: no answer": hang,
+    "all: connection closed": drop,
+    "all: connection closed within the answer": halve,
     "watches end at once": end_watches,
 }
-IN_SUITE = ("409", "429", "422 on every Pod, 30 Pods", "no answer", "all: 503", "watches end at once")
+IN_SUITE = (
+    "409",
+    "429",
+    "302 to a login page",
+    "422 on every Pod, 30 Pods",
+    "422 on every second Pod, 6 Pods",
+    "connection closed",
+    "all: 503",
+    "all: no answer",
+    "all: connection closed",
+    "watches end at once",
+)
 
 
 async def simulate(clock: VirtualClock, answer: Answer, seconds: float, *, pods: int, is_silent: bool) -> Rates:
@@ -168,7 +210,7 @@ async def simulate(clock: VirtualClock, answer: Answer, seconds: float, *, pods:
             yield bus
 
         # On a loaded machine a packet may take so long that simulated seconds pass.
-        timeout = Duration((5 if is_silent else 30) * 10**9)
+        timeout = Duration((5 if is_silent else 600) * 10**9)
         async with KubeClient.connect(Kubernetes(server=url, timeout=timeout)) as client:
             running = asyncio.create_task(service.Actuator(Config((domain,)), client, health).run(join))
             try:
@@ -236,7 +278,8 @@ async def _limit(server: servers.Server) -> str | None:
 @pytest.mark.parametrize("kind", (PATCHES | ALL) if SIMULATED_S >= 600 else IN_SUITE)
 def test_a_refused_target_is_asked_for_at_most_ten_times_a_minute(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the whole time, in every minute; one report and one Event of each kind of refusal, and not ready."""
-    pods = 30 if "30 Pods" in kind else 2
+    count = re.search(r"(\d+) Pods", kind)
+    pods = 2 if count is None else int(count[1])
     with virtual_time(monkeypatch) as (runner, clock):
         monkeypatch.setattr(service, "Dependencies", partial(Dependencies, clock=clock.utc, steady=clock.steady))
         # Simulated time passes while a packet is under way: refusals would seem to come late.

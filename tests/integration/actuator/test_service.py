@@ -165,7 +165,7 @@ async def test_a_foreign_value_pauses_the_target(scene: Scene, nats: NatsServer,
                 "items"
             ]
             assert {"LimitPaused", "LimitResumed"} <= {event["reason"] for event in events}
-        verdict = trail.verdict(await scene.actions(), "5M", "80M")
+            verdict = await scene.judge(trail)
     tally.add("foreign owner", f"1 foreign values, {verdict.writes} writes", judge(verdict))
 
 

@@ -16,10 +16,11 @@ from schemas.config import Kubernetes
 from schemas.domain import Critical, Domain, Shield
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
+from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import parse_record
-from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.reconciler import Reconciler
 from services.kube.changes import Listed
 from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, Deployment, KubeObject, Pod

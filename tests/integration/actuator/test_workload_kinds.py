@@ -13,12 +13,13 @@ from typing import Any
 from schemas.domain import Critical, Domain, Shield
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Duration
+from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
 from services.actuator.observed import Watched
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.ownership import KEY
-from services.actuator.reconciler import Dependencies, Reconciler
+from services.actuator.reconciler import Reconciler
 from services.actuator.restore import restore
 from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH
@@ -62,8 +63,9 @@ class Actuator:
             "line", (Critical("robot"),), targets, shield=Shield(rise_per_second=1), dead_man=Duration(60 * S)
         )
         self._reconcilers = [Reconciler(domain, target, shared) for target in targets]
-        watched = [Watched(one.target, one.observed) for one in self._reconcilers]
-        self._informer = Informer(client, watched, lambda _key, _why: None, self.notes.__setitem__)
+        self._informer = Informer(client, lambda _key, _why: None, self.notes.__setitem__)
+        for one in self._reconcilers:
+            self._informer.add(Watched(one.target, one.observed))
 
     def decide(self, limit: int, end: int, good_for: int = 600 * S) -> None:
         """Hand a decision to every target."""

@@ -24,7 +24,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.waiting import PATIENCE_S, until
 
 MANIFEST = Path(__file__).parents[3] / "manifests" / "nats.conf"
-USERS = ("sampler", "decision", "actuator", "reader")
+USERS = ("sampler", "decision", "actuator", "exporter", "reader")
 STREAMS = KINDS
 S = 10**9
 SAMPLE = Sample(domain="line", start=S, end=3 * S, period=S, source="test", no_data="test")
@@ -86,7 +86,7 @@ async def test_each_service_can_do_its_part(guarded_nats: NatsServer, monkeypatc
                 assert (await anext(decisions)).message.sample == SAMPLE.id
 
 
-@pytest.mark.parametrize("follower", ["sampler", "decision", "actuator", "reader"])
+@pytest.mark.parametrize("follower", USERS)
 async def test_everybody_follows_definitions(
     guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch, follower: str
 ) -> None:
@@ -103,7 +103,7 @@ async def test_everybody_follows_definitions(
                 assert (await anext(definitions)).message == DEFINITION
 
 
-FORGED = {"decision": ("sampler", "reader"), "definition": ("sampler", "decision", "reader")}
+FORGED = {"decision": ("sampler", "exporter", "reader"), "definition": ("sampler", "decision", "exporter", "reader")}
 
 
 @pytest.mark.parametrize(("kind", "intruder"), [(kind, one) for kind, users in FORGED.items() for one in users])

@@ -9,7 +9,7 @@ import pytest
 from services.plant.real.testbed import Bed
 from tests.support.hubble.harness import PLACE, SLUICE
 
-pytestmark = [pytest.mark.root, pytest.mark.quiet]
+pytestmark = [pytest.mark.root, pytest.mark.realtime]
 
 PROBE = """
 import json, select, subprocess, sys, time

@@ -175,7 +175,7 @@ def test_a_wrong_reading_does_not_agree(wrong: dict[str, float]) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.quiet
+@pytest.mark.realtime
 def test_flows_and_probes_agree_with_the_ground_truth(tmp_path: Path) -> None:
     """P95 and IQR of handshakes and probes, throttled and congested, match the round trips of all packets."""
     with running(tmp_path, APPS, BESIDES) as factory:

@@ -15,7 +15,7 @@ from schemas.exporter import Relay, Tls
 from schemas.units import Duration
 from services.common.histogram import BOUNDS
 from services.exporter.flow_follower import FlowFollower
-from services.exporter.flow_reader import FlowReader, build_request
+from services.exporter.flow_reader import FlowReader
 from services.exporter.metrics import LatencyMetrics
 from services.exporter.observer_pb2 import LostEvent
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK, PairingTable
@@ -38,7 +38,6 @@ class Followed:
         self.pairing = PairingTable(5 * S, S, 1000, 1 << 20)
         self.follower = FlowFollower(
             partial(open_stream, relay),
-            partial(build_request, [ROBOT], [], ()),
             FlowReader([ROBOT], [], ()),
             self.pairing,
             self.latencies,

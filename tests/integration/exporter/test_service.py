@@ -1,5 +1,6 @@
 """``sluice exporter`` and ``sluice echo`` as processes, seen by scrapes and kubelet probes."""
 
+import asyncio
 import json
 import re
 import signal
@@ -11,11 +12,17 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from schemas.definition import Definition, DefinitionSource
+from schemas.domain import Critical
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
+from services.runtime.config_loader import load
+from tests.support.decision_services import join
 from tests.support.hubble.flows import Talk
 from tests.support.hubble.harness import SLUICE, until, value
 from tests.support.hubble.server import HubbleServer
+from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
 
@@ -36,6 +43,11 @@ def get(port: int, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
     except OSError:
         return 0, ""
+
+
+async def eventually_page(port: int, text: str) -> None:
+    """Wait until ``/readyz`` says something."""
+    await asyncio.to_thread(until, lambda: text in get(port, "/readyz")[1], text)
 
 
 def sidecar() -> tuple["subprocess.Popen[str]", dict[str, str]]:
@@ -92,6 +104,38 @@ def test_the_service_measures_flows_and_probes_and_reports_blindness(tmp_path: P
             if echo.stdout is not None:
                 echo.stdout.close()
     assert codes == [0, 0]
+
+
+async def test_workloads_are_taken_up_from_the_bus(tmp_path: Path, nats: NatsServer) -> None:
+    """Another critical workload is followed and measured without a restart; a removed one has no series."""
+    listen, config = free_port(), tmp_path / "sluice.yaml"
+    config.write_text(DOMAIN)
+    before = load(config).domains[0]
+    after = structs.replace(before, critical=(Critical("robot-cell", "factory"),))
+    with HubbleServer() as server:
+        config.write_text(
+            DOMAIN + f"exporter: {{relay: {{address: '{server.address}'}}}}\n"
+            f"bus: {{servers: ['{nats.url}']}}\nlisten: {{host: 127.0.0.1, exporter: {listen}}}\n"
+        )
+        async with join(nats.url, "sluice") as bus:
+            exporter = subprocess.Popen([SLUICE, "exporter", "--config", config])  # noqa: ASYNC220 - it starts at once
+            try:
+                await eventually_page(listen, "blind: factory/robot-control")
+                definition = Definition("floor", 1, DefinitionSource(name="floor"), after)
+                await bus.publish(bus.subjects.definition("floor"), definition, msg_id="1")
+                await eventually_page(listen, "blind: factory/robot-cell")
+                page = get(listen, "/metrics")[1]
+                assert value(page, "hubble_flow_lost_total", workload="robot-cell") == 0
+                assert 'workload="robot-control"' not in page
+
+                def names_it() -> bool:
+                    return list(server.requests[-1].whitelist[0].source_pod) == ["factory/robot-cell-"]
+
+                await asyncio.to_thread(until, names_it, "a request for the new workload")
+            finally:
+                exporter.terminate()
+                code = await asyncio.to_thread(exporter.wait, PATIENCE_S)
+    assert code == 0
 
 
 def test_a_configuration_without_a_source_is_refused(tmp_path: Path) -> None:

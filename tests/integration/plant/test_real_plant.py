@@ -13,7 +13,7 @@ from services.plant.topology import ERP, ROBOT, SCANNER, TELEMETRY
 from services.plant.workloads import Apps, TargetApp
 from tests.support.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.root, pytest.mark.quiet]
+pytestmark = [pytest.mark.root, pytest.mark.realtime]
 
 APPS = Apps().scale(0.45)
 """45 Mbit/s, which two busy processors can carry."""

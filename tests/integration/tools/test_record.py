@@ -1,12 +1,16 @@
 """Recordings of a real bus, and replays of the decisions of a real service."""
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from schemas.messages import Decision, Sample, State, decode
 from services.bus.bus import Bus
@@ -259,6 +263,31 @@ async def test_what_arrives_is_put_in_the_order_of_cause_and_effect(nats: NatsSe
         reading.cancel()
     assert [line.kind for line in lines] == ["sample", "decision"] * 50
     assert [line.time for line in lines] == sorted(line.time for line in lines)
+
+
+async def test_no_cause_is_missing_of_what_is_read_while_more_is_stored(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples and decisions arrive between the reads of two streams: each decision that was read has its sample."""
+    config = parse_config(config_text(nats.url, "sluice", "a"))
+    numbers = itertools.count(1)
+    async with join(nats.url, "sluice") as bus, connect_reader(config.bus, "reader") as tap:
+        begin, read = time.time_ns(), tap.bus.read
+
+        async def store_and_read(kind: str, **options: Any) -> AsyncGenerator[RawMessage, None]:
+            one = sample("a", number := next(numbers), begin)
+            await send(bus, [one])
+            await bus.publish(bus.subjects.decision("a"), _answer(one, number), msg_id=f"d{number}")
+            async with aclosing(read(kind, **options)) as raws:
+                async for raw in raws:
+                    yield raw
+
+        monkeypatch.setattr(tap.bus, "read", store_and_read)
+        lines = [line async for line in tap.read_stored(MessageRange(("sample", "decision")))]
+    causes = {decode(Sample, line.payload).id for line in lines if line.kind == "sample"}
+    answered = [decode(Decision, line.payload).sample for line in lines if line.kind == "decision"]
+    assert answered
+    assert set(answered) <= causes
 
 
 def _answer(one: Sample, n: int) -> Decision:

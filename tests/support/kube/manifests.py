@@ -15,7 +15,7 @@ import yaml
 from tests.support.kube.apiserver import ApiServer
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
-BUS_USERS = ("sampler", "decision", "actuator", "reader")
+BUS_USERS = ("sampler", "decision", "actuator", "exporter", "reader")
 
 
 def kubectl(server: ApiServer, *words: str, stdin: str | None = None) -> str:

@@ -88,8 +88,9 @@ async def test_each_target_gets_its_own() -> None:
     cluster, troubles = Cluster(), dict[str, str | None]()
     states = {name: ObservedState(lambda: None) for name in NAMES}
     targets = {name: msgspec.structs.replace(TARGET, deployment=name, namespace="n") for name in NAMES}
-    watched = [Watched(targets[name], state) for name, state in states.items()]
-    informer = Informer(cluster, watched, troubles.__setitem__)
+    informer = Informer(cluster, troubles.__setitem__)
+    for name, state in states.items():
+        informer.add(Watched(targets[name], state))
     cluster.put(deployment("app"))
     cluster.put(pod("app", 1))
     cluster.put(pod("stranger", 1))

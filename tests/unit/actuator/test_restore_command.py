@@ -21,7 +21,7 @@ domains:
     [
         (None, "no such file"),
         ("", "expected a mapping with the key 'domains'"),
-        ("{domains: [], busy: 1}", "at least one is needed"),
+        ("{domains: [], busy: 1}", "busy: unknown key"),
         (_GOOD, "set kubernetes.kubeconfig or kubernetes.server"),
     ],
 )

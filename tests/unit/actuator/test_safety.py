@@ -10,7 +10,7 @@ from schemas.domain import Critical, Domain
 from schemas.messages import Decision
 from schemas.units import Duration
 from services.actuator.desired_limit import DesiredLimit, Instant
-from services.actuator.drift import DriftBackOff
+from services.actuator.refusals import DriftBackOff
 from services.actuator.restore import restore
 from services.actuator.service import Actuator
 from services.bus.connection import Denied

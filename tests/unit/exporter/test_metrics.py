@@ -99,3 +99,21 @@ def test_series_that_the_signal_does_not_select_are_not_observations() -> None:
     assert (
         registry.get_sample_value("hubble_flow_latency_seconds_count", labels("sluice-exporter", "probe", "udp")) == 1
     )
+
+
+def test_workloads_come_and_go() -> None:
+    """One that is new counts from zero; one that is gone has no series, and a pair on its way harms nothing."""
+    latencies, registry = make()
+    latencies.initialize_losses()
+    pair = Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL)
+    latencies.count_pair(pair)
+    latencies.define({CELL})
+    value = registry.get_sample_value
+    assert value("hubble_flow_latency_seconds_count", labels(CELL)) is None
+    assert value("hubble_flow_lost_total", labels("other")) is None
+    assert value("hubble_flow_lost_total", labels("other") | {"workload": "robot-cell"}) == 0
+    assert latencies.observations == {CELL: 0}
+    latencies.count_pair(pair)
+    assert latencies.observations == {CELL: 1}
+    latencies.observe((ROBOT, CELL, "tcp", "handshake", False), 0.001)
+    assert latencies.observations == {CELL: 1}

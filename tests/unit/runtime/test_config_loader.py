@@ -51,7 +51,10 @@ def test_a_short_file_is_enough() -> None:
         ("- a", "f: expected a mapping with the key 'domains'"),
         ("domains: [", "f:2:1: did not find"),
         ("domains: \x00", "f: not YAML: unacceptable character"),
-        ("domains: []", "f:1:1: domains: at least one is needed"),
+        (
+            "domains: []\nkubernetes: {resources: {enabled: false}}",
+            "f:1:1: domains: at least one is needed, since kubernetes.resources is not enabled",
+        ),
         ("bus: {}", "f:1:1: the key 'domains' is missing"),
         (GOOD + "dommains: []", "f:6:1: dommains: unknown key; did you mean 'domains'? (allowed: domains, bus, signal"),
         (

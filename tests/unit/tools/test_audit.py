@@ -8,6 +8,8 @@ from msgspec import structs
 
 from schemas.config import Config
 from schemas.messages import Action, DeadLetter, Decision, encode
+from schemas.units import Rate
+from services.tools.audit.actions import TargetAudit
 from services.tools.audit.auditor import Auditor, Findings
 from services.tools.common.formatting import decode_message
 from services.tools.common.recording import RecordedMessage, build_message
@@ -521,3 +523,35 @@ def test_a_limit_that_was_in_force_for_very_long(monkeypatch: pytest.MonkeyPatch
     found = run_audit([*sound[:late], changed, *sound[late + 1 :]])
     assert not [one for one in found.breaches if "no such decision" in one.what]
     assert any("actions come from decisions before" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_an_action_beside_a_change_of_bounds(sound: Lines, is_early: bool) -> None:
+    """The actuator acts by a definition before it is stored, and reports what it wrote by the one before after it."""
+    first = config(2).domains[0]
+    number = next(
+        i
+        for i, line in enumerate(sound)
+        if line.kind == "action" and (one := decode_message(line)) and one.domain == first.name  # type: ignore[union-attr]
+    )
+    action = decode_message(sound[number])
+    assert isinstance(action, Action)
+    target = next(one for one in first.targets if one.key == action.target)
+    least = structs.replace(target, min=Rate(action.limit + 1000), fail_safe=Rate(action.limit + 1000))
+    audit = TargetAudit(target.key, target)
+    decision = next(
+        one
+        for line in sound
+        if line.kind == "decision" and (one := decode_message(line)) and one.id == action.decision  # type: ignore[union-attr]
+    )
+    assert isinstance(decision, Decision)
+    part = next(one for one in decision.targets if one.target == target.key)
+    audit.add_decision(decision, part, sound[number])
+    if is_early:
+        audit.check_action(structs.replace(action, limit=least.min, pods=()), sound[number], None)
+        assert [one.rule for one in audit.breaches] == ["cause"]
+        audit.define(least)
+    else:
+        audit.define(least)
+        audit.check_action(structs.replace(action, pods=()), sound[number], None)
+    assert audit.breaches == []

@@ -21,7 +21,7 @@ def run(command: str, folder: Path) -> Result:
     file = record(folder / "run.jsonl.zst", config(), stream(config(), 20, actions=True))
     path = folder / "sluice.yaml"
     path.write_text(CONFIG)
-    words = {"FILE": str(file), "CONFIG": str(path), "NEW": str(folder / "new.jsonl.zst")}
+    words = {"FILE": str(file), "CONFIG": str(path), "NEW": str(folder / "new.jsonl.zst"), "EMPTY": ""}
     return CliRunner().invoke(main, [words.get(word, word) for word in command.split()])
 
 
@@ -57,6 +57,16 @@ def run(command: str, folder: Path) -> Result:
         ("tap FILE --workload nobody", "there is no workload or target 'nobody'; there are cell-0/robot-control"),
         ("tap FILE --domain cell-7", "the domains are cell-0"),
         ("explain", "DECISION"),
+        ("record --config CONFIG -o NEW --since 5m --from-prometheus nonsense", "--from-prometheus: url: 'nonsense'"),
+        ("record --config CONFIG -o NEW --since 5m --from-prometheus http://x:99999", "'http://x:99999' is no address"),
+        ("tap --nats EMPTY", "servers: '' is no address"),
+        ("tap --nats nats://127.0.0.1:99999", "servers: 'nats://127.0.0.1:99999' is no address"),
+        ("tap --nats nats://:4222", "servers: 'nats://:4222' is no address"),
+        ("ui FILE --listen EMPTY", "--listen is empty"),
+        ("ui FILE --user-header EMPTY", "--user-header is empty"),
+        ("ui FILE --allow-host EMPTY", "--allow-host is empty"),
+        ("calibrate FILE --domain cell-7", "the domains are cell-0"),
+        ("calibrate FILE --seconds 5", "without FILE"),
     ],
 )
 def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why: str) -> None:
@@ -79,6 +89,10 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path, command: str, why
         ("replay CONFIG", ExitCode.UNREADABLE, "line 1: not the header of a recording"),
         ("audit FILE --config nowhere.yaml", ExitCode.UNREADABLE, "nowhere.yaml"),
         ("record --config CONFIG -o NEW --since 5m", ExitCode.UNAVAILABLE, "nats://127.0.0.1:9"),
+        ("calibrate FILE", ExitCode.OK, ""),
+        ("calibrate FILE --since 1m", ExitCode.FINDING, "none of its 20 samples, 20 decisions"),
+        ("calibrate CONFIG", ExitCode.UNREADABLE, "line 1: not the header of a recording"),
+        ("calibrate --nats nats://127.0.0.1:9", ExitCode.UNAVAILABLE, "nats://127.0.0.1:9"),
         ("check nowhere.yaml", ExitCode.FINDING, "nowhere.yaml"),
     ],
 )

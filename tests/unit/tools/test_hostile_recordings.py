@@ -32,6 +32,8 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str | Path]]] = {
     "tap-json": lambda file, _: ["tap", file, "--json"],
     "audit": lambda file, _: ["audit", file],
     "explain": lambda file, _: ["explain", "cell-0", file],
+    "calibrate": lambda file, _: ["calibrate", file],
+    "export": lambda file, folder: ["export", file, "--parquet", folder / "run.parquet"],
     "report": lambda file, folder: ["report", file, "-o", folder / "page.html"],
 }
 

@@ -1,0 +1,1 @@
+"""``sluice calibrate``: propose a domain's settings from what a recording shows."""

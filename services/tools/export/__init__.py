@@ -1,0 +1,1 @@
+"""``sluice export``: a recording as flat tables for notebooks."""
