@@ -183,6 +183,9 @@ class Controller:
                 now = min(max(known.limit, limits.min), limits.fail_safe if lapsed else limits.max)
                 known = ShieldMemory(now, end, known.cut_until)
             actual = in_force.get(key) if in_force else None
+            if known.limit < 1:
+                # No decision of this service says so.
+                known = ShieldMemory(limits.min, end)
             if known.limit < limits.min:
                 least = known.limit if actual is None else min(known.limit, max(actual.limit, 1))
                 limits = replace(limits, min=least)  # noqa: PLW2901 - of this step

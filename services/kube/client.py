@@ -15,12 +15,12 @@ import aiohttp
 import msgspec
 
 from schemas.config import Kubernetes
-from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.decode_errors import DECODE_ERRORS
 from services.common.backoff import BackOff
 from services.kube.access import KubeConfigError
 from services.kube.changes import Deleted, Listed, ListPage, T, Updated, WatchedObject, WatchEvent
-from services.kube.credentials import refuse_redirect, use_service_account, use_token_file
-from services.kube.library import ApiClient, ConfigException, Configuration, load_kube_config
+from services.kube.credentials import use_service_account, use_token_file
+from services.kube.library import ApiClient, ConfigException, Configuration, explain, load_kube_config, send_once
 from services.kube.objects import (
     KubeObject,
     Status,
@@ -84,12 +84,9 @@ class KubeClient:
             raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
         # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
         settings.disable_strict_ssl_verification = True
-        settings.client_session_kwargs = {"middlewares": (refuse_redirect,)}
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
-            session = client.rest_client.pool_manager = client.rest_client._create_pool_manager()  # noqa: SLF001 - its way
-            # Requests whose connection is closed have delays of their own.
-            session._retry_connection = False  # noqa: SLF001 - aiohttp has no setting
+            send_once(client)
             yield cls(client, config.timeout.seconds)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -371,15 +368,8 @@ class KubeClient:
                 yield response
             finally:
                 response.close()  # a connection whose response was read to its end is kept
-        except DECODE_ERRORS as error:
-            text = f"the server's answer is not what was asked for: {describe_decode_error(error)}"
-            raise Unavailable(text, status=200) from None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
-            is_unreached = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
-                error, aiohttp.ClientSSLError
-            )
-            text = f"{type(error).__name__}: {error}".removesuffix(": ")
-            raise Unavailable(text, is_unreached=is_unreached) from None
+        except (*DECODE_ERRORS, aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
+            raise explain(error) from None
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

@@ -1,15 +1,11 @@
-"""How the client proves who it is, and to whom: a Pod's service account, or a token in a file; both rotate."""
+"""How the client proves who it is: the Pod's service account, or a token in a file; both rotate."""
 
 import os
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
-
-import aiohttp
 
 from services.kube.access import SERVICE_ACCOUNT, https_url
 from services.kube.library import ConfigException, Configuration
-from services.kube.objects import Unavailable
 
 
 def use_service_account(settings: Configuration) -> None:
@@ -48,17 +44,3 @@ def _read_token(path: Path, settings: Configuration) -> None:
     if not token:
         raise ConfigException(f"{path} is empty")
     settings.api_key["BearerToken"] = f"Bearer {token}"
-
-
-async def refuse_redirect(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Pass a request on; an API server redirects nobody, but a sign-in page before it may.
-
-    Raises:
-        Unavailable: the answer is a redirect; it is not followed.
-    """
-    response = await send(request)
-    if "Location" in response.headers and 300 <= response.status < 400:
-        response.close()
-        host = urlsplit(response.headers["Location"]).hostname or request.url.host
-        raise Unavailable(f"HTTP status {response.status} to {host}", status=response.status)
-    return response

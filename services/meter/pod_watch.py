@@ -27,7 +27,7 @@ _WATCH_S = (240, 300)
 _WATCH_SLACK_S = 10
 _STEADY_S = 5.0
 """A watch that ends sooner is restarted with a delay."""
-_MOST_RETRY_AFTER_S = 60.0
+_LONGEST_S = 60.0
 """A longer delay that the server asks for is not kept."""
 _GONE = 410
 _log = logging.getLogger(__name__)
@@ -74,16 +74,16 @@ class PodWatch:
         """List and watch for ever."""
         back_off = BackOff(0.25, 30.0)
         while True:
-            shown, retry_after_s = math.inf, 0.0
+            shown, least_s = math.inf, 0.0
             try:
                 for _ in self.follow():
                     shown = min(shown, time.monotonic())
             except (Unavailable, Rejected, NotFound) as error:
                 self._set_problem(str(error))
-                retry_after_s = min(error.retry_after_s or 0.0, _MOST_RETRY_AFTER_S)
+                least_s = min(error.retry_after_s or 0.0, _LONGEST_S)
             if time.monotonic() - shown > _STEADY_S:
                 back_off = BackOff(0.25, 30.0)
-            time.sleep(max(back_off.next_s(), retry_after_s))
+            time.sleep(max(back_off.next_s(), least_s))
 
     def follow(self) -> Iterator[None]:
         """List once, then watch until the server cannot tell further changes; yields after each step.

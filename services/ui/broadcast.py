@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 import msgspec
 
 from schemas.config import BusConfig
+from schemas.definition import Definition
 from schemas.messages import KINDS, InvalidMessage, decode
 from services.bus.bus import Denied
 from services.bus.consumer import Start
@@ -72,6 +73,7 @@ class Broadcaster:
         self._live = live
         self._pages: set[Subscriber] = set()
         self._changed: set[str] = set()
+        self._removed: set[str] = set()
         self._fresh: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
         self._oldest = 0
         """When the bus stored the oldest message that no frame has carried, UTC ns; 0 without one."""
@@ -135,6 +137,9 @@ class Broadcaster:
                 if kind == "definition":
                     self._live.domains = self.overview.configured
                 if status is None:
+                    if isinstance(message, Definition):
+                        self._removed.add(message.domain)
+                        self._wake.set()
                     continue
                 self._changed.add(status.name)
                 self._oldest = self._oldest or raw.published
@@ -168,6 +173,7 @@ class Broadcaster:
         """Build a frame for all pages, and one for each domain that a page shows; and begin anew."""
         now, changed, fresh, published = time.time_ns(), self._changed, self._fresh, self._oldest / 1e6
         self._changed, self._fresh, self._oldest = set(), defaultdict(list), 0
+        removed, self._removed = sorted(self._removed - self.overview.domains.keys()), set()
         if not self._pages:
             return
         self._sent_failure = self._live.failure
@@ -182,10 +188,10 @@ class Broadcaster:
                 builder.add(line)
             update = HistoryUpdate(now / 1e6, published, builder.build(whole=False))
             yield name, encode_event("history", _encoder.encode(update))
-        yield (
-            None,
-            encode_event("overview", _encoder.encode(OverviewUpdate(now / 1e6, published, views, self._sent_failure))),
+        overview = OverviewUpdate(
+            now=now / 1e6, published=published, domains=views, failure=self._sent_failure, removed=removed
         )
+        yield None, encode_event("overview", _encoder.encode(overview))
 
 
 def encode_event(name: str, data: bytes) -> bytes:

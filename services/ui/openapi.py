@@ -87,7 +87,7 @@ def build_document(version: str) -> dict[str, Any]:
             "version": version,
             "description": inspect.cleandoc(views.__doc__ or "").replace("``", "`"),
         },
-        "servers": [{"url": ".", "description": "Wherever the page is, behind any path."}],
+        "servers": [{"url": "../..", "description": "Wherever the page is, behind any path."}],
         "paths": paths,
         "components": {"schemas": components},
     }

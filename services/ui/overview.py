@@ -234,15 +234,22 @@ class BusOverview:
         """Begin with the domains of a configuration, if there is one."""
         self.domains = {domain.name: LiveDomain(domain.name, domain) for domain in domains}
         self.dead = 0
+        self.removed: set[str] = set()
+        """Domains that are defined no more."""
 
     def add(self, message: Message, published: int) -> LiveDomain | None:
         """Take a message that was stored at ``published``, UTC ns; return the domain that it changed."""
         if isinstance(message, DeadLetter):
             self.dead += 1
             return None
-        if isinstance(message, Definition) and message.removed:
-            self.domains.pop(message.domain, None)
-            return None
+        if isinstance(message, Definition):
+            if message.removed:
+                self.domains.pop(message.domain, None)
+                self.removed.add(message.domain)
+                return None
+            self.removed.discard(message.domain)
+        elif message.domain in self.removed:
+            return None  # on its way when the domain was removed
         status = self.domains.get(message.domain)
         if status is None:
             status = self.domains[message.domain] = LiveDomain(message.domain, None)

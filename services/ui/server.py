@@ -21,7 +21,7 @@ from services.tools.common.bus_reader import BusError, MessageRange
 from services.tools.common.formatting import decode_message
 from services.tools.common.recording import InvalidRecording
 from services.ui import openapi, stories, what_if
-from services.ui.broadcast import Broadcaster, TooManyPages
+from services.ui.broadcast import Broadcaster, TooManyPages, encode_event
 from services.ui.guard import HEADERS, build_guard
 from services.ui.history import HistoryBuilder
 from services.ui.overview import BusOverview
@@ -218,7 +218,10 @@ class UiServer:
         """Send what changes until the page is closed."""
         if self._broadcaster is None:
             return await _respond(self._refuse_events)
-        query = msgspec.convert(dict(request.query), EventsQuery, strict=False)
+        try:
+            query = msgspec.convert(dict(request.query), EventsQuery, strict=False)
+        except msgspec.ValidationError as error:
+            return _send(Problem(str(error)), 400)
         headers = HEADERS | {"Content-Type": openapi.STREAM, "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         try:
@@ -228,7 +231,7 @@ class UiServer:
                     try:
                         frame = await asyncio.wait_for(page.frames.get(), _KEEP_ALIVE_S)
                     except TimeoutError:
-                        frame = b": still here\n\n"
+                        frame = encode_event("alive", b"{}")
                     await response.write(frame)
         except TooManyPages as error:
             return _send(Problem(str(error)), 503)

@@ -349,6 +349,8 @@ class OverviewUpdate(ApiView, frozen=True):
     """When the bus stored the oldest message in it, ms; 0 where no message made the change."""
     domains: list[DomainView]
     failure: str | None = None
+    removed: list[str] = []
+    """Domains that are defined no more."""
 
 
 class HistoryUpdate(ApiView, frozen=True):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from services.runtime.config_loader import load
-from tests.support.kube.manifests import MANIFESTS, objects
+from tests.support.kube.manifests import BUS_USERS, MANIFESTS, objects
 from tests.support.readme import Installed, Typed, commands
 
 pytestmark = pytest.mark.apiserver
@@ -51,8 +51,8 @@ def test_everything_is_on_the_server_afterwards(installed: Installed) -> None:
     there = {(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in listed}
     assert wanted <= there
     secret = installed.server.request("GET", "/api/v1/namespaces/sluice/secrets/sluice-bus")
-    assert set(secret["data"]) == {"sampler", "decision", "actuator", "reader"}
-    assert len(set(secret["data"].values())) == 4
+    assert set(secret["data"]) == set(BUS_USERS)
+    assert len(set(secret["data"].values())) == len(BUS_USERS)
 
 
 def test_the_check_finds_the_factory_missing_before_and_nothing_after(installed: Installed) -> None:

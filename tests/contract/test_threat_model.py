@@ -3,6 +3,7 @@
 import ast
 import re
 
+from tests.support.kube.manifests import BUS_USERS
 from tests.support.readme import ROOT
 
 PAGE = ROOT / "docs" / "SECURITY.md"
@@ -44,7 +45,7 @@ def test_every_cell_has_its_tests() -> None:
 def test_every_user_of_the_bus_is_a_party() -> None:
     """And so is each place that an attacker can reach."""
     parties = " ".join(who for who, *_ in find_rows())
-    for party in ("sampler", "decision", "actuator", "reader", "Relay", "Prometheus", "API server's answers"):
+    for party in (*(f"bus user `{user}`" for user in BUS_USERS), "Relay", "Prometheus", "API server's answers"):
         assert party in parties
     for party in (
         "a pod on the network",

@@ -191,6 +191,28 @@ async def search_and_ask(page: Page) -> None:
     assert "aimd/1" in await text(page, "main table")
 
 
+async def test_a_finger_and_odd_addresses(recording: Path) -> None:
+    """A tap shows the figures and leaves them there; only the view that was asked for last is shown."""
+    async with serve_page(file=recording) as url, open_page(url, width=700, height=1000) as page:
+        await go(page, "#/domain?s=file&d=cell-0&span=60000")
+        await wait_for(page, "document.querySelectorAll('main tbody tr').length > 2", "no decision is listed")
+        await page.value("document.querySelectorAll('main canvas')[0].scrollIntoView({block: 'center'})")
+        box = await page.value(
+            "(b => [b.left + b.width / 2, b.top + b.height / 2])"
+            "(document.querySelector('main canvas').getBoundingClientRect())"
+        )
+        await page.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1]}])
+        await page.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        await wait_for(page, "!document.getElementById('tip').hidden", "the tap shows nothing")
+        await page.value(
+            "location.hash = '#/actions?s=file'; setTimeout(() => { location.hash = '#/what-if?s=file'; }, 5)"
+        )
+        await wait_for(page, "document.querySelector('main h1')?.innerText === 'What if?'", "no view")
+        assert await page.value("document.querySelectorAll('main h1').length") == 1
+        await go(page, "#/constructor")
+        await wait_for(page, "document.querySelectorAll('.card').length === 2", "no overview")
+
+
 async def test_a_dropped_recording_is_shown(recording: Path) -> None:
     """Bytes that are none are refused with the reason.  On a telephone nothing but tables scrolls sideways."""
     async with serve_page(file=recording) as url, open_page(url, width=390, height=844, dark=True) as page:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from schemas.config import Kubernetes
-from schemas.messages import KINDS, Decision, InvalidMessage, Sample, decode, encode
+from schemas.messages import KINDS, Decision, InvalidMessage, Sample, State, TargetDecision, decode, encode
 from services.cli import main
 from services.control import Controller, RejectedSample
 from services.kube.client import KubeClient
@@ -63,10 +63,16 @@ def test_messages(attacks: Attacks) -> None:
                     answer = controller.answer(message.state, later, later.end)
                 except (RejectedSample, ValueError, TypeError, OverflowError, ArithmeticError, KeyError):
                     continue
-                outside += any(
-                    not bounds[one.target][0] <= one.limit <= bounds[one.target][1] for one in answer.targets
-                )
+                outside += any(not _may_follow(one, bounds[one.target], message.state) for one in answer.targets)
     attacks.add("hostile messages", f"{tried} messages", outside)
+
+
+def _may_follow(answer: TargetDecision, bounds: tuple[int, int], state: State) -> bool:
+    """Whether a limit lies within the bounds, or rises to the minimum from a lower one, as after a raised minimum."""
+    low, high = bounds
+    known = state.shield.get(answer.target)
+    least = low if known is None or known.limit < 1 else min(low, known.limit)
+    return least <= answer.limit <= high
 
 
 def mutate(chance: Random, data: bytes) -> bytes:

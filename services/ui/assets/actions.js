@@ -31,7 +31,7 @@ export class ActionsPage {
 
   async load() {
     const values = Object.fromEntries(Object.entries(this.fields).map(([name, field]) => [name, field.value.trim()]));
-    const span = TIMES[this.time.value], end = this.clock.live ? Date.now() : this.clock.now();
+    const span = TIMES[this.time.value], end = this.clock.now();
     try {
       const found = await get("actions", { source: this.context.s, ...values, since: span === null ? 0 : Math.max(end - span, 0), until: this.clock.live ? null : Math.ceil(end) });
       this.clock.say(null);

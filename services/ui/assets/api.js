@@ -28,7 +28,7 @@ export async function upload(file) {
 // Listens to events until closed; the browser reconnects by itself.
 export function listen(domain, handlers) {
   const source = new EventSource("api/v1/events" + query({ domain }));
-  for (const name of ["overview", "history", "resync"]) {
+  for (const name of ["overview", "history", "resync", "alive"]) {
     source.addEventListener(name, (event) => handlers[name]?.(JSON.parse(event.data)));
   }
   source.onopen = () => handlers.open?.();

@@ -14,11 +14,12 @@ const PAGES = { overview: OverviewPage, domain: DomainPage, actions: ActionsPage
 const PAST_MS = 400;
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), alertBox = byId("alert"), sourceBox = byId("source"), state = byId("link");
-let sources = [], view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, failure = null;
+let sources = [], view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null;
 
 const machine = new Machine(byId("machine"), (moved) => {
-  if (moved) { showLink(); pastAsked = 0; }
-  if (view instanceof OverviewPage) loadPast();
+  if (moved) showLink();
+  if (!(view instanceof OverviewPage)) return;
+  if (moved && machine.live && !pastLoading) view.refresh(); else loadPast(moved);
 });
 const clockOf = { now: () => machine.now(), latest: () => machine.latest(), goTo: (time) => machine.goTo(time), get live() { return machine.live; }, say };
 
@@ -47,11 +48,17 @@ async function loadSources(wanted) {
 }
 
 // Overviews of the past are asked for one after another, and not more often than they can be looked at.
-async function loadPast() {
-  if (machine.live || performance.now() - pastAsked < PAST_MS) return;
+async function loadPast(moved) {
+  if (pastLoading) { pastMoved ||= moved; return; }
+  if (machine.live || (!moved && performance.now() - pastAsked < PAST_MS)) return;
   pastAsked = performance.now();
+  pastLoading = true;
   const page = view;
-  try { await page.load(Math.round(machine.now())); say(null); } catch (error) { say(error.message); }
+  try { await page.load(Math.round(machine.now())); say(null); } catch (error) { say(error.message); } finally { pastLoading = false; }
+  // What was asked for last counts: another time, or now.
+  if (view !== page || !pastMoved) return;
+  pastMoved = false;
+  if (machine.live) view.refresh(); else loadPast(true);
 }
 
 function connect(domain) {
@@ -61,6 +68,7 @@ function connect(domain) {
   events = listen(domain, {
     // What came before the stream was open, or while it was lost, is asked for.
     open: () => { heard = performance.now(); showLink(); if (machine.live) view?.refresh?.(); },
+    alive: () => { heard = performance.now(); showLink(); },
     lost: () => { heard = 0; showLink(); },
     resync: () => { if (machine.live) view?.refresh?.(); },
     overview: (event) => {
@@ -88,7 +96,7 @@ async function route() {
     return;
   }
   closeStory();
-  await show(page in PAGES ? page : "overview", parameters);
+  await show(Object.hasOwn(PAGES, page) ? page : "overview", parameters);
 }
 
 async function show(page, parameters) {
@@ -101,6 +109,7 @@ async function show(page, parameters) {
   say(null);
   let source;
   try { source = await loadSources(parameters.s); } catch (error) { say(error.message); shown = ""; setTimeout(route, 2000); return; }
+  if (shown !== key) return; // another view was asked for meanwhile
   if (!source) { main.append(el("p", { class: "empty", text: "There is nothing to show: drop a recording here." })); return; }
   if (source.id !== machine.source || parameters.at) machine.setSource(source, Number(parameters.at) || null);
   machine.source = source.id;
@@ -114,7 +123,13 @@ async function show(page, parameters) {
   view = new PAGES[page](main, context, clockOf);
   connect(page === "domain" ? parameters.d : null);
   showLink();
-  try { await view.load?.(machine.live ? null : Math.round(machine.now())); } catch (error) { say(error.message); }
+  try { noteFailure((await view.load?.(machine.live ? null : Math.round(machine.now())))?.failure); } catch (error) { say(error.message); }
+}
+
+function noteFailure(reason) {
+  if (!reason) return;
+  failure = `The bus cannot be read: ${reason}`;
+  say(null);
 }
 
 async function openFile(file) {

@@ -23,7 +23,7 @@ export class Machine {
     this.isLiveSource = view.id === "live";
     this.begin = view.begin ?? null; this.limit = this.isLiveSource ? null : view.end;
     this.live = this.isLiveSource && !at;
-    this.at = at || (this.isLiveSource ? 0 : view.end);
+    this.at = at ? Math.min(at, this.latest()) : this.isLiveSource ? 0 : view.end;
     this.playing = false;
     this.refresh();
   }

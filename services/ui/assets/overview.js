@@ -45,6 +45,7 @@ class Item {
   }
 
   addPoint(time, stress, limit, sent) {
+    if (!time) return; // nothing was measured yet
     const { trail } = this, last = trail.t.length - 1;
     if (last >= 0 && trail.t[last] >= time) {
       if (trail.t[last] === time) { trail.stress[last] = stress; trail.limit[last] = limit; trail.sent[last] = sent; }
@@ -143,6 +144,8 @@ export class OverviewPage {
   refresh() { this.load().catch(() => {}); }
 
   update(event) {
+    for (const name of event.removed ?? []) this.views.delete(name);
+    if (event.removed?.length) this.arrange();
     for (const view of event.domains) {
       const before = this.views.get(view.name);
       if (before?.trail) view.trail = before.trail;

@@ -145,7 +145,8 @@ export class Plot {
       this.point(event);
       if (this.picked && event.pointerType === "mouse") this.options.onPick?.(this.picked);
     });
-    canvas.addEventListener("pointerleave", () => { if (!drag) this.options.onCursor?.(null, null); });
+    // A finger that is lifted leaves what it tapped on the page.
+    canvas.addEventListener("pointerleave", (event) => { if (!drag && event.pointerType !== "touch") this.options.onCursor?.(null, null); });
     canvas.addEventListener("blur", () => this.options.onCursor?.(null, null));
     canvas.addEventListener("keydown", (event) => this.press(event));
   }

@@ -43,7 +43,7 @@ export class WhatIfPage {
 
   async choose() {
     const end = this.clock.live ? null : this.clock.now();
-    const found = await get("domain", { source: this.context.s, domain: this.domain.value, since: end ? Math.max(end - 5000, 0) : Date.now() - 5000, until: end ? Math.ceil(end) : null }).catch(() => ({}));
+    const found = await get("domain", { source: this.context.s, domain: this.domain.value, since: Math.max((end ?? this.clock.now()) - 5000, 0), until: end ? Math.ceil(end) : null }).catch(() => ({}));
     this.settings = found.settings;
     if (this.settings) this.policy.value = this.settings.policy;
     const field = (one, kind) => el("label", {}, `${kind === "p95" ? "P95" : "jitter"}, ms`, el("input", { type: "number", min: "0.01", step: "any", value: one[kind], "data-workload": one.workload, "data-kind": kind }));
@@ -76,7 +76,7 @@ export class WhatIfPage {
     const own = this.settings?.policy === this.policy.value ? this.settings.parameters ?? {} : {};
     const asked = { domain: this.domain.value, source: this.context.s ?? "live", policy: this.policy.value, parameters: { ...own, ...parameters }, objectives: [...objectives.values()] };
     if (!this.context.s || this.context.s === "live") {
-      const end = this.clock.live ? Date.now() : this.clock.now();
+      const end = this.clock.now();
       asked.since = end - TIMES[this.time.value]; asked.until = end;
     }
     return asked;

@@ -61,8 +61,8 @@ KEPT = {
     "SLUICE_ACTION": "sluice.action.v1.line.default%2Fupload",
     "SLUICE_DEAD": "sluice.dead.v1.actuator",
 }
-OWN = {"sampler": "sluice.sample.", "decision": "sluice.decision.", "actuator": "sluice.action.", "reader": "-"}
-"""What a user may publish without any trick."""
+OWN = {"sampler": "sluice.sample.", "decision": "sluice.decision.", "actuator": "sluice.action."}
+"""What a user may publish without any trick; the others may publish nothing."""
 
 
 def subjects(user: str) -> Iterator[tuple[str, str, str]]:
@@ -71,7 +71,7 @@ def subjects(user: str) -> Iterator[tuple[str, str, str]]:
         for pattern in [f"$JS.API.{one}" for one in API] + list(OTHERS):
             for consumer in ("decision", "mine") if "{consumer}" in pattern else ("",):
                 subject = pattern.format(stream=stream, kept=kept, consumer=consumer)
-                if not subject.startswith((OWN[user], f"sluice.dead.v1.{user}")):
+                if not subject.startswith((OWN.get(user, "-"), f"sluice.dead.v1.{user}")):
                     yield subject, stream, consumer
 
 

@@ -208,6 +208,9 @@ async def test_what_happens_on_the_bus_is_told_at_once(nats: NatsServer) -> None
         api = Api(session, url)
         await publish(bus, lines[:-12])
         await wait_ready(api, 200)
+        async with session.get(f"{url}api/v1/events", params={"domain": "x" * 5000}) as refused:
+            assert refused.status == 400
+            assert "error" in await refused.json()
         async with session.get(f"{url}api/v1/events", params={"domain": "cell-1"}) as answer:
             await publish(bus, lines[-12:])
             last = next(

@@ -31,3 +31,15 @@ async def test_a_domain_that_goes_before_the_next_frame_is_left_out() -> None:
     assert frames.keys() == {None, "cell-1"}
     sent = json.loads(frames[None].partition(b"data: ")[2])
     assert [one["name"] for one in sent["domains"]] == ["cell-1"]
+
+
+async def test_open_pages_are_told_which_domains_are_gone() -> None:
+    """One that was defined anew before the next frame is not among them."""
+    broadcaster = Broadcaster(BusConfig(), LiveSource(CONFIG.domains, "bus"))
+    async with broadcaster.subscribe(None):
+        for name, domain in zip(("cell-0", "cell-1"), CONFIG.domains, strict=True):
+            broadcaster.overview.add(Definition(name, 1, DefinitionSource(), domain, removed=True), 0)
+            broadcaster._removed.add(name)
+        broadcaster.overview.add(Definition("cell-1", 2, DefinitionSource(), CONFIG.domains[1]), 0)
+        [(_, frame)] = broadcaster._build_frames()
+    assert json.loads(frame.partition(b"data: ")[2])["removed"] == ["cell-0"]

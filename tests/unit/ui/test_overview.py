@@ -122,6 +122,12 @@ def test_definitions_on_the_bus_configure_domains() -> None:
     assert overview.configured == (strict,)
     overview.add(Definition("cell-0", 2, DefinitionSource(), strict, removed=True), 0)
     assert overview.build_views(0) == []
+    # What was on its way brings it back no more than a definition does.
+    overview.add(samples[2], 0)
+    assert overview.build_views(0) == []
+    overview.add(Definition("cell-0", 3, DefinitionSource(), strict), 0)
+    overview.add(samples[3], 0)
+    assert [view.name for view in overview.build_views(0)] == ["cell-0"]
 
 
 def test_the_trail_is_bounded() -> None:
