@@ -218,13 +218,10 @@ class UiServer:
         """Send what changes until the page is closed."""
         if self._broadcaster is None:
             return await _respond(self._refuse_events)
-        try:
-            query = msgspec.convert(dict(request.query), EventsQuery, strict=False)
-        except msgspec.ValidationError as error:
-            return _send(Problem(str(error)), 400)
         headers = HEADERS | {"Content-Type": openapi.STREAM, "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         try:
+            query = msgspec.convert(dict(request.query), EventsQuery, strict=False)
             async with self._broadcaster.subscribe(query.domain) as page:
                 await response.prepare(request)
                 while True:
@@ -233,8 +230,8 @@ class UiServer:
                     except TimeoutError:
                         frame = encode_event("alive", b"{}")
                     await response.write(frame)
-        except TooManyPages as error:
-            return _send(Problem(str(error)), 503)
+        except (TooManyPages, msgspec.ValidationError) as error:
+            return _refuse(error)
         except ConnectionError:
             pass
         return response
@@ -283,8 +280,12 @@ async def _respond(work: Callable[[], Awaitable[Struct]]) -> web.StreamResponse:
     try:
         return _send(await work(), 200)
     except tuple(_STATUS) as error:
-        status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
-        return _send(Problem(describe_decode_error(error) if isinstance(error, DECODE_ERRORS) else str(error)), status)
+        return _refuse(error)
+
+
+def _refuse(error: Exception) -> web.Response:
+    status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
+    return _send(Problem(describe_decode_error(error) if isinstance(error, DECODE_ERRORS) else str(error)), status)
 
 
 def _send(answer: Struct, status: int) -> web.Response:

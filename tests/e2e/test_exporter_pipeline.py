@@ -136,7 +136,9 @@ def test_the_whole_chain_on_real_packets(tmp_path: Path) -> None:
     assert limit is not None
     assert limit < 18_000
     assert "qdisc tbf" in shown
-    cuts = [decision for decision in made if decision["targets"][0]["limit"] < decision["targets"][0]["was"]]
+    # Without data, as when a page comes late, limits fall, too.
+    seen = [decision for decision in made if "stress" in decision]
+    cuts = [decision for decision in seen if decision["targets"][0]["limit"] < decision["targets"][0]["was"]]
     assert cuts
     assert all(decision["violated"] and decision["stress"] > 1 for decision in cuts)
     assert limit in {decision["targets"][0]["limit"] for decision in made}

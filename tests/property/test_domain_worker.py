@@ -8,6 +8,7 @@ or kill at that point.  ``tests/integration`` does the same to real processes on
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
 from services.common.backoff import BackOff
 from services.control import Controller
-from services.decision.domain_worker import DomainPosition, DomainWorker
+from services.decision import domain_worker
+from services.decision.domain_worker import DomainPosition, DomainWorker, TimedPolicy
 from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
 
@@ -33,6 +35,14 @@ REPLICAS = 3
 DOMAIN = Domain(
     "line", (Critical("robot"),), (Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000)),)
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policies_take_no_time() -> Iterator[None]:
+    """No policy is found too slow, however busy the machine is: its fallback would decide otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(domain_worker, "TimedPolicy", partial(TimedPolicy, clock=lambda: 0.0))
+        yield
 
 
 def define(revision: int) -> tuple[Domain, int]:

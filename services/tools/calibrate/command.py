@@ -14,19 +14,17 @@ from services.tools.calibrate.proposal import Proposal
 from services.tools.calibrate.readings import Readings
 from services.tools.calibrate.snippet import write_snippet
 from services.tools.common.bus_reader import MessageRange
-from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
 from services.tools.common.output import TerminalConsole, escape_line, print_json, print_line, print_warning
-from services.tools.common.time_options import TimeParam, format_time, require_order
+from services.tools.common.time_options import format_time, require_order
 
 _STYLES = {"high": "green", "medium": "yellow", "low": "red", "none": "dim"}
 
 
 @click.command("calibrate")
 @source_options
-@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all there is without it.")
-@click.option("--until", type=TimeParam(), help="End there.")
+@range_options
 @click.option("--seconds", type=click.IntRange(1, 86_400), help="Listen to the bus from now on, for so long.")
-@click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
 @click.option("--json", "form", flag_value="json", help="Print the proposal as JSON.")
 @click.option("--yaml", "form", flag_value="yaml", help="Print it as a part of a configuration file.")
 @click.option("--resources", "form", flag_value="resources", help="Print it as resources of the kind BandwidthDomain.")

@@ -32,6 +32,7 @@ from services.tools.common.recording import (
     RecordingReader,
     build_header,
 )
+from services.tools.common.time_options import TimeParam
 
 _MOST_PROBLEMS = 20
 
@@ -149,6 +150,19 @@ def require_domains(known: Sequence[Domain], names: Sequence[str]) -> None:
     for name in names:
         if existing and name not in existing:
             raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(existing)}")
+
+
+def range_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --since, --until and --domain, as ``since`` and ``until`` (UTC ns) and ``domains``."""
+    for option in (
+        click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again."),
+        click.option("--until", type=TimeParam(), help="End there."),
+        click.option(
+            "--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all there is without it."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,10 +8,10 @@ from schemas.messages import InvalidMessage
 from services.runtime.exit_codes import ExitCode
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import decode_message
-from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
 from services.tools.common.output import CommandError, print_line, print_warning
 from services.tools.common.recording import RecordedMessage
-from services.tools.common.time_options import TimeParam, require_order
+from services.tools.common.time_options import require_order
 from services.tools.export.tables import TABLES
 
 
@@ -24,9 +24,7 @@ from services.tools.export.tables import TABLES
     required=True,
     help="Write beside this name: run.parquet gives run.samples.parquet, run.decisions.parquet, run.actions.parquet.",
 )
-@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all there is without it.")
-@click.option("--until", type=TimeParam(), help="End there.")
-@click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
+@range_options
 def command(
     source: MessageSource, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]
 ) -> None:

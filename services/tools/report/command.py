@@ -9,10 +9,10 @@ import click
 from services.runtime.exit_codes import ExitCode
 from services.tools.audit.auditor import Auditor
 from services.tools.common.bus_reader import MessageRange
-from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
 from services.tools.common.output import CommandError, print_line, print_warning
 from services.tools.common.recording import RecordedMessage
-from services.tools.common.time_options import TimeParam, format_time, require_order
+from services.tools.common.time_options import format_time, require_order
 from services.tools.report.statistics import ReportStatistics
 
 _DEFAULT_PERIOD_NS = 5 * 10**8
@@ -23,9 +23,7 @@ _DEFAULT_PERIOD_NS = 5 * 10**8
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write."
 )
-@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all there is without it.")
-@click.option("--until", type=TimeParam(), help="End there.")
-@click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
+@range_options
 def command(
     source: MessageSource, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]
 ) -> None:

@@ -73,7 +73,7 @@ function connect(domain) {
     resync: () => { if (machine.live) view?.refresh?.(); },
     overview: (event) => {
       hear(event);
-      failure = event.failure ? `The bus cannot be read: ${event.failure}` : null;
+      failure = nameFailure(event.failure);
       say(null);
       if (!machine.live) return;
       if (view instanceof OverviewPage) view.update(event); else view?.updateOverview?.(event);
@@ -128,9 +128,11 @@ async function show(page, parameters) {
 
 function noteFailure(reason) {
   if (!reason) return;
-  failure = `The bus cannot be read: ${reason}`;
+  failure = nameFailure(reason);
   say(null);
 }
+
+const nameFailure = (reason) => (reason ? `The bus cannot be read: ${reason}` : null);
 
 async function openFile(file) {
   say(null);
