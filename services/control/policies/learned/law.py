@@ -23,6 +23,8 @@ not measured for a while, it is taken to be at its peak.  If the last period's m
 window's stress replaces it.  Limits of one pod each count as many times as their pods send.
 """
 
+from math import inf
+
 from schemas.messages import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.evidence import Evidence, gather_evidence
@@ -274,7 +276,8 @@ class Law:
         step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
         if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
             step = self._parameters.explore * self._capacity * evidence.seconds
-        near = _LAST * self._capacity
+        # An estimate of the capacity says nothing of how far the knee may be.
+        near = inf if self._scale else _LAST * self._capacity
         probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step, near)
         return probed, "probes" if knee.met else "explores"
 
