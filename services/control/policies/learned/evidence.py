@@ -52,8 +52,8 @@ class Evidence(Struct, frozen=True, gc=False):
     tail: float
     """By how much the window's P95 is above its usual value for all of them, where a probe sees a queue begin; else 0.
     """
-    queue_persists: bool
-    """There is a queue, as a period ago, and it does not shrink."""
+    stands: bool
+    """There is a queue that delays all by an SLO, as a period ago, and it does not shrink."""
     surge: bool
     """The critical load is above its forecast."""
     load_rises: bool
@@ -111,7 +111,7 @@ def gather_evidence(
     usual = memory.usual
     tail = seen.shared_p95 - memory.tail if memory.tail else 0.0
     rise = min([one - usual[i] for i, one in enumerate(medians)]) if len(usual) == len(medians) else 0.0
-    queue_persists = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
+    stands = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
     # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
     # only shrinks, with no queue left.
     settling = seen.end - seen.window < memory.settles
@@ -124,7 +124,7 @@ def gather_evidence(
     return Evidence(
         stress, seconds, critical_load, critical_load + sent, critical_load + bounds.level, throughput, full,
         full and (bounds.hungry or (not bounds.full and bounds.limit < bounds.max)), medians, recent_p50, rise,
-        memory.rise, rise > touch or begins, tail if begins else 0.0, queue_persists,
+        memory.rise, rise > touch or begins, tail if begins else 0.0, stands,
         surge and seen.critical_recent is not None, rises, rose, seen.violated and current,
         stress > parameters.shaken and current, settling, (not seen.violated or stalled) and not settling,
         stalled,

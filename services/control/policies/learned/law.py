@@ -63,6 +63,7 @@ _LAST = 0.95
 """Share of the capacity beyond which a probe never doubles its steps: the knee cannot be far."""
 
 _NO_DOUBT = Doubt()
+_NO_BLAME = Blame()
 
 
 class Law:
@@ -172,6 +173,9 @@ class Law:
     ) -> tuple[Knee, str, Blame]:
         """Count violations at rest that were all alike, although each lowered the load: it did not cause them."""
         blame, before, stress = memory.blame, memory.knee, evidence.stress
+        if evidence.stands:
+            # No host stalls for so long.
+            return knee, lesson, _NO_BLAME
         if knee.met != end or before.step or not evidence.new_violation or evidence.throughput is None:
             return knee, lesson, blame
         alike = end - blame.last < _SERIES * _SECOND and abs(stress - blame.stress) < _ALIKE * blame.stress
@@ -184,9 +188,12 @@ class Law:
 
     def _take_lesson(self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int) -> tuple[Knee, str]:
         throughput = evidence.throughput
-        persists = evidence.queue_persists and not evidence.new_violation
-        if persists and throughput is not None and evidence.total_load > 1.05 * throughput:
-            return self._knee.on_persistent_queue(knee, throughput, end), "a queue stays"
+        if evidence.stands and throughput is not None:
+            # Of what flows in, as much as the capacity flows out, and the queue grows by the rest.
+            growth = (evidence.recent_p50 - memory.recent_p50) * self._slo / evidence.seconds
+            capacity = throughput / (1 + max(growth, 0.0))
+            if evidence.total_load > 1.05 * capacity or knee.total > 1.05 * capacity:
+                return self._knee.on_persistent_queue(knee, capacity, end), "a queue stays"
         if memory.spiked and evidence.queued and not evidence.surge:
             return self._touch(knee, min(memory.spiked, knee.total), evidence, end), "fell"
         if evidence.surge and (evidence.new_violation or evidence.queued):
