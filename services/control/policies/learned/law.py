@@ -46,12 +46,16 @@ _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
 """After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue forms."""
+_MOVES = 30.0
+"""Seconds after the knee was met in which it may be on the move."""
 _NEAR = 0.9
 """Under less than this share of the knee, a spike is not the load's doing."""
 _ALIKE = 0.2
 """Violations whose stress differs by less than this share are alike."""
 _EXCUSED = 600.0
 """Seconds for which violations at rest are not the load's doing, once lower loads did not change them."""
+_WORSE = 1.5
+"""A stress so many times what is excused is not excused."""
 _SERIES = 120.0
 """Seconds within which a violation belongs to the one before."""
 _SUDDEN = 4.0
@@ -173,8 +177,8 @@ class Law:
     ) -> tuple[Knee, str, Blame]:
         """Count violations at rest that were all alike, although each lowered the load: it did not cause them."""
         blame, before, stress = memory.blame, memory.knee, evidence.stress
-        if evidence.stands:
-            # No host stalls for so long.
+        if evidence.stands or (blame.excused > end and stress > _WORSE * blame.stress):
+            # No host stalls for so long; or what was excused has become worse under the load that was given back.
             return knee, lesson, _NO_BLAME
         if knee.met != end or before.step or not evidence.new_violation or evidence.throughput is None:
             return knee, lesson, blame
@@ -184,7 +188,8 @@ class Law:
         if blame.count + 1 < _DOUBTFUL:
             return knee, lesson, Blame(blame.count + 1, blame.total, blame.stress, end, blame.excused)
         excused = end + int(_EXCUSED * _SECOND)
-        return self._knee.restore(knee, blame.total, end), "not the load", Blame(excused=excused)
+        worst = max(blame.stress, stress)
+        return self._knee.restore(knee, blame.total, end), "not the load", Blame(stress=worst, excused=excused)
 
     def _take_lesson(self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int) -> tuple[Knee, str]:
         throughput = evidence.throughput
@@ -213,6 +218,8 @@ class Law:
             return knee, "host stalled" if evidence.stalled else "settles" if evidence.settling else "steady"
         near = not excused and evidence.total_load > _NEAR * knee.total
         often = near and memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
+        # Soon after the knee was met, it is more likely to have moved on than a host to have stalled.
+        often = often or (near and not evidence.load_rose and end - memory.knee.met < _MOVES * _SECOND)
         if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
             knee, lesson = self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
         else:
