@@ -121,6 +121,11 @@ class KneeEstimator:
         left = min(knee.total, 0.985 * total)
         return self._meet(left, end, self._next_rest(knee, left) if knee.met else _ROUGH_REST)
 
+    def wait(self, knee: Knee, seconds: float) -> Knee:
+        """Probe again after so many seconds at the earliest."""
+        rest = min(max(knee.rest, seconds), self._settings.rest_max)
+        return Knee(knee.total, knee.met, rest, knee.step, knee.began, knee.found, knee.falls, knee.until, knee.climbed)
+
     def on_persistent_queue(self, knee: Knee, throughput: float, end: int) -> Knee:
         """A queue stays although the load was cut: the throughput (kbit/s) is the capacity."""
         return self._meet(min(knee.total, 0.97 * throughput), end, _ROUGH_REST)

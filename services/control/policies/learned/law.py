@@ -54,6 +54,12 @@ _ALIKE = 0.2
 """Violations whose stress differs by less than this share are alike."""
 _EXCUSED = 600.0
 """Seconds for which violations at rest are not the load's doing, once lower loads did not change them."""
+_BROKE = 300.0
+"""Time constant with which it is forgotten that meeting the knee broke an SLO, seconds."""
+_ONCE = 4.0
+"""Seconds within which the knee is met again by the same fall."""
+_DEAR = 15.0
+"""Seconds until the next probe after the knee was met so; doubles with each time that is remembered."""
 _WORSE = 1.5
 """A stress so many times what is excused is not excused."""
 _SERIES = 120.0
@@ -100,6 +106,7 @@ class Law:
         load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
         knee, lesson, doubt = self._learn_knee(memory, evidence, end)
         knee, lesson, blame = self._doubt_blame(memory, evidence, knee, lesson, end)
+        knee, broke = self._wait_longer(memory, knee, lesson, evidence, seen)
         margin, load = self._learn_margin(memory, load, evidence, seen, knee)
         if (evidence.load_rises and evidence.new_violation) or (evidence.surge and evidence.near_violation):
             load = self._load.on_surge(load, memory.load.last, end, expected=not evidence.surge)
@@ -130,7 +137,8 @@ class Law:
         spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
             knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, evidence.stress, settles,
-            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
+            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame, broke,
+            evidence.throughput or 0.0,
         )  # fmt: skip
         headroom = int(knee.total - coming - margin)
         link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
@@ -172,6 +180,18 @@ class Law:
             return self._knee.restore(knee, doubt.total, end), "latency rose", _NO_DOUBT
         return knee, lesson, doubt
 
+    def _wait_longer(
+        self, memory: LearnedMemory, knee: Knee, lesson: str, evidence: Evidence, seen: Observation
+    ) -> tuple[Knee, float]:
+        """Probe more rarely where the knee is not met without breaking an SLO; and how often it was of late."""
+        broke = memory.broke * (1 - evidence.seconds / _BROKE)
+        met = knee.met == seen.end and seen.violated and lesson not in ("not the load", "latency rose")
+        if not met:
+            return knee, broke
+        if seen.end - memory.knee.met > _ONCE * _SECOND:
+            broke += 1
+        return self._knee.wait(knee, _DEAR * 2 ** (broke - 1)), broke
+
     def _doubt_blame(
         self, memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
     ) -> tuple[Knee, str, Blame]:
@@ -195,8 +215,9 @@ class Law:
         throughput = evidence.throughput
         if evidence.stands and throughput is not None:
             # Of what flows in, as much as the capacity flows out, and the queue grows by the rest.
+            # Between the middles of both periods, where their medians are.
             growth = (evidence.recent_p50 - memory.recent_p50) * self._slo / evidence.seconds
-            capacity = throughput / (1 + max(growth, 0.0))
+            capacity = (throughput + (memory.flowed or throughput)) / 2 / (1 + max(growth, 0.0))
             if evidence.total_load > 1.05 * capacity or knee.total > 1.05 * capacity:
                 return self._knee.on_persistent_queue(knee, capacity, end), "a queue stays"
         if memory.spiked and evidence.queued and not evidence.surge:
@@ -218,8 +239,10 @@ class Law:
             return knee, "host stalled" if evidence.stalled else "settles" if evidence.settling else "steady"
         near = not excused and evidence.total_load > _NEAR * knee.total
         often = near and memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
-        # Soon after the knee was met, it is more likely to have moved on than a host to have stalled.
-        often = often or (near and not evidence.load_rose and end - memory.knee.met < _MOVES * _SECOND)
+        # Soon after the knee was met, it is more likely to have moved on than a host to have stalled; but the queue of
+        # a touch may show late.
+        moves = near and not evidence.load_rose and end - memory.knee.met < _MOVES * _SECOND
+        often = often or moves
         if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
             knee, lesson = self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
         else:

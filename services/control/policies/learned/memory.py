@@ -112,3 +112,7 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     distrusted: int = 0
     """Until when the configured capacity is not believed, ns."""
     blame: Blame = Blame()
+    broke: float = 0.0
+    """How many times the knee was met by breaking an SLO, as far as that is remembered."""
+    flowed: float = 0.0
+    """What was measured in all in the last period, kbit/s; 0 if not everything was."""
