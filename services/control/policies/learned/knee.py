@@ -70,7 +70,7 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     falls: float = 0.0
     """How fast it was last seen to fall, kbit/s in a second; 0 while it is not known to."""
     until: int = 0
-    """Until when that is expected to go on."""
+    """Until when that is expected to go on, or until when no probe begins."""
     climbed: int = 0
     """Steps of the probe that is under way."""
 
@@ -121,10 +121,14 @@ class KneeEstimator:
         left = min(knee.total, 0.985 * total)
         return self._meet(left, end, self._next_rest(knee, left) if knee.met else _ROUGH_REST)
 
-    def wait(self, knee: Knee, seconds: float) -> Knee:
-        """Probe again after so many seconds at the earliest."""
-        rest = min(max(knee.rest, seconds), self._settings.rest_max)
-        return Knee(knee.total, knee.met, rest, knee.step, knee.began, knee.found, knee.falls, knee.until, knee.climbed)
+    def wait(self, knee: Knee, seconds: float, left: float) -> Knee:
+        """Keep a share of the load that is thought safe, and probe again after so many seconds at the earliest."""
+        rest, until = knee.rest, knee.until
+        if knee.falls:
+            rest = min(max(rest, seconds), self._settings.rest_max)
+        else:
+            until = knee.met + int(min(seconds, self._settings.rest_max) * _SECOND)
+        return Knee(left * knee.total, knee.met, rest, found=knee.found, falls=knee.falls, until=until)
 
     def on_persistent_queue(self, knee: Knee, throughput: float, end: int) -> Knee:
         """A queue stays although the load was cut: the throughput (kbit/s) is the capacity."""
@@ -132,7 +136,7 @@ class KneeEstimator:
 
     def restore(self, knee: Knee, total: float, end: int) -> Knee:
         """Return to ``total``: the queues met since then were not the load's doing."""
-        return self._meet(max(total, knee.total), end, knee.rest)
+        return self._meet(max(total, knee.total), end, self._settings.rest)
 
     def _meet(self, total: float, end: int, rest: float) -> Knee:
         return Knee(total, end, rest or self._settings.rest, found=total)

@@ -46,8 +46,8 @@ _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
 """After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue forms."""
-_MOVES = 30.0
-"""Seconds after the knee was met in which it may be on the move."""
+_MOVES, _MOVING = 30.0, 0.5
+"""Seconds after the knee was met in which it may move on, where so many meetings that broke an SLO are remembered."""
 _NEAR = 0.9
 """Under less than this share of the knee, a spike is not the load's doing."""
 _ALIKE = 0.2
@@ -58,8 +58,10 @@ _BROKE = 300.0
 """Time constant with which it is forgotten that meeting the knee broke an SLO, seconds."""
 _ONCE = 4.0
 """Seconds within which the knee is met again by the same fall."""
-_DEAR = 15.0
-"""Seconds until the next probe after the knee was met so; doubles with each time that is remembered."""
+_DEAR = 12.0
+"""Seconds until the next probe after the knee was met so; three times as long with each time that is remembered."""
+_SHY = 0.05
+"""Share by which the knee is then taken to move on for each earlier time that is remembered, up to three."""
 _WORSE = 1.5
 """A stress so many times what is excused is not excused."""
 _SERIES = 120.0
@@ -184,13 +186,14 @@ class Law:
         self, memory: LearnedMemory, knee: Knee, lesson: str, evidence: Evidence, seen: Observation
     ) -> tuple[Knee, float]:
         """Probe more rarely where the knee is not met without breaking an SLO; and how often it was of late."""
-        broke = memory.broke * (1 - evidence.seconds / _BROKE)
-        met = knee.met == seen.end and seen.violated and lesson not in ("not the load", "latency rose")
-        if not met:
+        broke = memory.broke * max(1 - evidence.seconds / _BROKE, 0.0)
+        if lesson in ("not the load", "latency rose"):
+            return knee, 0.0
+        if knee.met != seen.end or not seen.violated:
             return knee, broke
         if seen.end - memory.knee.met > _ONCE * _SECOND:
             broke += 1
-        return self._knee.wait(knee, _DEAR * 2 ** (broke - 1)), broke
+        return self._knee.wait(knee, _DEAR * 3 ** (broke - 1), 1 - _SHY * min(max(broke - 1, 0.0), 3.0)), broke
 
     def _doubt_blame(
         self, memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
@@ -239,10 +242,9 @@ class Law:
             return knee, "host stalled" if evidence.stalled else "settles" if evidence.settling else "steady"
         near = not excused and evidence.total_load > _NEAR * knee.total
         often = near and memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
-        # Soon after the knee was met, it is more likely to have moved on than a host to have stalled; but the queue of
-        # a touch may show late.
-        moves = near and not evidence.load_rose and end - memory.knee.met < _MOVES * _SECOND
-        often = often or moves
+        # A knee that broke an SLO when it was met, not long ago, has more likely moved on than a host stalled.
+        moves = memory.broke > _MOVING and end - memory.knee.met < _MOVES * _SECOND
+        often = often or (near and moves and not evidence.load_rose)
         if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
             knee, lesson = self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
         else:
