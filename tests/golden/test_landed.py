@@ -82,6 +82,8 @@ def test_an_older_build_reads_what_this_one_writes(file: Path, attacks: Attacks)
     read = {kind: jsonschema.Draft202012Validator(schema) for kind, schema in schemas.items()}
     tried, wrong = 0, []
     for number, (kind, body) in enumerate(newest()):
+        if kind == "definition" and kind not in read:
+            continue  # Builds from before that subject never ask for it.
         if number % 5 == 0 or kind in ("action", "dead"):
             tree = json.loads(body) | {"field_of_a_later_build": {"x": [1]}}
             wrong += [f"{kind}: {error.message[:200]}" for error in read[kind].iter_errors(tree)]

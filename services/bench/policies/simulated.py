@@ -275,7 +275,8 @@ def command(  # noqa: PLR0913 - one for each option
             raise click.BadParameter(f"{error}; contenders are {', '.join(BY_NAME)}", param_hint="--policy") from None
     cells = plan(chosen, policies, seeds, HELD_OUT if held_out else first)
     runs = play_all(cells, pace, signals, traces)
-    bounds = summarize_scenarios(find_bounds(cells, pace, signals, traces)) if bound else []
+    found = find_bounds(cells, pace, signals, traces) if bound else []
+    bounds = summarize_scenarios(found)
     usual = [one for one in runs if CASES[one.cell.scenario].shipped]
     lines = summarize_scenarios(runs)
     summaries = summarize_contenders(usual or runs)
@@ -284,7 +285,8 @@ def command(  # noqa: PLR0913 - one for each option
     console.print(cases_table(lines, bounds))
     if traces is not None:
         console.print(traces_table([one for one in lines if CASES[one.scenario].trace], bounds))
-    console.print(summaries_table(summaries))
+    usual_bounds = [one for one in found if CASES[one.cell.scenario].shipped]
+    console.print(summaries_table([*summaries, *summarize_contenders(usual_bounds if usual else found)]))
     if goals:
         console.print(goals_table(f"Goals of {SUBJECT}", goals))
     if json_path is not None:

@@ -4,8 +4,9 @@
     u = gain x B - L, with a gain of 1 + probe for one step, 1 - probe for the next, and 1 for six
 
 A violation takes ``backoff`` of B at once and empties the filter.  Source of the rule and of the cycle: Cardwell et
-al., BBR, ACM Queue 14 (2016), and the back-off on loss of BBR v2 (draft-cardwell-iccrg-bbr-congestion-control), there
-at the sender and in each round trip, here in each period.  The shortest round trip is not probed for: it is known to
+al., BBR, ACM Queue 14 (2016), as in Linux' ``net/ipv4/tcp_bbr.c``, and the back-off on loss of BBR v2, to 0.7
+(BBRBeta in draft-cardwell-iccrg-bbr-congestion-control-02); there at the sender and in each round trip, here in each
+period, with the filter's ten round trips as ten seconds.  The shortest round trip is not probed for: it is known to
 be below the SLO.
 """
 
@@ -30,7 +31,7 @@ class BbrParameters(Settings, frozen=True):
     """How far a probe goes above the bandwidth, and the step after it below."""
     filter: Annotated[float, between(0.1, 600, unit="s")] = 10.0
     """How long a maximum counts."""
-    backoff: Share = 0.15
+    backoff: Share = 0.3
     """What a violation takes of the bandwidth."""
 
 

@@ -1,13 +1,14 @@
 """``cake-autorate``: a link's shaper rate follows its delay and its load.
 
     delayed:               T <- T x down, from ``down_least`` at one SLO to ``down_most`` at two; then wait
-    load above high_load:  T <- T x (1 + up), with ``up`` falling to 0 as the latency nears a third of the SLO
+    load above high_load:  T <- T x (1 + up), with ``up`` falling to 0 as the latency goes from a third of the SLO to it
     else:                  T <- one step of ``decay`` toward the base rate
 
 T is the shaper's rate for all traffic, here the sum of the critical load L and the best-effort limits; so u = T - L.
 The base rate is the fail-safe limits and the critical load.  Source of the rule and of the factors: cake-autorate
-3.2, github.com/lynxthecat/cake-autorate (there at each reply to a ping; delays of 30, 60 and 10 ms stand for one SLO,
-two and a third).
+3.3, github.com/lynxthecat/cake-autorate, ``cake-autorate.sh`` and ``defaults.sh`` (there the rate rises each time that
+the achieved rate is measured, every 0.2 s, here with each sample; and delays of 30, 60 and 10 ms stand for one SLO, two
+and a third).
 """
 
 from schemas.domain import Domain
@@ -16,8 +17,8 @@ from services.control.observation import Observation
 from services.control.policies.parameters import read_parameters
 from services.control.policy import Bounds, CutMemory, Proposal
 
-_RISES_BELOW = 1 / 3
-"""Of the SLO: above this latency, the rate does not rise."""
+_RISES_FULLY = 1 / 3
+"""Of the SLO: up to this latency, the rate rises by all of ``up``."""
 
 
 class CakeAutorateParameters(Settings, frozen=True):
@@ -28,7 +29,7 @@ class CakeAutorateParameters(Settings, frozen=True):
     down_most: Share = 0.75
     """What a delay of two SLOs leaves."""
     up: Share = 0.04
-    """Rise of the rate in a second while the link is loaded and the latency is low."""
+    """Rise of the rate with each sample while the link is loaded and the latency is low."""
     high_load: Share = 0.75
     """Share of the rate from which the link counts as loaded."""
     decay: Share = 0.01
@@ -63,7 +64,7 @@ class CakeAutorate:
             return Proposal(max(budget, 0), f"delayed: {share:.0%} of the rate", CutMemory(seen.end + seen.period))
         sent = bounds.limit if seen.target_recent is None else seen.target_recent
         if sent + critical >= factors.high_load * rate:
-            up = factors.up * max(1 - stress / _RISES_BELOW, 0.0) * second
+            up = factors.up * min((1 - stress) / (1 - _RISES_FULLY), 1.0)
             return Proposal(int(rate * (1 + up)) - critical, f"loaded: {up:.1%} more", memory)
         base = bounds.fail_safe + critical
         step = factors.decay * second

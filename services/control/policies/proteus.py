@@ -6,7 +6,8 @@ x is the best-effort throughput in Mbit/s, T the latency in seconds, P the loss,
 the measured interquartile range over 1.35.  Two rates are tried in turn, u (1 + trial) and u (1 - trial).  Their
 utilities' difference is the gradient g, and the rate moves by ``gain`` x g, by more for each move in the same
 direction, and by at most ``most`` of u.  Source of the rule, of b, c and d: Meng et al., PCC Proteus, SIGCOMM 2020,
-Proteus-S (there at the sender and in each round trip; here in each window).
+Proteus-S, and its authors' code, github.com/PCCproject/PCC-Uspace, ``CalculateUtilityScavenger`` in
+``src/pcc/pcc_utility_manager.cpp`` (there at the sender and in each round trip; here in each window).
 """
 
 from typing import Annotated

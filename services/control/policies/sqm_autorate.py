@@ -6,8 +6,9 @@
 
 T is the shaper's rate for all traffic, here the sum of the critical load L and the best-effort limits; so u = T - L.
 Each loaded sample without delay adds its load to the safe rates, of which ``best`` is the highest.  Source of the
-rule and of the factors: sqm-autorate's Lua version, github.com/sqm-autorate/sqm-autorate, which draws the safe rate
-at random; here the sample's time picks it, so that a replay picks the same.
+rule and of the factors: github.com/sqm-autorate/sqm-autorate, ``lib/ratecontroller_ewma.lua``, which draws the safe
+rate at random and begins with drawn ones; here the sample's time picks it, so that a replay picks the same, and none
+is safe before it was measured.
 """
 
 from typing import Annotated

@@ -251,7 +251,7 @@ async def test_a_policy_that_takes_too_long_is_replaced_for_a_step(
         await wait_for_decisions(bus, 7)
         decisions = [one.message for one in await read_stream(bus, Decision)]
         assert [one.fault is not None for one in decisions] == [False, True, False, True, True, False, True]
-        assert "learned/4 took" in str(decisions[1].fault)
+        assert "learned/5 took" in str(decisions[1].fault)
         assert "stands in" in decisions[1].reason
         assert await check(bus, parse_config(text)) == 7
     assert read_counter("decision_faults") == faults + 4

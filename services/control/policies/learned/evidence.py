@@ -48,9 +48,12 @@ class Evidence(Struct, frozen=True, gc=False):
     rise_before: float
     """The same a period ago."""
     queued: bool
-    """There is a queue: the median rose by as much as a touch does."""
-    queue_persists: bool
-    """There is a queue, as a period ago, and it does not shrink."""
+    """There is a queue: the median rose by as much as a touch does, or a probe sees one begin."""
+    tail: float
+    """By how much the window's P95 is above its usual value for all of them, where a probe sees a queue begin; else 0.
+    """
+    stands: bool
+    """There is a queue that delays all by an SLO, as a period ago, and it does not shrink."""
     surge: bool
     """The critical load is above its forecast."""
     load_rises: bool
@@ -106,19 +109,22 @@ def gather_evidence(
     if seen.medians is None:
         touch *= _BLURRED
     usual = memory.usual
+    tail = seen.shared_p95 - memory.tail if memory.tail else 0.0
     rise = min([one - usual[i] for i, one in enumerate(medians)]) if len(usual) == len(medians) else 0.0
-    queue_persists = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
+    stands = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
     # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
     # only shrinks, with no queue left.
     settling = seen.end - seen.window < memory.settles
     ended = stress <= memory.stress and memory.stress > 1 >= max(recent_p50, memory.recent_p50) and seen.lost <= 0
+    # The last tenth of a second decides the window's P95: it shows a queue a period before the last period's median.
+    begins = memory.knee.step > 0 and tail > parameters.tail and rise > parameters.hesitate / 2
     stalled = seen.violated and seen.lost <= 0 and seen.shared_p95 < parameters.shaken and rise <= touch
     current = not settling and not ended and not stalled
     # By position, in the order of the fields: names would cost a tenth of the whole proposal.
     return Evidence(
         stress, seconds, critical_load, critical_load + sent, critical_load + bounds.level, throughput, full,
         full and (bounds.hungry or (not bounds.full and bounds.limit < bounds.max)), medians, recent_p50, rise,
-        memory.rise, rise > touch, queue_persists,
+        memory.rise, rise > touch or begins, tail if begins else 0.0, stands,
         surge and seen.critical_recent is not None, rises, rose, seen.violated and current,
         stress > parameters.shaken and current, settling, (not seen.violated or stalled) and not settling,
         stalled,

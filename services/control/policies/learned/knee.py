@@ -70,7 +70,7 @@ class Knee(Struct, frozen=True, omit_defaults=True, gc=False):
     falls: float = 0.0
     """How fast it was last seen to fall, kbit/s in a second; 0 while it is not known to."""
     until: int = 0
-    """Until when that is expected to go on."""
+    """Until when that is expected to go on, or until when no probe begins."""
     climbed: int = 0
     """Steps of the probe that is under way."""
 
@@ -121,13 +121,22 @@ class KneeEstimator:
         left = min(knee.total, 0.985 * total)
         return self._meet(left, end, self._next_rest(knee, left) if knee.met else _ROUGH_REST)
 
+    def wait(self, knee: Knee, seconds: float, left: float) -> Knee:
+        """Keep a share of the load that is thought safe, and probe again after so many seconds at the earliest."""
+        rest, until = knee.rest, knee.until
+        if knee.falls:
+            rest = min(max(rest, seconds), self._settings.rest_max)
+        else:
+            until = knee.met + int(min(seconds, self._settings.rest_max) * _SECOND)
+        return Knee(left * knee.total, knee.met, rest, found=knee.found, falls=knee.falls, until=until)
+
     def on_persistent_queue(self, knee: Knee, throughput: float, end: int) -> Knee:
         """A queue stays although the load was cut: the throughput (kbit/s) is the capacity."""
         return self._meet(min(knee.total, 0.97 * throughput), end, _ROUGH_REST)
 
     def restore(self, knee: Knee, total: float, end: int) -> Knee:
         """Return to ``total``: the queues met since then were not the load's doing."""
-        return self._meet(max(total, knee.total), end, knee.rest)
+        return self._meet(max(total, knee.total), end, self._settings.rest)
 
     def _meet(self, total: float, end: int, rest: float) -> Knee:
         return Knee(total, end, rest or self._settings.rest, found=total)
@@ -156,13 +165,16 @@ class KneeEstimator:
         """
         return 0 < knee.rest <= _ROUGH_REST or end - knee.met > self._settings.rest_max * _SECOND
 
-    def step_probe(self, knee: Knee, allowed_load: float, margin: float, step: float) -> Knee:
-        """Begin a probe, or raise it one step: at most ``margin`` and a step beyond the load that was allowed."""
+    def step_probe(self, knee: Knee, allowed_load: float, margin: float, step: float, near: float) -> Knee:
+        """Begin a probe, or raise it one step: at most ``margin`` and a step beyond the load that was allowed.
+
+        Steps double only below ``near``.
+        """
         if not knee.met:
             return Knee(max(knee.total, allowed_load + margin + step), rest=knee.rest)
         if not knee.step:
             return Knee(knee.total, knee.met, knee.rest, step, knee.total, knee.found)
-        if knee.climbed >= _CLEAR:
+        if knee.climbed >= _CLEAR and knee.total < near:
             step *= 2
         total = max(knee.total, min(knee.total + knee.step, allowed_load + margin + knee.step))
         return Knee(total, knee.met, knee.rest, step, knee.began, knee.found, climbed=knee.climbed + 1)

@@ -23,6 +23,8 @@ not measured for a while, it is taken to be at its peak.  If the last period's m
 window's stress replaces it.  Limits of one pod each count as many times as their pods send.
 """
 
+from math import inf
+
 from schemas.messages import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.evidence import Evidence, gather_evidence
@@ -44,12 +46,24 @@ _AGAIN = 60.0
 """Seconds within which a spike belongs to the one before."""
 _OFTEN = 2
 """After so many spikes in a row the next is the load's doing: its bursts break an SLO before a queue forms."""
+_MOVES, _MOVING = 30.0, 0.5
+"""Seconds after the knee was met in which it may move on, where so many meetings that broke an SLO are remembered."""
 _NEAR = 0.9
 """Under less than this share of the knee, a spike is not the load's doing."""
 _ALIKE = 0.2
 """Violations whose stress differs by less than this share are alike."""
 _EXCUSED = 600.0
 """Seconds for which violations at rest are not the load's doing, once lower loads did not change them."""
+_BROKE = 300.0
+"""Time constant with which it is forgotten that meeting the knee broke an SLO, seconds."""
+_ONCE = 4.0
+"""Seconds within which the knee is met again by the same fall."""
+_DEAR = 12.0
+"""Seconds until the next probe after the knee was met so; three times as long with each time that is remembered."""
+_SHY = 0.05
+"""Share by which the knee is then taken to move on for each earlier time that is remembered, up to three."""
+_WORSE = 1.5
+"""A stress so many times what is excused is not excused."""
 _SERIES = 120.0
 """Seconds within which a violation belongs to the one before."""
 _SUDDEN = 4.0
@@ -57,7 +71,11 @@ _SUDDEN = 4.0
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
+_LAST = 0.95
+"""Share of the capacity beyond which a probe never doubles its steps: the knee cannot be far."""
+
 _NO_DOUBT = Doubt()
+_NO_BLAME = Blame()
 
 
 class Law:
@@ -90,6 +108,7 @@ class Law:
         load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
         knee, lesson, doubt = self._learn_knee(memory, evidence, end)
         knee, lesson, blame = self._doubt_blame(memory, evidence, knee, lesson, end)
+        knee, broke = self._wait_longer(memory, knee, lesson, evidence, seen)
         margin, load = self._learn_margin(memory, load, evidence, seen, knee)
         if (evidence.load_rises and evidence.new_violation) or (evidence.surge and evidence.near_violation):
             load = self._load.on_surge(load, memory.load.last, end, expected=not evidence.surge)
@@ -100,8 +119,9 @@ class Law:
         if load.last > 0:
             season = follow_season(season, load.last, load.peak, end, self._capacity)
         passed: tuple[float, ...] = ()
-        gain, usual = memory.gain, evidence.medians if lesson == "latency rose" else memory.usual
+        tail, gain, usual = memory.tail, memory.gain, evidence.medians if lesson == "latency rose" else memory.usual
         if evidence.clean and not evidence.queued:
+            tail += (seen.shared_p95 - tail) * (0.1 if tail else 1.0)
             usual = _follow_usual(usual, evidence.medians, self._parameters.hesitate / 2)
             knee, passed = self._learn_passed(knee, memory.passed, evidence)
             knee, lesson = self._probe(knee, load, season, evidence, end, lesson)
@@ -118,8 +138,9 @@ class Law:
         reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
         spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
-            knee, load, season, margin, usual, evidence.recent_p50, evidence.rise, seen.stress or 0.0, settles, waits,
-            spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame,
+            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, evidence.stress, settles,
+            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame, broke,
+            evidence.throughput or 0.0,
         )  # fmt: skip
         headroom = int(knee.total - coming - margin)
         link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
@@ -161,11 +182,27 @@ class Law:
             return self._knee.restore(knee, doubt.total, end), "latency rose", _NO_DOUBT
         return knee, lesson, doubt
 
+    def _wait_longer(
+        self, memory: LearnedMemory, knee: Knee, lesson: str, evidence: Evidence, seen: Observation
+    ) -> tuple[Knee, float]:
+        """Probe more rarely where the knee is not met without breaking an SLO; and how often it was of late."""
+        broke = memory.broke * max(1 - evidence.seconds / _BROKE, 0.0)
+        if lesson in ("not the load", "latency rose"):
+            return knee, 0.0
+        if knee.met != seen.end or not seen.violated:
+            return knee, broke
+        if seen.end - memory.knee.met > _ONCE * _SECOND:
+            broke += 1
+        return self._knee.wait(knee, _DEAR * 3 ** (broke - 1), 1 - _SHY * min(max(broke - 1, 0.0), 3.0)), broke
+
     def _doubt_blame(
         self, memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
     ) -> tuple[Knee, str, Blame]:
         """Count violations at rest that were all alike, although each lowered the load: it did not cause them."""
         blame, before, stress = memory.blame, memory.knee, evidence.stress
+        if evidence.stands or (blame.excused > end and stress > _WORSE * blame.stress):
+            # No host stalls for so long; or what was excused has become worse under the load that was given back.
+            return knee, lesson, _NO_BLAME
         if knee.met != end or before.step or not evidence.new_violation or evidence.throughput is None:
             return knee, lesson, blame
         alike = end - blame.last < _SERIES * _SECOND and abs(stress - blame.stress) < _ALIKE * blame.stress
@@ -174,13 +211,18 @@ class Law:
         if blame.count + 1 < _DOUBTFUL:
             return knee, lesson, Blame(blame.count + 1, blame.total, blame.stress, end, blame.excused)
         excused = end + int(_EXCUSED * _SECOND)
-        return self._knee.restore(knee, blame.total, end), "not the load", Blame(excused=excused)
+        worst = max(blame.stress, stress)
+        return self._knee.restore(knee, blame.total, end), "not the load", Blame(stress=worst, excused=excused)
 
     def _take_lesson(self, memory: LearnedMemory, knee: Knee, evidence: Evidence, end: int) -> tuple[Knee, str]:
         throughput = evidence.throughput
-        persists = evidence.queue_persists and not evidence.new_violation
-        if persists and throughput is not None and evidence.total_load > 1.05 * throughput:
-            return self._knee.on_persistent_queue(knee, throughput, end), "a queue stays"
+        if evidence.stands and throughput is not None:
+            # Of what flows in, as much as the capacity flows out, and the queue grows by the rest.
+            # Between the middles of both periods, where their medians are.
+            growth = (evidence.recent_p50 - memory.recent_p50) * self._slo / evidence.seconds
+            capacity = (throughput + (memory.flowed or throughput)) / 2 / (1 + max(growth, 0.0))
+            if evidence.total_load > 1.05 * capacity or knee.total > 1.05 * capacity:
+                return self._knee.on_persistent_queue(knee, capacity, end), "a queue stays"
         if memory.spiked and evidence.queued and not evidence.surge:
             return self._touch(knee, min(memory.spiked, knee.total), evidence, end), "fell"
         if evidence.surge and (evidence.new_violation or evidence.queued):
@@ -200,6 +242,9 @@ class Law:
             return knee, "host stalled" if evidence.stalled else "settles" if evidence.settling else "steady"
         near = not excused and evidence.total_load > _NEAR * knee.total
         often = near and memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
+        # A knee that broke an SLO when it was met, not long ago, has more likely moved on than a host stalled.
+        moves = memory.broke > _MOVING and end - memory.knee.met < _MOVES * _SECOND
+        often = often or (near and moves and not evidence.load_rose)
         if evidence.full and (often or knee.step or (not knee.met and evidence.queued)):
             knee, lesson = self._knee.on_crossing(knee, evidence.total_load, end), "crossed"
         else:
@@ -217,7 +262,7 @@ class Law:
 
     def _touch(self, knee: Knee, total: float, evidence: Evidence, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
-        excess = min(2 * evidence.rise * self._slo / evidence.seconds, 0.5)
+        excess = min(max(2 * evidence.rise, evidence.tail) * self._slo / evidence.seconds, 0.5)
         return self._knee.on_touch(knee, total, excess, end)
 
     def _learn_margin(
@@ -270,7 +315,9 @@ class Law:
         step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
         if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
             step = self._parameters.explore * self._capacity * evidence.seconds
-        probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step)
+        # An estimate of the capacity says nothing of how far the knee may be.
+        near = inf if self._scale else _LAST * self._capacity
+        probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step, near)
         return probed, "probes" if knee.met else "explores"
 
     def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:

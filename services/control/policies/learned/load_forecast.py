@@ -180,12 +180,14 @@ class LoadForecaster:
 
     def forecast(self, before: LoadHistory, history: LoadHistory) -> float:
         """The load to expect, kbit/s, after the history went from ``before`` to ``history``."""
-        rise = history.last - before.peak
+        rise, leap = history.last - before.peak, _LEAP * self._capacity
         held = history.peak
-        if before.last >= 0 and _NOTICEABLE * self._capacity < rise < _LEAP * self._capacity:
+        # A leap is over at once, though it may lie in two periods: the rest of one is no trend.
+        leapt = before.slope > leap
+        if before.last >= 0 and _NOTICEABLE * self._capacity < rise < leap and not leapt:
             held = history.last + self._settings.trend * rise
-        # One rise may be noise, and a leap is over at once; two rises in a row are a trend.
-        gradual = 0 < history.last - before.last < _LEAP * self._capacity
+        # One rise may be noise; two in a row are a trend.
+        gradual = 0 < history.last - before.last < leap and not leapt
         trend = history.slope if before.slope > 0 and gradual else 0.0
         rising = history.last + 2 * max(trend, 0.0)
         return min(max(held, rising), rising + 2 * history.slack + _NOTICEABLE / 4 * self._capacity)

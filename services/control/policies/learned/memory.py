@@ -35,6 +35,8 @@ class LearnedParameters(Settings, frozen=True):
     """Rise of the median latency over its usual value that means a queue, as a share of the P95's SLO."""
     hesitate: _Ratio = 0.07
     """Rise of the median latency that stops a probe until it is gone or has become a touch."""
+    tail: _Ratio = 0.15
+    """Rise of the window's P95 over its usual value that ends a probe, where the median has begun to rise, too."""
     drain: Annotated[float, between(0.01, 3600, unit="s")] = 0.3
     """Time in which a queue is to be drained after a surge."""
     down: Share = 0.0075
@@ -81,6 +83,8 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     """kbit/s."""
     usual: tuple[float, ...] = ()
     """Median latency of each critical workload without a queue; empty before the first sample."""
+    tail: float = 0.0
+    """The usual P95 of the window without a queue, the least over the workloads; 0 before the first sample."""
     recent_p50: float = field(default=0.0, name="median")
     """Least median latency of the last period."""
     rise: float = 0.0
@@ -108,3 +112,7 @@ class LearnedMemory(Struct, frozen=True, omit_defaults=True, gc=False):
     distrusted: int = 0
     """Until when the configured capacity is not believed, ns."""
     blame: Blame = Blame()
+    broke: float = 0.0
+    """How many times the knee was met by breaking an SLO, as far as that is remembered."""
+    flowed: float = 0.0
+    """What was measured in all in the last period, kbit/s; 0 if not everything was."""

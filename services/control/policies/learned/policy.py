@@ -35,7 +35,7 @@ _GROWN, _SHRUNK = 1.1, 0.6
 class Learned:
     """Safe total load minus the critical load to come, minus a margin."""
 
-    version = "learned/4"
+    version = "learned/5"
     memory_type = LearnedMemory
     parameters_type = LearnedParameters
 
