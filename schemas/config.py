@@ -14,6 +14,7 @@ from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
+from schemas.sharding import Sharding
 from schemas.units import Duration
 
 _S = 10**9
@@ -313,6 +314,9 @@ class Kubernetes(Settings, frozen=True):
     Overridden by SLUICE_LEASE."""
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
+    shards: Annotated[int, between(1, 12)] = 1
+    """Into how many shards the actuators divide the domains.  Each has a Lease of its own, ``lease`` with ``-0``,
+    ``-1`` and so on.  Overridden by SLUICE_SHARDS."""
     resources: Resources = Resources()
     """Domains described in the cluster."""
 
@@ -320,13 +324,15 @@ class Kubernetes(Settings, frozen=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: an address of another kind, or a Lease that is not named by two words.
+            ValueError: an address of another kind, a Lease that is not named by two words, or shards without one.
         """
         super().__post_init__()
         if self.server is not None:
             _check_url("server", self.server)
         if self.lease is not None and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", self.lease):
             raise ValueError(f"lease: {self.lease!r} is no NAMESPACE/NAME")
+        if self.shards > 1 and self.lease is None:
+            raise ValueError("shards: several need a lease")
 
 
 class Listen(Settings, frozen=True):
@@ -357,6 +363,8 @@ class Config(Settings, frozen=True):
     """Where measurements come from."""
     kubernetes: Kubernetes = Kubernetes()
     """How the actuator reaches the API server."""
+    sharding: Sharding = Sharding()
+    """How several replicas share the domains."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
     meter: Meter = Meter()

@@ -11,7 +11,15 @@ from msgspec import field
 
 from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration, Rate
-from schemas.workloads import SELECTOR, LabelSelector, WorkloadRef, check_names, check_namespaces, check_selector_name
+from schemas.workloads import (
+    KINDS,
+    SELECTOR,
+    LabelSelector,
+    WorkloadRef,
+    check_names,
+    check_namespaces,
+    check_selector_name,
+)
 
 _MS = 1_000_000
 
@@ -121,11 +129,7 @@ class Target(Settings, frozen=True, dict=True, kw_only=True):
         """
         super().__post_init__()
         self._check_naming()
-        if not self.min <= self.fail_safe <= self.max:
-            raise ValueError(
-                f"target {self.key}: expected min <= fail_safe <= max, "
-                f"got min {self.min}, fail_safe {self.fail_safe}, max {self.max}"
-            )
+        _check_bounds(f"target {self.key}", self)
 
     def _check_naming(self) -> None:
         ways = {"deployment": self.deployment, "kind": self.kind, "selector": self.selector}
@@ -150,6 +154,53 @@ class Target(Settings, frozen=True, dict=True, kw_only=True):
             return
         name = self.deployment if self.name is None else self.name
         WorkloadRef.build("target", self.kind or "Deployment", name or "", self.namespace, self.api_version)
+
+
+class Enrolment(Settings, frozen=True, kw_only=True):
+    """Which workloads may join the domain's targets by the label ``sluice.dev/domain``, and within which bounds.
+
+    A workload's annotations ``sluice.dev/min``, ``max``, ``fail-safe``, ``weight`` and ``scope`` take the place of what
+    is set here.  Its bounds lie inside of these.
+    """
+
+    min: Rate
+    """Least limit of a workload, and the least that one may ask for."""
+    max: Rate
+    """Largest limit of a workload, and the largest that one may ask for."""
+    fail_safe: Rate
+    """The limit that holds while nothing is measured or decided; inside [min, max]."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces of the workloads that may join; in a file, at least one."""
+    kinds: tuple[str, ...] = ("Deployment",)
+    """Their kinds, of those that need no apiVersion."""
+    weight: Annotated[int, between(1, 1000)] = 1
+    """Share of the budget, beside the weights of the domain's other targets, and the largest that one may ask for."""
+    scope: Literal["aggregate", "per-pod"] = "aggregate"
+    """Whether the limits are for all Pods of a workload together or for each one."""
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: a namespace or a kind cannot be one, there is none, or the bounds are out of order.
+        """
+        super().__post_init__()
+        if not self.namespaces or not self.kinds:
+            raise ValueError("enrol: needs at least one namespace and one kind")
+        check_namespaces("enrol", self.namespaces)
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or find_repeated(self.kinds):
+            wrong = unknown or find_repeated(self.kinds)
+            raise ValueError(f"enrol: expected each of {', '.join(KINDS)} once at most, got {', '.join(wrong)}")
+        _check_bounds("enrol", self)
+
+
+def _check_bounds(what: str, bounds: Target | Enrolment) -> None:
+    if not bounds.min <= bounds.fail_safe <= bounds.max:
+        raise ValueError(
+            f"{what}: expected min <= fail_safe <= max, "
+            f"got min {bounds.min}, fail_safe {bounds.fail_safe}, max {bounds.max}"
+        )
 
 
 class Shield(Settings, frozen=True):
@@ -187,8 +238,8 @@ class Domain(Settings, frozen=True):
     """Name of the domain: a part of the bus's subjects."""
     critical: tuple[Critical, ...]
     """The workloads to protect; at least one."""
-    targets: tuple[Target, ...]
-    """The workloads whose bandwidth is set; at least one."""
+    targets: tuple[Target, ...] = ()
+    """The workloads whose bandwidth is set; at least one, unless workloads may join by a label."""
     policy: str = "learned"
     """The policy that proposes limits."""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -206,6 +257,8 @@ class Domain(Settings, frozen=True):
     """A decision is good for this long; without a fresh one the actuator applies the fail-safe limit."""
     min_observations: Annotated[int, between(1)] = 100
     """A window with fewer latencies counts as no data: its P95 is not reliable."""
+    enrol: Enrolment | None = None
+    """Which workloads may join the targets by a label of their own; without it, none."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -214,8 +267,8 @@ class Domain(Settings, frozen=True):
             ValueError: nothing to protect or to control, a name used twice, or a number out of range.
         """
         super().__post_init__()
-        if not self.critical or not self.targets:
-            raise ValueError(f"domain {self.name!r}: needs at least one critical workload and one target")
+        if not self.critical or not (self.targets or self.enrol is not None):
+            raise ValueError(f"domain {self.name!r}: needs at least one critical workload and one target, or enrol")
         for what, keys in (
             ("critical workload", [one.key for one in self.critical]),
             ("target", [one.key for one in self.targets]),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from schemas.domain import Critical, Domain, Shield, Target
+from schemas.domain import Critical, Domain, Enrolment, Shield, Target
 from schemas.reference import Field, describe
 from schemas.resource_status import ResourceStatus
 from schemas.settings import Settings
@@ -88,6 +88,10 @@ _KIND_CHECKS = (
     ),
     Rule("!has(self.kind) || self.kind != 'Pod'", "a Pod cannot be named, since another takes its place"),
 )
+_ORDERED = Rule(
+    f"{_kbit('self.min')} <= {_kbit('self.failSafe')} && {_kbit('self.failSafe')} <= {_kbit('self.max')}",
+    "expected min <= failSafe <= max",
+)
 _TARGET_KEY = (
     "[has(ITEM.namespace) ? ITEM.namespace : '', has(ITEM.apiVersion) ? ITEM.apiVersion : '', "
     "has(ITEM.deployment) ? 'Deployment' : has(ITEM.kind) ? ITEM.kind : '', "
@@ -132,11 +136,9 @@ RULES: dict[type[Struct], tuple[Rule, ...]] = {
             "a selector's name has lower-case letters, digits and '-', at most 63",
         ),
         *_KIND_CHECKS,
-        Rule(
-            f"{_kbit('self.min')} <= {_kbit('self.failSafe')} && {_kbit('self.failSafe')} <= {_kbit('self.max')}",
-            "expected min <= failSafe <= max",
-        ),
+        _ORDERED,
     ),
+    Enrolment: (_ORDERED,),
     Shield: (
         Rule(
             "self.deadband <= self.risePerSecond",
@@ -144,6 +146,7 @@ RULES: dict[type[Struct], tuple[Rule, ...]] = {
         ),
     ),
     Domain: (
+        Rule("size(self.targets) > 0 || has(self.enrol)", "needs at least one target, or enrol"),
         Rule(
             _unique("self.critical", "[has(ITEM.namespace) ? ITEM.namespace : '', ITEM.workload]"),
             "critical workload named twice",
@@ -180,7 +183,9 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (Domain, "critical"): {"minItems": 1},
-    (Domain, "targets"): {"minItems": 1},
+    (Domain, "targets"): {"default": []},
+    (Enrolment, "kinds"): {"minItems": 1, "x-kubernetes-list-type": "set", "items": {"enum": list(KINDS)}},
+    (Enrolment, "namespaces"): {"x-kubernetes-list-type": "set", "items": {"pattern": _NAME_PATTERN}},
     (Domain, "shadow"): {"x-kubernetes-list-type": "set", "maxItems": 16},
     (Domain, "parameters"): {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     (Critical, "workload"): {"pattern": _NAME_PATTERN},
@@ -202,11 +207,12 @@ _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
 _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {
     (ResourceStatus, "critical"): ("namespace", "workload"),
     (ResourceStatus, "targets"): ("target",),
+    (ResourceStatus, "refused"): ("workload",),
     (ResourceStatus, "conditions"): ("type",),
 }
 """By what the items of a list differ."""
-OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace")})
-"""Fields that hold the resource's own namespace where it does not have them."""
+OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace"), (Enrolment, "namespaces")})
+"""Fields that hold the resource's own namespace where it does not have them; a list holds it alone."""
 _LEFT_OUT = frozenset({(Domain, "name")})
 """The resource's own name takes its place."""
 

@@ -59,6 +59,15 @@ class LimitStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why its limit is not what was decided."""
 
 
+class RefusedWorkload(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A workload that would join by its label, and does not."""
+
+    workload: str
+    """Its key as a target: namespace/name for a Deployment."""
+    reason: str = ""
+    """Why."""
+
+
 class ResourceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """How a domain stands, written by the actuator in charge; at most once in five seconds."""
 
@@ -84,5 +93,7 @@ class ResourceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """The critical workloads."""
     targets: tuple[LimitStatus, ...] = ()
     """The targets."""
+    refused: tuple[RefusedWorkload, ...] = ()
+    """The workloads that would join by their label, and do not; at most 50."""
     conditions: tuple[Condition, ...] = ()
     """What is so, and since when."""

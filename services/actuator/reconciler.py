@@ -18,7 +18,7 @@ from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
-from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
+from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
@@ -66,7 +66,8 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._succession = Succession(shared.process, domain.dead_man.seconds, shared.charge)
+        self._find_charge = shared.find_charge(domain.name)
+        self._succession = Succession(shared.process, domain.dead_man.seconds, self._find_charge)
         self._is_deposed = False
         """Whether another actuator is in charge, as the workload's record showed in the last round."""
         self._pause: str | None = None
@@ -126,14 +127,15 @@ class Reconciler:
             published: when, UTC ns.
             pending: is finished when the decision is in force and reported, or refused.
         """
-        instant = self._instant()
+        instant = self._shared.instant
         record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
         why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
             # Whether a limit is enforced is this actuator's to report only where it sets the limit.
             is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
             workload = self.observed.workload if is_mine else None
-            self._reporter.report_enforcement(decision, workload, self.observed.pods)
+            if decision.overruns or self._reporter.is_unenforced:
+                self._reporter.report_enforcement(decision, workload, self.observed.pods)
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
             self._awake.set()
@@ -155,7 +157,7 @@ class Reconciler:
             self._awake.clear()
             retry_s = await self._reconcile()
             # Sleep until something changes, time changes the order, or it is time to try again.
-            instant = self._instant()
+            instant = self._shared.instant
             wake = self._desired.next_wake(instant)
             waits = [one for one in (retry_s, None if wake is None else wake - instant.steady) if one is not None]
             try:
@@ -170,7 +172,7 @@ class Reconciler:
         Returns:
             After how many seconds to try again; None: when something changes.
         """
-        instant, workload = self._instant(), self.observed.workload
+        instant, workload = self._shared.instant, self.observed.workload
         record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
         self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
         # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
@@ -269,7 +271,7 @@ class Reconciler:
             wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
             if wait_s > 0:
                 return Plan((), {}), wait_s
-        return self._refusals.select(plan, self._shared.steady())
+        return self._refusals.select(plan, self._shared.steady()) if self._refusals.refused else (plan, 0.0)
 
     def _settle(self, desired: LimitOrder, order: LimitOrder, workload: Workload) -> None:
         """Take note that an order, a step towards what is desired, is in force."""
@@ -309,11 +311,14 @@ class Reconciler:
         if self._shared.dry_run or self._is_deposed:
             return
         objects = [workload, *self.observed.pods]
-        for action in recover_actions(self._domain.name, self.target, objects, self._on_bus, self._reported):
-            self._reporter.report_recovered(action)
-            failpoints.point("actuator.recovered")
         records = {obj.uid: find_record(obj) for obj in objects}
-        self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
+        written = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
+        lost = {uid: actions - self._on_bus - self._reported.get(uid, set()) for uid, actions in written.items()}
+        if any(lost.values()):
+            for action in recover_actions(self._domain.name, self.target, objects, lost):
+                self._reporter.report_recovered(action)
+                failpoints.point("actuator.recovered")
+        self._reported = written
 
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
@@ -330,7 +335,7 @@ class Reconciler:
             self._note = why
             self._reporter.set_note(why)
             # To stand by without the Lease is planned, and no news.
-            is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
+            is_planned = paused is None and self._find_charge(self._shared.steady()) is Charge.OTHERS
             if why is not None and self._desired.order is not None and not is_planned:
                 self._published = None
                 order, is_paused = self._desired.order, paused is not None
@@ -348,7 +353,7 @@ class Reconciler:
             self.observed,
             plan,
             lambda write: (
-                not self._is_stopping and self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut)
+                not self._is_stopping and self._desired.is_wanted(desired, self._shared.instant, is_cut=write.is_cut)
             ),
             tolerate_stale=not self._was_stale and self._refusals.reason is None,
         )
@@ -374,9 +379,6 @@ class Reconciler:
         if any(write.record.cause == "drift" for write in answered):
             self._drift.count(self._shared.steady())
         return 0.0  # what was written may not be all
-
-    def _instant(self) -> Instant:
-        return Instant(self._shared.clock(), self._shared.steady())
 
     def _finish_pending(self) -> None:
         """Finish the decisions that the order came from: nothing more will be done for them."""

@@ -54,9 +54,7 @@ class Refusals:
         return self._failed.keys()
 
     def select(self, plan: Plan, now: float) -> tuple[Plan, float]:
-        """The writes of a plan that may be sent now, and after how many seconds to ask for the others."""
-        if not self._failed:
-            return plan, 0.0
+        """Once some failed: the writes of a plan that may be sent now, and in how many seconds to ask for the rest."""
         writes = {write.obj.uid: write for write in plan.writes}
         held = sorted((writes[uid] for uid in self._failed if uid in writes), key=lambda write: not write.is_cut)
         unseen = [write for write in plan.writes if write.obj.uid not in self._failed]

@@ -67,8 +67,7 @@ def recover_actions(
     domain: str,
     target: Target,
     objects: Iterable[KubeObject],
-    on_bus: Set[str],
-    reported: Mapping[str, Set[str]],
+    lost: Mapping[str, Set[str]],
 ) -> list[Action]:
     """Rebuild the actions whose reports may have been lost from what the objects carry, oldest first.
 
@@ -76,14 +75,13 @@ def recover_actions(
         domain: the target's domain.
         target: what was acted on.
         objects: its objects.
-        on_bus: ids of actions that were reported in whole.
-        reported: by an object's uid, ids of actions that were reported for it.
+        lost: by an object's uid, the ids of the actions that were not reported for it.
     """
     found: dict[str, tuple[WriteRecord, list[PodOutcome]]] = {}
     for obj in objects:
         record = find_record(obj)
         for write in record.writes if record else ():
-            if write.action not in on_bus and write.action not in reported.get(obj.uid, ()):
+            if write.action in lost.get(obj.uid, ()):
                 _, pods = found.setdefault(write.action, (write, []))
                 if isinstance(obj, Pod):
                     limit = int(Rate.parse(write.value))
@@ -125,7 +123,8 @@ class Reporter:
         self._set_note = set_note
         self._clock = clock
         self._last_attempt: tuple[object, ...] = ()
-        self._is_unenforced = False
+        self.is_unenforced = False
+        """Whether people know that the limit in force is not enforced."""
         metrics.not_enforced.labels(target.key).set(0)
 
     def define(self, target: Target) -> None:
@@ -275,10 +274,10 @@ class Reporter:
         are_limited = bool(known) and len(known) == len(limits)
         if workload is None or not are_limited or (overrun is not None and allows(sum(known), overrun.sent)):
             overrun = None
-        if (overrun is not None) == self._is_unenforced:
+        if (overrun is not None) == self.is_unenforced:
             return
-        self._is_unenforced = overrun is not None
-        metrics.not_enforced.labels(key).set(self._is_unenforced)
+        self.is_unenforced = overrun is not None
+        metrics.not_enforced.labels(key).set(self.is_unenforced)
         if overrun is None:
             self._set_note(about, None)
             _log.info("limit holds again", target=key)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import structlog
+from msgspec.structs import replace
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
@@ -25,10 +26,10 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
-from services.actuator.succession import ask_nobody
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
+from services.bus.partitions import find_partition
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
@@ -42,6 +43,7 @@ from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
+from services.runtime.option_types import ConfigFile
 from services.runtime.service import join_bus, run
 
 NAME = "actuator"
@@ -67,7 +69,18 @@ class Actuator:
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
         self._has_lease = config.kubernetes.lease is not None
-        self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self._leases = [
+            LeaseKeeper(
+                client,
+                config.kubernetes,
+                process,
+                self._wake_all,
+                health.set_condition,
+                shard=shard,
+                replica=config.sharding.replica,
+            )
+            for shard in range(config.kubernetes.shards)
+        ]
         self.definitions = DefinitionSet(config.domains, config.signal.period)
         self._resources = ResourceDomains(
             client,
@@ -77,8 +90,9 @@ class Actuator:
             set_note=health.set_note,
             is_in_charge=lambda: (
                 not config.kubernetes.dry_run
-                and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
+                and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
+            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
         )
         shared = Dependencies(
             client=client,
@@ -87,10 +101,12 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if self._has_lease else ask_nobody,
             pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
+        if self._has_lease:
+            # The first shard's holder also publishes definitions and writes statuses.
+            shared = replace(shared, charge=self._leases[0].charge, charge_of=self._find_charge)
         self._targets = TargetSet(client, health, shared)
         self._publisher = Publisher(
             self.definitions,
@@ -101,6 +117,9 @@ class Actuator:
         self._define([domain.name for domain in self.definitions.domains])
         self.definitions.on_change(self._define)
 
+    def _find_charge(self, domain: str) -> Callable[[float], Charge]:
+        return self._leases[find_partition(domain, len(self._leases))].charge
+
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
         holding = self.definitions.holding
@@ -110,7 +129,8 @@ class Actuator:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_targets())
-            group.create_task(self._lease.run())
+            for lease in self._leases:
+                group.create_task(lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
             if self._file is not None:
@@ -233,7 +253,7 @@ async def act(config: Config, path: Path | None = None) -> None:
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(path: Path) -> None:
     """Act: put the limits in force on the cluster."""
     try:

@@ -184,7 +184,7 @@ class TargetSet:
 
         try:
             while target.key not in self._owners:
-                if self._shared.charge(self._shared.steady()) is Charge.OTHERS:
+                if self._shared.find_charge(domain)(self._shared.steady()) is Charge.OTHERS:
                     await wait(_STAND_BY_S)
                     continue
                 try:

@@ -5,19 +5,24 @@ and the last one of the same source that could holds on.  No two domains share a
 the file's come first, then the resource that was created first; the others are refused, and hold as soon as nothing is
 in their way.  So two actuators that see the same sources agree, in whatever order they saw them.
 
+Workloads that join a domain by a label come last: what a definition names goes before them.  Nobody has joined before
+the API server has told; until then, those that the bus remembers stay.
+
 A change costs in proportion to what changed: only the offers that want the same names or targets are compared again.
 
 In one process, and without I/O; nothing here is awaited.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from msgspec import Struct
 
 from schemas.definition import DefinitionSource
-from schemas.domain import Domain
+from schemas.domain import Domain, Target
 from schemas.units import Duration
 from services.control import Controller
+from services.definitions.enrolment import Applicant, Place, find_places, join, label_of
 
 SourceKey = tuple[str, str, str]
 """See ``DefinitionSource.key``."""
@@ -31,7 +36,8 @@ class Held(Struct, frozen=True):
 
 
 Claimed = tuple[str, str]
-"""What no two domains share: ``("domain", name)`` or ``("target", key)``."""
+"""What no two domains share: ``("domain", name)`` or ``("target", key)``; and ``("label", value)``, by which workloads
+join."""
 
 
 class _Offer(Struct):
@@ -45,6 +51,8 @@ class _Offer(Struct):
     """What holds, or held last."""
     refused: str | None = None
     """Why what it offered last cannot be used by itself."""
+    remembered: tuple[Target, ...] = ()
+    """The targets that the bus had of it when this process asked."""
 
     @property
     def rank(self) -> tuple[bool, int, str, SourceKey]:
@@ -55,8 +63,12 @@ class _Offer(Struct):
     def claims(self) -> set[Claimed]:
         """The names and targets that it wants, or holds."""
         known = [held.domain for held in (self.wanted, self.held) if held is not None]
-        targets = {("target", target.key) for domain in known for target in domain.targets}
-        return targets | {("domain", domain.name) for domain in known}
+        found = {("domain", domain.name) for domain in known}
+        found |= {("target", target.key) for domain in known for target in domain.targets}
+        if any(domain.enrol is not None for domain in known):
+            found |= {("label", label_of(domain.name)) for domain in known}
+            found |= {("target", target.key) for target in self.remembered}
+        return found
 
 
 class DefinitionSet:
@@ -73,6 +85,10 @@ class DefinitionSet:
         """The offers that want something."""
         self._holding: dict[str, Held] = {}
         self._refusals: dict[SourceKey, str] = {}
+        self._turned_away: dict[SourceKey, dict[str, str]] = {}
+        self._enrolling: dict[SourceKey, Domain] = {}
+        self._applicants: dict[Place, dict[str, Applicant]] = {}
+        """Where the API server has told of them, by key."""
         self._are_resources_known = False
         self.replace_file(domains)
 
@@ -87,6 +103,30 @@ class DefinitionSet:
         return self._refusals
 
     @property
+    def turned_away(self) -> Mapping[SourceKey, Mapping[str, str]]:
+        """By source, and by the workload's key, why one that would join does not; changes with the set."""
+        return self._turned_away
+
+    @property
+    def places(self) -> set[Place]:
+        """Where workloads may join some domain."""
+        return {place for domain in self._enrolling.values() for place in find_places(domain)}
+
+    @property
+    def enrolling(self) -> Mapping[SourceKey, Domain]:
+        """By source, the domains that workloads may join, whether one has or not; changes with the set."""
+        return self._enrolling
+
+    def find_owner(self, target: str) -> str | None:
+        """The domain that has a target, by the target's key; None: it is no target."""
+        for key in self._claimants.get(("target", target), ()):
+            held = self._offers[key].held
+            domain = None if held is None else self._holding.get(held.domain.name)
+            if domain is not None and domain.source.key == key and target in {one.key for one in domain.domain.targets}:
+                return domain.domain.name
+        return None
+
+    @property
     def domains(self) -> tuple[Domain, ...]:
         """The domains that hold: the file's in its order, then the resources', the oldest first."""
         held = sorted(self._holding.values(), key=lambda one: self._offers[one.source.key].rank)
@@ -95,7 +135,8 @@ class DefinitionSet:
     def on_change(self, listener: Callable[[Collection[str]], None]) -> None:
         """Call ``listener`` after every change, in this process's event loop.
 
-        It gets the names of the domains that are new, others or gone; none where only ``refusals`` changed.
+        It gets the names of the domains that are new, others or gone; none where only ``refusals``, ``turned_away`` or
+        ``enrolling`` changed.
         """
         self._listeners.append(listener)
 
@@ -147,12 +188,32 @@ class DefinitionSet:
         After a restart, neither a resource that is refused by now nor a slow API server takes a domain away.
         """
         offer = self._offers.get(source.key)
+        if offer is not None and offer.held is not None and offer.held.domain.enrol is not None:
+            offer.remembered = domain.targets
+            self._merge([source.key])
+            return
         if offer is None and not self._are_resources_known and source.kind == "resource":
             # As young as can be: what the API server shows of others comes first.
             offer = self._offers[source.key] = _Offer(source, "~")
         if offer is not None and offer.held is None and offer.wanted is None and self._why_unusable(domain) is None:
-            offer.held = Held(domain, source)
+            offer.held, offer.remembered = Held(domain, source), domain.targets
             self._merge([source.key])
+
+    def replace_applicants(self, place: Place, applicants: Iterable[Applicant]) -> None:
+        """Take note that these are all workloads of a kind and namespace that would join a domain."""
+        before, after = self._applicants.get(place), {one.key: one for one in applicants}
+        if before == after:
+            return
+        self._applicants[place] = after
+        changed = (before or {}).items() ^ after.items()
+        claims = {("label", one.wanted) for _, one in changed} | {("target", key) for key, _ in changed}
+        if before is None:  # what was remembered of the place holds no longer
+            claims |= {claim for claim in self._claimants if claim[0] == "label"}
+        self._merge({key for claim in claims for key in self._claimants.get(claim, ())})
+
+    def forget_place(self, place: Place) -> None:
+        """Nobody may join from a place any more, or not for now."""
+        self._applicants.pop(place, None)
 
     def confirm_resources(self, sources: Iterable[DefinitionSource]) -> None:
         """Take note that these are all resources there are: of the others, nothing holds any more."""
@@ -191,18 +252,51 @@ class DefinitionSet:
             if refused is not None:
                 refusals[offer.source.key] = refused
             self._index(offer.source.key)  # what it held before, it claims no more
+        enrolling = {held.source.key: held.domain for held in holding.values() if held.domain.enrol is not None}
+        turned_away = self._admit(holding, owners)
         names = {name for kind, name in claims if kind == "domain"}
         others = {name for name in names if self._holding.get(name) != holding.get(name)}
-        is_news = others or any(self._refusals.get(key) != refusals.get(key) for key in keys)
+        is_news = bool(others)
         for name in others - holding.keys():
             del self._holding[name]
         self._holding |= {name: held for name, held in holding.items() if name in others}
-        for key in keys:
-            self._refusals.pop(key, None)
-        self._refusals |= refusals
+        is_news |= _replace(self._refusals, keys, refusals)
+        is_news |= _replace(self._turned_away, keys, turned_away)
+        is_news |= _replace(self._enrolling, keys, enrolling)
         if is_news:
             for listener in self._listeners:
                 listener(others)
+
+    def _admit(self, holding: dict[str, Held], owners: Mapping[str, Held]) -> dict[SourceKey, dict[str, str]]:
+        """Let workloads join the domains that hold; returns why some do not, by source and by their keys."""
+        turned_away: dict[SourceKey, dict[str, str]] = {}
+        taken = {key: held.domain.name for key, held in owners.items()}
+        for name, held in tuple(holding.items()):
+            places = find_places(held.domain)
+            if not places:
+                continue
+            applicants = [
+                one
+                for place in places
+                for one in self._applicants.get(place, {}).values()
+                if one.wanted == label_of(name)
+            ]
+            remembered = [
+                one
+                for one in self._offers[held.source.key].remembered
+                if one.ref is not None
+                and (one.ref.kind, one.namespace) in places
+                and (one.ref.kind, one.namespace) not in self._applicants
+            ]
+            domain, refused = join(held.domain, applicants, remembered, taken)
+            if refused:
+                turned_away[held.source.key] = refused
+            if domain is None:
+                del holding[name]
+                continue
+            holding[name] = Held(domain, held.source)
+            taken |= {target.key: name for target in domain.targets}
+        return turned_away
 
     def _find_concerned(self, changed: Iterable[SourceKey]) -> tuple[set[SourceKey], set[Claimed]]:
         """The offers that want, or wanted, a name or a target that one of the changed does, and what all these want."""
@@ -221,6 +315,13 @@ class DefinitionSet:
         """Note what an offer wants by now, and return it."""
         offer = self._offers.get(key)
         before, after = self._claimed.pop(key, set()), set() if offer is None else offer.claims
+        for wanted in [value for kind, value in after if kind == "label"]:
+            after |= {
+                ("target", one.key)
+                for applicants in self._applicants.values()
+                for one in applicants.values()
+                if one.wanted == wanted
+            }
         for claim in before - after:
             self._claimants[claim].discard(key)
             if not self._claimants[claim]:
@@ -230,6 +331,15 @@ class DefinitionSet:
         if after:
             self._claimed[key] = after
         return after
+
+
+def _replace(known: dict[SourceKey, Any], keys: Iterable[SourceKey], found: Mapping[SourceKey, Any]) -> bool:
+    """Let what was found of some sources take the place of what was known of them; returns whether it differs."""
+    differs = False
+    for key in keys:
+        differs |= known.pop(key, None) != found.get(key)
+    known.update(found)
+    return differs
 
 
 def _find_clash(domain: Domain, holding: Mapping[str, Held], owners: Mapping[str, Held]) -> str | None:

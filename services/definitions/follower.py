@@ -52,7 +52,8 @@ class Follower:
             check: raises a ValueError where this service cannot work with all these domains; it costs in proportion
                 to their number.
         """
-        self._defined = {domain.name: Defined(domain) for domain in domains}
+        # One without a target waits for the bus to say who has joined it.
+        self._defined = {domain.name: Defined(domain) for domain in domains if domain.targets}
         self._removed: dict[str, Defined] = {}
         """Those that are gone, by name, to know what came before their removal."""
         self._set_note = set_note

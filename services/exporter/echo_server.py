@@ -19,6 +19,9 @@ import time
 
 import click
 
+from services.common.os_errors import describe_os_error
+from services.runtime.exit_codes import CommandFailure, ExitCode
+
 PACKET = struct.Struct("!4sIIIQQ")
 """Magic, session, sequence, padding, and when the echo was received and answered (ns, the sidecar's clock)."""
 MAGIC = b"SLE1"
@@ -184,7 +187,8 @@ def command(udp: int | None, tcp: int | None, host: str) -> None:
     try:
         echo = EchoServer(host, udp, tcp)
     except OSError as error:
-        raise click.ClickException(f"cannot listen: {(error.strerror or str(error)).lower()}") from None
+        where = host or "every address"
+        raise CommandFailure(f"cannot listen on {where}: {describe_os_error(error)}", ExitCode.UNREADABLE) from None
     # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))

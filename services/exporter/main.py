@@ -28,6 +28,7 @@ from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.logging_setup import configure
+from services.runtime.option_types import ConfigFile
 from services.runtime.service import run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ NAME = "exporter"
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(path: Path) -> None:
     """Measure: write the latency histogram from Hubble's flows and from probes."""
     try:

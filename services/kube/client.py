@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +137,18 @@ class KubeClient:
         Raises:
             StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
         """
-        if is_urgent:
-            return await self._send_patch(obj, operations)
-        return await self.patch_in_turn(obj, lambda: operations)
+        return await self.patch_in_turn(obj, lambda: operations, is_urgent=is_urgent)
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_urgent: bool = False
+    ) -> T:
         """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
         Args:
             obj: the object as it was seen.
             build: gives the patch right before it is sent, which may be long after the call; None: it is no
                 longer wanted.
+            is_urgent: see ``patch``.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -156,16 +157,13 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        async with self._patch_slots:
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        async with nullcontext() if is_urgent else self._patch_slots:
             operations = build()
             if operations is None:
                 raise Superseded
-            return await self._send_patch(obj, operations)
-
-    async def _send_patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
-        path = obj.path(obj.metadata.namespace, obj.metadata.name)
-        async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-            return _decode(type(obj), await read_body(response.content))
+            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+                return _decode(type(obj), await read_body(response.content))
 
     async def patch_status(self, obj: T, status: Mapping[str, Any]) -> T:
         """Merge into an object's status; what is None is removed, and a list is replaced.

@@ -32,11 +32,6 @@ _LONGEST_BODY = 32 * 1024 * 1024
 """No page of a list is larger; a proxy may send anything."""
 
 
-def group_of(api_version: str) -> str:
-    """The group of ``group/version``; empty for the core group."""
-    return api_version.rpartition("/")[0]
-
-
 class StatusDetails(Struct, frozen=True, rename="camel"):
     """More about an error."""
 
@@ -56,7 +51,7 @@ class Owner(Struct, frozen=True, rename="camel"):
     @property
     def group(self) -> str:
         """The API group of its kind; empty for the core group."""
-        return group_of(self.api_version)
+        return self.api_version.rpartition("/")[0]
 
 
 class Meta(Struct, frozen=True, rename="camel"):
@@ -214,14 +209,10 @@ class Workload(KubeObject, frozen=True):
         """How many Pods it wants to have, as far as it tells; some may not exist yet."""
         return 0
 
-    @classmethod
-    def is_kind_of(cls, owner: Owner) -> bool:
-        """Whether a reference is to an object of this kind, in whichever version."""
-        return owner.kind == cls.kind and owner.group in ("", group_of(cls.api_version))
-
     def is_named_by(self, owner: Owner) -> bool:
-        """Whether a reference is to this object."""
-        return self.is_kind_of(owner) and owner.name == self.metadata.name and owner.uid in ("", self.uid)
+        """Whether a reference is to this object, in whichever version of its kind."""
+        is_kind = owner.kind == self.kind and owner.group in ("", self.api_version.rpartition("/")[0])
+        return is_kind and owner.name == self.metadata.name and owner.uid in ("", self.uid)
 
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod, as far as that Pod tells: another workload's may carry the same labels."""

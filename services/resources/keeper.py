@@ -45,6 +45,10 @@ class DefinitionView(Struct, frozen=True):
     """What holds."""
     refusal: str | None
     """Why its newest generation does not."""
+    turned_away: Mapping[str, str] = {}
+    """By key, workloads that would join by their label and do not, and why."""
+    is_open: bool = False
+    """Whether workloads may join."""
 
 
 class StatusKeeper:
@@ -128,6 +132,8 @@ class StatusKeeper:
             generation=resource.metadata.generation,
             domain=view.domain,
             refusal=view.refusal,
+            turned_away=view.turned_away,
+            is_open=view.is_open,
             pause=resource.pause,
             bus_trouble=trouble,
             now=time.time_ns(),

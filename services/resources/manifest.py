@@ -13,7 +13,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct, structs
 
-from schemas.domain import Domain
+from schemas.domain import Domain, Enrolment
 from schemas.reference import describe
 from schemas.resource import API_VERSION, KIND, OWN_NAMESPACE, camel, fields_of
 from schemas.settings import Settings
@@ -84,11 +84,14 @@ def _find_foreign(domain: Domain, namespace: str, trusted: Collection[str]) -> l
     """A resource must not limit what its writers have no rights on."""
     others = f"; resources in {' or '.join(trusted)} may" if trusted else ""
     why = f"a resource in namespace {namespace} may not limit workloads of another namespace{others}"
-    return [
+    found = [
         Mistake(("spec", "targets", number, "namespace"), why)
         for number, target in enumerate(domain.targets)
-        if {target.namespace, *getattr(target, "namespaces", ())} != {namespace}
+        if {target.namespace, *target.namespaces} != {namespace}
     ]
+    if domain.enrol is not None and {*domain.enrol.namespaces} != {namespace}:
+        found.append(Mistake(("spec", "enrol", "namespaces"), why))
+    return found
 
 
 def write_manifest(domain: Domain, namespace: str, name: str) -> dict[str, Any]:
@@ -107,7 +110,9 @@ def _write_section(section: Struct, namespace: str) -> dict[str, Any]:
     for field in structs.fields(kind):
         value = getattr(section, field.name)
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
-        own = namespace if (kind, field.encode_name) in OWN_NAMESPACE else default
+        own = default
+        if (kind, field.encode_name) in OWN_NAMESPACE:
+            own = (namespace,) if isinstance(value, tuple) else namespace
         if field.encode_name in kept and value != own:
             found[camel(field.encode_name)] = _write_value(value, namespace)
     return found
@@ -154,7 +159,7 @@ class _Converter:
             found[name] = item if field is None else self.convert(item, field.type, (*path, key))
         for owner, name in OWN_NAMESPACE:
             if owner is kind:
-                found.setdefault(name, self._namespace)
+                found.setdefault(name, [self._namespace] if kind is Enrolment else self._namespace)
         return found
 
 

@@ -1,4 +1,4 @@
-"""Domains described in the cluster, as one part of the service that speaks to the API server."""
+"""Domains described in the cluster and the workloads that join them, as one part of the actuator."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from contextlib import suppress
 from schemas.config import Resources
 from services.definitions.definition_set import DefinitionSet
 from services.kube.client import KubeClient
+from services.kube.objects import KubeObject
+from services.resources.enrolment import EnrolmentWatcher
 from services.resources.keeper import DefinitionView, StatusKeeper
 from services.resources.manifest import domain_name
 from services.resources.objects import BandwidthDomain
@@ -27,6 +29,7 @@ class ResourceDomains:
         on_change: Callable[[], None],
         set_note: Callable[[str, str | None], None],
         is_in_charge: Callable[[], bool],
+        tell: Callable[[KubeObject, str], None] = lambda _workload, _why: None,
     ) -> None:
         """Prepare; ``run`` does the work.
 
@@ -37,6 +40,7 @@ class ResourceDomains:
             on_change: called after a resource has changed in any way but its status.
             set_note: shows people why resources cannot be read, or that they can (None).
             is_in_charge: whether this process writes statuses.
+            tell: says on a workload why it does not join a domain by its label.
         """
         self._definitions = definitions
         self._settings = settings
@@ -48,6 +52,7 @@ class ResourceDomains:
             on_change=on_change,
             set_note=set_note,
         )
+        self._enrolment = EnrolmentWatcher(client, definitions, set_note, tell)
         self.keeper = StatusKeeper(client, self.watcher.resources, self._view, is_in_charge)
 
     def pause_of(self, domain: str) -> str | None:
@@ -57,12 +62,13 @@ class ResourceDomains:
         return None if resource is None else resource.pause
 
     async def run(self) -> None:
-        """Work for ever, unless resources are switched off."""
-        if not self._settings.enabled:
-            self._definitions.confirm_resources(())
-            self.watcher.has_answer.set()
-            return
+        """Work for ever; where resources are switched off, workloads may still join the file's domains."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._enrolment.run())
+            if not self._settings.enabled:
+                self._definitions.confirm_resources(())
+                self.watcher.has_answer.set()
+                return
             group.create_task(self.watcher.run())
             group.create_task(self.keeper.run())
 
@@ -76,4 +82,9 @@ class ResourceDomains:
         key = resource.source.key
         held = self._definitions.holding.get(domain_name(resource.metadata.namespace, resource.metadata.name))
         is_own = held is not None and held.source.key == key
-        return DefinitionView(held.domain if held is not None and is_own else None, self._definitions.refusals.get(key))
+        return DefinitionView(
+            held.domain if held is not None and is_own else None,
+            self._definitions.refusals.get(key),
+            self._definitions.turned_away.get(key, {}),
+            is_open=key in self._definitions.enrolling,
+        )

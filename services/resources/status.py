@@ -13,10 +13,18 @@ from msgspec import Struct
 
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
-from schemas.resource_status import Condition, ConditionType, CriticalStatus, LimitStatus, ResourceStatus
+from schemas.resource_status import (
+    Condition,
+    ConditionType,
+    CriticalStatus,
+    LimitStatus,
+    RefusedWorkload,
+    ResourceStatus,
+)
 from schemas.units import Duration, Rate
 
 _LONGEST_TEXT = 1024
+_MOST_REFUSED = 50
 Truth = Literal["True", "False", "Unknown"]
 Finding = tuple[Truth, str, str]
 """A condition's status, its reason in a word, and its message."""
@@ -31,6 +39,10 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What holds; None: no generation of the resource could be used yet."""
     refusal: str | None = None
     """Why the newest generation does not hold."""
+    turned_away: Mapping[str, str] = {}
+    """By key, workloads that would join by their label and do not, and why."""
+    is_open: bool = False
+    """Whether workloads may join."""
     pause: str | None = None
     """Why a person paused the domain."""
     bus_trouble: str | None = None
@@ -72,6 +84,9 @@ def build_status(facts: Facts, before: ResourceStatus | None) -> ResourceStatus:
         reason=decision.reason[:_LONGEST_TEXT] if decision is not None else "",
         critical=tuple(one for one, _ in critical),
         targets=targets,
+        refused=tuple(
+            RefusedWorkload(key, why[:_LONGEST_TEXT]) for key, why in sorted(facts.turned_away.items())[:_MOST_REFUSED]
+        ),
         conditions=_date(findings, before.conditions if before is not None else (), facts),
     )
 
@@ -114,9 +129,16 @@ def _is_ready(facts: Facts) -> Finding:
     if facts.refusal is not None:
         held = "; the definition before it holds" if facts.domain is not None else ""
         return "False", "Refused", f"{facts.refusal}{held}"
+    if facts.domain is None and facts.is_open:
+        return "False", "NoTarget", f"no workload has joined by its label yet{_describe_turned_away(facts)}"
     if facts.domain is None:
         return "Unknown", "Waiting", "the definition was not looked at yet"
-    return "True", "Accepted", "the definition is in use"
+    return "True", "Accepted", f"the definition is in use{_describe_turned_away(facts)}"
+
+
+def _describe_turned_away(facts: Facts) -> str:
+    number = len(facts.turned_away)
+    return f"; {number} workload{'s do' if number != 1 else ' does'} not join: see status.refused" if number else ""
 
 
 def _is_blind(facts: Facts) -> Finding:

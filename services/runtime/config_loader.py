@@ -75,6 +75,11 @@ def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() else text
 
 
+def _ordinal(text: str) -> int | str:
+    """The number that a text is, or that the name of a StatefulSet's Pod ends with."""
+    return _number(text.rpartition("-")[2])
+
+
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_URL": (("bus", "servers"), _split),
     "SLUICE_NATS_USER": (("bus", "user"), str),
@@ -89,6 +94,8 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "SLUICE_LEASE": (("kubernetes", "lease"), str),
+    "SLUICE_SHARDS": (("kubernetes", "shards"), _number),
+    "SLUICE_REPLICA": (("sharding", "replica"), _ordinal),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_METER_ENDPOINTS": (("meter", "endpoints"), lambda text: text.lower() == "true"),
     "SLUICE_METER_KUBELET": (("meter", "kubelet"), str),

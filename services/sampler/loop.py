@@ -54,6 +54,8 @@ class Sampler:
             sleep: waits for that many seconds.
             define_source: tells the source whose workloads to measure from the next window on.
         """
+        self.is_mine: Callable[[str], bool] = lambda _: True
+        """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
         self._measure = measure
@@ -169,6 +171,9 @@ class Sampler:
         failpoints.point("sampler.measured")
         results = []
         for domain in self._domains:
+            if not self.is_mine(domain.name):
+                self._report(f"domain {domain.name}", None)
+                continue
             if measured is not None:
                 sample = build_sample(domain, signal, end, measured)
             else:

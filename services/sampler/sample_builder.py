@@ -25,6 +25,9 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         end: end of the window, UTC ns.
         measured: all domains together.
     """
+    why_unknown = {
+        key: hide_passwords(why) for key, why in measured.throughput_missing.items() if key not in measured.throughput
+    }
     critical = []
     for one in domain.critical:
         stats = measured.latency.get(one.key, LatencyStats(missing="not measured"))
@@ -45,7 +48,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             recent=measured.recent.get(one.key),
             recent_p50=None if missing else measured.recent_p50.get(one.key),
             missing=missing,
-            throughput_missing=_explain_throughput(one.key, measured),
+            throughput_missing=why_unknown.get(one.key),
         )
         critical.append(measure)
     targets = tuple(
@@ -54,7 +57,7 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             throughput=measured.throughput.get(target.key),
             recent=measured.recent.get(target.key),
             pods=measured.pods.get(target.key),
-            throughput_missing=_explain_throughput(target.key, measured),
+            throughput_missing=why_unknown.get(target.key),
         )
         for target in domain.targets
     )
@@ -67,11 +70,6 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         critical=tuple(critical),
         targets=targets,
     )
-
-
-def _explain_throughput(key: str, measured: Measurements) -> str | None:
-    why = measured.throughput_missing.get(key)
-    return None if why is None or key in measured.throughput else hide_passwords(why)
 
 
 def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:

@@ -35,6 +35,12 @@ class Measures(Struct, frozen=True):
     path: AbstractSet[tuple[str, str]] | None
     """Functions that run from a measurement to its patch, by file and qualified name; None: not traced."""
 
+    @property
+    def inside_of_policy(self) -> AbstractSet[tuple[str, str]]:
+        """The part of the path that ``propose`` of the policy leads to."""
+        of_policies = {step for step in self.path or () if step[0].startswith("services/control/policies/")}
+        return {step for step in of_policies if not step[0].endswith("/policy.py") or not step[1].endswith(".propose")}
+
     def figures(self) -> dict[str, float]:
         """Every measure by name."""
         figures: dict[str, float] = {
@@ -43,8 +49,10 @@ class Measures(Struct, frozen=True):
             "class names in several modules": len(self.shared_classes),
         }
         if self.path is not None:
-            figures["functions from a measurement to its patch"] = len(self.path)
-            figures["files from a measurement to its patch"] = len({file for file, _ in self.path})
+            inside = self.inside_of_policy
+            figures["functions from a measurement to its patch"] = len(self.path - inside)
+            figures["files from a measurement to its patch"] = len({file for file, _ in self.path - inside})
+            figures["functions inside of the policy"] = len(inside)
         return figures | {
             f"folders with more than {source.MOST_MODULES} modules": len(self.folders),
             f"functions over {source.MOST_FUNCTION_LINES} lines": len(self.long_functions),

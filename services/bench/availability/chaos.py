@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -157,7 +156,7 @@ class ChaosStage:
     async def _play(self, page: MetricsPage) -> None:
         run = ScenarioRun(self.scenario.name, self.scenario, self.domain, self.plant, controlled=True)
         while True:
-            await play_events([run], time.time_ns(), partial(setattr, page, "blind"))
+            await play_events([run], time.time_ns(), page.disturb)
 
     async def _until_ready(self) -> None:
         waiting = [part for part in self.parts if part.kind != "nats"]

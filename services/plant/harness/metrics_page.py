@@ -15,6 +15,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from services.plant.interface import BUCKETS, CounterSource, Pod
+from services.plant.scenario import Event
 
 _LE = (*(repr(bound) for bound in BUCKETS), "+Inf")
 
@@ -75,6 +76,11 @@ class MetricsPage:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """If not empty, the page answers with status 503 and this reason."""
+
+    async def disturb(self, event: Event) -> None:
+        """Fail from now on, or work again, if a scenario's event says so."""
+        if event.blind is not None:
+            self.blind = event.blind
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ from services.resources.file import has_resources, load_resources, write_resourc
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.sampler.source import Lag
 from services.sampler.source_factory import check_source, source_class
 from services.tools.check.advice import advise
@@ -46,7 +47,7 @@ class CheckReport(Struct, frozen=True):
 
 
 @click.command("check")
-@click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CONFIG", type=ConfigFile())
 @click.option("--offline", is_flag=True, help="Do not look at the bus and the source of measurements.")
 @click.option("--cluster", is_flag=True, help="Look at the cluster, too: whether limits would hold there.")
 @click.option("--strict", is_flag=True, help="Warnings, and servers that cannot be reached, count as errors.")
@@ -118,7 +119,10 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, o
     if len(domains) > _SHOWN:
         console.print(f"and {len(domains) - _SHOWN} domains more; --json prints all", soft_wrap=True)
     if not of_resources:
-        _show_signal(console, report)
+        signal, lag = report.config.signal, report.lag
+        line = f": a window of {signal.window} every {signal.period} by {signal.source}; "
+        shows = f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s"
+        console.print(Text.assemble(("Signal", "bold"), line, shows), soft_wrap=True)
     for one in report.results:
         state = "" if one.reached else "not reached from here: "
         line = f" {escape_line(one.where)}: {state}{escape_line(one.state)}"
@@ -136,18 +140,6 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, o
         servers = f", but {unreached} of {len(report.results)} servers were not reached from here"
         summary = f"nothing found{servers if unreached else ''}"
     console.print(f"{path}: {summary}", style="green" if works else None, soft_wrap=True)
-
-
-def _show_signal(console: TerminalConsole, report: CheckReport) -> None:
-    signal, lag = report.config.signal, report.lag
-    console.print(
-        Text.assemble(
-            ("Signal", "bold"),
-            f": a window of {signal.window} every {signal.period} by {signal.source}; "
-            f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s",
-        ),
-        soft_wrap=True,
-    )
 
 
 def _show_domain(console: TerminalConsole, domain: Domain) -> None:

@@ -44,8 +44,13 @@ async def check_services(config: Config) -> CheckResult | None:
             pods = await _list_pods(api, config)
             for name in _NAMES:
                 ours = [pod for pod in pods if pod["metadata"]["labels"][_NAME] == name]
-                running = sorted((pod for pod in ours if _is_running(pod)), key=_is_ready)
-                asked = running[:_MOST]
+                running = [
+                    pod
+                    for pod in ours
+                    if (pod.get("status") or {}).get("phase") == "Running"
+                    and "deletionTimestamp" not in pod["metadata"]
+                ]
+                asked = sorted(running, key=_is_ready)[:_MOST]
                 answers = await asyncio.gather(*(_ask(api, pod) for pod in asked))
                 for pod, answer in zip(asked, answers, strict=True):
                     found += _judge(pod, answer)
@@ -61,23 +66,15 @@ async def check_services(config: Config) -> CheckResult | None:
 
 async def _list_pods(api: KubeClient, config: Config) -> list[Any]:
     """The services' Pods, in the namespaces that the configuration's addresses name."""
-    addresses = [*config.bus.servers, *source_class(config.signal.source).addresses(config.signal)]
+    signal = config.signal
+    addresses = [*config.bus.servers, *source_class(signal.source).addresses(signal), *signal.scrape.meters]
     named = {service.partition("/")[0] for one in addresses if (service := parse_service(one)) is not None}
     pods = []
-    for namespace in sorted({_HOME, *named, *_find_meters(config)}):
+    for namespace in sorted({_HOME, *named}):
         pods += (await api.read_json(f"/api/v1/namespaces/{namespace}/pods?labelSelector={_SELECTOR}&limit=500"))[
             "items"
         ]
     return pods
-
-
-def _find_meters(config: Config) -> set[str]:
-    services = (parse_service(url) for url in config.signal.scrape.meters)
-    return {service.partition("/")[0] for service in services if service is not None}
-
-
-def _is_running(pod: Any) -> bool:
-    return (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
 def _is_ready(pod: Any) -> bool:

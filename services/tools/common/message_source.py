@@ -22,6 +22,7 @@ from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.tools.common.bus_reader import BusError, MessageRange, connect_reader
 from services.tools.common.output import CommandError, print_warning
 from services.tools.common.progress import show_progress
@@ -187,7 +188,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--prefix", help="First token of the bus's subjects."),
         click.option("--nats", "server", help="Address of the bus, where it is not in the configuration."),
-        click.option("--config", "path", type=click.Path(path_type=Path), help="The configuration file."),
+        click.option("--config", "path", type=ConfigFile(), help="The configuration file."),
         click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     ):
         decorated = option(decorated)
