@@ -38,9 +38,11 @@ def _read_token(path: Path, settings: Configuration) -> None:
         ConfigException: there is none now.
     """
     try:
-        token = path.read_text(encoding="ascii").strip()
+        token = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigException(f"{path} cannot be read: {error}") from None
     if not token:
         raise ConfigException(f"{path} is empty")
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigException(f"{path} holds no token: other letters than those of one line of ASCII")
     settings.api_key["BearerToken"] = f"Bearer {token}"

@@ -79,9 +79,10 @@ def _explain_refusal(where: str, error: ApiFailure, account: str | None) -> Find
 def _compare(where: str, before: Any, after: Any, value: str) -> Iterator[Finding]:
     """What admission webhooks made of a patch."""
     annotations = after["metadata"].get("annotations") or {}
-    if annotations.get(BANDWIDTH) != value or annotations.get(KEY) != _RECORD:
-        text = f"a trial patch came back with {annotations.get(BANDWIDTH)!r} instead of {value!r}"
-        yield Finding("error", where, f"{text}: an admission webhook changes it, so no limit can be set")
+    for key, wanted, name in ((BANDWIDTH, value, repr(value)), (KEY, _RECORD, "Sluice's record")):
+        if (got := annotations.get(key)) != wanted:
+            text = f"a trial patch came back with {got!r} instead of {name}"
+            yield Finding("error", where, f"{text}: an admission webhook changes it, so no limit can be set")
     stamps = []
     for part in ("annotations", "labels"):
         old, new = (tree["metadata"].get(part) or {} for tree in (before, after))

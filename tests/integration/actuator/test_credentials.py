@@ -12,11 +12,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from schemas.config import Kubernetes
+from schemas.config import Http, Kubernetes
 from services.kube import credentials
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Unavailable
+from services.sampler.source import NoData
+from tests.integration.sampler.test_answers import with_http
+from tests.integration.sampler.test_sources import now, settings, source_for
 from tests.support.actuators import ActuatorProcess, Decider, S, Scene
 from tests.support.decision_services import join
 from tests.support.kube import apiserver as kube
@@ -40,23 +43,28 @@ subjectAltName = IP:127.0.0.1,DNS:localhost
 """
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``ca.crt`` and ``server.crt`` without key identifiers, and their keys."""
-    home = tmp_path_factory.mktemp("certificates")
-    (home / "openssl.cnf").write_text(NO_IDENTIFIERS, encoding="utf-8")
+def issue(home: Path, config: str) -> Path:
+    """``ca.crt`` and ``server.crt`` by a configuration of openssl, and their keys, in a new folder."""
+    home.mkdir()
+    (home / "openssl.cnf").write_text(config, encoding="utf-8")
 
     def run(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=home, check=True, capture_output=True)
 
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     for name in ("ca", "server"):
-        key = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        run("req", "-new", *key, "-config", "openssl.cnf")
+        run("req", "-new", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-config", "openssl.cnf")
     signed = ("-days", "2", "-extfile", "openssl.cnf")
     run("x509", "-req", "-in", "ca.csr", "-signkey", "ca.key", "-out", "ca.crt", *signed, "-extensions", "authority")
     issuer = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
     run("x509", "-req", "-in", "server.csr", *issuer, "-out", "server.crt", *signed, "-extensions", "server")
     return home
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``ca.crt`` and ``server.crt`` without key identifiers, and their keys."""
+    return issue(tmp_path_factory.mktemp("certificates") / "plain", NO_IDENTIFIERS)
 
 
 @asynccontextmanager
@@ -120,10 +128,23 @@ async def test_a_pod_without_an_authority_is_told(
             pass
 
 
-async def test_an_authority_without_key_identifiers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certificates: Path
+AUTHORITIES = {
+    "no key identifiers": NO_IDENTIFIERS,
+    "no key usage": NO_IDENTIFIERS.replace("keyUsage = critical,keyCertSign\n", ""),
+    "basic constraints that are not critical": NO_IDENTIFIERS.replace("critical,CA:TRUE", "CA:TRUE"),
+    "an identifier of the subject alone": NO_IDENTIFIERS.replace(
+        "[server]", "subjectKeyIdentifier = hash\n[server]\nsubjectKeyIdentifier = hash"
+    ),
+    "usages that are not critical": NO_IDENTIFIERS.replace("critical,keyCertSign", "keyCertSign,cRLSign"),
+    "a server that is no authority by silence": NO_IDENTIFIERS.replace("basicConstraints = CA:FALSE\n", ""),
+}
+
+
+@pytest.mark.parametrize("kind", AUTHORITIES)
+async def test_an_authority_that_python_alone_refuses(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Python 3.13 checks strictly by default, and kubectl does not."""
+    """Python 3.13 checks strictly by default, and kubectl does not; the API server's and the sources' clients."""
     create = ssl.create_default_context
 
     def create_strict(*args: object, **options: object) -> ssl.SSLContext:
@@ -132,11 +153,16 @@ async def test_an_authority_without_key_identifiers(
         return context
 
     monkeypatch.setattr(ssl, "create_default_context", create_strict)
+    certificates = issue(tmp_path / "certificates", AUTHORITIES[kind])
     async with serving(certificates, []) as url:
         pod_account(monkeypatch, tmp_path, url, certificates).write_text("x", encoding="ascii")
         async with KubeClient.connect(Kubernetes()) as client:
             with pytest.raises(NotFound):
                 await client.fetch("/version")
+        http = Http(ca=str(certificates / "ca.crt"))
+        signal = with_http(settings("scrape", url), http)
+        with source_for(signal) as source, pytest.raises(NoData, match="HTTP status 404"):
+            await source.measure(now())
 
 
 @pytest.mark.apiserver

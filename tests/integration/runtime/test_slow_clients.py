@@ -101,3 +101,27 @@ async def test_without_ipv6_the_default_is_ipv4(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(socket.socket, "__init__", refuse)
     async with serve(Health(), "::", 0) as port:
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+
+
+@pytest.mark.parametrize(
+    ("listens", "answers"),
+    [
+        ("::", ("127.0.0.1", "::1")),
+        ("0.0.0.0", ("127.0.0.1",)),
+        ("127.0.0.1", ("127.0.0.1",)),
+        ("::1", ("::1",)),
+        ("127.0.0.2", ("127.0.0.2",)),
+        ("localhost", ("127.0.0.1",)),
+    ],
+)
+async def test_an_address_of_either_family_can_be_listened_on(listens: str, answers: tuple[str, ...]) -> None:
+    """And only that one answers."""
+    async with serve(Health(), listens, 0) as port:
+        for host in ("127.0.0.1", "127.0.0.2", "::1"):
+            if host in answers or listens in ("::", "0.0.0.0"):
+                if listens == "0.0.0.0" and host == "::1":
+                    continue
+                socket.create_connection((host, port), timeout=PATIENCE_S).close()
+            elif listens != "localhost":
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((host, port), timeout=PATIENCE_S)

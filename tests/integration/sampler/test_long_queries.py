@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import pytest
 
@@ -12,6 +13,7 @@ from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.source import Measurements, NoData
 from services.sampler.workloads import Workloads, metric_names
 from tests.integration.sampler.test_sources import settings
+from tests.support.broken_server import BrokenServer
 from tests.support.http_server import serve_requests
 from tests.support.prometheus_server import PrometheusServer
 
@@ -85,7 +87,7 @@ def open_gateway(behind: str) -> Iterator[tuple[Gateway, str]]:
 
 async def measure(url: str, windows: int = 1) -> Measurements:
     """The last of some windows."""
-    signal = settings("prometheus", url)
+    signal = settings("prometheus", url, timeout_s=120)
     with closing(PrometheusSource(signal, Workloads(metric_names(signal), CRITICAL, ("factory/upload",)))) as source:
         for window in range(windows):
             found = await source.measure((EPOCH + 10 + window) * 10**9)
@@ -110,3 +112,25 @@ async def test_figures_are_the_same_by_post_and_in_parts(tmp_path: Path) -> None
         gateway.longest, gateway.no_post = 300, 403
         with pytest.raises(NoData, match=r"403.*too long for GET"):
             await measure(url)
+
+
+@pytest.mark.parametrize(
+    ("longest", "no_post"),
+    [(8192, 400), (8192, 404), (4096, 411), (8192, 413), (4096, 415), (2048, 0)],
+)
+async def test_a_gateway_that_refuses_post_is_asked_in_parts(longest: int, no_post: int) -> None:
+    """Whatever its status for POST, and however short its addresses: every workload is asked about."""
+    empty = b'{"status":"success","data":{"resultType":"vector","result":[]}}'
+    with (
+        BrokenServer("body", empty, headers="Content-Type: application/json\r\n") as server,
+        open_gateway(server.url) as (gateway, url),
+    ):
+        gateway.longest, gateway.no_post = longest, no_post
+        found = await measure(url)
+        assert {stats.missing for stats in found.latency.values()} == {
+            "not measured: no series for it is being scraped"
+        }
+        assert any(one.startswith(b"POST ") for one in server.requests) is (not no_post)
+        if no_post:
+            asked = unquote_plus(" ".join(gateway.requests)).replace("\\", "")
+            assert [name for name in NAMES if name not in asked] == []

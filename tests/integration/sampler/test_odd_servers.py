@@ -5,10 +5,12 @@ import json
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from schemas.config import Http
+from services.runtime.health import Health, serve
 from services.sampler.source import NoData
 from tests.integration.sampler.test_answer_fuzz import FIGURES, MARKS, Reply, backend
 from tests.integration.sampler.test_answers import EMPTY, JSON, with_http
@@ -201,3 +203,41 @@ async def test_figures_that_cannot_be_are_no_data(figure: str, change: dict[str,
     else:
         assert stats.missing is not None
         assert why in stats.missing
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/?latency_offset=1s&nocache=1", "latency_offset=1s&nocache=1"),
+        ("/prometheus?partial_response=false", "partial_response=false"),
+        ("/a/b/?extra_label=tenant%3Dx%26y", "extra_label=tenant%3Dx%26y"),
+        ("?empty=&flag", "empty=&flag"),
+        ("/?match[]=up&match[]=x", "match[]=up&match[]=x"),
+        ("/?a=1;b=2", "a=1;b=2"),
+        ("/?q=a+b%20c", "q=a+b%20c"),
+    ],
+)
+async def test_a_query_string_of_any_kind_is_kept_and_not_shown(name: Name, path: str, query: str) -> None:
+    """Before what the source adds, as its owner wrote it."""
+    body, kind = (PAGE, TEXT) if name == "scrape" else (ANSWER, JSON)
+    with BrokenServer("body", body, headers=kind) as server:
+        assert await reason_of(server, name, path=path) == ""
+        asked = server.requests[0].split(b" ")[1].decode()
+        server.status = "500 No"
+        assert query not in await reason_of(server, name, path=path)
+    more = "&query=" if name == "prometheus" else ""
+    assert unquote(f"?{query}{more}") in unquote(asked)
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]"])
+async def test_an_address_of_either_family_is_reached(name: Name, host: str) -> None:
+    """One server listens for both."""
+    async with serve(Health(), "::", 0) as port:
+        with source_for(settings(name, f"http://{host}:{port}/metrics")) as source:
+            if name == "scrape":
+                await source.measure(now())
+                return
+            with pytest.raises(NoData, match="HTTP status 404"):  # it is no Prometheus
+                await source.measure(now())

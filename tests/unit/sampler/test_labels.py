@@ -1,5 +1,7 @@
 """Whose series it is: quoted names, interfaces, units, and Pods whose names were cut."""
 
+import re
+
 import pytest
 
 from schemas.config import Signal
@@ -69,29 +71,53 @@ def test_kinds_of_one_name_are_told_apart(labels: dict[str, str], found: str | N
     assert one.find_sender({"namespace": "factory", **labels}) == found
 
 
-def test_one_interface_counts() -> None:
-    """A Pod on the host's network shows all of the host's: they are not added up."""
+@pytest.mark.parametrize(
+    ("setting", "count"), [("eth0", 1), ("eth1", 1), ("cilium_host", 1), ("", 5), ("ens5", 0), ("eth.", 0), ("ETH0", 0)]
+)
+def test_one_interface_counts(setting: str, count: int) -> None:
+    """A Pod on the host's network shows all of the host's: they are not added up.  A setting is no pattern."""
     page = "".join(
         f'container_network_transmit_bytes_total{{namespace="factory",pod="upload-5d4-abcde",interface="{name}"}} 5\n'
         for name in ("eth0", "lo", "cilium_host", "lxc123", "eth1")
     ).encode()
-    for setting, count in (("eth0", 1), ("eth1", 1), ("", 5), ("ens5", 0)):
-        one = workloads("factory/upload", signal=Signal(interface=setting))
-        assert len(PageReader(one).read(page).counters) == count
-    signal = Signal(interface="ens5.1")
-    query = build_queries(signal, workloads("factory/upload", signal=signal))["throughput"]
-    assert r'interface=~"ens5\\.1|"' in query, query
+    signal = Signal(interface=setting)
+    one = workloads("factory/upload", signal=signal)
+    assert len(PageReader(one).read(page).counters) == count
+    query = build_queries(signal, one)["throughput"]
+    assert ("interface" in query) is bool(setting)
+    assert not setting or f'interface=~"{re.escape(setting)}|"'.replace("\\", "\\\\") in query, query
 
 
-def test_names_that_need_quotation_marks_have_them() -> None:
-    """OpenTelemetry's, which Prometheus 3 knows."""
-    names = {"namespace": "k8s.namespace.name", "workload": "k8s.deployment.name"}
-    signal = Signal(source="prometheus", window=Duration(4 * 10**9), labels=names, matchers={"net.peer": "a"})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("namespace", "workload", "peer", "quoted"),
+    [
+        ("k8s.namespace.name", "k8s.deployment.name", "net.peer", ("k8s.namespace.name", "k8s.deployment.name")),
+        ("namespace", "service-name", "peer", ("namespace", "service-name")),
+        ("1st", "workload", "peer", ("1st", "workload")),
+        ("räume", "arbeit", "gegenüber", ("räume", "arbeit")),
+        ("name space", "work/load", "a=b", ("name space", "work/load")),
+        ('a"b', "a\\b", "a\nb", ('a\\"b', "a\\\\b")),
+    ],
+)
+def test_names_that_need_quotation_marks_have_them(
+    namespace: str, workload: str, peer: str, quoted: tuple[str, str]
+) -> None:
+    """OpenTelemetry's, which Prometheus 3 knows, and whatever else is UTF-8."""
+    names = {"namespace": namespace, "workload": workload}
+    signal = Signal(source="prometheus", window=Duration(4 * 10**9), labels=names, matchers={peer: "a"})  # type: ignore[arg-type]
     query = build_queries(signal, workloads(signal=signal))["observations"]
-    assert 'by ("k8s.namespace.name", "k8s.deployment.name")' in query
-    assert '{"net.peer"="a","k8s.namespace.name"=~"factory","k8s.deployment.name"=~"robot"}' in query
+    for plain, name in zip((namespace, workload), quoted, strict=True):
+        shown = plain if re.fullmatch("[a-zA-Z_]+", plain) and plain.isascii() else f'"{name}"'
+        assert f"{shown}=~" in query, query
+        assert f", {shown}" in query or f"({shown}" in query, query
+    assert "\n" not in query
+
+
+@pytest.mark.parametrize("metric", ["k8s.rtt", "rtt-seconds", "1rtt", "rtt seconds", "umläufe"])
+def test_a_metric_that_must_be_quoted_is_refused(metric: str) -> None:
+    """No server before Prometheus 3 knows it, and its texts are used bare."""
     with pytest.raises(ValueError, match="quotation marks"):
-        build_queries(Signal(metric="k8s.rtt"), workloads(signal=Signal(metric="k8s.rtt")))
+        build_queries(Signal(metric=metric), workloads(signal=Signal(metric=metric)))
 
 
 def test_no_matcher_is_without_a_label() -> None:
@@ -103,19 +129,31 @@ def test_no_matcher_is_without_a_label() -> None:
             workloads(signal=wrong)
 
 
-def test_a_histogram_in_milliseconds() -> None:
-    """With its unit it is read; without, the reason names it."""
+@pytest.mark.parametrize(
+    ("unit", "scale", "said"),
+    [
+        ("s", 1.0, ""),
+        ("ms", 1e3, "they look like milliseconds: set signal.unit: ms"),
+        ("us", 1e6, "they look like microseconds: set signal.unit: us"),
+        ("ns", 1e9, "they look like nanoseconds: set signal.unit: ns"),
+    ],
+)
+def test_a_histogram_in_another_unit(unit: str, scale: float, said: str) -> None:
+    """With its unit it is read; without, the reason names the unit."""
+    bounds = (0.0005, 0.001, 0.002, 0.005, 1.0)
     page = "".join(
         f'hubble_flow_latency_seconds_bucket{{namespace="factory",workload="robot",le="{le}"}} 1\n'
-        for le in ("0.5", "1", "2", "5", "1000", "+Inf")
+        for le in (*(bound * scale for bound in bounds), "+Inf")
     ).encode()
-    (series,) = PageReader(workloads(signal=Signal(unit="ms"))).read(page).counters
-    assert series.bounds == pytest.approx((0.0005, 0.001, 0.002, 0.005, 1.0))
+    (series,) = PageReader(workloads(signal=Signal(unit=unit))).read(page).counters  # type: ignore[arg-type]
+    assert series.bounds == pytest.approx(bounds)
     robot = Critical(workload="robot", namespace="factory")
     rate = Rate(10**6)
     target = Target(deployment="upload", namespace="factory", min=rate, max=Rate(9 * 10**6), fail_safe=rate)
     domain = Domain(name="cell", critical=(robot,), targets=(target,))
-    stats = LatencyStats(jitter=0.1, p95=0.3, observations=500, bounds=(0.5, 1.0, 2.0, 5.0, 1000.0))
+    read = tuple(bound * scale for bound in bounds)
+    stats = LatencyStats(jitter=0.001 * scale, p95=0.001 * scale, observations=500, bounds=read)
     measured = Measurements(start=0, latency={"factory/robot": stats}, throughput={})
     missing = build_sample(domain, Signal(), 10**9, measured).critical[0].missing
-    assert "they look like milliseconds: set signal.unit: ms" in str(missing)
+    assert said in str(missing)
+    assert (missing is None) is (not said)
