@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 import msgspec
-from msgspec import Struct, convert
+from msgspec import Struct, convert, structs
 
 from schemas.domain import Target
 from schemas.messages import Cause
@@ -27,6 +27,7 @@ from services.actuator.ownership import (
     WriteRecord,
     build_patch,
     find_record,
+    newest_record,
 )
 from services.kube.objects import BANDWIDTH, Pod, Workload
 
@@ -134,6 +135,30 @@ def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:
     return sum(known) if target.scope == "aggregate" else min(known)
 
 
+def find_in_force(
+    target: Target, workload: Workload | None, pods: Sequence[Pod], latest: int
+) -> tuple[OwnershipRecord | None, int | None]:
+    """The newest record, and the lowest limit that may be in force, kbit/s: a cut may have reached Pods alone.
+
+    A record under another scope tells of another quantity: what the Pods carry counts then, and no decision goes on.
+
+    Args:
+        target: the configuration.
+        workload: the target's workload as it was last seen.
+        pods: its Pods as they were last seen.
+        latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
+    """
+    record, declared = newest_record(workload, pods, latest), find_record(workload)
+    is_declared = declared is None or declared.is_in_scope(target.scope)
+    limits = [workload.limit] if workload is not None and is_declared else []
+    if record is not None:
+        if not record.is_in_scope(target.scope):
+            now = sum_of_limits(target, pods)
+            record = structs.replace(record, limit=int(target.fail_safe) if now is None else now, expires=None)
+        limits.append(record.limit)
+    return record, min((one for one in limits if one is not None), default=None)
+
+
 def build_plan(
     target: Target,
     order: LimitOrder,
@@ -182,6 +207,7 @@ def build_plan(
             found=before.found if before else one.obj.bandwidth,
             term=writer.term if is_workload else 0,
             by=writer.by if is_workload else "",
+            scope=target.scope,
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in unreported[-MAX_BACKLOG:]),
             **provenance,
         )
@@ -199,7 +225,7 @@ def is_whole(target: Target, limit: int, workload: Workload, pods: Sequence[Pod]
 
 def _find_mismatches(target: Target, order: LimitOrder, workload: Workload, pods: Sequence[Pod]) -> list[Mismatch]:
     record = find_record(workload)
-    is_new_limit = record is None or record.limit != order.limit
+    is_new_limit = record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
     found: list[Mismatch] = []
     if is_new_limit:
         found.append(Mismatch(workload, order.limit, order.cause, order.reason))

@@ -22,9 +22,9 @@ from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, R
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
-from services.actuator.ownership import VERSION, find_record, newest_record, pause_reason, resume_command
-from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
-from services.actuator.refusals import DriftBackOff, Refusals
+from services.actuator.ownership import VERSION, find_record, pause_reason, resume_command
+from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, is_whole, share_per_pod, sum_of_limits
+from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
 from services.actuator.succession import Succession
@@ -81,6 +81,7 @@ class Reconciler:
         """Whether an object had changed in the last round."""
         self._drift = DriftBackOff()
         self._is_stopping = False
+        self._scope = ScopeChange()
         self._given_up = GivenUpPods(shared.client, self.observed)
         metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
 
@@ -88,11 +89,20 @@ class Reconciler:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
         if (domain, target) == (self._domain, self.target):
             return
+        if target.scope != self.target.scope:
+            self._change_scope()
         self._domain, self.target = domain, target
         self._reporter.define(target)
         self._desired.define(target, domain.dead_man)
         self._rise.define(Limits.from_target(target, domain).rise)
         self._succession.define(domain.dead_man.seconds)
+        self._awake.set()
+
+    def _change_scope(self) -> None:
+        """Take note that limits are another quantity from now on: nothing that was decided goes on."""
+        self._scope.begin(self._shared.steady() + self._domain.dead_man.seconds)
+        self._desired.order = self._desired.deadline = self._published = None
+        self._finish_pending()
         self._awake.set()
 
     def stop(self) -> None:
@@ -127,8 +137,9 @@ class Reconciler:
             pending: is finished when the decision is in force and reported, or refused.
         """
         instant = self._instant()
-        record = newest_record(self.observed.workload, self.observed.pods, instant.now + AHEAD)
-        why = self._desired.accept(decision, part, published, record, instant)
+        record, _ = find_in_force(self.target, self.observed.workload, self.observed.pods, instant.now + AHEAD)
+        why = self._scope.why_refused(decision.definition, instant.steady)
+        why = why or self._desired.accept(decision, part, published, record, instant)
         if why is None:
             # Whether a limit is enforced is this actuator's to report only where it sets the limit.
             is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
@@ -171,11 +182,8 @@ class Reconciler:
             After how many seconds to try again; None: when something changes.
         """
         instant, workload = self._instant(), self.observed.workload
-        record = newest_record(workload, self.observed.pods, instant.now + AHEAD)
+        record, limit = find_in_force(self.target, workload, self.observed.pods, instant.now + AHEAD)
         self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
-        # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
-        limits = [one.limit for one in (workload, record) if one is not None]
-        limit = min((one for one in limits if one is not None), default=None)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
             if self._desired.order is None or not self._desired.order.is_repeated:
@@ -300,6 +308,8 @@ class Reconciler:
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
+            if record is not None and not record.is_in_scope(self.target.scope):
+                self._change_scope()
             if record is not None and record.v > VERSION:
                 text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
                 self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
